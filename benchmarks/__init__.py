@@ -1,0 +1,1 @@
+"""Comparing trioasgi with other servers on this machine: `python -m benchmarks`."""

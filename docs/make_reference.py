@@ -1,0 +1,104 @@
+"""Write `options.md`, the reference of all options, from their declaration.
+
+Run it as `python docs/make_reference.py` after a change to an option.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from trioasgi.config import OPTIONS
+from trioasgi.options import Group, Kind, Option
+
+PAGE = Path(__file__).with_name("options.md")
+
+INTRODUCTION = """\
+<!-- Made by docs/make_reference.py from trioasgi/config.py; change that instead. -->
+
+# Options
+
+Every option can be given as a flag, in the environment, in a file, and as a keyword in Python
+(`trioasgi.Config(log_level="debug")`). A flag wins over the environment, the environment over the file, the
+file over the default.
+
+- **Environment.** `TRIOASGI_` and the name. A switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on`
+  or `off`. A list is split at commas; an entry with a comma of its own goes into a flag or a file. An empty
+  variable counts as not set. `--env-file FILE` sets variables that are not set yet from lines `KEY=VALUE`,
+  before this is looked at.
+- **File.** `--config FILE` or `TRIOASGI_CONFIG`; else the table `[tool.trioasgi]` of `pyproject.toml` in
+  the current directory; else `trioasgi.toml` there, with the options at its top level or in
+  `[tool.trioasgi]`. Dashes and underscores in keys are the same. Relative paths start at the current
+  directory.
+- **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. Where they come from
+  different sources, the stronger source wins altogether: `--port 9000` overrules a `bind` in a file.
+- **`--certfile` with nothing after it** is `--certfile development`: a certificate for localhost made up
+  for this run. What looks like `MODULE:ATTR` behind it and is no file is the application, not the
+  certificate.
+"""
+
+
+def page() -> str:
+    """The whole page, as Markdown."""
+    return "\n".join([INTRODUCTION, *(line for group in Group for line in _chapter(group))])
+
+
+def _chapter(group: Group) -> Iterator[str]:
+    yield f"## {group.value}\n"
+    for option in OPTIONS.values():
+        if option.group is group:
+            yield from _entry(option)
+
+
+def _entry(option: Option) -> Iterator[str]:
+    yield f"### {option.name}\n"
+    yield f"{option.help}\n"
+    yield f"- Flag: {_flags(option)}"
+    if option.hidden_flags:
+        yield f"- Also understood: {', '.join(f'`{flag}`' for flag in option.hidden_flags)}"
+    yield f"- Environment: `{option.environment}`"
+    yield f"- File: `{option.key}`"
+    yield f"- Value: {_value(option)}"
+    yield f"- Default: {_default(option)}\n"
+
+
+def _flags(option: Option) -> str:
+    if option.name == "app":
+        return "none; the argument `MODULE:ATTR`"
+    return ", ".join(f"`{flag}`" for flag in (*option.flags, *option.negative_flags))
+
+
+def _value(option: Option) -> str:
+    match option.kind:
+        case Kind.CHOICE:
+            return ", ".join(f"`{choice}`" for choice in option.choices)
+        case Kind.SWITCH:
+            return "true or false"
+        case _:
+            return option.expected
+
+
+def _default(option: Option) -> str:
+    match option.default:
+        case None | () | "":
+            return "none"
+        case bool() as switch:
+            return f"`{str(switch).lower()}`"
+        case float() as number:
+            return f"`{number:g}`"
+        case other:
+            return f"`{other}`"
+
+
+def main(arguments: list[str]) -> str | None:
+    """Write the page; with `--check`, only say what is wrong with the one that is there."""
+    if arguments == ["--check"]:
+        current = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page()
+        return None if current else f"{PAGE.name} is out of date; run: python docs/make_reference.py"
+    PAGE.write_text(page(), encoding="utf-8")
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""What has to pass before a change is done. `nox` runs all of it; `nox -l` lists the sessions.
+
+`nox -s tests-3.12 -- -k demo` hands what stands behind `--` to pytest.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.11.12"
+
+PYTHONS = ["3.11", "3.12", "3.13"]
+THIS_PYTHON = "{}.{}".format(*sys.version_info)
+PLATFORMS = ["linux", "darwin", "win32"]
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+nox.options.sessions = ["lint", "types", "docs", "tests"]
+nox.options.reuse_venv = "yes"
+# An interpreter that is not here is named and skipped, also where the variable CI is set.
+nox.options.error_on_missing_interpreters = False
+nox.options.download_python = "never"
+
+
+def use_pyenv_interpreters() -> None:
+    """Put the interpreters that pyenv has installed on PATH, in place of its shims.
+
+    A shim exists for every version installed but only runs those that are activated, so a session would
+    find `python3.12` and fail on it.
+    """
+    root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
+    installed = [
+        max(found, key=_patch_level)
+        for found in (list(root.glob(f"versions/{python}.*/bin/python{python}")) for python in PYTHONS)
+        if found
+    ]
+    shims = root / "shims"
+    kept = [entry for entry in os.environ.get("PATH", "").split(os.pathsep) if Path(entry) != shims]
+    os.environ["PATH"] = os.pathsep.join([*kept, *(str(python.parent) for python in installed)])
+
+
+def _patch_level(interpreter: Path) -> int:
+    level = interpreter.parent.parent.name.rpartition(".")[2]
+    return int(level) if level.isdigit() else -1  # a development version, after any release
+
+
+use_pyenv_interpreters()
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the project with all extras, and the dependency groups named."""
+    requirements = nox.project.dependency_groups(PROJECT, *groups) if groups else ()
+    session.install("-e", ".[all]", *requirements)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and its formatting."""
+    session.install(*nox.project.dependency_groups(PROJECT, "lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy, strict, for every platform that is supported."""
+    install(session, "test", "types")
+    for platform in PLATFORMS:
+        session.run("mypy", "--platform", platform)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The reference is what the options say, links lead somewhere, examples are right."""
+    install(session)
+    session.run("python", "docs/make_reference.py", "--check")
+    session.run("python", "docs/check.py")
+
+
+# Where python3 is newer than the versions listed, the tests run all the same.
+@nox.session(python=list(dict.fromkeys([*PYTHONS, THIS_PYTHON])))
+def tests(session: nox.Session) -> None:
+    """The whole test suite, on every interpreter there is."""
+    install(session, "test")
+    # Many tests wait for processes; more of them at once than this and their deadlines mean nothing.
+    at_once = min(os.cpu_count() or 1, 4)
+    session.run("pytest", "-n", str(at_once), *session.posargs)

@@ -1,0 +1,1 @@
+"""The tests of trioasgi; they mirror its modules."""

@@ -1,0 +1,198 @@
+"""`--reload` as somebody who edits a file sees it."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.client import Background, Hammer, get
+from tests.support.processes import ServerProcess, is_alive, start_server, wait_until
+
+from .apps import write, write_app
+
+
+def wait_for_text(server: ServerProcess, url: str, text: str) -> None:
+    """The new code answers: at once or after its worker has started, and never with the old text."""
+    assert get(url).body == text, server.output.text
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_founding_bug_reload_with_certfile(workers: str, tmp_path: Path) -> None:
+    """What broke elsewhere: a TLS context was pickled into the reloader's child."""
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", "--workers", workers, "--certfile", cwd=tmp_path) as server:
+        cafile = server.wait_for(r"CA in (\S+)")[1]
+        port = server.port()
+        context = ssl.create_default_context(cafile=cafile)
+        assert context.check_hostname
+        with httpx.Client(verify=context, base_url=f"https://localhost:{port}", timeout=20) as client:
+            assert client.get("/").text == "one"
+            mark = server.output.mark
+            write_app(tmp_path, "two")
+            server.wait_for("Reloading: app.py changed", after=mark)
+            for _ in range(int(workers)):
+                server.wait_for("is ready", after=mark)
+            wait_until(lambda: client.get("/").text == "two", "the new answer")
+            assert client.get("/").text == "two"
+        assert server.stop() == 0
+        assert "Traceback" not in server.output.text
+    assert not Path(cafile).exists()
+
+
+def test_no_connection_is_refused_through_several_reloads(tmp_path: Path) -> None:
+    write_app(tmp_path, "0")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        with Hammer(url) as hammer:
+            for number in range(1, 4):
+                mark = server.output.mark
+                write_app(tmp_path, str(number))
+                server.wait_for("is ready", after=mark)
+                wait_until(lambda text=str(number): text in hammer.bodies, f"answer {number}")  # type: ignore[misc]
+        assert hammer.errors == []
+        assert hammer.bodies == sorted(hammer.bodies)  # never an old answer after a new one
+        assert set(hammer.bodies) == {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ("def app(:\n", "SyntaxError"),
+        ("import no_such_library", "ModuleNotFoundError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("import os; os._exit(9)", "exit status 9 before it was ready"),
+    ],
+)
+def test_a_broken_file_is_shown_and_its_connections_wait_for_the_fix(
+    broken: str, said: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        write(tmp_path, broken)
+        server.wait_for(said)
+        mark = server.output.mark
+        server.wait_for("waiting for a file to change")
+        waiting = Background(url)
+        write_app(tmp_path, "fixed")
+        assert waiting.answer().body == "fixed"
+        server.wait_for("is ready", after=mark)
+        assert server.stop() == 0
+
+
+def test_a_file_that_is_broken_from_the_start_is_waited_for(tmp_path: Path) -> None:
+    write(tmp_path, "1 / 0")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        server.wait_for("ZeroDivisionError")
+        server.wait_for("waiting for a file to change")
+        assert server.output.count("ZeroDivisionError: division by zero$") == 2  # the summary, the traceback
+        write_app(tmp_path, "fixed")
+        assert get(server.url()).body == "fixed"
+        assert server.stop() == 0
+
+
+def test_of_rapid_saves_the_last_one_serves(tmp_path: Path) -> None:
+    write_app(tmp_path, "00")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        for number in range(10, 20):
+            write_app(tmp_path, str(number))
+            time.sleep(0.02)
+        server.wait_for("Reloading")
+        wait_until(lambda: get(url).body == "19", "the last answer")
+        assert server.output.count("Reloading") <= 2
+        assert server.stop() == 0
+
+
+def test_a_save_in_the_same_second_is_not_hidden_by_compiled_code(tmp_path: Path) -> None:
+    write_app(tmp_path, "a")
+    with start_server("app:app", "--reload", "--reload-delay", "0.05", cwd=tmp_path) as server:
+        url = server.url()
+        for text in "bcdef":  # one of these pairs is bound to fall into one second
+            mark = server.output.mark
+            write_app(tmp_path, text)
+            server.wait_for("is ready", after=mark)
+            assert get(url).body == text
+
+
+def test_a_running_request_finishes_during_a_reload(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        slow = Background(url, "/slow")
+        server.wait_for("slow has begun")
+        mark = server.output.mark
+        write_app(tmp_path, "two")
+        server.wait_for("is ready", after=mark)
+        assert not slow.is_done
+        assert get(url).body == "two"
+        assert slow.answer().body == "one"
+
+
+def test_a_stuck_worker_is_killed_after_the_grace(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", "--timeout-graceful-shutdown", "0.5", cwd=tmp_path) as server:
+        url = server.url()
+        old = int(get(url, "/pid").body)
+        stuck = Background(url, "/block")
+        server.wait_for("block has begun")
+        write_app(tmp_path, "two")
+        assert get(url).body == "two"  # long before the old one is gone
+        server.wait_for(rf"Worker {old} did not stop within 0.5 s")
+        wait_until(lambda: not is_alive(old), "the stuck worker's end")
+        with pytest.raises(OSError):
+            stuck.answer()
+        assert server.stop() == 0
+
+
+def test_sigterm_amid_a_reload(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        server.url()
+        write_app(tmp_path, "two", extra="import time; print('importing', flush=True); time.sleep(600)")
+        server.wait_for("importing")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 5
+
+
+def test_a_save_while_the_new_worker_still_imports(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        write_app(tmp_path, "two", extra="import time; print('importing', flush=True); time.sleep(600)")
+        server.wait_for("importing")
+        write_app(tmp_path, "three")
+        assert get(url).body == "three"
+        assert server.stop() == 0
+
+
+def test_files_that_do_not_matter_are_left_alone(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / "data").mkdir()
+    with start_server(
+        "app:app", "--reload", "--reload-exclude", "data", "--reload-include", "*.html", cwd=tmp_path
+    ) as server:
+        server.url()
+        for name in (".venv/a.py", "data/b.py", "notes.txt", "app.py~"):
+            (tmp_path / name).write_text("new")
+        mark = server.output.mark
+        (tmp_path / "page.html").write_text("new")
+        assert "page.html changed" in server.wait_for("Reloading: .*", after=mark)[0]
+        server.wait_for("is ready", after=mark)
+        assert server.output.count("Reloading") == 1
+        assert server.stop(signal.SIGINT) == 0
+
+
+def test_a_directory_to_watch_that_is_not_there(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", "--reload-dir", "nowhere", cwd=tmp_path) as server:
+        assert server.wait() == 2
+        assert "'nowhere' is not a directory" in server.output.text
+        assert "Traceback" not in server.output.text

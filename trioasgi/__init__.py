@@ -1,0 +1,73 @@
+"""trioasgi: an ASGI server for Trio and AnyIO programs.
+
+    import trioasgi
+
+    trioasgi.run(app, bind=("127.0.0.1:8000",))          # a program of its own
+
+    async with trio.open_nursery() as nursery:            # part of one
+        server = await nursery.start(trioasgi.serve, app)
+
+Nothing is imported before it is used: `import trioasgi` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+    from trioasgi.errors import (
+        ASGIMessageError,
+        BindError,
+        ClientDisconnected,
+        ConfigError,
+        ExitStatus,
+        LifespanError,
+        LoadError,
+        TLSError,
+        TrioasgiError,
+    )
+    from trioasgi.running import run
+    from trioasgi.server import Server, serve, serve_stream
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ASGIMessageError",
+    "BindError",
+    "ClientDisconnected",
+    "Config",
+    "ConfigError",
+    "ExitStatus",
+    "LifespanError",
+    "LoadError",
+    "Server",
+    "TLSError",
+    "TrioasgiError",
+    "__version__",
+    "run",
+    "serve",
+    "serve_stream",
+]
+
+_HOMES = {
+    "Config": "trioasgi.config",
+    "run": "trioasgi.running",
+    "Server": "trioasgi.server",
+    "serve": "trioasgi.server",
+    "serve_stream": "trioasgi.server",
+}
+"""Where the public names live; what is not here lives in `errors`."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found: object = getattr(importlib.import_module(_HOMES.get(name, "trioasgi.errors")), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,5 @@
+"""`python -m trioasgi`: the command line."""
+
+from trioasgi.cli import main
+
+main()

@@ -1,0 +1,285 @@
+"""The HTTP call: one invocation of the application for one exchange (ASGI's HTTP & WebSocket specification,
+spec_version 2.5).
+"""
+
+from __future__ import annotations
+
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote
+
+import trio
+
+from trioasgi.asgi.messages import check_body, check_content_length, check_headers, check_status, check_type
+from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.observe.errors import log_app_exception
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trioasgi.asgi.types import ASGIApp, Message, Scope
+    from trioasgi.exchange import ConnectionInfo, Exchange, Request
+    from trioasgi.observe.access import AccessLog
+
+logger = logging.getLogger("trioasgi")
+
+ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
+
+_NOT_STARTED, _STARTED, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+
+
+class Application:
+    """The application with what is the same for all its calls in a worker.
+
+    `concurrency` is how many calls may be under way at once, and `max_requests` after how many
+    `on_max_requests` is called (0: any).
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        state: dict[str, Any] | None,
+        root_path: str = "",
+        access_log: AccessLog | None = None,
+        concurrency: int = 0,
+        max_requests: int = 0,
+        on_max_requests: Callable[[], None] | None = None,
+    ) -> None:
+        self.app = app
+        self.state = state
+        self.root_path = root_path
+        self.access_log = access_log
+        self.concurrency = concurrency
+        self.max_requests = max_requests
+        self.active = 0
+        self.answered = 0
+        self._on_max_requests = on_max_requests
+
+    def http_handler(self, info: ConnectionInfo) -> HTTPHandler:
+        """What answers the exchanges of one connection."""
+        return HTTPHandler(self, info)
+
+    def count(self) -> None:
+        """Note that a call has ended."""
+        self.active -= 1
+        self.answered += 1
+        if self.answered == self.max_requests and self._on_max_requests is not None:
+            self._on_max_requests()
+
+
+class HTTPHandler:
+    """Calls the application for each exchange of one connection."""
+
+    __slots__ = ("_application", "_info", "_scope")
+
+    def __init__(self, application: Application, info: ConnectionInfo) -> None:
+        self._application = application
+        self._info = info
+        # What does not change from request to request; the rest has its place, so that a copy need not grow.
+        self._scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": ASGI_VERSIONS,
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": info.scheme,
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "root_path": application.root_path,
+            "headers": [],
+            "client": info.client,
+            "server": info.server,
+            "extensions": {},
+        }
+
+    async def __call__(self, exchange: Exchange) -> None:
+        """Answer `exchange`: its response is complete or failed when this returns.
+
+        Raises nothing but cancellation.
+        """
+        application = self._application
+        started = perf_counter() if application.access_log is not None else 0.0
+        if application.concurrency and application.active >= application.concurrency:
+            logger.warning(
+                "limit of %d requests at once reached: 503 to %s", application.concurrency, self._info.peer
+            )
+            exchange.fail(503, "the server is busy")
+        else:
+            application.active += 1
+            try:
+                await self._call(exchange)
+            finally:
+                application.count()
+        if application.access_log is not None:
+            self._log_access(application.access_log, exchange, perf_counter() - started)
+
+    async def _call(self, exchange: Exchange) -> None:
+        call = HTTPCall(exchange)
+        try:
+            await self._application.app(self._make_scope(exchange.request), call.receive, call.send)
+        except Exception as exc:  # noqa: BLE001 - whatever the application raises ends its own request, and no other
+            self._handle_exception(exchange, exc)
+        except BaseExceptionGroup as group:
+            # An application's nursery that was cancelled from outside while it failed: the cancellation goes
+            # on.
+            ours, rest = group.split(Exception)
+            if ours is not None:
+                self._handle_exception(exchange, ours)
+            if rest is not None:
+                raise rest from None
+        except SystemExit as exc:
+            self._handle_exception(exchange, RuntimeError(f"the application called sys.exit({exc.code!r})"))
+        else:
+            self._check_response(exchange)
+
+    def _make_scope(self, request: Request) -> Scope:
+        scope = self._scope.copy()
+        path = request.path
+        text = path.decode("ascii")
+        if b"%" in path:
+            text = unquote(text)
+        root_path = self._application.root_path
+        if root_path:
+            # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
+            text = root_path + text
+            path = root_path.encode() + path
+        scope["asgi"] = ASGI_VERSIONS.copy()
+        scope["http_version"] = request.http_version
+        scope["method"] = request.method
+        scope["path"] = text
+        scope["raw_path"] = path
+        scope["query_string"] = request.query
+        scope["headers"] = request.headers
+        scope["extensions"] = {}
+        state = self._application.state
+        if state is not None:
+            scope["state"] = state.copy()
+        return scope
+
+    def _handle_exception(self, exchange: Exchange, exc: Exception) -> None:
+        request = exchange.request
+        if _is_disconnect(exc):
+            logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)
+            exchange.abort("the client has gone")
+            return
+        log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
+        exchange.fail(500, "Internal Server Error")
+
+    def _check_response(self, exchange: Exchange) -> None:
+        if exchange.phase is not _NOT_STARTED and exchange.phase is not _STARTED:
+            return
+        what = (
+            "without sending a response"
+            if exchange.phase is _NOT_STARTED
+            else "before its response was complete"
+        )
+        request = exchange.request
+        if exchange.disconnected:
+            # ASGI asks for no answer to somebody who has gone.
+            logger.debug("the application returned %s: %s has gone", what, self._info.peer)
+            exchange.abort("the client has gone")
+            return
+        logger.error("the application returned %s to %s %r", what, request.method, request.target)
+        exchange.fail(500, "Internal Server Error")
+
+    def _log_access(self, access_log: AccessLog, exchange: Exchange, seconds: float) -> None:
+        request = exchange.request
+        access_log.log(
+            self._info.peer,
+            request.method,
+            request.target.decode("ascii", "replace"),
+            request.http_version,
+            exchange.status,
+            exchange.sent,
+            seconds,
+        )
+
+
+def _is_disconnect(exc: BaseException) -> bool:
+    """Is this nothing but the news from `send()` that the client has gone?
+
+    Also in the groups that nurseries make of it, and as the framework's own exception raised while it was
+    handled.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return all(_is_disconnect(inner) for inner in exc.exceptions)
+    return isinstance(exc, ClientDisconnected) or isinstance(
+        exc.__cause__ or exc.__context__, ClientDisconnected
+    )
+
+
+class HTTPCall:
+    """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
+
+    __slots__ = ("_exchange", "_request_done")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._request_done = False
+
+    async def receive(self) -> Message:
+        """The next event: `http.request` until the body is done, then `http.disconnect`, once there is one
+        or the response is over.
+        """
+        exchange = self._exchange
+        if not self._request_done:
+            try:
+                body, more = await exchange.receive_body()
+            except ClientDisconnected:
+                self._request_done = True
+                return {"type": "http.disconnect"}
+            self._request_done = not more
+            return {"type": "http.request", "body": body, "more_body": more}
+        await exchange.wait_disconnected()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        """Take `http.response.start`, then `http.response.body` messages.
+
+        Raises ClientDisconnected, ASGIMessageError.
+        """
+        exchange = self._exchange
+        phase = exchange.phase
+        if phase is _STARTED:
+            kind = check_type(message, "expected 'http.response.body'")
+            if kind != "http.response.body":
+                raise ASGIMessageError(f"unexpected message {kind!r}: expected 'http.response.body'")
+            more = bool(message.get("more_body", False))
+            try:
+                waits = exchange.send_body(check_body(message), more)
+            except BodyLengthError as exc:
+                raise ASGIMessageError(str(exc)) from exc
+            if waits or more:
+                await self._flush(waits)
+        elif phase is _NOT_STARTED:
+            kind = check_type(message, "expected 'http.response.start'")
+            if kind != "http.response.start":
+                raise ASGIMessageError(f"unexpected message {kind!r}: expected 'http.response.start'")
+            if self._start(message):
+                await exchange.flush()
+        else:
+            self._refuse(message)
+
+    def _start(self, message: Message) -> bool:
+        if "status" not in message:
+            raise ASGIMessageError("'http.response.start' must have a 'status'")
+        status = check_status(message["status"])
+        headers = check_headers(message.get("headers", ()))
+        check_content_length(headers)
+        return self._exchange.send_head(status, headers)
+
+    async def _flush(self, waits: bool) -> None:
+        if waits:
+            await self._exchange.flush()
+        else:
+            # A stream whose client is fast must not keep the others waiting.
+            await trio.lowlevel.checkpoint()
+
+    def _refuse(self, message: Message) -> None:
+        if self._exchange.phase is not _COMPLETE:
+            raise ClientDisconnected("the client has gone, or the server has ended the exchange")
+        kind = check_type(message, "the response is complete")
+        raise ASGIMessageError(f"unexpected message {kind!r}: the response is complete")

@@ -1,0 +1,198 @@
+"""The lifespan call (ASGI's Lifespan specification, version 2.0): one invocation of the application for as
+long as the server lives.
+"""
+
+from __future__ import annotations
+
+import logging
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Literal
+
+import trio
+
+from trioasgi.asgi.messages import check_type
+from trioasgi.errors import ASGIMessageError, LifespanError
+from trioasgi.observe.errors import asyncio_hint
+
+if TYPE_CHECKING:
+    from trioasgi.asgi.types import ASGIApp, Message
+
+logger = logging.getLogger("trioasgi")
+
+Mode = Literal["auto", "on", "off"]
+
+
+class Phase(Enum):
+    """Where the lifespan call stands."""
+
+    STARTING = "before startup.complete"
+    RUNNING = "the application has started"
+    STOPPING = "after lifespan.shutdown was sent"
+    STOPPED = "shutdown.complete was received, or the call is over"
+    UNSUPPORTED = "the application knows no lifespan"
+    FAILED = "the application failed to start, crashed, or failed to stop"
+
+
+class Lifespan:
+    """Runs the lifespan call in a task of `nursery` and talks with it.
+
+    `state` is what the application has put into its scope's state, to be copied for each request; None where
+    there is no lifespan. `crashed` is set when the application fails after its start-up, and `error` then
+    says how.
+    """
+
+    def __init__(self, app: ASGIApp, mode: Mode, *, startup_timeout: float, shutdown_timeout: float) -> None:
+        self._app = app
+        self._mode = mode
+        self._startup_timeout = startup_timeout
+        self._shutdown_timeout = shutdown_timeout
+        self._phase = Phase.STARTING
+        self._scope = trio.CancelScope(shield=True)  # ended by its deadline, by shutdown() or by stop()
+        self._startup_read = False
+        self._progress = trio.Event()
+        self._shutdown = trio.Event()
+        self.state: dict[str, Any] | None = None
+        self.crashed = trio.Event()
+        self.error: LifespanError | None = None
+
+    async def startup(self, nursery: trio.Nursery) -> None:
+        """Start the application. Raises LifespanError if it fails to, or takes too long."""
+        if self._mode == "off":
+            self._phase = Phase.UNSUPPORTED
+            return
+        self.state = {}
+        nursery.start_soon(self._run, name="lifespan")
+        with trio.move_on_after(self._startup_timeout) as scope:
+            await self._progress.wait()
+        if scope.cancelled_caught:
+            self.stop()
+            raise LifespanError(
+                f"the application did not complete its start-up within {self._startup_timeout:g} seconds "
+                "(--timeout-startup)"
+            )
+        if self._phase is Phase.FAILED:
+            raise self.error or LifespanError("the application failed to start")
+        if self._phase is Phase.UNSUPPORTED:
+            self.state = None
+
+    async def shutdown(self) -> None:
+        """Tell the application to stop and wait for it, under a deadline, also where everything around is
+        cancelled.
+
+        Raises LifespanError if it fails to.
+        """
+        try:
+            if self._phase is Phase.RUNNING:
+                await self._ask_to_stop()
+        finally:
+            self.stop()
+        if self._phase is Phase.FAILED and self.error is not None:
+            raise self.error
+
+    async def _ask_to_stop(self) -> None:
+        self._phase = Phase.STOPPING
+        self._progress = trio.Event()
+        self._shutdown.set()
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shutdown_timeout) as scope:
+            await self._progress.wait()
+        if scope.cancelled_caught:
+            self._fail(
+                f"did not complete its shutdown within {self._shutdown_timeout:g} seconds (--timeout-shutdown)"
+            )
+
+    def stop(self) -> None:
+        """End the call, whatever it is doing."""
+        self._scope.cancel()
+
+    async def _run(self) -> None:
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        with self._scope:
+            try:
+                await self._app(scope, self._receive, self._send)
+            except Exception as exc:  # noqa: BLE001 - what the application raises is judged by where it stands
+                self._judge_exception(exc)
+            except SystemExit as exc:
+                self._fail(f"called sys.exit({exc.code!r}) in its lifespan")
+            else:
+                self._judge_return()
+        self._progress.set()
+
+    def _judge_return(self) -> None:
+        match self._phase:
+            case Phase.STARTING if self._mode == "on":
+                self._fail("returned from its lifespan call before completing its start-up (--lifespan on)")
+            case Phase.STARTING:
+                self._phase = Phase.UNSUPPORTED
+                logger.debug("the application returned from its lifespan call: served without lifespan")
+            case Phase.RUNNING | Phase.STOPPING:
+                self._phase = Phase.STOPPED
+
+    def _judge_exception(self, exc: Exception) -> None:
+        match self._phase:
+            case Phase.STARTING if (
+                self._mode == "auto" and not self._startup_read and asyncio_hint(exc) is None
+            ):
+                # The specification's own way for an application to say that it knows no lifespan.
+                self._phase = Phase.UNSUPPORTED
+                logger.debug("the application raised %r in its lifespan call: served without lifespan", exc)
+            case Phase.STARTING if self._mode == "auto":
+                # It has read `lifespan.startup`, or it has tried to use asyncio: this may be a start-up that
+                # went wrong, or an application that takes every scope for a request's. It is served, and
+                # told.
+                self._phase = Phase.UNSUPPORTED
+                hint = asyncio_hint(exc)
+                logger.warning(
+                    "the application raised %r in its lifespan call: served without lifespan "
+                    "(--lifespan on makes this an error)%s",
+                    exc,
+                    f"\n{hint}" if hint else "",
+                )
+            case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
+                self._fail("crashed in its lifespan call", exc)
+            case _:
+                logger.error("the application raised after its lifespan had ended", exc_info=exc)
+
+    def _fail(self, what: str, cause: Exception | None = None) -> None:
+        running = self._phase is Phase.RUNNING
+        self._phase = Phase.FAILED
+        self.error = LifespanError(f"the application {what}")
+        self.error.__cause__ = cause
+        self._progress.set()
+        if running:
+            self.crashed.set()
+
+    async def _receive(self) -> Message:
+        if not self._startup_read:
+            self._startup_read = True
+            return {"type": "lifespan.startup"}
+        await self._shutdown.wait()
+        if self._phase is Phase.STOPPED:
+            await trio.sleep_forever()  # nothing more will come; stop() ends this
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Message) -> None:
+        expected = f"not expected while the lifespan is {self._phase.value}"
+        kind = check_type(message, expected)
+        match kind, self._phase:
+            case "lifespan.startup.complete", Phase.STARTING:
+                self._phase = Phase.RUNNING
+                self._progress.set()
+            case "lifespan.startup.failed", Phase.STARTING:
+                self._fail(f"failed to start{_reason(message)}")
+            case "lifespan.shutdown.complete", Phase.STOPPING:
+                self._phase = Phase.STOPPED
+                self._progress.set()
+            case "lifespan.shutdown.failed", Phase.STOPPING:
+                self._fail(f"failed to stop{_reason(message)}")
+            case _:
+                raise ASGIMessageError(f"unexpected message {kind!r}: {expected}")
+        await trio.lowlevel.checkpoint()
+
+
+def _reason(message: Message) -> str:
+    text = str(message.get("message", "")).strip()
+    return f": {text}" if text else ""

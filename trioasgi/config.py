@@ -1,0 +1,389 @@
+"""The one declaration of every option.
+
+Each field of `Config` is an option: type, bounds, default, help, panel and flags. The command line,
+`TRIOASGI_*` in the environment, `[tool.trioasgi]` in a file, the Python keywords, the dict that crosses to a
+worker and the reference page are all made from these fields. Adding an option is adding a field.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
+
+import msgspec
+import msgspec.structs
+
+from trioasgi.errors import ConfigError
+from trioasgi.options import Group, Option, Origins, option, read_options, unknown_option
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8000
+DEVELOPMENT = "development"
+"""The `certfile` that stands for a certificate made up for this run."""
+
+_HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+"""`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
+
+_YEAR = 365 * 24 * 3600
+"""Above any wait that makes sense, and below what a clock cannot add to its time (infinity)."""
+
+NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
+SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Every option of a server, checked.
+
+    Construction raises ConfigError for a value of the wrong type, out of bounds, or at odds with another.
+    A list does where a tuple is declared, and a single string where the tuple would have one entry.
+    """
+
+    app: Annotated[
+        str | None,
+        option("The application, as MODULE:ATTRIBUTE.", Group.APPLICATION, metavar="MODULE:ATTR"),
+    ] = None
+    factory: Annotated[
+        bool,
+        option("Call ATTR to get the application.", Group.APPLICATION),
+    ] = False
+    app_dir: Annotated[
+        str,
+        option(
+            "Import from here, not the current directory.",
+            Group.APPLICATION,
+            metavar="DIR",
+        ),
+    ] = ""
+    env_file: Annotated[
+        NonEmpty | None,
+        option("Set environment variables from this file.", Group.APPLICATION, metavar="FILE"),
+    ] = None
+    lifespan: Annotated[
+        Literal["auto", "on", "off"],
+        option("Run the application's lifespan.", Group.APPLICATION),
+    ] = "auto"
+    root_path: Annotated[
+        str,
+        option("Where the application is mounted: /api.", Group.APPLICATION, metavar="PATH"),
+    ] = ""
+
+    bind: Annotated[
+        tuple[str, ...],
+        option(
+            "HOST:PORT, unix:PATH or fd:N; repeatable.",
+            Group.LISTENING,
+            flags=("--bind", "-b"),
+            metavar="ADDR",
+        ),
+    ] = ()
+    host: Annotated[
+        NonEmpty | None, option(f"Listen on this address. [{DEFAULT_HOST}]", Group.LISTENING, metavar="HOST")
+    ] = None
+    port: Annotated[
+        Port | None,
+        option(f"Listen on this port; 0: a free one. [{DEFAULT_PORT}]", Group.LISTENING, metavar="PORT"),
+    ] = None
+    uds: Annotated[NonEmpty | None, option("Listen on a Unix socket.", Group.LISTENING, metavar="PATH")] = (
+        None
+    )
+    fd: Annotated[
+        Count | None,
+        option("Listen on an inherited file descriptor.", Group.LISTENING, metavar="N"),
+    ] = None
+    backlog: Annotated[
+        Positive,
+        option("Connections waiting to be accepted.", Group.LISTENING, metavar="N"),
+    ] = 2048
+
+    certfile: Annotated[
+        NonEmpty | None,
+        option(
+            "Serve HTTPS with it, or with one made up.",
+            Group.TLS,
+            hidden_flags=("--ssl-certfile",),
+            metavar="[FILE]",
+        ),
+    ] = None
+    keyfile: Annotated[
+        NonEmpty | None,
+        option(
+            "Its private key, if not in the same file.",
+            Group.TLS,
+            hidden_flags=("--ssl-keyfile",),
+            metavar="FILE",
+        ),
+    ] = None
+    keyfile_password: Annotated[
+        str | None,
+        option(
+            "Better as TRIOASGI_KEYFILE_PASSWORD.",
+            Group.TLS,
+            hidden_flags=("--ssl-keyfile-password",),
+            metavar="TEXT",
+            secret=True,
+        ),
+    ] = None
+
+    workers: Annotated[
+        Positive,
+        option("Worker processes.", Group.PROCESSES, flags=("--workers", "-w"), metavar="N"),
+    ] = 1
+    reload: Annotated[bool, option("Restart the workers when a file changes.", Group.PROCESSES)] = False
+    reload_dirs: Annotated[
+        tuple[str, ...],
+        option(
+            "Watch this directory; repeatable. [.]",
+            Group.PROCESSES,
+            flags=("--reload-dir",),
+            hidden_flags=("--reload-dirs",),
+            metavar="DIR",
+        ),
+    ] = ()
+    reload_includes: Annotated[
+        tuple[str, ...],
+        option(
+            "Watch these files too; repeatable. [*.py]",
+            Group.PROCESSES,
+            flags=("--reload-include",),
+            hidden_flags=("--reload-includes",),
+            metavar="GLOB",
+        ),
+    ] = ()
+    reload_excludes: Annotated[
+        tuple[str, ...],
+        option(
+            "Never watch these files; repeatable.",
+            Group.PROCESSES,
+            flags=("--reload-exclude",),
+            hidden_flags=("--reload-excludes",),
+            metavar="GLOB",
+        ),
+    ] = ()
+    reload_delay: Annotated[
+        Seconds,
+        option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S"),
+    ] = 0.25
+
+    http: Annotated[
+        Literal["auto", "h11", "httptools"],
+        option("The HTTP/1 parser.", Group.HTTP),
+    ] = "auto"
+    server_header: Annotated[bool, option("Send a server header.", Group.HTTP)] = True
+    date_header: Annotated[bool, option("Send a date header.", Group.HTTP)] = True
+    header: Annotated[
+        tuple[str, ...],
+        option("Add this to every response; repeatable.", Group.HTTP, metavar="NAME:VALUE"),
+    ] = ()
+
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug", "trace"],
+        option("critical, error, warning, info, debug or trace.", Group.LOGGING, metavar="LEVEL"),
+    ] = "info"
+    access_log: Annotated[bool, option("Log every request.", Group.LOGGING)] = True
+    use_colors: Annotated[
+        bool | None,
+        option("Colour the log. [on a terminal]", Group.LOGGING),
+    ] = None
+
+    limit_header_bytes: Annotated[
+        Positive,
+        option(
+            "Bytes of a request's headers.",
+            Group.LIMITS,
+            hidden_flags=("--h11-max-incomplete-event-size",),
+            metavar="BYTES",
+        ),
+    ] = 65536
+    limit_header_count: Annotated[Positive, option("Headers of a request.", Group.LIMITS, metavar="N")] = 100
+    limit_target: Annotated[
+        Positive, option("Bytes of a request's target.", Group.LIMITS, metavar="BYTES")
+    ] = 16384
+    limit_body: Annotated[
+        Count, option("Bytes of a request's body; 0: no limit.", Group.LIMITS, metavar="BYTES")
+    ] = 0
+    limit_concurrency: Annotated[
+        Count,
+        option("Requests at once (then 503); 0: no limit.", Group.LIMITS, metavar="N"),
+    ] = 0
+    limit_max_requests: Annotated[
+        Count,
+        option("Requests a worker serves; 0: no limit.", Group.LIMITS, metavar="N"),
+    ] = 0
+    limit_max_requests_jitter: Annotated[
+        Count,
+        option("Random number added to that.", Group.LIMITS, metavar="N"),
+    ] = 0
+
+    timeout_keep_alive: Annotated[
+        Seconds,
+        option("An idle connection is kept.", Group.TIMEOUTS, metavar="S"),
+    ] = 5.0
+    timeout_headers: Annotated[
+        SomeSeconds,
+        option("A request's headers may take.", Group.TIMEOUTS, metavar="S"),
+    ] = 30.0
+    timeout_body: Annotated[
+        SomeSeconds,
+        option("Silence within a request's body.", Group.TIMEOUTS, metavar="S"),
+    ] = 60.0
+    timeout_write: Annotated[
+        SomeSeconds,
+        option("Client takes nothing of the response.", Group.TIMEOUTS, metavar="S"),
+    ] = 60.0
+    timeout_handshake: Annotated[
+        SomeSeconds,
+        option("A TLS handshake may take.", Group.TIMEOUTS, metavar="S"),
+    ] = 10.0
+    timeout_graceful_shutdown: Annotated[
+        Seconds,
+        option("Requests get to finish at the end.", Group.TIMEOUTS, metavar="S"),
+    ] = 30.0
+    timeout_startup: Annotated[
+        SomeSeconds,
+        option("The application's start-up may take.", Group.TIMEOUTS, metavar="S"),
+    ] = 60.0
+    timeout_shutdown: Annotated[
+        SomeSeconds,
+        option("The application's shutdown may take.", Group.TIMEOUTS, metavar="S"),
+    ] = 30.0
+    timeout_worker: Annotated[
+        SomeSeconds,
+        option(
+            "A worker's silence before it is killed.",
+            Group.TIMEOUTS,
+            hidden_flags=("--timeout-worker-healthcheck",),
+            metavar="S",
+        ),
+    ] = 60.0
+
+    def __post_init__(self) -> None:
+        chosen = _chosen(self)
+        for name, value in _settle(chosen, {}).items():
+            if value is not chosen[name]:
+                msgspec.structs.force_setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={OPTIONS[name].show(value)}" for name, value in _chosen(self).items())
+        return f"Config({', '.join(shown)})"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], origins: Origins | None = None) -> Self:
+        """Make a Config of options by name, with `origins` for the errors' messages.
+
+        Raises ConfigError as the constructor does, and for an unknown name with the nearest one there is.
+        """
+        return msgspec.convert(_settle(values, origins or {}), cls)
+
+    def to_dict(self) -> dict[str, object]:
+        """The options that are not at their default, in types that JSON has."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in _chosen(self).items()
+        }
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some options changed; raises ConfigError as `from_dict` does."""
+        return type(self).from_dict({**_chosen(self), **changes})
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """The addresses to listen on, as `bind` spells them; never empty."""
+        if self.bind:
+            return self.bind
+        if self.uds is not None:
+            return (f"unix:{self.uds}",)
+        if self.fd is not None:
+            return (f"fd:{self.fd}",)
+        host = self.host or DEFAULT_HOST
+        port = DEFAULT_PORT if self.port is None else self.port
+        return (f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}",)
+
+
+OPTIONS: Mapping[str, Option] = read_options(Config)
+"""Every option by name, in the order declared."""
+
+LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))
+"""The ways to say where to listen; a Config uses one of them."""
+
+
+def _chosen(config: Config) -> dict[str, object]:
+    """What is not at its default. (1 is not True here, although it is equal.)"""
+    values = ((option, getattr(config, option.name)) for option in OPTIONS.values())
+    return {
+        option.name: value
+        for option, value in values
+        if value is not option.default
+        and (type(value) is not type(option.default) or value != option.default)
+    }
+
+
+def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]:
+    """`values` checked, each by itself and then one against another; raises ConfigError."""
+    settled: dict[str, object] = {}
+    for name, value in values.items():
+        origin = origins.get(name, f"keyword {name}")
+        if name not in OPTIONS:
+            raise unknown_option(name, origin, OPTIONS)
+        settled[name] = OPTIONS[name].check(value, origin)
+    for rule in _RULES:
+        rule(settled, origins)
+    return settled
+
+
+def _said(name: str, values: Mapping[str, object], origins: Origins) -> str:
+    return f"{name} = {OPTIONS[name].show(values[name])} (from {origins.get(name, f'keyword {name}')})"
+
+
+def _is_set(name: str, values: Mapping[str, object]) -> bool:
+    return values.get(name) not in (None, ())
+
+
+def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
+    used = [name for way in LISTENING_WAYS for name in way if _is_set(name, values)]
+    ways = [way for way in LISTENING_WAYS if not set(way).isdisjoint(used)]
+    if len(ways) > 1:
+        both = " and ".join(_said(name, values, origins) for name in used)
+        raise ConfigError(f"{both} exclude each other; give every address to listen on as a bind of its own")
+
+
+def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
+    certfile = values.get("certfile")
+    for name in ("keyfile", "keyfile_password"):
+        if not _is_set(name, values):
+            continue
+        if certfile is None:
+            raise ConfigError(
+                f"{_said(name, values, origins)} without certfile; set certfile to the certificate's chain"
+            )
+        if certfile == DEVELOPMENT:
+            raise ConfigError(
+                f"{_said(name, values, origins)} with {_said('certfile', values, origins)}, "
+                "which has a key of its own; set certfile to the certificate's file"
+            )
+
+
+def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
+    root_path = str(values.get("root_path", ""))
+    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
+        OPTIONS["root_path"].refuse(
+            root_path,
+            origins.get("root_path", "keyword root_path"),
+            "a path that begins with / and does not end with it, such as /api",
+        )
+
+
+def _check_header(values: Mapping[str, object], origins: Origins) -> None:
+    entries = values.get("header", ())
+    assert isinstance(entries, tuple)
+    for entry in entries:
+        if not _HEADER.fullmatch(entry):
+            OPTIONS["header"].refuse(
+                entry,
+                origins.get("header", "keyword header"),
+                "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
+            )
+
+
+_RULES = (_check_listening, _check_certificate, _check_root_path, _check_header)

@@ -1,0 +1,142 @@
+"""`Exchange`: one request and its response on the wire (RFC 9110, 3.9 "Example Message Exchange").
+
+The one interface between the wire side (`http1/`, later `http2/` and `http3/`), which implements it, and the
+application side (`asgi/`), which is written against it alone. So an ASGI rule stands in one place for every
+version of HTTP.
+
+Sending is in two steps, because a response that fits into the kernel's buffer needs no wait, and a coroutine
+for nothing is a tenth of a small request's cost: `send_head` and `send_body` hand over bytes at once and say
+whether `flush()` must be awaited.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Header = tuple[bytes, bytes]
+"""A header field: its name in lower case, and its value without surrounding white space."""
+
+Peer = tuple[str, int | None]
+"""A host and its port; for a Unix socket the path (empty for an unnamed client) and None."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """What is the same for every request of a connection.
+
+    `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's
+    server, None where unknown. `peer` is how the log names the client.
+    """
+
+    scheme: str
+    client: Peer | None
+    server: Peer | None
+    peer: str
+
+
+class Request:
+    """The head of a request as every version of HTTP has it.
+
+    `path` is the percent-encoded path of the target and `query` what follows its first `?`, both as
+    received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order of their arrival.
+    """
+
+    __slots__ = ("headers", "http_version", "method", "path", "query", "target")
+
+    def __init__(self, method: str, target: bytes, http_version: str, headers: list[Header]) -> None:
+        self.method = method
+        self.target = target
+        self.http_version = http_version
+        self.headers = headers
+        self.path = target
+        self.query = b""
+
+
+class ResponsePhase(Enum):
+    """How far a response has come."""
+
+    NOT_STARTED = "no head yet"
+    STARTED = "head given, body under way"
+    COMPLETE = "the whole response has been given"
+    REFUSED = "the server has answered in the application's place"
+    FAILED = "no more can be sent: the peer has gone, or the response was cut"
+
+
+class Exchange(ABC):
+    """One request and its response.
+
+    `phase` says how far the response has come, `status` which one was sent (0: none yet) and `sent` how many
+    bytes of body.
+    """
+
+    __slots__ = ("phase", "request", "sent", "status")
+
+    phase: ResponsePhase
+    request: Request
+    status: int
+    sent: int
+
+    @property
+    @abstractmethod
+    def disconnected(self) -> bool:
+        """Has the peer gone, or is the exchange over? (Never a queue item: it is true from that moment
+        on.)
+        """
+
+    @abstractmethod
+    async def wait_disconnected(self) -> None:
+        """Wait until `disconnected` is true; returns without a checkpoint if it is."""
+
+    @abstractmethod
+    async def receive_body(self) -> tuple[bytes, bool]:
+        """The next piece of the request's body, and whether more may follow.
+
+        What has arrived is returned before any checkpoint. Raises ClientDisconnected if the body will never
+        be whole. Not to be called again after it has said that no more follows.
+        """
+
+    @abstractmethod
+    def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
+        """Send an interim response (RFC 9110, 15.2). True if `flush()` must be awaited."""
+
+    @abstractmethod
+    def send_head(self, status: int, headers: Sequence[Header]) -> bool:
+        """Begin the response. `headers` are validated, their names in lower case.
+
+        True if `flush()` must be awaited.
+        """
+
+    @abstractmethod
+    def send_body(self, data: bytes, more: bool) -> bool:
+        """Send a piece of the response's body; `more` says whether another follows. True if `flush()` must
+        be awaited.
+
+        Raises BodyLengthError if the body does not keep to the Content-Length that the head has promised.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until what was sent has left, as long as the write limit allows.
+
+        Raises ClientDisconnected if the peer has gone.
+        """
+
+    @abstractmethod
+    def fail(self, status: int, reason: str) -> None:
+        """End the exchange from the server's side: answer `status` if no head was sent, else abort;
+        `reason` is for people.
+        """
+
+    @abstractmethod
+    def abort(self, reason: str) -> None:
+        """End the exchange with an incomplete response, so that the client can tell that it is."""
+
+
+class BodyLengthError(Exception):
+    """The application's body is longer or shorter than its Content-Length."""

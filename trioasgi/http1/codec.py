@@ -1,0 +1,95 @@
+"""What a codec is: the reader of a request's header fields, and what comes of it.
+
+Two classes implement it, `h11_codec` and `httptools_codec`. Where a message begins and ends is found by
+`reader`, and what its head means is checked by `rules`, both once and above the codecs: so the two cannot
+disagree about what a request is. What is left to a codec is the grammar of RFC 9112, 5: a whole head in, its
+fields out.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from trioasgi.exchange import Request
+
+if TYPE_CHECKING:
+    from trioasgi.exchange import Header
+
+
+class RequestError(Exception):
+    """A request that the server answers itself, with `status`, after which the connection closes."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class GrammarError(Exception):
+    """A head that the codec could not read; `rules.diagnose` finds out what to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
+    a body (0: any).
+    """
+
+    header_bytes: int
+    header_count: int
+    target: int
+    body: int
+
+    @property
+    def head_bytes(self) -> int:
+        """The most bytes that are held while the end of a head has not been seen."""
+        return self.header_bytes + self.target + 64  # the method, the version and their spaces
+
+
+class HTTP1Request(Request):
+    """A request as it stood on an HTTP/1 wire, with what its header fields say of the message itself.
+
+    `content_length` is None where there is none; `keep_alive` is what the client wants (RFC 9112, 9.3).
+    """
+
+    __slots__ = ("chunked", "content_length", "expects_continue", "keep_alive", "refuses_keep_alive")
+
+    def __init__(self, method: str, target: bytes, http_version: str, headers: list[Header]) -> None:
+        # Not by super().__init__: this runs once a request.
+        self.method = method
+        self.target = target
+        self.http_version = http_version
+        self.headers = headers
+        self.path = target
+        self.query = b""
+        self.keep_alive = http_version == "1.1"
+        self.refuses_keep_alive = False
+        self.content_length: int | None = None
+        self.chunked = False
+        self.expects_continue = False
+
+
+class Codec(ABC):
+    """Reads the heads of one connection's requests."""
+
+    __slots__ = ()
+
+    name: str
+    """What the start-up line and `--http` call it."""
+
+    @abstractmethod
+    def read_fields(self, head: bytes) -> list[Header]:
+        """Read the header fields of a head: from the first byte of its request line to the CRLF CRLF that
+        ends it.
+
+        Names come in lower case, values without the white space around them, in the order of the wire.
+        Raises GrammarError, for a request line that is no such thing too.
+        """
+
+    @abstractmethod
+    def skip_body(self) -> None:
+        """The head that was read last has a body, which the codec will not see: make ready for another
+        head.
+        """

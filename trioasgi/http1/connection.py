@@ -1,0 +1,249 @@
+"""The life of an HTTP/1 connection, top to bottom: read a request, have it answered, go on or close (RFC
+9112, 9).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.exchange import Exchange, ResponsePhase
+from trioasgi.http1.codec import Limits, RequestError
+from trioasgi.http1.encoder import CONNECTION_CLOSE, DefaultFields
+from trioasgi.http1.exchange import HTTP1Exchange
+from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.rules import Rule
+
+if TYPE_CHECKING:
+    from trioasgi.exchange import ConnectionInfo
+    from trioasgi.http1.codec import Codec, HTTP1Request
+    from trioasgi.net.channel import Channel
+    from trioasgi.observe.access import AccessLog
+
+logger = logging.getLogger("trioasgi")
+
+Handler = Callable[[Exchange], Awaitable[None]]
+"""What answers an exchange.
+
+It leaves the response complete or failed, and raises nothing but cancellation.
+"""
+
+MAX_SKIP: Final = 64 * 1024
+"""Bytes of a body that the application has left unread which are read and dropped to keep the connection."""
+
+LINGER_BYTES: Final = 1024 * 1024
+LINGER_SECONDS: Final = 2.0
+"""How much, and how long, is read and dropped before a connection is closed on a client that may still be
+sending: closing with bytes unread makes the kernel send a reset, which can destroy the response before the
+client has read it (RFC 9112, 9.6)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HTTP1Settings:
+    """What is the same for all HTTP/1 connections of a worker. Times are in seconds."""
+
+    codec: Callable[[], Codec]
+    limits: Limits
+    default_fields: DefaultFields
+    timeout_keep_alive: float
+    timeout_headers: float
+    timeout_body: float
+    timeout_write: float
+    access_log: AccessLog | None
+
+
+class Phase(Enum):
+    """What a connection is about."""
+
+    IDLE = "waiting for a request, of which nothing has arrived"
+    HEAD = "reading the head of a request"
+    BUSY = "a request is being answered"
+    CLOSING = "no more requests will be read"
+
+
+class HTTP1Connection:
+    """Serves the requests of one connection, one after the other, in the task that calls `run`."""
+
+    __slots__ = ("_handler", "channel", "draining", "info", "phase", "reader", "settings")
+
+    def __init__(
+        self, channel: Channel, info: ConnectionInfo, settings: HTTP1Settings, handler: Handler
+    ) -> None:
+        self.channel = channel
+        self.info = info
+        self.settings = settings
+        self.reader = RequestReader(settings.codec(), settings.limits)
+        self.phase = Phase.HEAD
+        self.draining = False
+        self._handler = handler
+        channel.write_timeout = settings.timeout_write
+
+    async def run(self) -> None:
+        """Serve until the connection is to be closed, which is left to the caller."""
+        # A client that has just connected gets the time of a head for its first byte, as it has not been
+        # idle yet.
+        deadline = self.channel.now() + self.settings.timeout_headers
+        while True:
+            request = await self._next_request(deadline)
+            if request is None:
+                return
+            self.phase = Phase.BUSY
+            exchange = HTTP1Exchange(self, request)
+            await self._handler(exchange)
+            if not await self._can_go_on(exchange):
+                return
+            self.phase = Phase.IDLE
+            deadline = self.channel.now() + self.settings.timeout_keep_alive
+
+    def drain(self) -> None:
+        """Serve what is under way, and then no more."""
+        self.draining = True
+        if self.phase is Phase.IDLE:
+            self.channel.interrupt_read()
+
+    # Requests
+
+    async def _next_request(self, deadline: float) -> HTTP1Request | None:
+        """The next request, or None if there will be none: the client has closed, or time is up, or it was
+        answered already.
+        """
+        reader, channel = self.reader, self.channel
+        while True:
+            try:
+                request = reader.next_request()
+            except RequestError as error:
+                await self._answer(error)
+                return None
+            if request is not None:
+                return request
+            if reader.mid_head and self.phase is not Phase.HEAD:
+                self.phase = Phase.HEAD
+                deadline = channel.now() + self.settings.timeout_headers
+            try:
+                data = await self._receive(deadline)
+            except TimeoutError:
+                if reader.mid_head:
+                    await self._answer(Rule.HEAD_TIMEOUT.error())
+                return None
+            except OSError:
+                return None
+            if not data:
+                if reader.mid_head:
+                    await self._answer(Rule.HEAD_CUT.error())
+                return None
+            reader.receive_data(data)
+
+    async def _receive(self, deadline: float) -> bytes:
+        channel = self.channel
+        data = channel.receive_nowait()
+        if data is not None:
+            return data
+        if self.draining and not self.reader.mid_head:
+            raise TimeoutError
+        channel.read_deadline = deadline
+        try:
+            return await channel.receive()
+        except TimeoutError:
+            # A request that crossed our decision on its way is still served.
+            data = channel.receive_nowait()
+            if not data:
+                raise
+            return data
+
+    # What comes after a response
+
+    async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
+        if exchange.phase is ResponsePhase.FAILED:
+            self.phase = Phase.CLOSING
+            self.channel.abort()
+            return False
+        if not exchange.close_after and (self.reader.body_done or await self._skip_body()):
+            return True
+        self.phase = Phase.CLOSING
+        if self.reader.holds_data or not self.reader.body_done or self.channel.receive_nowait():
+            await self._linger()
+        return False
+
+    def can_skip_body(self) -> bool:
+        """Is what is unread of the request's body little enough to be read and dropped?"""
+        left = self.reader.body_left
+        return left is None or left <= MAX_SKIP
+
+    async def _skip_body(self) -> bool:
+        """Read the rest of the body and drop it, within bounds; False if it did not end within them."""
+        skipped = 0
+        self.channel.read_deadline = self.channel.now() + self.settings.timeout_keep_alive
+        try:
+            while skipped <= MAX_SKIP:
+                piece = self.reader.next_body()
+                if piece == b"":
+                    return True
+                if piece is None:
+                    data = self.channel.receive_nowait()
+                    if data is None:
+                        data = await self.channel.receive()
+                    if not data:
+                        return False
+                    self.reader.receive_data(data)
+                else:
+                    skipped += len(piece)
+        except (RequestError, OSError):
+            pass
+        return False
+
+    # Answers of the server's own
+
+    async def _answer(self, error: RequestError) -> None:
+        """Answer a request that never became an exchange."""
+        self.phase = Phase.CLOSING
+        self.refuse(error, None)
+        await self._linger()
+
+    def refuse(self, error: RequestError, exchange: HTTP1Exchange | None) -> None:
+        """Send an error's answer, after which the connection closes."""
+        body = f"{error.status} {error.reason}\n".encode()
+        head = self.settings.default_fields.start(error.status)
+        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
+        only_head = exchange is not None and exchange.request.method == "HEAD"
+        try:
+            self.channel.send_nowait(
+                head + fields + CONNECTION_CLOSE + b"\r\n" + (b"" if only_head else body)
+            )
+        except OSError:
+            pass  # there is nobody left to tell
+        if exchange is not None:
+            exchange.status = error.status
+            exchange.sent = len(body)
+            exchange.close_after = True
+            exchange.phase = ResponsePhase.REFUSED
+        else:
+            self._log_refusal(error, len(body))
+
+    def _log_refusal(self, error: RequestError, size: int) -> None:
+        self.log_limit(f"request refused: {error.status} {error.reason}")
+        if self.settings.access_log is not None:
+            self.settings.access_log.log(self.info.peer, "-", "-", "1.1", error.status, size, 0.0)
+
+    async def _linger(self) -> None:
+        channel = self.channel
+        channel.read_deadline = channel.now() + LINGER_SECONDS
+        left = LINGER_BYTES
+        try:
+            await channel.flush()
+            await channel.send_eof()
+            while left > 0:
+                data = channel.receive_nowait()
+                if data is None:
+                    data = await channel.receive()
+                if not data:
+                    return
+                left -= len(data)
+        except OSError:
+            pass  # the client has gone, or goes on for too long: either way it had its chance
+
+    def log_limit(self, reason: str) -> None:
+        """Say why a connection is ended by the server."""
+        logger.info("%s: %s", self.info.peer, reason)

@@ -1,0 +1,95 @@
+"""The bytes of a response: status lines, the head, the framing of its body (RFC 9112, 4, 6 and 7)."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from enum import Enum
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trioasgi.exchange import Header
+
+
+class Framing(Enum):
+    """How the end of a response's body is told (RFC 9112, 6.3)."""
+
+    NONE = "there is no body: HEAD, 204, 304"
+    LENGTH = "Content-Length"
+    CHUNKED = "the chunked coding"
+    CLOSE = "the connection's end"
+
+
+def _status_line(status: int) -> bytes:
+    try:
+        phrase = HTTPStatus(status).phrase
+    except ValueError:
+        # An empty phrase is legal, but load generators have been seen to count it as a failure.
+        phrase = "Unknown"
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+
+
+STATUS_LINES: Final = tuple(_status_line(status) for status in range(1000))
+"""The status line of each status code. Phrases are the standard ones; there is no status code above 999."""
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
+CONNECTION_CLOSE: Final = b"connection: close\r\n"
+CONNECTION_KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
+TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
+NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
+
+
+class DefaultFields:
+    """The fields that the server adds to every response: Date (RFC 9110, 6.6.1), Server, and those of
+    `--header`.
+
+    They are made once a second. A field that the application sends itself takes the place of ours.
+    """
+
+    __slots__ = ("_date", "_expires", "_extra", "_server", "_starts", "names")
+
+    def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
+        self._date = date
+        self._server = b"server: trioasgi\r\n" if server else b""
+        self._extra = tuple(extra)
+        self._expires = 0.0
+        self._starts: dict[int, bytes] = {}
+        self.names = frozenset({b"date", b"server", *(name for name, _ in extra)})
+        """The names of fields that may have to give way to the application's."""
+
+    def start(self, status: int) -> bytes:
+        """The status line and all the default fields, for a response that has none of its own."""
+        now = time.time()
+        if now >= self._expires:
+            self._starts.clear()
+            self._expires = int(now) + 1.0
+        start = self._starts.get(status)
+        if start is None:
+            start = self._starts[status] = STATUS_LINES[status] + self.without(frozenset())
+        return start
+
+    def without(self, given: frozenset[bytes] | set[bytes]) -> bytes:
+        """The default fields but for those that are `given` by the application."""
+        date = (
+            b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
+            if self._date and b"date" not in given
+            else b""
+        )
+        server = b"" if b"server" in given else self._server
+        extra = b"".join(b"%b: %b\r\n" % field for field in self._extra if field[0] not in given)
+        return date + server + extra
+
+
+def encode_chunk(data: bytes) -> bytes:
+    """One chunk (RFC 9112, 7.1). `data` must not be empty: an empty chunk would be the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def encode_informational(status: int, headers: Sequence[Header]) -> bytes:
+    """An interim response (RFC 9110, 15.2)."""
+    fields = b"".join(b"%b: %b\r\n" % field for field in headers)
+    return STATUS_LINES[status] + fields + b"\r\n"

@@ -1,0 +1,1 @@
+"""Sockets, listeners, the readiness hub and deadlines. Knows nothing of HTTP."""

@@ -1,0 +1,89 @@
+"""What `--bind` may say, and what it means.
+
+========================  ==========================================================
+``host:port``             TCP; a name listens on each of its addresses; port 0 is any
+``:port``, ``*:port``     TCP on every interface
+``[v6]:port``             TCP on an IPv6 address
+``port``                  TCP on that port of 127.0.0.1
+``unix:path``             a Unix socket; ``unix:path,mode=660`` sets its permissions
+``fd:N``                  an open, listening socket that this process has inherited
+========================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from trioasgi.errors import ConfigError
+
+_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:]*)):(?P<port>[0-9]+)")
+_UNIX = re.compile(r"unix:(?P<path>[^,]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
+
+_FIX = "use host:port, [ipv6]:port, unix:path[,mode=660] or fd:N"
+
+
+@dataclass(frozen=True)
+class TCPAddress:
+    """A host (None: every interface) and a port from 0 to 65535."""
+
+    host: str | None
+    port: int
+
+
+@dataclass(frozen=True)
+class UnixAddress:
+    """A path and the permissions its socket is given (None: 0o666, any local user, as a TCP port on
+    loopback has it).
+    """
+
+    path: str
+    mode: int | None
+
+
+@dataclass(frozen=True)
+class InheritedAddress:
+    """The number of an open file that is a listening socket."""
+
+    fd: int
+
+
+Address = TCPAddress | UnixAddress | InheritedAddress
+
+
+def parse_bind(text: str) -> Address:
+    """Read one `--bind`. Raises ConfigError, naming the value and the forms that are right."""
+    if text.startswith("unix:"):
+        return _parse_unix(text)
+    if text.startswith("fd:"):
+        return _parse_fd(text)
+    return _parse_tcp(text)
+
+
+def _parse_unix(text: str) -> UnixAddress:
+    match = _UNIX.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"bind {text!r} is not a Unix socket's address: {_FIX}")
+    mode = match["mode"]
+    return UnixAddress(match["path"], None if mode is None else int(mode, 8))
+
+
+def _parse_fd(text: str) -> InheritedAddress:
+    number = text.removeprefix("fd:")
+    if not (number.isascii() and number.isdecimal()):
+        raise ConfigError(f"bind {text!r} does not name a file descriptor by its number: {_FIX}")
+    return InheritedAddress(int(number))
+
+
+def _parse_tcp(text: str) -> TCPAddress:
+    if text.isascii() and text.isdecimal():
+        text = f"127.0.0.1:{text}"
+    match = _TCP.fullmatch(text)
+    if match is None:
+        hint = " (an IPv6 address goes in brackets)" if text.count(":") > 1 else ""
+        raise ConfigError(f"bind {text!r} is not an address{hint}: {_FIX}")
+    port = int(match["port"])
+    if port > 65535:
+        raise ConfigError(f"bind {text!r} has port {port}: a port is a number from 0 to 65535")
+    host = match["v6"] or match["host"]
+    return TCPAddress(None if host in {"", "*"} else host, port)

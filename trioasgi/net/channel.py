@@ -1,0 +1,330 @@
+"""`Channel`: the bytes of one connection, as the protocol loops of `http1/` see them.
+
+A trio Stream has two verbs that both may wait. A protocol loop on the fast path wants the halves of each
+apart: take what is there, and only then wait; hand to the kernel what it takes, and only then wait. It also
+wants to learn that the peer has gone while nobody reads, and to say how long a wait may last without a
+cancel scope for each wait.
+
+Three classes carry this out: `net.stream.HubStream` for sockets of the readiness hub, and here
+`LayeredChannel` for a stream on top of one of those (TLS) and `StreamChannel` for any other
+`trio.abc.Stream` (memory streams; SocketStream where there is no epoll).
+"""
+
+from __future__ import annotations
+
+import math
+import ssl
+from abc import ABC, abstractmethod
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ_SIZE: Final = 64 * 1024
+"""Bytes asked of the kernel in one read."""
+
+READ_AHEAD: Final = 64 * 1024
+"""Bytes that watching a foreign stream for its end may take from it before it stops watching."""
+
+WRITE_SLICE: Final = 256 * 1024
+"""Bytes given to a wrapped stream in one `send_all`: SSLStream copies each write whole into a buffer of its
+own.
+"""
+
+STALLED_READ: Final = "the peer sent nothing in time"
+STALLED_WRITE: Final = "the peer took nothing in time"
+
+
+class Channel(ABC):
+    """The bytes of one connection.
+
+    `read_deadline` is a time of `now()`: a wait for bytes that is under way then, or begins later, ends with
+    TimeoutError. `write_timeout` is in seconds: so long may the peer take nothing before `flush()` ends with
+    TimeoutError. Both are `math.inf`, never, at first.
+
+    Errors: `OSError` (nearly always a `ConnectionError`) when the connection is broken, `TimeoutError` when
+    time is up.
+    """
+
+    # No __slots__ here: a class with attributes declared but no slots for them is not something mypy
+    # understands.
+
+    read_deadline: float
+    write_timeout: float
+
+    @property
+    @abstractmethod
+    def hung_up(self) -> bool:
+        """Has the peer closed its side, or the whole connection, as far as is known without reading?"""
+
+    @abstractmethod
+    def now(self) -> float:
+        """The time the deadlines are measured by, in seconds; may be a scheduler round old."""
+
+    @abstractmethod
+    def receive_nowait(self) -> bytes | None:
+        """Bytes that are there already; b"" at the end of the stream; None if a wait is needed."""
+
+    @abstractmethod
+    async def receive(self) -> bytes:
+        """Wait for bytes, as long as `read_deadline` allows; b"" at the end of the stream."""
+
+    @abstractmethod
+    def send_nowait(self, data: bytes) -> bool:
+        """Take `data` for sending, in order.
+
+        True if nothing is left to wait for, False if `flush()` must be awaited.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Wait until all that was taken has been handed to the kernel, as long as `write_timeout` allows."""
+
+    @abstractmethod
+    async def wait_hung_up(self) -> None:
+        """Wait until `hung_up` is true, or until `release_watchers()` is called."""
+
+    @abstractmethod
+    def release_watchers(self) -> None:
+        """Let every `wait_hung_up()` that is under way return now."""
+
+    @abstractmethod
+    def interrupt_read(self) -> None:
+        """End a read that waits now with TimeoutError, as if its deadline had come."""
+
+    @abstractmethod
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        """Call `callback` once when bytes or the end arrive while nobody waits for them; None takes it
+        back.
+        """
+
+    @abstractmethod
+    async def send_eof(self) -> None:
+        """Say that nothing more will be sent, if the transport can say so; reading goes on."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close in the transport's own orderly way."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Close at once; a TCP peer gets a reset, so that it cannot take a cut response for a whole one."""
+
+
+class StreamChannel(Channel):
+    """A Channel on any `trio.abc.Stream`: a cancel scope for each wait, and no look at the peer but by
+    reading.
+    """
+
+    __slots__ = (
+        "_aborted",
+        "_buffered",
+        "_eof",
+        "_reading",
+        "_reading_scope",
+        "_stream",
+        "_unsent",
+        "_watch_scopes",
+        "_writing",
+        "read_deadline",
+        "write_timeout",
+    )
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._buffered: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque()
+        self._reading = trio.Lock()
+        self._writing = trio.Lock()
+        self._aborted = False
+        self._eof = False
+        self._reading_scope: trio.CancelScope | None = None
+        self._watch_scopes: set[trio.CancelScope] = set()
+        self.read_deadline = math.inf
+        self.write_timeout = math.inf
+
+    @property
+    def hung_up(self) -> bool:
+        return self._eof
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def receive_nowait(self) -> bytes | None:
+        if self._buffered:
+            return self._buffered.popleft()
+        return b"" if self._eof else None
+
+    async def receive(self) -> bytes:
+        async with self._reading:
+            ready = self.receive_nowait()
+            if ready is not None:
+                return ready
+            with trio.CancelScope(deadline=self.read_deadline) as scope:
+                self._reading_scope = scope
+                try:
+                    return await self._read()
+                finally:
+                    self._reading_scope = None
+        raise TimeoutError(STALLED_READ)
+
+    async def _read(self) -> bytes:
+        try:
+            data = bytes(await self._stream.receive_some(READ_SIZE))
+        except trio.BrokenResourceError as exc:
+            self._eof = True
+            if _is_ragged_eof(exc):
+                return b""
+            raise ConnectionResetError("the connection was broken") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionAbortedError("this side has closed the connection") from exc
+        if not data:
+            self._eof = True
+        return data
+
+    def send_nowait(self, data: bytes) -> bool:
+        if data:
+            self._unsent.append(data)
+        return not self._unsent
+
+    async def flush(self) -> None:
+        async with self._writing:
+            while self._unsent:
+                view = memoryview(self._unsent.popleft())
+                for start in range(0, len(view), WRITE_SLICE):
+                    await self._send_slice(view[start : start + WRITE_SLICE])
+
+    async def _send_slice(self, data: memoryview) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:
+            await self._write(data)
+        if scope.cancelled_caught:
+            raise TimeoutError(STALLED_WRITE)
+
+    async def _write(self, data: memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as exc:
+            raise ConnectionResetError("the connection was broken") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionAbortedError("this side has closed the connection") from exc
+
+    async def wait_hung_up(self) -> None:
+        # There is no way to learn of the end of an unknown stream but to read it; what comes is kept for
+        # receive().
+        if self._eof:
+            return
+        with trio.CancelScope() as scope:
+            self._watch_scopes.add(scope)
+            try:
+                await self._read_ahead()
+            finally:
+                self._watch_scopes.discard(scope)
+
+    async def _read_ahead(self) -> None:
+        async with self._reading:
+            while not self._eof:
+                if sum(map(len, self._buffered)) >= READ_AHEAD:
+                    await trio.sleep_forever()
+                try:
+                    data = await self._read()
+                except ConnectionError:
+                    return
+                if data:
+                    self._buffered.append(data)
+
+    def release_watchers(self) -> None:
+        for scope in self._watch_scopes:
+            scope.cancel()
+
+    def interrupt_read(self) -> None:
+        if self._reading_scope is not None:
+            self._reading_scope.cancel()
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            try:
+                await self._stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the peer has closed first: it needs no telling
+
+    async def aclose(self) -> None:
+        if self._aborted:
+            await trio.aclose_forcefully(self._stream)
+        else:
+            await self._stream.aclose()
+
+    def abort(self) -> None:
+        self._aborted = True
+        self.release_watchers()
+
+
+class LayeredChannel(StreamChannel):
+    """A Channel on a stream that wraps another channel's: TLS on a hub stream.
+
+    Waits happen in the transport, so its deadlines end them and its hang-up is the one that counts; no
+    cancel scopes are needed.
+    """
+
+    __slots__ = ("_transport",)
+
+    def __init__(self, stream: trio.abc.Stream, transport: Channel) -> None:
+        self._transport = transport
+        super().__init__(stream)
+
+    @property
+    def read_deadline(self) -> float:
+        return self._transport.read_deadline
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float) -> None:
+        self._transport.read_deadline = deadline
+
+    @property
+    def write_timeout(self) -> float:
+        return self._transport.write_timeout
+
+    @write_timeout.setter
+    def write_timeout(self, seconds: float) -> None:
+        self._transport.write_timeout = seconds
+
+    @property
+    def hung_up(self) -> bool:
+        return self._eof or self._transport.hung_up
+
+    def now(self) -> float:
+        return self._transport.now()
+
+    async def receive(self) -> bytes:
+        return b"" if self._eof else await self._read()
+
+    async def _send_slice(self, data: memoryview) -> None:
+        await self._write(data)
+
+    async def wait_hung_up(self) -> None:
+        if not self.hung_up:
+            await self._transport.wait_hung_up()
+
+    def release_watchers(self) -> None:
+        self._transport.release_watchers()
+
+    def interrupt_read(self) -> None:
+        self._transport.interrupt_read()
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        self._transport.on_readable(callback)
+
+    def abort(self) -> None:
+        super().abort()
+        self._transport.abort()
+
+
+def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:
+    # A TLS peer that closes its TCP side without close_notify: common, and no worse than a plain
+    # connection's end for HTTP, whose messages say themselves where they end (RFC 9112, 9.8).
+    return isinstance(exc.__cause__, ssl.SSLEOFError)

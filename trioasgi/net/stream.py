@@ -1,0 +1,323 @@
+"""`HubStream`: a socket on the readiness hub, an ordinary trio Stream and a `Channel` at once."""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import struct
+import sys
+from typing import TYPE_CHECKING, Final
+
+import outcome
+import trio
+
+from trioasgi.net.channel import READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trioasgi.net.hub import Hub
+
+if sys.platform == "linux":
+    _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+    _WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+    _HANGUP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+    _BROKEN_EVENTS: Final = select.EPOLLHUP | select.EPOLLERR
+else:
+    _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = _BROKEN_EVENTS = 0
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+
+_CLOSED: Final = "this side has closed the connection"
+
+
+class HubStream(Channel, trio.abc.HalfCloseableStream):
+    """A connected, non-blocking stream socket that is registered once with the worker's hub.
+
+    One task may wait to read and one to write at a time, as with every trio Stream; further writers queue.
+
+    As the set is edge-triggered, `_readable` remembers whether the kernel may hold bytes that we have not
+    taken: an event sets it, and a read that returned less than it asked for clears it (epoll(7): a short
+    read on a stream socket has emptied it). So an idle connection is waited for without a read that can only
+    fail. After a hang-up it stays set: no further event will tell of the end of the stream.
+    """
+
+    __slots__ = (
+        "_callback",
+        "_fd",
+        "_hub",
+        "_hung_up",
+        "_readable",
+        "_reader",
+        "_sock",
+        "_unsent",
+        "_watchers",
+        "_write_deadline",
+        "_writer",
+        "_writing",
+        "read_deadline",
+        "write_timeout",
+    )
+
+    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self._hub = hub
+        self._readable = True
+        self._hung_up = False
+        self._reader: trio.lowlevel.Task | None = None
+        self._writer: trio.lowlevel.Task | None = None
+        self._writing: trio.lowlevel.ParkingLot | None = None
+        self._watchers: trio.lowlevel.ParkingLot | None = None
+        self._unsent: memoryview | None = None
+        self._callback: Callable[[], None] | None = None
+        self.read_deadline = math.inf
+        self.write_timeout = math.inf
+        self._write_deadline = math.inf
+        hub.register(self._fd, self)
+
+    # What the hub calls.
+
+    def on_event(self, flags: int) -> None:
+        """Take note of an epoll event and wake whoever waits for it."""
+        if flags & _READ_EVENTS:
+            self._readable = True
+            reader = self._reader
+            if reader is not None:
+                self._reader = None
+                trio.lowlevel.reschedule(reader)
+            elif self._callback is not None:
+                callback, self._callback = self._callback, None
+                callback()
+        if flags & _WRITE_EVENTS and self._writer is not None:
+            self._wake_writer(outcome.Value(None))
+        if flags & _HANGUP_EVENTS and not self._hung_up:
+            self._hung_up = True
+            self.release_watchers()
+
+    def on_deadline(self, now: float) -> None:
+        """End the waits whose deadline has come by `now`."""
+        if self._reader is not None and self.read_deadline <= now:
+            self.interrupt_read()
+        if self._writer is not None and self._write_deadline <= now:
+            self._wake_writer(outcome.Error(TimeoutError(STALLED_WRITE)))
+
+    def _wake_writer(self, result: outcome.Outcome[None]) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            trio.lowlevel.reschedule(writer, result)
+
+    # Channel
+
+    @property
+    def hung_up(self) -> bool:
+        return self._hung_up
+
+    def now(self) -> float:
+        return self._hub.now
+
+    def receive_nowait(self) -> bytes | None:
+        if not self._readable:
+            return None
+        return self._recv(READ_SIZE)
+
+    def _recv(self, size: int) -> bytes | None:
+        try:
+            data = self._sock.recv(size)
+        except BlockingIOError:
+            self._readable = self._hung_up
+            return None
+        except InterruptedError:
+            return None
+        if len(data) < size and not self._hung_up:
+            self._readable = False
+        if not data:
+            self._readable = self._hung_up = True
+        return data
+
+    async def receive(self) -> bytes:
+        while True:
+            if not self._readable:
+                await self._wait_readable()
+            data = self._recv(READ_SIZE)
+            if data is not None:
+                return data
+
+    async def _wait_readable(self) -> None:
+        if self._reader is not None:
+            raise trio.BusyResourceError("another task is reading from this connection")
+        if self._fd == -1:
+            raise ConnectionAbortedError(_CLOSED)
+        self._reader = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+
+    def _abort_read(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def send_nowait(self, data: bytes) -> bool:
+        if self._unsent is not None:
+            # Only where several tasks of an application send at once: each waits for its own turn in flush().
+            self._unsent = memoryview(b"".join((self._unsent, data)))
+            return False
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        if sent == len(data):
+            return True
+        self._unsent = memoryview(data)[sent:]
+        return False
+
+    async def flush(self) -> None:
+        if self._writer is not None:
+            await self._await_turn()
+        while self._unsent is not None:
+            await self._wait_writable()
+            self._send_unsent()
+
+    async def _await_turn(self) -> None:
+        if self._writing is None:
+            self._writing = trio.lowlevel.ParkingLot()
+        await self._writing.park()
+
+    def _send_unsent(self) -> None:
+        data = self._unsent
+        if data is None:
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._unsent = None
+            self._end_turn()
+            raise
+        if sent == len(data):
+            self._unsent = None
+            self._end_turn()
+        else:
+            self._unsent = data[sent:]
+
+    def _end_turn(self) -> None:
+        if self._writing is not None:
+            self._writing.unpark_all()
+
+    async def _wait_writable(self) -> None:
+        if self._writer is not None:
+            raise trio.BusyResourceError("another task is writing to this connection")
+        if self._fd == -1:
+            raise ConnectionAbortedError(_CLOSED)
+        self._write_deadline = self._hub.now + self.write_timeout
+        self._writer = trio.lowlevel.current_task()
+        await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+
+    def _abort_write(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        self._end_turn()
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    async def wait_hung_up(self) -> None:
+        if self._hung_up:
+            return
+        if self._watchers is None:
+            self._watchers = trio.lowlevel.ParkingLot()
+        await self._watchers.park()
+
+    def release_watchers(self) -> None:
+        if self._watchers is not None:
+            self._watchers.unpark_all()
+
+    def interrupt_read(self) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader, outcome.Error(TimeoutError(STALLED_READ)))
+
+    def on_readable(self, callback: Callable[[], None] | None) -> None:
+        self._callback = callback
+        if callback is not None and self._readable:
+            self._callback = None
+            callback()
+
+    def abort(self) -> None:
+        if self._fd != -1:
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.close()
+
+    # trio.abc.HalfCloseableStream, for SSLStream and everything else that takes a trio Stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        size = READ_SIZE if max_bytes is None else max_bytes
+        if size < 1:
+            raise ValueError("max_bytes must be at least 1")
+        self._check_open()
+        try:
+            while True:
+                data = self._recv(size) if self._readable else None
+                if data is not None:
+                    break
+                await self._wait_readable()
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            self._check_open()
+            raise trio.BrokenResourceError from exc
+        return data
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        self._check_open()
+        if self._unsent is not None or self._writer is not None:
+            raise trio.BusyResourceError("another task is writing to this connection")
+        try:
+            # SSLStream reuses no buffer that it has handed on, but send_all's contract lets others: keep our
+            # own copy.
+            if not self.send_nowait(bytes(data)):
+                await self.flush()
+        except TimeoutError:
+            raise
+        except OSError as exc:
+            self._check_open()
+            raise trio.BrokenResourceError from exc
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check_open()
+        if self._unsent is not None:
+            await self.flush()
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if self._fd == -1:
+            return
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer has closed first: it needs no telling
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Close the socket at once; waits that are under way end with an error."""
+        if self._fd == -1:
+            return
+        self._hub.unregister(self._fd)
+        self._fd = -1
+        self._hung_up = True
+        self._readable = False
+        self._unsent = None
+        self._sock.close()
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            trio.lowlevel.reschedule(reader, outcome.Error(ConnectionAbortedError(_CLOSED)))
+        self._wake_writer(outcome.Error(ConnectionAbortedError(_CLOSED)))
+        self._end_turn()
+        self.release_watchers()
+
+    def _check_open(self) -> None:
+        if self._fd == -1:
+            raise trio.ClosedResourceError(_CLOSED)

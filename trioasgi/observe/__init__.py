@@ -1,0 +1,18 @@
+"""What the server says of itself: logs, the access log, the start-up lines, an application's errors."""
+
+from __future__ import annotations
+
+from .access import AccessLog, access_log
+from .errors import asyncio_hint, log_app_exception
+from .logs import TRACE, configure_logging
+from .startup import announce
+
+__all__ = [
+    "TRACE",
+    "AccessLog",
+    "access_log",
+    "announce",
+    "asyncio_hint",
+    "configure_logging",
+    "log_app_exception",
+]

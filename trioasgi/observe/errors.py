@@ -1,0 +1,110 @@
+"""An application's exception: said once, with the request it served, and with a hint where one helps."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+from .logs import SERVER
+from .text import escaped
+
+logger = logging.getLogger(SERVER)
+
+_PACKAGE = Path(__file__).parent.parent
+_OWN = str(_PACKAGE) + os.sep
+_DEMO = str(_PACKAGE / "demo")  # an application, if one of ours
+
+# What asyncio and Trio say when asyncio's coroutines run on Trio; checked with CPython 3.11 and trio 0.35.
+_SIGNS: tuple[tuple[type[BaseException], str], ...] = (
+    (RuntimeError, "no running event loop"),  # get_running_loop, so create_task, sleep, to_thread …
+    (RuntimeError, "no current event loop"),  # get_event_loop
+    (RuntimeError, "should be used inside a task"),  # timeout, wait_for
+    (RuntimeError, "cannot determine the parent task"),  # TaskGroup
+    (AttributeError, "'nonetype' object has no attribute 'create_future'"),  # Lock, Event, Queue
+    (TypeError, "trying to use a library written for"),  # Trio, of what a coroutine of asyncio's yields
+)
+
+_HINT = (
+    "This application, or a library it uses, calls asyncio directly, and this server runs it on Trio, where "
+    "there is no asyncio event loop. Ways out: use AnyIO's or Trio's functions in place of asyncio's; choose "
+    "a library that works on Trio; run the asyncio parts inside trio-asyncio; or serve this application with "
+    "a server that runs on asyncio."
+)
+_DJANGO_HINT = (
+    " Django's ASGI handler is one that calls asyncio: serve Django's WSGI application "
+    "(get_wsgi_application) instead, with a WSGI server or through a WSGI-to-ASGI adapter that works on Trio."
+)
+
+
+def log_app_exception(exc: BaseException, method: str, target: str, peer: str) -> None:
+    """Log an exception that the application raised while it served a request.
+
+    The traceback begins with the first frame outside this server. `method`, `target` and `peer` may be
+    anything a client can send.
+    """
+    logger.error(
+        'The application failed on "%s %s" from %s',
+        escaped(method),
+        escaped(target),
+        escaped(peer),
+        exc_info=(type(exc), exc, without_own_frames(exc.__traceback__)),
+    )
+    hint = asyncio_hint(exc)
+    if hint is not None:
+        logger.error("%s", hint)
+
+
+def asyncio_hint(exc: BaseException) -> str | None:
+    """Return what to tell somebody whose application calls asyncio on Trio, or None if that is not why.
+
+    Looks into exception groups and at causes and contexts: frameworks wrap what they catch.
+    """
+    for part in _parts(exc):
+        message = str(part).lower()
+        if any(isinstance(part, kind) and sign in message for kind, sign in _SIGNS):
+            return _HINT + (_DJANGO_HINT if _is_djangos(exc) else "")
+    return None
+
+
+def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
+    """Return the traceback from its first frame outside this server on; all of it if there is none."""
+    first = traceback
+    while first is not None and _is_own(first.tb_frame.f_code.co_filename):
+        first = first.tb_next
+    return first or traceback
+
+
+def _is_own(filename: str) -> bool:
+    return filename.startswith(_OWN) and not filename.startswith(_DEMO)
+
+
+def _parts(exc: BaseException) -> Iterator[BaseException]:
+    """Yield the exception and every one that it holds or came from, each once."""
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [exc]
+    while waiting:
+        part = waiting.pop()
+        if part is None or id(part) in seen:
+            continue
+        seen.add(id(part))
+        yield part
+        waiting += (part.__context__, part.__cause__)
+        if isinstance(part, BaseExceptionGroup):
+            waiting += part.exceptions
+
+
+def _is_djangos(exc: BaseException) -> bool:
+    return any(
+        str(module).partition(".")[0] == "django"
+        for part in _parts(exc)
+        for module in _modules(part.__traceback__)
+    )
+
+
+def _modules(traceback: TracebackType | None) -> Iterator[object]:
+    while traceback is not None:
+        yield traceback.tb_frame.f_globals.get("__name__")
+        traceback = traceback.tb_next

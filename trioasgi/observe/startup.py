@@ -1,0 +1,64 @@
+"""The few lines that a server prints when it is ready."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from .logs import SERVER
+from .text import escaped
+
+if TYPE_CHECKING:
+    from trioasgi.tls import Certificate
+
+logger = logging.getLogger(SERVER)
+
+
+def announce(
+    urls: Sequence[str],
+    *,
+    workers: int = 1,
+    codec: str,
+    certificate: Certificate | None = None,
+    reload: bool = False,
+    stop_hint: str | None = "Ctrl-C to stop",
+) -> None:
+    """Log where the server listens, with which processes, codec and certificate.
+
+    `workers` is how many processes run the application; `reload` says that they are replaced on changes.
+    `codec` names the HTTP/1.1 parser. `stop_hint` is None where no signal of a terminal ends the server.
+    A certificate that clients will refuse by its dates gets a warning as well.
+    """
+    hint = f" ({stop_hint})" if stop_hint else ""
+    for url in urls:
+        logger.info("Serving on %s%s", escaped(url), hint)
+        hint = ""
+    logger.info("%s; HTTP/1.1 by %s", _processes(workers, reload=reload), codec)
+    if certificate is not None:
+        now = datetime.now(UTC)
+        logger.info("%s", _validity(certificate, now))
+        # Said here and not where contexts are built: every worker does that, and this is for once.
+        problem = certificate.problem(now)
+        if problem is not None:
+            logger.warning("%s", escaped(problem))
+
+
+def _processes(workers: int, *, reload: bool) -> str:
+    supervised = workers > 1 or reload
+    if not supervised:
+        return f"One process, {os.getpid()}"
+    count = "One worker" if workers == 1 else f"{workers} workers"
+    changes = ", reloading on changes" if reload else ""
+    return f"{count} under supervisor {os.getpid()}{changes}"
+
+
+def _validity(certificate: Certificate, now: datetime) -> str:
+    names = ", ".join(certificate.names)
+    also = f" ({escaped(names)})" if names and names != certificate.subject else ""
+    days = (certificate.not_after - now).days
+    when = f"{certificate.not_after:%Y-%m-%d}"
+    validity = f"valid until {when}, {days} days" if days >= 0 else f"expired on {when}"
+    return f"Certificate: {escaped(certificate.subject)}{also}, {validity}"

@@ -1,0 +1,364 @@
+"""`serve`: the nursery tree of one worker.
+
+::
+
+    lifespan nursery  ─  connections nursery  ─  listeners nursery
+
+Each outlives the one to its right: when the listeners' nursery ends, connections drain; when theirs has
+ended, the application is told to shut down. Nothing lives outside that tree.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.asgi.http import Application
+from trioasgi.asgi.lifespan import Lifespan
+from trioasgi.config import Config
+from trioasgi.connection import Connections, ConnectionSettings
+from trioasgi.errors import ConfigError
+from trioasgi.http1.codec import Codec, Limits
+from trioasgi.http1.connection import HTTP1Settings
+from trioasgi.http1.encoder import DefaultFields
+from trioasgi.http1.h11_codec import H11Codec
+from trioasgi.net.accept import accept_connections
+from trioasgi.net.hub import Hub, supported
+from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
+from trioasgi.net.stream import HubStream
+from trioasgi.observe.access import access_log
+
+if TYPE_CHECKING:
+    import ssl
+
+    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.exchange import Peer
+    from trioasgi.net.listeners import SocketAddress
+
+logger = logging.getLogger("trioasgi")
+
+
+class Server:
+    """A server that accepts connections: what `nursery.start(serve, …)` returns.
+
+    `addresses` are those of its listening sockets as `getsockname()` gives them, `urls` how a client of this
+    machine reaches them.
+    """
+
+    def __init__(self, sockets: Sequence[socket.socket], *, tls: bool) -> None:
+        self.addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock in sockets)
+        self.urls = tuple(socket_url(sock, tls) for sock in sockets)
+        self._draining = trio.Event()
+        self._ended = trio.Event()
+
+    async def drain(self) -> None:
+        """Stop accepting, let requests finish within the grace, shut the application down, and return when
+        `serve` is about to.
+
+        Not to be awaited by a request of this very server: its end is what is waited for.
+        """
+        self.begin_drain()
+        await self._ended.wait()
+
+    def begin_drain(self) -> None:
+        """Begin to drain, without waiting for it; may be called from anywhere in the server's own trio
+        run.
+        """
+        self._draining.set()
+
+    async def _wait_draining(self) -> None:
+        await self._draining.wait()
+
+
+async def serve(
+    app: ASGIApp,
+    config: Config | None = None,
+    *,
+    sockets: Sequence[socket.socket] | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: object,
+) -> None:
+    """Serve `app` in this Trio run until it is cancelled, or drained through the `Server` that
+    `nursery.start` returns.
+
+    `config` or `options` (the fields of `Config`, by keyword) say how. `sockets`, where given, are listening
+    already and stay the caller's to close and to announce; else `config.binds` are bound.
+
+    Cancelling the scope around it stops accepting and ends what is under way at once; the application's
+    lifespan is shut down, within its deadline, either way.
+
+    Raises ConfigError, BindError, TLSError, LifespanError.
+    """
+    require_trio("trioasgi.serve")
+    config = make_config(config, options)
+    if sockets is not None:
+        await _Run(app, config, list(sockets), announces=False).run(task_status)
+        return
+    from trioasgi.tls.development import resolve_certificate
+
+    with resolve_certificate(config) as config:
+        own = open_listeners(config)
+        try:
+            await _Run(app, config, own, announces=True).run(task_status)
+        finally:
+            close_listeners(own)
+
+
+async def serve_stream(
+    app: ASGIApp,
+    stream: trio.abc.Stream,
+    config: Config | None = None,
+    **options: object,
+) -> None:
+    """Serve the one connection that `stream` is, with its own lifespan, and return when it has been closed.
+
+    Any `trio.abc.Stream` will do; with `certfile` in the configuration the server's side of TLS is spoken on
+    it.
+    """
+    require_trio("trioasgi.serve_stream")
+    from trioasgi.tls.development import resolve_certificate
+
+    with resolve_certificate(make_config(config, options)) as config:
+        await _Run(app, config, [], announces=False).run_stream(stream)
+
+
+def require_trio(name: str) -> None:
+    """Raise RuntimeError, saying what to do, unless this is a Trio run."""
+    if not trio.lowlevel.in_trio_run():
+        raise RuntimeError(
+            f"{name} runs on Trio, and this is not a Trio run. Start your program with trio.run(main), or with "
+            'anyio.run(main, backend="trio"); from synchronous code call trioasgi.run(app).'
+        )
+
+
+def make_config(config: Config | None, options: dict[str, object]) -> Config:
+    """The configuration that `config` or the keywords amount to. Raises ConfigError."""
+    if config is None:
+        return Config.from_dict(options)
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"config must be a trioasgi.Config, not {type(config).__name__}; options are given by keyword"
+        )
+    return config.replace(**options) if options else config
+
+
+def codec_factory(http: str) -> Callable[[], Codec]:
+    """The codec that `--http` names; `auto` is httptools where it is installed. Raises ConfigError."""
+    if http != "h11":
+        try:
+            from trioasgi.http1.httptools_codec import HttptoolsCodec
+        except ImportError as exc:
+            if http == "httptools":
+                raise ConfigError(
+                    "--http httptools needs the package httptools: pip install 'trioasgi[fast]'"
+                ) from exc
+        else:
+            return HttptoolsCodec
+    return H11Codec
+
+
+class _Run:
+    """One run of the nursery tree."""
+
+    def __init__(
+        self, app: ASGIApp, config: Config, sockets: list[socket.socket], *, announces: bool
+    ) -> None:
+        self._config = config
+        self._sockets = sockets
+        self._announces = announces
+        self._codec = codec_factory(config.http)
+        self._tls = _tls_context(config)
+        self._app = app
+        self._lifespan = Lifespan(
+            app,
+            config.lifespan,
+            startup_timeout=config.timeout_startup,
+            shutdown_timeout=config.timeout_shutdown,
+        )
+        self._server = Server(sockets, tls=self._tls is not None)
+        self._hub: Hub | None = None
+        self._fixed_server = {sock: _fixed_address(sock) for sock in sockets}
+
+    async def run(self, task_status: trio.TaskStatus[Server]) -> None:
+        server = self._server
+        try:
+            # strict_exception_groups off: what is raised here is raised by us, one at a time, and callers
+            # want it unwrapped.
+            async with trio.open_nursery() as nursery:
+                await self._lifespan.startup(nursery)
+                try:
+                    await self._serve(nursery, task_status)
+                finally:
+                    await self._lifespan.shutdown()
+                    nursery.cancel_scope.cancel()
+        finally:
+            server.begin_drain()
+            server._ended.set()
+
+    async def _serve(self, nursery: trio.Nursery, task_status: trio.TaskStatus[Server]) -> None:
+        if supported():
+            self._hub = Hub()
+            await nursery.start(self._hub.run)
+        connections = Connections(self._connection_settings())
+        async with trio.open_nursery() as busy:
+            async with trio.open_nursery() as listening:
+                for sock in self._sockets:
+                    listening.start_soon(
+                        accept_connections, sock, partial(self._take, sock, connections, busy)
+                    )
+                listening.start_soon(self._watch_lifespan)
+                if self._announces:
+                    self._announce()
+                task_status.started(self._server)
+                await self._server._wait_draining()
+                listening.cancel_scope.cancel()
+            connections.drain()
+            busy.cancel_scope.deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+        if busy.cancel_scope.cancelled_caught:
+            logger.warning(
+                "requests that had not ended %g seconds after the server was told to stop were cut "
+                "(--timeout-graceful-shutdown)",
+                self._config.timeout_graceful_shutdown,
+            )
+
+    async def run_stream(self, stream: trio.abc.Stream) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._lifespan.startup(nursery)
+                try:
+                    await Connections(self._connection_settings()).serve(stream, None, None)
+                finally:
+                    await self._lifespan.shutdown()
+                    nursery.cancel_scope.cancel()
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _watch_lifespan(self) -> None:
+        await self._lifespan.crashed.wait()
+        logger.error("%s; the server stops", self._lifespan.error)
+        self._server.begin_drain()
+
+    def _connection_settings(self) -> ConnectionSettings:
+        config = self._config
+        log = access_log(config)
+        application = Application(
+            self._app,
+            state=self._lifespan.state,
+            root_path=config.root_path,
+            access_log=log,
+            concurrency=config.limit_concurrency,
+            max_requests=_max_requests(config),
+            on_max_requests=self._on_max_requests,
+        )
+        return ConnectionSettings(
+            http1=HTTP1Settings(
+                codec=self._codec,
+                limits=Limits(
+                    header_bytes=config.limit_header_bytes,
+                    header_count=config.limit_header_count,
+                    target=config.limit_target,
+                    body=config.limit_body,
+                ),
+                default_fields=DefaultFields(
+                    date=config.date_header,
+                    server=config.server_header,
+                    extra=[_parse_header(header) for header in config.header],
+                ),
+                timeout_keep_alive=config.timeout_keep_alive,
+                timeout_headers=config.timeout_headers,
+                timeout_body=config.timeout_body,
+                timeout_write=config.timeout_write,
+                access_log=log,
+            ),
+            handler=application.http_handler,
+            tls=self._tls,
+            timeout_handshake=config.timeout_handshake,
+        )
+
+    def _on_max_requests(self) -> None:
+        logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
+        self._server.begin_drain()
+
+    def _take(
+        self,
+        listener: socket.socket,
+        connections: Connections,
+        nursery: trio.Nursery,
+        connection: socket.socket,
+        address: object,
+    ) -> None:
+        """Give a connection that was accepted a task of its own."""
+        try:
+            server = self._fixed_server[listener] or _as_peer(connection.getsockname(), connection.family)
+        except OSError:
+            connection.close()  # it was reset before we looked at it
+            return
+        stream: trio.abc.Stream
+        if self._hub is not None:
+            stream = HubStream(connection, self._hub)
+        else:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        nursery.start_soon(connections.serve, stream, _as_client(address, connection.family), server)
+
+    def _announce(self) -> None:
+        from trioasgi.observe.startup import announce
+
+        certificate = None
+        if self._config.certfile is not None:
+            from trioasgi.tls.context import describe
+
+            certificate = describe(self._config.certfile)
+        announce(self._server.urls, workers=1, codec=self._codec().name, certificate=certificate)
+
+
+def _tls_context(config: Config) -> ssl.SSLContext | None:
+    if config.certfile is None:
+        return None
+    from trioasgi.tls.context import server_context
+
+    return server_context(config.certfile, config.keyfile, config.keyfile_password)
+
+
+def _max_requests(config: Config) -> int:
+    if not config.limit_max_requests:
+        return 0
+    return config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)  # noqa: S311 - spreads restarts
+
+
+def _parse_header(text: str) -> tuple[bytes, bytes]:
+    name, _, value = text.partition(":")
+    return name.strip().lower().encode("ascii"), value.strip().encode("latin-1")
+
+
+def _fixed_address(sock: socket.socket) -> Peer | None:
+    """The server's address where it is the same for each connection; None where the socket listens on a
+    wildcard.
+    """
+    name = sock.getsockname()
+    if sock.family in {socket.AF_INET, socket.AF_INET6} and name[0] in {"0.0.0.0", "::"}:  # noqa: S104 - a comparison
+        return None
+    return _as_peer(name, sock.family)
+
+
+def _as_peer(name: object, family: int) -> Peer:
+    if isinstance(name, tuple):
+        return (str(name[0]), int(name[1]))
+    if sys.platform != "win32" and family == socket.AF_UNIX and isinstance(name, bytes):
+        return (name.decode("utf-8", "surrogateescape"), None)  # Linux's abstract namespace
+    return (str(name), None)
+
+
+def _as_client(address: object, family: int) -> Peer | None:
+    """ASGI: client is None where there is no such thing as its address, as for a Unix socket's unnamed
+    client.
+    """
+    if isinstance(address, tuple):
+        return (str(address[0]), int(address[1]))
+    return _as_peer(address, family) if address else None

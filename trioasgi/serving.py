@@ -1,0 +1,168 @@
+"""One process's run of the server: how it is asked to stop, and how its failure is told.
+
+What the only process (`running.py`) and a worker (`worker.py`) have in common.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.errors import ExitStatus, TrioasgiError
+from trioasgi.loading import user_traceback
+from trioasgi.server import serve
+
+if TYPE_CHECKING:
+    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.config import Config
+    from trioasgi.server import Server
+
+logger = logging.getLogger("trioasgi")
+
+
+class Phase(Enum):
+    """How far a run has come; it only ever moves down this list."""
+
+    LOADING = "loading"
+    """No loop runs yet."""
+    STARTING = "starting"
+    """The application's lifespan start-up."""
+    SERVING = "serving"
+    DRAINING = "draining"
+    ABORTED = "aborted"
+    """Cancelled: it ends as soon as the application lets it."""
+    ENDED = "ended"
+
+
+class Run:
+    """One `serve()` that can be asked to drain, and to end, from its loop, a thread or a signal handler.
+
+    `sockets` as for `serve`; `on_serving` and `on_draining` (given the reason) are called in the loop.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        sockets: Sequence[socket.socket] | None = None,
+        on_serving: Callable[[], None] = lambda: None,
+        on_draining: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.phase = Phase.LOADING
+        self.has_served = False
+        self._config = config
+        self._sockets = sockets
+        self._on_serving = on_serving
+        self._on_draining = on_draining
+        self._scope = trio.CancelScope()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._nursery: trio.Nursery | None = None
+        self._server: Server | None = None
+
+    async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
+        """Serve until drained (OK) or aborted (FAILED), and run the functions `beside` as long.
+
+        Raises what `serve` raises, in an ExceptionGroup.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        self.phase = Phase.STARTING
+        try:
+            with self._scope:
+                async with trio.open_nursery() as self._nursery:
+                    for function in beside:
+                        self._nursery.start_soon(function)
+                    await self._serve(app)
+                    self._nursery.cancel_scope.cancel()
+            return ExitStatus.FAILED if self.phase is Phase.ABORTED else ExitStatus.OK
+        finally:
+            self.phase = Phase.ENDED
+
+    async def _serve(self, app: ASGIApp) -> None:
+        async with trio.open_nursery() as nursery:
+            start = partial(serve, app, self._config, sockets=self._sockets)
+            self._server = await nursery.start(start)
+            self.phase = Phase.SERVING
+            self.has_served = True
+            self._on_serving()
+
+    def request_drain(self, reason: str) -> bool:
+        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked."""
+        return self._call_soon(partial(self._drain, reason))
+
+    def request_abort(self) -> bool:
+        """Ask to end at once; False as for `request_drain`."""
+        return self._call_soon(self._abort)
+
+    def _call_soon(self, function: Callable[[], None]) -> bool:
+        if self._token is None:
+            return False
+        try:
+            self._token.run_sync_soon(function)
+        except trio.RunFinishedError:
+            return False
+        return True
+
+    def _drain(self, reason: str) -> None:
+        match self.phase:
+            case Phase.STARTING:
+                self.phase = Phase.DRAINING
+                logger.info("Stopping before the start was over: %s", reason)
+                self._scope.cancel()  # nothing is in progress that could be finished
+            case Phase.SERVING:
+                assert self._nursery is not None
+                assert self._server is not None
+                self.phase = Phase.DRAINING
+                logger.info("Stopping: %s", reason)
+                self._on_draining(reason)
+                self._nursery.start_soon(self._server.drain)
+            case Phase.LOADING | Phase.DRAINING | Phase.ABORTED | Phase.ENDED:
+                pass
+
+    def _abort(self) -> None:
+        if self.phase is not Phase.ENDED:
+            self.phase = Phase.ABORTED
+            self._scope.cancel()
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception that ended a run, for people and for the exit status."""
+
+    message: str
+    status: ExitStatus
+    permanent: bool
+    """Whether starting again would not help."""
+
+
+def explain(error: BaseException, *, has_served: bool) -> Failure:
+    """Tell how `error`, an exception or a group of them, ended the run.
+
+    An error of ours is its message; anything else is unexpected and keeps its traceback. What happens once
+    requests were served is a failure (1), whatever it would have been during the start (3, permanent).
+    """
+    leaves = list(_leaves(error))
+    known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]
+    if len(known) < len(leaves):
+        what = " and ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves)
+        message = f"the server failed unexpectedly with {what}\n\n{user_traceback(error)}"
+        return Failure(message, ExitStatus.FAILED, permanent=False)
+    message = "\n".join(dict.fromkeys(str(leaf) for leaf in known))
+    if has_served:
+        return Failure(message, ExitStatus.FAILED, permanent=False)
+    status = known[0].exit_status
+    return Failure(message, status, permanent=status in (ExitStatus.NOT_STARTED, ExitStatus.USAGE))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error

@@ -1,0 +1,231 @@
+"""Where options come from: flags, the environment, a file; and which of them wins.
+
+Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
+
+Environment: `TRIOASGI_<NAME>`; a switch is 1/0, true/false, yes/no or on/off; a list is split at commas (an
+entry that has a comma itself can only be given as a flag or in a file); an empty variable counts as not set.
+
+File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
+`./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with
+dashes or underscores. Paths in a file are relative to the current directory, as they are everywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trioasgi.config import DEVELOPMENT, LISTENING_WAYS, OPTIONS, Config
+from trioasgi.errors import ConfigError
+from trioasgi.options import Kind, nearest_name, unknown_option
+
+ENVIRONMENT_PREFIX = "TRIOASGI_"
+CONFIG_VARIABLE = "TRIOASGI_CONFIG"
+"""Names the file, as `--config` does; it is no option of a server and so no field of Config."""
+
+_TYPO_LIKENESS = 0.8
+"""An unknown TRIOASGI_ variable so like an option's is a mistake; any other may belong to somebody else."""
+
+
+class Setting(NamedTuple):
+    """A value and where it came from."""
+
+    value: object
+    origin: str
+
+
+Layer = dict[str, Setting]
+"""Options by name, from one source."""
+
+
+def read_config(
+    flags: Mapping[str, object],
+    *,
+    config_file: str | None = None,
+    defaults: Mapping[str, object] | None = None,
+    environ: MutableMapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Config:
+    """Merge all sources into a Config; raises ConfigError.
+
+    `flags` are options by name as the command line had them: a text, a list of texts, or a bool. `defaults`
+    stand below every source. An env file, named by any source, adds to `environ` (os.environ) what is not in
+    it yet, before TRIOASGI_ variables are read.
+    """
+    environ = os.environ if environ is None else environ
+    directory = Path() if directory is None else directory
+    flag_layer = read_flags(flags)
+    file_layer = read_file(config_file or environ.get(CONFIG_VARIABLE), directory)
+    default_layer = {name: Setting(value, "default") for name, value in (defaults or {}).items()}
+    lower = (default_layer, file_layer)
+
+    env_file = merge((*lower, read_environment(environ), flag_layer)).get("env_file")
+    if env_file is not None:
+        load_env_file(OPTIONS["env_file"].check(*env_file), environ)
+
+    settings = merge((*lower, read_environment(environ), flag_layer))
+    return Config.from_dict(
+        {name: setting.value for name, setting in settings.items()},
+        {name: setting.origin for name, setting in settings.items()},
+    )
+
+
+def merge(layers: Sequence[Layer]) -> Layer:
+    """One layer of many, the last of which wins.
+
+    Options that say the same thing differently win together: a `port` from the command line also overrules a
+    `bind` from a file, and a development certificate the key of another.
+    """
+    merged: Layer = {}
+    for layer in layers:
+        for name in _overruled(layer):
+            merged.pop(name, None)
+        merged.update(layer)
+    return merged
+
+
+def _overruled(layer: Layer) -> Iterator[str]:
+    for way in LISTENING_WAYS:
+        if not layer.keys().isdisjoint(way):
+            yield from (name for other in LISTENING_WAYS if other is not way for name in other)
+    if "certfile" in layer and layer["certfile"].value == DEVELOPMENT:
+        yield from ("keyfile", "keyfile_password")
+
+
+def read_flags(flags: Mapping[str, object]) -> Layer:
+    """The layer of the command line; texts become values."""
+    layer: Layer = {}
+    for name, value in flags.items():
+        option = OPTIONS[name]
+        origin = "argument MODULE:ATTR" if name == "app" else f"flag {option.flags[0]}"
+        if isinstance(value, str) and option.kind is not Kind.LIST:
+            value = option.parse(value, origin)
+        layer[name] = Setting(value, origin)
+    return layer
+
+
+def read_environment(environ: Mapping[str, str]) -> Layer:
+    """The layer of `TRIOASGI_*`."""
+    layer: Layer = {}
+    for variable, text in environ.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE or not text:
+            continue
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        origin = f"environment {variable}"
+        if name in OPTIONS:
+            layer[name] = Setting(OPTIONS[name].parse(text, origin), origin)
+        elif near := nearest_name(name, OPTIONS, _TYPO_LIKENESS):
+            hint = f"did you mean {OPTIONS[near].environment}?"
+            raise ConfigError(f"unknown option {variable} (from the environment); {hint}")
+    return layer
+
+
+def read_file(named: str | None, directory: Path) -> Layer:
+    """The layer of the file `named`, or of the one found in `directory`, if any."""
+    if named is not None:
+        path = directory / named
+        return _file_layer(path, named, _read_bytes(path, named, "the configuration file"))
+    for name in ("pyproject.toml", "trioasgi.toml"):
+        path = directory / name
+        if path.is_file():
+            content = _read_bytes(path, name, "the configuration file")
+            # A project's file that never mentions us is not parsed: it takes time, its errors are not ours.
+            if name == "trioasgi.toml" or b"trioasgi" in content:
+                layer = _file_layer(path, name, content, must_have_table=False)
+                if layer or name == "trioasgi.toml":
+                    return layer
+    return {}
+
+
+def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool = True) -> Layer:
+    table, place = _option_table(path, shown, content, must_have_table=must_have_table)
+    layer: Layer = {}
+    for key, value in table.items():
+        name = key.replace("-", "_")
+        origin = f"{place} {key}"
+        if name not in OPTIONS:
+            raise unknown_option(key, origin, OPTIONS)
+        if name in layer:
+            raise ConfigError(f"{name} is given twice (from {origin}); remove one of its two spellings")
+        layer[name] = Setting(value, origin)
+    return layer
+
+
+def _option_table(
+    path: Path, shown: str, content: bytes, *, must_have_table: bool
+) -> tuple[Mapping[str, object], str]:
+    """The table of options in a file, and how to call that place."""
+    import tomllib  # most starts read no file
+
+    try:
+        document = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown} is not valid TOML: {error}") from error
+    tool = document.pop("tool", {})
+    table = tool.get("trioasgi") if isinstance(tool, dict) else None
+    place = f"{shown} [tool.trioasgi]"
+    if table is not None and not isinstance(table, dict):
+        raise ConfigError(
+            f"bad value for tool.trioasgi: {table!r} (from {shown}); expected a table of options"
+        )
+    if path.name == "pyproject.toml":
+        if table is None and must_have_table:
+            raise ConfigError(f"{shown} has no [tool.trioasgi]; add it, or name another file with --config")
+        return table or {}, place
+    if table and document:
+        raise ConfigError(
+            f"{shown} has options at its top level and in [tool.trioasgi]; put them into one place"
+        )
+    return (table, place) if table else (document, shown)
+
+
+def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
+    """Set what a .env file says and `environ` does not yet have; raises ConfigError.
+
+    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes: single ones
+    keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without quotes it ends before ` #`.
+    """
+    shown = str(path)
+    text = _read_bytes(Path(shown), shown, "env_file").decode("utf-8-sig", "surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = _ENV_LINE.fullmatch(line)
+        if match is None:
+            raise ConfigError(
+                f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
+            )
+        environ.setdefault(match["key"], _env_value(match))
+
+
+_ENV_LINE = re.compile(
+    r"""
+    \s* (?: export \s+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) \s* = \s*
+    (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\. )* )" | (?P<plain> (?! ['"] ) .*? ) )
+    (?: \s+ \# .* | \s* )
+    """,
+    re.VERBOSE,
+)
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+
+
+def _env_value(match: re.Match[str]) -> str:
+    if match["literal"] is not None:
+        return match["literal"]
+    if match["escaped"] is not None:
+        return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match["escaped"])
+    # `KEY= # nothing` has no value, and its comment no space of its own before it.
+    return "" if match["plain"].startswith("#") else match["plain"]
+
+
+def _read_bytes(path: Path, shown: str, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {what} {shown}: {error.strerror}; give the path of a file that is there"
+        ) from error

@@ -1,0 +1,96 @@
+"""What surrounds the supervisor: signals, the certificate, the listeners, the terminal, the first lines."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.errors import ExitStatus
+from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
+from trioasgi.observe import announce
+from trioasgi.tls import describe, resolve_certificate
+
+from . import handover
+from .slots import Supervisor
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+STOPPING_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if sys.platform == "win32":
+    STOPPING_SIGNALS += (signal.SIGBREAK,)
+
+
+async def bind_and_supervise(config: Config) -> ExitStatus:
+    """See `supervise`."""
+    with (
+        _stopping_signals() as signals,
+        resolve_certificate(config) as resolved,
+        _listeners(resolved) as sockets,
+        _terminal(resolved) as terminal,
+    ):
+        certificate = None if resolved.certfile is None else describe(resolved.certfile)
+
+        def announce_serving() -> None:
+            announce(
+                [socket_url(sock, certificate is not None) for sock in sockets],
+                workers=resolved.workers,
+                codec=_codec(resolved),
+                certificate=certificate,
+                reload=resolved.reload,
+            )
+
+        supervisor = Supervisor(
+            resolved, sockets, signals=signals, terminal=terminal, on_serving=announce_serving
+        )
+        return await supervisor.run()
+
+
+@contextlib.contextmanager
+def _stopping_signals() -> Iterator[AsyncIterator[int]]:
+    if threading.current_thread() is not threading.main_thread():
+        yield _no_signals()
+        return
+    with trio.open_signal_receiver(*STOPPING_SIGNALS) as signals:
+        yield signals
+
+
+async def _no_signals() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
+
+
+@contextlib.contextmanager
+def _listeners(config: Config) -> Iterator[list[socket.socket]]:
+    sockets = open_listeners(config)
+    try:
+        yield sockets
+    finally:
+        close_listeners(sockets)
+
+
+@contextlib.contextmanager
+def _terminal(config: Config) -> Iterator[int | None]:
+    """The terminal for the worker, so that `breakpoint()` works; several workers would fight for it."""
+    terminal = handover.copy_of_terminal() if config.workers == 1 else None
+    try:
+        yield terminal
+    finally:
+        if terminal is not None:
+            os.close(terminal)
+
+
+def _codec(config: Config) -> str:
+    """What `auto` will be in the workers, without loading it here."""
+    if config.http != "auto":
+        return config.http
+    return "httptools" if importlib.util.find_spec("httptools") is not None else "h11"

@@ -1,0 +1,314 @@
+"""One worker process, from its start to its end, as the supervisor sees it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import trio
+
+import trioasgi
+
+from . import handover
+from .messages import (
+    LONGEST_REPORT,
+    Drain,
+    Draining,
+    Failed,
+    Heartbeat,
+    LineBuffer,
+    Order,
+    Ready,
+    Report,
+    Stopped,
+    decode_report,
+    encode_line,
+    heartbeat_interval,
+)
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+logger = logging.getLogger("trioasgi")
+
+MARGIN = 3.0
+"""Seconds that a worker gets beyond each deadline that it keeps itself, before it is killed."""
+_LAST_WORDS = 0.5
+"""Seconds to read what a worker has reported before it ended (its children may hold the socket open)."""
+_REAPING = 5.0
+"""Seconds that the kernel gets to end a process that was killed."""
+_CHUNK = 1 << 16
+
+
+class State(Enum):
+    """Where a worker is in its life; it only ever moves down this list."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class WorkerReady:
+    """The worker accepts connections now."""
+
+    worker: WorkerProcess
+
+
+@dataclass(frozen=True)
+class WorkerDraining:
+    """The worker has stopped accepting without having been asked to by us."""
+
+    worker: WorkerProcess
+    reason: str
+
+
+@dataclass(frozen=True)
+class WorkerEnded:
+    """The process is gone; what it left is in the worker's attributes."""
+
+    worker: WorkerProcess
+
+
+WorkerEvent: TypeAlias = WorkerReady | WorkerDraining | WorkerEnded
+"""What a worker tells the supervisor: each at most once, and WorkerEnded always, as the last."""
+
+
+class WorkerProcess:
+    """A worker; `run` is its life, everything else may be called at any moment of it.
+
+    `config` goes to the worker as it is, `sockets` are the listening ones, `terminal` the fd of a terminal or
+    None; `tell` is called, in the supervisor's loop, with each WorkerEvent.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        tell: Callable[[WorkerEvent], None],
+        *,
+        terminal: int | None = None,
+    ) -> None:
+        self.state = State.STARTING
+        self.pid: int | None = None
+        self.exit_status: int | None = None
+        """As in `subprocess`: negative for a signal; None before the end, and if it could not be started."""
+        self.failure: Failed | None = None
+        """What the worker, or the attempt to start it, said of its failure."""
+        self.killed: str | None = None
+        """Why we killed it, if we did."""
+        self.ready_at: float | None = None
+        """On Trio's clock."""
+        self._config = config
+        self._sockets = sockets
+        self._terminal = terminal
+        self._tell = tell
+        self._process: trio.Process | None = None
+        self._last_sign = trio.current_time()
+        self._ready = trio.Event()
+        self._drain_wanted = trio.Event()
+        self._leaving = trio.Event()
+        self._finished = trio.Event()
+
+    def __str__(self) -> str:
+        return f"worker {self.pid or '(not started)'}"
+
+    async def run(self) -> None:
+        """Start the process and stay with it until it has ended; when cancelled, kill it.
+
+        Never raises but for cancellation: what goes wrong is in `failure`, `killed` and `exit_status`.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                process = await handover.open_with(_command(), [*self._sockets, theirs], self._terminal)
+                try:
+                    order = self._order(process.pid, theirs)
+                except BaseException:
+                    process.kill()
+                    raise
+            await self._stay_with(process, order, ours)
+        except OSError as error:
+            reason = f"a worker could not be started: {error}"
+            self.failure = Failed(reason=reason, permanent=False, status=1)
+        finally:
+            ours.close()
+            self.state = State.ENDED
+            self._tell(WorkerEnded(self))
+
+    def drain(self) -> None:
+        """Ask the worker to stop; it is killed if it does not in time. May be called more than once."""
+        if self.state in (State.STARTING, State.READY):
+            self.state = State.DRAINING
+        self._leaving.set()
+        self._drain_wanted.set()
+
+    def kill(self, reason: str) -> None:
+        """End the process at once and log why."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self.killed = reason
+        logger.error("%s %s: killed", str(self).capitalize(), reason)
+        self._process.kill()
+
+    def ending(self) -> str:
+        """How the process ended, for people."""
+        if self.exit_status is None:
+            return "was not started"
+        if self.exit_status >= 0:
+            return f"ended with exit status {self.exit_status}"
+        try:
+            return f"was ended by {signal.Signals(-self.exit_status).name}"
+        except ValueError:
+            return f"was ended by signal {-self.exit_status}"
+
+    def _order(self, pid: int, reports: socket.socket) -> bytes:
+        return encode_line(
+            Order(
+                config=self._config.to_dict(),
+                sockets=[handover.describe(sock, pid) for sock in self._sockets],
+                reports=handover.describe(reports, pid),
+                stdin=self._terminal,
+            )
+        )
+
+    async def _stay_with(self, process: trio.Process, order: bytes, reports: socket.socket) -> None:
+        self._process = process
+        self.pid = process.pid
+        logger.debug("%s was started", str(self).capitalize())
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._instruct, process, order)
+                nursery.start_soon(self._watch_heart)
+                nursery.start_soon(self._watch_leaving)
+                all_read = trio.Event()
+                nursery.start_soon(self._read_reports, reports, all_read)
+                await process.wait()
+                with trio.move_on_after(_LAST_WORDS):
+                    await all_read.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            await self._reap(process)
+
+    async def _reap(self, process: trio.Process) -> None:
+        if process.returncode is None:
+            process.kill()
+            with trio.CancelScope(deadline=trio.current_time() + _REAPING, shield=True):
+                await process.wait()
+        self.exit_status = process.returncode
+        assert process.stdin is not None
+        await trio.aclose_forcefully(process.stdin)
+
+    async def _instruct(self, process: trio.Process, order: bytes) -> None:
+        assert process.stdin is not None
+        try:
+            await process.stdin.send_all(order)
+            await self._drain_wanted.wait()
+            await process.stdin.send_all(encode_line(Drain()))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("%s reads no commands any more", str(self).capitalize())
+
+    async def _read_reports(self, reports: socket.socket, all_read: trio.Event) -> None:
+        lines = LineBuffer(LONGEST_REPORT)
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(reports))
+        try:
+            while data := await stream.receive_some(_CHUNK):
+                for line in lines.feed(data):
+                    self._take(decode_report(line))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            logger.debug("%s reports nothing any more", str(self).capitalize())
+        finally:
+            all_read.set()
+
+    def _take(self, report: Report | None) -> None:
+        self._last_sign = trio.current_time()
+        match report:
+            case Ready():
+                self._take_ready()
+            case Draining(reason) if self.state in (State.STARTING, State.READY):
+                self.state = State.DRAINING
+                self._leaving.set()
+                self._tell(WorkerDraining(self, reason))
+            case Stopped():
+                self._leaving.set()
+                self._finished.set()
+            case Failed():
+                self.failure = report
+                self._leaving.set()
+                self._finished.set()
+            case Heartbeat() | Draining():
+                pass  # that it came is all it says
+            case None:
+                logger.debug("%s reported something that is not a report", str(self).capitalize())
+
+    def _take_ready(self) -> None:
+        if self.ready_at is not None:
+            return
+        self.ready_at = self._last_sign
+        self._ready.set()
+        if self.state is State.STARTING:
+            self.state = State.READY
+            self._tell(WorkerReady(self))
+
+    async def _watch_heart(self) -> None:
+        """Kill a worker that serves and whose loop does not run any more."""
+        timeout = self._config.timeout_worker
+        await self._ready.wait()
+        while self.state is State.READY:
+            await trio.sleep_until(self._last_sign + timeout)
+            # It may be we who stood still (a suspended machine, SIGSTOP): read first what has come meanwhile.
+            await trio.sleep(heartbeat_interval(timeout))
+            if self.state is State.READY and self._silence() >= timeout:
+                self.kill(f"has given no sign of life for {timeout:g} s")
+                return
+
+    async def _watch_leaving(self) -> None:
+        """Kill a worker that has to go and does not."""
+        await self._leaving.wait()
+        grace = self._config.timeout_graceful_shutdown
+        with trio.move_on_after(grace + MARGIN):
+            await self._finished.wait()
+        if not self._finished.is_set() and self._silence() < MARGIN:
+            # Its loop runs: it is in the application's shutdown, which has a deadline of its own.
+            with trio.move_on_after(self._config.timeout_shutdown):
+                await self._finished.wait()
+        if self._finished.is_set():
+            await trio.sleep(MARGIN)
+            self.kill("has stopped serving but does not end (is it waiting for a thread?)")
+        else:
+            self.kill(f"did not stop within {grace:g} s and {MARGIN:g} s more")
+
+    def _silence(self) -> float:
+        return trio.current_time() - self._last_sign
+
+
+def _command() -> list[str]:
+    """The command of a worker, under the interpreter and the flags that the supervisor itself runs with."""
+    flags = [*_warning_flags(), *_x_flags()]
+    if sys.flags.optimize:
+        flags.append("-" + "O" * sys.flags.optimize)
+    if Path(trioasgi.__file__).parent.parent != Path.cwd():
+        # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
+        # there would break the worker's own imports. (Not where it is that directory that we come from.)
+        flags.append("-P")
+    return [sys.executable, *flags, "-m", "trioasgi.worker"]
+
+
+def _warning_flags() -> list[str]:
+    if "PYTHONWARNINGS" in os.environ:  # inherited anyway, and part of what the list holds
+        return []
+    return [f"-W{option}" for option in sys.warnoptions]
+
+
+def _x_flags() -> list[str]:
+    options = getattr(sys, "_xoptions", {})  # CPython's and PyPy's; the language does not promise it
+    return [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in options.items()]

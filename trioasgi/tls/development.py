@@ -1,0 +1,117 @@
+"""Certificates for development: made on the spot, by a CA that exists only for that.
+
+The CA's private key is never written anywhere and is gone with the process that made it. So whoever trusts
+the CA for a while trusts the one certificate it has signed, and nothing that anybody could sign later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from trioasgi.config import DEVELOPMENT, Config
+from trioasgi.errors import TLSError
+
+logger = logging.getLogger("trioasgi")
+
+_NAMES = ("localhost", "127.0.0.1", "::1")
+_CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a little behind
+_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days, whoever the issuer is
+
+
+@dataclass(frozen=True)
+class DevelopmentCertificate:
+    """Where the files of a development certificate are."""
+
+    certfile: Path
+    keyfile: Path
+    cafile: Path
+    """What a client has to trust: `curl --cacert`, `SSL_CERT_FILE`, a browser's list of authorities."""
+    fingerprint: str
+    """SHA-256 of the CA's certificate, as `AB:CD:…`."""
+
+
+def make_development_certificate(directory: Path) -> DevelopmentCertificate:
+    """Make a certificate for localhost, 127.0.0.1 and ::1, and the CA that signs it, in `directory`.
+
+    The directory is made (mode 0700) if it is not there; files of an earlier certificate are replaced. Only
+    the key's file is private (mode 0600): the CA's may be handed to any client. Raises TLSError.
+    """
+    import trustme
+
+    from .context import describe
+
+    ca = trustme.CA(
+        path_length=0,
+        organization_name="trioasgi",
+        # Told apart by name as well as by key: verifiers search their stores by name, and slow down or err
+        # when many CAs share one.
+        organization_unit_name=f"development CA {secrets.token_hex(4)}",
+    )
+    now = datetime.now(UTC)
+    leaf = ca.issue_cert(
+        *_NAMES,
+        common_name=_NAMES[0],
+        organization_name="trioasgi",
+        organization_unit_name="development certificate",
+        not_before=now - _CLOCK_SKEW,
+        not_after=now + _LIFETIME,
+    )
+    certfile, keyfile, cafile = (directory / name for name in ("cert.pem", "key.pem", "ca.pem"))
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _write(keyfile, leaf.private_key_pem.bytes(), 0o600)
+        _write(certfile, b"".join(blob.bytes() for blob in leaf.cert_chain_pems), 0o644)
+        _write(cafile, ca.cert_pem.bytes(), 0o644)
+    except OSError as error:
+        raise TLSError(
+            f"a development certificate cannot be written to {str(directory)!r}: {error}; "
+            f"make the directory writable, or give a certificate of your own as --certfile"
+        ) from error
+    return DevelopmentCertificate(certfile, keyfile, cafile, describe(str(cafile)).fingerprint)
+
+
+@contextlib.contextmanager
+def resolve_certificate(config: Config) -> Iterator[Config]:
+    """Yield the config with the files of a made-up certificate where it asked for one, else as it is.
+
+    Meant for the process that lives longest (the supervisor, else the only one), so that a worker that is
+    started anew still shows the certificate the client trusts. The files are removed at the end.
+    Raises TLSError.
+    """
+    if config.certfile != DEVELOPMENT:
+        yield config
+        return
+    with _private_directory() as directory:
+        made = make_development_certificate(directory)
+        logger.info("Development certificate for %s, signed by the CA in %s", ", ".join(_NAMES), made.cafile)
+        logger.info("SHA-256 fingerprint of that CA: %s", made.fingerprint)
+        yield config.replace(certfile=str(made.certfile), keyfile=str(made.keyfile))
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[Path]:
+    try:
+        # Mode 0700 by the standard library's promise. Removing it must not hide why the server ended.
+        temporary = tempfile.TemporaryDirectory(prefix="trioasgi-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise TLSError(
+            f"a development certificate needs a temporary directory: {error}; "
+            f"set TMPDIR to a writable one, or give a certificate of your own as --certfile"
+        ) from error
+    with temporary as name:
+        yield Path(name)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    # Removed and made anew (O_EXCL): an older file would keep its mode, and a link would lead elsewhere.
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
