@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperCommand
 
 import trioasgi
 from trioasgi.config import DEVELOPMENT, OPTIONS
@@ -108,14 +108,18 @@ class ServingCommand(TyperCommand):
         """Print the help, in panels."""
         from trioasgi.helptext import Entry, print_help  # brings Rich, which serving does not need
 
-        params = [param for param in self.get_params(ctx) if isinstance(param, TyperOption)]
+        params = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
         shown = {param.name for param in params}
         print_help(
             usage=ctx.command_path + ("" if ctx.parent else " MODULE:ATTR") + " [OPTIONS]",
             text=inspect.cleandoc(self.help or ""),
             options=[option for name, option in OPTIONS.items() if name in shown],
             others=[
-                Entry(", ".join(sorted(param.opts, key=len)), param.metavar or "", param.help or "")
+                Entry(
+                    ", ".join(sorted(param.opts, key=len)),
+                    param.metavar or "",
+                    getattr(param, "help", None) or "",
+                )
                 for param in params
                 if param.name not in OPTIONS
             ],

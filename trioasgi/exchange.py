@@ -49,13 +49,12 @@ class Request:
 
     __slots__ = ("headers", "http_version", "method", "path", "query", "target")
 
-    def __init__(self, method: str, target: bytes, http_version: str, headers: list[Header]) -> None:
-        self.method = method
-        self.target = target
-        self.http_version = http_version
-        self.headers = headers
-        self.path = target
-        self.query = b""
+    method: str
+    target: bytes
+    path: bytes
+    query: bytes
+    http_version: str
+    headers: list[Header]
 
 
 class ResponsePhase(Enum):
@@ -63,7 +62,8 @@ class ResponsePhase(Enum):
 
     NOT_STARTED = "no head yet"
     STARTED = "head given, body under way"
-    COMPLETE = "the whole response has been given"
+    ENDING = "the whole response has been given, but has not left yet"
+    COMPLETE = "the whole response has been given, and has left"
     REFUSED = "the server has answered in the application's place"
     FAILED = "no more can be sent: the peer has gone, or the response was cut"
 
@@ -106,10 +106,11 @@ class Exchange(ABC):
         """Send an interim response (RFC 9110, 15.2). True if `flush()` must be awaited."""
 
     @abstractmethod
-    def send_head(self, status: int, headers: Sequence[Header]) -> bool:
-        """Begin the response. `headers` are validated, their names in lower case.
+    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
+        """Begin the response. True if `flush()` must be awaited.
 
-        True if `flush()` must be awaited.
+        `headers` are validated, their names in lower case; `length` is the Content-Length among them, None
+        where there is none.
         """
 
     @abstractmethod

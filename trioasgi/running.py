@@ -114,7 +114,7 @@ def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
     failure = explain(error, has_served=has_served)
     known = _only(error)
     if isinstance(known, TrioasgiError) and not has_served:
-        raise known
+        raise type(known)(failure.message) from known.__cause__
     logger.critical("%s", failure.message)
     return failure.status
 

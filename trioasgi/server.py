@@ -133,8 +133,8 @@ def require_trio(name: str) -> None:
     """Raise RuntimeError, saying what to do, unless this is a Trio run."""
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(
-            f"{name} runs on Trio, and this is not a Trio run. Start your program with trio.run(main), or with "
-            'anyio.run(main, backend="trio"); from synchronous code call trioasgi.run(app).'
+            f"{name} runs on Trio, and this is not a Trio run. Start your program with trio.run(main), or "
+            'with anyio.run(main, backend="trio"); from synchronous code call trioasgi.run(app).'
         )
 
 

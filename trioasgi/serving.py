@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.errors import ExitStatus, TrioasgiError
+from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.loading import user_traceback
 from trioasgi.server import serve
 
@@ -63,7 +63,6 @@ class Run:
         self._on_draining = on_draining
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._nursery: trio.Nursery | None = None
         self._server: Server | None = None
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
@@ -75,11 +74,11 @@ class Run:
         self.phase = Phase.STARTING
         try:
             with self._scope:
-                async with trio.open_nursery() as self._nursery:
+                async with trio.open_nursery() as nursery:
                     for function in beside:
-                        self._nursery.start_soon(function)
+                        nursery.start_soon(function)
                     await self._serve(app)
-                    self._nursery.cancel_scope.cancel()
+                    nursery.cancel_scope.cancel()
             return ExitStatus.FAILED if self.phase is Phase.ABORTED else ExitStatus.OK
         finally:
             self.phase = Phase.ENDED
@@ -91,6 +90,10 @@ class Run:
             self.phase = Phase.SERVING
             self.has_served = True
             self._on_serving()
+            await self._server._wait_draining()
+            if self.phase is Phase.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
+                self.phase = Phase.DRAINING
+                self._on_draining("by itself")
 
     def request_drain(self, reason: str) -> bool:
         """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked."""
@@ -116,12 +119,11 @@ class Run:
                 logger.info("Stopping before the start was over: %s", reason)
                 self._scope.cancel()  # nothing is in progress that could be finished
             case Phase.SERVING:
-                assert self._nursery is not None
                 assert self._server is not None
                 self.phase = Phase.DRAINING
                 logger.info("Stopping: %s", reason)
                 self._on_draining(reason)
-                self._nursery.start_soon(self._server.drain)
+                self._server.begin_drain()
             case Phase.LOADING | Phase.DRAINING | Phase.ABORTED | Phase.ENDED:
                 pass
 
@@ -153,11 +155,17 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
         what = " and ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves)
         message = f"the server failed unexpectedly with {what}\n\n{user_traceback(error)}"
         return Failure(message, ExitStatus.FAILED, permanent=False)
-    message = "\n".join(dict.fromkeys(str(leaf) for leaf in known))
+    message = "\n".join(dict.fromkeys(_message(leaf) for leaf in known))
     if has_served:
         return Failure(message, ExitStatus.FAILED, permanent=False)
     status = known[0].exit_status
     return Failure(message, status, permanent=status in (ExitStatus.NOT_STARTED, ExitStatus.USAGE))
+
+
+def _message(error: TrioasgiError) -> str:
+    if isinstance(error, LifespanError) and error.__cause__ is not None:
+        return f"{error}\n\n{user_traceback(error.__cause__)}"  # it was the user's code that raised
+    return str(error)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import trio
 
-from trioasgi.asgi.messages import check_body, check_content_length, check_headers, check_status, check_type
+from trioasgi.asgi.messages import check_body, check_headers, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
 from trioasgi.observe.errors import log_app_exception
@@ -27,7 +27,7 @@ logger = logging.getLogger("trioasgi")
 
 ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 
-_NOT_STARTED, _STARTED, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 
 class Application:
@@ -96,44 +96,48 @@ class HTTPHandler:
         }
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer `exchange`: its response is complete or failed when this returns.
-
-        Raises nothing but cancellation.
-        """
+        """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
         application = self._application
         started = perf_counter() if application.access_log is not None else 0.0
         if application.concurrency and application.active >= application.concurrency:
-            logger.warning(
-                "limit of %d requests at once reached: 503 to %s", application.concurrency, self._info.peer
-            )
-            exchange.fail(503, "the server is busy")
+            self._refuse(exchange)
         else:
+            call = HTTPCall(exchange)
             application.active += 1
             try:
-                await self._call(exchange)
+                await application.app(self._make_scope(exchange.request), call.receive, call.send)
+            except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+                self._judge(exchange, exc)
+            else:
+                if exchange.phase is not _COMPLETE:
+                    self._judge_return(exchange)
             finally:
                 application.count()
         if application.access_log is not None:
             self._log_access(application.access_log, exchange, perf_counter() - started)
 
-    async def _call(self, exchange: Exchange) -> None:
-        call = HTTPCall(exchange)
-        try:
-            await self._application.app(self._make_scope(exchange.request), call.receive, call.send)
-        except Exception as exc:  # noqa: BLE001 - whatever the application raises ends its own request, and no other
+    def _refuse(self, exchange: Exchange) -> None:
+        limit = self._application.concurrency
+        logger.warning(
+            "%s: 503, as %d requests are served at once (--limit-concurrency)", self._info.peer, limit
+        )
+        exchange.fail(503, "the server is busy")
+
+    def _judge(self, exchange: Exchange, exc: BaseException) -> None:
+        """Whatever the application raises ends its own request and no other; cancellation goes on."""
+        if isinstance(exc, Exception):
             self._handle_exception(exchange, exc)
-        except BaseExceptionGroup as group:
-            # An application's nursery that was cancelled from outside while it failed: the cancellation goes
-            # on.
-            ours, rest = group.split(Exception)
+        elif isinstance(exc, SystemExit):
+            self._handle_exception(exchange, RuntimeError(f"the application called sys.exit({exc.code!r})"))
+        elif isinstance(exc, BaseExceptionGroup):
+            # An application's nursery that was cancelled from outside while it failed.
+            ours, rest = exc.split(Exception)
             if ours is not None:
                 self._handle_exception(exchange, ours)
             if rest is not None:
-                raise rest from None
-        except SystemExit as exc:
-            self._handle_exception(exchange, RuntimeError(f"the application called sys.exit({exc.code!r})"))
+                raise rest
         else:
-            self._check_response(exchange)
+            raise exc
 
     def _make_scope(self, request: Request) -> Scope:
         scope = self._scope.copy()
@@ -168,7 +172,7 @@ class HTTPHandler:
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
         exchange.fail(500, "Internal Server Error")
 
-    def _check_response(self, exchange: Exchange) -> None:
+    def _judge_return(self, exchange: Exchange) -> None:
         if exchange.phase is not _NOT_STARTED and exchange.phase is not _STARTED:
             return
         what = (
@@ -244,32 +248,23 @@ class HTTPCall:
         exchange = self._exchange
         phase = exchange.phase
         if phase is _STARTED:
-            kind = check_type(message, "expected 'http.response.body'")
-            if kind != "http.response.body":
-                raise ASGIMessageError(f"unexpected message {kind!r}: expected 'http.response.body'")
+            check_type(message, "http.response.body")
+            body = message.get("body", b"")
             more = bool(message.get("more_body", False))
             try:
-                waits = exchange.send_body(check_body(message), more)
+                waits = exchange.send_body(body if type(body) is bytes else check_body(body), more)
             except BodyLengthError as exc:
                 raise ASGIMessageError(str(exc)) from exc
             if waits or more:
                 await self._flush(waits)
         elif phase is _NOT_STARTED:
-            kind = check_type(message, "expected 'http.response.start'")
-            if kind != "http.response.start":
-                raise ASGIMessageError(f"unexpected message {kind!r}: expected 'http.response.start'")
-            if self._start(message):
+            check_type(message, "http.response.start")
+            status = check_status(message.get("status"))
+            headers, length = check_headers(message.get("headers", ()))
+            if exchange.send_head(status, headers, length):
                 await exchange.flush()
         else:
             self._refuse(message)
-
-    def _start(self, message: Message) -> bool:
-        if "status" not in message:
-            raise ASGIMessageError("'http.response.start' must have a 'status'")
-        status = check_status(message["status"])
-        headers = check_headers(message.get("headers", ()))
-        check_content_length(headers)
-        return self._exchange.send_head(status, headers)
 
     async def _flush(self, waits: bool) -> None:
         if waits:
@@ -279,7 +274,6 @@ class HTTPCall:
             await trio.lowlevel.checkpoint()
 
     def _refuse(self, message: Message) -> None:
-        if self._exchange.phase is not _COMPLETE:
+        if self._exchange.phase is not _COMPLETE and self._exchange.phase is not _ENDING:
             raise ClientDisconnected("the client has gone, or the server has ended the exchange")
-        kind = check_type(message, "the response is complete")
-        raise ASGIMessageError(f"unexpected message {kind!r}: the response is complete")
+        check_type(message, "nothing, as the response is complete")

@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import logging
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
 from trioasgi.asgi.messages import check_type
-from trioasgi.errors import ASGIMessageError, LifespanError
+from trioasgi.errors import LifespanError
 from trioasgi.observe.errors import asyncio_hint
 
 if TYPE_CHECKING:
@@ -31,6 +31,19 @@ class Phase(Enum):
     STOPPED = "shutdown.complete was received, or the call is over"
     UNSUPPORTED = "the application knows no lifespan"
     FAILED = "the application failed to start, crashed, or failed to stop"
+
+
+_NOTHING: Final = ("nothing at this time",)
+
+_EXPECTED: Final = {
+    Phase.STARTING: ("lifespan.startup.complete", "lifespan.startup.failed"),
+    Phase.RUNNING: _NOTHING,
+    Phase.STOPPING: ("lifespan.shutdown.complete", "lifespan.shutdown.failed"),
+    Phase.STOPPED: _NOTHING,
+    Phase.UNSUPPORTED: _NOTHING,
+    Phase.FAILED: _NOTHING,
+}
+"""What the application may send in each phase."""
 
 
 class Lifespan:
@@ -96,9 +109,8 @@ class Lifespan:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shutdown_timeout) as scope:
             await self._progress.wait()
         if scope.cancelled_caught:
-            self._fail(
-                f"did not complete its shutdown within {self._shutdown_timeout:g} seconds (--timeout-shutdown)"
-            )
+            limit = f"{self._shutdown_timeout:g} seconds (--timeout-shutdown)"
+            self._fail(f"did not complete its shutdown within {limit}")
 
     def stop(self) -> None:
         """End the call, whatever it is doing."""
@@ -175,21 +187,17 @@ class Lifespan:
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:
-        expected = f"not expected while the lifespan is {self._phase.value}"
-        kind = check_type(message, expected)
-        match kind, self._phase:
-            case "lifespan.startup.complete", Phase.STARTING:
+        match check_type(message, *_EXPECTED[self._phase]):
+            case "lifespan.startup.complete":
                 self._phase = Phase.RUNNING
                 self._progress.set()
-            case "lifespan.startup.failed", Phase.STARTING:
+            case "lifespan.startup.failed":
                 self._fail(f"failed to start{_reason(message)}")
-            case "lifespan.shutdown.complete", Phase.STOPPING:
+            case "lifespan.shutdown.complete":
                 self._phase = Phase.STOPPED
                 self._progress.set()
-            case "lifespan.shutdown.failed", Phase.STOPPING:
+            case "lifespan.shutdown.failed":
                 self._fail(f"failed to stop{_reason(message)}")
-            case _:
-                raise ASGIMessageError(f"unexpected message {kind!r}: {expected}")
         await trio.lowlevel.checkpoint()
 
 

@@ -23,33 +23,51 @@ _BAD_VALUE: Final = re.compile(rb"[\x00\r\n]")
 """What ends a field, or hides the rest of it, for some recipient (RFC 9110, 5.5)."""
 
 _MAX_KNOWN_NAMES: Final = 1024
-_known_names: set[bytes] = set()
+
+_known_names: dict[bytes, bytes] = {}
+"""Header names that were checked, as the application writes them, and in lower case."""
 
 
-def check_headers(headers: Iterable[Iterable[bytes]]) -> list[Header]:
-    """Check header fields and put their names in lower case (ASGI: an iterable of two-item iterables of
-    byte strings).
+def check_headers(headers: Iterable[Iterable[bytes]]) -> tuple[list[Header], int | None]:
+    """Check header fields; return them with their names in lower case, and the Content-Length if there is
+    one.
+
+    ASGI: an iterable of two-item iterables of byte strings. At most one Content-Length, a number (RFC 9110,
+    8.6).
     """
+    known = _known_names
     checked: list[Header] = []
+    values: list[bytes] = []
+    length: int | None = None
     try:
-        for name, value in headers:
-            name = name.lower()
-            if name not in _known_names:
-                _learn_name(name)
+        for given, value in headers:
+            name = known.get(given) or _learn_name(given)
+            if name == b"content-length":
+                length = _check_length(value, length)
             checked.append((name, value))
+            values.append(value)
         # One pass over all the values: join() raises for what is not bytes.
-        if _BAD_VALUE.search(b"".join([value for _, value in checked])):
+        if _BAD_VALUE.search(b"".join(values)):
             _reject_value(checked)
     except (TypeError, ValueError, AttributeError) as exc:
         raise _malformed_headers(headers) from exc
-    return checked
+    return checked, length
 
 
-def _learn_name(name: bytes) -> None:
-    if not isinstance(name, bytes) or _NAME.fullmatch(name) is None:
-        raise ASGIMessageError(f"header name {name!r} must be a byte string that is a token (RFC 9110, 5.1)")
+def _learn_name(given: bytes) -> bytes:
+    if not isinstance(given, bytes) or _NAME.fullmatch(given.lower()) is None:
+        raise ASGIMessageError(f"header name {given!r} must be a byte string that is a token (RFC 9110, 5.1)")
     if len(_known_names) < _MAX_KNOWN_NAMES:
-        _known_names.add(name)
+        _known_names[given] = given.lower()
+    return given.lower()
+
+
+def _check_length(value: bytes, seen: int | None) -> int:
+    if seen is not None:
+        raise ASGIMessageError("content-length is given twice; it must be one number")
+    if not value.isdigit():
+        raise ASGIMessageError(f"content-length must be one non-negative number, not {value!r}")
+    return int(value)
 
 
 def _reject_value(headers: list[Header]) -> None:
@@ -78,16 +96,8 @@ def check_status(status: object) -> int:
     )
 
 
-def check_content_length(headers: list[Header]) -> None:
-    """At most one Content-Length, and a number (RFC 9110, 8.6)."""
-    seen = [value for name, value in headers if name == b"content-length"]
-    if len(seen) > 1 or (seen and not seen[0].isdigit()):
-        raise ASGIMessageError(f"content-length must be one non-negative number, not {b', '.join(seen)!r}")
-
-
-def check_body(message: Message) -> bytes:
+def check_body(body: object) -> bytes:
     """The body of an `http.response.body` message: a byte string; other bytes-like objects are copied."""
-    body = message.get("body", b"")
     if isinstance(body, bytes):
         return body
     if isinstance(body, bytearray | memoryview):
@@ -95,17 +105,21 @@ def check_body(message: Message) -> bytes:
     raise ASGIMessageError(f"body must be a byte string, not {type(body).__name__}; encode str first")
 
 
-def check_type(message: object, expected: str) -> str:
-    """The type of a message. `expected` says what would be right, for the error."""
+def check_type(message: Message, *expected: str) -> str:
+    """The type of a message, which must be one of those `expected`."""
     try:
-        kind = message["type"]  # type: ignore[index] # whether it can be indexed is what is checked here
+        kind = message["type"]
     except (TypeError, KeyError, IndexError) as exc:
         raise ASGIMessageError(
-            f"a message must be a dict with a 'type', not {_shorten(message)}; {expected}"
+            f"a message must be a dict with a 'type', not {_shorten(message)}; expected {_either(expected)}"
         ) from exc
-    if not isinstance(kind, str):
-        raise ASGIMessageError(f"a message's 'type' must be a str, not {kind!r}; {expected}")
-    return kind
+    if kind in expected:
+        return str(kind)
+    raise ASGIMessageError(f"unexpected message {kind!r}: expected {_either(expected)}")
+
+
+def _either(expected: tuple[str, ...]) -> str:
+    return " or ".join(expected)
 
 
 def _shorten(value: object) -> str:

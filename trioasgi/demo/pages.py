@@ -127,7 +127,7 @@ def _header_row(name: bytes, value: bytes) -> str:
 
 
 def _scope_row(key: str, value: object) -> str:
-    shown = pprint.pformat(value, width=72, sort_dicts=False)
+    shown = pprint.pformat(value, width=100, sort_dicts=False)
     return (
         f'<tr><th scope="row">{escape(key)}</th><td class="kind">{escape(type(value).__name__)}</td>'
         f"<td><pre>{escape(shown)}</pre></td></tr>"

@@ -11,7 +11,10 @@ from trioasgi.http1.rules import Rule
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Limits
 
-MAX_CHUNK_LINE: Final = re.compile(
+MAX_CHUNK_LINE: Final = 4096
+"""Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
+
+_CHUNK_LINE: Final = re.compile(
     rb"""
     ([0-9A-Fa-f]{1,16})
     (?: [ \t]*;[ \t]* [!\#$%&'*+\-.^_`|~0-9A-Za-z]+
@@ -50,6 +53,11 @@ class ChunkedBody:
         self._size = 0
         self._trailers = 0
         self._trailers_size = 0
+
+    @property
+    def done(self) -> bool:
+        """Has all of it been read, its trailers included?"""
+        return self._step is _Step.DONE
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """Read on in `data` from `pos`: a piece of the body, b"" at its end, None if more is needed; and
@@ -127,7 +135,7 @@ def _line(data: bytes, pos: int, limit: int, too_long: Rule) -> bytes | None:
 
 
 class SizedBody:
-    """A body of as many bytes as Content-Length says."""
+    """A body of as many bytes as Content-Length says, which is more than none."""
 
     __slots__ = ("_left",)
 
@@ -139,10 +147,13 @@ class SizedBody:
         """Bytes that have not been read yet."""
         return self._left
 
+    @property
+    def done(self) -> bool:
+        """Has all of it been read?"""
+        return not self._left
+
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """As `ChunkedBody.take`."""
-        if not self._left:
-            return b"", pos
         piece = data[pos : pos + self._left] if pos or len(data) > self._left else data
         if not piece:
             return None, pos

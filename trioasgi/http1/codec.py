@@ -48,27 +48,39 @@ class Limits:
         return self.header_bytes + self.target + 64  # the method, the version and their spaces
 
 
-class HTTP1Request(Request):
-    """A request as it stood on an HTTP/1 wire, with what its header fields say of the message itself.
+class Fields:
+    """The header fields of a request, and what they say of the message itself.
 
     `content_length` is None where there is none; `keep_alive` is what the client wants (RFC 9112, 9.3).
     """
 
-    __slots__ = ("chunked", "content_length", "expects_continue", "keep_alive", "refuses_keep_alive")
+    __slots__ = ("chunked", "content_length", "expects_continue", "headers", "host", "keep_alive")
 
-    def __init__(self, method: str, target: bytes, http_version: str, headers: list[Header]) -> None:
-        # Not by super().__init__: this runs once a request.
-        self.method = method
-        self.target = target
-        self.http_version = http_version
+    def __init__(self, headers: list[Header], http_version: str) -> None:
         self.headers = headers
-        self.path = target
-        self.query = b""
         self.keep_alive = http_version == "1.1"
-        self.refuses_keep_alive = False
         self.content_length: int | None = None
         self.chunked = False
         self.expects_continue = False
+        self.host: bytes | None = None
+
+
+class HTTP1Request(Request):
+    """A request as it stood on an HTTP/1 wire."""
+
+    __slots__ = ("fields",)
+
+    def __init__(
+        self, method: str, target: bytes, path: bytes, query: bytes, http_version: str, fields: Fields
+    ) -> None:
+        # Not by super().__init__: this runs once a request.
+        self.method = method
+        self.target = target
+        self.path = path
+        self.query = query
+        self.http_version = http_version
+        self.headers = fields.headers
+        self.fields = fields
 
 
 class Codec(ABC):

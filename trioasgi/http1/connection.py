@@ -6,15 +6,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.codec import Limits, RequestError
 from trioasgi.http1.encoder import CONNECTION_CLOSE, DefaultFields
 from trioasgi.http1.exchange import HTTP1Exchange
-from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
@@ -30,9 +32,6 @@ Handler = Callable[[Exchange], Awaitable[None]]
 
 It leaves the response complete or failed, and raises nothing but cancellation.
 """
-
-MAX_SKIP: Final = 64 * 1024
-"""Bytes of a body that the application has left unread which are read and dropped to keep the connection."""
 
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 2.0
@@ -64,6 +63,10 @@ class Phase(Enum):
     CLOSING = "no more requests will be read"
 
 
+_IDLE, _HEAD, _BUSY, _CLOSING = Phase
+_COMPLETE = ResponsePhase.COMPLETE
+
+
 class HTTP1Connection:
     """Serves the requests of one connection, one after the other, in the task that calls `run`."""
 
@@ -76,32 +79,35 @@ class HTTP1Connection:
         self.info = info
         self.settings = settings
         self.reader = RequestReader(settings.codec(), settings.limits)
-        self.phase = Phase.HEAD
+        self.phase = _HEAD
         self.draining = False
         self._handler = handler
         channel.write_timeout = settings.timeout_write
 
     async def run(self) -> None:
         """Serve until the connection is to be closed, which is left to the caller."""
-        # A client that has just connected gets the time of a head for its first byte, as it has not been
-        # idle yet.
+        # A client that has just connected gets the time of a head for its first byte: it has not been idle
+        # yet.
         deadline = self.channel.now() + self.settings.timeout_headers
+        keep_alive = self.settings.timeout_keep_alive
+        handler = self._handler
         while True:
             request = await self._next_request(deadline)
             if request is None:
                 return
-            self.phase = Phase.BUSY
+            self.phase = _BUSY
             exchange = HTTP1Exchange(self, request)
-            await self._handler(exchange)
-            if not await self._can_go_on(exchange):
+            await handler(exchange)
+            ordinary = exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body_done
+            if not ordinary and not await self._can_go_on(exchange):
                 return
-            self.phase = Phase.IDLE
-            deadline = self.channel.now() + self.settings.timeout_keep_alive
+            self.phase = _IDLE
+            deadline = self.channel.now() + keep_alive
 
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
         self.draining = True
-        if self.phase is Phase.IDLE:
+        if self.phase is _IDLE:
             self.channel.interrupt_read()
 
     # Requests
@@ -111,66 +117,61 @@ class HTTP1Connection:
         answered already.
         """
         reader, channel = self.reader, self.channel
-        while True:
-            try:
-                request = reader.next_request()
-            except RequestError as error:
-                await self._answer(error)
-                return None
-            if request is not None:
-                return request
-            if reader.mid_head and self.phase is not Phase.HEAD:
-                self.phase = Phase.HEAD
-                deadline = channel.now() + self.settings.timeout_headers
-            try:
-                data = await self._receive(deadline)
-            except TimeoutError:
-                if reader.mid_head:
-                    await self._answer(Rule.HEAD_TIMEOUT.error())
-                return None
-            except OSError:
-                return None
-            if not data:
-                if reader.mid_head:
-                    await self._answer(Rule.HEAD_CUT.error())
-                return None
-            reader.receive_data(data)
+        try:
+            while True:
+                if reader.holds_data:
+                    request = reader.next_request()
+                    if request is not None:
+                        return request
+                    if reader.holds_data and self.phase is not _HEAD:
+                        self.phase = _HEAD
+                        deadline = channel.now() + self.settings.timeout_headers
+                data = channel.receive_nowait()
+                if data is None:
+                    data = await self._wait_for_data(deadline)
+                if not data:
+                    if reader.holds_data:
+                        raise Rule.HEAD_CUT.error()
+                    return None
+                reader.receive_data(data)
+        except RequestError as error:
+            await self._answer(error)
+            return None
+        except OSError:
+            return None
 
-    async def _receive(self, deadline: float) -> bytes:
+    async def _wait_for_data(self, deadline: float) -> bytes:
+        """Wait for bytes of a head; b"" if there will be none that matter. Raises RequestError, OSError."""
         channel = self.channel
-        data = channel.receive_nowait()
-        if data is not None:
-            return data
-        if self.draining and not self.reader.mid_head:
-            raise TimeoutError
+        mid_head = self.reader.holds_data
+        if self.draining and not mid_head:
+            return b""
         channel.read_deadline = deadline
         try:
             return await channel.receive()
         except TimeoutError:
-            # A request that crossed our decision on its way is still served.
-            data = channel.receive_nowait()
-            if not data:
-                raise
-            return data
+            if mid_head:
+                raise Rule.HEAD_TIMEOUT.error() from None
+            # A request that crossed our decision to close on its way is still served.
+            return channel.receive_nowait() or b""
 
     # What comes after a response
 
     async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
+        if exchange.phase is ResponsePhase.ENDING:
+            # The application gave up waiting for the end of its response to leave; the client need not know.
+            with suppress(ClientDisconnected):
+                await exchange.flush()
         if exchange.phase is ResponsePhase.FAILED:
-            self.phase = Phase.CLOSING
+            self.phase = _CLOSING
             self.channel.abort()
             return False
         if not exchange.close_after and (self.reader.body_done or await self._skip_body()):
             return True
-        self.phase = Phase.CLOSING
+        self.phase = _CLOSING
         if self.reader.holds_data or not self.reader.body_done or self.channel.receive_nowait():
             await self._linger()
         return False
-
-    def can_skip_body(self) -> bool:
-        """Is what is unread of the request's body little enough to be read and dropped?"""
-        left = self.reader.body_left
-        return left is None or left <= MAX_SKIP
 
     async def _skip_body(self) -> bool:
         """Read the rest of the body and drop it, within bounds; False if it did not end within them."""
@@ -198,7 +199,7 @@ class HTTP1Connection:
 
     async def _answer(self, error: RequestError) -> None:
         """Answer a request that never became an exchange."""
-        self.phase = Phase.CLOSING
+        self.phase = _CLOSING
         self.refuse(error, None)
         await self._linger()
 

@@ -36,6 +36,7 @@ STATUS_LINES: Final = tuple(_status_line(status) for status in range(1000))
 """The status line of each status code. Phrases are the standard ones; there is no status code above 999."""
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+_END_OF_CHUNKS: Final = b"\r\n" + LAST_CHUNK
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
 CONNECTION_CLOSE: Final = b"connection: close\r\n"
 CONNECTION_KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
@@ -84,9 +85,13 @@ class DefaultFields:
         return date + server + extra
 
 
-def encode_chunk(data: bytes) -> bytes:
-    """One chunk (RFC 9112, 7.1). `data` must not be empty: an empty chunk would be the last."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+def encode_chunk(data: bytes, more: bool) -> bytes:
+    """One chunk, and the last one behind it unless there are `more` (RFC 9112, 7.1); nothing for no data,
+    as that would end the body.
+    """
+    if not data:
+        return b"" if more else LAST_CHUNK
+    return b"%x\r\n%b%b" % (len(data), data, b"\r\n" if more else _END_OF_CHUNKS)
 
 
 def encode_informational(status: int, headers: Sequence[Header]) -> bytes:

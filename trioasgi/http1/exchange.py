@@ -13,7 +13,6 @@ from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
     CONNECTION_KEEP_ALIVE,
     CONTINUE,
-    LAST_CHUNK,
     NO_CONTENT_LENGTH,
     STATUS_LINES,
     TRANSFER_ENCODING_CHUNKED,
@@ -38,7 +37,7 @@ JOIN_BELOW: Final = 64 * 1024
 costs less in a second send.
 """
 
-_NOT_STARTED, _STARTED, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 # Fields that say how the message is framed or what becomes of the connection, which is ours to say.
 # `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1); we never
@@ -46,6 +45,10 @@ _NOT_STARTED, _STARTED, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 _OURS: Final = frozenset(
     {b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
 )
+
+
+_BODILESS: Final = frozenset({204, 205, 304})
+"""Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
 
 
 class HTTP1Exchange(Exchange):
@@ -77,8 +80,8 @@ class HTTP1Exchange(Exchange):
         self.phase = _NOT_STARTED
         self.status = 0
         self.sent = 0
-        self.close_after = not request.keep_alive
-        self._owes_continue = request.expects_continue
+        self.close_after = not request.fields.keep_alive
+        self._owes_continue = request.fields.expects_continue
         self._head = b""
         self._framing = Framing.NONE
         self._left = 0
@@ -92,7 +95,8 @@ class HTTP1Exchange(Exchange):
 
     @property
     def _over(self) -> bool:
-        return self.phase is not _NOT_STARTED and self.phase is not _STARTED
+        phase = self.phase
+        return phase is _COMPLETE or phase is _REFUSED or phase is _FAILED
 
     async def wait_disconnected(self) -> None:
         while not self.disconnected:
@@ -117,9 +121,6 @@ class HTTP1Exchange(Exchange):
             if self._since_yield >= YIELD_EVERY:
                 self._since_yield = 0
                 await trio.lowlevel.cancel_shielded_checkpoint()
-            # The end of a body that has arrived along with its last piece is told with it.
-            if reader.body_left == 0:
-                reader.next_body()
         return piece, not reader.body_done
 
     async def _receive_more(self) -> None:
@@ -158,16 +159,24 @@ class HTTP1Exchange(Exchange):
             return False  # RFC 9110, 15.2: a 1.0 client does not know of them
         return self._send(encode_informational(status, headers))
 
-    def send_head(self, status: int, headers: Sequence[Header]) -> bool:
+    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
         self.status = status
         self.phase = _STARTED
-        length, given, lines = self._read_fields(headers)
         defaults = self._connection.settings.default_fields
-        if given is None:
-            lines[0] = defaults.start(status)
-        else:
-            lines[0] = STATUS_LINES[status] + defaults.without(given)
-        lines += self._choose_framing(status, length)
+        default_names = defaults.names
+        given: set[bytes] | None = None
+        lines = [b""]
+        for field in headers:
+            name = field[0]
+            if name in _OURS:
+                if name == b"connection" and b"close" in field[1].lower():
+                    self.close_after = True
+                continue
+            if name in default_names:
+                given = {name} if given is None else given | {name}
+            lines.append(b"%b: %b\r\n" % field)
+        lines[0] = defaults.start(status) if given is None else STATUS_LINES[status] + defaults.without(given)
+        lines.append(self._choose_framing(status, length))
         lines.append(self._choose_persistence())
         head = b"".join(lines)
         if self._framing is Framing.NONE or self._framing is Framing.LENGTH:
@@ -175,54 +184,28 @@ class HTTP1Exchange(Exchange):
             return False
         return self._send(head)
 
-    def _read_fields(self, headers: Sequence[Header]) -> tuple[int | None, set[bytes] | None, list[bytes]]:
-        """The Content-Length, the default fields that are given, and the lines of the head (the first is
-        left for the status).
-        """
-        length: int | None = None
-        given: set[bytes] | None = None
-        lines = [b""]
-        default_names = self._connection.settings.default_fields.names
-        for field in headers:
-            name = field[0]
-            if name in _OURS:
-                if name == b"content-length":
-                    length = int(field[1])
-                elif name == b"connection" and b"close" in field[1].lower():
-                    self.close_after = True
-                continue
-            if name in default_names:
-                given = {name} if given is None else given | {name}
-            lines.append(b"%b: %b\r\n" % field)
-        return length, given, lines
-
-    def _choose_framing(self, status: int, length: int | None) -> tuple[bytes, ...]:
-        """Choose how the body will end, and say so (RFC 9112, 6.1 to 6.3; RFC 9110, 8.6)."""
-        length_line = () if length is None else (b"content-length: %d\r\n" % length,)
-        if status == 204:
+    def _choose_framing(self, status: int, length: int | None) -> bytes:
+        """Choose how the body will end; the lines that say so (RFC 9112, 6.1 to 6.3; RFC 9110, 8.6)."""
+        if status in _BODILESS or self.request.method == "HEAD":
             self._framing = Framing.NONE
-            return ()
-        if status == 205:
-            self._framing = Framing.NONE
-            return (NO_CONTENT_LENGTH,)
-        if status == 304 or self.request.method == "HEAD":
-            self._framing = Framing.NONE
-            return length_line
+            if status == 204 or length is None:
+                return NO_CONTENT_LENGTH if status == 205 else b""
+            return b"content-length: %d\r\n" % (0 if status == 205 else length)
         if length is not None:
             self._framing = Framing.LENGTH
             self._left = length
-            return length_line
+            return b"content-length: %d\r\n" % length
         if self.request.http_version == "1.1":
             self._framing = Framing.CHUNKED
-            return (TRANSFER_ENCODING_CHUNKED,)
+            return TRANSFER_ENCODING_CHUNKED
         self._framing = Framing.CLOSE
         self.close_after = True
-        return ()
+        return b""
 
     def _choose_persistence(self) -> bytes:
         """End the head, having said whether the connection goes on (RFC 9112, 9.3 and 9.6)."""
         connection = self._connection
-        if connection.draining or self._owes_continue or not connection.can_skip_body():
+        if connection.draining or self._owes_continue or connection.reader.body_too_long_to_skip:
             # With an expectation unanswered nobody knows whether the body will come (RFC 9110, 10.1.1).
             self.close_after = True
         if self.close_after:
@@ -232,23 +215,18 @@ class HTTP1Exchange(Exchange):
         return b"\r\n"
 
     def send_body(self, data: bytes, more: bool) -> bool:
-        match self._framing:
-            case Framing.LENGTH:
-                self._left -= len(data)
+        framing = self._framing
+        if framing is Framing.NONE:
+            data = b""
+        else:
+            size = len(data)
+            self.sent += size
+            if framing is Framing.LENGTH:
+                self._left -= size
                 if self._left < 0 or (self._left and not more):
                     raise BodyLengthError(self._length_fault())
-                self.sent += len(data)
-            case Framing.NONE:
-                data = b""
-            case Framing.CHUNKED:
-                self.sent += len(data)
-                data = encode_chunk(data) if data else b""
-                if not more:
-                    data += LAST_CHUNK
-            case Framing.CLOSE:
-                self.sent += len(data)
-        if not more:
-            self.phase = _COMPLETE
+            elif framing is Framing.CHUNKED:
+                data = encode_chunk(data, more)
         if self._head:
             head, self._head = self._head, b""
             if len(data) <= JOIN_BELOW:
@@ -257,8 +235,14 @@ class HTTP1Exchange(Exchange):
                 self._send(head)
         waits = self._send(data) if data else False
         if not more:
-            self._connection.channel.release_watchers()
+            self.phase = _ENDING
+            if not waits:
+                self._complete()
         return waits
+
+    def _complete(self) -> None:
+        self.phase = _COMPLETE
+        self._connection.channel.release_watchers()
 
     def _length_fault(self) -> str:
         promised = self.sent + self._left
@@ -283,6 +267,8 @@ class HTTP1Exchange(Exchange):
         except OSError as exc:
             self._lose()
             raise ClientDisconnected("the client broke the connection") from exc
+        if self.phase is _ENDING:
+            self._complete()
 
     def _lose(self) -> None:
         self.phase = _FAILED
@@ -290,7 +276,7 @@ class HTTP1Exchange(Exchange):
         self._connection.channel.release_watchers()
 
     def fail(self, status: int, reason: str) -> None:
-        if self.phase is _STARTED and not self._head:
+        if self.phase is _ENDING or (self.phase is _STARTED and not self._head):
             self.abort(reason)
         elif not self._over:
             self._head = b""

@@ -11,22 +11,26 @@ nobody calls `receive_data` while there is something to take.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.body import ChunkedBody, SizedBody
-from trioasgi.http1.rules import check_beginning, read_head
+from trioasgi.http1.rules import HeadReader, check_beginning
 
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec, HTTP1Request, Limits
 
 
+MAX_SKIP: Final = 64 * 1024
+"""Bytes of a body that the application has left unread which are read and dropped to keep the connection."""
+
+
 class RequestReader:
     """Reads requests with `codec` within `limits`."""
 
-    __slots__ = ("_body", "_codec", "_data", "_limits", "_pos", "_searched")
+    __slots__ = ("_body", "_data", "_heads", "_limits", "_pos", "_searched")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
-        self._codec = codec
+        self._heads = HeadReader(codec, limits)
         self._limits = limits
         self._data = b""
         self._pos = 0
@@ -34,15 +38,8 @@ class RequestReader:
         self._body: SizedBody | ChunkedBody | None = None
 
     @property
-    def mid_head(self) -> bool:
-        """Has a part of a head arrived, but not all of it? (To be asked when `next_request` has said that
-        it needs more.)
-        """
-        return self._pos < len(self._data)
-
-    @property
     def holds_data(self) -> bool:
-        """Are there bytes that nobody has taken yet?"""
+        """Are there bytes that nobody has taken yet? (When `next_request` needs more: has a head begun?)"""
         return self._pos < len(self._data)
 
     @property
@@ -51,15 +48,10 @@ class RequestReader:
         return self._body is None
 
     @property
-    def body_left(self) -> int | None:
-        """How many bytes of the body have not been read; None if its length is not known."""
-        match self._body:
-            case None:
-                return 0
-            case SizedBody(left=left):
-                return left
-            case _:
-                return None
+    def body_too_long_to_skip(self) -> bool:
+        """Is more left of the body than `MAX_SKIP`, as far as its length is known?"""
+        body = self._body
+        return body is not None and isinstance(body, SizedBody) and body.left > MAX_SKIP
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes off the wire. What they contain is looked at in `next_request` and `next_body`."""
@@ -89,15 +81,13 @@ class RequestReader:
                 check_beginning(data[pos:], self._limits)
             return None
         end += 4
+        request = self._heads.read(data, pos, end)
         self._pos = self._searched = end
-        head = data if pos == 0 and end == len(data) else data[pos:end]
-        request = read_head(head, self._codec, self._limits)
-        if request.content_length:
-            self._body = SizedBody(request.content_length)
-            self._codec.skip_body()
-        elif request.chunked:
+        fields = request.fields
+        if fields.content_length:
+            self._body = SizedBody(fields.content_length)
+        elif fields.chunked:
             self._body = ChunkedBody(self._limits)
-            self._codec.skip_body()
         return request
 
     def _skip_empty_lines(self) -> int:
@@ -116,7 +106,7 @@ class RequestReader:
         if self._body is None:
             return b""
         piece, self._pos = self._body.take(self._data, self._pos)
-        if piece == b"":
+        if self._body.done:
             self._body = None
             self._searched = self._pos
         return piece

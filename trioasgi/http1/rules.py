@@ -12,9 +12,11 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.codec import GrammarError, HTTP1Request, Limits, RequestError
+from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request, Limits, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trioasgi.exchange import Header
     from trioasgi.http1.codec import Codec
 
@@ -62,8 +64,21 @@ class Rule(Enum):
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 """RFC 9110, 5.6.2"""
 
-_REQUEST_LINE: Final = re.compile(rb"([A-Z\-]+) ([\x21-\x7e]+) HTTP/(1\.[01])\r\n")
-"""RFC 9112, 3, for the methods and versions that are served."""
+_REQUEST_LINE: Final = re.compile(
+    rb"""
+    ([A-Z\-]+)[ ]
+    ( (/[!"$-\x3e@-~]*) (?: \? ([!"$-~]*) )?   # origin-form: an absolute path and a query
+    | [!"$-.0-~][!"$-~]*                        # another form
+    )
+    [ ]HTTP/(1\.[01])\r\n
+    """,
+    re.VERBOSE,
+)
+"""RFC 9112, 3, for the versions that are served: method, target, path and query of the origin-form, version.
+
+A target is visible ASCII but for `#`: what RFC 3986 allows, and those characters besides that browsers leave
+as they are.
+"""
 
 _ANY_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])")
 
@@ -77,8 +92,8 @@ _FIELD_LINE: Final = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[^\x00-\x08\x0a-
 # 4791, UPnP and QUERY.
 _METHODS: Final = """
     GET POST HEAD PUT DELETE OPTIONS PATCH TRACE QUERY
-    PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT MERGE
-    M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE MKCALENDAR LINK UNLINK SOURCE
+    PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT
+    MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE MKCALENDAR LINK UNLINK SOURCE
 """
 METHODS: Final[dict[bytes, str]] = {name.encode(): name for name in _METHODS.split()}
 
@@ -96,29 +111,69 @@ _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port
 
 _LENGTH_DIGITS: Final = 18  # more than any body that could be sent, and less than overflows anybody's 64 bits
 
-_MEANINGFUL: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"})
-
 
 @lru_cache(maxsize=512)
 def _is_authority(value: bytes) -> bool:
     return _AUTHORITY.fullmatch(value) is not None
 
 
-def read_head(head: bytes, codec: Codec, limits: Limits) -> HTTP1Request:
-    """Read and check a whole head. Raises RequestError with the answer for what is wrong with it."""
-    line = _REQUEST_LINE.match(head)
-    if line is None:
-        raise diagnose(head, limits)
-    method = METHODS.get(line[1])
-    if method is None:
-        raise diagnose(head, limits)
-    try:
-        fields = codec.read_fields(head)
-    except GrammarError:
-        raise diagnose(head, limits) from None
-    request = HTTP1Request(method, line[2], _VERSIONS[line[3]], fields)
-    _check(request, limits)
-    return request
+class HeadReader:
+    """Reads and checks the heads of one connection's requests.
+
+    The fields that were read last are remembered: clients repeat theirs from request to request, and what is
+    the same, byte for byte, means the same.
+    """
+
+    __slots__ = ("_codec", "_fields", "_last", "_last_version", "_limits")
+
+    def __init__(self, codec: Codec, limits: Limits) -> None:
+        self._codec = codec
+        self._limits = limits
+        self._last = b""
+        self._last_version = b""
+        self._fields: Fields | None = None
+
+    def read(self, data: bytes, start: int, end: int) -> HTTP1Request:
+        """Read the head that is `data[start:end]`, its empty line included.
+
+        Raises RequestError with the answer to what is wrong.
+        """
+        line = _REQUEST_LINE.match(data, start, end)
+        if line is None:
+            raise diagnose(data[start:end], self._limits)
+        name, target, path, query, version = line.groups()
+        method = METHODS.get(name)
+        if method is None:
+            raise diagnose(data[start:end], self._limits)
+        if len(target) > self._limits.target:
+            raise Rule.TARGET_LENGTH.error()
+        block = data[line.end() : end]
+        fields = self._fields
+        if fields is None or block != self._last or version != self._last_version:
+            fields = self._read_fields(data[start:end], version)
+            self._last = block
+            self._last_version = version
+            self._fields = fields
+        request = HTTP1Request(method, target, path or target, query or b"", _VERSIONS[version], fields)
+        if path is None:
+            _check_other_form(request)
+        else:
+            # The application may do with the list as it likes.
+            request.headers = fields.headers.copy()
+        return request
+
+    def _read_fields(self, head: bytes, version: bytes) -> Fields:
+        try:
+            headers = self._codec.read_fields(head)
+        except GrammarError:
+            raise diagnose(head, self._limits) from None
+        fields = Fields(headers, _VERSIONS[version])
+        try:
+            _check_fields(fields, version, self._limits)
+        finally:
+            if fields.content_length or fields.chunked:
+                self._codec.skip_body()
+        return fields
 
 
 def check_beginning(part: bytes, limits: Limits) -> None:
@@ -150,9 +205,12 @@ def diagnose(head: bytes, limits: Limits) -> RequestError:
         return Rule.REQUEST_LINE.error()
     if method not in METHODS:
         return (Rule.CONNECT if method == b"CONNECT" else Rule.METHOD).error()
-    request = HTTP1Request(METHODS[method], target, _VERSIONS[version], _read_fields_as_far_as_possible(rest))
+    if len(target) > limits.target:
+        return Rule.TARGET_LENGTH.error()
+    if _REQUEST_LINE.fullmatch(line + b"\n") is None:
+        return Rule.TARGET_FORM.error()
     try:
-        _check(request, limits)
+        _check_fields(Fields(_read_fields_as_far_as_possible(rest), _VERSIONS[version]), version, limits)
     except RequestError as error:
         return error
     return Rule.FIELDS.error()
@@ -168,59 +226,100 @@ def _read_fields_as_far_as_possible(rest: bytes) -> list[Header]:
     return fields
 
 
-def _check(request: HTTP1Request, limits: Limits) -> None:
-    _check_target(request, limits)
-    headers = request.headers
+def _check_fields(fields: Fields, version: bytes, limits: Limits) -> None:
+    headers = fields.headers
     if len(headers) > limits.header_count:
         raise Rule.FIELDS_COUNT.error()
     size = 4 * len(headers)  # colon, space and line end of each
-    host: bytes | None = None
-    coded = False
+    notes = _NOTES
+    closes = False
     for name, value in headers:
         size += len(name) + len(value)
-        if name not in _MEANINGFUL:
-            continue
-        match name:
-            case b"host":
-                if host is not None:
-                    raise Rule.HOST_REPEATED.error()
-                host = value
-            case b"connection":
-                _note_connection(request, value)
-            case b"content-length":
-                _note_content_length(request, value)
-            case b"transfer-encoding":
-                if coded:
-                    raise Rule.CODING_NOT_FINAL.error()
-                coded = True
-                _note_transfer_encoding(request, value)
-            case b"expect":
-                _note_expectation(request, value)
+        if name in notes:
+            if name == b"connection":
+                closes = _note_connection(fields, value) or closes
+            else:
+                notes[name](fields, value, version)
+    if closes:
+        fields.keep_alive = False
     if size > limits.header_bytes:
         raise Rule.FIELDS_SIZE.error()
-    _check_host(request, host)
-    if request.content_length is not None:
-        _check_length(request, limits)
+    if fields.host is None and version == b"1.1":
+        raise Rule.HOST_MISSING.error()
+    if fields.content_length is not None:
+        if fields.chunked:
+            raise Rule.LENGTH_AND_CODING.error()
+        if limits.body and fields.content_length > limits.body:
+            raise Rule.BODY_SIZE.error()
 
 
-def _check_target(request: HTTP1Request, limits: Limits) -> None:
-    target = request.target
-    if len(target) > limits.target:
-        raise Rule.TARGET_LENGTH.error()
-    if b"#" in target or not target.isascii():
-        raise Rule.TARGET_FORM.error()
-    if target.startswith(b"/"):
-        if b"?" in target:
-            request.path, _, request.query = target.partition(b"?")
-    elif target == b"*":
+def _note_connection(fields: Fields, value: bytes) -> bool:
+    """Does it say `close`? That goes before `keep-alive`, in whichever order and field they stand (RFC
+    9112, 9.3).
+    """
+    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+    if b"keep-alive" in options:
+        fields.keep_alive = True
+    return b"close" in options
+
+
+def _note_host(fields: Fields, value: bytes, _version: bytes) -> None:
+    if fields.host is not None:
+        raise Rule.HOST_REPEATED.error()
+    if len(value) > _MAX_AUTHORITY or not _is_authority(value):
+        raise Rule.HOST_INVALID.error()
+    fields.host = value
+
+
+def _note_content_length(fields: Fields, value: bytes, _version: bytes) -> None:
+    if fields.content_length is not None:
+        raise Rule.LENGTH_REPEATED.error()
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+        raise Rule.LENGTH_INVALID.error()
+    fields.content_length = int(value)
+
+
+def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> None:
+    if version == b"1.0":
+        raise Rule.CODING_IN_1_0.error()
+    codings = [coding.strip(b" \t") for coding in value.lower().split(b",")]
+    if (
+        fields.chunked
+        or codings.count(b"chunked") > 1
+        or (b"chunked" in codings and codings[-1] != b"chunked")
+    ):
+        raise Rule.CODING_NOT_FINAL.error()
+    if codings != [b"chunked"]:
+        raise Rule.CODING_UNKNOWN.error()
+    fields.chunked = True
+
+
+def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
+    if value.lower() != b"100-continue":
+        raise Rule.EXPECTATION.error()
+    # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
+    fields.expects_continue = version == b"1.1"
+
+
+_NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], object]]] = {
+    b"host": _note_host,
+    b"connection": lambda fields, value, _version: _note_connection(fields, value),
+    b"content-length": _note_content_length,
+    b"transfer-encoding": _note_transfer_encoding,
+    b"expect": _note_expectation,
+}
+"""The fields that say something of the message itself, and what is made of each."""
+
+
+def _check_other_form(request: HTTP1Request) -> None:
+    """A target in asterisk-form (RFC 9112, 3.2.4) or absolute-form (3.2.2), whose authority takes the place
+    of Host's.
+    """
+    request.headers = request.headers.copy()
+    if request.target == b"*":
         if request.method != "OPTIONS":
             raise Rule.ASTERISK.error()
-    else:
-        _read_absolute_form(request)
-
-
-def _read_absolute_form(request: HTTP1Request) -> None:
-    """RFC 9112, 3.2.2: its authority takes the place of whatever Host says."""
+        return
     match = _ABSOLUTE.fullmatch(request.target)
     if match is None or len(match[1]) > _MAX_AUTHORITY or not _is_authority(match[1]):
         raise Rule.TARGET_FORM.error()
@@ -229,63 +328,5 @@ def _read_absolute_form(request: HTTP1Request) -> None:
     request.path = path or b"/"
     if request.method == "OPTIONS" and not rest:
         request.path = b"*"  # RFC 9112, 3.2.4: what a proxy makes of it
-    hosts = sum(name == b"host" for name, _ in request.headers)
-    if hosts > 1:
-        raise Rule.HOST_REPEATED.error()
-    if not hosts and request.http_version == "1.1":
-        raise Rule.HOST_MISSING.error()
-    request.headers = [
-        *((name, authority if name == b"host" else value) for name, value in request.headers),
-        *([] if hosts else [(b"host", authority)]),
-    ]
-
-
-def _note_connection(request: HTTP1Request, value: bytes) -> None:
-    """RFC 9112, 9.3: `close` goes before `keep-alive`, in whichever order and field they stand."""
-    options = {option.strip(b" \t") for option in value.lower().split(b",")}
-    if b"close" in options:
-        request.keep_alive = False
-        request.refuses_keep_alive = True
-    elif b"keep-alive" in options and not request.refuses_keep_alive:
-        request.keep_alive = True
-
-
-def _note_content_length(request: HTTP1Request, value: bytes) -> None:
-    if request.content_length is not None:
-        raise Rule.LENGTH_REPEATED.error()
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
-        raise Rule.LENGTH_INVALID.error()
-    request.content_length = int(value)
-
-
-def _note_transfer_encoding(request: HTTP1Request, value: bytes) -> None:
-    if request.http_version == "1.0":
-        raise Rule.CODING_IN_1_0.error()
-    codings = [coding.strip(b" \t") for coding in value.lower().split(b",")]
-    if codings.count(b"chunked") > 1 or (b"chunked" in codings and codings[-1] != b"chunked"):
-        raise Rule.CODING_NOT_FINAL.error()
-    if codings != [b"chunked"]:
-        raise Rule.CODING_UNKNOWN.error()
-    request.chunked = True
-
-
-def _note_expectation(request: HTTP1Request, value: bytes) -> None:
-    if value.lower() != b"100-continue":
-        raise Rule.EXPECTATION.error()
-    # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
-    request.expects_continue = request.http_version == "1.1"
-
-
-def _check_host(request: HTTP1Request, host: bytes | None) -> None:
-    if host is None:
-        if request.http_version == "1.1":
-            raise Rule.HOST_MISSING.error()
-    elif len(host) > _MAX_AUTHORITY or not _is_authority(host):
-        raise Rule.HOST_INVALID.error()
-
-
-def _check_length(request: HTTP1Request, limits: Limits) -> None:
-    if request.chunked:
-        raise Rule.LENGTH_AND_CODING.error()
-    if limits.body and request.content_length is not None and request.content_length > limits.body:
-        raise Rule.BODY_SIZE.error()
+    request.headers = [field for field in request.headers if field[0] != b"host"]
+    request.headers.insert(0, (b"host", authority))

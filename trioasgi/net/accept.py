@@ -46,10 +46,7 @@ async def accept_connections(listener: socket.socket, take: Callable[[socket.soc
                     raise
                 if exc.errno in _NO_ROOM:
                     if not out_of_room:
-                        logger.error(
-                            "cannot accept connections: %s; raise the limit of open files, or lower the load",
-                            exc,
-                        )
+                        logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
                     out_of_room = True
                     await trio.sleep(PAUSE)
                     break

@@ -192,10 +192,18 @@ class StreamChannel(Channel):
 
     async def flush(self) -> None:
         async with self._writing:
-            while self._unsent:
-                view = memoryview(self._unsent.popleft())
-                for start in range(0, len(view), WRITE_SLICE):
-                    await self._send_slice(view[start : start + WRITE_SLICE])
+            if self._aborted:
+                raise ConnectionAbortedError("a piece of what was to be sent was lost")
+            whole = False
+            try:
+                while self._unsent:
+                    view = memoryview(self._unsent.popleft())
+                    for start in range(0, len(view), WRITE_SLICE):
+                        await self._send_slice(view[start : start + WRITE_SLICE])
+                whole = True
+            finally:
+                # Nobody knows how much of a write that was cancelled has left, and SSLStream is broken by it.
+                self._aborted = self._aborted or not whole
 
     async def _send_slice(self, data: memoryview) -> None:
         with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:

@@ -85,11 +85,11 @@ def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
                 missing = exc
             else:
                 port = opened[0].getsockname()[1]
-        if missing is not None and not opened:
-            raise missing
     except BaseException:
         close_listeners(opened)
         raise
+    if missing is not None and not opened:
+        raise missing
     return opened
 
 

@@ -231,7 +231,7 @@ class Supervisor:
             return
         slot.place = Place.SERVING
         slot.false_starts = 0
-        logger.info("%s is ready", str(worker).capitalize())
+        logger.info("%s is ready", _name(worker))
         if not self._served:
             self._served = True
             self._on_serving()
@@ -243,35 +243,43 @@ class Supervisor:
         slot = self._slot_of(worker)
         if slot is None or self._course is not Course.RUNNING:
             return
-        logger.info("%s is leaving (%s); its successor starts", str(worker).capitalize(), reason)
         self._let_go(slot)
-        self._fill(slot)
+        if self._has_been_stable(worker):
+            slot.crashes = 0
+        if slot.crashes:  # the one before it left as early, and with a failure
+            delay = self._rest(slot)
+            logger.warning("%s is leaving (%s); the next starts in %g s", _name(worker), reason, delay)
+        else:
+            logger.info("%s is leaving (%s); its successor starts", _name(worker), reason)
+            self._fill(slot)
 
     def _take_ended(self, worker: WorkerProcess) -> None:
         self._living.discard(worker)
         slot = self._slot_of(worker)
-        for one in self._slots:
-            if worker in one.leaving:
-                one.leaving.remove(worker)
-        if self._course is not Course.RUNNING:
-            self._take_last_end(worker)
-        elif slot is None:
-            self._report_leaver(worker)
-        else:
+        if slot is None:
+            self._take_leavers_end(worker)
+        elif self._course is Course.RUNNING:
             slot.worker = None
             self._succeed(slot, worker)
+        else:
+            slot.worker = None
+            self._take_last_end(worker)
 
     def _take_last_end(self, worker: WorkerProcess) -> None:
         if worker.failure is not None:
             self._show(worker.failure.reason)
         if (worker.failure is not None or worker.killed) and self._status is ExitStatus.OK:
             self._status = ExitStatus.FAILED
-        logger.info("%s has stopped", str(worker).capitalize())
+        logger.info("%s has stopped", _name(worker))
 
-    def _report_leaver(self, worker: WorkerProcess) -> None:
+    def _take_leavers_end(self, worker: WorkerProcess) -> None:
+        slot = next(slot for slot in self._slots if worker in slot.leaving)
+        slot.leaving.remove(worker)
+        # What has replaced it before it could even serve is not interested in why it could not.
         if worker.failure is not None and worker.ready_at is not None:
+            slot.crashes = max(slot.crashes, 1)
             self._show(worker.failure.reason)
-        logger.info("%s has stopped", str(worker).capitalize())
+        logger.info("%s has stopped", _name(worker))
 
     def _succeed(self, slot: Slot, worker: WorkerProcess) -> None:
         """Decide who follows a worker that has ended by itself."""
@@ -280,19 +288,19 @@ class Supervisor:
         if worker.ready_at is None:
             self._take_false_start(slot, worker)
         elif worker.failure is None and worker.exit_status == 0:
-            logger.info("%s has stopped; its successor starts", str(worker).capitalize())
+            logger.info("%s has stopped; its successor starts", _name(worker))
             self._fill(slot)
         else:
-            if trio.current_time() - worker.ready_at >= _STABLE:
+            if self._has_been_stable(worker):
                 slot.crashes = 0
             delay = self._rest(slot)
-            logger.error("%s %s; the next starts in %g s", str(worker).capitalize(), worker.ending(), delay)
+            logger.error("%s %s; the next starts in %g s", _name(worker), worker.ending(), delay)
 
     def _take_false_start(self, slot: Slot, worker: WorkerProcess) -> None:
         slot.false_starts += 1
         permanent = worker.failure is not None and worker.failure.permanent
         if worker.failure is None:
-            logger.error("%s %s before it was ready", str(worker).capitalize(), worker.ending())
+            logger.error("%s %s before it was ready", _name(worker), worker.ending())
         if self._config.reload:
             slot.place = Place.VACANT
             if self._is_all_vacant():
@@ -333,6 +341,9 @@ class Supervisor:
             slot.rest.cancel()
             slot.rest = None
 
+    def _has_been_stable(self, worker: WorkerProcess) -> bool:
+        return worker.ready_at is not None and trio.current_time() - worker.ready_at >= _STABLE
+
     def _slot_of(self, worker: WorkerProcess) -> Slot | None:
         return next((slot for slot in self._slots if slot.worker is worker), None)
 
@@ -340,3 +351,7 @@ class Supervisor:
         if reason not in self._shown:
             self._shown.add(reason)
             logger.error("%s", reason)
+
+
+def _name(worker: WorkerProcess) -> str:
+    return str(worker).capitalize()

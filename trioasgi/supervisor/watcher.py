@@ -153,8 +153,8 @@ async def _set_when_cancelled(stop: trio.Event) -> None:
 def forget_bytecode(paths: Iterable[str]) -> None:
     """Remove what is compiled of these files.
 
-    Python takes compiled code for current if the source has the same size and the same time of change in whole
-    seconds (PEP 552 has better, but nobody writes it): of two quick saves it could go on running the first.
+    Python takes compiled code for current if the source has the same size, and the same time of change in
+    whole seconds (PEP 552 has better, but not by default): of two quick saves it could go on with the first.
     """
     for path in paths:
         if path.endswith(".py"):

@@ -1,0 +1,1 @@
+"""The application side: scopes, calls and lifespan."""

@@ -1,0 +1,1 @@
+"""Sockets: streams on the hub, listeners, accepting."""

@@ -1,0 +1,93 @@
+"""Connected pairs for the tests of `net/`: the hub's end, and the peer's."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import trio
+
+from trioasgi.net.hub import Hub
+from trioasgi.net.stream import HubStream
+
+MakePair = Callable[[], tuple[socket.socket, socket.socket]]
+
+
+@asynccontextmanager
+async def running_hub() -> AsyncIterator[Hub]:
+    """A hub that dispatches for as long as the block lasts."""
+    hub = Hub()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(hub.run)
+        yield hub
+        nursery.cancel_scope.cancel()
+
+
+def tcp_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a TCP connection over loopback: the accepting one (non-blocking), and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        accepted, _ = listener.accept()
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    accepted.setblocking(False)
+    client.setblocking(False)
+    return accepted, client
+
+
+def unix_pair() -> tuple[socket.socket, socket.socket]:
+    """Two ends of a Unix stream connection, both non-blocking."""
+    left, right = socket.socketpair()
+    left.setblocking(False)
+    right.setblocking(False)
+    return left, right
+
+
+@asynccontextmanager
+async def hub_pair(
+    make: MakePair = tcp_pair,
+) -> AsyncIterator[tuple[HubStream, trio.SocketStream]]:
+    """A hub's stream, and Trio's own at the other end."""
+    async with running_hub() as hub:
+        ours, theirs = make()
+        stream = HubStream(ours, hub)
+        peer = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+        try:
+            yield stream, peer
+        finally:
+            stream.close()
+            peer.socket.close()
+
+
+def clog(stream: HubStream) -> int:
+    """Give the kernel bytes until it takes no more; returns how many it took."""
+    taken = 0
+    block = bytes(65536)
+    try:
+        while True:
+            taken += stream._sock.send(block)
+    except BlockingIOError:
+        return taken
+
+
+async def read_exactly(peer: trio.abc.ReceiveStream, size: int) -> bytes:
+    """So many bytes, or fewer if the stream ends before."""
+    parts: list[bytes] = []
+    while size > 0:
+        part = bytes(await peer.receive_some(min(size, 1 << 20)))
+        if not part:
+            break
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def run(main: Callable[[], Awaitable[None]], seconds: float = 10) -> None:
+    """`trio.run`, bounded."""
+
+    async def bounded() -> None:
+        with trio.fail_after(seconds):
+            await main()
+
+    trio.run(bounded)

@@ -1,0 +1,175 @@
+"""Accepting: no error of one connection, and no shortage, ends it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.net.pairs import run
+from tests.support.client import get
+from tests.support.processes import start
+from trioasgi.net import accept
+from trioasgi.net.accept import accept_connections
+
+SOON = 5.0
+
+
+class Listener(socket.socket):
+    """A listening socket whose accept() fails as often, and in the ways, it was told."""
+
+    def __init__(self, *failures: int) -> None:
+        super().__init__(socket.AF_INET, socket.SOCK_STREAM)
+        self.failures = list(failures)
+        self.bind(("127.0.0.1", 0))
+        self.listen()
+        self.setblocking(False)
+
+    def accept(self) -> tuple[socket.socket, object]:
+        if self.failures:
+            number = self.failures.pop(0)
+            raise OSError(number, "made up")
+        return super().accept()
+
+
+class Taken:
+    """Connections that were accepted."""
+
+    def __init__(self) -> None:
+        self.sockets: list[socket.socket] = []
+        self.addresses: list[object] = []
+        self.changed = trio.Event()
+
+    def take(self, connection: socket.socket, address: object) -> None:
+        self.sockets.append(connection)
+        self.addresses.append(address)
+        self.changed.set()
+        self.changed = trio.Event()
+
+    async def wait_for(self, count: int) -> None:
+        with trio.fail_after(SOON):
+            while len(self.sockets) < count:
+                await self.changed.wait()
+
+    def close(self) -> None:
+        for sock in self.sockets:
+            sock.close()
+
+
+def test_connections_are_taken_with_their_addresses() -> None:
+    async def main() -> None:
+        taken = Taken()
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accept_connections, listener, taken.take)
+                clients = [
+                    stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(3)
+                ]
+                await taken.wait_for(3)
+                assert {*taken.addresses} == {client.getsockname() for client in clients}
+                assert not any(sock.getblocking() for sock in taken.sockets)
+                nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH],
+    ids=errno.errorcode.__getitem__,
+)
+def test_a_connection_that_failed_before_it_was_accepted_is_passed_over(
+    number: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        taken = Taken()
+        with Listener(number, number) as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accept_connections, listener, taken.take)
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                await taken.wait_for(1)
+                nursery.cancel_scope.cancel()
+
+    run(main)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.__getitem__
+)
+def test_without_room_it_waits_and_says_so_once(
+    number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "PAUSE", 0.01)
+
+    async def main() -> None:
+        taken = Taken()
+        with Listener(number, number, number) as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(accept_connections, listener, taken.take)
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                await taken.wait_for(1)
+                nursery.cancel_scope.cancel()
+
+    with caplog.at_level(logging.INFO, "trioasgi"):
+        run(main)
+    [record] = caplog.records
+    assert record.levelname == "ERROR"
+    assert "cannot accept connections" in record.message
+    assert "raise the limit of open files" in record.message
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
+def test_a_listener_that_is_broken_is_an_error(number: int) -> None:
+    async def main() -> None:
+        with (
+            Listener(number) as listener,
+            socket.create_connection(listener.getsockname()),
+            pytest.raises(OSError) as caught,
+        ):
+            await accept_connections(listener, lambda *_: None)
+        assert caught.value.errno == number
+
+    run(main)
+
+
+SCARCE = """
+import resource
+import sys
+
+import trioasgi
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"served"})
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+trioasgi.run(app, bind=("127.0.0.1:0",), timeout_headers=60)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of open files to lower")
+def test_running_out_of_open_files_is_survived(tmp_path: Path) -> None:
+    (tmp_path / "scarce.py").write_text(SCARCE)
+    with start([sys.executable, "scarce.py"], cwd=tmp_path) as server:
+        url = server.url()
+        address = ("127.0.0.1", server.port())
+        with ExitStack() as stack:
+            for _ in range(60):
+                stack.enter_context(socket.create_connection(address, timeout=SOON))
+            server.wait_for("cannot accept connections: .*open files")
+        # All of them are gone, and those that waited in the queue with them.
+        assert get(url).body == "served"
+        assert server.output.count("cannot accept connections") == 1
+        assert server.stop() == 0
+        assert "Traceback" not in server.output.text

@@ -1,0 +1,86 @@
+"""Which files matter to `--reload`."""
+
+from __future__ import annotations
+
+import importlib.util
+import py_compile
+from pathlib import Path
+
+import pytest
+from watchfiles import Change
+
+from trioasgi.config import Config
+from trioasgi.errors import ConfigError
+from trioasgi.supervisor.watcher import FileFilter, forget_bytecode, watched_directories
+
+
+@pytest.mark.parametrize(
+    "name", ["app.py", "package/module.py", ".env", "templates/page.html", "assets/style.css", "venv.py"]
+)
+def test_these_matter(name: str, tmp_path: Path) -> None:
+    (tmp_path / "assets").mkdir()
+    matters = FileFilter([tmp_path], ["*.html", ".env", str(tmp_path / "assets")], [])
+    assert matters(Change.modified, str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "notes.txt",
+        ".hidden.py",
+        ".#app.py",
+        "~app.py",
+        "app.py~",
+        "flycheck_app.py",
+        "__pycache__/app.py",
+        ".venv/lib/app.py",
+        "env/lib/python3.11/site-packages/app.py",
+        "node_modules/a/app.py",
+        ".git/app.py",
+        "tests/test_app.py",
+        "conf_local.py",
+    ],
+)
+def test_these_do_not(name: str, tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    matters = FileFilter(
+        [tmp_path], ["*"] if name != "notes.txt" else [], [str(tmp_path / "tests"), "conf_*"]
+    )
+    assert not matters(Change.modified, str(tmp_path / name))
+
+
+def test_the_default_can_be_excluded(tmp_path: Path) -> None:
+    matters = FileFilter([tmp_path], ["*.html"], ["*.py"])
+    assert not matters(Change.modified, str(tmp_path / "app.py"))
+    assert matters(Change.modified, str(tmp_path / "page.html"))
+
+
+def test_a_project_may_itself_live_in_a_hidden_directory(tmp_path: Path) -> None:
+    root = tmp_path / ".work" / "site-packages"
+    assert FileFilter([root], [], [])(Change.added, str(root / "app.py"))
+
+
+def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("here/inside", "there", "assets"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    assert watched_directories(Config()) == [tmp_path / "here"]
+    assert watched_directories(Config(app_dir="inside")) == [tmp_path / "here"]
+    assert watched_directories(Config(app_dir="../there")) == [tmp_path / "here", tmp_path / "there"]
+    assert watched_directories(Config(reload_dirs=("inside",))) == [tmp_path / "here" / "inside"]
+    assert watched_directories(Config(reload_includes=("../assets", "*.html"))) == [
+        tmp_path / "assets",
+        tmp_path / "here",
+    ]
+    with pytest.raises(ConfigError, match="'nowhere' is not a directory"):
+        watched_directories(Config(reload_dirs=("nowhere",)))
+
+
+def test_compiled_code_of_a_changed_file_is_forgotten(tmp_path: Path) -> None:
+    source = tmp_path / "app.py"
+    source.write_text("a = 1")
+    py_compile.compile(str(source))
+    compiled = Path(importlib.util.cache_from_source(str(source)))
+    assert compiled.exists()
+    forget_bytecode([str(source), str(tmp_path / "gone.py"), "page.html"])
+    assert not compiled.exists()

@@ -1,0 +1,312 @@
+"""`--workers N` as an operator sees it: crashes, replacements, failures to start, and the ways to stop."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Background, Hammer, get
+from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
+
+from .apps import write, write_app
+
+if sys.platform == "win32":
+    pytest.skip("signals as Unix has them", allow_module_level=True)
+
+LIFESPAN_FAILS = """
+    async def app(scope, receive, send):
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "the database is not there"})
+"""
+
+LIFESPAN_CRASHES = """
+import trio
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await trio.sleep(0.1)
+    raise RuntimeError("the broker has gone")
+"""
+
+
+def wait_for_workers(server: ServerProcess, count: int) -> list[int]:
+    """The pids of all workers, once they are ready."""
+    wait_until(lambda: server.output.count(r"Worker \d+ is ready") >= count, f"{count} workers are ready")
+    return [int(pid) for pid in re.findall(r"Worker (\d+) is ready", server.output.text)]
+
+
+def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        victim, survivor = wait_for_workers(server, 2)
+        with Hammer(url) as hammer:
+            os.kill(victim, signal.SIGKILL)
+            server.wait_for(rf"Worker {victim} was ended by SIGKILL; the next starts in 0.25 s")
+            wait_for_workers(server, 3)
+        # A connection that the victim had already accepted is lost with it; none is refused.
+        assert not any(isinstance(error, ConnectionRefusedError) for error in hammer.errors)
+        assert len(hammer.errors) <= 1
+        assert is_alive(survivor)
+        assert server.stop() == 0
+        assert not is_alive(survivor)
+
+
+def test_sigterm_to_a_worker_drains_it_and_its_successor_starts_meanwhile(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        slow = Background(url, "/slow")
+        server.wait_for("slow has begun")
+        for pid in wait_for_workers(server, 2):
+            os.kill(pid, signal.SIGTERM)
+            server.wait_for(rf"Worker {pid} is leaving \(SIGTERM\); its successor starts")
+        wait_for_workers(server, 4)
+        assert not slow.is_done
+        assert slow.answer().body == "yes"
+        assert get(url).body == "yes"
+        assert server.stop() == 0
+
+
+def test_workers_are_replaced_after_their_number_of_requests(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", "--limit-max-requests", "3", cwd=tmp_path) as server:
+        url = server.url()
+        with Hammer(url) as hammer:
+            pids = wait_for_workers(server, 5)
+        assert hammer.errors == []
+        assert set(hammer.bodies) == {"yes"}
+        assert len(set(pids)) >= 5
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("other = 1", "'app' has no attribute 'app'"),
+        ("import sys; sys.exit()", "SystemExit"),
+        (LIFESPAN_FAILS, "the database is not there"),
+    ],
+)
+@pytest.mark.parametrize("options", [("--workers", "2"), ()])
+def test_what_cannot_start_ends_everything_with_status_3(
+    options: tuple[str, ...], source: str, said: str, tmp_path: Path
+) -> None:
+    marks = tmp_path / "imports"
+    note = f"open({str(marks)!r}, 'a').write('x')\n"
+    write(tmp_path, note + "\n".join(line.removeprefix("    ") for line in source.splitlines()))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert said in server.output.text
+        assert len(marks.read_text()) == (2 if options else 1)  # each worker tried once
+        assert server.output.count(re.escape(said) + "$") <= 2  # the summary, the traceback
+
+
+def test_a_certificate_that_cannot_be_used_ends_everything_with_status_3(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    (tmp_path / "bad.pem").write_text("no certificate")
+    with start_server("app:app", "--workers", "2", "--certfile", "bad.pem", cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert "bad.pem" in server.output.text
+        assert "Traceback" not in server.output.text
+
+
+def test_workers_that_die_before_they_are_ready_are_given_up(tmp_path: Path) -> None:
+    marks = tmp_path / "imports"
+    write(tmp_path, f"open({str(marks)!r}, 'a').write('x'); import os; os._exit(9)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        begun = time.monotonic()
+        assert server.wait() == 1
+        assert time.monotonic() - begun > 2  # it waited longer each time
+        assert server.output.count("Giving up: 5 workers ended before they were ready") == 1
+        assert "ended with exit status 9 before it was ready" in server.output.text
+        assert len(marks.read_text()) <= 10
+
+
+def test_a_file_that_breaks_later_does_not_end_those_that_serve(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        victim, _ = wait_for_workers(server, 2)
+        write(tmp_path, "1 / 0")
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for("A worker could not start; .* until the next attempt")
+        assert get(url).body == "yes"
+        write_app(tmp_path, "yes")
+        wait_for_workers(server, 3)
+        assert server.output.count("failed with ZeroDivisionError") == 1  # however often it was tried
+        assert server.stop() == 0
+
+
+def test_a_worker_whose_loop_is_stuck_is_killed_and_replaced(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", "--timeout-worker", "1", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        stuck = Background(url, "/block")
+        server.wait_for("block has begun")
+        killed = int(server.wait_for(r"Worker (\d+) has given no sign of life for 1 s: killed")[1])
+        wait_for_workers(server, 3)
+        with pytest.raises((OSError, http.client.HTTPException)):
+            stuck.answer()
+        assert not is_alive(killed)
+        assert get(url).body == "yes"
+        assert server.stop() == 0
+
+
+def test_a_worker_that_is_busy_for_less_lives_on(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time, threading")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        pids = wait_for_workers(server, 2)
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(2)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        assert get(server.url()).body == "yes"
+        assert all(is_alive(pid) for pid in pids)
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_running_request_finishes_before_the_end(number: signal.Signals, tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        assert server.stop(number) == 0
+        assert slow.answer().body == "yes"
+
+
+def test_ctrl_c_reaches_the_whole_group_and_the_request_still_finishes(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        os.killpg(server.pid, signal.SIGINT)
+        assert server.wait() == 0
+        assert slow.answer().body == "yes"
+        assert "Traceback" not in server.output.text
+
+
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        pids = wait_for_workers(server, 2)
+        Background(url, "/block")
+        server.wait_for("block has begun")
+        server.send(signal.SIGTERM)
+        server.wait_for("SIGTERM: stopping")
+        begun = time.monotonic()
+        assert server.stop() == 1
+        assert time.monotonic() - begun < 5
+        assert not any(is_alive(pid) for pid in pids)
+
+
+def test_a_worker_that_does_not_stop_is_killed_and_told_by_the_status(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    options = ("--workers", "2", "--timeout-graceful-shutdown", "0.5")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        Background(server.url(), "/block")
+        server.wait_for("block has begun")
+        assert server.stop() == 1
+        assert server.output.count("did not stop within 0.5 s") == 1
+
+
+def test_a_thread_that_never_ends_does_not_keep_a_worker(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        assert get(server.url(), "/thread").status == 200
+        assert server.stop() == 1
+        assert server.output.count("has stopped serving but does not end") == 1
+
+
+def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        server.wait_for("importing")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("path", ["/", "/block"])
+def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        pids = wait_for_workers(server, 2)
+        Background(url, path)
+        if path == "/block":
+            server.wait_for("block has begun")
+        server.popen.kill()
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all workers")
+
+
+def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
+    write_app(
+        tmp_path, "yes", extra="import os, time; print('importing', os.getpid(), flush=True); time.sleep(600)"
+    )
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        pid = int(server.wait_for(r"importing (\d+)")[1])
+        server.popen.kill()
+        wait_until(lambda: not is_alive(pid), "the end of the worker")
+
+
+def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}')\n""")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        assert get(url, "/stdin").status == 200  # nothing to read there, and no command was taken
+        server.wait_for('^{"report": "failed"')
+        assert server.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_garbage_among_the_reports_is_survived(tmp_path: Path) -> None:
+    garbage = """
+        import os, socket
+        for fd in sorted(int(name) for name in os.listdir("/proc/self/fd")):
+            try:
+                found = socket.socket(fileno=os.dup(fd))
+                if found.family == socket.AF_UNIX and found.getpeername() == "":
+                    found.sendall(b"\\xff\\n{}\\n[1]\\n" + b"x" * 200_000 + b'\\n{"report": "nonsense"}\\n')
+                    print("garbage was sent", flush=True)
+                found.close()
+            except OSError:
+                pass
+    """
+    write_app(tmp_path, "yes", extra=garbage)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        assert server.output.count("garbage was sent") >= 2
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+
+
+def test_a_module_in_the_current_directory_does_not_shadow_the_standard_library(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    (tmp_path / "queue.py").write_text("raise RuntimeError('not the queue that was looked for')")
+    # -P for the parent, which else has the directory on its path too, as `python -m` puts it there.
+    command = [sys.executable, "-P", "-m", "trioasgi", "app:app", "--workers", "2", "--port", "0"]
+    with start(command, cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        assert server.stop() == 0
+
+
+def test_a_lifespan_that_crashes_again_and_again_is_not_restarted_at_full_speed(tmp_path: Path) -> None:
+    write(tmp_path, LIFESPAN_CRASHES)
+    with start_server("app:app", "--workers", "2", "--lifespan", "on", cwd=tmp_path) as server:
+        wait_for_workers(server, 6)
+        server.wait_for("the next starts in 1 s")

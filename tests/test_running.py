@@ -1,0 +1,183 @@
+"""`run` and the command line without a supervisor: signals, exit statuses, and what is said."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import trioasgi
+from tests.supervisor.apps import write, write_app
+from tests.support.client import Background, get
+from tests.support.processes import start, start_server
+
+
+async def application(scope: object, receive: object, send: object) -> None: ...
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        assert server.stop(number) == 0
+        assert slow.answer().body == "yes"
+        assert "Traceback" not in server.output.text
+
+
+def test_a_request_that_takes_longer_than_the_grace_is_ended(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import trio")
+    with start_server("app:app", "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
+        Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        begun = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - begun < 1.4
+
+
+def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", cwd=tmp_path) as server:
+        Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        server.send(signal.SIGINT)
+        server.wait_for("Stopping: SIGINT")
+        begun = time.monotonic()
+        assert server.stop(signal.SIGINT) == 1
+        assert time.monotonic() - begun < 1.4
+        assert "Traceback" not in server.output.text
+
+
+def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time; print('extra')")
+    with start_server("app:app", cwd=tmp_path) as server:
+        Background(server.url(), "/block")
+        server.wait_for("block has begun")
+        for _ in range(100):  # signals that come too close to each other count as one
+            server.send(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.popen.wait(0.1)
+                break
+        assert server.wait() == 1
+
+
+def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("importing")
+        assert server.stop() == 0
+        assert "Traceback" not in server.output.text
+
+
+def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        textwrap.dedent("""
+            import trio
+
+            async def app(scope, receive, send):
+                await receive()
+                print("starting", flush=True)
+                await trio.sleep_forever()
+        """),
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("starting")
+        assert server.stop() == 0
+        assert "Traceback" not in server.output.text
+
+
+def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        textwrap.dedent("""
+            import trio
+
+            async def app(scope, receive, send):
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await trio.sleep(0.1)
+                raise RuntimeError("the broker has gone")
+        """),
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert server.wait() == 1
+        assert "the broker has gone" in server.output.text
+
+
+def test_an_address_in_use_is_said(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", cwd=tmp_path) as first:
+        for options in ((), ("--workers", "2")):
+            with start_server("app:app", "--port", str(first.port()), *options, cwd=tmp_path) as second:
+                assert second.wait() == 1
+                assert "another program listens there" in second.output.text
+                assert "Traceback" not in second.output.text
+
+
+SCRIPT = """
+import threading
+import trioasgi
+from app import app
+
+if __name__ == "__main__":
+    {main}
+"""
+
+
+@pytest.mark.parametrize(
+    "main",
+    [
+        "trioasgi.run(app, port=0)",
+        "trioasgi.run('app:app', trioasgi.Config(port=0), log_level='info')",
+        "trioasgi.run('app:app', port=0, workers=2)",
+        "trioasgi.run(config=trioasgi.Config(app='app:app', port=0))",
+    ],
+)
+def test_run_in_a_program(main: str, tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    (tmp_path / "program.py").write_text(SCRIPT.format(main=main))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as server:
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+
+
+def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    main = "threading.Thread(target=trioasgi.run, args=(app,), kwargs={'port': 0}, daemon=True).start()"
+    wait = "\n    import time\n    time.sleep(600)"
+    (tmp_path / "program.py").write_text(SCRIPT.format(main=main + wait))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as server:
+        assert get(server.url()).body == "yes"
+        assert server.stop() == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("config", [trioasgi.Config(workers=2), trioasgi.Config(reload=True)])
+def test_an_application_object_cannot_be_given_to_workers(config: trioasgi.Config) -> None:
+    with pytest.raises(trioasgi.ConfigError, match="the application's name"):
+        trioasgi.run(application, config)
+
+
+def test_an_object_that_is_no_application() -> None:
+    with pytest.raises(trioasgi.LoadError, match="not an ASGI application"):
+        trioasgi.run(3)  # type: ignore[arg-type]
+
+
+def test_every_public_name_is_there() -> None:
+    for name in trioasgi.__all__:
+        assert getattr(trioasgi, name) is not None
+    assert set(trioasgi.__all__) <= set(dir(trioasgi))
+    with pytest.raises(AttributeError, match="nothing_such"):
+        trioasgi.nothing_such  # noqa: B018
+
+
+def test_importing_the_package_brings_nothing_along() -> None:
+    code = "import sys, trioasgi; print([name for name in ('trio', 'msgspec', 'ssl') if name in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

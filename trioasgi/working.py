@@ -1,0 +1,188 @@
+"""A worker's work: the child's side of the supervisor's protocol (`supervisor/messages.py`).
+
+The main thread loads the application, then runs the loop. The loop serves, and sends reports and heartbeats:
+what they say is true of the loop. A thread of its own carries out commands: it is there before the
+application is loaded, and also when the loop is blocked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+import trio
+
+from trioasgi.config import Config
+from trioasgi.errors import ExitStatus
+from trioasgi.loading import load_app
+from trioasgi.observe import configure_logging
+from trioasgi.serving import Failure, Phase, Run, explain
+from trioasgi.supervisor import handover
+from trioasgi.supervisor.messages import (
+    LONGEST_ORDER,
+    LONGEST_REPORT,
+    Drain,
+    Draining,
+    Failed,
+    Heartbeat,
+    LineBuffer,
+    Order,
+    Ready,
+    Report,
+    Stopped,
+    decode_command,
+    decode_order,
+    encode_line,
+    heartbeat_interval,
+    shortened,
+)
+
+logger = logging.getLogger("trioasgi")
+
+ORPHAN_GRACE = 3.0
+"""Seconds to finish requests in when the supervisor is gone."""
+_LAST_MOMENTS = 2.0
+"""Seconds to come to an end once cancelled, or to get the last report written."""
+_CHUNK = 1 << 16
+
+
+def work(commands: int) -> ExitStatus:
+    """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well."""
+    lines = _lines(commands)
+    try:
+        order = decode_order(next(lines, b""))
+        reports = Reports(handover.take(order.reports))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"trioasgi.worker is started by `trioasgi --workers N` or `--reload`: {error}\n")
+        return ExitStatus.USAGE
+    if order.stdin is not None:
+        os.dup2(order.stdin, 0)
+        os.close(order.stdin)
+    return _serve(order, lines, reports)
+
+
+def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitStatus:
+    run: Run | None = None
+    try:
+        config = Config.from_dict(order.config)
+        configure_logging(config, show_pid=True)
+        run = Run(
+            config,
+            sockets=[handover.take(description) for description in order.sockets],
+            on_serving=lambda: reports.send(Ready()),
+            on_draining=lambda reason: reports.send(Draining(reason)),
+        )
+        threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
+        app = load_app(config)
+        _drain_on_sigterm(run)
+        status = trio.run(run.run, app, _heart(reports, config))
+    except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
+        failure = explain(error, has_served=run is not None and run.has_served)
+        reports.send_last(_failed(failure))
+        return failure.status
+    reports.send_last(Stopped())
+    return status
+
+
+def _failed(failure: Failure) -> Failed:
+    return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
+
+
+def _drain_on_sigterm(run: Run) -> None:
+    def drain(_: int, __: FrameType | None) -> None:
+        run.request_drain("SIGTERM")
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+# Commands
+
+
+def _lines(fd: int) -> Iterator[bytes]:
+    buffer = LineBuffer(LONGEST_ORDER)
+    while data := os.read(fd, _CHUNK):
+        yield from buffer.feed(data)
+
+
+def obey(commands: Iterator[bytes], run: Run) -> None:
+    """Carry out commands until there are no more, which means that the supervisor is gone; in a thread.
+
+    While the application is still being imported there is no loop to be asked, and nothing has begun that
+    could be finished: the process ends on the spot.
+    """
+    with contextlib.suppress(OSError):
+        for line in commands:
+            if isinstance(decode_command(line), Drain):
+                _drain(run, "the supervisor said so")
+    _drain(run, "the supervisor is gone")
+    time.sleep(ORPHAN_GRACE)
+    run.request_abort()
+    time.sleep(_LAST_MOMENTS)
+    _exit(ExitStatus.FAILED)
+
+
+def _drain(run: Run, reason: str) -> None:
+    if run.phase is Phase.LOADING:
+        _exit(ExitStatus.OK)
+    run.request_drain(reason)
+
+
+def _exit(status: ExitStatus) -> NoReturn:
+    # Not sys.exit: the main thread may be anywhere, and will not come back for this one.
+    os._exit(status)
+
+
+# Reports
+
+
+class Reports:
+    """The worker's end of the socket that reports are written to.
+
+    Never blocks the loop: a supervisor that does not read (it is stopped, say) misses heartbeats.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+        self._pending = bytearray()
+
+    def send(self, report: Report) -> None:
+        """Write a report, or what the kernel takes of it; the rest goes out with the next."""
+        if len(self._pending) < LONGEST_REPORT:
+            self._pending += encode_line(report)
+        self._flush()
+
+    def send_last(self, report: Report) -> None:
+        """Write the report that says how it ended, waiting a while if need be."""
+        self._sock.settimeout(_LAST_MOMENTS)
+        self._pending += encode_line(report)
+        self._flush()
+        self._sock.close()
+
+    def _flush(self) -> None:
+        try:
+            while self._pending:
+                del self._pending[: self._sock.send(self._pending)]
+        except OSError:
+            # It does not read now, or is gone: then stdin has ended too, and that is what we act on.
+            logger.debug("The supervisor takes no reports")
+
+
+def _heart(reports: Reports, config: Config) -> Callable[[], Awaitable[None]]:
+    interval = heartbeat_interval(config.timeout_worker)
+
+    async def beat() -> None:
+        while True:
+            reports.send(Heartbeat())
+            await trio.sleep(interval)
+
+    return beat
