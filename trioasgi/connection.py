@@ -41,10 +41,15 @@ class ConnectionSettings:
 
 
 class Connections:
-    """The connections of a worker: each is served by a call of `serve`, and all are drained at once."""
+    """The connections of a worker: each is served by a call of `serve`, and all are drained at once.
 
-    def __init__(self, settings: ConnectionSettings) -> None:
+    `nursery` runs a connection on where the task that began it is still with an application whose response
+    is complete.
+    """
+
+    def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery) -> None:
         self._settings = settings
+        self._nursery = nursery
         self._live: set[HTTP1Connection] = set()
         self._draining = False
 
@@ -60,36 +65,55 @@ class Connections:
     async def serve(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """Serve one connection and close it. Raises nothing but cancellation."""
         peer = _peer_name(client, server)
-        try:
-            async with _Closing(stream):
-                await self._serve(stream, client, server, peer)
-        except Exception:
-            logger.exception("%s: the connection failed; it is closed, the others go on", peer)
+        connection = None
+        with _Isolation(peer):
+            try:
+                channel = await self._secure(stream, peer)
+                if channel is not None:
+                    connection = self._begin(channel, ConnectionInfo(self._scheme, client, server, peer))
+            finally:
+                if connection is None:
+                    await _close_at_once(stream)
+        if connection is not None:
+            await self._run(connection)
 
-    async def _serve(
-        self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None, peer: str
-    ) -> None:
-        channel: Channel
+    @property
+    def _scheme(self) -> str:
+        return "http" if self._settings.tls is None else "https"
+
+    async def _secure(self, stream: trio.abc.Stream, peer: str) -> Channel | None:
+        """The channel on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
         tls = self._settings.tls
-        if tls is not None:
-            secured = await self._handshake(stream, tls, peer)
-            if secured is None:
-                return
-            channel = (
-                LayeredChannel(secured, stream) if isinstance(stream, HubStream) else StreamChannel(secured)
-            )
-        else:
-            channel = stream if isinstance(stream, HubStream) else StreamChannel(stream)
-        info = ConnectionInfo("http" if tls is None else "https", client, server, peer)
-        connection = HTTP1Connection(channel, info, self._settings.http1, self._settings.handler(info))
+        if tls is None:
+            return stream if isinstance(stream, HubStream) else StreamChannel(stream)
+        secured = await self._handshake(stream, tls, peer)
+        if secured is None:
+            return None
+        return LayeredChannel(secured, stream) if isinstance(stream, HubStream) else StreamChannel(secured)
+
+    def _begin(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
+        settings = self._settings
+        connection = HTTP1Connection(channel, info, settings.http1, settings.handler(info), self._continue)
         connection.draining = self._draining
         self._live.add(connection)
-        try:
-            await connection.run()
-        finally:
-            self._live.discard(connection)
-        with trio.move_on_after(CLOSE_SECONDS):
-            await channel.aclose()
+        return connection
+
+    def _continue(self, connection: HTTP1Connection) -> None:
+        self._nursery.start_soon(self._run, connection)
+
+    async def _run(self, connection: HTTP1Connection) -> None:
+        """Serve a connection's requests, and close it unless another task has it by then."""
+        ours = True
+        with _Isolation(connection.info.peer):
+            try:
+                ours = await connection.run()
+                if ours:
+                    with trio.move_on_after(CLOSE_SECONDS):
+                        await connection.channel.aclose()
+            finally:
+                if ours:
+                    self._live.discard(connection)
+                    connection.channel.abort()
 
     async def _handshake(
         self, stream: trio.abc.Stream, context: ssl.SSLContext, peer: str
@@ -105,20 +129,29 @@ class Connections:
         return secured
 
 
-class _Closing:
-    """Close the stream at the end whatever happens: at once, without waiting for anybody."""
+class _Isolation:
+    """Keep an error where it is: logged with its peer, and of no concern to the other connections."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
+    __slots__ = ("_peer",)
 
-    async def __aenter__(self) -> None:
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def __enter__(self) -> None:
         pass
 
-    async def __aexit__(self, *_: object) -> None:
-        if isinstance(self._stream, HubStream):
-            self._stream.close()
-        else:
-            await trio.aclose_forcefully(self._stream)
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        logger.error("%s: the connection failed; it is closed, the others go on", self._peer, exc_info=exc)
+        return True
+
+
+async def _close_at_once(stream: trio.abc.Stream) -> None:
+    if isinstance(stream, HubStream):
+        stream.close()
+    else:
+        await trio.aclose_forcefully(stream)
 
 
 def _handshake_reason(exc: Exception) -> str:

@@ -14,7 +14,8 @@ import logging
 import random
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,12 @@ from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.config import Config
 from trioasgi.connection import Connections, ConnectionSettings
-from trioasgi.errors import ConfigError
+from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.http1.codec import Codec, Limits
 from trioasgi.http1.connection import HTTP1Settings
 from trioasgi.http1.encoder import DefaultFields
 from trioasgi.http1.h11_codec import H11Codec
-from trioasgi.net.accept import accept_connections
+from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
 from trioasgi.net.stream import HubStream
@@ -187,27 +188,46 @@ class _Run:
         self._fixed_server = {sock: _fixed_address(sock) for sock in sockets}
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
-        server = self._server
+        """Serve until drained or cancelled."""
         try:
-            # strict_exception_groups off: what is raised here is raised by us, one at a time, and callers
-            # want it unwrapped.
-            async with trio.open_nursery() as nursery:
+            await self._within_lifespan(partial(self._serve, task_status))
+        finally:
+            self._server.begin_drain()
+            self._server._ended.set()
+
+    async def run_stream(self, stream: trio.abc.Stream) -> None:
+        """Serve one stream."""
+        try:
+            await self._within_lifespan(partial(self._serve_stream, stream))
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
+        """Start the application, serve, shut it down, however serving ends."""
+        failure: TrioasgiError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
                 await self._lifespan.startup(nursery)
                 try:
-                    await self._serve(nursery, task_status)
+                    await serve(nursery)
                 finally:
                     await self._lifespan.shutdown()
-                    nursery.cancel_scope.cancel()
-        finally:
-            server.begin_drain()
-            server._ended.set()
+            except TrioasgiError as exc:
+                # Raised outside of the nursery: it is one error, and should not come in a group.
+                failure = exc
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
-    async def _serve(self, nursery: trio.Nursery, task_status: trio.TaskStatus[Server]) -> None:
+    async def _serve_stream(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
+        await Connections(self._connection_settings(), nursery).serve(stream, None, None)
+
+    async def _serve(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if supported():
             self._hub = Hub()
             await nursery.start(self._hub.run)
-        connections = Connections(self._connection_settings())
         async with trio.open_nursery() as busy:
+            connections = Connections(self._connection_settings(), busy)
             async with trio.open_nursery() as listening:
                 for sock in self._sockets:
                     listening.start_soon(
@@ -219,6 +239,13 @@ class _Run:
                 task_status.started(self._server)
                 await self._server._wait_draining()
                 listening.cancel_scope.cancel()
+            if self._announces:
+                # Nobody else will accept what waits in the queues of sockets that are about to be closed.
+                for sock in self._sockets:
+                    with suppress(OSError):
+                        accept_waiting(
+                            sock, partial(self._take, sock, connections, busy), self._config.backlog
+                        )
             connections.drain()
             busy.cancel_scope.deadline = trio.current_time() + self._config.timeout_graceful_shutdown
         if busy.cancel_scope.cancelled_caught:
@@ -227,18 +254,6 @@ class _Run:
                 "(--timeout-graceful-shutdown)",
                 self._config.timeout_graceful_shutdown,
             )
-
-    async def run_stream(self, stream: trio.abc.Stream) -> None:
-        try:
-            async with trio.open_nursery() as nursery:
-                await self._lifespan.startup(nursery)
-                try:
-                    await Connections(self._connection_settings()).serve(stream, None, None)
-                finally:
-                    await self._lifespan.shutdown()
-                    nursery.cancel_scope.cancel()
-        finally:
-            await trio.aclose_forcefully(stream)
 
     async def _watch_lifespan(self) -> None:
         await self._lifespan.crashed.wait()

@@ -179,10 +179,14 @@ class Reports:
 
 def _heart(reports: Reports, config: Config) -> Callable[[], Awaitable[None]]:
     interval = heartbeat_interval(config.timeout_worker)
+    on_sigint = signal.getsignal(signal.SIGINT)
 
     async def beat() -> None:
         while True:
             reports.send(Heartbeat())
+            if signal.getsignal(signal.SIGINT) is not on_sigint:
+                # pdb leaves a handler behind that would answer Ctrl-C with a prompt in the midst of the loop.
+                signal.signal(signal.SIGINT, on_sigint)
             await trio.sleep(interval)
 
     return beat

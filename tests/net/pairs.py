@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import trio
@@ -81,13 +81,3 @@ async def read_exactly(peer: trio.abc.ReceiveStream, size: int) -> bytes:
         parts.append(part)
         size -= len(part)
     return b"".join(parts)
-
-
-def run(main: Callable[[], Awaitable[None]], seconds: float = 10) -> None:
-    """`trio.run`, bounded."""
-
-    async def bounded() -> None:
-        with trio.fail_after(seconds):
-            await main()
-
-    trio.run(bounded)

@@ -11,7 +11,8 @@ import pytest
 import trio
 from trio.testing import check_half_closeable_stream, check_two_way_stream, wait_all_tasks_blocked
 
-from tests.net.pairs import MakePair, clog, hub_pair, read_exactly, run, running_hub, tcp_pair, unix_pair
+from tests.net.pairs import MakePair, clog, hub_pair, read_exactly, running_hub, tcp_pair, unix_pair
+from tests.support.sockets import run
 from trioasgi.net.hub import TICK
 from trioasgi.net.stream import HubStream
 

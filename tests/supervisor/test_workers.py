@@ -6,6 +6,7 @@ import http.client
 import os
 import re
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_a_worker_whose_loop_is_stuck_is_killed_and_replaced(tmp_path: Path) -> 
 
 def test_a_worker_that_is_busy_for_less_lives_on(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import time, threading")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", "--workers", "2", "--timeout-worker", "8", cwd=tmp_path) as server:
         pids = wait_for_workers(server, 2)
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
@@ -310,3 +311,32 @@ def test_a_lifespan_that_crashes_again_and_again_is_not_restarted_at_full_speed(
     with start_server("app:app", "--workers", "2", "--lifespan", "on", cwd=tmp_path) as server:
         wait_for_workers(server, 6)
         server.wait_for("the next starts in 1 s")
+
+
+def test_workers_that_cannot_even_be_started(tmp_path: Path) -> None:
+    program = """
+import sys
+from trioasgi.config import Config
+from trioasgi.running import run_config
+
+sys.executable = "/nowhere/python"
+sys.exit(run_config(Config(app="app:app", port=0, workers=2)))
+"""
+    with start([sys.executable, "-c", program], cwd=tmp_path) as server:
+        assert server.wait() == 1
+        assert server.output.count("a worker could not be started: .*/nowhere/python") == 1
+        assert "Giving up" in server.output.text
+        assert "Traceback" not in server.output.text
+
+
+def test_a_unix_socket_is_shared_and_its_file_removed(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", "--uds", "app.sock", cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(10)
+            client.connect(str(tmp_path / "app.sock"))
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            assert client.makefile("rb").read().endswith(b"yes")
+        assert server.stop() == 0
+        assert not (tmp_path / "app.sock").exists()

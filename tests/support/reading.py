@@ -48,7 +48,7 @@ def read_all(codec: str, pieces: Iterable[bytes], limits: Limits = LIMITS) -> Re
         while True:
             request = _next_request(reader, source)
             if request is None:
-                return Reading(tuple(requests), in_head=reader.mid_head)
+                return Reading(tuple(requests), in_head=reader.holds_data)
             _read_body(reader, source, request, requests)
             if not requests[-1].whole or not requests[-1].keep_alive:
                 return Reading(tuple(requests))

@@ -98,11 +98,11 @@ class HTTPHandler:
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
         application = self._application
-        started = perf_counter() if application.access_log is not None else 0.0
+        log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
         if application.concurrency and application.active >= application.concurrency:
             self._refuse(exchange)
         else:
-            call = HTTPCall(exchange)
+            call = HTTPCall(exchange, log)
             application.active += 1
             try:
                 await application.app(self._make_scope(exchange.request), call.receive, call.send)
@@ -113,8 +113,8 @@ class HTTPHandler:
                     self._judge_return(exchange)
             finally:
                 application.count()
-        if application.access_log is not None:
-            self._log_access(application.access_log, exchange, perf_counter() - started)
+        if log is not None:
+            log.write(exchange)
 
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency
@@ -189,16 +189,35 @@ class HTTPHandler:
         logger.error("the application returned %s to %s %r", what, request.method, request.target)
         exchange.fail(500, "Internal Server Error")
 
-    def _log_access(self, access_log: AccessLog, exchange: Exchange, seconds: float) -> None:
+
+class AccessEntry:
+    """The access log's line for one exchange: written once, when the response is complete, or given up.
+
+    Not when the application returns: it may go on for long after its response.
+    """
+
+    __slots__ = ("_log", "_peer", "_started", "_written")
+
+    def __init__(self, log: AccessLog, peer: str) -> None:
+        self._log = log
+        self._peer = peer
+        self._started = perf_counter()
+        self._written = False
+
+    def write(self, exchange: Exchange) -> None:
+        """Write the line, unless it has been written."""
+        if self._written:
+            return
+        self._written = True
         request = exchange.request
-        access_log.log(
-            self._info.peer,
+        self._log.log(
+            self._peer,
             request.method,
             request.target.decode("ascii", "replace"),
             request.http_version,
             exchange.status,
             exchange.sent,
-            seconds,
+            perf_counter() - self._started,
         )
 
 
@@ -218,10 +237,11 @@ def _is_disconnect(exc: BaseException) -> bool:
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_exchange", "_request_done")
+    __slots__ = ("_exchange", "_log", "_request_done")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
         self._exchange = exchange
+        self._log = log
         self._request_done = False
 
     async def receive(self) -> Message:
@@ -257,6 +277,8 @@ class HTTPCall:
                 raise ASGIMessageError(str(exc)) from exc
             if waits or more:
                 await self._flush(waits)
+            if not more and self._log is not None:
+                self._log.write(exchange)
         elif phase is _NOT_STARTED:
             check_type(message, "http.response.start")
             status = check_status(message.get("status"))

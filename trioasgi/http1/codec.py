@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trioasgi.exchange import Request
 
@@ -31,6 +31,10 @@ class GrammarError(Exception):
     """A head that the codec could not read; `rules.diagnose` finds out what to answer."""
 
 
+AROUND_TARGET: Final = 64
+"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
@@ -45,7 +49,7 @@ class Limits:
     @property
     def head_bytes(self) -> int:
         """The most bytes that are held while the end of a head has not been seen."""
-        return self.header_bytes + self.target + 64  # the method, the version and their spaces
+        return self.header_bytes + self.target + AROUND_TARGET
 
 
 class Fields:

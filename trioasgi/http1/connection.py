@@ -40,6 +40,10 @@ sending: closing with bytes unread makes the kernel send a reset, which can dest
 client has read it (RFC 9112, 9.6)."""
 
 
+FIRST_REQUEST_SECONDS: Final = 1.0
+"""How long a draining server waits for the first request of a client that has connected already."""
+
+
 @dataclass(frozen=True, slots=True)
 class HTTP1Settings:
     """What is the same for all HTTP/1 connections of a worker. Times are in seconds."""
@@ -57,58 +61,103 @@ class HTTP1Settings:
 class Phase(Enum):
     """What a connection is about."""
 
+    NEW = "connected, and nothing has arrived yet"
     IDLE = "waiting for a request, of which nothing has arrived"
     HEAD = "reading the head of a request"
     BUSY = "a request is being answered"
     CLOSING = "no more requests will be read"
 
 
-_IDLE, _HEAD, _BUSY, _CLOSING = Phase
+_NEW, _IDLE, _HEAD, _BUSY, _CLOSING = Phase
 _COMPLETE = ResponsePhase.COMPLETE
 
 
 class HTTP1Connection:
     """Serves the requests of one connection, one after the other, in the task that calls `run`."""
 
-    __slots__ = ("_handler", "channel", "draining", "info", "phase", "reader", "settings")
+    __slots__ = (
+        "_exchange",
+        "_handler",
+        "_on_handover",
+        "_turn",
+        "channel",
+        "draining",
+        "info",
+        "phase",
+        "reader",
+        "settings",
+    )
 
     def __init__(
-        self, channel: Channel, info: ConnectionInfo, settings: HTTP1Settings, handler: Handler
+        self,
+        channel: Channel,
+        info: ConnectionInfo,
+        settings: HTTP1Settings,
+        handler: Handler,
+        on_handover: Callable[[HTTP1Connection], None] | None = None,
     ) -> None:
         self.channel = channel
         self.info = info
         self.settings = settings
         self.reader = RequestReader(settings.codec(), settings.limits)
-        self.phase = _HEAD
+        self.phase = _NEW
         self.draining = False
         self._handler = handler
+        self._exchange: HTTP1Exchange | None = None
+        self._turn = 0
+        self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
+        if on_handover is not None:
+            channel.on_unattended(self._hand_over)
 
-    async def run(self) -> None:
-        """Serve until the connection is to be closed, which is left to the caller."""
-        # A client that has just connected gets the time of a head for its first byte: it has not been idle
-        # yet.
-        deadline = self.channel.now() + self.settings.timeout_headers
+    async def run(self) -> bool:
+        """Serve until the connection is to be closed, which is left to the caller.
+
+        False if it is not the caller's any more: `on_handover` has been called, and somebody else calls
+        `run`.
+        """
+        # A client that has just connected gets the time of a head for its first byte.
         keep_alive = self.settings.timeout_keep_alive
+        timeout = self.settings.timeout_headers if self.phase is _NEW else keep_alive
+        deadline = self.channel.now() + timeout
         handler = self._handler
+        turn = self._turn
         while True:
             request = await self._next_request(deadline)
             if request is None:
-                return
+                return True
             self.phase = _BUSY
-            exchange = HTTP1Exchange(self, request)
+            self._exchange = exchange = HTTP1Exchange(self, request)
             await handler(exchange)
+            if turn != self._turn:
+                return False
             ordinary = exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body_done
             if not ordinary and not await self._can_go_on(exchange):
-                return
+                return True
             self.phase = _IDLE
             deadline = self.channel.now() + keep_alive
+
+    def _hand_over(self) -> None:
+        """Something has arrived that nobody waits for: the next request, while the application is still busy?
+
+        An application may go on after its response (Starlette's BackgroundTask does). This task is its own
+        then; the connection is served on by another, so that the client need not wait.
+        """
+        exchange = self._exchange
+        if self.phase is not _BUSY or exchange is None or self._on_handover is None:
+            return
+        if exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body_done:
+            self._turn += 1
+            self.phase = _IDLE
+            self._on_handover(self)
 
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
         self.draining = True
         if self.phase is _IDLE:
             self.channel.interrupt_read()
+        elif self.phase is _NEW:
+            self.channel.read_deadline = self.channel.now() + FIRST_REQUEST_SECONDS
 
     # Requests
 
@@ -145,7 +194,9 @@ class HTTP1Connection:
         channel = self.channel
         mid_head = self.reader.holds_data
         if self.draining and not mid_head:
-            return b""
+            if self.phase is not _NEW:
+                return b""
+            deadline = channel.now() + FIRST_REQUEST_SECONDS
         channel.read_deadline = deadline
         try:
             return await channel.receive()

@@ -25,6 +25,9 @@ _MALFORMED: Final = re.compile(
     re.VERBOSE,
 )
 
+# h11 makes one Content-Length of several that are equal; what stood on the wire is for the rules to judge.
+_CONTENT_LENGTH: Final = re.compile(rb"(?i)\ncontent-length:([^\r]*)")
+
 
 class H11Codec(Codec):
     """Reads each head with an `h11.Connection` of its own: h11 reads the head, and never learns of the
@@ -47,7 +50,16 @@ class H11Codec(Codec):
             raise GrammarError(str(exc)) from exc
         if not isinstance(event, h11.Request):
             raise GrammarError("the head does not end where its empty line is")
-        return list(event.headers)
+        fields = list(event.headers)
+        for name, value in fields:
+            if name == b"content-length":
+                _check_raw_length(head, value)
+        return fields
 
     def skip_body(self) -> None:
         """Nothing is kept between heads."""
+
+
+def _check_raw_length(head: bytes, value: bytes) -> None:
+    if [raw.strip(b" \t") for raw in _CONTENT_LENGTH.findall(head)] != [value]:
+        raise GrammarError("more than one Content-Length")

@@ -12,7 +12,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request, Limits, RequestError
+from trioasgi.http1.codec import AROUND_TARGET, Fields, GrammarError, HTTP1Request, Limits, RequestError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,11 +124,12 @@ class HeadReader:
     the same, byte for byte, means the same.
     """
 
-    __slots__ = ("_codec", "_fields", "_last", "_last_version", "_limits")
+    __slots__ = ("_codec", "_fields", "_last", "_last_version", "_limits", "_max_bytes")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._codec = codec
         self._limits = limits
+        self._max_bytes = limits.head_bytes
         self._last = b""
         self._last_version = b""
         self._fields: Fields | None = None
@@ -143,10 +144,14 @@ class HeadReader:
             raise diagnose(data[start:end], self._limits)
         name, target, path, query, version = line.groups()
         method = METHODS.get(name)
-        if method is None:
+        if method is None or len(target) > self._limits.target:
             raise diagnose(data[start:end], self._limits)
-        if len(target) > self._limits.target:
-            raise Rule.TARGET_LENGTH.error()
+        if end - start > self._max_bytes:
+            raise Rule.FIELDS_SIZE.error()
+        authority: bytes | None = None
+        if path is None:
+            # Before the fields: what llhttp thinks of the target is not for it to say.
+            path, query, authority = _read_other_form(method, target)
         block = data[line.end() : end]
         fields = self._fields
         if fields is None or block != self._last or version != self._last_version:
@@ -154,12 +159,11 @@ class HeadReader:
             self._last = block
             self._last_version = version
             self._fields = fields
-        request = HTTP1Request(method, target, path or target, query or b"", _VERSIONS[version], fields)
-        if path is None:
-            _check_other_form(request)
-        else:
-            # The application may do with the list as it likes.
-            request.headers = fields.headers.copy()
+        request = HTTP1Request(method, target, path, query or b"", _VERSIONS[version], fields)
+        # The application may do with the list as it likes.
+        headers = request.headers = fields.headers.copy()
+        if authority is not None:
+            headers[:] = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
         return request
 
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
@@ -176,16 +180,17 @@ class HeadReader:
         return fields
 
 
+# However the bytes of a head arrive, the answer to what is wrong with it is the same, since its rules are
+# looked at in the order in which they can be broken: the request line, the size, the target's form, the
+# fields.
+
+
 def check_beginning(part: bytes, limits: Limits) -> None:
     """Look at a head whose end has not arrived: too long already, or none at all? Raises RequestError."""
     line, end, _ = part.partition(b"\n")
-    if end:
-        if _REQUEST_LINE.fullmatch(line + end) is None:
-            raise diagnose(part, limits)
-    elif _PART_OF_A_LINE.fullmatch(line) is None:
-        raise Rule.REQUEST_LINE.error()
-    elif len(line) > limits.target + 64:
-        raise Rule.TARGET_LENGTH.error()
+    rule = _check_line(line, limits) if end else _check_part_of_line(line, limits)
+    if rule is not None:
+        raise rule.error()
     if len(part) > limits.head_bytes:
         raise Rule.FIELDS_SIZE.error()
 
@@ -195,25 +200,45 @@ def diagnose(head: bytes, limits: Limits) -> RequestError:
     first byte on.
     """
     line, _, rest = head.partition(b"\n")
+    rule = _check_line(line, limits)
+    if rule is not None:
+        return rule.error()
+    version = line[-4:-1]
+    readable = _read_fields_as_far_as_possible(rest)
+    try:
+        _check_fields(Fields(readable, _VERSIONS[version]), version, limits)
+    except RequestError as error:
+        # A Host that stands behind the unreadable field is not missing.
+        if error.reason != Rule.HOST_MISSING.error().reason or len(readable) == rest.count(b"\n") - 1:
+            return error
+    return Rule.FIELDS.error()
+
+
+def _check_part_of_line(line: bytes, limits: Limits) -> Rule | None:
+    """The rule that the beginning of a request line breaks already."""
+    longest = limits.target + AROUND_TARGET
+    if _PART_OF_A_LINE.fullmatch(line[: longest + 1]) is None:
+        return Rule.REQUEST_LINE
+    return Rule.TARGET_LENGTH if len(line) > longest else None
+
+
+def _check_line(line: bytes, limits: Limits) -> Rule | None:
+    """The rule that a request line breaks, which comes without its LF."""
+    if len(line) > limits.target + AROUND_TARGET:
+        return _check_part_of_line(line, limits)
     match = _ANY_REQUEST_LINE.fullmatch(line.removesuffix(b"\r"))
     if match is None:
-        return Rule.REQUEST_LINE.error()
+        return Rule.REQUEST_LINE
     method, target, version = match.groups()
     if version not in _VERSIONS:
-        return Rule.VERSION.error()
+        return Rule.VERSION
     if not line.endswith(b"\r"):
-        return Rule.REQUEST_LINE.error()
+        return Rule.REQUEST_LINE
     if method not in METHODS:
-        return (Rule.CONNECT if method == b"CONNECT" else Rule.METHOD).error()
+        return Rule.CONNECT if method == b"CONNECT" else Rule.METHOD
     if len(target) > limits.target:
-        return Rule.TARGET_LENGTH.error()
-    if _REQUEST_LINE.fullmatch(line + b"\n") is None:
-        return Rule.TARGET_FORM.error()
-    try:
-        _check_fields(Fields(_read_fields_as_far_as_possible(rest), _VERSIONS[version]), version, limits)
-    except RequestError as error:
-        return error
-    return Rule.FIELDS.error()
+        return Rule.TARGET_LENGTH
+    return Rule.TARGET_FORM if _REQUEST_LINE.fullmatch(line + b"\n") is None else None
 
 
 def _read_fields_as_far_as_possible(rest: bytes) -> list[Header]:
@@ -311,22 +336,19 @@ _NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], object]]] = {
 """The fields that say something of the message itself, and what is made of each."""
 
 
-def _check_other_form(request: HTTP1Request) -> None:
-    """A target in asterisk-form (RFC 9112, 3.2.4) or absolute-form (3.2.2), whose authority takes the place
-    of Host's.
+def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
+    """Path, query and authority of a target in asterisk-form (RFC 9112, 3.2.4) or in absolute-form (3.2.2),
+    whose authority takes the place of Host's.
     """
-    request.headers = request.headers.copy()
-    if request.target == b"*":
-        if request.method != "OPTIONS":
+    if target == b"*":
+        if method != "OPTIONS":
             raise Rule.ASTERISK.error()
-        return
-    match = _ABSOLUTE.fullmatch(request.target)
+        return target, b"", None
+    match = _ABSOLUTE.fullmatch(target)
     if match is None or len(match[1]) > _MAX_AUTHORITY or not _is_authority(match[1]):
         raise Rule.TARGET_FORM.error()
     authority, rest = match.groups()
-    path, _, request.query = rest.partition(b"?")
-    request.path = path or b"/"
-    if request.method == "OPTIONS" and not rest:
-        request.path = b"*"  # RFC 9112, 3.2.4: what a proxy makes of it
-    request.headers = [field for field in request.headers if field[0] != b"host"]
-    request.headers.insert(0, (b"host", authority))
+    if method == "OPTIONS" and not rest:
+        return b"*", b"", authority  # RFC 9112, 3.2.4: what a proxy makes of it
+    path, _, query = rest.partition(b"?")
+    return path or b"/", query, authority

@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import socket
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 import trio
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 logger = logging.getLogger("trioasgi")
 
@@ -27,30 +25,45 @@ _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 
-async def accept_connections(listener: socket.socket, take: Callable[[socket.socket, object], None]) -> None:
-    """Call `take(connection, client address)` for each connection that arrives, until cancelled.
+Take = Callable[[socket.socket, object], None]
+"""What is done with a connection (non-blocking) and its client's address."""
 
-    Connections are non-blocking. Raises OSError only if the listening socket itself is broken. An error of a
-    single connection, which accept() reports on Linux (accept(2), "Error handling"), is passed over.
+
+async def accept_connections(listener: socket.socket, take: Take) -> None:
+    """Call `take` for each connection that arrives, until cancelled.
+
+    Raises OSError only if the listening socket itself is broken.
     """
     out_of_room = False
     while True:
         await trio.lowlevel.wait_readable(listener)
-        for _ in range(BATCH):
-            try:
-                connection, address = listener.accept()
-            except BlockingIOError:
-                break  # another worker was faster
-            except OSError as exc:
-                if exc.errno in _LISTENER_GONE:
-                    raise
-                if exc.errno in _NO_ROOM:
-                    if not out_of_room:
-                        logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
-                    out_of_room = True
-                    await trio.sleep(PAUSE)
-                    break
-                continue
+        try:
+            accept_waiting(listener, take)
+        except OSError as exc:
+            if exc.errno not in _NO_ROOM:
+                raise
+            if not out_of_room:
+                logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
+            out_of_room = True
+            await trio.sleep(PAUSE)
+        else:
             out_of_room = False
-            connection.setblocking(False)
-            take(connection, address)
+
+
+def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> None:
+    """Call `take` for the connections that wait in the listener's queue, for `most` of them at the most.
+
+    An error of a single connection, which accept() reports on Linux (accept(2), "Error handling"), is passed
+    over. Raises OSError if the listener is broken, or the system has no room for another connection.
+    """
+    for _ in range(most):
+        try:
+            connection, address = listener.accept()
+        except BlockingIOError:
+            return  # the queue is empty, or another worker was faster
+        except OSError as exc:
+            if exc.errno in _LISTENER_GONE or exc.errno in _NO_ROOM:
+                raise
+            continue
+        connection.setblocking(False)
+        take(connection, address)

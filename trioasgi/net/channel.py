@@ -96,10 +96,8 @@ class Channel(ABC):
         """End a read that waits now with TimeoutError, as if its deadline had come."""
 
     @abstractmethod
-    def on_readable(self, callback: Callable[[], None] | None) -> None:
-        """Call `callback` once when bytes or the end arrive while nobody waits for them; None takes it
-        back.
-        """
+    def on_unattended(self, callback: Callable[[], None]) -> None:
+        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them."""
 
     @abstractmethod
     async def send_eof(self) -> None:
@@ -251,7 +249,7 @@ class StreamChannel(Channel):
         if self._reading_scope is not None:
             self._reading_scope.cancel()
 
-    def on_readable(self, callback: Callable[[], None] | None) -> None:
+    def on_unattended(self, callback: Callable[[], None]) -> None:
         """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
 
     async def send_eof(self) -> None:
@@ -324,8 +322,8 @@ class LayeredChannel(StreamChannel):
     def interrupt_read(self) -> None:
         self._transport.interrupt_read()
 
-    def on_readable(self, callback: Callable[[], None] | None) -> None:
-        self._transport.on_readable(callback)
+    def on_unattended(self, callback: Callable[[], None]) -> None:
+        self._transport.on_unattended(callback)
 
     def abort(self) -> None:
         super().abort()

@@ -88,8 +88,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 self._reader = None
                 trio.lowlevel.reschedule(reader)
             elif self._callback is not None:
-                callback, self._callback = self._callback, None
-                callback()
+                self._callback()
         if flags & _WRITE_EVENTS and self._writer is not None:
             self._wake_writer(outcome.Value(None))
         if flags & _HANGUP_EVENTS and not self._hung_up:
@@ -234,11 +233,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         if reader is not None:
             trio.lowlevel.reschedule(reader, outcome.Error(TimeoutError(STALLED_READ)))
 
-    def on_readable(self, callback: Callable[[], None] | None) -> None:
+    def on_unattended(self, callback: Callable[[], None]) -> None:
         self._callback = callback
-        if callback is not None and self._readable:
-            self._callback = None
-            callback()
 
     def abort(self) -> None:
         if self._fd != -1:

@@ -1,0 +1,543 @@
+"""`serve`: where it runs, what it hands out, what ends it and what must not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import logging
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import anyio
+import anyio.abc
+import httpx
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+import trioasgi
+from tests.support.applications import Lived
+from tests.support.http import CODECS, Client, request, respond
+from tests.support.sockets import SOON, connected, logged, open_stream, run, served
+from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
+from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.http1.connection import HTTP1Connection
+from trioasgi.net.hub import Hub
+
+both_codecs = pytest.mark.parametrize("codec", CODECS)
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "http"
+    await respond(send, b"hello")
+
+
+def leaves(error: BaseException) -> list[BaseException]:
+    """What a group of exceptions, of groups perhaps, comes down to."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in leaves(inner)]
+    return [error]
+
+
+async def expect_end(main: Callable[[], Awaitable[object]], kind: type[Exception]) -> str:
+    """Run what ends with one error of this kind, alone or in a group; return its message."""
+    errors: list[BaseException] = []
+    try:
+        await main()
+    except* kind as group:
+        errors += leaves(group)
+    [error] = errors
+    return str(error)
+
+
+# Where it runs
+
+
+@both_codecs
+def test_in_a_trio_nursery(codec: str) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            config = Config(bind=("127.0.0.1:0",), http="h11" if codec == "h11" else "httptools")
+            server = await nursery.start(serve, hello, config)
+            assert isinstance(server, Server)
+            [(host, port)] = server.addresses
+            assert host == "127.0.0.1"
+            assert server.urls == (f"http://127.0.0.1:{port}",)
+            async with httpx.AsyncClient(base_url=server.urls[0]) as client:
+                response = await client.get("/")
+                assert (response.status_code, response.text) == (200, "hello")
+            await server.drain()
+
+    run(main)
+
+
+@both_codecs
+def test_in_an_anyio_task_group(codec: str) -> None:
+    async def main() -> None:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as group:
+                start = functools.partial(serve, hello, bind=("127.0.0.1:0",), http=codec)
+                server = await group.start(start)
+                assert isinstance(server, Server)
+                async with httpx.AsyncClient(base_url=server.urls[0]) as client:
+                    assert (await client.get("/")).text == "hello"
+                group.cancel_scope.cancel()
+            with pytest.raises(OSError):
+                await open_stream(server)
+
+    anyio.run(main, backend="trio")
+
+
+def test_under_asyncio_the_error_says_what_to_do() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(serve(hello, bind=("127.0.0.1:0",)))
+    for way in ("trio.run(main)", 'anyio.run(main, backend="trio")', "trioasgi.run(app)"):
+        assert way in str(caught.value)
+
+    async def in_an_anyio_task_group() -> None:
+        async with anyio.create_task_group() as group:
+            await group.start(serve, hello)
+
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="this is not a Trio run")):
+        anyio.run(in_an_anyio_task_group, backend="asyncio")
+    with pytest.raises(RuntimeError, match=r"trioasgi\.serve_stream runs on Trio"):
+        asyncio.run(serve_stream(hello, memory_stream_pair()[0]))
+
+
+def test_a_stream_of_ones_own() -> None:
+    async def main() -> None:
+        app = Lived()
+        ours, theirs = memory_stream_pair()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(serve_stream, app, theirs))
+            client = Client(ours)
+            assert (await client.get(request("/memory"))).body == b"/memory"
+            await ours.aclose()
+        assert app.events == ["startup", "shutdown"]
+
+    run(main)
+
+
+# Options
+
+
+def test_options_by_keyword_go_before_the_config() -> None:
+    async def main() -> None:
+        config = Config(bind=("127.0.0.1:0",), header=("x-one: 1",), server_header=False)
+        async with served(hello, config=config, header=("x-two: 2",)) as server, connected(server) as client:
+            response = await client.get(request())
+            assert (response["x-one"], response["x-two"], response["server"]) == (None, b"2", None)
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"prot": 1}, "port"),
+        ({"port": -1}, "port"),
+        ({"config": {"port": 1}}, "config must be a trioasgi.Config, not dict"),
+        ({"config": Config(), "limit_body": "x"}, "limit_body"),
+        ({"bind": ("nonsense",)}, "nonsense"),
+        ({"header": ("no colon",)}, "no colon"),
+    ],
+)
+def test_bad_options(options: dict[str, object], said: str) -> None:
+    async def main() -> None:
+        start = functools.partial(serve, hello, **options)  # type: ignore[arg-type]  # bad on purpose
+        assert said in await expect_end(start, ConfigError)
+
+    run(main)
+
+
+def test_a_port_in_use_is_told_before_it_has_started() -> None:
+    async def main() -> None:
+        async with served(hello) as server:
+            [(_, port)] = server.addresses
+            app = Lived()
+
+            async def start_another() -> None:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(functools.partial(serve, app, port=port))
+
+            assert "another program listens there" in await expect_end(start_another, BindError)
+            assert app.events == []
+            async with connected(server) as client:
+                assert (await client.get(request())).body == b"hello"
+
+    run(main)
+
+
+def test_several_addresses() -> None:
+    async def main() -> None:
+        async with served(hello, bind=("127.0.0.1:0", "127.0.0.1:0")) as server:
+            assert len(set(server.addresses)) == len(set(server.urls)) == 2
+            for which in (0, 1):
+                async with connected(server, which) as client:
+                    assert (await client.get(request())).body == b"hello"
+
+    run(main)
+
+
+def test_sockets_that_listen_already_stay_open() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            for _ in range(2):
+                async with trio.open_nursery() as nursery:
+                    server = await nursery.start(functools.partial(serve, hello, sockets=[listener]))
+                    assert server.addresses == (listener.getsockname(),)
+                    async with connected(server) as client:
+                        assert (await client.get(request())).body == b"hello"
+                    await server.drain()
+                assert listener.getsockname() == server.addresses[0]
+
+    run(main)
+
+
+# client and server in the scope
+
+
+def test_addresses_in_the_scope_over_tcp() -> None:
+    async def main() -> None:
+        app = Lived()
+        for host in ("127.0.0.1", "0.0.0.0"):
+            async with served(app, bind=(f"{host}:0",)) as server:
+                [(_, port)] = server.addresses
+                async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+                    assert (await Client(stream).get(request("/tcp"))).body == b"/tcp"
+                    assert app.scopes[-1]["client"] == stream.socket.getsockname()
+                    assert app.scopes[-1]["server"] == ("127.0.0.1", port)
+                    assert app.scopes[-1]["scheme"] == "http"
+
+    run(main)
+
+
+def test_addresses_in_the_scope_over_ipv6() -> None:
+    async def main() -> None:
+        app = Lived()
+        try:
+            async with served(app, bind=("[::1]:0",)) as server, connected(server) as client:
+                assert (await client.get(request("/v6"))).status == 200
+                assert app.scopes[-1]["client"][0] == "::1"
+                assert app.scopes[-1]["server"] == ("::1", server.addresses[0][1])
+                assert server.urls == (f"http://[::1]:{server.addresses[0][1]}",)
+        except* BindError:
+            pytest.skip("this machine has no IPv6")
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets on Windows")
+@both_codecs
+def test_addresses_in_the_scope_over_a_unix_socket(codec: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "app.sock")
+
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with served(app, uds=path, http=codec) as server:
+                assert server.addresses == (path,)
+                assert server.urls == (f"unix:{path}",)
+                async with connected(server) as client:
+                    assert (await client.get(request("/uds"))).body == b"/uds"
+                    assert app.scopes[-1]["client"] is None
+                    assert app.scopes[-1]["server"] == (path, None)
+                    assert (await client.get(request("/fail"))).status == 500
+                assert "from a local client" in log.text
+        assert not Path(path).exists()
+
+    run(main)
+
+
+# What ends it
+
+
+@both_codecs
+def test_cancelling_the_scope_around_it_stops_it_cleanly(codec: str) -> None:
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(functools.partial(serve, app, port=0, http=codec))
+                idle, busy = await open_stream(server), await open_stream(server)
+                assert (await Client(idle).get(request("/idle"))).status == 200
+                await busy.send_all(request("/wait"))
+                await app.entered.wait()
+                nursery.cancel_scope.cancel()
+            assert app.events == ["startup", "cancelled", "shutdown"]
+            async with idle, busy:
+                assert await Client(idle).is_closed()
+                assert await Client(busy).is_closed()
+            with pytest.raises(OSError):
+                await open_stream(server)
+            await server.drain()  # it has ended: nothing is waited for
+            log.expect_no_errors()
+
+    run(main)
+
+
+def test_a_failed_startup_ends_it_with_the_reason() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    async def main() -> None:
+        assert "no database" in await expect_end(functools.partial(serve, app, port=0), LifespanError)
+
+    run(main)
+
+
+@pytest.mark.xfail(strict=True, reason="serve() raises its LifespanError in an ExceptionGroup of its nursery")
+def test_errors_of_the_start_are_raised_as_they_are() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    async def main() -> None:
+        with pytest.raises(LifespanError, match="no database"):
+            await serve(app, port=0)
+
+    run(main)
+
+
+def test_a_lifespan_that_crashes_after_its_start_ends_the_server() -> None:
+    crash = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await crash.wait()
+            raise ConnectionError("the database has gone")
+        await respond(send, b"served")
+
+    async def main() -> None:
+        async def serve_until_it_ends() -> None:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(functools.partial(serve, app, port=0))
+                async with connected(server) as client:
+                    assert (await client.get(request())).body == b"served"
+                    crash.set()
+                    with trio.fail_after(SOON):
+                        assert await client.is_closed()
+
+        with logged() as log:
+            message = await expect_end(serve_until_it_ends, LifespanError)
+        assert "crashed in its lifespan call" in message
+        assert any("crashed" in line for line in log.lines(logging.ERROR))
+
+    run(main)
+
+
+def test_a_lifespan_that_just_returns_after_its_start_is_no_failure() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            return
+        await respond(send, b"served")
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(app) as server, connected(server) as client:
+                assert (await client.get(request())).body == b"served"
+                await server.drain()
+            log.expect_no_errors()
+
+    run(main)
+
+
+def test_a_startup_that_takes_too_long() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        start = functools.partial(serve, app, port=0, timeout_startup=0.05)
+        assert "within 0.05 seconds (--timeout-startup)" in await expect_end(start, LifespanError)
+
+    run(main)
+
+
+@both_codecs
+def test_the_limit_of_requests_ends_it(codec: str) -> None:
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with trio.open_nursery() as nursery:
+                start = functools.partial(serve, app, port=0, limit_max_requests=3, http=codec)
+                server = await nursery.start(start)
+                async with connected(server) as client, connected(server) as other:
+                    for number in range(2):
+                        assert (await client.get(request(f"/{number}"))).status == 200
+                    assert (await other.get(request("/last"))).body == b"/last"
+                    assert await other.is_closed()
+                    assert await client.is_closed()
+            assert "--limit-max-requests" in log.text
+            log.expect_no_errors()
+        assert app.events == ["startup", "shutdown"]
+
+    run(main)
+
+
+# What must not
+
+
+@both_codecs
+def test_the_limit_of_requests_at_once(codec: str) -> None:
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with (
+                served(app, limit_concurrency=1, http=codec) as server,
+                connected(server) as first,
+                connected(server) as second,
+            ):
+                await first.send(request("/wait"))
+                await app.entered.wait()
+                refused = await second.get(request("/"))
+                assert refused.status == 503
+                assert refused.closes
+                assert await second.is_closed()
+                await log.wait_for(r"limit of 1 requests at once reached: 503 to 127\.0\.0\.1")
+                app.release.set()
+                assert (await first.response()).body == b"waited"
+                assert (await first.get(request("/again"))).body == b"/again"
+
+    run(main)
+
+
+@both_codecs
+def test_an_applications_failure_reaches_nobody_else(codec: str) -> None:
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with (
+                served(app, http=codec) as server,
+                connected(server) as sibling,
+                connected(server) as client,
+            ):
+                await sibling.send(request("/stream"))
+                await app.entered.wait()
+                assert (await client.get(request("/fail"))).status == 500
+                app.release.set()
+                assert (await sibling.response()).body == b"begun ended"
+                async with connected(server) as another:
+                    assert (await another.get(request("/next"))).body == b"/next"
+                assert log.count('The application failed on "GET /fail"') == 1
+
+    run(main)
+
+
+class Unusual(BaseException):
+    """What does not derive from Exception, as asyncio's CancelledError does not."""
+
+
+@pytest.mark.parametrize("kind", [asyncio.CancelledError, GeneratorExit, Unusual])
+@pytest.mark.xfail(
+    strict=True, reason="what the application raises that is no Exception ends the connections' nursery"
+)
+def test_an_applications_base_exception_reaches_nobody_else(kind: type[BaseException]) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert scope["type"] == "http"
+        if scope["path"] == "/raise":
+            raise kind
+        await respond(send, b"served")
+
+    async def main() -> None:
+        with logged():
+            async with served(app) as server, connected(server) as client, connected(server) as sibling:
+                assert (await sibling.get(request())).status == 200
+                await client.send(request("/raise"))
+                await client.rest()
+                assert (await sibling.get(request())).body == b"served"
+
+    run(main, SOON)
+
+
+@both_codecs
+@pytest.mark.parametrize("verb", ["_can_go_on", "_next_request", "run"])
+def test_our_own_failure_reaches_nobody_else(verb: str, codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unexpected exception in one connection's task once ended the whole worker."""
+    original = getattr(HTTP1Connection, verb)
+    broken: list[object] = []
+
+    async def fail_once(self: HTTP1Connection, *args: object) -> object:
+        if not broken:
+            broken.append(self)
+            raise ZeroDivisionError("a mistake of ours")
+        return await original(self, *args)
+
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with served(app, http=codec) as server, connected(server) as sibling:
+                await sibling.send(request("/stream"))
+                await app.entered.wait()
+                monkeypatch.setattr(HTTP1Connection, verb, fail_once)
+                async with connected(server) as client:
+                    await client.send(request("/"))
+                    await client.rest()
+                    peer = client.stream.socket.getsockname()  # type: ignore[attr-defined]
+                assert f"127.0.0.1:{peer[1]}: the connection failed" in log.text
+                assert log.records[-1].exc_info is not None
+                app.release.set()
+                assert (await sibling.response()).body == b"begun ended"
+                async with connected(server) as another:
+                    assert (await another.get(request("/next"))).body == b"/next"
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+@pytest.mark.xfail(
+    strict=True, reason="an error while a connection is given its stream ends the accepting task, and all"
+)
+def test_a_connection_that_finds_no_room_on_the_hub_reaches_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """epoll_ctl(2): ENOSPC, when the user's limit of watches is reached."""
+    register = Hub.register
+    failed: list[int] = []
+
+    def fail_once(self: Hub, fd: int, stream: object) -> None:
+        if not failed:
+            failed.append(fd)
+            raise OSError(errno.ENOSPC, "No space left on device")
+        register(self, fd, stream)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Hub, "register", fail_once)
+
+    async def main() -> None:
+        with logged():
+            async with served(hello) as server:
+                async with connected(server) as client:
+                    assert await client.is_closed()
+                async with connected(server) as client:
+                    assert (await client.get(request())).body == b"hello"
+
+    run(main)
+
+
+def test_a_server_is_found_under_its_public_names() -> None:
+    assert trioasgi.serve is serve
+    assert trioasgi.Server is Server
+
+
+def test_two_servers_in_one_run() -> None:
+    async def main() -> None:
+        first, second = Lived(), Lived()
+        async with served(first) as one, served(second) as two:
+            async with connected(one) as client, connected(two) as other:
+                assert (await client.get(request("/1"))).body == b"/1"
+                assert (await other.get(request("/2"))).body == b"/2"
+                await one.drain()
+                assert await client.is_closed()
+                assert (await other.get(request("/3"))).body == b"/3"
+            assert (first.events, second.events) == (["startup", "shutdown"], ["startup"])
+            await wait_all_tasks_blocked()
+
+    run(main)
