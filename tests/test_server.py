@@ -20,8 +20,8 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 import trioasgi
 from tests.support.applications import Lived
-from tests.support.http import CODECS, Client, request, respond
-from tests.support.sockets import SOON, connected, logged, open_stream, run, served
+from tests.support.http import CODECS, request, respond
+from tests.support.sockets import SOON, Client, connected, logged, open_stream, run, served
 from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.connection import HTTP1Connection

@@ -27,7 +27,10 @@ RIGHT: dict[str, tuple[bytes, bytes]] = {
     "empty": (b"0\r\n\r\n", b""),
     "one chunk": (b"3\r\nabc\r\n0\r\n\r\n", b"abc"),
     "two chunks": (b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", b"abcde"),
-    "hexadecimal of either case": (b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n", b"01234567890123456789a"),
+    "hexadecimal of either case": (
+        b"a\r\n0123456789\r\nB\r\n0123456789a\r\n0\r\n\r\n",
+        b"01234567890123456789a",
+    ),
     "leading zeros": (b"0003\r\nabc\r\n000\r\n\r\n", b"abc"),
     "line ends within": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
     "an extension": (b"3;a\r\nabc\r\n0;b=c\r\n\r\n", b"abc"),
@@ -99,7 +102,9 @@ def test_a_wrong_chunked_body_gets_its_answer(codec: str, name: str) -> None:
 
 def test_trailers_are_dropped(codec: str) -> None:
     # The same list of fields: nothing of a trailer may turn up in it, nor in the next request's.
-    first, second = read(codec, b"0\r\nAuthorization: stolen\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n" + NEXT).requests
+    first, second = read(
+        codec, b"0\r\nAuthorization: stolen\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n" + NEXT
+    ).requests
     assert first.headers == ((b"host", b"example.org"), (b"transfer-encoding", b"chunked"))
     assert second.headers == ((b"host", b"example.org"),)
 

@@ -75,7 +75,9 @@ def _damaged(draw: st.DrawFn, data: bytes) -> bytes:
     """`data` with a byte or two changed, taken out or put in."""
     for _ in range(draw(st.integers(1, 2))):
         pos = draw(st.integers(0, len(data)))
-        new = draw(st.sampled_from([b"", b"\r", b"\n", b" ", b"\t", b"\0", b":", b",", b";", b"0", b"\xff", b"a"]))
+        new = draw(
+            st.sampled_from([b"", b"\r", b"\n", b" ", b"\t", b"\0", b":", b",", b";", b"0", b"\xff", b"a"])
+        )
         data = data[:pos] + new + data[pos + draw(st.integers(0, 1)) :]
     return data
 

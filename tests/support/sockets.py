@@ -12,7 +12,8 @@ from typing import cast
 
 import trio
 
-from tests.support.http import Client
+from tests.support.http import Client as _Client
+from tests.support.http import Response
 from trioasgi import Server, serve
 from trioasgi.asgi.types import ASGIApp
 
@@ -28,6 +29,15 @@ def run(main: Callable[[], Awaitable[None]], seconds: float = 20) -> None:
             await main()
 
     trio.run(bounded)
+
+
+class Client(_Client):
+    """TEMP"""
+
+    async def response(self, method: str = "GET") -> Response:
+        if not self._data:
+            self._data = await self._receive()
+        return await super().response(method)
 
 
 @contextlib.asynccontextmanager

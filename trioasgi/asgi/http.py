@@ -30,6 +30,13 @@ ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 
+_FROM_OUTSIDE: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+"""What is not the application's own to raise.
+
+SystemExit is, and asyncio.CancelledError, which is no Exception either.
+"""
+
+
 class Application:
     """The application with what is the same for all its calls in a worker.
 
@@ -125,19 +132,19 @@ class HTTPHandler:
 
     def _judge(self, exchange: Exchange, exc: BaseException) -> None:
         """Whatever the application raises ends its own request and no other; cancellation goes on."""
-        if isinstance(exc, Exception):
-            self._handle_exception(exchange, exc)
-        elif isinstance(exc, SystemExit):
-            self._handle_exception(exchange, RuntimeError(f"the application called sys.exit({exc.code!r})"))
-        elif isinstance(exc, BaseExceptionGroup):
+        outside: BaseException | None = None
+        ours: BaseException | None = None
+        if isinstance(exc, BaseExceptionGroup):
             # An application's nursery that was cancelled from outside while it failed.
-            ours, rest = exc.split(Exception)
-            if ours is not None:
-                self._handle_exception(exchange, ours)
-            if rest is not None:
-                raise rest
+            outside, ours = exc.split(_FROM_OUTSIDE)
+        elif isinstance(exc, _FROM_OUTSIDE):
+            outside = exc
         else:
-            raise exc
+            ours = exc
+        if ours is not None:
+            self._handle_exception(exchange, ours)
+        if outside is not None:
+            raise outside
 
     def _make_scope(self, request: Request) -> Scope:
         scope = self._scope.copy()
@@ -163,7 +170,7 @@ class HTTPHandler:
             scope["state"] = state.copy()
         return scope
 
-    def _handle_exception(self, exchange: Exchange, exc: Exception) -> None:
+    def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
         if _is_disconnect(exc):
             logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)

@@ -56,7 +56,7 @@ class Hub:
     def unregister(self, fd: int) -> None:
         """Forget `fd`; to be called before it is closed, lest its number be another's by then."""
         del self._streams[fd]
-        if sys.platform == "linux":
+        if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
