@@ -18,6 +18,7 @@ from trioasgi.errors import ConfigError, ExitStatus, TrioasgiError
 from trioasgi.loading import check_app, load_app
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Phase, Run, explain
+from trioasgi.sources import load_env_file
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -44,6 +45,8 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     SystemExit with the status if the run ended in any other way than well.
     """
     settled = _settle(app, config, options)
+    if settled.env_file is not None:
+        load_env_file(settled.env_file, os.environ)
     status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
     if status is not ExitStatus.OK:
         sys.exit(status)

@@ -74,7 +74,8 @@ class Server:
         """
         self._draining.set()
 
-    async def _wait_draining(self) -> None:
+    async def wait_draining(self) -> None:
+        """Wait until the server drains, for whichever reason: it has stopped accepting, or is about to."""
         await self._draining.wait()
 
 
@@ -237,7 +238,7 @@ class _Run:
                 if self._announces:
                     self._announce()
                 task_status.started(self._server)
-                await self._server._wait_draining()
+                await self._server.wait_draining()
                 listening.cancel_scope.cancel()
             if self._announces:
                 # Nobody else will accept what waits in the queues of sockets that are about to be closed.

@@ -90,7 +90,7 @@ class Run:
             self.phase = Phase.SERVING
             self.has_served = True
             self._on_serving()
-            await self._server._wait_draining()
+            await self._server.wait_draining()
             if self.phase is Phase.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
                 self.phase = Phase.DRAINING
                 self._on_draining("by itself")

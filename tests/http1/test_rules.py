@@ -154,6 +154,7 @@ WRONG: dict[str, tuple[bytes, Rule]] = {
     "chunked with a parameter": (post("Transfer-Encoding: chunked;a=b"), Rule.CODING_UNKNOWN),
     "chunked with a prefix": (post("Transfer-Encoding: xchunked"), Rule.CODING_UNKNOWN),
     "chunked behind a vertical tab": (post("Transfer-Encoding: \x0bchunked"), Rule.FIELDS),
+    "chunked before a tab": (post("Transfer-Encoding: chunked\t"), Rule.FIELDS),
     "Transfer-Encoding in HTTP/1.0": (post(CHUNKED, version="1.0"), Rule.CODING_IN_1_0),
     "an unknown expectation": (post("Expect: the best"), Rule.EXPECTATION),
     # Limits

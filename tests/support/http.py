@@ -94,7 +94,8 @@ class Client:
         parser = h11.Connection(h11.CLIENT)
         parser.send(h11.Request(method=method, target="/", headers=[("Host", "h")]))
         parser.send(h11.EndOfMessage())
-        parser.receive_data(self._data)
+        if self._data:  # to h11 an empty piece is the end
+            parser.receive_data(self._data)
         response = Response()
         with trio.fail_after(PATIENCE):
             while not await self._step(parser, response):

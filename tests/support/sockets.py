@@ -32,12 +32,22 @@ def run(main: Callable[[], Awaitable[None]], seconds: float = 20) -> None:
 
 
 class Client(_Client):
-    """TEMP"""
+    """A client on a socket, which can also be read raw."""
 
     async def response(self, method: str = "GET") -> Response:
         if not self._data:
             self._data = await self._receive()
         return await super().response(method)
+
+    async def until(self, mark: bytes) -> bytes:
+        """Everything up to and with `mark`; AssertionError if the connection ends before."""
+        while mark not in self._data:
+            piece = await self._receive()
+            assert piece, f"no {mark!r} in {self._data!r}"
+            self._data += piece
+        end = self._data.index(mark) + len(mark)
+        data, self._data = self._data[:end], self._data[end:]
+        return data
 
 
 @contextlib.asynccontextmanager

@@ -76,9 +76,12 @@ class Lifespan:
         self.state = {}
         nursery.start_soon(self._run, name="lifespan")
         with trio.move_on_after(self._startup_timeout) as scope:
-            await self._progress.wait()
+            try:
+                await self._progress.wait()
+            except trio.Cancelled:
+                self.stop()  # its scope is shielded: nobody else would
+                raise
         if scope.cancelled_caught:
-            self.stop()
             raise LifespanError(
                 f"the application did not complete its start-up within {self._startup_timeout:g} seconds "
                 "(--timeout-startup)"

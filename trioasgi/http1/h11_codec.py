@@ -28,6 +28,9 @@ _MALFORMED: Final = re.compile(
 # h11 makes one Content-Length of several that are equal; what stood on the wire is for the rules to judge.
 _CONTENT_LENGTH: Final = re.compile(rb"(?i)\ncontent-length:([^\r]*)")
 
+# llhttp refuses it, as others may: the stricter reading again.
+_TAB_BEHIND_CODING: Final = re.compile(rb"(?i)\ntransfer-encoding:[^\r]*\t\r")
+
 
 class H11Codec(Codec):
     """Reads each head with an `h11.Connection` of its own: h11 reads the head, and never learns of the
@@ -54,6 +57,8 @@ class H11Codec(Codec):
         for name, value in fields:
             if name == b"content-length":
                 _check_raw_length(head, value)
+            elif name == b"transfer-encoding" and _TAB_BEHIND_CODING.search(head):
+                raise GrammarError("a tab behind a transfer coding")
         return fields
 
     def skip_body(self) -> None:

@@ -1,0 +1,66 @@
+"""Which peers are believed when they speak for somebody else: the proxies in front of the server.
+
+A list of addresses (`192.0.2.7`), networks (`10.0.0.0/8`), `unix` for every client of a Unix socket, and `*`
+for everybody. One entry may hold several, between commas.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+EVERYBODY: Final = "*"
+UNIX: Final = "unix"
+
+EXPECTED: Final = "IP addresses, networks such as 10.0.0.0/8, unix, or * for everybody"
+
+
+class Trusted:
+    """The peers of such a list. Raises ValueError for an entry that is none of what it may be."""
+
+    __slots__ = ("_everybody", "_networks", "_unix")
+
+    def __init__(self, entries: Iterable[str]) -> None:
+        names = list(_split(entries))
+        self._everybody = EVERYBODY in names
+        self._unix = UNIX in names
+        self._networks: list[Network] = [
+            ipaddress.ip_network(name) for name in names if name not in (EVERYBODY, UNIX)
+        ]
+
+    def has_peer(self, client: tuple[str, int | None] | None, server: tuple[str, int | None] | None) -> bool:
+        """Is the other end of a connection among them? Both ends are as in ASGI's scope: `(host, port)`,
+        or for a Unix socket `(path, None)`, and None where unknown.
+        """
+        if self._everybody:
+            return True
+        if client is None or client[1] is None:
+            return self._unix and server is not None and server[1] is None
+        address = parse_address(client[0])
+        return address is not None and self.has_address(address)
+
+    def has_address(self, address: IPAddress) -> bool:
+        """Is `address`, as `parse_address` gives it, among them?"""
+        return self._everybody or any(address in network for network in self._networks)
+
+
+def parse_address(text: str) -> IPAddress | None:
+    """The address that `text` is, an IPv4 address that is mapped into IPv6 (RFC 4291, 2.5.5.2) as the one
+    it stands for; None if it is no address. A zone (`fe80::1%eth0`) is left out.
+    """
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return address
+
+
+def _split(entries: Iterable[str]) -> Iterator[str]:
+    for entry in entries:
+        yield from (name for part in entry.split(",") if (name := part.strip()))
