@@ -20,6 +20,17 @@ DEFAULT_PORT = 8000
 DEVELOPMENT = "development"
 """The `certfile` that stands for a certificate made up for this run."""
 
+LOOPBACK = ("127.0.0.0/8", "::1")
+FORWARDED_HEADERS = (
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "forwarded",
+)
+"""The header fields in which proxies tell whom they speak for."""
+
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
 
@@ -178,6 +189,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option("Add this to every response; repeatable.", Group.HTTP, metavar="NAME:VALUE"),
     ] = ()
 
+    proxy_headers: Annotated[
+        bool,
+        option("Believe the headers of trusted proxies.", Group.PROXIES),
+    ] = True
+    forwarded_allow_ips: Annotated[
+        tuple[str, ...],
+        option(
+            "Proxies whose headers count; repeatable.",
+            Group.PROXIES,
+            environment_aliases=("FORWARDED_ALLOW_IPS",),
+            metavar="ADDR",
+        ),
+    ] = LOOPBACK
+    forwarded_headers: Annotated[
+        tuple[str, ...],
+        option("Which of their headers; repeatable.", Group.PROXIES, metavar="NAME"),
+    ] = FORWARDED_HEADERS
+    proxy_protocol: Annotated[
+        Literal["off", "on", "required"],
+        option("Read PROXY protocol headers.", Group.PROXIES),
+    ] = "off"
+    proxy_protocol_trusted: Annotated[
+        tuple[str, ...],
+        option("Proxies that may send those; repeatable.", Group.PROXIES, metavar="ADDR"),
+    ] = (*LOOPBACK, "unix")
+
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug", "trace"],
         option("critical, error, warning, info, debug or trace.", Group.LOGGING, metavar="LEVEL"),
@@ -235,7 +272,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = 60.0
     timeout_handshake: Annotated[
         SomeSeconds,
-        option("A TLS handshake may take.", Group.TIMEOUTS, metavar="S"),
+        option("A TLS handshake, a PROXY header may take.", Group.TIMEOUTS, metavar="S"),
     ] = 10.0
     timeout_graceful_shutdown: Annotated[
         Seconds,
@@ -386,4 +423,37 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
             )
 
 
-_RULES = (_check_listening, _check_certificate, _check_root_path, _check_header)
+def _check_trusted(values: Mapping[str, object], origins: Origins) -> None:
+    for name in ("forwarded_allow_ips", "proxy_protocol_trusted"):
+        entries = values.get(name, ())
+        assert isinstance(entries, tuple)
+        if not entries:
+            continue
+        from trioasgi.trust import EXPECTED, Trusted
+
+        try:
+            Trusted(entries)
+        except ValueError as error:
+            OPTIONS[name].refuse(entries, origins.get(name, f"keyword {name}"), f"{EXPECTED}: {error}")
+
+
+def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> None:
+    names = values.get("forwarded_headers", ())
+    assert isinstance(names, tuple)
+    for name in ",".join(names).split(",") if names else ():
+        if name.strip().lower() not in FORWARDED_HEADERS:
+            OPTIONS["forwarded_headers"].refuse(
+                name,
+                origins.get("forwarded_headers", "keyword forwarded_headers"),
+                "one of " + ", ".join(FORWARDED_HEADERS),
+            )
+
+
+_RULES = (
+    _check_listening,
+    _check_certificate,
+    _check_root_path,
+    _check_header,
+    _check_trusted,
+    _check_forwarded_headers,
+)

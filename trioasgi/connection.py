@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +15,8 @@ import trio
 from trioasgi.exchange import ConnectionInfo
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import LayeredChannel, StreamChannel
+from trioasgi.net.proxy import ProxyError, read_proxy_header
+from trioasgi.net.pushback import unread
 from trioasgi.net.stream import HubStream
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from trioasgi.exchange import Peer
     from trioasgi.http1.connection import Handler, HTTP1Settings
     from trioasgi.net.channel import Channel
+    from trioasgi.net.proxy import ProxyHeader
+    from trioasgi.trust import Trusted
 
 logger = logging.getLogger("trioasgi")
 
@@ -38,6 +42,15 @@ class ConnectionSettings:
     handler: Callable[[ConnectionInfo], Handler]
     tls: ssl.SSLContext | None
     timeout_handshake: float
+    proxy_protocol: ProxyProtocol | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyProtocol:
+    """Whose PROXY headers are read, and whether a connection has to have one."""
+
+    trusted: Trusted
+    required: bool
 
 
 class Connections:
@@ -64,13 +77,16 @@ class Connections:
 
     async def serve(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """Serve one connection and close it. Raises nothing but cancellation."""
-        peer = _peer_name(client, server)
+        info = ConnectionInfo(self._scheme, client, server, _peer_name(client, server))
         connection = None
-        with _Isolation(peer):
+        with _Isolation(info.peer):
             try:
-                channel = await self._secure(stream, peer)
+                begun: trio.abc.Stream | None = stream
+                if self._settings.proxy_protocol is not None:
+                    begun, info = await self._unwrap(stream, info, self._settings.proxy_protocol)
+                channel = await self._secure(begun, info.peer) if begun is not None else None
                 if channel is not None:
-                    connection = self._begin(channel, ConnectionInfo(self._scheme, client, server, peer))
+                    connection = self._begin(channel, info)
             finally:
                 if connection is None:
                     await _close_at_once(stream)
@@ -80,6 +96,27 @@ class Connections:
     @property
     def _scheme(self) -> str:
         return "http" if self._settings.tls is None else "https"
+
+    async def _unwrap(
+        self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
+    ) -> tuple[trio.abc.Stream | None, ConnectionInfo]:
+        """The stream behind its PROXY header, and whose connection it is according to that; no stream if
+        the header is wrong, or missing though it has to be there.
+        """
+        if not settings.trusted.has_peer(info.client, info.server):
+            if not settings.required:
+                return stream, info
+            logger.warning("%s: closed, as it is no trusted proxy (--proxy-protocol-trusted)", info.peer)
+            return None, info
+        try:
+            with trio.fail_after(self._settings.timeout_handshake):
+                header, rest = await read_proxy_header(stream, required=settings.required)
+        except (ProxyError, trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
+            reason = "no PROXY header in time (--timeout-handshake)" if isinstance(exc, trio.TooSlowError) else exc
+            logger.warning("%s: closed: %s", info.peer, reason)
+            return None, info
+        stream = unread(stream, rest)
+        return (stream, info) if header is None else (stream, _proxied(info, header))
 
     async def _secure(self, stream: trio.abc.Stream, peer: str) -> Channel | None:
         """The channel on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
@@ -152,6 +189,15 @@ async def _close_at_once(stream: trio.abc.Stream) -> None:
         stream.close()
     else:
         await trio.aclose_forcefully(stream)
+
+
+def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
+    """The client's connection to the proxy, as far as the proxy tells of it."""
+    if header.source is None and header.destination is None:
+        return replace(info, scheme="https") if header.tls else info
+    server = header.destination or info.server
+    scheme = "https" if header.tls else info.scheme
+    return ConnectionInfo(scheme, header.source, server, _peer_name(header.source, server))
 
 
 def _handshake_reason(exc: Exception) -> str:

@@ -28,6 +28,7 @@ class Group(Enum):
     TLS = "TLS"
     PROCESSES = "Processes and reloading"
     HTTP = "HTTP"
+    PROXIES = "Behind a proxy"
     LOGGING = "Logging"
     LIMITS = "Limits"
     TIMEOUTS = "Timeouts, in seconds"
@@ -76,6 +77,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """For a switch: the flags that turn it off, one for each of `flags` and `hidden_flags`."""
     hidden_flags: tuple[str, ...]
     """Aliases that work and are not shown."""
+    environment_aliases: tuple[str, ...]
+    """Variables that other servers read for the same thing; ours wins over them."""
     metavar: str
     choices: tuple[str, ...]
     expected: str
@@ -143,6 +146,7 @@ def option(
     *,
     flags: tuple[str, ...] = (),
     hidden_flags: tuple[str, ...] = (),
+    environment_aliases: tuple[str, ...] = (),
     metavar: str = "",
     secret: bool = False,
 ) -> msgspec.Meta:
@@ -155,6 +159,7 @@ def option(
         "group": group,
         "flags": flags,
         "hidden_flags": hidden_flags,
+        "environment_aliases": environment_aliases,
         "metavar": metavar,
         "secret": secret,
     }
@@ -205,6 +210,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         flags=flags,
         negative_flags=_negatives(flags + hidden_flags) if kind is Kind.SWITCH else (),
         hidden_flags=hidden_flags,
+        environment_aliases=extra["environment_aliases"],
         metavar=extra["metavar"] or "|".join(choices),
         choices=choices,
         expected=_expected(kind, choices, metas),

@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.config import Config
-from trioasgi.connection import Connections, ConnectionSettings
+from trioasgi.connection import Connections, ConnectionSettings, ProxyProtocol
 from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.http1.codec import Codec, Limits
 from trioasgi.http1.connection import HTTP1Settings
@@ -35,6 +36,7 @@ from trioasgi.net.hub import Hub, supported
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
 from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
+from trioasgi.trust import Trusted
 
 if TYPE_CHECKING:
     import ssl
@@ -268,6 +270,7 @@ class _Run:
             self._app,
             state=self._lifespan.state,
             root_path=config.root_path,
+            forwarding=_forwarding(config),
             access_log=log,
             concurrency=config.limit_concurrency,
             max_requests=_max_requests(config),
@@ -296,6 +299,7 @@ class _Run:
             handler=application.http_handler,
             tls=self._tls,
             timeout_handshake=config.timeout_handshake,
+            proxy_protocol=_proxy_protocol(config),
         )
 
     def _on_max_requests(self) -> None:
@@ -340,6 +344,18 @@ def _tls_context(config: Config) -> ssl.SSLContext | None:
     from trioasgi.tls.context import server_context
 
     return server_context(config.certfile, config.keyfile, config.keyfile_password)
+
+
+def _forwarding(config: Config) -> Forwarding | None:
+    if not config.proxy_headers:
+        return None
+    return Forwarding(Trusted(config.forwarded_allow_ips), config.forwarded_headers)
+
+
+def _proxy_protocol(config: Config) -> ProxyProtocol | None:
+    if config.proxy_protocol == "off":
+        return None
+    return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
 
 
 def _max_requests(config: Config) -> int:

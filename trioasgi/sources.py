@@ -2,8 +2,9 @@
 
 Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
 
-Environment: `TRIOASGI_<NAME>`; a switch is 1/0, true/false, yes/no or on/off; a list is split at commas (an
-entry that has a comma itself can only be given as a flag or in a file); an empty variable counts as not set.
+Environment: `TRIOASGI_<NAME>`, and below that what other servers call an option; a switch is 1/0, true/false,
+yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or in
+a file); an empty variable counts as not set.
 
 File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
 `./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with
@@ -108,8 +109,13 @@ def read_flags(flags: Mapping[str, object]) -> Layer:
 
 
 def read_environment(environ: Mapping[str, str]) -> Layer:
-    """The layer of `TRIOASGI_*`."""
+    """The layer of `TRIOASGI_*`, and of variables that other servers read."""
     layer: Layer = {}
+    for option in OPTIONS.values():
+        for alias in option.environment_aliases:
+            if text := environ.get(alias):
+                origin = f"environment {alias}"
+                layer[option.name] = Setting(option.parse(text, origin), origin)
     for variable, text in environ.items():
         if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE or not text:
             continue

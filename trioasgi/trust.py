@@ -22,12 +22,12 @@ EXPECTED: Final = "IP addresses, networks such as 10.0.0.0/8, unix, or * for eve
 class Trusted:
     """The peers of such a list. Raises ValueError for an entry that is none of what it may be."""
 
-    __slots__ = ("_everybody", "_networks", "_unix")
+    __slots__ = ("_everybody", "_networks", "unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
         names = list(_split(entries))
         self._everybody = EVERYBODY in names
-        self._unix = UNIX in names
+        self.unix = UNIX in names or self._everybody
         self._networks: list[Network] = [
             ipaddress.ip_network(name) for name in names if name not in (EVERYBODY, UNIX)
         ]
@@ -39,7 +39,7 @@ class Trusted:
         if self._everybody:
             return True
         if client is None or client[1] is None:
-            return self._unix and server is not None and server[1] is None
+            return self.unix and server is not None and server[1] is None
         address = parse_address(client[0])
         return address is not None and self.has_address(address)
 

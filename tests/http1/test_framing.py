@@ -52,12 +52,14 @@ async def test_an_empty_piece_is_not_the_last_chunk(codec: str) -> None:
 async def test_the_head_of_a_stream_does_not_wait_for_its_body(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})
-        await trio.sleep_forever()
+        await go_on.wait()
 
+    go_on = trio.Event()
     async with serving(app, codec) as client:
         await client.send(request("/"))
         with trio.fail_after(1):
             assert b"\r\n\r\n" in await client.stream.receive_some()
+        go_on.set()
 
 
 @on_trio
@@ -140,14 +142,10 @@ async def test_a_status_without_a_body(
 # A body that is not as long as it says
 
 
-@pytest.mark.parametrize(
-    "pieces", [(b"abcde",), (b"abc",), (b"",), (b"", b"abc")], ids=["long", "short", "empty", "late"]
-)
+@pytest.mark.parametrize("pieces", [(b"abcde",), (b"abc",), (b"",)], ids=["long", "short", "empty"])
 @on_trio
 async def test_a_wrong_length_is_a_500_while_nothing_is_sent(codec: str, pieces: Pieces) -> None:
     calls = Calls(answering(*pieces, length=4))
-    if pieces == (b"", b"abc"):
-        pytest.skip("the first piece sends the head")
     async with serving(calls, codec) as client:
         response = await client.get(request("/"))
         assert (response.status, response.closes) == (500, True)

@@ -16,7 +16,7 @@ import h11
 import trio
 import trio.testing
 
-from trioasgi import serve_stream
+from trioasgi import Server, serve, serve_stream
 from trioasgi.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.h11_codec import H11Codec
@@ -162,6 +162,26 @@ async def serving(
         with trio.fail_after(2 * PATIENCE):
             yield Client(ours)
         await ours.aclose()
+        nursery.cancel_scope.deadline = trio.current_time() + PATIENCE
+    assert not nursery.cancel_scope.cancelled_caught, "the server goes on without its client"
+
+
+@contextlib.asynccontextmanager
+async def listening(app: ASGIApp, codec: str, **options: object) -> AsyncIterator[Server]:
+    """Serve on real sockets, an unused port of the loopback unless `options` say otherwise; on a real clock."""
+    options = {"bind": ("127.0.0.1:0",), "lifespan": "off", "http": codec, **options}
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(functools.partial(serve, app, **options))
+        with trio.fail_after(20):
+            yield server
+        nursery.cancel_scope.cancel()
+
+
+async def connect(address: object) -> Client:
+    """A client of a server that listens on `address`, as `Server.addresses` gives it."""
+    if isinstance(address, tuple):
+        return Client(await trio.open_tcp_stream(address[0], address[1]))
+    return Client(await trio.open_unix_socket(str(address)))
 
 
 def request(

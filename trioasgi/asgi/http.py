@@ -5,20 +5,20 @@ spec_version 2.5).
 from __future__ import annotations
 
 import logging
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 import trio
 
-from trioasgi.asgi.messages import check_body, check_headers, check_status, check_type
-from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.asgi.http_call import AccessEntry, HTTPCall
+from trioasgi.errors import ClientDisconnected
+from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Message, Scope
     from trioasgi.exchange import ConnectionInfo, Exchange, Request
     from trioasgi.observe.access import AccessLog
@@ -41,7 +41,8 @@ class Application:
     """The application with what is the same for all its calls in a worker.
 
     `concurrency` is how many calls may be under way at once, and `max_requests` after how many
-    `on_max_requests` is called (0: any).
+    `on_max_requests` is called (0: any). `forwarding` reads what proxies say of a request (None: nothing is
+    believed).
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Application:
         *,
         state: dict[str, Any] | None,
         root_path: str = "",
+        forwarding: Forwarding | None = None,
         access_log: AccessLog | None = None,
         concurrency: int = 0,
         max_requests: int = 0,
@@ -58,6 +60,7 @@ class Application:
         self.app = app
         self.state = state
         self.root_path = root_path
+        self.forwarding = forwarding
         self.access_log = access_log
         self.concurrency = concurrency
         self.max_requests = max_requests
@@ -78,13 +81,24 @@ class Application:
 
 
 class HTTPHandler:
-    """Calls the application for each exchange of one connection."""
+    """Calls the application for each exchange of one connection, or for the one that a proxy has `forwarded`
+    on it.
+    """
 
-    __slots__ = ("_application", "_info", "_scope")
+    __slots__ = ("_application", "_forwarding", "_info", "_raw_root_path", "_root_path", "_scope")
 
-    def __init__(self, application: Application, info: ConnectionInfo) -> None:
+    def __init__(
+        self, application: Application, info: ConnectionInfo, forwarded: Forwarded | None = None
+    ) -> None:
         self._application = application
         self._info = info
+        self._root_path = application.root_path
+        self._raw_root_path = application.root_path.encode()
+        forwarding = application.forwarding if forwarded is None else None
+        self._forwarding = forwarding if forwarding is not None and forwarding.trusts(info) else None
+        if forwarded is not None and forwarded.root_path is not None:
+            self._root_path = unquote(forwarded.root_path)
+            self._raw_root_path = forwarded.root_path.encode()
         # What does not change from request to request; the rest has its place, so that a copy need not grow.
         self._scope: dict[str, Any] = {
             "type": "http",
@@ -95,7 +109,7 @@ class HTTPHandler:
             "path": "/",
             "raw_path": b"/",
             "query_string": b"",
-            "root_path": application.root_path,
+            "root_path": self._root_path,
             "headers": [],
             "client": info.client,
             "server": info.server,
@@ -104,6 +118,12 @@ class HTTPHandler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
+        if self._forwarding is not None:
+            forwarded = self._forwarding.read(exchange.request.headers, self._info)
+            if forwarded is not None:
+                exchange.request.headers = forwarded.headers(exchange.request.headers)
+                await HTTPHandler(self._application, forwarded.info, forwarded)(exchange)
+                return
         application = self._application
         log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
         if application.concurrency and application.active >= application.concurrency:
@@ -152,11 +172,10 @@ class HTTPHandler:
         text = path.decode("ascii")
         if b"%" in path:
             text = unquote(text)
-        root_path = self._application.root_path
-        if root_path:
+        if self._root_path:
             # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
-            text = root_path + text
-            path = root_path.encode() + path
+            text = self._root_path + text
+            path = self._raw_root_path + path
         scope["asgi"] = ASGI_VERSIONS.copy()
         scope["http_version"] = request.http_version
         scope["method"] = request.method
@@ -197,37 +216,6 @@ class HTTPHandler:
         exchange.fail(500, "Internal Server Error")
 
 
-class AccessEntry:
-    """The access log's line for one exchange: written once, when the response is complete, or given up.
-
-    Not when the application returns: it may go on for long after its response.
-    """
-
-    __slots__ = ("_log", "_peer", "_started", "_written")
-
-    def __init__(self, log: AccessLog, peer: str) -> None:
-        self._log = log
-        self._peer = peer
-        self._started = perf_counter()
-        self._written = False
-
-    def write(self, exchange: Exchange) -> None:
-        """Write the line, unless it has been written."""
-        if self._written:
-            return
-        self._written = True
-        request = exchange.request
-        self._log.log(
-            self._peer,
-            request.method,
-            request.target.decode("ascii", "replace"),
-            request.http_version,
-            exchange.status,
-            exchange.sent,
-            perf_counter() - self._started,
-        )
-
-
 def _is_disconnect(exc: BaseException) -> bool:
     """Is this nothing but the news from `send()` that the client has gone?
 
@@ -239,70 +227,3 @@ def _is_disconnect(exc: BaseException) -> bool:
     return isinstance(exc, ClientDisconnected) or isinstance(
         exc.__cause__ or exc.__context__, ClientDisconnected
     )
-
-
-class HTTPCall:
-    """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
-
-    __slots__ = ("_exchange", "_log", "_request_done")
-
-    def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
-        self._exchange = exchange
-        self._log = log
-        self._request_done = False
-
-    async def receive(self) -> Message:
-        """The next event: `http.request` until the body is done, then `http.disconnect`, once there is one
-        or the response is over.
-        """
-        exchange = self._exchange
-        if not self._request_done:
-            try:
-                body, more = await exchange.receive_body()
-            except ClientDisconnected:
-                self._request_done = True
-                return {"type": "http.disconnect"}
-            self._request_done = not more
-            return {"type": "http.request", "body": body, "more_body": more}
-        await exchange.wait_disconnected()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        """Take `http.response.start`, then `http.response.body` messages.
-
-        Raises ClientDisconnected, ASGIMessageError.
-        """
-        exchange = self._exchange
-        phase = exchange.phase
-        if phase is _STARTED:
-            check_type(message, "http.response.body")
-            body = message.get("body", b"")
-            more = bool(message.get("more_body", False))
-            try:
-                waits = exchange.send_body(body if type(body) is bytes else check_body(body), more)
-            except BodyLengthError as exc:
-                raise ASGIMessageError(str(exc)) from exc
-            if waits or more:
-                await self._flush(waits)
-            if not more and self._log is not None:
-                self._log.write(exchange)
-        elif phase is _NOT_STARTED:
-            check_type(message, "http.response.start")
-            status = check_status(message.get("status"))
-            headers, length = check_headers(message.get("headers", ()))
-            if exchange.send_head(status, headers, length):
-                await exchange.flush()
-        else:
-            self._refuse(message)
-
-    async def _flush(self, waits: bool) -> None:
-        if waits:
-            await self._exchange.flush()
-        else:
-            # A stream whose client is fast must not keep the others waiting.
-            await trio.lowlevel.checkpoint()
-
-    def _refuse(self, message: Message) -> None:
-        if self._exchange.phase is not _COMPLETE and self._exchange.phase is not _ENDING:
-            raise ClientDisconnected("the client has gone, or the server has ended the exchange")
-        check_type(message, "nothing, as the response is complete")

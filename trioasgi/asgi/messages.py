@@ -6,6 +6,7 @@ Each raises ASGIMessageError in the application, with what it sent and what woul
 from __future__ import annotations
 
 import re
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import ASGIMessageError
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A field name (RFC 9110, 5.1), in lower case."""
 
-_BAD_VALUE: Final = re.compile(rb"[\x00\r\n]")
-"""What ends a field, or hides the rest of it, for some recipient (RFC 9110, 5.5)."""
+_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+"""Control characters, which no field value may have (RFC 9110, 5.5): some end a field, or hide its rest."""
 
 _MAX_KNOWN_NAMES: Final = 1024
 
@@ -74,7 +75,7 @@ def _reject_value(headers: list[Header]) -> None:
     for name, value in headers:
         if _BAD_VALUE.search(value):
             raise ASGIMessageError(
-                f"header {name.decode()} has a value with a line break or NUL in it: {value!r}"
+                f"header {name.decode()} has a value with a control character in it: {value!r}"
             )
 
 
@@ -105,17 +106,20 @@ def check_body(body: object) -> bytes:
     raise ASGIMessageError(f"body must be a byte string, not {type(body).__name__}; encode str first")
 
 
+def check_message(message: object) -> Message:
+    """A message: a dict, or another mapping that is used as one."""
+    if isinstance(message, MutableMapping):
+        return message
+    raise ASGIMessageError(f"a message must be a dict with a 'type', not {_shorten(message)}")
+
+
 def check_type(message: Message, *expected: str) -> str:
     """The type of a message, which must be one of those `expected`."""
-    try:
-        kind = message["type"]
-    except (TypeError, KeyError, IndexError) as exc:
-        raise ASGIMessageError(
-            f"a message must be a dict with a 'type', not {_shorten(message)}; expected {_either(expected)}"
-        ) from exc
-    if kind in expected:
-        return str(kind)
-    raise ASGIMessageError(f"unexpected message {kind!r}: expected {_either(expected)}")
+    kind = check_message(message).get("type")
+    if isinstance(kind, str) and kind in expected:
+        return kind
+    what = "a message without a 'type'" if kind is None else f"unexpected message {_shorten(kind)}"
+    raise ASGIMessageError(f"{what}: expected {_either(expected)}")
 
 
 def _either(expected: tuple[str, ...]) -> str:

@@ -10,7 +10,7 @@ Version   Header                               What it tells
 1         ``PROXY UNKNOWN ...``                nothing: the proxy's own connection counts
 2         PROXY, INET/INET6, STREAM/DGRAM      both ends, and TLVs
 2         PROXY, UNIX, STREAM/DGRAM            the client's path, and TLVs
-2         PROXY, UNSPEC                        nothing but TLVs
+2         PROXY, UNSPEC                        nothing
 2         LOCAL                                nothing: the proxy speaks for itself
 ========  ===================================  ==========================================
 """
@@ -206,7 +206,7 @@ def _read_addresses(
     family: _Family, fields: tuple[bytes | int, ...]
 ) -> tuple[Endpoint | None, Endpoint | None]:
     match family, fields:
-        case (_Family.UNIX_STREAM | _Family.UNIX_DGRAM), (bytes() as source, bytes() as destination):
+        case ((_Family.UNIX_STREAM | _Family.UNIX_DGRAM), (bytes() as source, bytes() as destination)):
             return _unix_endpoint(source), _unix_endpoint(destination)
         case _, (bytes() as source, bytes() as destination, int() as source_port, int() as port):
             return (

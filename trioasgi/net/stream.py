@@ -7,6 +7,7 @@ import select
 import socket
 import struct
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import outcome
@@ -50,6 +51,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         "_hung_up",
         "_readable",
         "_reader",
+        "_recv_bytes",
         "_sock",
         "_unsent",
         "_watchers",
@@ -62,6 +64,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
 
     def __init__(self, sock: socket.socket, hub: Hub) -> None:
         self._sock = sock
+        self._recv_bytes: Callable[[int], bytes] = sock.recv
         self._fd = sock.fileno()
         self._hub = hub
         self._readable = True
@@ -123,7 +126,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
 
     def _recv(self, size: int) -> bytes | None:
         try:
-            data = self._sock.recv(size)
+            data = self._recv_bytes(size)
         except BlockingIOError:
             self._readable = self._hung_up
             return None
@@ -134,6 +137,24 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         if not data:
             self._readable = self._hung_up = True
         return data
+
+    def unread(self, data: bytes) -> None:
+        """Give back bytes that were received: they come first in the next read, together with what there is
+        behind them.
+        """
+        self._recv_bytes = partial(self._recv_again, data, self._recv_bytes)
+        self._readable = True
+
+    def _recv_again(self, data: bytes, receive: Callable[[int], bytes], size: int) -> bytes:
+        # What is behind them is asked for as well, so that a short read still means that there is no more.
+        self._recv_bytes = receive
+        if len(data) > size:
+            self.unread(data[size:])
+            return data[:size]
+        try:
+            return data + receive(size - len(data)) if len(data) < size else data
+        except OSError:
+            return data  # of a broken connection the next read tells
 
     async def receive(self) -> bytes:
         while True:

@@ -1,0 +1,242 @@
+"""Litestar, Quart-Trio and Django, each on a real socket."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import cast
+
+import anyio
+import httpx
+import pytest
+import trio
+
+from tests.support.http import CODECS, request
+from tests.support.sockets import SOON, connected, logged, run, served
+from trioasgi import Server
+from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+
+both_codecs = pytest.mark.parametrize("codec", CODECS)
+
+NOTICED = 1.0
+"""Seconds within which an application learns that its client has gone."""
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skip, saying so, where the framework is not installed."""
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+    )
+
+
+class Ending:
+    """An application, and an event that is set when a call of it has ended."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self.ended = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            if scope["type"] == "http":
+                self.ended.set()
+
+
+class Ticks:
+    """An endless stream."""
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        await anyio.sleep(0.05)
+        return b"tick\n"
+
+
+@asynccontextmanager
+async def http_client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=server.urls[0], timeout=SOON) as client:
+        yield client
+
+
+async def expect_stream_to_end(server: Server, app: Ending, path: str = "/ticks") -> None:
+    """A stream whose client leaves ends within a second, and the same server answers the next one."""
+    async with connected(server) as client:
+        await client.send(request(path))
+        await client.until(b"tick")
+        app.ended = trio.Event()
+    with trio.fail_after(NOTICED):
+        await app.ended.wait()
+    async with connected(server) as client:
+        assert (await client.get(request("/echo/next"))).status == 200
+
+
+# Litestar
+
+
+def make_litestar(lived: list[str]) -> ASGIApp:
+    from litestar import Litestar, Request, get, post
+    from litestar.response import Stream
+
+    @get("/echo/{text:str}")
+    async def echo(text: str) -> dict[str, str]:
+        return {"text": text}
+
+    @get("/sync", sync_to_thread=True)
+    def synchronous() -> str:
+        return "from a thread"
+
+    @post("/upload")
+    async def upload(request: Request[object, object, object]) -> dict[str, int]:  # type: ignore[type-var]
+        return {"size": len(await request.body())}
+
+    @get("/ticks")
+    async def ticks() -> Stream:
+        return Stream(Ticks())
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        lived.append("startup")
+        yield
+        lived.append("shutdown")
+
+    return cast("ASGIApp", Litestar([echo, synchronous, upload, ticks], lifespan=[lifespan]))
+
+
+@needs("litestar")
+@both_codecs
+def test_litestar(codec: str) -> None:
+    lived: list[str] = []
+
+    async def main() -> None:
+        app = Ending(make_litestar(lived))
+        with logged() as log:
+            async with served(app, http=codec, lifespan="on") as server:
+                async with http_client(server) as client:
+                    assert (await client.get("/echo/w%C3%B6rld")).json() == {"text": "wörld"}
+                    assert (await client.get("/sync")).text == "from a thread"
+                    response = await client.post("/upload", content=bytes(300_000))
+                    assert response.json() == {"size": 300_000}
+                    assert (await client.get("/nowhere")).status_code == 404
+                await expect_stream_to_end(server, app)
+                await server.drain()
+            log.expect_no_errors()
+        assert lived == ["startup", "shutdown"]
+
+    run(main)
+
+
+# Quart-Trio
+
+
+def make_quart(lived: list[str]) -> ASGIApp:
+    from quart import Response, request
+    from quart_trio import QuartTrio
+
+    app = QuartTrio(__name__)
+
+    @app.get("/echo/<text>")
+    async def echo(text: str) -> dict[str, str]:
+        await trio.lowlevel.checkpoint()  # Trio itself, in the server's own run
+        return {"text": text}
+
+    @app.post("/upload")
+    async def upload() -> dict[str, int]:
+        return {"size": len(await request.get_data())}
+
+    @app.get("/ticks")
+    async def ticks() -> Response:
+        response = Response(Ticks(), mimetype="text/plain")
+        response.timeout = None
+        return response
+
+    @app.before_serving
+    async def startup() -> None:
+        lived.append("startup")
+
+    @app.after_serving
+    async def shutdown() -> None:
+        lived.append("shutdown")
+
+    return cast("ASGIApp", app)
+
+
+@needs("quart_trio")
+@both_codecs
+def test_quart_trio(codec: str) -> None:
+    lived: list[str] = []
+
+    async def main() -> None:
+        app = Ending(make_quart(lived))
+        with logged() as log:
+            async with served(app, http=codec, lifespan="on") as server:
+                async with http_client(server) as client:
+                    assert (await client.get("/echo/w%C3%B6rld")).json() == {"text": "wörld"}
+                    response = await client.post("/upload", content=bytes(300_000))
+                    assert response.json() == {"size": 300_000}
+                    assert (await client.get("/nowhere")).status_code == 404
+                await expect_stream_to_end(server, app)
+                await server.drain()
+            log.expect_no_errors()
+        assert lived == ["startup", "shutdown"]
+
+    run(main)
+
+
+# Applications that are asyncio's
+
+
+async def asyncio_application(scope: Scope, receive: Receive, send: Send) -> None:
+    """As many are written."""
+    import asyncio
+
+    assert scope["type"] == "http"
+    await asyncio.sleep(0.01)
+
+
+@both_codecs
+def test_an_application_that_calls_asyncio_is_told_so(codec: str) -> None:
+    async def main() -> None:
+        with logged() as log:
+            async with served(asyncio_application, http=codec) as server:
+                for _ in range(2):
+                    async with connected(server) as client:
+                        assert (await client.get(request())).status == 500
+                line = await log.wait_for("calls asyncio directly")
+                for way in ("AnyIO", "trio-asyncio", "a server that runs on asyncio"):
+                    assert way in line
+
+    run(main)
+
+
+@needs("django")
+@both_codecs
+def test_django_is_told_its_ways_out(codec: str) -> None:
+    import django
+    from django.conf import settings
+    from django.core.handlers.asgi import ASGIHandler
+    from django.http import HttpRequest, HttpResponse
+
+    if not settings.configured:
+        settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="test", USE_TZ=True)
+        django.setup()
+
+    def hello(request: HttpRequest) -> HttpResponse:
+        return HttpResponse("hello")
+
+    async def main() -> None:
+        with logged() as log:
+            app = cast("ASGIApp", ASGIHandler())
+            async with served(app, http=codec) as server, connected(server) as client:
+                assert (await client.get(request())).status == 500
+                line = await log.wait_for("calls asyncio directly")
+                assert "get_wsgi_application" in line
+
+    run(main)
+
+
+urlpatterns: list[object] = []
+"""Django's ROOT_URLCONF is this module."""

@@ -1,0 +1,285 @@
+"""Whom a proxy speaks for: `X-Forwarded-*`, and `Forwarded` of RFC 7239, read once for every version of HTTP.
+
+Each proxy adds on the right whom it has received the request from, so only what stands to the right of the
+first hop that is not trusted can be believed. The rules:
+
+=============================  =============================================================================
+The client                     the right-most hop that is not a trusted proxy; if all are, the left-most
+Proto, Host, Port, Prefix      of X-Forwarded: the entry as far from the right as the client's, at most the
+                               left-most; of Forwarded: what stands in the client's own element
+A hop that is no address       (`unknown`, an obfuscated name, or nonsense) is a client that is not known:
+                               the scope's `client` is None. It is not the proxy's address, which may well
+                               have rights that the client has not
+Both families                  X-Forwarded-* alone counts: proxies that set those tend to pass on a
+                               `Forwarded` that the client has made up
+A `Forwarded` that cannot      says nothing, except that the client is not known: an unfinished quotation may
+be read                        have swallowed what the proxy has added
+Any other malformed value      says nothing
+=============================  =============================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.trust import Trusted, parse_address
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from trioasgi.exchange import ConnectionInfo, Header, Peer
+    from trioasgi.trust import IPAddress
+
+FOR: Final = b"x-forwarded-for"
+PROTO: Final = b"x-forwarded-proto"
+HOST: Final = b"x-forwarded-host"
+PORT: Final = b"x-forwarded-port"
+PREFIX: Final = b"x-forwarded-prefix"
+FORWARDED: Final = b"forwarded"
+
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_MAX_LABEL: Final = 64
+
+_BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
+_DOTTED: Final = re.compile(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
+_BARE_V6: Final = re.compile(r"([0-9A-Fa-f:.]+)()")
+"""RFC 7239, 6: an address and a port, which may be obfuscated; and an IPv6 address without the brackets that
+X-Forwarded-For usually leaves out.
+"""
+
+_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255})(?::([0-9]{1,5})?)?")
+"""RFC 3986, 3.2.2 and 3.2.3, but only with the characters that names of hosts have."""
+
+_PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
+"""A path without empty, `.` or `..` segments (RFC 3986, 3.3)."""
+
+_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - a grammar's token
+_PAIR: Final = re.compile(rf'({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")')
+_SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
+_QUOTED_PAIR: Final = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What trusted proxies say of a request: its connection as the client has it, the Host that it asked
+    for, and the path that the application is mounted at, percent-encoded; None where they say nothing.
+    """
+
+    info: ConnectionInfo
+    host: bytes | None = None
+    root_path: str | None = None
+
+    def headers(self, headers: list[Header]) -> list[Header]:
+        """The header fields of the request, with the Host that the client has asked for."""
+        host = self.host
+        if host is None:
+            return headers
+        return [(b"host", host), *(field for field in headers if field[0] != b"host")]
+
+
+class Forwarding:
+    """Reads those header fields that trusted proxies send and that `names` has (an entry may hold several,
+    between commas).
+    """
+
+    __slots__ = ("_names", "_trusted")
+
+    def __init__(self, trusted: Trusted, names: Iterable[str]) -> None:
+        self._trusted = trusted
+        self._names = frozenset(name.strip().lower().encode() for name in ",".join(names).split(","))
+
+    def trusts(self, info: ConnectionInfo) -> bool:
+        """Is the peer of this connection a trusted proxy? To be asked once a connection."""
+        return self._trusted.has_peer(info.client, info.server)
+
+    def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
+        """What the header fields of a request on the trusted connection `info` say; None if nothing."""
+        names = self._names
+        for name, _ in headers:
+            if name in names:
+                break
+        else:
+            return None
+        fields: dict[bytes, list[str]] = {}
+        for name, value in headers:
+            if name in names:
+                fields.setdefault(name, []).append(value.decode("latin-1"))
+        return read_forwarded(fields, headers, info, self._trusted)
+
+
+def read_forwarded(
+    fields: Mapping[bytes, Sequence[str]],
+    headers: Sequence[Header],
+    info: ConnectionInfo,
+    trusted: Trusted,
+) -> Forwarded | None:
+    """What `fields` say, by name and with the values of each in their order; None if it comes to nothing."""
+    by_x = any(name != FORWARDED for name in fields)
+    statement = _read_x_forwarded(fields, trusted) if by_x else _read_rfc7239(fields[FORWARDED], trusted)
+    return None if statement is None else _conclude(statement, headers, info)
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A hop: its address and port (0: not said), or only what it is called where it has no address."""
+
+    label: str
+    address: IPAddress | None = None
+    port: int = 0
+
+    def is_trusted(self, trusted: Trusted) -> bool:
+        if self.address is None:
+            return self.label == "unix:" and trusted.unix  # nginx's name for a Unix socket's client
+        return trusted.has_address(self.address)
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    """What the header fields say of the client's request, not checked yet but for `client`."""
+
+    client: _Node | None
+    scheme: str = ""
+    host: str = ""
+    port: str = ""
+    prefix: str = ""
+
+
+_NOT_KNOWN: Final = _Node("an unknown client")
+
+
+# The two families
+
+
+def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -> _Statement:
+    client, distance = _find_client(_entries(fields.get(FOR, ())), trusted)
+
+    def pick(name: bytes) -> str:
+        entries = _entries(fields.get(name, ()))
+        return entries[max(len(entries) - 1 - distance, 0)] if entries else ""
+
+    return _Statement(client, pick(PROTO), pick(HOST), pick(PORT), pick(PREFIX))
+
+
+def _entries(values: Sequence[str]) -> list[str]:
+    """The members of a list, the empty ones left out (RFC 9110, 5.6.1)."""
+    return [entry for value in values for part in value.split(",") if (entry := part.strip(" \t"))]
+
+
+def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
+    elements: list[dict[str, str]] = []
+    for value in values:
+        parsed = _parse_elements(value)
+        if parsed is None:
+            return _Statement(_NOT_KNOWN)
+        elements += parsed
+    if not elements:
+        return None
+    client, distance = _find_client([element.get("for") for element in elements], trusted)
+    element = elements[-1 - distance]
+    return _Statement(client, element.get("proto", ""), element.get("host", ""))
+
+
+def _parse_elements(value: str) -> list[dict[str, str]] | None:
+    """The elements of one `Forwarded` line, their parameters' names in lower case; None if it is malformed
+    (RFC 7239, 4: each parameter once an element; empty elements of a list count for nothing).
+    """
+    elements: list[dict[str, str]] = [{}]
+    value = value.strip(" \t")
+    at = 0
+    while at < len(value):
+        pair = _PAIR.match(value, at)
+        if pair is not None:
+            name = pair[1].lower()
+            if name in elements[-1]:
+                return None
+            elements[-1][name] = pair[2] if pair[3] is None else _QUOTED_PAIR.sub(r"\1", pair[3])
+            at = pair.end()
+        separator = _SEPARATOR.match(value, at)
+        if separator is None:
+            break
+        if separator[1] == ",":
+            elements.append({})
+        at = separator.end()
+    return [element for element in elements if element] if at == len(value) else None
+
+
+# The client
+
+
+def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node | None, int]:
+    """The client among the hops, and how far from the right it stands.
+
+    A hop that does not say (None) ends the search with the one before it, or with the peer itself.
+    """
+    client: _Node | None = None
+    distance = 0
+    for distance, text in enumerate(reversed(nodes)):  # noqa: B007 - it is the answer
+        if text is None:
+            break
+        client = _parse_node(text)
+        if not client.is_trusted(trusted):
+            break
+    return client, distance
+
+
+@lru_cache(maxsize=1024)
+def _parse_node(text: str) -> _Node:
+    match = _BRACKETED.fullmatch(text) or _DOTTED.fullmatch(text) or _BARE_V6.fullmatch(text)
+    address = parse_address(match[1]) if match is not None else None
+    port = int(match[2] or 0) if match is not None else 0
+    if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
+        return _Node(text[:_MAX_LABEL] or _NOT_KNOWN.label)
+    shown = f"[{address}]" if address.version == 6 else str(address)
+    return _Node(f"{shown}:{port}" if port else str(address), address, port)
+
+
+# What follows from it
+
+
+def _conclude(statement: _Statement, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded:
+    info = replace(info, scheme=_SCHEMES.get(statement.scheme.lower(), info.scheme))
+    node = statement.client
+    if node is not None:
+        client = None if node.address is None else (str(node.address), node.port)
+        info = replace(info, client=client, peer=node.label)
+    host: bytes | None = None
+    named = _AUTHORITY.fullmatch(statement.host)
+    port = _parse_port(statement.port)
+    if named is not None or port is not None:
+        server, host = _find_server(named, port, headers, info)
+        info = replace(info, server=server)
+    return Forwarded(info, host, _parse_prefix(statement.prefix))
+
+
+def _find_server(
+    named: re.Match[str] | None, port: int | None, headers: Sequence[Header], info: ConnectionInfo
+) -> tuple[Peer | None, bytes | None]:
+    """The server as the client has addressed it, and the Host that says so.
+
+    Where a port stands with the host, that is it; else the one that was forwarded beside it; else the
+    scheme's own, which a Host need not name (RFC 9110, 4.2.1).
+    """
+    if named is None:
+        named = _AUTHORITY.fullmatch(next((v.decode("latin-1") for n, v in headers if n == b"host"), ""))
+        if named is None:
+            return (info.server[0] if info.server else "", port), None
+    default = _DEFAULT_PORTS[info.scheme]
+    own = _parse_port(named[2] or "")
+    port = own or port or default
+    name = named[1]
+    host = name if port == default and not own else f"{name}:{port}"
+    return (name.strip("[]"), port), host.encode()
+
+
+def _parse_port(text: str) -> int | None:
+    port = int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
+    return port if 0 < port <= 65535 else None
+
+
+def _parse_prefix(text: str) -> str | None:
+    prefix = text.rstrip("/")
+    return prefix if _PREFIX.fullmatch(prefix) else None

@@ -1,0 +1,183 @@
+"""permessage-deflate (RFC 7692): what is agreed on, and the two streams of compressed data.
+
+Inflating is bounded: never more than a message may have comes out of a piece, however much is in it.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.websocket.frames import CloseCode, FrameError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+WINDOW_BITS: Final = 12
+"""The window we ask for, either way, as a power of two: 4 KiB. zlib's full 32 KiB and more would be held for
+each connection, and gain little on messages (RFC 7692, 7.1.2)."""
+
+MEMORY_LEVEL: Final = 5
+"""zlib's memLevel, for the same reason."""
+
+_LEAST_BITS: Final = 9
+"""zlib cannot write a raw stream with a window of 256 bytes."""
+
+_TAIL: Final = b"\x00\x00\xff\xff"
+"""What ends each message and is left off (RFC 7692, 7.2.1)."""
+
+_EXTENSION: Final = b"permessage-deflate"
+
+_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_PARAMETER: Final = re.compile(
+    rb"[ \t]*;[ \t]*(" + _TOKEN + rb')(?:[ \t]*=[ \t]*(?:"([^"\\,;]*)"|(' + _TOKEN + rb")))?"
+)
+_OFFER: Final = re.compile(rb"[ \t]*(" + _TOKEN + rb")((?:" + _PARAMETER.pattern + rb")*)[ \t]*(?:,|$)")
+_BITS: Final = re.compile(rb"8|9|1[0-5]")
+
+
+@dataclass(frozen=True, slots=True)
+class Deflate:
+    """What was agreed on: the windows, as powers of two, and whether each message begins with none."""
+
+    server_bits: int = 15
+    client_bits: int = 15
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+    answers_client_bits: bool = False
+
+    @property
+    def response(self) -> bytes:
+        """The value of Sec-WebSocket-Extensions in the answer."""
+        parts = [_EXTENSION]
+        if self.server_no_context_takeover:
+            parts.append(b"server_no_context_takeover")
+        if self.client_no_context_takeover:
+            parts.append(b"client_no_context_takeover")
+        parts.append(b"server_max_window_bits=%d" % self.server_bits)
+        if self.answers_client_bits:
+            parts.append(b"client_max_window_bits=%d" % self.client_bits)
+        return b"; ".join(parts)
+
+
+def negotiate(values: Iterable[bytes]) -> Deflate | None:
+    """Take the first offer of permessage-deflate that can be kept to, from the values of
+    Sec-WebSocket-Extensions; None where there is none.
+
+    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable.
+    """
+    for name, parameters in _read_offers(values):
+        if name.lower() == _EXTENSION:
+            agreed = _accept(parameters)
+            if agreed is not None:
+                return agreed
+    return None
+
+
+def _read_offers(values: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    for value in values:
+        pos = 0
+        while pos < len(value):
+            match = _OFFER.match(value, pos)
+            if match is None:
+                return
+            yield match[1], match[2]
+            pos = match.end()
+
+
+def _accept(parameters: bytes) -> Deflate | None:
+    """RFC 7692, 7.1: None if a parameter is unknown, stands twice, or has a value that it may not have."""
+    seen: dict[bytes, bytes | None] = {}
+    for match in _PARAMETER.finditer(parameters):
+        name = match[1].lower()
+        if name in seen:
+            return None
+        seen[name] = match[2] if match[2] is not None else match[3]
+    server_bits = client_bits = 15
+    for name, value in seen.items():
+        match name:
+            case b"server_no_context_takeover" | b"client_no_context_takeover" if value is None:
+                pass
+            case b"client_max_window_bits" if value is None:
+                pass
+            case b"client_max_window_bits" if value is not None and _BITS.fullmatch(value):
+                client_bits = int(value)
+            case b"server_max_window_bits" if value is not None and _BITS.fullmatch(value):
+                server_bits = int(value)
+            case _:
+                return None
+    if server_bits < _LEAST_BITS:
+        return None
+    answers = b"client_max_window_bits" in seen
+    return Deflate(
+        server_bits=min(server_bits, WINDOW_BITS),
+        client_bits=min(client_bits, WINDOW_BITS) if answers else 15,
+        server_no_context_takeover=b"server_no_context_takeover" in seen,
+        client_no_context_takeover=b"client_no_context_takeover" in seen,
+        answers_client_bits=answers,
+    )
+
+
+class Inflater:
+    """Inflates the peer's messages. What zlib holds for it is made at the first message."""
+
+    __slots__ = ("_bits", "_keeps_context", "_stream")
+
+    def __init__(self, agreed: Deflate) -> None:
+        # Some compressors write a window of 512 bytes when they are asked for one of 256.
+        self._bits = max(agreed.client_bits, _LEAST_BITS)
+        self._keeps_context = not agreed.client_no_context_takeover
+        self._stream: zlib._Decompress | None = None
+
+    def inflate(self, data: bytes, end: bool, room: int) -> bytes:
+        """Inflate a piece of a message, the last one if `end`.
+
+        Raises FrameError: 1009 as soon as more than `room` bytes come out, 1007 for what is no such data.
+        """
+        out = self._feed(data + _TAIL if end else data, room)
+        if end and not self._keeps_context:
+            self._stream = None
+        return out
+
+    def _feed(self, data: bytes, room: int) -> bytes:
+        pieces: list[bytes] = []
+        while True:
+            stream = self._stream
+            if stream is None:
+                stream = self._stream = zlib.decompressobj(-self._bits)
+            try:
+                # One byte more than there may be tells whether there is more.
+                piece = stream.decompress(data, room + 1)
+            except zlib.error:
+                raise FrameError(CloseCode.INVALID_DATA, "compressed data is malformed") from None
+            room -= len(piece)
+            if room < 0:
+                raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
+            pieces.append(piece)
+            if not stream.eof:
+                return piece if len(pieces) == 1 else b"".join(pieces)
+            # A block that says it is the last one (RFC 7692, 7.2.3.4); what follows is a stream of its own.
+            data = stream.unused_data
+            self._stream = None
+
+
+class Deflater:
+    """Deflates our messages. What zlib holds for it is made at the first one."""
+
+    __slots__ = ("_bits", "_keeps_context", "_stream")
+
+    def __init__(self, agreed: Deflate) -> None:
+        self._bits = agreed.server_bits
+        self._keeps_context = not agreed.server_no_context_takeover
+        self._stream: zlib._Compress | None = None
+
+    def deflate(self, data: bytes) -> bytes:
+        """Deflate a whole message."""
+        stream = self._stream
+        if stream is None:
+            stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)
+            if self._keeps_context:
+                self._stream = stream
+        return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]

@@ -1,0 +1,79 @@
+"""The worker's one clock for WebSocket sessions: pings, their time-outs, and who reads while an application
+does not.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trioasgi.websocket.session import WebSocketSession
+
+logger = logging.getLogger("trioasgi")
+
+TICK: Final = 0.25
+"""Seconds between two looks at the sessions: how late a ping or a time-out may come."""
+
+
+class Keepalive:
+    """Looks after every open session of a worker, from one task.
+
+    `run()` must be running in the same trio run. It sleeps while there are no sessions.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: set[WebSocketSession] = set()
+        self._some = trio.Event()
+        self._nursery: trio.Nursery | None = None
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def add(self, session: WebSocketSession) -> None:
+        """Look after `session` from now on."""
+        self._sessions.add(session)
+        self._some.set()
+
+    def discard(self, session: WebSocketSession) -> None:
+        """Look after `session` no more."""
+        self._sessions.discard(session)
+
+    def start(self, function: Callable[[], Awaitable[None]]) -> bool:
+        """Run `function`, which belongs to one session, in a task of its own; False if it is too late."""
+        if self._nursery is None:
+            return False
+        self._nursery.start_soon(_isolated, function)
+        return True
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Tick until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            try:
+                task_status.started()
+                await self._tick()
+            finally:
+                self._nursery = None
+
+    async def _tick(self) -> None:
+        while True:
+            if not self._sessions:
+                self._some = trio.Event()
+                await self._some.wait()
+            await trio.sleep(TICK)
+            now = trio.current_time()
+            for session in tuple(self._sessions):
+                session.on_tick(now)
+
+
+async def _isolated(function: Callable[[], Awaitable[None]]) -> None:
+    try:
+        await function()
+    except Exception:
+        # A session's failure is its own; its connection's task will find it closed.
+        logger.exception("a WebSocket session failed; the others go on")

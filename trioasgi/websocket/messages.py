@@ -1,0 +1,180 @@
+"""What frames amount to: messages, pings, pongs and closes (RFC 6455, 5.4 to 5.6), once for both codecs."""
+
+from __future__ import annotations
+
+import codecs
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.websocket.frames import CloseCode, Frame, FrameError, Opcode, read_close
+
+if TYPE_CHECKING:
+    from trioasgi.websocket.codec import Codec
+    from trioasgi.websocket.deflate import Inflater
+
+_CONTINUATION: Final = int(Opcode.CONTINUATION)
+_TEXT: Final = int(Opcode.TEXT)
+_BINARY: Final = int(Opcode.BINARY)
+_PING: Final = int(Opcode.PING)
+_PONG: Final = int(Opcode.PONG)
+
+_COMPRESSION_SLACK: Final = 1024
+"""By how many bytes, and by what part, data that cannot be compressed grows at most (zlib's deflateBound,
+rounded up): so much longer than the message may be is a compressed frame let begin.
+"""
+
+_new_decoder = codecs.getincrementaldecoder("utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """A ping, to be answered with the same payload."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """The answer to a ping, or one that nobody asked for."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The peer closes; `code` is 1005 if it did not say why."""
+
+    code: int
+    reason: str
+
+
+Event = str | bytes | Ping | Pong | Close
+"""A text message, a binary message, or a control frame."""
+
+
+class MessageReader:
+    """Puts messages of up to `max_size` bytes together, counted across fragments and after inflation.
+
+    ::
+
+        feed(bytes)  →  next_event() until None  →  feed(bytes) …
+    """
+
+    __slots__ = ("_codec", "_inflater", "_inflating", "_max_size", "_message", "_room")
+
+    def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
+        self._codec = codec
+        self._max_size = max_size
+        self._inflater = inflater
+        self._room = max_size
+        codec.room = self._bound(max_size)
+        # The message that is being put together, if one is.
+        self._message: _Text | _Binary | None = None
+        self._inflating = False
+
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the wire."""
+        self._codec.feed(data)
+
+    def next_event(self) -> Event | None:
+        """The next event, or None if more bytes are needed.
+
+        Raises FrameError, after which nothing more can be read.
+        """
+        codec = self._codec
+        while True:
+            frame = codec.next_frame()
+            if frame is None:
+                return None
+            opcode, payload, end, compressed = frame
+            if opcode > _BINARY:
+                return _read_control(opcode, payload)
+            if end and self._message is None and not compressed and len(payload) <= self._room:
+                # Nearly every message there is: one frame, and all of it there.
+                if opcode == _TEXT:
+                    try:
+                        return str(payload, "utf-8")
+                    except UnicodeDecodeError:
+                        raise _not_utf8() from None
+                if opcode == _BINARY:
+                    return payload
+            message = self._take(frame)
+            if message is not None:
+                return message
+
+    def _take(self, frame: Frame) -> str | bytes | None:
+        """Take a piece of a message; the message if it was the last one."""
+        opcode, payload, end, compressed = frame
+        message = self._message
+        if opcode == _CONTINUATION:
+            if message is None:
+                raise FrameError(CloseCode.PROTOCOL_ERROR, "there is no message to continue")
+        elif message is not None:
+            raise FrameError(CloseCode.PROTOCOL_ERROR, "a message begins within another")
+        else:
+            message = self._message = _Text() if opcode == _TEXT else _Binary()
+            self._inflating = compressed
+        if self._inflating and self._inflater is not None:
+            payload = self._inflater.inflate(payload, end, self._room)
+        self._room -= len(payload)
+        if self._room < 0:
+            raise FrameError(CloseCode.TOO_BIG, "the message is too big")
+        if payload or end:
+            message.add(payload, end)
+        if not end:
+            self._codec.room = self._bound(self._room)
+            return None
+        self._message = None
+        self._room = self._max_size
+        self._codec.room = self._bound(self._max_size)
+        return message.whole()
+
+    def _bound(self, room: int) -> int:
+        """How many bytes a frame may have, of a message that may still have `room`."""
+        return room if self._inflater is None else room + room // 1024 + _COMPRESSION_SLACK
+
+
+class _Text:
+    """A text message in pieces, decoded as they come: a fault is found as early as can be."""
+
+    __slots__ = ("_decoder", "_pieces")
+
+    def __init__(self) -> None:
+        self._decoder = _new_decoder()
+        self._pieces: list[str] = []
+
+    def add(self, payload: bytes, end: bool) -> None:
+        try:
+            self._pieces.append(self._decoder.decode(payload, end))
+        except UnicodeDecodeError:
+            raise _not_utf8() from None
+
+    def whole(self) -> str:
+        return "".join(self._pieces)
+
+
+class _Binary:
+    """A binary message in pieces."""
+
+    __slots__ = ("_pieces",)
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    def add(self, payload: bytes, _end: bool) -> None:
+        self._pieces.append(payload)
+
+    def whole(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+def _not_utf8() -> FrameError:
+    return FrameError(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+
+
+def _read_control(opcode: int, payload: bytes) -> Ping | Pong | Close:
+    if opcode == _PING:
+        return Ping(payload)
+    if opcode == _PONG:
+        return Pong(payload)
+    return Close(*read_close(payload))

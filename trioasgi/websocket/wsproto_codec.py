@@ -1,0 +1,91 @@
+"""The wsproto codec: always there, and the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, FrameDecoder, ParseFailed, RsvBits
+from wsproto.frame_protocol import Opcode as WsprotoOpcode
+
+from trioasgi.websocket.codec import Codec
+from trioasgi.websocket.frames import CloseCode, Frame, FrameError
+
+if TYPE_CHECKING:
+    from wsproto.frame_protocol import FrameProtocol
+
+_NO_BITS = RsvBits(False, False, False)
+_RSV1 = RsvBits(True, False, False)
+
+
+class WsprotoCodec(Codec):
+    """Reads frames with wsproto's decoder, which an extension of ours lets look at their headers first."""
+
+    __slots__ = ("_decoder", "_headers", "room")
+
+    name = "wsproto"
+
+    def __init__(self, *, deflate: bool, room: int) -> None:
+        self.room = room
+        self._headers = _Headers(self, deflate=deflate)
+        self._decoder = FrameDecoder(client=False, extensions=[self._headers])
+
+    def feed(self, data: bytes) -> None:
+        self._decoder.receive_bytes(data)
+
+    def next_frame(self) -> Frame | None:
+        try:
+            frame = self._decoder.process_buffer()
+        except ParseFailed as exc:
+            raise _translate(exc) from exc
+        if frame is None:
+            return None
+        payload = frame.payload
+        assert isinstance(payload, bytes)
+        end = frame.frame_finished and frame.message_finished
+        return Frame(int(frame.opcode), payload, end, self._headers.take_compressed())
+
+
+def _translate(exc: ParseFailed) -> FrameError:
+    if exc.code is CloseReason.MESSAGE_TOO_BIG:
+        return FrameError(CloseCode.TOO_BIG, "the message is too big")
+    return FrameError(CloseCode.PROTOCOL_ERROR, str(exc))
+
+
+class _Headers(Extension):
+    """Bounds a frame by its header, and keeps the bit RSV1; payloads pass unchanged."""
+
+    name = "headers"
+
+    def __init__(self, codec: WsprotoCodec, *, deflate: bool) -> None:
+        self._codec = codec
+        self._deflate = deflate
+        self._compressed = False
+
+    def take_compressed(self) -> bool:
+        """Was RSV1 set in the header that was read last? Asked once a header."""
+        compressed, self._compressed = self._compressed, False
+        return compressed
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self,
+        proto: FrameDecoder | FrameProtocol,  # noqa: ARG002 - wsproto's signature
+        opcode: WsprotoOpcode,
+        rsv: RsvBits,
+        payload_length: int,
+    ) -> CloseReason | RsvBits:
+        """Say which reserved bits may be set, or what is wrong with the frame.
+
+        Called again for the same header if its mask has not come yet.
+        """
+        if opcode.iscontrol():
+            return _NO_BITS
+        if payload_length > self._codec.room:
+            return CloseReason.MESSAGE_TOO_BIG
+        if opcode is WsprotoOpcode.CONTINUATION or not self._deflate:
+            return _NO_BITS
+        self._compressed = rsv.rsv1
+        return _RSV1
