@@ -72,6 +72,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         NonEmpty | None,
         option("Set environment variables from this file.", Group.APPLICATION, metavar="FILE"),
     ] = None
+    interface: Annotated[
+        Literal["auto", "asgi", "wsgi"],
+        option("What the application speaks.", Group.APPLICATION),
+    ] = "auto"
+    threads: Annotated[
+        Count,
+        option(
+            "Threads for synchronous code; 0: 40 of them.",
+            Group.APPLICATION,
+            metavar="N",
+        ),
+    ] = 0
     lifespan: Annotated[
         Literal["auto", "on", "off"],
         option("Run the application's lifespan.", Group.APPLICATION),

@@ -112,8 +112,7 @@ class Connections:
             with trio.fail_after(self._settings.timeout_handshake):
                 header, rest = await read_proxy_header(stream, required=settings.required)
         except (ProxyError, trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            reason = "no PROXY header in time (--timeout-handshake)" if isinstance(exc, trio.TooSlowError) else exc
-            logger.warning("%s: closed: %s", info.peer, reason)
+            logger.warning("%s: closed: %s", info.peer, _proxy_fault(exc))
             return None, info
         stream = unread(stream, rest)
         return (stream, info) if header is None else (stream, _proxied(info, header))
@@ -189,6 +188,12 @@ async def _close_at_once(stream: trio.abc.Stream) -> None:
         stream.close()
     else:
         await trio.aclose_forcefully(stream)
+
+
+def _proxy_fault(exc: Exception) -> str:
+    if isinstance(exc, trio.TooSlowError):
+        return "no PROXY header in time (--timeout-handshake)"
+    return str(exc) or "the connection was broken within its PROXY header"
 
 
 def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:

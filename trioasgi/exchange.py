@@ -17,7 +17,11 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    import trio
+
+    from trioasgi.net.channel import Channel
 
 Header = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
@@ -40,14 +44,20 @@ class ConnectionInfo:
     peer: str
 
 
-class Request:
+class Request(ABC):
     """The head of a request as every version of HTTP has it.
 
     `path` is the percent-encoded path of the target and `query` what follows its first `?`, both as
     received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order of their arrival.
+    `websocket` says that the client asks for a WebSocket in place of a response.
     """
 
-    __slots__ = ("headers", "http_version", "method", "path", "query", "target")
+    __slots__ = ("headers", "http_version", "method", "path", "query", "target", "websocket")
+
+    @property
+    @abstractmethod
+    def accepts_trailers(self) -> bool:
+        """May the response have trailer fields (RFC 9110, 10.1.4: `TE: trailers`)?"""
 
     method: str
     target: bytes
@@ -55,6 +65,7 @@ class Request:
     query: bytes
     http_version: str
     headers: list[Header]
+    websocket: bool
 
 
 class ResponsePhase(Enum):
@@ -122,6 +133,25 @@ class Exchange(ABC):
         """
 
     @abstractmethod
+    def add_trailers(self, headers: Sequence[Header]) -> None:
+        """Have these trailer fields sent at the response's end, if the request accepts any and its framing
+        has room for them.
+        """
+
+    @abstractmethod
+    async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
+        """Send `count` bytes of a regular file, from `offset` on, as a piece of the response's body.
+
+        Raises BodyLengthError as `send_body`, ClientDisconnected as `flush`, and EOFError, with the response
+        cut, if the file has become shorter meanwhile.
+        """
+
+    @property
+    @abstractmethod
+    def cancel_scope(self) -> trio.CancelScope | None:
+        """What ends this exchange when it is cancelled: 503 if no head was sent, else the response is cut."""
+
+    @abstractmethod
     async def flush(self) -> None:
         """Wait until what was sent has left, as long as the write limit allows.
 
@@ -137,6 +167,19 @@ class Exchange(ABC):
     @abstractmethod
     def abort(self, reason: str) -> None:
         """End the exchange with an incomplete response, so that the client can tell that it is."""
+
+    @abstractmethod
+    def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
+        """Accept the WebSocket that the request asks for, with `headers` validated and their names in lower
+        case: the channel of its bytes, and those of them that have been read already.
+
+        The exchange is complete then; the channel is closed once its handler has returned. The answer may
+        still have to leave: `flush()` of the channel must be awaited. Raises ClientDisconnected.
+        """
+
+    @abstractmethod
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Call `callback` when the server begins to drain, in this exchange's time; at once if it has."""
 
 
 class BodyLengthError(Exception):

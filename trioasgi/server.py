@@ -24,6 +24,7 @@ import trio
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
+from trioasgi.asgi.wsgi import as_asgi
 from trioasgi.config import Config
 from trioasgi.connection import Connections, ConnectionSettings, ProxyProtocol
 from trioasgi.errors import ConfigError, TrioasgiError
@@ -179,9 +180,9 @@ class _Run:
         self._announces = announces
         self._codec = codec_factory(config.http)
         self._tls = _tls_context(config)
-        self._app = app
+        self._app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
         self._lifespan = Lifespan(
-            app,
+            self._app,
             config.lifespan,
             startup_timeout=config.timeout_startup,
             shutdown_timeout=config.timeout_shutdown,

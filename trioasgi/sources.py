@@ -3,8 +3,8 @@
 Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
 
 Environment: `TRIOASGI_<NAME>`, and below that what other servers call an option; a switch is 1/0, true/false,
-yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or in
-a file); an empty variable counts as not set.
+yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or
+in a file); an empty variable counts as not set.
 
 File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
 `./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with

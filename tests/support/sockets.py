@@ -12,8 +12,7 @@ from typing import cast
 
 import trio
 
-from tests.support.http import Client as _Client
-from tests.support.http import Response
+from tests.support import http
 from trioasgi import Server, serve
 from trioasgi.asgi.types import ASGIApp
 
@@ -31,13 +30,8 @@ def run(main: Callable[[], Awaitable[None]], seconds: float = 20) -> None:
     trio.run(bounded)
 
 
-class Client(_Client):
+class Client(http.Client):
     """A client on a socket, which can also be read raw."""
-
-    async def response(self, method: str = "GET") -> Response:
-        if not self._data:
-            self._data = await self._receive()
-        return await super().response(method)
 
     async def until(self, mark: bytes) -> bytes:
         """Everything up to and with `mark`; AssertionError if the connection ends before."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
-    from trioasgi.asgi.types import ASGIApp, Message, Scope
+    from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.exchange import ConnectionInfo, Exchange, Request
     from trioasgi.observe.access import AccessLog
 

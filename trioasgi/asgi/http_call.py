@@ -1,11 +1,13 @@
-"""`receive` and `send` of one HTTP call: the messages of ASGI's HTTP specification (spec_version 2.5) and its extensions."""
+"""`receive` and `send` of one HTTP call: the messages of ASGI's HTTP specification (spec_version 2.5) and
+its extensions.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -61,16 +63,27 @@ class AccessEntry:
         )
 
 
+class Trailers(Enum):
+    """What has become of the trailers of a response."""
+
+    NONE = "the application has announced none"
+    AFTER_BODY = "they follow the body"
+    DUE = "the body is done: nothing but trailers may be sent"
+
+
+_NO_TRAILERS = Trailers.NONE
+
+
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_exchange", "_log", "_request_done", "_trailers_due")
+    __slots__ = ("_exchange", "_log", "_request_done", "_trailers")
 
     def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
         self._exchange = exchange
         self._log = log
         self._request_done = False
-        self._trailers_due = False
+        self._trailers = _NO_TRAILERS
 
     async def receive(self) -> Message:
         """The next event: `http.request` until the body is done, then `http.disconnect`, once there is one
@@ -91,49 +104,53 @@ class HTTPCall:
     async def send(self, message: Message) -> None:
         """Take `http.response.start`, then `http.response.body` messages, and those of the extensions.
 
-        Raises ClientDisconnected, ASGIMessageError.
+        Raises ClientDisconnected, ASGIMessageError, and OSError for files that cannot be sent.
         """
         exchange = self._exchange
         phase = exchange.phase
         if not isinstance(message, dict):
             message = check_message(message)
         kind = message.get("type")
-        if phase is _STARTED and kind == "http.response.body" and not self._trailers_due:
+        if phase is _STARTED and kind == "http.response.body" and self._trailers is _NO_TRAILERS:
             body = message.get("body", b"")
             more = bool(message.get("more_body"))
-            try:
-                waits = exchange.send_body(body if type(body) is bytes else check_body(body), more)
-            except BodyLengthError as exc:
-                raise ASGIMessageError(str(exc)) from exc
-            if waits or more:
-                await self._flush(waits)
-            if not more:
-                self._end_body()
+            await self._send_body(body if type(body) is bytes else check_body(body), more)
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:
                 status = check_status(status)
             headers, length = check_headers(message.get("headers", ()))
             if message.get("trailers"):
-                length = self._expect_trailers(length)
+                self._trailers = Trailers.AFTER_BODY
+                if exchange.request.accepts_trailers:
+                    length = (
+                        None  # only a body without a length can have trailers behind it (RFC 9112, 7.1.2)
+                    )
             if exchange.send_head(status, headers, length):
                 await exchange.flush()
         else:
             await self._send_other(message)
 
-    async def _flush(self, waits: bool) -> None:
+    async def _send_body(self, body: bytes, more: bool) -> None:
+        try:
+            waits = self._exchange.send_body(body, more)
+        except BodyLengthError as exc:
+            raise ASGIMessageError(str(exc)) from exc
         if waits:
             await self._exchange.flush()
-        else:
+        elif more:
             # A stream whose client is fast must not keep the others waiting.
             await trio.lowlevel.checkpoint()
+        if not more:
+            self._complete()
 
-    def _end_body(self) -> None:
+    def _complete(self) -> None:
         if self._log is not None:
             self._log.write(self._exchange)
 
+    # Messages of the extensions, and those that are out of place
+
     async def _send_other(self, message: Message) -> None:
-        """A message of an extension, or one that is out of place."""
         phase = self._exchange.phase
         if phase is _REFUSED or phase is _FAILED:
             raise ClientDisconnected("the client has gone, or the server has ended the exchange")
@@ -142,29 +159,73 @@ class HTTPCall:
             await self._send_early_hint(message)
         elif phase is not _STARTED:
             check_type(message, "nothing, as the response is complete")
-        elif self._trailers_due:
+        elif self._trailers is Trailers.DUE:
             check_type(message, "http.response.trailers")
             await self._send_trailers(message)
         else:
-            kind = check_type(message, *_BODY_MESSAGES)
-            await _BODY_MESSAGES[kind](self, message)
+            await self._send_content(message)
 
     async def _send_early_hint(self, message: Message) -> None:
+        """`http.response.early_hint`: 103 (RFC 8297)."""
         links = check_links(message.get("links", ()))
         if self._exchange.send_informational(103, [(b"link", link) for link in links]):
             await self._exchange.flush()
 
-    # Trailers: https://asgi.readthedocs.io, "HTTP Trailers"
+    async def _send_content(self, message: Message) -> None:
+        kind = check_type(
+            message, "http.response.body", "http.response.pathsend", "http.response.zerocopysend"
+        )
+        more = kind != "http.response.pathsend" and bool(message.get("more_body"))
+        trailers_follow = not more and self._trailers is Trailers.AFTER_BODY
+        match kind:
+            case "http.response.body":
+                await self._send_body(check_body(message.get("body", b"")), more or trailers_follow)
+            case "http.response.pathsend":
+                path = check_path(message.get("path"))
+                with await trio.to_thread.run_sync(open, path, "rb", 0) as file:
+                    await self._send_file(file.fileno(), 0, None, trailers_follow)
+            case "http.response.zerocopysend":
+                await self._send_open_file(message, more or trailers_follow)
+        if trailers_follow:
+            self._trailers = Trailers.DUE
 
-    def _expect_trailers(self, length: int | None) -> int | None:
-        """The response will have trailers: `http.response.trailers` follows its body. The length that it may be framed with."""
-        self._trailers_due = self._exchange.begin_trailers()
-        return None if self._trailers_due else length
+    async def _send_open_file(self, message: Message, more: bool) -> None:
+        """`http.response.zerocopysend`: without an offset from the file's position on, which then moves."""
+        fd, offset, count = check_range(message.get("file"), message.get("offset"), message.get("count"))
+        if offset is not None:
+            await self._send_file(fd, offset, count, more)
+            return
+        position = os.lseek(fd, 0, os.SEEK_CUR)
+        sent = await self._send_file(fd, position, count, more)
+        os.lseek(fd, position + sent, os.SEEK_SET)
+
+    async def _send_file(self, fd: int, offset: int, count: int | None, more: bool) -> int:
+        left = max(os.fstat(fd).st_size - offset, 0)
+        if count is not None and count > left:
+            raise ASGIMessageError(
+                f"'count' is {count}, but only {left} bytes of the file are behind {offset}"
+            )
+        count = left if count is None else count
+        try:
+            await self._exchange.send_file(fd, offset, count, more)
+        except BodyLengthError as exc:
+            raise ASGIMessageError(str(exc)) from exc
+        if not more:
+            self._complete()
+        return count
 
     async def _send_trailers(self, message: Message) -> None:
+        """`http.response.trailers`: sent with the last message of them, or dropped if the client did not
+        ask for any.
+        """
         headers, _ = check_headers(message.get("headers", ()))
-        more = bool(message.get("more_trailers"))
-        if self._exchange.send_trailers(headers, more):
+        self._exchange.add_trailers(headers)
+        if message.get("more_trailers"):
+            return
+        try:
+            waits = self._exchange.send_body(b"", more=False)
+        except BodyLengthError as exc:
+            raise ASGIMessageError(str(exc)) from exc
+        if waits:
             await self._exchange.flush()
-        if not more:
-            self._end_body()
+        self._complete()

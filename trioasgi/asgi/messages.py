@@ -5,9 +5,12 @@ Each raises ASGIMessageError in the application, with what it sent and what woul
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import stat
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
 
@@ -104,6 +107,45 @@ def check_body(body: object) -> bytes:
     if isinstance(body, bytearray | memoryview):
         return bytes(body)
     raise ASGIMessageError(f"body must be a byte string, not {type(body).__name__}; encode str first")
+
+
+def check_links(links: Iterable[bytes]) -> list[bytes]:
+    """The `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
+    if isinstance(links, bytes | str):
+        raise ASGIMessageError(f"links must be an iterable of byte strings, not {_shorten(links)}")
+    checked, _ = check_headers([(b"link", link) for link in links])
+    return [value for _, value in checked]
+
+
+def check_path(path: object) -> str:
+    """The `path` of an `http.response.pathsend` message: absolute, naming a regular file.
+
+    Raises OSError, with the path, for what is no such file.
+    """
+    if not isinstance(path, str) or not os.path.isabs(path):
+        raise ASGIMessageError(f"path must be a str, and absolute, not {path!r}")
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, "this is no regular file", path)
+    return path
+
+
+def check_range(file: object, offset: object, count: object) -> tuple[int, int | None, int | None]:
+    """The `file`, `offset` and `count` of an `http.response.zerocopysend` message: its descriptor, and byte
+    numbers.
+    """
+    try:
+        fd = file if isinstance(file, int) else file.fileno()  # type: ignore[attr-defined] # that is the question
+    except (AttributeError, OSError, ValueError) as exc:
+        raise ASGIMessageError(f"file must be an open file of the operating system, not {file!r}") from exc
+    for name, value in (("offset", offset), ("count", count)):
+        if value is not None and not (isinstance(value, int) and value >= 0):
+            raise ASGIMessageError(f"{name} must be a number of bytes, not {value!r}")
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        raise ASGIMessageError(f"file must be a regular file, not {file!r}")
+    return fd, cast("int | None", offset), cast("int | None", count)
 
 
 def check_message(message: object) -> Message:

@@ -56,9 +56,22 @@ class Fields:
     """The header fields of a request, and what they say of the message itself.
 
     `content_length` is None where there is none; `keep_alive` is what the client wants (RFC 9112, 9.3).
+    `websocket` says that it asks for a WebSocket: with the option `upgrade` in Connection, and `websocket` in
+    Upgrade (RFC 9110, 7.8), each of which is noted by itself.
     """
 
-    __slots__ = ("chunked", "content_length", "expects_continue", "headers", "host", "keep_alive")
+    __slots__ = (
+        "accepts_trailers",
+        "chunked",
+        "content_length",
+        "expects_continue",
+        "headers",
+        "host",
+        "keep_alive",
+        "names_websocket",
+        "upgrades",
+        "websocket",
+    )
 
     def __init__(self, headers: list[Header], http_version: str) -> None:
         self.headers = headers
@@ -67,6 +80,10 @@ class Fields:
         self.chunked = False
         self.expects_continue = False
         self.host: bytes | None = None
+        self.accepts_trailers = False
+        self.upgrades = False
+        self.names_websocket = False
+        self.websocket = False
 
 
 class HTTP1Request(Request):
@@ -84,7 +101,12 @@ class HTTP1Request(Request):
         self.query = query
         self.http_version = http_version
         self.headers = fields.headers
+        self.websocket = fields.websocket
         self.fields = fields
+
+    @property
+    def accepts_trailers(self) -> bool:
+        return self.fields.accepts_trailers
 
 
 class Codec(ABC):

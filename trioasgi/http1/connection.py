@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+import trio
+
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.codec import Limits, RequestError
@@ -78,6 +80,7 @@ class HTTP1Connection:
     __slots__ = (
         "_exchange",
         "_handler",
+        "_on_drain",
         "_on_handover",
         "_turn",
         "channel",
@@ -85,6 +88,7 @@ class HTTP1Connection:
         "info",
         "phase",
         "reader",
+        "scope",
         "settings",
     )
 
@@ -102,9 +106,11 @@ class HTTP1Connection:
         self.reader = RequestReader(settings.codec(), settings.limits)
         self.phase = _NEW
         self.draining = False
+        self.scope: trio.CancelScope | None = None
         self._handler = handler
         self._exchange: HTTP1Exchange | None = None
         self._turn = 0
+        self._on_drain: Callable[[], None] | None = None
         self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
@@ -116,6 +122,16 @@ class HTTP1Connection:
         False if it is not the caller's any more: `on_handover` has been called, and somebody else calls
         `run`.
         """
+        turn = self._turn
+        with trio.CancelScope() as scope:
+            self.scope = scope
+            return await self._run()
+        if turn != self._turn:
+            return False
+        await self._answer_cancelled(late=trio.current_time() >= scope.deadline)
+        return True
+
+    async def _run(self) -> bool:
         # A client that has just connected gets the time of a head for its first byte.
         keep_alive = self.settings.timeout_keep_alive
         timeout = self.settings.timeout_headers if self.phase is _NEW else keep_alive
@@ -151,6 +167,17 @@ class HTTP1Connection:
             self.phase = _IDLE
             self._on_handover(self)
 
+    async def _answer_cancelled(self, *, late: bool) -> None:
+        """The exchange's cancel scope was cancelled, by its deadline or by the application: that was its
+        end.
+        """
+        exchange = self._exchange
+        if exchange is not None:
+            rule = Rule.REQUEST_TIMEOUT if late else Rule.CANCELLED
+            error = rule.error()
+            exchange.fail(error.status, error.reason)
+            await self._can_go_on(exchange)
+
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
         self.draining = True
@@ -158,6 +185,14 @@ class HTTP1Connection:
             self.channel.interrupt_read()
         elif self.phase is _NEW:
             self.channel.read_deadline = self.channel.now() + FIRST_REQUEST_SECONDS
+        elif self._on_drain is not None:
+            self._on_drain()
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Tell the exchange that is under way, and the last one here, when the server drains."""
+        self._on_drain = callback
+        if self.draining:
+            callback()
 
     # Requests
 

@@ -35,11 +35,10 @@ def _status_line(status: int) -> bytes:
 STATUS_LINES: Final = tuple(_status_line(status) for status in range(1000))
 """The status line of each status code. Phrases are the standard ones; there is no status code above 999."""
 
-LAST_CHUNK: Final = b"0\r\n\r\n"
-_END_OF_CHUNKS: Final = b"\r\n" + LAST_CHUNK
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
 CONNECTION_CLOSE: Final = b"connection: close\r\n"
 CONNECTION_KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
+UPGRADE_WEBSOCKET: Final = b"upgrade: websocket\r\nconnection: upgrade\r\n"
 TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
 
@@ -85,13 +84,21 @@ class DefaultFields:
         return date + server + extra
 
 
-def encode_chunk(data: bytes, more: bool) -> bytes:
-    """One chunk, and the last one behind it unless there are `more` (RFC 9112, 7.1); nothing for no data,
-    as that would end the body.
+def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:
+    """One chunk, and the last one behind it, with its trailers, unless there are `more` (RFC 9112, 7.1).
+
+    Nothing is made of no data, as an empty chunk would end the body.
     """
+    if more:
+        return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
     if not data:
-        return b"" if more else LAST_CHUNK
-    return b"%x\r\n%b%b" % (len(data), data, b"\r\n" if more else _END_OF_CHUNKS)
+        return b"0\r\n%b\r\n" % trailers
+    return b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, trailers)
+
+
+def frame_file(size: int, more: bool, trailers: bytes = b"") -> tuple[bytes, bytes]:
+    """What stands before and behind `size` bytes that are sent as one chunk, and do not pass through here."""
+    return b"%x\r\n" % size, b"\r\n" if more else b"\r\n0\r\n%b\r\n" % trailers
 
 
 def encode_informational(status: int, headers: Sequence[Header]) -> bytes:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -16,18 +19,21 @@ from trioasgi.http1.encoder import (
     NO_CONTENT_LENGTH,
     STATUS_LINES,
     TRANSFER_ENCODING_CHUNKED,
+    UPGRADE_WEBSOCKET,
     Framing,
     encode_chunk,
     encode_informational,
+    frame_file,
 )
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trioasgi.exchange import Header
     from trioasgi.http1.codec import HTTP1Request
     from trioasgi.http1.connection import HTTP1Connection
+    from trioasgi.net.channel import Channel
 
 YIELD_EVERY: Final = 256 * 1024
 """Bytes of a body after which its reader lets other connections run, however fast its own client sends."""
@@ -40,8 +46,7 @@ costs less in a second send.
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 # Fields that say how the message is framed or what becomes of the connection, which is ours to say.
-# `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1); we never
-# upgrade here.
+# `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
 _OURS: Final = frozenset(
     {b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
 )
@@ -65,6 +70,7 @@ class HTTP1Exchange(Exchange):
         "_left",
         "_owes_continue",
         "_since_yield",
+        "_trailers",
         "close_after",
         "phase",
         "request",
@@ -86,6 +92,7 @@ class HTTP1Exchange(Exchange):
         self._framing = Framing.NONE
         self._left = 0
         self._since_yield = 0
+        self._trailers = b""
 
     # The request
 
@@ -219,14 +226,9 @@ class HTTP1Exchange(Exchange):
         if framing is Framing.NONE:
             data = b""
         else:
-            size = len(data)
-            self.sent += size
-            if framing is Framing.LENGTH:
-                self._left -= size
-                if self._left < 0 or (self._left and not more):
-                    raise BodyLengthError(self._length_fault())
-            elif framing is Framing.CHUNKED:
-                data = encode_chunk(data, more)
+            self._count(len(data), more)
+            if framing is Framing.CHUNKED:
+                data = encode_chunk(data, more, self._trailers)
         if self._head:
             head, self._head = self._head, b""
             if len(data) <= JOIN_BELOW:
@@ -235,20 +237,74 @@ class HTTP1Exchange(Exchange):
                 self._send(head)
         waits = self._send(data) if data else False
         if not more:
-            self.phase = _ENDING
-            if not waits:
-                self._complete()
+            self._end(waits)
         return waits
+
+    def _count(self, size: int, more: bool) -> None:
+        """Hold the body to its Content-Length."""
+        if self._framing is Framing.LENGTH:
+            left = self._left - size
+            if left < 0:
+                raise BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
+            if left and not more:
+                length = self.sent + self._left
+                raise BodyLengthError(f"the response body ended {left} bytes before its Content-Length of {length}")
+            self._left = left
+        self.sent += size
+
+    async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
+        framing = self._framing
+        if framing is Framing.NONE or count == 0:
+            if self.send_body(b"", more):
+                await self.flush()
+            return
+        self._count(count, more)
+        before, behind = frame_file(count, more, self._trailers) if framing is Framing.CHUNKED else (b"", b"")
+        head, self._head = self._head, b""
+        if (head or before) and self._send(head + before):
+            await self.flush()
+        with self._telling_of_disconnect():
+            try:
+                await self._connection.channel.send_file(fd, offset, count)
+            except EOFError:
+                self.abort("the file that was to be sent has become shorter meanwhile")
+                raise
+        waits = self._send(behind) if behind else False
+        if not more:
+            self._end(waits)
+        if waits:
+            await self.flush()
+
+    def add_trailers(self, headers: Sequence[Header]) -> None:
+        if self.request.accepts_trailers:
+            self._trailers += b"".join([b"%b: %b\r\n" % field for field in headers])
+
+    @property
+    def cancel_scope(self) -> trio.CancelScope | None:
+        return self._connection.scope
+
+    def _end(self, waits: bool) -> None:
+        self.phase = _ENDING
+        if not waits:
+            self._complete()
 
     def _complete(self) -> None:
         self.phase = _COMPLETE
         self._connection.channel.release_watchers()
 
-    def _length_fault(self) -> str:
-        promised = self.sent + self._left
-        if self._left < 0:
-            return f"the response body is {-self._left} bytes longer than its Content-Length"
-        return f"the response body ended {self._left} of {promised} bytes before its Content-Length"
+    def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
+        connection = self._connection
+        channel = connection.channel
+        fields = b"".join(b"%b: %b\r\n" % field for field in headers if field[0] not in _OURS)
+        self.status = 101
+        self.close_after = True
+        self._send(STATUS_LINES[101] + UPGRADE_WEBSOCKET + fields + b"\r\n")
+        self._complete()
+        channel.read_deadline = math.inf
+        return channel, connection.reader.take_rest()
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        self._connection.on_drain(callback)
 
     def _send(self, data: bytes) -> bool:
         try:
@@ -258,8 +314,16 @@ class HTTP1Exchange(Exchange):
             raise ClientDisconnected("the client broke the connection") from exc
 
     async def flush(self) -> None:
-        try:
+        with self._telling_of_disconnect():
             await self._connection.channel.flush()
+        if self.phase is _ENDING:
+            self._complete()
+
+    @contextmanager
+    def _telling_of_disconnect(self) -> Iterator[None]:
+        """Make what goes wrong with the connection the application's ClientDisconnected."""
+        try:
+            yield
         except TimeoutError as exc:
             self._connection.log_limit("the client took nothing of the response for too long")
             self._lose()
@@ -267,8 +331,6 @@ class HTTP1Exchange(Exchange):
         except OSError as exc:
             self._lose()
             raise ClientDisconnected("the client broke the connection") from exc
-        if self.phase is _ENDING:
-            self._complete()
 
     def _lose(self) -> None:
         self.phase = _FAILED

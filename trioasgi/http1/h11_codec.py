@@ -25,8 +25,9 @@ _MALFORMED: Final = re.compile(
     re.VERBOSE,
 )
 
-# h11 makes one Content-Length of several that are equal; what stood on the wire is for the rules to judge.
-_CONTENT_LENGTH: Final = re.compile(rb"(?i)\ncontent-length:([^\r]*)")
+# h11 makes one Content-Length of several that are equal, and puts codings in lower case; what stood on the
+# wire is for the rules to judge.
+_TIDIED: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 # llhttp refuses it, as others may: the stricter reading again.
 _TAB_BEHIND_CODING: Final = re.compile(rb"(?i)\ntransfer-encoding:[^\r]*\t\r")
@@ -54,17 +55,19 @@ class H11Codec(Codec):
         if not isinstance(event, h11.Request):
             raise GrammarError("the head does not end where its empty line is")
         fields = list(event.headers)
-        for name, value in fields:
-            if name == b"content-length":
-                _check_raw_length(head, value)
-            elif name == b"transfer-encoding" and _TAB_BEHIND_CODING.search(head):
-                raise GrammarError("a tab behind a transfer coding")
+        for name, _ in fields:
+            if name in _TIDIED:
+                if _TAB_BEHIND_CODING.search(head):
+                    raise GrammarError("a tab behind a transfer coding")
+                return _as_written(head)
         return fields
 
     def skip_body(self) -> None:
         """Nothing is kept between heads."""
 
 
-def _check_raw_length(head: bytes, value: bytes) -> None:
-    if [raw.strip(b" \t") for raw in _CONTENT_LENGTH.findall(head)] != [value]:
-        raise GrammarError("more than one Content-Length")
+def _as_written(head: bytes) -> list[Header]:
+    """The fields of a head whose grammar is known to be right."""
+    lines = head.split(b"\r\n")[1:-2]
+    parts = (line.partition(b":") for line in lines)
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]

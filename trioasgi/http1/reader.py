@@ -98,6 +98,12 @@ class RequestReader:
         self._pos = pos
         return pos
 
+    def take_rest(self) -> bytes:
+        """The bytes that nobody has taken, for whoever reads on when this reader is done."""
+        rest = self._data[self._pos :]
+        self._pos = self._searched = len(self._data)
+        return rest
+
     def next_body(self) -> bytes | None:
         """The next piece of the body, b"" at its end, or None if more bytes are needed.
 

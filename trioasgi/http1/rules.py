@@ -53,6 +53,8 @@ class Rule(Enum):
     EXPECTATION = (417, "unknown expectation", "RFC 9110, 10.1.1")
     HEAD_TIMEOUT = (408, "the head of the request took too long", "RFC 9110, 15.5.9")
     BODY_TIMEOUT = (408, "the body of the request took too long", "RFC 9110, 15.5.9")
+    REQUEST_TIMEOUT = (504, "the application took too long", "RFC 9110, 15.6.5")
+    CANCELLED = (503, "the application gave this request up", "RFC 9110, 15.6.4")
     HEAD_CUT = (400, "the connection ended within the head of a request", "RFC 9112, 8")
 
     def error(self) -> RequestError:
@@ -271,6 +273,8 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits) -> None:
         raise Rule.FIELDS_SIZE.error()
     if fields.host is None and version == b"1.1":
         raise Rule.HOST_MISSING.error()
+    # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0.
+    fields.websocket = fields.upgrades and fields.names_websocket and version == b"1.1"
     if fields.content_length is not None:
         if fields.chunked:
             raise Rule.LENGTH_AND_CODING.error()
@@ -285,6 +289,8 @@ def _note_connection(fields: Fields, value: bytes) -> bool:
     options = {option.strip(b" \t") for option in value.lower().split(b",")}
     if b"keep-alive" in options:
         fields.keep_alive = True
+    if b"upgrade" in options:
+        fields.upgrades = True
     return b"close" in options
 
 
@@ -326,12 +332,25 @@ def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
     fields.expects_continue = version == b"1.1"
 
 
+def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
+    """RFC 9110, 10.1.4. Only the chunked coding has room for trailers, which 1.0 does not know."""
+    if version == b"1.1":
+        fields.accepts_trailers |= b"trailers" in {word.strip(b" \t") for word in value.lower().split(b",")}
+
+
+def _note_upgrade(fields: Fields, value: bytes, _version: bytes) -> None:
+    if b"websocket" in (protocol.strip(b" \t") for protocol in value.lower().split(b",")):
+        fields.names_websocket = True
+
+
 _NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], object]]] = {
     b"host": _note_host,
     b"connection": lambda fields, value, _version: _note_connection(fields, value),
     b"content-length": _note_content_length,
     b"transfer-encoding": _note_transfer_encoding,
     b"expect": _note_expectation,
+    b"upgrade": _note_upgrade,
+    b"te": _note_te,
 }
 """The fields that say something of the message itself, and what is made of each."""
 

@@ -13,7 +13,9 @@ Three classes carry this out: `net.stream.HubStream` for sockets of the readines
 from __future__ import annotations
 
 import math
+import os
 import ssl
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -33,6 +35,9 @@ WRITE_SLICE: Final = 256 * 1024
 """Bytes given to a wrapped stream in one `send_all`: SSLStream copies each write whole into a buffer of its
 own.
 """
+
+FILE_SLICE: Final = 256 * 1024
+"""Bytes of a file that are read, or sent by the kernel, before other connections get their turn."""
 
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
@@ -82,6 +87,23 @@ class Channel(ABC):
     @abstractmethod
     async def flush(self) -> None:
         """Wait until all that was taken has been handed to the kernel, as long as `write_timeout` allows."""
+
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        """Send `count` bytes of a regular file from `offset` on; at most `FILE_SLICE` of them are held in
+        memory.
+
+        Raises EOFError if the file ends before.
+        """
+        while count:
+            piece = _read_at(fd, offset, min(count, FILE_SLICE))
+            if not piece:
+                raise EOFError(f"the file ends {count} bytes before what was to be sent")
+            if self.send_nowait(piece):
+                await trio.lowlevel.checkpoint()
+            else:
+                await self.flush()
+            offset += len(piece)
+            count -= len(piece)
 
     @abstractmethod
     async def wait_hung_up(self) -> None:
@@ -328,6 +350,13 @@ class LayeredChannel(StreamChannel):
     def abort(self) -> None:
         super().abort()
         self._transport.abort()
+
+
+def _read_at(fd: int, offset: int, size: int) -> bytes:
+    if sys.platform == "win32":
+        os.lseek(fd, offset, os.SEEK_SET)
+        return os.read(fd, size)
+    return os.pread(fd, size, offset)
 
 
 def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:

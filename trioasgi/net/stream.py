@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import select
 import socket
 import struct
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import outcome
 import trio
 
-from trioasgi.net.channel import READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
+from trioasgi.net.channel import FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,6 +197,23 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         while self._unsent is not None:
             await self._wait_writable()
             self._send_unsent()
+
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        if sys.platform == "linux":
+            await self.flush()
+            while count:
+                try:
+                    sent = os.sendfile(self._fd, fd, offset, min(count, FILE_SLICE))
+                except BlockingIOError:
+                    await self._wait_writable()
+                    continue
+                if not sent:
+                    raise EOFError(f"the file ends {count} bytes before what was to be sent")
+                offset += sent
+                count -= sent
+                await trio.lowlevel.checkpoint()
+        else:
+            await super().send_file(fd, offset, count)
 
     async def _await_turn(self) -> None:
         if self._writing is None:

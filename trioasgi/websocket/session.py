@@ -195,3 +195,281 @@ class WebSocketSession:
         finally:
             self._receiving = False
         return None
+
+    def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
+        message = queue.popleft()
+        self._queued_size -= len(message)
+        return message
+
+    async def _take_control(self, event: Event) -> None:
+        match event:
+            case Ping(payload):
+                if self.state is _OPEN:
+                    await self._answer(encode_control(Opcode.PONG, payload))
+            case Close(code, reason):
+                answers = self.state is _OPEN
+                self._note_end(_CLOSED, code, reason)
+                if answers:
+                    await self._answer(encode_close(code))
+            case _:
+                # Any pong will do: the peer lives.
+                self._pong_by = math.inf
+                self._plan_ping()
+
+    async def _answer(self, frame: bytes) -> None:
+        """Send what the protocol asks for. Shielded, up to the write limit: part of a frame must not get
+        lost with the application's patience.
+        """
+        if not self._channel.send_nowait(frame):
+            with trio.CancelScope(shield=True):
+                await self._channel.flush()
+
+    # Standing in for the application
+
+    async def _stand_in(self) -> None:
+        """Read while the application does not, until it comes back, the bound is reached or all is over."""
+        done = self._standing_in
+        try:
+            while not self._receiving and self._wants_bytes:
+                await self._read_on()
+        except FrameError as error:
+            self._fail(error.code, error.reason)
+        except OSError:
+            self._note_broken()
+        finally:
+            self._standing_in = None
+            if done is not None:
+                done.set()
+
+    @property
+    def _wants_bytes(self) -> bool:
+        if self.state is _OPEN:
+            return not self._queue_is_full
+        return self.state is _CLOSING
+
+    @property
+    def _queue_is_full(self) -> bool:
+        queue, settings = self._queue, self._settings
+        return queue is not None and (
+            len(queue) >= settings.max_queue or self._queued_size >= settings.max_size
+        )
+
+    async def _relieve(self, done: trio.Event) -> None:
+        """Have the task that stands in for us stop, and wait until it has."""
+        self._channel.interrupt_read()
+        await done.wait()
+
+    async def _read_on(self) -> None:
+        """Read one event, or some bytes, and deal with them. Messages are kept while the session is open."""
+        event = self._reader.next_event()
+        if event is None:
+            data = self._channel.receive_nowait()
+            if data is None:
+                data = await self._channel.receive()
+            if data:
+                self._reader.feed(data)
+            else:
+                self._lose("the connection ended without a close")
+        elif not isinstance(event, str | bytes):
+            await self._take_control(event)
+        elif self.state is _OPEN:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(event)
+            self._queued_size += len(event)
+
+    # Sending
+
+    def send(self, message: str | bytes) -> bool:
+        """Send a message. True if `flush()` must be awaited.
+
+        Raises ClientDisconnected once the session is closed.
+        """
+        if self.state is not _OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+        opcode = Opcode.BINARY
+        if isinstance(message, str):
+            opcode = Opcode.TEXT
+            message = message.encode()
+        size = len(message)
+        compresses = self._deflater is not None and size >= DEFLATE_FROM
+        if compresses and self._deflater is not None:
+            message = self._deflater.deflate(message)
+            size = len(message)
+        header = frame_header(opcode, size, compresses)
+        channel = self._channel
+        try:
+            if size <= JOIN_BELOW:
+                return not channel.send_nowait(header + message) or self._is_greedy()
+            channel.send_nowait(header)
+            return not channel.send_nowait(message) or self._is_greedy()
+        except OSError as exc:
+            self._note_broken()
+            raise ClientDisconnected("the client broke the connection") from exc
+
+    def _is_greedy(self) -> bool:
+        """Is it somebody else's turn, after so many messages without a wait?"""
+        self._unyielded += 1
+        return self._unyielded >= YIELD_EVERY
+
+    async def flush(self) -> None:
+        """Wait until what was sent has left, as long as the write limit allows.
+
+        Raises ClientDisconnected if the peer has gone.
+        """
+        if self._unyielded >= YIELD_EVERY:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
+        try:
+            await self._channel.flush()
+        except TimeoutError as exc:
+            self._log("it took nothing for too long (--timeout-write)")
+            self._lose("the client stopped reading")
+            raise ClientDisconnected("the client stopped reading") from exc
+        except OSError as exc:
+            self._note_broken()
+            raise ClientDisconnected("the client broke the connection") from exc
+
+    # Closing
+
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> bool:
+        """Begin the closing handshake, unless it has begun. True if `flush()` should be awaited.
+
+        1005 closes without a code. The rest of the handshake is `finish`'s.
+        """
+        if self.state is not _OPEN:
+            return False
+        self._note_end(_CLOSING, code, reason)
+        waits = not self._put(encode_close(code, reason))
+        if self._receiving:
+            # What reads now would wait for a message; let it see that there will be none.
+            self._channel.interrupt_read()
+        return waits
+
+    def drain(self) -> None:
+        """Close as the server is about to stop: 1012."""
+        if self.close(CloseCode.SERVICE_RESTART, "the server restarts"):
+            self._settings.keepalive.start(self._flush_quietly)
+
+    async def finish(self) -> None:
+        """Bring the session to its end: close it if it is open, and wait for the peer's Close within the
+        close time-out. Closing the channel is left to the caller.
+        """
+        try:
+            self.close(CloseCode.GOING_AWAY)
+            self._receiving = True
+            if self._standing_in is not None:
+                await self._relieve(self._standing_in)
+            await self._channel.flush()
+            self._channel.read_deadline = self._close_deadline
+            while self.state is _CLOSING:
+                await self._read_on()
+            if self.state is _FAILED or self._channel.receive_nowait():
+                await self._linger()
+        except (FrameError, OSError):
+            pass  # it had its chance
+        finally:
+            self.state = _CLOSED
+            self._settings.keepalive.discard(self)
+
+    async def _linger(self) -> None:
+        channel = self._channel
+        channel.read_deadline = channel.now() + LINGER_SECONDS
+        await channel.send_eof()
+        left = LINGER_BYTES
+        while left > 0:
+            data = channel.receive_nowait()
+            if data is None:
+                data = await channel.receive()
+            if not data:
+                return
+            left -= len(data)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        """RFC 6455, 7.1.7: say why, and read no more."""
+        if self.state is _OPEN:
+            self._log(f"closed with {code:d}: {reason}")
+            self._note_end(_FAILED, code, reason)
+            if not self._put(encode_close(code, reason)):
+                self._settings.keepalive.start(self._flush_quietly)
+        else:
+            self.state = _CLOSED
+
+    def _lose(self, reason: str) -> None:
+        """The connection is over without a closing handshake."""
+        if self.state is _OPEN:
+            self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
+        self.state = _CLOSED
+
+    def _note_broken(self) -> None:
+        self._lose("the connection broke")
+
+    def _note_end(self, state: State, code: int, reason: str) -> None:
+        self.state = state
+        self.close_code = int(code)
+        self.close_reason = reason
+        patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
+        self._close_deadline = self._channel.now() + patience
+
+    def _put(self, frame: bytes) -> bool:
+        try:
+            return self._channel.send_nowait(frame)
+        except OSError:
+            return True  # there is nobody left to tell
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self._channel.flush()
+        except OSError:
+            pass  # whoever reads or writes next will find out
+
+    def _log(self, what: str) -> None:
+        logger.info("%s: WebSocket: %s", self._peer, what)
+
+    # The clock
+
+    def on_tick(self, now: float) -> None:
+        """Look at what is due: a ping, the end of a wait for a pong or for a Close, a task to stand in."""
+        if self.state is _OPEN:
+            if now >= self._ping_at:
+                self._ping(now)
+            elif now >= self._pong_by and not self._queue_is_full:
+                # (With a full queue it is us who do not read; the pong may have been there for long.)
+                self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
+                self._channel.interrupt_read()
+        elif now >= self._close_deadline:
+            self._close_deadline = math.inf
+            self._settings.keepalive.start(self._shut)
+        if not self._receiving and self._standing_in is None and self._wants_bytes:
+            if self._away:
+                self._standing_in = trio.Event()
+                self._settings.keepalive.start(self._stand_in)
+            self._away = True
+
+    def _ping(self, now: float) -> None:
+        settings = self._settings
+        self._ping_at = math.inf
+        if settings.ping_timeout:
+            self._pong_by = now + settings.ping_timeout
+        else:
+            self._plan_ping()
+        if not self._put(encode_control(Opcode.PING)):
+            settings.keepalive.start(self._flush_quietly)
+
+    def _plan_ping(self) -> None:
+        interval = self._settings.ping_interval
+        self._ping_at = self._channel.now() + interval if interval else math.inf
+
+    async def _shut(self) -> None:
+        """Close the channel of a session whose application takes its time after the end."""
+        ended_well = self.state is _CLOSED
+        self.state = _CLOSED
+        channel = self._channel
+        channel.interrupt_read()
+        if not ended_well:
+            channel.abort()
+        with trio.move_on_after(CLOSE_SECONDS):
+            try:
+                await channel.aclose()
+            except OSError:
+                pass  # closed all the same

@@ -1,0 +1,381 @@
+"""The lifespan call (ASGI's Lifespan specification, version 2.0)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+
+from tests.support.http import on_trio
+from trioasgi.asgi.lifespan import Lifespan, Mode
+from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.errors import ASGIMessageError, ExitStatus, LifespanError
+
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MODES: list[Mode] = ["auto", "on"]
+STARTED = {"type": "lifespan.startup.complete"}
+STOPPED = {"type": "lifespan.shutdown.complete"}
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> Mode:
+    """With these the lifespan is run."""
+    chosen: Mode = request.param
+    return chosen
+
+
+async def run(app: App, mode: Mode, *, meanwhile: float = 0) -> Lifespan:
+    """Start and, after so many seconds, stop an application, as a server does."""
+    lifespan = Lifespan(app, mode, startup_timeout=60, shutdown_timeout=30)
+    with trio.fail_after(1000):
+        try:
+            async with trio.open_nursery() as nursery:
+                await lifespan.startup(nursery)
+                await trio.sleep(meanwhile)
+                await lifespan.shutdown()
+        except* LifespanError as group:
+            (error,) = group.exceptions
+            raise error from None
+    return lifespan
+
+
+async def good(scope: Scope, receive: Receive, send: Send) -> None:
+    assert await receive() == {"type": "lifespan.startup"}
+    await send(STARTED)
+    assert await receive() == {"type": "lifespan.shutdown"}
+    await send(STOPPED)
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+# From start to end
+
+
+@on_trio
+async def test_an_application_is_started_and_stopped(mode: Mode) -> None:
+    steps: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        steps.append((await receive())["type"])
+        await trio.sleep(10)
+        await send(STARTED)
+        steps.append((await receive())["type"])
+        await trio.sleep(10)
+        await send(STOPPED)
+        steps.append("end")
+
+    started = trio.current_time()
+    await run(app, mode, meanwhile=100)
+    assert steps == ["lifespan.startup", "lifespan.shutdown", "end"]
+    assert trio.current_time() - started == pytest.approx(120)
+
+
+@on_trio
+async def test_the_scope_is_complete(mode: Mode) -> None:
+    scopes: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(dict(scope))
+        scope["state"]["a"] = 1
+        await good(scope, receive, send)
+
+    lifespan = await run(app, mode)
+    (scope,) = scopes
+    assert scope == {
+        "type": "lifespan",
+        "asgi": {"version": "3.0", "spec_version": "2.0"},
+        "state": {"a": 1},
+    }
+    assert lifespan.state == {"a": 1}
+
+
+@on_trio
+async def test_what_is_ready_comes_before_any_checkpoint(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trio.CancelScope() as cancelled:
+            cancelled.cancel()
+            assert (await receive())["type"] == "lifespan.startup"
+        await send(STARTED)
+        await receive()
+        await send(STOPPED)
+
+    await run(app, mode)
+
+
+@on_trio
+async def test_off_calls_nobody() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("called")
+
+    lifespan = await run(app, "off")
+    assert lifespan.state is None
+
+
+@on_trio
+async def test_an_application_may_go_on_listening_after_its_shutdown(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            await send({"type": f"{message['type']}.complete"})
+
+    await run(app, mode)
+
+
+@on_trio
+async def test_an_application_may_end_its_call_once_it_has_started(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+
+    lifespan = await run(app, mode, meanwhile=10)
+    assert not lifespan.crashed.is_set()
+
+
+@on_trio
+async def test_a_task_of_the_application_lives_as_long_as_its_call(mode: Mode) -> None:
+    ticks: list[float] = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(trio.current_time())
+            await trio.sleep(1)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(tick)
+            await good(scope, receive, send)
+            nursery.cancel_scope.cancel()
+
+    await run(app, mode, meanwhile=10.5)
+    assert len(ticks) == 11
+
+
+# Without support
+
+
+async def raise_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "http"
+
+
+async def return_at_once(scope: Scope, receive: Receive, send: Send) -> None:
+    return
+
+
+async def exit_quietly(scope: Scope, receive: Receive, send: Send) -> None:
+    await receive()
+
+
+@pytest.mark.parametrize("app", [raise_at_once, return_at_once, exit_quietly])
+def test_auto_serves_an_application_without_lifespan(app: App, caplog: pytest.LogCaptureFixture) -> None:
+    @on_trio
+    async def main() -> None:
+        lifespan = await run(app, "auto", meanwhile=10)
+        assert lifespan.state is None
+        assert not lifespan.crashed.is_set()
+
+    main()
+    assert warnings(caplog) == []
+
+
+@pytest.mark.parametrize("app", [raise_at_once, return_at_once, exit_quietly])
+@on_trio
+async def test_on_does_not(app: App) -> None:
+    with pytest.raises(LifespanError) as caught:
+        await run(app, "on")
+    assert caught.value.exit_status is ExitStatus.NOT_STARTED
+
+
+def test_auto_says_so_when_the_application_had_read_the_startup(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise ConnectionError("no database")
+
+    @on_trio
+    async def main() -> None:
+        assert (await run(app, "auto")).state is None
+
+    main()
+    (message,) = warnings(caplog)
+    assert "no database" in message
+    assert "--lifespan on" in message
+
+
+# Failing to start
+
+
+@pytest.mark.parametrize(("message", "said"), [("no database", "no database"), ("", "failed to start")])
+@on_trio
+async def test_a_failed_startup_ends_with_its_message(mode: Mode, message: str, said: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": message})
+
+    with pytest.raises(LifespanError, match=said):
+        await run(app, mode)
+
+
+@on_trio
+async def test_a_failed_startup_is_told_once_though_the_application_raises_as_well(mode: Mode) -> None:
+    # Starlette does: it sends the traceback, and then raises.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+        raise ValueError("once more")
+
+    with pytest.raises(LifespanError, match="no database"):
+        await run(app, mode)
+
+
+@on_trio
+async def test_a_startup_has_a_deadline(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await trio.sleep_forever()
+
+    started = trio.current_time()
+    with pytest.raises(LifespanError, match="60 seconds"):
+        await run(app, mode)
+    assert trio.current_time() - started == pytest.approx(60)
+
+
+@pytest.mark.parametrize("before", [0, 1])
+@on_trio
+async def test_sys_exit_is_a_failed_startup(mode: Mode, before: int) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(before):
+            await receive()
+        raise SystemExit(3)
+
+    with pytest.raises(LifespanError, match="sys.exit"):
+        await run(app, mode)
+
+
+# Failing later
+
+
+@pytest.mark.parametrize("error", [ValueError("gone"), ExceptionGroup("a nursery's", [ValueError("gone")])])
+@on_trio
+async def test_a_crash_after_the_startup_is_fatal(mode: Mode, error: Exception) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await trio.sleep(10)
+        raise error
+
+    lifespan = Lifespan(app, mode, startup_timeout=60, shutdown_timeout=30)
+    async with trio.open_nursery() as nursery:
+        await lifespan.startup(nursery)
+        with trio.fail_after(11):
+            await lifespan.crashed.wait()
+        with pytest.raises(LifespanError, match="crashed") as caught:
+            await lifespan.shutdown()
+    assert caught.value.__cause__ is error
+
+
+@on_trio
+async def test_a_shutdown_may_fail(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await receive()
+        await send({"type": "lifespan.shutdown.failed", "message": "could not save"})
+
+    with pytest.raises(LifespanError, match="could not save"):
+        await run(app, mode)
+
+
+@on_trio
+async def test_a_shutdown_may_crash(mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await receive()
+        raise ValueError("could not save")
+
+    with pytest.raises(LifespanError, match="crashed"):
+        await run(app, mode)
+
+
+@pytest.mark.parametrize("shielded", [False, True])
+@on_trio
+async def test_a_shutdown_has_a_deadline(mode: Mode, shielded: bool) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await receive()
+        with trio.CancelScope(shield=shielded, deadline=trio.current_time() + 90):
+            await trio.sleep_forever()
+
+    started = trio.current_time()
+    with pytest.raises(LifespanError, match="30 seconds"):
+        await run(app, mode)
+    # What the application shields from cancellation cannot be ended: it is waited for.
+    assert trio.current_time() - started == pytest.approx(90 if shielded else 30)
+
+
+@on_trio
+async def test_the_application_is_shut_down_when_everything_around_is_cancelled(mode: Mode) -> None:
+    steps: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await receive()
+        await trio.sleep(10)
+        steps.append("saved")
+        await send(STOPPED)
+
+    lifespan = Lifespan(app, mode, startup_timeout=60, shutdown_timeout=30)
+    with trio.move_on_after(5):
+        async with trio.open_nursery() as nursery:
+            await lifespan.startup(nursery)
+            try:
+                await trio.sleep_forever()
+            finally:
+                await lifespan.shutdown()
+    assert steps == ["saved"]
+    assert trio.current_time() == pytest.approx(15, abs=1) or steps
+
+
+# What may not be sent
+
+
+@pytest.mark.parametrize(
+    ("first", "bad"),
+    [
+        ([], STOPPED),
+        ([], {"type": "lifespan.shutdown.failed"}),
+        ([], {"type": "http.response.start", "status": 200}),
+        ([], {"type": "lifespan.begin"}),
+        ([], {}),
+        ([], None),
+        ([STARTED], STARTED),
+        ([STARTED], {"type": "lifespan.startup.failed"}),
+        ([STARTED], STOPPED),
+    ],
+)
+@on_trio
+async def test_a_message_that_is_out_of_place_is_an_error(
+    mode: Mode, first: list[object], bad: object
+) -> None:
+    caught: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        for message in first:
+            await send(message)  # type: ignore[arg-type] # that it is none is what is tested
+        with pytest.raises(ASGIMessageError) as error:
+            await send(bad)  # type: ignore[arg-type]
+        caught.append(str(error.value))
+        if not first:
+            await send(STARTED)
+        await receive()
+        await send(STOPPED)
+
+    await run(app, mode)
+    assert len(caught) == 1
