@@ -101,7 +101,8 @@ def test_busy_connections_finish(codec: str) -> None:
 
 
 @pytest.mark.xfail(
-    strict=True, reason="listening sockets stay open, and clients wait in their queue, until the drain is over"
+    strict=True,
+    reason="listening sockets stay open, and clients wait in their queue, until the drain is over",
 )
 def test_new_connections_are_refused_while_busy_ones_finish() -> None:
     async def main() -> None:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 import anyio
+import anyio.lowlevel
 import httpx
 import pytest
 import trio
@@ -288,13 +289,12 @@ def test_starlette_over_http_1_0() -> None:
         return StreamingResponse(pieces())
 
     async def main() -> None:
-        async with served(starlette(("/", endpoint))) as server:
-            async with await open_stream(server) as stream:
-                client = Client(stream)
-                await client.send(b"GET / HTTP/1.0\r\n\r\n")
-                head, _, body = (await client.rest()).partition(b"\r\n\r\n")
-                assert b"chunked" not in head
-                assert body == b"one two"
+        async with served(starlette(("/", endpoint))) as server, await open_stream(server) as stream:
+            client = Client(stream)
+            await client.send(b"GET / HTTP/1.0\r\n\r\n")
+            head, _, body = (await client.rest()).partition(b"\r\n\r\n")
+            assert b"chunked" not in head
+            assert body == b"one two"
 
     run(main)
 
@@ -308,7 +308,7 @@ def test_fastapi_sync_and_async_endpoints(codec: str) -> None:
 
     @app.get("/async/{number}")
     async def asynchronous(number: int, q: str = "") -> dict[str, object]:
-        await anyio.sleep(0)
+        await anyio.lowlevel.checkpoint()
         return {"number": number, "q": q, "thread": threading.current_thread() is threading.main_thread()}
 
     @app.get("/sync/{number}")

@@ -79,6 +79,13 @@ APPLICATIONS = """
 
     class Nothing: ...
 
+    class WSGI:
+        def __call__(self, environ, start_response): ...
+
+    class Made:
+        def __init__(self, environ, start_response): ...
+        def __iter__(self): ...
+
     def legacy(scope): ...
     def wsgi(environ, start_response): ...
     def two(a, b): ...
@@ -111,6 +118,27 @@ def test_of_a_class_whose_instances_are_applications_an_instance_is_made(
     assert isinstance(load(f"{name}:Instance", tmp_path), sys.modules[name].Instance)
 
 
+@pytest.mark.parametrize("attribute", ["wsgi", "two", "WSGI", "Made"])
+def test_a_wsgi_application_is_told_by_its_signature(attribute: str, write: Write, tmp_path: Path) -> None:
+    assert isinstance(load(f"{write(APPLICATIONS)}:{attribute}", tmp_path), WSGIMiddleware)
+
+
+@pytest.mark.parametrize(
+    ("interface", "attribute", "said"),
+    [
+        ("asgi", "wsgi", "leave out --interface asgi"),
+        ("asgi", "two", "cannot be called with scope"),
+        ("wsgi", "app", "cannot be called with environ and start_response"),
+    ],
+)
+def test_what_the_interface_option_rules_out(
+    interface: Literal["asgi", "wsgi"], attribute: str, said: str, write: Write, tmp_path: Path
+) -> None:
+    config = Config(app=f"{write(APPLICATIONS)}:{attribute}", app_dir=str(tmp_path), interface=interface)
+    with pytest.raises(LoadError, match=said):
+        load_app(config)
+
+
 @pytest.mark.parametrize("attribute", ["create_app", "Instance"])
 def test_factory(attribute: str, write: Write, tmp_path: Path) -> None:
     assert callable(load(f"{write(APPLICATIONS)}:{attribute}", tmp_path, factory=True))
@@ -123,8 +151,6 @@ def test_factory(attribute: str, write: Write, tmp_path: Path) -> None:
         ("legacy", "ASGI 2"),
         ("Needy", "class that needs arguments"),
         ("Nothing", "cannot be called with scope"),
-        ("wsgi", "WSGI"),
-        ("two", "cannot be called with scope"),
         ("number", "is of type int, not an ASGI application"),
         ("functools", "is a module"),
         ("create_app", "add --factory"),

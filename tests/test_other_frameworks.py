@@ -12,6 +12,12 @@ import anyio
 import httpx
 import pytest
 import trio
+from litestar import Litestar, Request, get, post
+from litestar.datastructures import State
+from litestar.response import Stream
+from quart import Response
+from quart import request as quart_request
+from quart_trio import QuartTrio
 
 from tests.support.http import CODECS, request
 from tests.support.sockets import SOON, connected, logged, run, served
@@ -22,13 +28,6 @@ both_codecs = pytest.mark.parametrize("codec", CODECS)
 
 NOTICED = 1.0
 """Seconds within which an application learns that its client has gone."""
-
-
-def needs(package: str) -> pytest.MarkDecorator:
-    """Skip, saying so, where the framework is not installed."""
-    return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
-    )
 
 
 class Ending:
@@ -79,19 +78,16 @@ async def expect_stream_to_end(server: Server, app: Ending, path: str = "/ticks"
 
 
 def make_litestar(lived: list[str]) -> ASGIApp:
-    from litestar import Litestar, Request, get, post
-    from litestar.response import Stream
-
     @get("/echo/{text:str}")
-    async def echo(text: str) -> dict[str, str]:
-        return {"text": text}
+    async def echo(request: Request[object, object, State]) -> dict[str, str]:
+        return {"text": request.path_params["text"]}
 
     @get("/sync", sync_to_thread=True)
     def synchronous() -> str:
         return "from a thread"
 
     @post("/upload")
-    async def upload(request: Request[object, object, object]) -> dict[str, int]:  # type: ignore[type-var]
+    async def upload(request: Request[object, object, State]) -> dict[str, int]:
         return {"size": len(await request.body())}
 
     @get("/ticks")
@@ -107,7 +103,6 @@ def make_litestar(lived: list[str]) -> ASGIApp:
     return cast("ASGIApp", Litestar([echo, synchronous, upload, ticks], lifespan=[lifespan]))
 
 
-@needs("litestar")
 @both_codecs
 def test_litestar(codec: str) -> None:
     lived: list[str] = []
@@ -134,9 +129,6 @@ def test_litestar(codec: str) -> None:
 
 
 def make_quart(lived: list[str]) -> ASGIApp:
-    from quart import Response, request
-    from quart_trio import QuartTrio
-
     app = QuartTrio(__name__)
 
     @app.get("/echo/<text>")
@@ -146,7 +138,7 @@ def make_quart(lived: list[str]) -> ASGIApp:
 
     @app.post("/upload")
     async def upload() -> dict[str, int]:
-        return {"size": len(await request.get_data())}
+        return {"size": len(await quart_request.get_data())}
 
     @app.get("/ticks")
     async def ticks() -> Response:
@@ -165,7 +157,6 @@ def make_quart(lived: list[str]) -> ASGIApp:
     return cast("ASGIApp", app)
 
 
-@needs("quart_trio")
 @both_codecs
 def test_quart_trio(codec: str) -> None:
     lived: list[str] = []
@@ -213,7 +204,7 @@ def test_an_application_that_calls_asyncio_is_told_so(codec: str) -> None:
     run(main)
 
 
-@needs("django")
+@pytest.mark.skipif(importlib.util.find_spec("django") is None, reason="django is not installed")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Django then leaves open
 @both_codecs
 def test_django_is_told_its_ways_out(codec: str) -> None:

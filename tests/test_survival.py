@@ -68,7 +68,9 @@ class Application:
                 size = 10 if scope["path"] == "/short" else 3
                 await respond(send, b"12345", headers=[(b"content-length", b"%d" % size)])
             case "/late-long":
-                await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]})
+                await send(
+                    {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
+                )
                 await send({"type": "http.response.body", "body": b"12", "more_body": True})
                 await send({"type": "http.response.body", "body": b"345"})
             case path:
@@ -128,7 +130,8 @@ def test_answering_without_reading_a_body_of_megabytes(chunked: bool, codec: str
                 with trio.fail_after(SOON):
                     response = await client.response()
                     assert (response.status, response.body) == (200, b"/unread")
-                    assert response.closes
+                    assert response.closes or chunked  # where nobody knows yet how much there will be
+                    assert await client.is_closed()
                     nursery.cancel_scope.cancel()
 
     run(main)
@@ -193,14 +196,13 @@ def test_a_half_closed_client_gets_its_response(path: str, codec: str) -> None:
     async def main() -> None:
         app = Application()
         app.release.set()
-        async with surviving(codec, app) as (server, _):
-            async with await open_stream(server) as stream:
-                await stream.send_all(request(path))
-                await stream.send_eof()
-                client = Client(stream)
-                response = await client.response()
-                assert response.body == (b"one two" if path == "/stream" else path.encode())
-                assert await client.is_closed()
+        async with surviving(codec, app) as (server, _), await open_stream(server) as stream:
+            await stream.send_all(request(path))
+            await stream.send_eof()
+            client = Client(stream)
+            response = await client.response()
+            assert response.body == (b"one two" if path == "/stream" else path.encode())
+            assert await client.is_closed()
 
     run(main)
 
@@ -308,7 +310,9 @@ def test_bytes_behind_a_request_that_closes(codec: str) -> None:
     async def main() -> None:
         app = Application()
         async with surviving(codec, app) as (server, _), connected(server) as client:
-            await client.send(request("/last", "Connection: close") + request("/behind") + b"\x00\xff garbage")
+            await client.send(
+                request("/last", "Connection: close") + request("/behind") + b"\x00\xff garbage"
+            )
             response = await client.response()
             assert (response.status, response.body) == (200, b"/last")
             assert await client.is_closed()

@@ -227,6 +227,59 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option("Proxies that may send those; repeatable.", Group.PROXIES, metavar="ADDR"),
     ] = (*LOOPBACK, "unix")
 
+    websocket: Annotated[
+        Literal["auto", "wsproto", "websockets", "off"],
+        option("The WebSocket codec; off: none are served.", Group.WEBSOCKET, hidden_flags=("--ws",)),
+    ] = "auto"
+    websocket_max_size: Annotated[
+        Positive,
+        option(
+            "Bytes of a message, once inflated.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws-max-size",),
+            metavar="BYTES",
+        ),
+    ] = 16 * 1024 * 1024
+    websocket_max_queue: Annotated[
+        Positive,
+        option(
+            "Messages read ahead of a busy application.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws-max-queue",),
+            metavar="N",
+        ),
+    ] = 32
+    websocket_ping_interval: Annotated[
+        Seconds,
+        option(
+            "Silence before a ping; 0: no pings.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws-ping-interval",),
+            metavar="S",
+        ),
+    ] = 20.0
+    websocket_ping_timeout: Annotated[
+        Seconds,
+        option(
+            "A pong may take; 0: any time.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws-ping-timeout",),
+            metavar="S",
+        ),
+    ] = 20.0
+    websocket_close_timeout: Annotated[
+        Seconds,
+        option("The client's answer to a close may take.", Group.WEBSOCKET, metavar="S"),
+    ] = 10.0
+    websocket_deflate: Annotated[
+        bool,
+        option(
+            "Compress messages where the client offers it.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws-per-message-deflate",),
+        ),
+    ] = True
+
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug", "trace"],
         option("critical, error, warning, info, debug or trace.", Group.LOGGING, metavar="LEVEL"),

@@ -1,7 +1,7 @@
-"""From `module:attribute` to an ASGI 3 application, or to one message that says why not.
+"""From `module:attribute` to an ASGI 3 or WSGI application, or to one message that says why not.
 
 Everything the user's own code raises on the way is caught here and becomes part of that message, with a
-traceback that begins in the user's code. What is not an ASGI 3 application is told from what is by its
+traceback that begins in the user's code. What is no application is told from what is by its
 signature, at start-up, rather than by a TypeError at the first request.
 """
 
@@ -18,11 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
+from trioasgi.asgi.wsgi import as_asgi, is_wsgi
+from trioasgi.config import Config
 from trioasgi.errors import LoadError
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
-    from trioasgi.config import Config
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _DEMO = os.path.join(_PACKAGE, "demo")  # an application, if one of ours
@@ -44,12 +45,14 @@ def load_app(config: Config) -> ASGIApp:
     _put_first(config.app_dir)
     found = _find(_import(module_name), attribute, str(config.app))
     if config.factory:
-        return check_app(_call_factory(found, str(config.app)), f"what the factory {config.app!r} returned")
-    return check_app(found, repr(config.app))
+        made = _call_factory(found, str(config.app))
+        return check_app(made, f"what the factory {config.app!r} returned", config)
+    return check_app(found, repr(config.app), config)
 
 
-def check_app(app: object, name: str = "the application") -> ASGIApp:
-    """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send.
+def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:
+    """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send; or an adapter
+    for it if it is a WSGI application, by `config.interface` or by its looks.
 
     A class is one if its construction is the call (`__await__`, as Starlette's endpoints); if instead its
     instances are applications and it can be made without arguments, an instance is made and returned.
@@ -58,6 +61,15 @@ def check_app(app: object, name: str = "the application") -> ASGIApp:
     if not callable(app):
         kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
         raise LoadError(f"{name} is {kind}, not an ASGI application: it cannot be called")
+    if config is None:
+        config = Config()
+    if config.interface != "asgi":
+        if isinstance(app, type) and _makes_wsgi(app):
+            app = _make(app, name)
+        if is_wsgi(app) or (config.interface == "wsgi" and _takes(app, 2)):
+            return as_asgi(app, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
+        if config.interface == "wsgi":
+            raise LoadError(f"{name} cannot be called with environ and start_response, as WSGI wants it")
     if isinstance(app, type) and not hasattr(app, "__await__"):
         return _instance(app, name)
     if not _takes(app, 3):
@@ -169,10 +181,23 @@ def _instance(app: type, name: str) -> ASGIApp:
             f"{name} is a class that needs arguments; name an instance of it, "
             "or a function that makes one together with --factory"
         )
+    return cast("ASGIApp", _make(app, name))
+
+
+def _makes_wsgi(app: type) -> bool:
+    """Are its instances WSGI applications, and can one be made?"""
+    call = _call_of_instances(app)
+    if call is None or inspect.iscoroutinefunction(call):
+        return False
+    return _takes(app, 0) and _takes(call, 3) and not _takes(call, 4)  # self and the two
+
+
+def _make(app: type, name: str) -> object:
     try:
-        return cast("ASGIApp", app())
+        made: object = app()
     except (Exception, SystemExit) as error:
         raise _failed(f"making an instance of {name}", error) from error
+    return made
 
 
 def _call_of_instances(app: type) -> Callable[..., object] | None:
@@ -184,7 +209,7 @@ def _why_not(app: Callable[..., object]) -> str:
     """What a callable that does not take scope, receive and send seems to be instead."""
     called = _call_of_instances(app) if isinstance(app, type) else app
     if called is not None and "start_response" in _parameters(called):
-        return "is a WSGI application, not an ASGI one: serve it through a WSGI-to-ASGI adapter"
+        return "is a WSGI application, not an ASGI one: leave out --interface asgi"
     if _takes(app, 0) and not isinstance(app, type):
         return "takes no arguments, as a factory does: add --factory if it returns the application"
     if _takes(app, 1):

@@ -28,6 +28,7 @@ class Group(Enum):
     TLS = "TLS"
     PROCESSES = "Processes and reloading"
     HTTP = "HTTP"
+    WEBSOCKET = "WebSocket"
     PROXIES = "Behind a proxy"
     LOGGING = "Logging"
     LIMITS = "Limits"

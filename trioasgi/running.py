@@ -67,7 +67,7 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
             "each worker imports it itself"
         )
     configure_logging(config)
-    return _run_here(lambda: check_app(app), config)
+    return _run_here(lambda: check_app(app, config=config), config)
 
 
 def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str, object]) -> Config:

@@ -38,6 +38,8 @@ from trioasgi.net.listeners import close_listeners, open_listeners, socket_addre
 from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
 from trioasgi.trust import Trusted
+from trioasgi.websocket.keepalive import Keepalive
+from trioasgi.websocket.session import WebSocketSettings
 
 if TYPE_CHECKING:
     import ssl
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
     from trioasgi.exchange import Peer
     from trioasgi.net.listeners import SocketAddress
+    from trioasgi.websocket.codec import Codec as WebSocketCodec
 
 logger = logging.getLogger("trioasgi")
 
@@ -169,6 +172,38 @@ def codec_factory(http: str) -> Callable[[], Codec]:
     return H11Codec
 
 
+def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
+    """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
+    if websocket != "wsproto":
+        try:
+            from trioasgi.websocket.websockets_codec import WebsocketsCodec
+        except ImportError as exc:
+            if websocket == "websockets":
+                raise ConfigError(
+                    "--websocket websockets needs the package websockets: pip install 'trioasgi[fast]'"
+                ) from exc
+        else:
+            return WebsocketsCodec
+    from trioasgi.websocket.wsproto_codec import WsprotoCodec
+
+    return WsprotoCodec
+
+
+def _websocket_settings(config: Config) -> WebSocketSettings | None:
+    if config.websocket == "off":
+        return None
+    return WebSocketSettings(
+        codec=websocket_codec_factory(config.websocket),
+        keepalive=Keepalive(),
+        max_size=config.websocket_max_size,
+        max_queue=config.websocket_max_queue,
+        ping_interval=config.websocket_ping_interval,
+        ping_timeout=config.websocket_ping_timeout,
+        close_timeout=config.websocket_close_timeout,
+        deflate=config.websocket_deflate,
+    )
+
+
 class _Run:
     """One run of the nursery tree."""
 
@@ -179,6 +214,7 @@ class _Run:
         self._sockets = sockets
         self._announces = announces
         self._codec = codec_factory(config.http)
+        self._websocket = _websocket_settings(config)
         self._tls = _tls_context(config)
         self._app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
         self._lifespan = Lifespan(
@@ -209,10 +245,14 @@ class _Run:
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
         """Start the application, serve, shut it down, however serving ends."""
         failure: TrioasgiError | None = None
+        if self._config.threads:
+            trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         async with trio.open_nursery() as nursery:
             try:
                 await self._lifespan.startup(nursery)
                 try:
+                    if self._websocket is not None:
+                        await nursery.start(self._websocket.keepalive.run)
                     await serve(nursery)
                 finally:
                     await self._lifespan.shutdown()
@@ -276,6 +316,7 @@ class _Run:
             concurrency=config.limit_concurrency,
             max_requests=_max_requests(config),
             on_max_requests=self._on_max_requests,
+            websocket=self._websocket,
         )
         return ConnectionSettings(
             http1=HTTP1Settings(

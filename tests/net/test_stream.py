@@ -308,6 +308,7 @@ def test_a_big_write_is_sent_whole_under_back_pressure() -> None:
 
     async def main() -> None:
         async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+
             async def send() -> None:
                 await stream.send_all(data)
                 await stream.send_eof()

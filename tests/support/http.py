@@ -177,11 +177,16 @@ async def listening(app: ASGIApp, codec: str, **options: object) -> AsyncIterato
         nursery.cancel_scope.cancel()
 
 
-async def connect(address: object) -> Client:
+@contextlib.asynccontextmanager
+async def connected(address: object) -> AsyncIterator[Client]:
     """A client of a server that listens on `address`, as `Server.addresses` gives it."""
-    if isinstance(address, tuple):
-        return Client(await trio.open_tcp_stream(address[0], address[1]))
-    return Client(await trio.open_unix_socket(str(address)))
+    stream = await (
+        trio.open_tcp_stream(address[0], address[1])
+        if isinstance(address, tuple)
+        else trio.open_unix_socket(str(address))
+    )
+    async with stream:
+        yield Client(stream)
 
 
 def request(

@@ -8,10 +8,9 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-import trio
-
+from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
-from trioasgi.errors import ClientDisconnected
+from trioasgi.asgi.websocket import serve_websocket
 from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.exchange import ConnectionInfo, Exchange, Request
     from trioasgi.observe.access import AccessLog
+    from trioasgi.websocket.session import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
 
@@ -30,19 +30,13 @@ ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 
-_FROM_OUTSIDE: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
-"""What is not the application's own to raise.
-
-SystemExit is, and asyncio.CancelledError, which is no Exception either.
-"""
-
-
 class Application:
     """The application with what is the same for all its calls in a worker.
 
     `concurrency` is how many calls may be under way at once, and `max_requests` after how many
     `on_max_requests` is called (0: any). `forwarding` reads what proxies say of a request (None: nothing is
-    believed).
+    believed). `websocket` says how WebSockets are served (None: they are not, and an exchange that asks for
+    one is answered as any other).
     """
 
     def __init__(
@@ -56,6 +50,7 @@ class Application:
         concurrency: int = 0,
         max_requests: int = 0,
         on_max_requests: Callable[[], None] | None = None,
+        websocket: WebSocketSettings | None = None,
     ) -> None:
         self.app = app
         self.state = state
@@ -64,6 +59,7 @@ class Application:
         self.access_log = access_log
         self.concurrency = concurrency
         self.max_requests = max_requests
+        self.websocket = websocket
         self.active = 0
         self.answered = 0
         self._on_max_requests = on_max_requests
@@ -128,6 +124,8 @@ class HTTPHandler:
         log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
         if application.concurrency and application.active >= application.concurrency:
             self._refuse(exchange)
+        elif exchange.request.websocket and application.websocket is not None:
+            await self._serve_websocket(exchange, application.websocket, log)
         else:
             call = HTTPCall(exchange, log)
             application.active += 1
@@ -143,6 +141,17 @@ class HTTPHandler:
         if log is not None:
             log.write(exchange)
 
+    async def _serve_websocket(
+        self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
+    ) -> None:
+        application = self._application
+        scope = self._make_scope(exchange.request)
+        application.active += 1
+        try:
+            await serve_websocket(application.app, exchange, scope, settings, self._info.peer, log)
+        finally:
+            application.count()
+
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency
         logger.warning(
@@ -152,15 +161,7 @@ class HTTPHandler:
 
     def _judge(self, exchange: Exchange, exc: BaseException) -> None:
         """Whatever the application raises ends its own request and no other; cancellation goes on."""
-        outside: BaseException | None = None
-        ours: BaseException | None = None
-        if isinstance(exc, BaseExceptionGroup):
-            # An application's nursery that was cancelled from outside while it failed.
-            outside, ours = exc.split(_FROM_OUTSIDE)
-        elif isinstance(exc, _FROM_OUTSIDE):
-            outside = exc
-        else:
-            ours = exc
+        ours, outside = split_failure(exc)
         if ours is not None:
             self._handle_exception(exchange, ours)
         if outside is not None:
@@ -191,7 +192,7 @@ class HTTPHandler:
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
-        if _is_disconnect(exc):
+        if is_disconnect(exc):
             logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)
             exchange.abort("the client has gone")
             return
@@ -214,16 +215,3 @@ class HTTPHandler:
             return
         logger.error("the application returned %s to %s %r", what, request.method, request.target)
         exchange.fail(500, "Internal Server Error")
-
-
-def _is_disconnect(exc: BaseException) -> bool:
-    """Is this nothing but the news from `send()` that the client has gone?
-
-    Also in the groups that nurseries make of it, and as the framework's own exception raised while it was
-    handled.
-    """
-    if isinstance(exc, BaseExceptionGroup):
-        return all(_is_disconnect(inner) for inner in exc.exceptions)
-    return isinstance(exc, ClientDisconnected) or isinstance(
-        exc.__cause__ or exc.__context__, ClientDisconnected
-    )

@@ -64,6 +64,7 @@ class Lifespan:
         self._startup_read = False
         self._progress = trio.Event()
         self._shutdown = trio.Event()
+        self._ended = trio.Event()  # the call is over, or waits for a message that will never come
         self.state: dict[str, Any] | None = None
         self.crashed = trio.Event()
         self.error: LifespanError | None = None
@@ -111,9 +112,15 @@ class Lifespan:
         self._shutdown.set()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shutdown_timeout) as scope:
             await self._progress.wait()
-        if scope.cancelled_caught:
-            limit = f"{self._shutdown_timeout:g} seconds (--timeout-shutdown)"
+            # It may still have to leave the blocks that it sent this from.
+            await self._ended.wait()
+        if not scope.cancelled_caught:
+            return
+        limit = f"{self._shutdown_timeout:g} seconds (--timeout-shutdown)"
+        if self._phase is Phase.STOPPING:
             self._fail(f"did not complete its shutdown within {limit}")
+        else:
+            logger.warning("the application's lifespan call was cut: it did not end within %s", limit)
 
     def stop(self) -> None:
         """End the call, whatever it is doing."""
@@ -135,6 +142,7 @@ class Lifespan:
             else:
                 self._judge_return()
         self._progress.set()
+        self._ended.set()
 
     def _judge_return(self) -> None:
         match self._phase:
@@ -185,8 +193,9 @@ class Lifespan:
             self._startup_read = True
             return {"type": "lifespan.startup"}
         await self._shutdown.wait()
-        if self._phase is Phase.STOPPED:
-            await trio.sleep_forever()  # nothing more will come; stop() ends this
+        if self._phase is not Phase.STOPPING:
+            self._ended.set()
+            await trio.sleep_forever()  # stop() ends this
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:

@@ -85,6 +85,8 @@ def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool
     """What to call as an ASGI application: `app`, or a WSGIMiddleware around it if that is what `interface`
     says (`wsgi`), or what it looks like (`auto`). `threads` is 0 for the default.
     """
+    if isinstance(app, WSGIMiddleware):
+        return app
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
         wsgi = cast("WSGIApplication", app)
         return WSGIMiddleware(wsgi, threads=threads or DEFAULT_THREADS, multiprocess=multiprocess)

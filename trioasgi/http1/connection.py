@@ -244,8 +244,9 @@ class HTTP1Connection:
     # What comes after a response
 
     async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
-        if exchange.phase is ResponsePhase.ENDING:
-            # The application gave up waiting for the end of its response to leave; the client need not know.
+        if exchange.phase is ResponsePhase.ENDING or exchange.phase is ResponsePhase.REFUSED:
+            # What the server itself has answered, or the end of a response for which the application has given
+            # up waiting; the client need not know.
             with suppress(ClientDisconnected):
                 await exchange.flush()
         if exchange.phase is ResponsePhase.FAILED:

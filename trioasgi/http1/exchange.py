@@ -178,6 +178,8 @@ class HTTP1Exchange(Exchange):
             if name in _OURS:
                 if name == b"connection" and b"close" in field[1].lower():
                     self.close_after = True
+                elif name == b"upgrade" and status == 426:
+                    lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
                 continue
             if name in default_names:
                 given = {name} if given is None else given | {name}
@@ -296,9 +298,10 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         channel = connection.channel
         fields = b"".join(b"%b: %b\r\n" % field for field in headers if field[0] not in _OURS)
+        defaults = connection.settings.default_fields.without({field[0] for field in headers})
         self.status = 101
         self.close_after = True
-        self._send(STATUS_LINES[101] + UPGRADE_WEBSOCKET + fields + b"\r\n")
+        self._send(b"".join((STATUS_LINES[101], defaults, UPGRADE_WEBSOCKET, fields, b"\r\n")))
         self._complete()
         channel.read_deadline = math.inf
         return channel, connection.reader.take_rest()

@@ -35,7 +35,7 @@ _HINT = (
 )
 _DJANGO_HINT = (
     " Django's ASGI handler is one that calls asyncio: serve Django's WSGI application "
-    "(get_wsgi_application) instead, with a WSGI server or through a WSGI-to-ASGI adapter that works on Trio."
+    "(get_wsgi_application) instead."
 )
 
 

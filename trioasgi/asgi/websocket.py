@@ -1,0 +1,307 @@
+"""The WebSocket call: one invocation of the application for one WebSocket (ASGI's HTTP & WebSocket
+specification, spec_version 2.5), from its handshake to its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.asgi.failures import is_disconnect, split_failure
+from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
+from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.observe.errors import log_app_exception
+from trioasgi.websocket.frames import CloseCode, is_sendable
+from trioasgi.websocket.handshake import HandshakeError, read_handshake
+from trioasgi.websocket.session import State, WebSocketSession
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trioasgi.asgi.http_call import AccessEntry
+    from trioasgi.asgi.types import ASGIApp, Message, Scope
+    from trioasgi.exchange import Exchange, Header
+    from trioasgi.websocket.handshake import Handshake
+    from trioasgi.websocket.session import WebSocketSettings
+
+logger = logging.getLogger("trioasgi")
+
+_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+
+_SCHEMES: Final = {"http": "ws", "https": "wss"}
+
+_CLOSES: Final = (b"connection", b"close")
+"""Sent with every response in place of a WebSocket: behind the handshake may be frames, and no request."""
+
+_SUBPROTOCOL: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+async def serve_websocket(
+    app: ASGIApp,
+    exchange: Exchange,
+    scope: Scope,
+    settings: WebSocketSettings,
+    peer: str,
+    log: AccessEntry | None,
+) -> None:
+    """Answer `exchange`, which asks for a WebSocket, and call the application for it if it may have one.
+
+    `scope` is what an HTTP request's would be. The WebSocket and its closing handshake are over when this
+    returns. Raises nothing but cancellation.
+    """
+    try:
+        handshake = read_handshake(exchange.request.method, exchange.request.headers)
+    except HandshakeError as error:
+        logger.info("%s: WebSocket handshake refused: %d %s", peer, error.status, error.reason)
+        await _refuse(exchange, error.status, error.reason, error.headers)
+        return
+    _make_websocket_scope(scope, handshake)
+    call = WebSocketCall(exchange, handshake, settings, peer, log)
+    try:
+        await app(scope, call.receive, call.send)
+    except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+        failure, outside = split_failure(exc)
+        if failure is not None:
+            call.end_failed(failure)
+        if outside is not None:
+            raise outside from None
+    else:
+        await call.end()
+    finally:
+        await call.finish()
+
+
+def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
+    scope["type"] = "websocket"
+    scope["scheme"] = _SCHEMES.get(scope["scheme"], scope["scheme"])
+    scope["subprotocols"] = list(handshake.subprotocols)
+    scope["extensions"] = {"websocket.http.response": {}}
+    del scope["method"]
+
+
+async def _refuse(exchange: Exchange, status: int, reason: str, headers: Sequence[Header] = ()) -> None:
+    """Answer with an HTTP response of our own."""
+    body = f"{status} {reason}\n".encode() if reason else b""
+    fields = [*headers, (b"content-length", b"%d" % len(body)), _CLOSES]
+    if body:
+        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+    try:
+        exchange.send_head(status, fields, len(body))
+        if exchange.send_body(body, more=False):
+            await exchange.flush()
+    except ClientDisconnected:
+        pass  # there is nobody left to tell
+
+
+class WebSocketCall:
+    """`receive` and `send` of one call.
+
+    Before the handshake is answered, and where it is denied, the exchange's `phase` says how far things are;
+    once it is accepted, there is a session.
+    """
+
+    __slots__ = ("_connect_told", "_exchange", "_handshake", "_log", "_peer", "_session", "_settings")
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        handshake: Handshake,
+        settings: WebSocketSettings,
+        peer: str,
+        log: AccessEntry | None,
+    ) -> None:
+        self._exchange = exchange
+        self._handshake = handshake
+        self._settings = settings
+        self._peer = peer
+        self._log = log
+        self._connect_told = False
+        self._session: WebSocketSession | None = None
+
+    # What the application calls
+
+    async def receive(self) -> Message:
+        """The next event: `websocket.connect`, then `websocket.receive` for each message, and
+        `websocket.disconnect` once either side has closed.
+        """
+        session = self._session
+        if session is None:
+            if not self._connect_told:
+                self._connect_told = True
+                return {"type": "websocket.connect"}
+            await self._exchange.wait_disconnected()
+            session = self._session
+            if session is None:  # it may have been accepted in the meantime
+                return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
+        message = await session.receive()
+        if isinstance(message, str):
+            return {"type": "websocket.receive", "text": message}
+        if message is not None:
+            return {"type": "websocket.receive", "bytes": message}
+        return {"type": "websocket.disconnect", "code": session.close_code, "reason": session.close_reason}
+
+    async def send(self, message: Message) -> None:
+        """Take `websocket.accept`, `websocket.send` and `websocket.close`, or a response in place of the
+        WebSocket.
+
+        Raises ClientDisconnected, ASGIMessageError.
+        """
+        if not isinstance(message, dict):
+            message = check_message(message)
+        session = self._session
+        if session is None:
+            await self._send_unaccepted(message)
+        elif message.get("type") == "websocket.send":
+            payload = _read_payload(message)
+            try:
+                waits = session.send(payload)
+            except UnicodeEncodeError as exc:
+                raise ASGIMessageError(f"text must be encodable in UTF-8: {exc}") from exc
+            if waits:
+                await session.flush()
+        else:
+            check_type(message, "websocket.send", "websocket.close")
+            if session.state is not State.OPEN:
+                raise ClientDisconnected("the WebSocket is closed")
+            if session.close(*_read_close(message)):
+                await session.flush()
+
+    # Before it is accepted
+
+    async def _send_unaccepted(self, message: Message) -> None:
+        exchange = self._exchange
+        if exchange.phase is _NOT_STARTED:
+            if exchange.disconnected:
+                raise ClientDisconnected("the client has gone")
+            match check_type(
+                message, "websocket.accept", "websocket.close", "websocket.http.response.start"
+            ):
+                case "websocket.accept":
+                    await self._accept(message)
+                case "websocket.close":
+                    _read_close(message)
+                    await _refuse(exchange, 403, "")
+                case _:
+                    await self._begin_response(message)
+        elif exchange.phase is _STARTED:
+            check_type(message, "websocket.http.response.body")
+            await self._continue_response(message)
+        else:
+            raise ClientDisconnected("the handshake was refused, or the client has gone")
+
+    async def _accept(self, message: Message) -> None:
+        subprotocol = self._read_subprotocol(message)
+        given, _ = check_headers(message.get("headers") or ())
+        for name, _value in given:
+            if name.startswith(b"sec-websocket-"):
+                raise ASGIMessageError(
+                    f"header {name.decode()} is the server's to send; a subprotocol goes into 'subprotocol'"
+                )
+        deflate = self._handshake.agree(deflate=self._settings.deflate)
+        exchange = self._exchange
+        channel, early = exchange.upgrade([*self._handshake.response(subprotocol, deflate), *given])
+        session = WebSocketSession(channel, early, self._settings, deflate, self._peer)
+        self._session = session
+        if self._log is not None:
+            self._log.write(exchange)
+        exchange.on_drain(session.drain)
+        await session.flush()
+
+    def _read_subprotocol(self, message: Message) -> str | None:
+        subprotocol = message.get("subprotocol")
+        if subprotocol is None:
+            return None
+        if not isinstance(subprotocol, str) or _SUBPROTOCOL.fullmatch(subprotocol) is None:
+            raise ASGIMessageError(f"subprotocol must be a token as a str, or None, not {subprotocol!r}")
+        if subprotocol not in self._handshake.subprotocols:
+            # RFC 6455, 4.1: the client would have to fail the connection.
+            offered = ", ".join(self._handshake.subprotocols) or "none"
+            raise ASGIMessageError(
+                f"subprotocol {subprotocol!r} is not one that the client offers ({offered})"
+            )
+        return subprotocol
+
+    # A response in its place: https://asgi.readthedocs.io, "Websocket Denial Response"
+
+    async def _begin_response(self, message: Message) -> None:
+        status = check_status(message.get("status"))
+        headers, length = check_headers(message.get("headers") or ())
+        if self._exchange.send_head(status, [*headers, _CLOSES], length):
+            await self._exchange.flush()
+
+    async def _continue_response(self, message: Message) -> None:
+        exchange = self._exchange
+        try:
+            exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
+        except BodyLengthError as exc:
+            raise ASGIMessageError(str(exc)) from exc
+        await exchange.flush()
+
+    # The end
+
+    async def end(self) -> None:
+        """The application has returned."""
+        exchange, session = self._exchange, self._session
+        if session is not None:
+            session.close()
+        elif exchange.disconnected:
+            exchange.abort("the client has gone")
+        elif exchange.phase is _NOT_STARTED or exchange.phase is _STARTED:
+            target = exchange.request.target
+            logger.error("the application returned without answering the WebSocket handshake for %r", target)
+            exchange.fail(500, "Internal Server Error")
+
+    def end_failed(self, exc: BaseException) -> None:
+        """The application has raised: 500 before the WebSocket is accepted, 1011 after."""
+        exchange, session = self._exchange, self._session
+        if is_disconnect(exc):
+            logger.debug("%s went away during its WebSocket", self._peer)
+        else:
+            request = exchange.request
+            log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._peer)
+        if session is not None:
+            session.close(CloseCode.INTERNAL_ERROR)
+        elif is_disconnect(exc):
+            exchange.abort("the client has gone")
+        else:
+            exchange.fail(500, "Internal Server Error")
+
+    async def finish(self) -> None:
+        """Bring the session, if there is one, to its end."""
+        if self._session is not None:
+            await self._session.finish()
+
+
+def _read_payload(message: Message) -> str | bytes:
+    """What `websocket.send` has to send: exactly one of text and bytes is set."""
+    text = message.get("text")
+    data = message.get("bytes")
+    if data is None and isinstance(text, str):
+        return text
+    if text is None and data is not None:
+        return check_body(data)
+    raise ASGIMessageError(
+        "websocket.send needs text as a str, or bytes as a byte string, and the other None; "
+        f"text is {_kind(text)}, bytes is {_kind(data)}"
+    )
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"of type {type(value).__name__}"
+
+
+def _read_close(message: Message) -> tuple[int, str]:
+    code = message.get("code", CloseCode.NORMAL)
+    if code is None:
+        code = CloseCode.NORMAL
+    if not isinstance(code, int) or not (is_sendable(code) or code == CloseCode.NO_STATUS):
+        raise ASGIMessageError(
+            f"close code {code!r} may not be sent: 1000 to 1003, 1007 to 1014 and 3000 to 4999 may "
+            "(RFC 6455, 7.4)"
+        )
+    reason = message.get("reason")
+    if reason is not None and not isinstance(reason, str):
+        raise ASGIMessageError(f"the reason of a close must be a str, not {type(reason).__name__}")
+    return code, reason or ""
