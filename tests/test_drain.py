@@ -13,8 +13,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
-from tests.support.sockets import SOON, Client, connected, logged, open_stream, run
-from trioasgi import LifespanError, Server, serve
+from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, run
+from trioasgi import Config, LifespanError, Server, serve
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -24,7 +24,7 @@ both_codecs = pytest.mark.parametrize("codec", CODECS)
 async def serving(app: ASGIApp, **options: object) -> AsyncIterator[Server]:
     """A server that the block has to drain: it is waited for at the end."""
     async with trio.open_nursery() as nursery:
-        server = await nursery.start(functools.partial(serve, app, bind=("127.0.0.1:0",), **options))
+        server = await nursery.start(functools.partial(serve, app, Config(bind=FREE).replace(**options)))
         assert isinstance(server, Server)
         yield server
         with trio.fail_after(SOON):
@@ -66,13 +66,16 @@ def test_connections_that_have_sent_nothing_are_closed_at_once(codec: str) -> No
 
     async def main() -> None:
         with logged() as log:
-            async with serving(Lived(), http=codec, timeout_graceful_shutdown=2) as server:
-                async with connected(server) as silent, connected(server) as client:
-                    await client.get(request("/"))  # the one before it was accepted as well
-                    started = trio.current_time()
-                    await server.drain()
-                    assert trio.current_time() - started < 1
-                    assert await silent.is_closed()
+            async with (
+                serving(Lived(), http=codec, timeout_graceful_shutdown=2) as server,
+                connected(server) as silent,
+                connected(server) as client,
+            ):
+                await client.get(request("/"))  # the one before it was accepted as well
+                started = trio.current_time()
+                await server.drain()
+                assert trio.current_time() - started < 1
+                assert await silent.is_closed()
             log.expect_no_errors()
 
     run(main)
@@ -196,14 +199,16 @@ def test_what_exceeds_the_grace_is_cut_and_logged(codec: str) -> None:
     async def main() -> None:
         app = Lived()
         with logged() as log:
-            async with serving(app, http=codec, timeout_graceful_shutdown=0.2) as server:
-                async with connected(server) as client:
-                    await client.send(request("/stream"))
-                    await app.entered.wait()
-                    started = trio.current_time()
-                    await server.drain()
-                    assert 0.2 <= trio.current_time() - started < 2
-                    assert (await client.response()).cut
+            async with (
+                serving(app, http=codec, timeout_graceful_shutdown=0.2) as server,
+                connected(server) as client,
+            ):
+                await client.send(request("/stream"))
+                await app.entered.wait()
+                started = trio.current_time()
+                await server.drain()
+                assert 0.2 <= trio.current_time() - started < 2
+                assert (await client.response()).cut
             assert app.events == ["startup", "cancelled", "shutdown"]
             assert "had not ended 0.2 seconds" in await log.wait_for("--timeout-graceful-shutdown")
 
@@ -214,12 +219,14 @@ def test_what_exceeds_the_grace_is_cut_and_logged(codec: str) -> None:
 def test_no_grace_at_all(codec: str) -> None:
     async def main() -> None:
         app = Lived()
-        async with serving(app, http=codec, timeout_graceful_shutdown=0) as server:
-            async with connected(server) as client:
-                await client.send(request("/wait"))
-                await app.entered.wait()
-                await server.drain()
-                assert await client.is_closed()
+        async with (
+            serving(app, http=codec, timeout_graceful_shutdown=0) as server,
+            connected(server) as client,
+        ):
+            await client.send(request("/wait"))
+            await app.entered.wait()
+            await server.drain()
+            assert await client.is_closed()
 
     run(main)
 
@@ -235,13 +242,15 @@ def test_a_client_that_stops_reading_does_not_hold_it_up(codec: str) -> None:
         await respond(send, bytes(50_000_000))
 
     async def main() -> None:
-        async with serving(app, http=codec, timeout_graceful_shutdown=0.2) as server:
-            async with connected(server) as client:
-                await client.send(request())
-                await sending.wait()
-                await wait_all_tasks_blocked(0.05)
-                with trio.fail_after(SOON):
-                    await server.drain()
+        async with (
+            serving(app, http=codec, timeout_graceful_shutdown=0.2) as server,
+            connected(server) as client,
+        ):
+            await client.send(request())
+            await sending.wait()
+            await wait_all_tasks_blocked(0.05)
+            with trio.fail_after(SOON):
+                await server.drain()
 
     run(main)
 
@@ -276,12 +285,14 @@ def test_a_connection_that_arrives_with_the_drain_is_served_or_closed() -> None:
 
     async def main() -> None:
         for _ in range(20):
-            async with serving(Lived(), timeout_graceful_shutdown=2) as server:
-                async with connected(server) as client:
-                    await client.send(request("/"))
-                    server.begin_drain()
-                    data = await client.rest()
-                    assert data == b"" or data.startswith(b"HTTP/1.1 200 ")
+            async with (
+                serving(Lived(), timeout_graceful_shutdown=2) as server,
+                connected(server) as client,
+            ):
+                await client.send(request("/"))
+                server.begin_drain()
+                data = await client.rest()
+                assert data == b"" or data.startswith(b"HTTP/1.1 200 ")
 
     run(main)
 

@@ -345,10 +345,13 @@ def test_fastapi_sync_endpoints_run_side_by_side(codec: str) -> None:
         async def ask(client: httpx.AsyncClient) -> None:
             answers.append((await client.get("/")).json())
 
-        async with served(app, http=codec) as server, http_client(server) as client:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(ask, client)
-                nursery.start_soon(ask, client)
+        async with (
+            served(app, http=codec) as server,
+            http_client(server) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(ask, client)
+            nursery.start_soon(ask, client)
         assert answers == ["met", "met"]
 
     run(main)

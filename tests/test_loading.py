@@ -7,9 +7,11 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
+from trioasgi.asgi.wsgi import WSGIMiddleware
 from trioasgi.config import Config
 from trioasgi.errors import ExitStatus, LoadError
 from trioasgi.loading import check_app, load_app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -208,21 +209,17 @@ def test_an_application_that_calls_asyncio_is_told_so(codec: str) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Django then leaves open
 @both_codecs
 def test_django_is_told_its_ways_out(codec: str) -> None:
-    import django
-    from django.conf import settings
-    from django.core.handlers.asgi import ASGIHandler
-    from django.http import HttpRequest, HttpResponse
-
+    # By name: it is not always there, and has no types.
+    django = importlib.import_module("django")
+    settings = importlib.import_module("django.conf").settings
+    handler = importlib.import_module("django.core.handlers.asgi").ASGIHandler
     if not settings.configured:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="test", USE_TZ=True)
         django.setup()
 
-    def hello(request: HttpRequest) -> HttpResponse:
-        return HttpResponse("hello")
-
     async def main() -> None:
         with logged() as log:
-            app = cast("ASGIApp", ASGIHandler())
+            app = cast("ASGIApp", handler())
             async with served(app, http=codec) as server, connected(server) as client:
                 assert (await client.get(request())).status == 500
                 line = await log.wait_for("calls asyncio directly")

@@ -22,7 +22,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 import trioasgi
 from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
-from tests.support.sockets import SOON, Client, connected, logged, open_stream, run, served
+from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
 from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.connection import HTTP1Connection
@@ -65,8 +65,8 @@ def test_in_a_trio_nursery(codec: str) -> None:
             config = Config(bind=("127.0.0.1:0",), http="h11" if codec == "h11" else "httptools")
             server = await nursery.start(serve, hello, config)
             assert isinstance(server, Server)
-            [(host, port)] = server.addresses
-            assert host == "127.0.0.1"
+            port = port_of(server)
+            assert server.addresses == (("127.0.0.1", port),)
             assert server.urls == (f"http://127.0.0.1:{port}",)
             async with httpx.AsyncClient(base_url=server.urls[0]) as client:
                 response = await client.get("/")
@@ -129,9 +129,12 @@ def test_a_stream_of_ones_own() -> None:
 def test_options_by_keyword_go_before_the_config() -> None:
     async def main() -> None:
         config = Config(bind=("127.0.0.1:0",), header=("x-one: 1",), server_header=False)
-        async with served(hello, config=config, header=("x-two: 2",)) as server, connected(server) as client:
-            response = await client.get(request())
-            assert (response["x-one"], response["x-two"], response["server"]) == (None, b"2", None)
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(functools.partial(serve, hello, config, header=("x-two: 2",)))
+            async with connected(server) as client:
+                response = await client.get(request())
+                assert (response["x-one"], response["x-two"], response["server"]) == (None, b"2", None)
+            nursery.cancel_scope.cancel()
 
     run(main)
 
@@ -158,7 +161,7 @@ def test_bad_options(options: dict[str, object], said: str) -> None:
 def test_a_port_in_use_is_told_before_it_has_started() -> None:
     async def main() -> None:
         async with served(hello) as server:
-            [(_, port)] = server.addresses
+            port = port_of(server)
             app = Lived()
 
             async def start_another() -> None:
@@ -208,7 +211,7 @@ def test_addresses_in_the_scope_over_tcp() -> None:
         app = Lived()
         for host in ("127.0.0.1", "0.0.0.0"):
             async with served(app, bind=(f"{host}:0",)) as server:
-                [(_, port)] = server.addresses
+                port = port_of(server)
                 async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
                     assert (await Client(stream).get(request("/tcp"))).body == b"/tcp"
                     assert app.scopes[-1]["client"] == stream.socket.getsockname()
@@ -225,8 +228,8 @@ def test_addresses_in_the_scope_over_ipv6() -> None:
             async with served(app, bind=("[::1]:0",)) as server, connected(server) as client:
                 assert (await client.get(request("/v6"))).status == 200
                 assert app.scopes[-1]["client"][0] == "::1"
-                assert app.scopes[-1]["server"] == ("::1", server.addresses[0][1])
-                assert server.urls == (f"http://[::1]:{server.addresses[0][1]}",)
+                assert app.scopes[-1]["server"] == ("::1", port_of(server))
+                assert server.urls == (f"http://[::1]:{port_of(server)}",)
         except* BindError:
             pytest.skip("this machine has no IPv6")
 
@@ -250,9 +253,9 @@ def test_addresses_in_the_scope_over_a_unix_socket(codec: str, tmp_path: Path) -
                     assert app.scopes[-1]["server"] == (path, None)
                     assert (await client.get(request("/fail"))).status == 500
                 assert "from a local client" in log.text
-        assert not Path(path).exists()
 
     run(main)
+    assert not Path(path).exists()
 
 
 # What ends it

@@ -122,17 +122,20 @@ def test_answering_without_reading_a_body_of_megabytes(chunked: bool, codec: str
             await stream.send_all(bytes(size))
 
     async def main() -> None:
-        async with surviving(codec, Application()) as (server, _):
-            async with await open_stream(server) as stream, trio.open_nursery() as nursery:
-                client = Client(stream)
-                await client.send(request("/unread", framing, method="POST"))
-                nursery.start_soon(send_body, stream)
-                with trio.fail_after(SOON):
-                    response = await client.response()
-                    assert (response.status, response.body) == (200, b"/unread")
-                    assert response.closes or chunked  # where nobody knows yet how much there will be
-                    assert await client.is_closed()
-                    nursery.cancel_scope.cancel()
+        async with (
+            surviving(codec, Application()) as (server, _),
+            await open_stream(server) as stream,
+            trio.open_nursery() as nursery,
+        ):
+            client = Client(stream)
+            await client.send(request("/unread", framing, method="POST"))
+            nursery.start_soon(send_body, stream)
+            with trio.fail_after(SOON):
+                response = await client.response()
+                assert (response.status, response.body) == (200, b"/unread")
+                assert response.closes or chunked  # where nobody knows yet how much there will be
+                assert await client.is_closed()
+                nursery.cancel_scope.cancel()
 
     run(main)
 
@@ -179,8 +182,8 @@ def test_requests_in_flight_when_a_shutdown_begins(codec: str) -> None:
             async with connected(server) as one, connected(server) as two:
                 await one.send(request("/wait"))
                 await two.send(request("/wait"))
-                while len(app.scopes) < 2:
-                    await trio.sleep(0.01)
+                await wait_all_tasks_blocked(0.05)
+                assert len(app.scopes) == 2
                 server.begin_drain()
                 await wait_all_tasks_blocked()
                 app.release.set()

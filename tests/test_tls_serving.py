@@ -17,7 +17,7 @@ from tests.net.pairs import read_exactly
 from tests.support.applications import Lived
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, read_body, request, respond
-from tests.support.sockets import SOON, Client, Log, logged, open_stream, run, secured, served
+from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
 from trioasgi import Server
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 
@@ -59,7 +59,7 @@ def nothing_worse_than(level: int) -> Iterator[Log]:
 def test_httpx_verifies_the_certificate_and_the_name(codec: str, certificates: Certificates) -> None:
     async def main() -> None:
         async with https(certificates, Lived(), http=codec) as server:
-            [(_, port)] = server.addresses
+            port = port_of(server)
             assert server.urls == (f"https://127.0.0.1:{port}",)
             url = f"https://localhost:{port}/verified"
             async with httpx.AsyncClient(verify=certificates.context()) as client:
@@ -146,7 +146,7 @@ def test_a_plain_blocking_client(certificates: Certificates) -> None:
 
             def ask() -> bytes:
                 with (
-                    socket.create_connection(("127.0.0.1", int(server.addresses[0][1])), timeout=SOON) as raw,
+                    socket.create_connection(("127.0.0.1", port_of(server)), timeout=SOON) as raw,
                     certificates.context().wrap_socket(raw, server_hostname="localhost") as secure,
                 ):
                     secure.sendall(request("/blocking", "Connection: close"))
@@ -169,10 +169,12 @@ def test_a_big_download(codec: str, certificates: Certificates) -> None:
         await respond(send, body)
 
     async def main() -> None:
-        async with https(certificates, app, http=codec) as server:
-            async with httpx.AsyncClient(verify=certificates.context()) as client:
-                response = await client.get(f"https://localhost:{server.addresses[0][1]}/")
-                assert response.content == body
+        async with (
+            https(certificates, app, http=codec) as server,
+            httpx.AsyncClient(verify=certificates.context()) as client,
+        ):
+            response = await client.get(f"https://localhost:{port_of(server)}/")
+            assert response.content == body
 
     run(main, 40)
 
@@ -189,10 +191,12 @@ def test_a_big_stream(codec: str, certificates: Certificates) -> None:
         await send({"type": "http.response.body"})
 
     async def main() -> None:
-        async with https(certificates, app, http=codec) as server:
-            async with httpx.AsyncClient(verify=certificates.context()) as client:
-                response = await client.get(f"https://localhost:{server.addresses[0][1]}/")
-                assert response.content == piece * (BIG // len(piece))
+        async with (
+            https(certificates, app, http=codec) as server,
+            httpx.AsyncClient(verify=certificates.context()) as client,
+        ):
+            response = await client.get(f"https://localhost:{port_of(server)}/")
+            assert response.content == piece * (BIG // len(piece))
 
     run(main, 40)
 
@@ -217,11 +221,13 @@ def test_a_big_upload(chunked: bool, codec: str, certificates: Certificates) -> 
         await respond(send, str(size).encode())
 
     async def main() -> None:
-        async with https(certificates, app, http=codec) as server:
-            async with httpx.AsyncClient(verify=certificates.context()) as client:
-                content = pieces() if chunked else body
-                url = f"https://localhost:{server.addresses[0][1]}/"
-                assert (await client.post(url, content=content)).text == str(BIG)
+        async with (
+            https(certificates, app, http=codec) as server,
+            httpx.AsyncClient(verify=certificates.context()) as client,
+        ):
+            content = pieces() if chunked else body
+            url = f"https://localhost:{port_of(server)}/"
+            assert (await client.post(url, content=content)).text == str(BIG)
 
     run(main, 40)
 
@@ -234,16 +240,18 @@ def test_a_slow_reader_gets_everything(certificates: Certificates) -> None:
         await respond(send, bytes(size))
 
     async def main() -> None:
-        async with https(certificates, app, timeout_write=1) as server:
-            async with secured(server, certificates.context()) as client:
-                await client.send(request())
-                assert isinstance(client.stream, trio.SSLStream)
-                read = 0
-                for _ in range(5):  # longer in all than the time-out, and never as long at a time
-                    await trio.sleep(0.3)
-                    read += len(await read_exactly(client.stream, MEGABYTE))
-                read += len(await read_exactly(client.stream, size - read))
-                assert read == size
+        async with (
+            https(certificates, app, timeout_write=1) as server,
+            secured(server, certificates.context()) as client,
+        ):
+            await client.send(request())
+            assert isinstance(client.stream, trio.SSLStream)
+            read = 0
+            for _ in range(5):  # longer in all than the time-out, and never as long at a time
+                await trio.sleep(0.3)
+                read += len(await read_exactly(client.stream, MEGABYTE))
+            read += len(await read_exactly(client.stream, size - read))
+            assert read == size
 
     run(main)
 
@@ -432,11 +440,10 @@ def test_a_client_that_does_not_trust_the_certificate(certificates: Certificates
 
 def refuse_certificate(server: Server) -> None:
     """Shake hands without knowing the CA, and say so, which Trio's client does not."""
-    host, port = server.addresses[0][:2]
     context = ssl.create_default_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # there the client is the last to speak
     with (
-        socket.create_connection((str(host), int(port)), timeout=SOON) as raw,
+        socket.create_connection(("127.0.0.1", port_of(server)), timeout=SOON) as raw,
         pytest.raises(ssl.SSLCertVerificationError),
         context.wrap_socket(raw, server_hostname="localhost"),
     ):
@@ -459,10 +466,12 @@ def test_a_client_that_leaves_within_the_handshake(size: int, certificates: Cert
 
 def test_a_drain_does_not_wait_for_silent_clients(certificates: Certificates) -> None:
     async def main() -> None:
-        async with https(certificates, Lived(), timeout_graceful_shutdown=0.3) as server:
-            async with await open_stream(server):
-                await expect_answer(server, certificates)
-                with trio.fail_after(SOON), suppress(OSError):
-                    await server.drain()
+        async with (
+            https(certificates, Lived(), timeout_graceful_shutdown=0.3) as server,
+            await open_stream(server),
+        ):
+            await expect_answer(server, certificates)
+            with trio.fail_after(SOON), suppress(OSError):
+                await server.drain()
 
     run(main)

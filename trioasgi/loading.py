@@ -61,15 +61,10 @@ def check_app(app: object, name: str = "the application", config: Config | None 
     if not callable(app):
         kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
         raise LoadError(f"{name} is {kind}, not an ASGI application: it cannot be called")
-    if config is None:
-        config = Config()
-    if config.interface != "asgi":
-        if isinstance(app, type) and _makes_wsgi(app):
-            app = _make(app, name)
-        if is_wsgi(app) or (config.interface == "wsgi" and _takes(app, 2)):
-            return as_asgi(app, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
-        if config.interface == "wsgi":
-            raise LoadError(f"{name} cannot be called with environ and start_response, as WSGI wants it")
+    config = config or Config()
+    wsgi = _find_wsgi(app, name, config.interface)
+    if wsgi is not None:
+        return as_asgi(wsgi, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
     if isinstance(app, type) and not hasattr(app, "__await__"):
         return _instance(app, name)
     if not _takes(app, 3):
@@ -182,6 +177,19 @@ def _instance(app: type, name: str) -> ASGIApp:
             "or a function that makes one together with --factory"
         )
     return cast("ASGIApp", _make(app, name))
+
+
+def _find_wsgi(app: Callable[..., object], name: str, interface: str) -> object | None:
+    """The WSGI application that `app` is, or whose class it is; None if it has to be an ASGI one."""
+    if interface == "asgi":
+        return None
+    if isinstance(app, type) and _makes_wsgi(app):
+        return _make(app, name)
+    if is_wsgi(app) or (interface == "wsgi" and _takes(app, 2)):
+        return app
+    if interface == "wsgi":
+        raise LoadError(f"{name} cannot be called with environ and start_response, as WSGI wants it")
+    return None
 
 
 def _makes_wsgi(app: type) -> bool:

@@ -290,6 +290,8 @@ class _Run:
                         accept_waiting(
                             sock, partial(self._take, sock, connections, busy), self._config.backlog
                         )
+                # From here on clients are refused, not kept waiting: a balancer in front goes elsewhere.
+                close_listeners(self._sockets)
             connections.drain()
             busy.cancel_scope.deadline = trio.current_time() + self._config.timeout_graceful_shutdown
         if busy.cancel_scope.cancelled_caught:
@@ -357,16 +359,18 @@ class _Run:
         address: object,
     ) -> None:
         """Give a connection that was accepted a task of its own."""
+        stream: trio.abc.Stream
         try:
             server = self._fixed_server[listener] or _as_peer(connection.getsockname(), connection.family)
-        except OSError:
-            connection.close()  # it was reset before we looked at it
+            if self._hub is not None:
+                stream = HubStream(connection, self._hub)
+            else:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        except OSError as exc:
+            # It was reset before we looked at it, or the system has no room to watch another.
+            logger.warning("a connection could not be served: %s", exc)
+            connection.close()
             return
-        stream: trio.abc.Stream
-        if self._hub is not None:
-            stream = HubStream(connection, self._hub)
-        else:
-            stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
         nursery.start_soon(connections.serve, stream, _as_client(address, connection.family), server)
 
     def _announce(self) -> None:

@@ -283,7 +283,7 @@ async def test_sys_exit_is_a_failed_startup(mode: Mode, before: int) -> None:
             await receive()
         raise SystemExit(3)
 
-    with pytest.raises(LifespanError, match="sys.exit"):
+    with pytest.raises(LifespanError, match=r"sys\.exit"):
         await run(app, mode)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ import trio.testing
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
 from trioasgi.asgi.types import Receive, Scope, Send
 
-TIMEOUTS: dict[str, object] = {
+TIMEOUTS: dict[str, Any] = {
     "timeout_keep_alive": 5,
     "timeout_headers": 30,
     "timeout_body": 60,
@@ -145,9 +146,8 @@ def test_a_client_that_takes_nothing_ends_its_connection(
             await client.send(request("/"))
             await client.stream.receive_some()
             started = trio.current_time()
-            while not calls.errors:
-                await trio.sleep(1)
-            assert trio.current_time() - started == pytest.approx(90, abs=2)
+            await calls.failed.wait()
+            assert trio.current_time() - started == pytest.approx(90)
 
     run()
     assert isinstance(calls.error, OSError)

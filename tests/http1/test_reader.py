@@ -66,6 +66,14 @@ def test_a_request_with_upgrade_does_not_end_the_reading(codec: str) -> None:
     assert reading.requests[1].body == b"abc"
 
 
+def test_proxy_connection_means_nothing(codec: str) -> None:
+    # RFC 9112, C.2.2: it is not a field of HTTP; llhttp takes it for Connection.
+    closing = request("/", "Proxy-Connection: close")
+    reading = read_all(codec, [closing + closing + request("/last", "A: b")])
+    assert [each.target for each in reading.requests] == [b"/", b"/", b"/last"]
+    assert all(each.keep_alive for each in reading.requests)
+
+
 def test_fields_that_repeat_mean_the_same_each_time(codec: str) -> None:
     one, other = request("/1", "A: b"), request("/1", "A: c")
     absolute = request("http://other.example/1", "A: b")

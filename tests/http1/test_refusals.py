@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
-import trio
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
 from trioasgi.asgi.types import Receive, Scope, Send
@@ -32,7 +32,7 @@ REFUSED: dict[str, tuple[bytes, int]] = {
     "a large body that is asked for": (request("/", "Expect: 100-continue", "Content-Length: 101"), 413),
 }
 
-LIMITS: dict[str, object] = {
+LIMITS: dict[str, Any] = {
     "limit_target": 100,
     "limit_header_bytes": 1000,
     "limit_header_count": 10,

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from tests.support.sockets import run as run
 from trioasgi.net.hub import Hub
 from trioasgi.net.stream import HubStream
 

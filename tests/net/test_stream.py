@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import check_half_closeable_stream, check_two_way_stream, wait_all_tasks_blocked
 
 from tests.net.pairs import MakePair, clog, hub_pair, read_exactly, running_hub, tcp_pair, unix_pair
@@ -56,11 +57,6 @@ def test_trios_checker_of_two_way_streams_checkpoints_aside() -> None:
     run(main)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="send_all and receive_some are no checkpoint where nothing is waited for; send_all after send_eof "
-    "raises BrokenResourceError; wait_send_all_might_not_block never waits for a full socket",
-)
 def test_trios_checker_of_half_closeable_streams() -> None:
     async def main() -> None:
         async with running_hub() as hub:
@@ -71,7 +67,9 @@ def test_trios_checker_of_half_closeable_streams() -> None:
 
             async def make_clogged() -> tuple[HubStream, HubStream]:
                 stream, peer = await make()
-                clog(stream)
+                # The kernel moves what it took to the peer's buffer for a while, and then takes more.
+                while clog(stream):
+                    await trio.testing.wait_all_tasks_blocked(0.02)
                 return stream, peer
 
             await check_half_closeable_stream(make, make_clogged)
@@ -90,18 +88,11 @@ def test_what_is_there_is_received_without_waiting() -> None:
             assert await stream.receive() == b"hello"
             assert stream.receive_nowait() is None
             await peer.send_all(b"again")
-            await wait_for_event(stream)
-            assert stream.receive_nowait() == b"again"
+            while (data := stream.receive_nowait()) is None:
+                await trio.lowlevel.checkpoint()
+            assert data == b"again"
 
-    run(main)
-
-
-async def wait_for_event(stream: HubStream) -> None:
-    """Wait until the hub has seen something to read, without reading."""
-    arrived = trio.Event()
-    stream.on_readable(arrived.set)
-    with trio.fail_after(SOON):
-        await arrived.wait()
+    run(main, SOON)
 
 
 def test_a_read_shorter_than_what_is_there_leaves_the_rest_readable() -> None:
@@ -278,28 +269,6 @@ def test_watchers_are_released_and_cancelled() -> None:
     run(main, SOON)
 
 
-def test_a_callback_is_called_once_for_bytes_that_nobody_waits_for() -> None:
-    async def main() -> None:
-        async with hub_pair() as (stream, peer):
-            assert stream.receive_nowait() is None
-            calls: list[str] = []
-            called = trio.Event()
-            stream.on_readable(lambda: (calls.append("taken back"), None)[1])
-            stream.on_readable(None)
-            stream.on_readable(lambda: (calls.append("called"), called.set())[1])
-            await peer.send_all(b"x")
-            await called.wait()
-            await peer.send_all(b"y")
-            assert await read_exactly(stream, 2) == b"xy"
-            assert calls == ["called"]
-            await peer.aclose()
-            await stream.wait_hung_up()
-            stream.on_readable(lambda: calls.append("at once"))
-            assert calls == ["called", "at once"]
-
-    run(main, SOON)
-
-
 # Writing
 
 
@@ -382,9 +351,6 @@ def test_a_flush_that_waits_for_its_turn_goes_on_when_the_first_is_cancelled() -
     run(main, SOON)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="flush() waits for a writable edge that has come while nobody waited for it"
-)
 def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, peer):
@@ -608,11 +574,6 @@ def test_a_number_that_is_used_again_is_another_connection() -> None:
     run(main, SOON)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="close() takes its number out of an epoll set that is closed already; the socket stays open",
-)
 def test_a_stream_that_outlives_its_hub_can_be_closed() -> None:
     async def main() -> None:
         async with running_hub() as hub:

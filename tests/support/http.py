@@ -62,7 +62,7 @@ class Response:
     cut: bool = False
 
     def __getitem__(self, name: str) -> bytes | None:
-        """The value of a field by its name in lower case; None if it is not there, an error if it is twice."""
+        """The value of a field by its name in lower case; None where there is none. Two are an error."""
         values = [value for key, value in self.headers if key == name.encode()]
         assert len(values) < 2, f"{name} stands {len(values)} times"
         return values[0] if values else None
@@ -151,7 +151,7 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def serving(
-    app: ASGIApp, codec: str, *, pair: StreamPair | None = None, lifespan: str = "off", **options: object
+    app: ASGIApp, codec: str, *, pair: StreamPair | None = None, lifespan: str = "off", **options: Any
 ) -> AsyncIterator[Client]:
     """Serve one connection over `pair` (memory streams unless given); closed by the client at the end."""
     ours, theirs = pair or trio.testing.memory_stream_pair()
@@ -167,8 +167,8 @@ async def serving(
 
 
 @contextlib.asynccontextmanager
-async def listening(app: ASGIApp, codec: str, **options: object) -> AsyncIterator[Server]:
-    """Serve on real sockets, an unused port of the loopback unless `options` say otherwise; on a real clock."""
+async def listening(app: ASGIApp, codec: str, **options: Any) -> AsyncIterator[Server]:
+    """Serve on real sockets: an unused port of the loopback, unless `options` say otherwise."""
     options = {"bind": ("127.0.0.1:0",), "lifespan": "off", "http": codec, **options}
     async with trio.open_nursery() as nursery:
         server = await nursery.start(functools.partial(serve, app, **options))
@@ -180,10 +180,10 @@ async def listening(app: ASGIApp, codec: str, **options: object) -> AsyncIterato
 @contextlib.asynccontextmanager
 async def connected(address: object) -> AsyncIterator[Client]:
     """A client of a server that listens on `address`, as `Server.addresses` gives it."""
-    stream = await (
-        trio.open_tcp_stream(address[0], address[1])
+    stream = (
+        await trio.open_tcp_stream(address[0], address[1])
         if isinstance(address, tuple)
-        else trio.open_unix_socket(str(address))
+        else await trio.open_unix_socket(str(address))
     )
     async with stream:
         yield Client(stream)
@@ -241,6 +241,7 @@ class Calls:
         self.scopes: list[Scope] = []
         self.errors: list[BaseException] = []
         self.messages: list[Message] = []
+        self.failed = trio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scopes.append(scope)
@@ -254,6 +255,7 @@ class Calls:
             await self._call(scope, receive_and_keep, send)
         except BaseException as error:
             self.errors.append(error)
+            self.failed.set()
             raise
 
     @property

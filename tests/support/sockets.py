@@ -13,8 +13,10 @@ from typing import cast
 import trio
 
 from tests.support import http
-from trioasgi import Server, serve
+from trioasgi import Config, Server, serve
 from trioasgi.asgi.types import ASGIApp
+
+FREE = ("127.0.0.1:0",)
 
 SOON = 5.0
 """Seconds within which what nothing holds up has happened, on a busy machine too."""
@@ -47,13 +49,17 @@ class Client(http.Client):
 @contextlib.asynccontextmanager
 async def served(app: ASGIApp, **options: object) -> AsyncIterator[Server]:
     """A server on a free port of 127.0.0.1, unless the options say otherwise; cancelled at the end."""
-    if not {"bind", "uds", "sockets", "config"} & options.keys():
-        options["bind"] = ("127.0.0.1:0",)
+    config = Config() if {"bind", "uds"} & options.keys() else Config(bind=FREE)
     async with trio.open_nursery() as nursery:
-        start = functools.partial(serve, app, **options)
+        start = functools.partial(serve, app, config.replace(**options))
         server = cast("Server", await nursery.start(start))
         yield server
         nursery.cancel_scope.cancel()
+
+
+def port_of(server: Server) -> int:
+    """The port of the server's first socket."""
+    return int(server.addresses[0][1])
 
 
 async def open_stream(server: Server, which: int = 0) -> trio.SocketStream:

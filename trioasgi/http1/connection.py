@@ -245,8 +245,8 @@ class HTTP1Connection:
 
     async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
         if exchange.phase is ResponsePhase.ENDING or exchange.phase is ResponsePhase.REFUSED:
-            # What the server itself has answered, or the end of a response for which the application has given
-            # up waiting; the client need not know.
+            # What the server itself has answered, or the end of a response for which the application has
+            # given up waiting; the client need not know.
             with suppress(ClientDisconnected):
                 await exchange.flush()
         if exchange.phase is ResponsePhase.FAILED:

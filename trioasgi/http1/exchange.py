@@ -250,7 +250,9 @@ class HTTP1Exchange(Exchange):
                 raise BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
             if left and not more:
                 length = self.sent + self._left
-                raise BodyLengthError(f"the response body ended {left} bytes before its Content-Length of {length}")
+                raise BodyLengthError(
+                    f"the response body ended {left} bytes before its Content-Length of {length}"
+                )
             self._left = left
         self.sent += size
 

@@ -24,16 +24,25 @@ class HttptoolsCodec(Codec):
         self._parser = httptools.HttpRequestParser(self)
 
     def read_fields(self, head: bytes) -> list[Header]:
-        fields: list[Header] = []
-        self._fields = fields
+        try:
+            return self._feed(head)
+        except httptools.HttpParserError:
+            # Perhaps for something that the head before has said: to llhttp `Proxy-Connection: close` is the
+            # end of a connection, and all that comes behind it wrong.
+            self.skip_body()
+        try:
+            return self._feed(head)
+        except httptools.HttpParserError as exc:
+            self.skip_body()
+            raise GrammarError(str(exc)) from exc
+
+    def _feed(self, head: bytes) -> list[Header]:
+        self._fields = []
         try:
             self._parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # it has an Upgrade field, which is an offer that we need not take (RFC 9110, 7.8)
-        except httptools.HttpParserError as exc:
-            self.skip_body()
-            raise GrammarError(str(exc)) from exc
-        return fields
+        return self._fields
 
     def skip_body(self) -> None:
         self._parser = httptools.HttpRequestParser(self)

@@ -8,6 +8,7 @@ import select
 import socket
 import struct
 import sys
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ import trio
 from trioasgi.net.channel import FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from trioasgi.net.hub import Hub
 
@@ -69,6 +70,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._fd = sock.fileno()
         self._hub = hub
         self._readable = True
+        self._writable = True
+        self._sent_eof = False
         self._hung_up = False
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
@@ -93,8 +96,10 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 trio.lowlevel.reschedule(reader)
             elif self._callback is not None:
                 self._callback()
-        if flags & _WRITE_EVENTS and self._writer is not None:
-            self._wake_writer(outcome.Value(None))
+        if flags & _WRITE_EVENTS:
+            self._writable = True
+            if self._writer is not None:
+                self._wake_writer(outcome.Value(None))
         if flags & _HANGUP_EVENTS and not self._hung_up:
             self._hung_up = True
             self.release_watchers()
@@ -189,13 +194,15 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         if sent == len(data):
             return True
         self._unsent = memoryview(data)[sent:]
+        self._writable = False
         return False
 
     async def flush(self) -> None:
         if self._writer is not None:
             await self._await_turn()
         while self._unsent is not None:
-            await self._wait_writable()
+            if not self._writable:
+                await self._wait_writable()
             self._send_unsent()
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
@@ -205,6 +212,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 try:
                     sent = os.sendfile(self._fd, fd, offset, min(count, FILE_SLICE))
                 except BlockingIOError:
+                    self._writable = False
                     await self._wait_writable()
                     continue
                 if not sent:
@@ -227,6 +235,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
+            self._writable = False
             return
         except OSError:
             self._unsent = None
@@ -237,6 +246,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             self._end_turn()
         else:
             self._unsent = data[sent:]
+            self._writable = False
 
     def _end_turn(self) -> None:
         if self._writing is not None:
@@ -283,54 +293,69 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     # trio.abc.HalfCloseableStream, for SSLStream and everything else that takes a trio Stream
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint_if_cancelled()
+        await trio.lowlevel.checkpoint()
         size = READ_SIZE if max_bytes is None else max_bytes
         if size < 1:
             raise ValueError("max_bytes must be at least 1")
         self._check_open()
-        try:
+        with self._telling_as_trio():
             while True:
                 data = self._recv(size) if self._readable else None
                 if data is not None:
-                    break
+                    return data
                 await self._wait_readable()
-        except TimeoutError:
-            raise
-        except OSError as exc:
-            self._check_open()
-            raise trio.BrokenResourceError from exc
-        return data
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        self._check_open()
-        if self._unsent is not None or self._writer is not None:
-            raise trio.BusyResourceError("another task is writing to this connection")
-        try:
+        await trio.lowlevel.checkpoint()
+        self._check_sendable()
+        with self._telling_as_trio():
             # SSLStream reuses no buffer that it has handed on, but send_all's contract lets others: keep our
             # own copy.
             if not self.send_nowait(bytes(data)):
                 await self.flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check_sendable()
+        with self._telling_as_trio():
+            # Nothing may have been refused by the socket yet: ask whether it is full.
+            if not _has_room(self._fd):
+                self._writable = False
+                await self._wait_writable()
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._fd == -1 or self._sent_eof:
+            return
+        if self._unsent is not None or self._writer is not None:
+            raise trio.BusyResourceError("another task is writing to this connection")
+        self._sent_eof = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass  # the peer has closed first: it needs no telling
+
+    @contextmanager
+    def _telling_as_trio(self) -> Iterator[None]:
+        """Make what goes wrong with the socket trio's BrokenResourceError or ClosedResourceError.
+
+        But not what a deadline does: that is no business of a trio Stream's, and meant for whoever has set
+        it.
+        """
+        try:
+            yield
         except TimeoutError:
             raise
         except OSError as exc:
             self._check_open()
             raise trio.BrokenResourceError from exc
 
-    async def wait_send_all_might_not_block(self) -> None:
-        await trio.lowlevel.checkpoint()
+    def _check_sendable(self) -> None:
         self._check_open()
-        if self._unsent is not None:
-            await self.flush()
-
-    async def send_eof(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if self._fd == -1:
-            return
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the peer has closed first: it needs no telling
+        if self._sent_eof:
+            raise trio.ClosedResourceError("the sending side of the connection is closed")
+        if self._unsent is not None or self._writer is not None:
+            raise trio.BusyResourceError("another task is writing to this connection")
 
     async def aclose(self) -> None:
         self.close()
@@ -356,3 +381,11 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     def _check_open(self) -> None:
         if self._fd == -1:
             raise trio.ClosedResourceError(_CLOSED)
+
+
+def _has_room(fd: int) -> bool:
+    if sys.platform == "win32":
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(0))

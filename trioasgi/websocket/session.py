@@ -433,10 +433,8 @@ class WebSocketSession:
         if self.state is _OPEN:
             if now >= self._ping_at:
                 self._ping(now)
-            elif now >= self._pong_by and not self._queue_is_full:
-                # (With a full queue it is us who do not read; the pong may have been there for long.)
-                self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
-                self._channel.interrupt_read()
+            elif now >= self._pong_by:
+                self._miss_pong(now)
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
@@ -455,6 +453,14 @@ class WebSocketSession:
             self._plan_ping()
         if not self._put(encode_control(Opcode.PING)):
             settings.keepalive.start(self._flush_quietly)
+
+    def _miss_pong(self, now: float) -> None:
+        if self._queue_is_full:
+            # It is us who do not read: the pong may be there, behind messages that nobody wants yet.
+            self._pong_by = now + self._settings.ping_timeout
+        else:
+            self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
+            self._channel.interrupt_read()
 
     def _plan_ping(self) -> None:
         interval = self._settings.ping_interval
