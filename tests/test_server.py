@@ -499,9 +499,6 @@ def test_our_own_failure_reaches_nobody_else(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
-@pytest.mark.xfail(
-    strict=True, reason="an error while a connection is given its stream ends the accepting task, and all"
-)
 def test_a_connection_that_finds_no_room_on_the_hub_reaches_nobody_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
