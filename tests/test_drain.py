@@ -57,24 +57,21 @@ def test_idle_connections_are_closed_at_once(codec: str) -> None:
     run(main)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a connection on which nothing has been sent yet is not woken: it holds up the drain"
-)
 @both_codecs
-def test_connections_that_have_sent_nothing_are_closed_at_once(codec: str) -> None:
-    """Browsers open connections ahead of need."""
+def test_connections_that_have_sent_nothing_are_closed_soon(codec: str) -> None:
+    """Browsers open connections ahead of need; a request may be on its way, and gets a moment."""
 
     async def main() -> None:
         with logged() as log:
             async with (
-                serving(Lived(), http=codec, timeout_graceful_shutdown=2) as server,
+                serving(Lived(), http=codec) as server,
                 connected(server) as silent,
                 connected(server) as client,
             ):
                 await client.get(request("/"))  # the one before it was accepted as well
                 started = trio.current_time()
                 await server.drain()
-                assert trio.current_time() - started < 1
+                assert trio.current_time() - started < SOON
                 assert await silent.is_closed()
             log.expect_no_errors()
 
@@ -103,10 +100,6 @@ def test_busy_connections_finish(codec: str) -> None:
     run(main)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="listening sockets stay open, and clients wait in their queue, until the drain is over",
-)
 def test_new_connections_are_refused_while_busy_ones_finish() -> None:
     async def main() -> None:
         app = Lived()

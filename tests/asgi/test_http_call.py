@@ -10,6 +10,7 @@ import trio.testing
 
 from tests.support.http import (
     Calls,
+    Client,
     connected,
     listening,
     on_trio,
@@ -143,6 +144,28 @@ async def test_what_arrives_while_it_waits_is_the_next_request(codec: str) -> No
         assert [(await client.response()).body for _ in range(2)] == [b"/a", b"/b"]
 
 
+@pytest.mark.xfail(reason="a receive() that waits for the body outlives the response", strict=True)
+@on_trio
+async def test_a_wait_for_the_body_ends_with_the_response(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def listen() -> None:
+            ended.append(((await receive())["type"], trio.current_time()))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            await trio.sleep(1)
+            await respond(send, b"ok")
+            sent.append(trio.current_time())
+
+    ended: list[tuple[str, float]] = []
+    sent: list[float] = []
+    async with serving(app, codec) as client:
+        await client.send(request("/", "Content-Length: 3"))
+        assert (await client.response()).body == b"ok"
+        await trio.sleep(1)
+        assert ended == [("http.disconnect", at) for at in sent]
+
+
 # A client that has gone
 
 
@@ -268,3 +291,41 @@ def test_requests_beyond_the_limit_get_503(codec: str) -> None:
                 assert (await third.get(request("/"))).status == 200
 
     trio.run(main)
+
+
+# A send that the application gives up waiting for
+
+
+@pytest.mark.parametrize("last", [True, False])
+@on_trio
+async def test_a_send_that_is_cancelled_never_leaves_a_hole(codec: str, last: bool) -> None:
+    """All of it arrives later, or the client can tell that something is missing."""
+    size = 1_000_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"%d" % size)] if last else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        with trio.move_on_after(1):
+            await send({"type": "http.response.body", "body": b"a" * size, "more_body": not last})
+        if not last:
+            await send({"type": "http.response.body", "body": b""})
+
+    async with serving(app, codec, pair=trio.testing.lockstep_stream_pair()) as client:
+        await client.send(request("/"))
+        # The head, and the beginning of the body.
+        first = bytes(await client.stream.receive_some(5000)) + bytes(await client.stream.receive_some(5000))
+        await trio.sleep(2)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_and_bear_it, client, request("/next"))
+            data = first + await client.rest()
+    whole = b"a" * size if last else b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"a" * size)
+    head, _, body = data.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert body.startswith(whole) or (b"HTTP/1.1" not in body and not body.endswith(b"0\r\n\r\n"))
+
+
+async def send_and_bear_it(client: Client, data: bytes) -> None:
+    try:
+        await client.send(data)
+    except trio.BrokenResourceError:
+        pass

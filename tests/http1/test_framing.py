@@ -182,6 +182,15 @@ async def test_an_application_that_hides_a_wrong_length_does_not_get_away(codec:
 
 
 @on_trio
+async def test_the_upgrade_that_a_426_must_name_is_sent(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, status=426, headers=[(b"upgrade", b"foo"), (b"content-length", b"0")])
+
+    async with serving(app, codec) as client:
+        assert (await client.get(request("/")))["upgrade"] == b"foo"
+
+
+@on_trio
 async def test_the_head_is_as_it_should_be(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(

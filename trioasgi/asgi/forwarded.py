@@ -58,7 +58,8 @@ _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3)."""
 
 _TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - a grammar's token
-_PAIR: Final = re.compile(rf'({_TOKEN})=(?:({_TOKEN})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")')
+_VALUE: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+"  # with what strictly has to be quoted, and often is not
+_PAIR: Final = re.compile(rf'({_TOKEN})=(?:({_VALUE})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")')
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 

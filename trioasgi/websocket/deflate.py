@@ -156,11 +156,13 @@ class Inflater:
             if room < 0:
                 raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
             pieces.append(piece)
-            if not stream.eof:
+            if stream.eof:
+                # A block that says it is the last one (RFC 7692, 7.2.3.4); what follows is a stream of its
+                # own.
+                data = stream.unused_data
+                self._stream = None
+            if not stream.eof or data == _TAIL:
                 return piece if len(pieces) == 1 else b"".join(pieces)
-            # A block that says it is the last one (RFC 7692, 7.2.3.4); what follows is a stream of its own.
-            data = stream.unused_data
-            self._stream = None
 
 
 class Deflater:

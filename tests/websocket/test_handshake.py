@@ -1,0 +1,183 @@
+"""The opening handshake by its rules, and permessage-deflate as it is agreed on."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.websocket import ACCEPT, KEY
+from trioasgi.websocket.deflate import Deflate, negotiate
+from trioasgi.websocket.handshake import Handshake, HandshakeError, accept_key, read_handshake
+
+Header = tuple[bytes, bytes]
+
+
+def fields(**changes: bytes | None) -> list[Header]:
+    """The header fields of a good handshake, changed."""
+    good: dict[str, bytes | None] = {
+        "host": b"example.org",
+        "upgrade": b"websocket",
+        "connection": b"Upgrade",
+        "sec_websocket_key": KEY.encode(),
+        "sec_websocket_version": b"13",
+    }
+    good.update(changes)
+    return [(name.replace("_", "-").encode(), value) for name, value in good.items() if value is not None]
+
+
+def refused(headers: list[Header], method: str = "GET") -> HandshakeError:
+    with pytest.raises(HandshakeError) as caught:
+        read_handshake(method, headers)
+    return caught.value
+
+
+def test_accept_key() -> None:
+    assert accept_key(KEY.encode()) == ACCEPT
+
+
+def test_a_good_one() -> None:
+    handshake = read_handshake("GET", fields(sec_websocket_protocol=b"chat, superchat"))
+    assert handshake == Handshake(KEY.encode(), ("chat", "superchat"), ())
+    assert handshake.response("chat", None) == [
+        (b"sec-websocket-accept", ACCEPT),
+        (b"sec-websocket-protocol", b"chat"),
+    ]
+
+
+def test_subprotocols_of_several_fields_are_one_list() -> None:
+    headers = [*fields(), (b"sec-websocket-protocol", b"a,,b"), (b"sec-websocket-protocol", b"c ,")]
+    assert read_handshake("GET", headers).subprotocols == ("a", "b", "c")
+
+
+@pytest.mark.parametrize("version", [None, b"", b"12", b"14", b"8", b"13, 8", b"013", b"\xff"])
+def test_another_version(version: bytes | None) -> None:
+    error = refused(fields(sec_websocket_version=version))
+    assert error.status == 426
+    assert (b"sec-websocket-version", b"13") in error.headers
+
+
+def test_a_version_given_twice() -> None:
+    assert refused([*fields(), (b"sec-websocket-version", b"13")]).status == 426
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        None,
+        b"",
+        b"short",
+        b"dGhlIHNhbXBsZSBub25jZQ",
+        b"dGhlIHNhbXBsZSBub25jZQ==\xff",
+        b"dGhlIHNhbXBsZSBub25j",
+        b"dGhlIHNhbXBsZSBub25jZTE3",
+        b"dGhl IHNhbXBsZSBub25jZQ==",
+        b"\xe4" * 24,
+    ],
+)
+def test_a_bad_key(key: bytes | None) -> None:
+    error = refused(fields(sec_websocket_key=key))
+    assert error.status == 400
+    assert "Sec-WebSocket-Key" in error.reason
+
+
+def test_two_keys() -> None:
+    assert refused([*fields(), (b"sec-websocket-key", KEY.encode())]).status == 400
+
+
+def test_another_method() -> None:
+    assert refused(fields(), "POST").status == 400
+
+
+@pytest.mark.parametrize("headers", [{"content_length": b"5"}, {"transfer_encoding": b"chunked"}])
+def test_a_body(headers: dict[str, bytes]) -> None:
+    error = refused(fields(**headers))
+    assert (error.status, error.reason) == (400, "a WebSocket handshake has no body")
+
+
+def test_no_body_and_said_so() -> None:
+    read_handshake("GET", fields(content_length=b"0"))
+
+
+@pytest.mark.parametrize("value", [b"a b", b"\xff", b"chat;x", b'"chat"'])
+def test_a_bad_subprotocol(value: bytes) -> None:
+    assert refused(fields(sec_websocket_protocol=value)).status == 400
+
+
+AGREED = {
+    b"permessage-deflate": Deflate(server_bits=12),
+    b"permessage-deflate; client_max_window_bits": Deflate(12, 12, answers_client_bits=True),
+    b"permessage-deflate; client_max_window_bits=10": Deflate(12, 10, answers_client_bits=True),
+    b'permessage-deflate; client_max_window_bits="15"': Deflate(12, 12, answers_client_bits=True),
+    b"permessage-deflate;server_max_window_bits=9": Deflate(9),
+    b"permessage-deflate ; server_no_context_takeover": Deflate(12, server_no_context_takeover=True),
+    b"Permessage-Deflate; client_no_context_takeover": Deflate(12, client_no_context_takeover=True),
+    b"x-webkit-deflate-frame, permessage-deflate": Deflate(12),
+    b"permessage-deflate; server_max_window_bits=8, permessage-deflate": Deflate(12),
+    b"permessage-deflate; unknown=1, permessage-deflate; server_max_window_bits=10": Deflate(10),
+    b'other; a="b"; c, permessage-deflate': Deflate(12),
+}
+
+DECLINED = [
+    b"",
+    b"other",
+    b"permessage-deflate2",
+    b"permessage-deflate; server_max_window_bits",
+    b"permessage-deflate; server_max_window_bits=",
+    b"permessage-deflate; server_max_window_bits=8",
+    b"permessage-deflate; server_max_window_bits=16",
+    b"permessage-deflate; server_max_window_bits=x",
+    b"permessage-deflate; server_max_window_bits=010",
+    b"permessage-deflate; server_max_window_bits=10; server_max_window_bits=11",
+    b"permessage-deflate; client_max_window_bits=7",
+    b"permessage-deflate; client_max_window_bits=99999999999999999999",
+    b"permessage-deflate; client_max_window_bits=\xb2",
+    b"permessage-deflate; client_no_context_takeover=1",
+    b"permessage-deflate; server_no_context_takeover=true",
+    b"permessage-deflate; unknown",
+    b"permessage-deflate; =1",
+    b"permessage-deflate;",
+    b";;;, permessage-deflate",
+    b"\xff, permessage-deflate",
+]
+
+
+@pytest.mark.parametrize("offer", AGREED)
+def test_agreed(offer: bytes) -> None:
+    assert negotiate([offer]) == AGREED[offer]
+
+
+@pytest.mark.parametrize("offer", DECLINED)
+def test_declined(offer: bytes) -> None:
+    assert negotiate([offer]) is None
+
+
+def test_offers_of_several_fields_are_one_list() -> None:
+    assert negotiate([b"other", b"permessage-deflate"]) == Deflate(12)
+
+
+def test_what_is_answered() -> None:
+    agreed = Deflate(10, 11, True, True, True)
+    assert agreed.response == (
+        b"permessage-deflate; server_no_context_takeover; client_no_context_takeover; "
+        b"server_max_window_bits=10; client_max_window_bits=11"
+    )
+    # RFC 7692, 7.1.2.2: not to be answered where it was not offered.
+    assert Deflate(12).response == b"permessage-deflate; server_max_window_bits=12"
+
+
+def test_nothing_is_agreed_where_it_is_not_wanted() -> None:
+    handshake = read_handshake("GET", fields(sec_websocket_extensions=b"permessage-deflate"))
+    assert handshake.agree(deflate=True) is not None
+    assert handshake.agree(deflate=False) is None
+
+
+@given(value=st.binary(max_size=200) | st.text(alphabet='permsag-dflt;=," 0123', max_size=80).map(str.encode))
+@settings(max_examples=300, deadline=None)
+def test_no_offer_raises(value: bytes) -> None:
+    negotiate([value, b"permessage-deflate; " + value])
+
+
+def test_a_long_offer_is_read_in_time() -> None:
+    negotiate([b"permessage-deflate;a" + b" " * 30000 + b"x", b"a" * 30000 + b";" * 30000])
+    negotiate([b"permessage-deflate" + b";a=b" * 15000 + b"\xff"])

@@ -1,0 +1,297 @@
+"""What bytes amount to, on both codecs: messages, control frames, and what is wrong with the rest."""
+
+from __future__ import annotations
+
+import tracemalloc
+import zlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.support.websocket import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PONG,
+    TEXT,
+    WEBSOCKET_CODECS,
+    close,
+    close_payload,
+    frame,
+)
+from trioasgi.server import websocket_codec_factory
+from trioasgi.websocket.deflate import Deflate, Inflater
+from trioasgi.websocket.frames import FrameError
+from trioasgi.websocket.messages import Close, Event, MessageReader, Ping, Pong
+
+MAX_SIZE = 1000
+
+AGREED = Deflate(server_bits=12, client_bits=12, answers_client_bits=True)
+
+
+def reader(codec: str, *, deflate: Deflate | None = None, max_size: int = MAX_SIZE) -> MessageReader:
+    made = websocket_codec_factory(codec)(deflate=deflate is not None, room=max_size)
+    return MessageReader(made, max_size, Inflater(deflate) if deflate else None)
+
+
+def read(messages: MessageReader, *pieces: bytes) -> list[Event | int]:
+    """What comes out; the code of the error comes last, and nothing is read after it."""
+    events: list[Event | int] = []
+    try:
+        for piece in pieces:
+            messages.feed(piece)
+            while (event := messages.next_event()) is not None:
+                events.append(event)
+    except FrameError as error:
+        assert error.reason
+        events.append(int(error.code))
+    return events
+
+
+def deflated(data: bytes, *, final: bool = False) -> bytes:
+    compressor = zlib.compressobj(wbits=-12)
+    if final:
+        return compressor.compress(data) + compressor.flush(zlib.Z_FINISH)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+MAX_CONTROL = b"x" * 125
+
+GOOD = {
+    "text": (frame(TEXT, "Käse".encode()), ["Käse"]),
+    "empty text": (frame(TEXT), [""]),
+    "binary": (frame(BINARY, b"\x00\xff"), [b"\x00\xff"]),
+    "empty binary": (frame(BINARY), [b""]),
+    "126 bytes": (frame(BINARY, b"x" * 126), [b"x" * 126]),
+    "the largest": (frame(TEXT, b"x" * MAX_SIZE), ["x" * MAX_SIZE]),
+    "two": (frame(TEXT, b"a") + frame(BINARY, b"b"), ["a", b"b"]),
+    "fragments": (
+        frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"b", fin=False) + frame(CONTINUATION, b"c"),
+        ["abc"],
+    ),
+    "empty fragments": (
+        frame(TEXT, fin=False) + frame(CONTINUATION, fin=False) + frame(CONTINUATION),
+        [""],
+    ),
+    "the largest in fragments": (
+        frame(BINARY, b"x" * 600, fin=False) + frame(CONTINUATION, b"y" * 400),
+        [b"x" * 600 + b"y" * 400],
+    ),
+    "a character in two fragments": (
+        frame(TEXT, b"K\xc3", fin=False) + frame(CONTINUATION, b"\xa4se"),
+        ["Käse"],
+    ),
+    "a ping within a message": (
+        frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONTINUATION, b"b"),
+        [Ping(b"p"), "ab"],
+    ),
+    "the largest ping": (frame(PING, MAX_CONTROL), [Ping(MAX_CONTROL)]),
+    "a pong nobody asked for": (frame(PONG, b"p"), [Pong(b"p")]),
+    "close": (close(1000, "gut"), [Close(1000, "gut")]),
+    "close without a code": (frame(CLOSE), [Close(1005, "")]),
+    "close with the longest reason": (close(3000, "x" * 123), [Close(3000, "x" * 123)]),
+}
+
+BAD = {
+    "RSV1": (frame(TEXT, b"x", rsv=4), 1002),
+    "RSV2": (frame(TEXT, b"x", rsv=2), 1002),
+    "RSV3": (frame(TEXT, b"x", rsv=1), 1002),
+    "all reserved bits": (frame(BINARY, b"x", rsv=7), 1002),
+    "RSV1 on a ping": (frame(PING, rsv=4), 1002),
+    "RSV2 on a close": (frame(CLOSE, close_payload(1000), rsv=2), 1002),
+    **{f"opcode {opcode}": (frame(opcode, b"x"), 1002) for opcode in (3, 4, 5, 6, 7, 11, 12, 13, 14, 15)},
+    "not masked": (frame(TEXT, b"x", mask=None), 1002),
+    "not masked, and long": (frame(TEXT, b"x" * 200, mask=None), 1002),
+    "a fragmented ping": (frame(PING, b"x", fin=False), 1002),
+    "a fragmented close": (frame(CLOSE, close_payload(1000), fin=False), 1002),
+    "a long ping": (frame(PING, b"x" * 126), 1002),
+    "a long close": (frame(CLOSE, close_payload(1000, "x" * 124)), 1002),
+    "two bytes of length where one would do": (frame(BINARY, b"x" * 125, size=2), 1002),
+    "eight bytes of length where two would do": (frame(BINARY, b"x" * 200, size=8), 1002),
+    "the highest bit of the length": (frame(BINARY, length=1 << 63, size=8), 1002),
+    "nothing to continue": (frame(CONTINUATION, b"x"), 1002),
+    "a message within another": (frame(TEXT, b"x", fin=False) + frame(TEXT, b"y"), 1002),
+    "a close of one byte": (frame(CLOSE, b"\x03"), 1002),
+    "too long for one frame": (frame(BINARY, b"x" * (MAX_SIZE + 1)), 1009),
+    "too long, by its header alone": (frame(TEXT, length=MAX_SIZE + 1), 1009),
+    "too long in fragments": (frame(TEXT, b"x" * 900, fin=False) + frame(CONTINUATION, length=101), 1009),
+    "far too long": (frame(BINARY, length=(1 << 63) - 1), 1009),
+    "an invalid byte": (frame(TEXT, b"\xff"), 1007),
+    "a cut character": (frame(TEXT, b"\xc3"), 1007),
+    "a surrogate": (frame(TEXT, b"\xed\xa0\x80"), 1007),
+    "above the last code point": (frame(TEXT, b"\xf4\x90\x80\x80"), 1007),
+    "an overlong form": (frame(TEXT, b"\xc0\xaf"), 1007),
+    "an invalid byte in a fragment": (frame(TEXT, b"ok\xff", fin=False), 1007),
+    "a character cut by the end": (frame(TEXT, b"\xce", fin=False) + frame(CONTINUATION), 1007),
+    "a reason that is not UTF-8": (frame(CLOSE, b"\x03\xe8\xff"), 1007),
+}
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good(codec: str, name: str) -> None:
+    data, expected = GOOD[name]
+    assert read(reader(codec), data) == expected
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad(codec: str, name: str) -> None:
+    data, code = BAD[name]
+    assert read(reader(codec), data) == [code]
+
+
+def test_nothing_to_continue_any_more(codec: str) -> None:
+    data = frame(TEXT, fin=False) + frame(CONTINUATION) + frame(CONTINUATION)
+    assert read(reader(codec), data) == ["", 1002]
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_behind_something_good(codec: str, name: str) -> None:
+    data, code = BAD[name]
+    assert read(reader(codec), frame(PING, b"1") + frame(TEXT, b"2") + data) == [Ping(b"1"), "2", code]
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999])
+def test_close_codes_that_may_be_sent(codec: str, code: int) -> None:
+    assert read(reader(codec), close(code)) == [Close(code, "")]
+
+
+@pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535])
+def test_close_codes_that_may_not(codec: str, code: int) -> None:
+    assert read(reader(codec), close(code)) == [1002]
+
+
+@pytest.mark.parametrize("name", [*GOOD, *BAD])
+def test_byte_by_byte(codec: str, name: str) -> None:
+    data, expected = {**GOOD, **{key: (bad, [code]) for key, (bad, code) in BAD.items()}}[name]
+    assert read(reader(codec), *(data[i : i + 1] for i in range(len(data)))) == expected
+
+
+@given(
+    messages=st.lists(
+        st.one_of(st.text(max_size=300), st.binary(max_size=300)).flatmap(
+            lambda message: st.tuples(st.just(message), st.lists(st.integers(0, 400), max_size=4))
+        ),
+        max_size=4,
+    ),
+    cuts=st.lists(st.integers(0, 2000), max_size=8),
+    mask=st.binary(min_size=4, max_size=4),
+)
+@settings(max_examples=60, deadline=None)
+def test_any_fragments_in_any_pieces(
+    messages: list[tuple[str | bytes, list[int]]], cuts: list[int], mask: bytes
+) -> None:
+    data = b""
+    for message, places in messages:
+        raw = message.encode() if isinstance(message, str) else message
+        bounds = [0, *sorted(place for place in places if place <= len(raw)), len(raw)]
+        for index, (start, end) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            opcode = CONTINUATION if index else TEXT if isinstance(message, str) else BINARY
+            data += frame(opcode, raw[start:end], fin=index == len(bounds) - 2, mask=mask)
+            data += frame(PING)
+    edges = [0, *sorted(cut for cut in cuts if cut <= len(data)), len(data)]
+    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    for codec in WEBSOCKET_CODECS:
+        events = [event for event in read(reader(codec), *pieces) if event != Ping(b"")]
+        assert events == [message for message, _ in messages]
+
+
+@given(data=st.binary(max_size=200), cut=st.integers(0, 200))
+@settings(max_examples=200, deadline=None)
+def test_garbage_means_the_same_on_both(data: bytes, cut: int) -> None:
+    first, second = (read(reader(codec, deflate=AGREED), data[:cut], data[cut:]) for codec in WEBSOCKET_CODECS)
+    if first != second:
+        # Both have found a fault, in the same place, and may differ in which one they name.
+        assert first[:-1] == second[:-1]
+        assert {type(first[-1]), type(second[-1])} == {int}
+
+
+# Compression
+
+
+def test_compressed(codec: str) -> None:
+    messages = reader(codec, deflate=AGREED)
+    text = "Käse " * 100
+    compressed = deflated(text.encode())
+    assert read(messages, frame(TEXT, compressed, rsv=4), frame(TEXT, b"plain")) == [text, "plain"]
+
+
+def test_compressed_in_fragments(codec: str) -> None:
+    compressed = deflated(b"x" * 900)
+    half = len(compressed) // 2
+    first = frame(BINARY, compressed[:half], fin=False, rsv=4)
+    rest = frame(CONTINUATION, compressed[half:], fin=False) + frame(PING) + frame(CONTINUATION)
+    assert read(reader(codec, deflate=AGREED), first + rest) == [Ping(b""), b"x" * 900]
+
+
+def test_the_window_is_kept_between_messages(codec: str) -> None:
+    compressor = zlib.compressobj(wbits=-12)
+    messages = reader(codec, deflate=AGREED)
+    for _ in range(3):
+        data = (compressor.compress(b"abcdefghijklmnop") + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        assert read(messages, frame(BINARY, data, rsv=4)) == [b"abcdefghijklmnop"]
+
+
+def test_the_window_is_forgotten_where_it_was_agreed(codec: str) -> None:
+    messages = reader(codec, deflate=Deflate(client_no_context_takeover=True))
+    for _ in range(2):
+        assert read(messages, frame(TEXT, deflated(b"hello"), rsv=4)) == ["hello"]
+
+
+@pytest.mark.parametrize("end", [b"", b"\x00"])
+def test_a_block_that_says_it_is_the_last(codec: str, end: bytes) -> None:
+    """RFC 7692, 7.2.3.4"""
+    messages = reader(codec, deflate=AGREED)
+    data = deflated(b"hello", final=True) + end
+    assert read(messages, frame(TEXT, data, rsv=4)) == ["hello"]
+    assert read(messages, frame(TEXT, deflated(b"again"), rsv=4)) == ["again"]
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(CONTINUATION, b"x", rsv=4), 1002),
+        (frame(TEXT, b"x", fin=False) + frame(CONTINUATION, b"x", rsv=4), 1002),
+        (frame(PING, b"x", rsv=4), 1002),
+        (frame(TEXT, b"x", rsv=2), 1002),
+        (frame(TEXT, b"x", rsv=6), 1002),
+        (frame(TEXT, b"\xff\xff\xff", rsv=4), 1007),
+        (frame(TEXT, deflated(b"\xff"), rsv=4), 1007),
+        (frame(BINARY, deflated(b"x" * (MAX_SIZE + 1)), rsv=4), 1009),
+        (frame(BINARY, b"x" * (MAX_SIZE + 1)), 1009),
+        (frame(BINARY, length=10 * MAX_SIZE, rsv=4), 1009),
+    ],
+)
+def test_bad_compressed(codec: str, data: bytes, code: int) -> None:
+    assert read(reader(codec, deflate=AGREED), data) == [code]
+
+
+def test_what_cannot_be_compressed_may_still_be_as_long_as_any(codec: str) -> None:
+    noise = bytes(range(256)) * 4
+    noise = bytes((byte * 7919 + index * 104729) % 256 for index, byte in enumerate(noise))[:MAX_SIZE]
+    compressed = deflated(noise)
+    assert read(reader(codec, deflate=AGREED), frame(BINARY, compressed, rsv=4)) == [noise]
+
+
+def test_a_bomb_is_not_inflated(codec: str) -> None:
+    compressor = zlib.compressobj(9, wbits=-12)
+    zeros = bytes(1 << 20)
+    bomb = b"".join(compressor.compress(zeros) for _ in range(64)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert len(bomb) < 200_000
+    messages = reader(codec, deflate=AGREED, max_size=1 << 20)
+    tracemalloc.start()
+    try:
+        assert read(messages, frame(BINARY, bomb[:-4], rsv=4)) == [1009]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
+
+
+def test_a_long_message_is_read_as_it_comes(codec: str) -> None:
+    """A fault in what has come is found before the rest has."""
+    messages = reader(codec)
+    head = frame(TEXT, b"", length=900)[:-4]
+    assert read(messages, head + b"\x00\x00\x00\x00" + b"ok") == []
+    assert read(messages, b"\xff") == [1007]
