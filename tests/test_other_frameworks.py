@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import gc
-import importlib
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import anyio
@@ -20,7 +19,9 @@ from quart import Response
 from quart import request as quart_request
 from quart_trio import QuartTrio
 
+from tests.support.client import get
 from tests.support.http import CODECS, request
+from tests.support.processes import start_server
 from tests.support.sockets import SOON, connected, logged, run, served
 from trioasgi import Server
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
@@ -205,29 +206,26 @@ def test_an_application_that_calls_asyncio_is_told_so(codec: str) -> None:
     run(main)
 
 
+DJANGO = """
+import django
+from django.conf import settings
+from django.core.handlers.asgi import ASGIHandler
+
+settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="site_of_django", SECRET_KEY="test", USE_TZ=True)
+django.setup()
+
+urlpatterns = []
+app = ASGIHandler()
+"""
+
+
 @pytest.mark.skipif(importlib.util.find_spec("django") is None, reason="django is not installed")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what Django then leaves open
 @both_codecs
-def test_django_is_told_its_ways_out(codec: str) -> None:
-    # By name: it is not always there, and has no types.
-    django = importlib.import_module("django")
-    settings = importlib.import_module("django.conf").settings
-    handler = importlib.import_module("django.core.handlers.asgi").ASGIHandler
-    if not settings.configured:
-        settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF=__name__, SECRET_KEY="test", USE_TZ=True)
-        django.setup()
-
-    async def main() -> None:
-        with logged() as log:
-            app = cast("ASGIApp", handler())
-            async with served(app, http=codec) as server, connected(server) as client:
-                assert (await client.get(request())).status == 500
-                line = await log.wait_for("calls asyncio directly")
-                assert "get_wsgi_application" in line
-
-    run(main)
-    gc.collect()  # while its warnings are ignored
-
-
-urlpatterns: list[object] = []
-"""Django's ROOT_URLCONF is this module."""
+def test_django_is_told_its_ways_out(codec: str, tmp_path: Path) -> None:
+    (tmp_path / "site_of_django.py").write_text(DJANGO)
+    with start_server("site_of_django:app", "--http", codec, cwd=tmp_path) as server:
+        for _ in range(2):
+            assert get(server.url()).status == 500
+        line = server.wait_for("calls asyncio directly.*")[0]
+        assert "get_wsgi_application" in line
+        assert server.stop() == 0

@@ -319,6 +319,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option("Random number added to that.", Group.LIMITS, metavar="N"),
     ] = 0
 
+    limit_body_rate: Annotated[
+        Count,
+        option("Least speed of a body; 0: any.", Group.LIMITS, metavar="BYTES/S"),
+    ] = 0
+
+    request_timeout: Annotated[
+        Seconds,
+        option("A response may take; 0: any time.", Group.TIMEOUTS, metavar="S"),
+    ] = 0.0
+    cancel_on_disconnect: Annotated[
+        bool,
+        option("End calls whose client has gone.", Group.HTTP),
+    ] = False
+    disconnect_grace: Annotated[
+        Seconds,
+        option("Until such a call is cancelled.", Group.TIMEOUTS, metavar="S"),
+    ] = 1.0
     timeout_keep_alive: Annotated[
         Seconds,
         option("An idle connection is kept.", Group.TIMEOUTS, metavar="S"),

@@ -97,6 +97,8 @@ def ask(server: ServerProcess, path: str = "/", *, port: int | None = None) -> R
 
 def ask_unix(path: Path) -> Reply:
     """GET over a Unix socket."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     connection = http.client.HTTPConnection("localhost", timeout=PATIENCE)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -52,6 +52,13 @@ def has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
+def unix_socket() -> socket.socket:
+    """A Unix stream socket, for the tests that Windows skips."""
+    if sys.platform == "win32":
+        raise NotImplementedError
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
 def read_umask() -> int:
     umask = os.umask(0o077)
     os.umask(umask)
@@ -242,7 +249,7 @@ def test_a_unix_socket_has_the_mode_it_was_given(mode: str, tmp_path: Path) -> N
 @unix_only
 def test_a_unix_socket_that_a_killed_server_has_left_is_replaced(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as killed:
+    with unix_socket() as killed:
         killed.bind(str(path))
         killed.listen()
     assert path.exists()
@@ -313,7 +320,7 @@ def test_an_inherited_socket() -> None:
 @unix_only
 def test_an_inherited_unix_sockets_file_is_left_to_its_maker(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as parent:
+    with unix_socket() as parent:
         parent.bind(str(path))
         parent.listen()
         with listening(f"fd:{parent.fileno()}") as [sock]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,7 +49,12 @@ FIRST_REQUEST_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class HTTP1Settings:
-    """What is the same for all HTTP/1 connections of a worker. Times are in seconds."""
+    """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
+
+    `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how
+    long a response may take (0: any time), and `disconnect_grace` how long a call goes on when its client
+    has gone (None: as long as it likes).
+    """
 
     codec: Callable[[], Codec]
     limits: Limits
@@ -57,6 +63,9 @@ class HTTP1Settings:
     timeout_headers: float
     timeout_body: float
     timeout_write: float
+    body_rate: int
+    request_timeout: float
+    disconnect_grace: float | None
     access_log: AccessLog | None
 
 
@@ -115,6 +124,8 @@ class HTTP1Connection:
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
             channel.on_unattended(self._hand_over)
+        if settings.disconnect_grace is not None:
+            channel.on_hung_up(self._give_up_later)
 
     async def run(self) -> bool:
         """Serve until the connection is to be closed, which is left to the caller.
@@ -137,6 +148,7 @@ class HTTP1Connection:
         timeout = self.settings.timeout_headers if self.phase is _NEW else keep_alive
         deadline = self.channel.now() + timeout
         handler = self._handler
+        request_timeout = self.settings.request_timeout
         turn = self._turn
         while True:
             request = await self._next_request(deadline)
@@ -144,6 +156,8 @@ class HTTP1Connection:
                 return True
             self.phase = _BUSY
             self._exchange = exchange = HTTP1Exchange(self, request)
+            if request_timeout and self.scope is not None:
+                self.scope.deadline = trio.current_time() + request_timeout
             await handler(exchange)
             if turn != self._turn:
                 return False
@@ -166,6 +180,25 @@ class HTTP1Connection:
             self._turn += 1
             self.phase = _IDLE
             self._on_handover(self)
+
+    def response_over(self) -> None:
+        """The response is complete, or lost: from here on no deadline is set to the application."""
+        if self.scope is not None and self.scope.deadline != math.inf:
+            self.scope.deadline = math.inf
+
+    def _give_up_later(self) -> None:
+        """The client has gone: what the application does for it is cancelled after the grace, but nothing
+        else that it may do.
+        """
+        exchange, scope, grace = self._exchange, self.scope, self.settings.disconnect_grace
+        if (
+            self.phase is _BUSY
+            and exchange is not None
+            and not exchange.over
+            and scope is not None
+            and grace is not None
+        ):
+            scope.deadline = min(scope.deadline, trio.current_time() + grace)
 
     async def _answer_cancelled(self, *, late: bool) -> None:
         """The exchange's cancel scope was cancelled, by its deadline or by the application: that was its

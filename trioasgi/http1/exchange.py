@@ -56,6 +56,26 @@ _BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
 
 
+class Pace:
+    """Holds a body to its least speed: so much patience is left with its sender, in seconds of waiting.
+
+    Waiting alone counts, not what the application takes for itself; and everybody gets some patience to
+    begin with.
+    """
+
+    __slots__ = ("_rate", "patience")
+
+    GRACE: Final = 5.0
+
+    def __init__(self, rate: int) -> None:
+        self._rate = rate
+        self.patience = self.GRACE
+
+    def note(self, size: int, waited: float) -> None:
+        """So many bytes have come after so many seconds."""
+        self.patience = min(self.patience - waited + size / self._rate, self.GRACE)
+
+
 class HTTP1Exchange(Exchange):
     """One request and its response.
 
@@ -69,6 +89,7 @@ class HTTP1Exchange(Exchange):
         "_head",
         "_left",
         "_owes_continue",
+        "_pace",
         "_since_yield",
         "_trailers",
         "close_after",
@@ -93,15 +114,17 @@ class HTTP1Exchange(Exchange):
         self._left = 0
         self._since_yield = 0
         self._trailers = b""
+        self._pace: Pace | None = None
 
     # The request
 
     @property
     def disconnected(self) -> bool:
-        return self._over or self._connection.channel.hung_up
+        return self.over or self._connection.channel.hung_up
 
     @property
-    def _over(self) -> bool:
+    def over(self) -> bool:
+        """Is there nothing left to be sent?"""
         phase = self.phase
         return phase is _COMPLETE or phase is _REFUSED or phase is _FAILED
 
@@ -113,7 +136,7 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         reader = connection.reader
         while True:
-            if self._over:
+            if self.over:
                 raise ClientDisconnected("the exchange is over")
             try:
                 piece = reader.next_body()
@@ -143,8 +166,7 @@ class HTTP1Exchange(Exchange):
                     await channel.flush()
             data = channel.receive_nowait()
             if data is None:
-                channel.read_deadline = channel.now() + connection.settings.timeout_body
-                data = await channel.receive()
+                data = await self._wait_for_body()
         except TimeoutError as exc:
             error = Rule.BODY_TIMEOUT.error()
             self.fail(error.status, error.reason)
@@ -158,6 +180,20 @@ class HTTP1Exchange(Exchange):
             self.close_after = True
             raise ClientDisconnected("the client closed the connection within the body")
         connection.reader.receive_data(data)
+
+    async def _wait_for_body(self) -> bytes:
+        connection = self._connection
+        channel, settings = connection.channel, connection.settings
+        began = channel.now()
+        channel.read_deadline = began + settings.timeout_body
+        if not settings.body_rate:
+            return await channel.receive()
+        if self._pace is None:
+            self._pace = Pace(settings.body_rate)
+        channel.read_deadline = min(channel.read_deadline, began + self._pace.patience)
+        data = await channel.receive()
+        self._pace.note(len(data), channel.now() - began)
+        return data
 
     # The response
 
@@ -294,6 +330,7 @@ class HTTP1Exchange(Exchange):
 
     def _complete(self) -> None:
         self.phase = _COMPLETE
+        self._connection.response_over()
         self._connection.channel.release_watchers()
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
@@ -345,12 +382,12 @@ class HTTP1Exchange(Exchange):
     def fail(self, status: int, reason: str) -> None:
         if self.phase is _ENDING or (self.phase is _STARTED and not self._head):
             self.abort(reason)
-        elif not self._over:
+        elif not self.over:
             self._head = b""
             self._connection.refuse(RequestError(status, reason), self)
             self._connection.channel.release_watchers()
 
     def abort(self, reason: str) -> None:
-        if not self._over:
+        if not self.over:
             self._connection.log_limit(reason)
             self._lose()

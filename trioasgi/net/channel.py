@@ -122,6 +122,10 @@ class Channel(ABC):
         """Call `callback` each time that bytes, or the end, arrive while nobody waits for them."""
 
     @abstractmethod
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once when the peer is seen to hang up."""
+
+    @abstractmethod
     async def send_eof(self) -> None:
         """Say that nothing more will be sent, if the transport can say so; reading goes on."""
 
@@ -274,6 +278,9 @@ class StreamChannel(Channel):
     def on_unattended(self, callback: Callable[[], None]) -> None:
         """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
 
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        """Nothing tells of an unknown stream that its peer has gone: `callback` is not called."""
+
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             try:
@@ -346,6 +353,9 @@ class LayeredChannel(StreamChannel):
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
         self._transport.on_unattended(callback)
+
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        self._transport.on_hung_up(callback)
 
     def abort(self) -> None:
         super().abort()

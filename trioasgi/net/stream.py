@@ -49,6 +49,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     __slots__ = (
         "_callback",
         "_fd",
+        "_hang_up_callback",
         "_hub",
         "_hung_up",
         "_readable",
@@ -79,6 +80,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._watchers: trio.lowlevel.ParkingLot | None = None
         self._unsent: memoryview | None = None
         self._callback: Callable[[], None] | None = None
+        self._hang_up_callback: Callable[[], None] | None = None
         self.read_deadline = math.inf
         self.write_timeout = math.inf
         self._write_deadline = math.inf
@@ -100,9 +102,16 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             self._writable = True
             if self._writer is not None:
                 self._wake_writer(outcome.Value(None))
-        if flags & _HANGUP_EVENTS and not self._hung_up:
-            self._hung_up = True
-            self.release_watchers()
+        if flags & _HANGUP_EVENTS:
+            self._note_hang_up()
+
+    def _note_hang_up(self) -> None:
+        if self._hung_up:
+            return
+        self._hung_up = True
+        self.release_watchers()
+        if self._hang_up_callback is not None:
+            self._hang_up_callback()
 
     def on_deadline(self, now: float) -> None:
         """End the waits whose deadline has come by `now`."""
@@ -141,7 +150,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         if len(data) < size and not self._hung_up:
             self._readable = False
         if not data:
-            self._readable = self._hung_up = True
+            self._readable = True
+            self._note_hang_up()
         return data
 
     def unread(self, data: bytes) -> None:
@@ -284,6 +294,9 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
         self._callback = callback
+
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        self._hang_up_callback = callback
 
     def abort(self) -> None:
         if self._fd != -1:

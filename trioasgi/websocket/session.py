@@ -189,8 +189,9 @@ class WebSocketSession:
                     await self._take_control(event)
         except FrameError as error:
             self._fail(error.code, error.reason)
+        except TimeoutError:
+            pass  # we were interrupted: `state` says why
         except OSError:
-            # A time-out that is not the end is our own interruption, and `state` says why it came.
             self._note_broken()
         finally:
             self._receiving = False
@@ -222,7 +223,10 @@ class WebSocketSession:
         """
         if not self._channel.send_nowait(frame):
             with trio.CancelScope(shield=True):
-                await self._channel.flush()
+                try:
+                    await self._channel.flush()
+                except TimeoutError:
+                    self._stall()
 
     # Standing in for the application
 
@@ -234,6 +238,8 @@ class WebSocketSession:
                 await self._read_on()
         except FrameError as error:
             self._fail(error.code, error.reason)
+        except TimeoutError:
+            pass  # the application has come back, or it is over
         except OSError:
             self._note_broken()
         finally:
@@ -323,8 +329,7 @@ class WebSocketSession:
         try:
             await self._channel.flush()
         except TimeoutError as exc:
-            self._log("it took nothing for too long (--timeout-write)")
-            self._lose("the client stopped reading")
+            self._stall()
             raise ClientDisconnected("the client stopped reading") from exc
         except OSError as exc:
             self._note_broken()
@@ -400,6 +405,10 @@ class WebSocketSession:
         if self.state is _OPEN:
             self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
         self.state = _CLOSED
+
+    def _stall(self) -> None:
+        self._log("closed, as it took nothing for too long (--timeout-write)")
+        self._lose("the client stopped reading")
 
     def _note_broken(self) -> None:
         self._lose("the connection broke")

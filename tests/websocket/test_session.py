@@ -1,0 +1,536 @@
+"""An open WebSocket: pings, closing handshakes, what is read while the application does not."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from tests.support.http import Calls, on_trio
+from tests.support.websocket import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    ServerFrame,
+    accept,
+    close,
+    close_payload,
+    echo,
+    frame,
+    websocket,
+)
+from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.errors import ClientDisconnected
+
+DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
+
+
+class Held:
+    """An application that accepts, does nothing until `release` is set, and then receives up to the end."""
+
+    def __init__(self, then: Callable[[Send], Awaitable[None]] | None = None) -> None:
+        self.release = trio.Event()
+        self.done = trio.Event()
+        self.messages: list[Message] = []
+        self._then = then
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await self.release.wait()
+        if self._then is not None:
+            await self._then(send)
+        while not self.messages or self.messages[-1]["type"] != "websocket.disconnect":
+            self.messages.append(await receive())
+        self.done.set()
+
+
+def received(messages: list[Message]) -> list[object]:
+    """The messages' contents, and the code of a disconnect."""
+    return [message.get("text", message.get("bytes", message.get("code"))) for message in messages]
+
+
+# Messages
+
+
+@on_trio
+async def test_echo(codec: str) -> None:
+    async with websocket(echo, codec) as client:
+        await client.send(frame(TEXT, "Käse".encode()), frame(BINARY, b"\x00\xff"))
+        assert [await client.message(), await client.message()] == ["Käse", b"\x00\xff"]
+        for size in (0, 125, 126, 65535, 65536, 300_000):
+            await client.send(frame(BINARY, b"x" * size))
+            assert await client.message() == b"x" * size
+
+
+@on_trio
+async def test_a_frame_in_the_packet_of_the_handshake(codec: str) -> None:
+    from tests.support.http import serving
+    from tests.support.websocket import WebSocketClient
+
+    async with serving(echo, "h11", websocket=codec) as http:
+        client = WebSocketClient(http)
+        assert (await client.shake_hands(behind=frame(TEXT, b"early") + frame(PING, b"p"))).status == 101
+        assert await client.message() == "early"
+        assert await client.frame() == ServerFrame(PONG, b"p")
+
+
+@on_trio
+async def test_compressed_both_ways(codec: str) -> None:
+    async with websocket(echo, codec, DEFLATE) as client:
+        extension = client.response["sec-websocket-extensions"]
+        assert extension == b"permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"
+        compressor, inflater = zlib.compressobj(wbits=-12), zlib.decompressobj(-12)
+        for _ in range(3):
+            data = compressor.compress(b"hello world " * 100) + compressor.flush(zlib.Z_SYNC_FLUSH)
+            await client.send(frame(TEXT, data[:-4], rsv=4))
+            answer = await client.frame()
+            assert (answer.opcode, answer.rsv) == (TEXT, 4)
+            assert len(answer.payload) < 100
+            assert inflater.decompress(answer.payload + b"\x00\x00\xff\xff") == b"hello world " * 100
+        await client.send(frame(TEXT, b"plain"))
+        assert await client.message() == "plain"
+
+
+@on_trio
+async def test_compression_can_be_switched_off(codec: str) -> None:
+    async with websocket(echo, codec, DEFLATE, websocket_deflate=False) as client:
+        assert client.response["sec-websocket-extensions"] is None
+        await client.send(frame(TEXT, b"x", rsv=4))
+        assert await client.close_code() == 1002
+
+
+@on_trio
+async def test_text_in_fragments_of_64_bytes(codec: str) -> None:
+    """As Autobahn's 9.3 and 9.4: many small fragments are one message, within its limit."""
+    data = b"x" * 65536
+    pieces = [data[start : start + 64] for start in range(0, len(data), 64)]
+    frames = [
+        frame(0 if index else TEXT, piece, fin=index == len(pieces) - 1) for index, piece in enumerate(pieces)
+    ]
+    async with websocket(echo, codec) as client:
+        await client.send(*frames)
+        assert await client.message() == data.decode()
+
+
+# Failures
+
+
+@on_trio
+async def test_too_big(codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    calls = Calls(echo)
+    async with websocket(calls, codec, websocket_max_size=1000) as client:
+        await client.send(frame(TEXT, b"x" * 1000))
+        assert await client.message() == "x" * 1000
+        # Nothing but the header: the payload need not come for the answer.
+        await client.send(frame(TEXT, length=1001)[:-4])
+        last = await client.frame()
+        assert (last.code, last.reason) == (1009, "the message is too big")
+        assert await client.is_closed()
+    assert calls.messages[-1] == {
+        "type": "websocket.disconnect",
+        "code": 1009,
+        "reason": "the message is too big",
+    }
+    assert any("closed with 1009: the message is too big" in record.getMessage() for record in caplog.records)
+
+
+@on_trio
+async def test_a_failure_is_heard_by_a_client_that_goes_on_sending(codec: str) -> None:
+    async with websocket(echo, codec) as client:
+        await client.send(frame(3, b""), *[frame(BINARY, b"x" * 60000)] * 10)
+        assert await client.close_code() == 1002
+        await client.http.stream.aclose()
+
+
+@on_trio
+async def test_the_connection_ends_without_a_close(codec: str) -> None:
+    calls = Calls(echo)
+    async with websocket(calls, codec) as client:
+        await client.http.stream.aclose()
+    assert received(calls.messages[1:]) == [1006]
+
+
+@on_trio
+async def test_the_connection_ends_within_a_message(codec: str) -> None:
+    calls = Calls(echo)
+    async with websocket(calls, codec) as client:
+        await client.send(frame(TEXT, b"x" * 500)[:100])
+        await client.send_eof() if hasattr(client, "send_eof") else await client.http.send_eof()
+        assert await client.is_closed()
+    assert received(calls.messages[1:]) == [1006]
+
+
+# Closing
+
+
+@pytest.mark.parametrize(
+    ("sent", "answered", "told"),
+    [
+        (close(1000, "bye"), close_payload(1000), (1000, "bye")),
+        (close(4999, "Käse"), close_payload(4999), (4999, "Käse")),
+        (frame(CLOSE), b"", (1005, "")),
+    ],
+)
+def test_the_client_closes(codec: str, sent: bytes, answered: bytes, told: tuple[int, str]) -> None:
+    calls = Calls(echo)
+
+    @on_trio
+    async def main() -> None:
+        async with websocket(calls, codec) as client:
+            await client.send(sent)
+            assert await client.frame() == ServerFrame(CLOSE, answered)
+            assert await client.is_closed()
+
+    main()
+    code, reason = told
+    assert calls.messages[-1] == {"type": "websocket.disconnect", "code": code, "reason": reason}
+
+
+@on_trio
+async def test_the_application_closes(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close", "code": 4001, "reason": "genug"})
+        assert await receive() == {"type": "websocket.disconnect", "code": 4001, "reason": "genug"}
+        assert await receive() == {"type": "websocket.disconnect", "code": 4001, "reason": "genug"}
+        with pytest.raises(ClientDisconnected):
+            await send({"type": "websocket.send", "text": "late"})
+        with pytest.raises(ClientDisconnected):
+            await send({"type": "websocket.close"})
+
+    calls = Calls(app)
+    async with websocket(calls, codec) as client:
+        assert await client.frame() == ServerFrame(CLOSE, close_payload(4001, "genug"))
+        # What crossed our close on its way is dropped; the connection ends with the client's.
+        start = trio.current_time()
+        await client.send(frame(TEXT, b"crossing"), close(4001))
+        assert await client.is_closed()
+        assert trio.current_time() - start < 1
+    assert not calls.errors
+
+
+@on_trio
+async def test_a_client_that_does_not_answer_a_close(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close"})
+
+    async with websocket(app, codec, websocket_close_timeout=7) as client:
+        start = trio.current_time()
+        assert await client.close_code() == 1000
+        assert await client.is_closed()
+        assert trio.current_time() - start == pytest.approx(7, abs=0.5)
+
+
+@on_trio
+async def test_an_application_that_stays_on_after_its_close(codec: str) -> None:
+    """The closing handshake goes on without it."""
+    stay = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close"})
+        await stay.wait()
+
+    async with websocket(app, codec) as client:
+        assert await client.close_code() == 1000
+        await client.send(close())
+        assert await client.is_closed()
+        stay.set()
+
+
+@on_trio
+async def test_an_application_that_returns_closes(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+    async with websocket(app, codec) as client:
+        assert await client.close_code() == 1000
+        await client.send(close())
+        assert await client.is_closed()
+
+
+@on_trio
+async def test_a_long_reason_is_cut_between_characters(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close", "code": 1000, "reason": "ä" * 100})
+
+    async with websocket(app, codec) as client:
+        last = await client.frame()
+        assert last.reason == "ä" * 61
+        await client.send(close())
+
+
+# While the application does not receive
+
+
+@on_trio
+async def test_pings_are_answered_while_the_application_does_not_receive(codec: str) -> None:
+    app = Held()
+    async with websocket(app, codec) as client:
+        await trio.sleep(1)
+        start = trio.current_time()
+        await client.send(frame(PING, b"one"), frame(TEXT, b"message"), frame(PING, b"two"))
+        assert [await client.frame(), await client.frame()] == [
+            ServerFrame(PONG, b"one"),
+            ServerFrame(PONG, b"two"),
+        ]
+        assert trio.current_time() - start < 1
+        app.release.set()
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert received(app.messages) == ["message", 1000]
+
+
+@on_trio
+async def test_a_close_is_noticed_while_the_application_does_not_receive(codec: str) -> None:
+    failures: list[BaseException] = []
+
+    async def try_to_send(send: Send) -> None:
+        with pytest.raises(ClientDisconnected) as caught:
+            await send({"type": "websocket.send", "text": "late"})
+        failures.append(caught.value)
+
+    app = Held(try_to_send)
+    async with websocket(app, codec) as client:
+        await client.send(frame(TEXT, b"last words"), close(3000, "done"))
+        assert await client.close_code() == 3000
+        assert await client.is_closed()
+        app.release.set()
+        await app.done.wait()
+    assert failures
+    assert received(app.messages) == ["last words", 3000]
+
+
+@on_trio
+async def test_no_more_is_read_than_the_queue_takes(codec: str) -> None:
+    app = Held()
+    left, right = trio.testing.lockstep_stream_pair()
+    async with websocket(
+        app, codec, pair=(left, right), websocket_max_queue=3, websocket_ping_interval=0
+    ) as client:
+        sent = 0
+
+        async def flood() -> None:
+            nonlocal sent
+            for number in range(20):
+                await client.http.stream.send_all(frame(TEXT, b"%d" % number))
+                sent += 1
+            await client.http.stream.send_all(close())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(flood)
+            await trio.sleep(5)
+            # One more may be with the channel.
+            assert 3 <= sent <= 4
+            app.release.set()
+            assert await client.close_code() == 1000
+    assert received(app.messages) == [*(str(number) for number in range(20)), 1000]
+
+
+@on_trio
+async def test_no_more_bytes_are_queued_than_a_message_may_have(codec: str) -> None:
+    app = Held()
+    async with websocket(app, codec, websocket_max_size=1000, websocket_ping_interval=0) as client:
+        await client.send(frame(BINARY, b"x" * 600), frame(BINARY, b"y" * 600), frame(PING))
+        with trio.move_on_after(5) as waited:
+            await client.frame()
+        assert waited.cancelled_caught, "the ping was read"
+        app.release.set()
+        assert await client.frame() == ServerFrame(PONG, b"")
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert received(app.messages) == [b"x" * 600, b"y" * 600, 1000]
+
+
+@on_trio
+async def test_the_application_comes_and_goes(codec: str) -> None:
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        for pause in (0, 1, 0, 0, 2, 0.2, 0.3, 0, 1, 0):
+            await trio.sleep(pause)
+            messages.append(await receive())
+        # A receive that is given up loses nothing.
+        with trio.move_on_after(1):
+            await receive()
+        with trio.move_on_after(0):
+            messages.append(await receive())
+        messages.append(await receive())
+
+    async with websocket(app, codec) as client:
+        for number in range(10):
+            await client.send(frame(TEXT, b"%d" % number)[:3])
+            await trio.sleep(0.3)
+            await client.send(frame(TEXT, b"%d" % number)[3:])
+        await trio.sleep(5)
+        await client.send(frame(TEXT, b"last"))
+        await trio.sleep(1)
+        assert received(messages)[:10] == [str(number) for number in range(10)]
+        assert received(messages)[10:] == ["last"]
+        await client.send(close())
+        assert await client.close_code() == 1000
+
+
+# The clock
+
+
+@on_trio
+async def test_pings(codec: str) -> None:
+    async with websocket(echo, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        for _ in range(3):
+            start = trio.current_time()
+            assert await client.frame() == ServerFrame(PING, b"")
+            assert trio.current_time() - start == pytest.approx(20, abs=0.6)
+            await trio.sleep(4)
+            await client.send(frame(PONG))
+            await client.send(frame(TEXT, b"alive"))
+            assert await client.message() == "alive"
+
+
+@on_trio
+async def test_no_pong_in_time(codec: str) -> None:
+    calls = Calls(echo)
+    async with websocket(calls, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        assert await client.frame() == ServerFrame(PING, b"")
+        start = trio.current_time()
+        last = await client.frame()
+        assert (last.code, last.reason) == (1011, "no pong in time")
+        assert trio.current_time() - start == pytest.approx(5, abs=0.6)
+        assert await client.is_closed()
+    assert received(calls.messages[1:]) == [1011]
+
+
+@on_trio
+async def test_a_pong_that_waits_behind_a_full_queue_is_in_time(codec: str) -> None:
+    app = Held()
+    options = {"websocket_max_queue": 2, "websocket_ping_interval": 10, "websocket_ping_timeout": 5}
+    async with websocket(app, codec, **options) as client:
+        await client.send(*[frame(TEXT, b"x")] * 4)
+        assert await client.frame() == ServerFrame(PING, b"")
+        await client.send(frame(PONG))
+        await trio.sleep(60)
+        app.release.set()
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert received(app.messages) == [*"xxxx", 1000]
+
+
+@on_trio
+async def test_without_pings(codec: str) -> None:
+    async with websocket(echo, codec, websocket_ping_interval=0) as client:
+        with trio.move_on_after(500) as waited:
+            await client.frame()
+        assert waited.cancelled_caught
+        await client.send(frame(TEXT, b"still here"))
+        assert await client.message() == "still here"
+
+
+@on_trio
+async def test_a_pong_may_take_any_time(codec: str) -> None:
+    async with websocket(echo, codec, websocket_ping_interval=10, websocket_ping_timeout=0) as client:
+        for _ in range(20):
+            assert await client.frame() == ServerFrame(PING, b"")
+        await client.send(frame(TEXT, b"still here"))
+        assert await client.message() == "still here"
+
+
+@on_trio
+async def test_no_other_deadline_hits_an_open_websocket(codec: str) -> None:
+    options = {"timeout_keep_alive": 1, "timeout_headers": 1, "timeout_body": 1, "timeout_write": 1}
+    async with websocket(echo, codec, websocket_ping_interval=0, **options) as client:
+        await trio.sleep(500)
+        await client.send(frame(TEXT, b"still here"))
+        assert await client.message() == "still here"
+
+
+# A slow reader
+
+
+@on_trio
+async def test_a_sender_waits_for_a_slow_reader_up_to_the_write_limit(codec: str) -> None:
+    times: list[float] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        times.append(trio.current_time())
+        with pytest.raises(ClientDisconnected):
+            while True:
+                await send({"type": "websocket.send", "bytes": b"x" * 1000})
+        times.append(trio.current_time())
+        assert (await receive())["code"] == 1006
+
+    calls = Calls(app)
+    left, right = trio.testing.lockstep_stream_pair()
+    async with websocket(
+        calls, codec, pair=(left, right), timeout_write=3, websocket_ping_interval=0
+    ) as client:
+        assert client
+        await trio.sleep(20)
+    assert not calls.errors
+    assert times[1] - times[0] == pytest.approx(3, abs=0.1)
+
+
+@on_trio
+async def test_many_tasks_send_at_once(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def talk(name: str) -> None:
+            for _ in range(20):
+                await send({"type": "websocket.send", "text": name * 1000})
+
+        async with trio.open_nursery() as nursery:
+            for name in "abcde":
+                nursery.start_soon(talk, name)
+
+    async with websocket(app, codec) as client:
+        messages = [await client.message() for _ in range(100)]
+        assert sorted(messages, key=str) == [name * 1000 for name in "abcde" for _ in range(20)]
+        assert await client.close_code() == 1000
+        await client.send(close())
+
+
+@on_trio
+async def test_a_flood_does_not_keep_others_waiting(codec: str) -> None:
+    turns = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def count() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count)
+            while (await receive())["type"] == "websocket.receive":
+                pass
+            nursery.cancel_scope.cancel()
+
+    async with websocket(app, codec) as client:
+        await client.send(frame(TEXT, b"x") * 5000)
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert turns > 10
+
+
+def test_logging_is_quiet(codec: str, caplog: pytest.LogCaptureFixture) -> None:
+    @on_trio
+    async def main() -> None:
+        async with websocket(echo, codec) as client:
+            await client.send(close())
+            assert await client.close_code() == 1000
+
+    main()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
