@@ -1,4 +1,4 @@
-"""Litestar, Quart-Trio and Django, each on a real socket."""
+"""Litestar, Quart-Trio, and applications that are asyncio's own, such as Django, each on a real socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import cast
 
 import anyio
-import httpx
 import pytest
 import trio
 from litestar import Litestar, Request, get, post
@@ -19,32 +18,15 @@ from quart import Response
 from quart import request as quart_request
 from quart_trio import QuartTrio
 
-from tests.support.client import get
+from tests.support import client as blocking
+from tests.support.frameworks import NOTICED, Ending, http_client
 from tests.support.http import CODECS, request
 from tests.support.processes import start_server
-from tests.support.sockets import SOON, connected, logged, run, served
+from tests.support.sockets import connected, logged, run, served
 from trioasgi import Server
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
-
-NOTICED = 1.0
-"""Seconds within which an application learns that its client has gone."""
-
-
-class Ending:
-    """An application, and an event that is set when a call of it has ended."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.ended = trio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if scope["type"] == "http":
-                self.ended.set()
 
 
 class Ticks:
@@ -56,12 +38,6 @@ class Ticks:
     async def __anext__(self) -> bytes:
         await anyio.sleep(0.05)
         return b"tick\n"
-
-
-@asynccontextmanager
-async def http_client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.urls[0], timeout=SOON) as client:
-        yield client
 
 
 async def expect_stream_to_end(server: Server, app: Ending, path: str = "/ticks") -> None:
@@ -225,7 +201,7 @@ def test_django_is_told_its_ways_out(codec: str, tmp_path: Path) -> None:
     (tmp_path / "site_of_django.py").write_text(DJANGO)
     with start_server("site_of_django:app", "--http", codec, cwd=tmp_path) as server:
         for _ in range(2):
-            assert get(server.url()).status == 500
+            assert blocking.get(server.url()).status == 500
         line = server.wait_for("calls asyncio directly.*")[0]
         assert "get_wsgi_application" in line
         assert server.stop() == 0

@@ -144,7 +144,6 @@ async def test_what_arrives_while_it_waits_is_the_next_request(codec: str) -> No
         assert [(await client.response()).body for _ in range(2)] == [b"/a", b"/b"]
 
 
-@pytest.mark.xfail(reason="a receive() that waits for the body outlives the response", strict=True)
 @on_trio
 async def test_a_wait_for_the_body_ends_with_the_response(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -59,7 +59,6 @@ async def test_continue_is_not_sent_for_a_body_that_is_there(codec: str) -> None
         assert (response.interim, response.body) == ([], b"POST / abc")
 
 
-@pytest.mark.xfail(reason="the expectation still counts as open after the whole body was read", strict=True)
 @on_trio
 async def test_a_body_that_did_not_wait_for_continue_keeps_the_connection(codec: str) -> None:
     async with serving(echo, codec) as client:

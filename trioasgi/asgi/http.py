@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
@@ -89,12 +89,12 @@ class HTTPHandler:
         self._application = application
         self._info = info
         self._root_path = application.root_path
-        self._raw_root_path = application.root_path.encode()
+        self._raw_root_path = quote(application.root_path).encode()
         forwarding = application.forwarding if forwarded is None else None
         self._forwarding = forwarding if forwarding is not None and forwarding.trusts(info) else None
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
-            self._raw_root_path = forwarded.root_path.encode()
+            self._raw_root_path = quote(self._root_path).encode()
         # What does not change from request to request; the rest has its place, so that a copy need not grow.
         self._scope: dict[str, Any] = {
             "type": "http",
@@ -173,7 +173,7 @@ class HTTPHandler:
         text = path.decode("ascii")
         if b"%" in path:
             text = unquote(text)
-        if self._root_path:
+        if self._root_path and path != b"*":
             # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
             text = self._root_path + text
             path = self._raw_root_path + path

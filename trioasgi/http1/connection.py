@@ -337,7 +337,7 @@ class HTTP1Connection:
             pass  # there is nobody left to tell
         if exchange is not None:
             exchange.status = error.status
-            exchange.sent = len(body)
+            exchange.sent = 0 if only_head else len(body)
             exchange.close_after = True
             exchange.phase = ResponsePhase.REFUSED
         else:

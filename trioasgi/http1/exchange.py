@@ -146,6 +146,7 @@ class HTTP1Exchange(Exchange):
             if piece is not None:
                 break
             await self._receive_more()
+        self._owes_continue = False  # it has come, told to or not
         if piece:
             self._since_yield += len(piece)
             if self._since_yield >= YIELD_EVERY:
@@ -168,6 +169,8 @@ class HTTP1Exchange(Exchange):
             if data is None:
                 data = await self._wait_for_body()
         except TimeoutError as exc:
+            if self.over:
+                raise ClientDisconnected("the exchange is over") from None
             error = Rule.BODY_TIMEOUT.error()
             self.fail(error.status, error.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
@@ -212,7 +215,7 @@ class HTTP1Exchange(Exchange):
         for field in headers:
             name = field[0]
             if name in _OURS:
-                if name == b"connection" and b"close" in field[1].lower():
+                if name == b"connection" and b"close" in bytes(field[1]).lower():
                     self.close_after = True
                 elif name == b"upgrade" and status == 426:
                     lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
@@ -330,8 +333,11 @@ class HTTP1Exchange(Exchange):
 
     def _complete(self) -> None:
         self.phase = _COMPLETE
-        self._connection.response_over()
-        self._connection.channel.release_watchers()
+        connection = self._connection
+        connection.response_over()
+        connection.channel.release_watchers()
+        if not connection.reader.body_done:
+            connection.channel.interrupt_read()  # a receive() that waits for more of the body
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
         connection = self._connection

@@ -1,23 +1,14 @@
-"""The frameworks people use, each on a real socket: Starlette and FastAPI.
-
-What FastAPI adds to Starlette is its own; what both share is tested on Starlette. Litestar, Quart-Trio and
-Django are in `test_other_frameworks.py`.
-"""
+"""Starlette on a real socket: what FastAPI shares with it is tested here."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated
 
 import anyio
 import anyio.lowlevel
-import httpx
 import pytest
 import trio
-from fastapi import BackgroundTasks, Depends, FastAPI, UploadFile
-from fastapi import Request as FastAPIRequest
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -25,28 +16,20 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from tests.support.certificates import Certificates, make_certificates
+from tests.support.frameworks import NOTICED, Ending, Feed, http_client
 from tests.support.http import CODECS, request
 from tests.support.sockets import SOON, Client, connected, logged, open_stream, run, secured, served
 from trioasgi import Server
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 
-NOTICED = 1.0
-"""Seconds within which an application learns that its client has gone."""
-
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@asynccontextmanager
-async def http_client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.urls[0], timeout=SOON) as client:
-        yield client
 
 
 @asynccontextmanager
@@ -123,40 +106,6 @@ def test_starlette_an_endpoint_that_fails(codec: str) -> None:
                 assert log.count("The application failed") == 1
 
     run(main)
-
-
-class Feed:
-    """An endless stream of events. (No generator: nobody closes that of a response that was broken off.)"""
-
-    def __init__(self, pause: float) -> None:
-        self.pause = pause
-        self.number = -1
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        await anyio.sleep(self.pause)
-        self.number += 1
-        return f"data: {self.number}\n\n".encode()
-
-    async def respond(self, request: Request) -> Response:
-        return StreamingResponse(Feed(self.pause), media_type="text/event-stream")
-
-
-class Ending:
-    """An application, and an event that is set when a call of it has ended."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-        self.ended = trio.Event()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            if scope["type"] == "http":
-                self.ended.set()
 
 
 @both_codecs
@@ -295,164 +244,5 @@ def test_starlette_over_http_1_0() -> None:
             head, _, body = (await client.rest()).partition(b"\r\n\r\n")
             assert b"chunked" not in head
             assert body == b"one two"
-
-    run(main)
-
-
-# FastAPI
-
-
-@both_codecs
-def test_fastapi_sync_and_async_endpoints(codec: str) -> None:
-    app = FastAPI()
-
-    @app.get("/async/{number}")
-    async def asynchronous(number: int, q: str = "") -> dict[str, object]:
-        await anyio.lowlevel.checkpoint()
-        return {"number": number, "q": q, "thread": threading.current_thread() is threading.main_thread()}
-
-    @app.get("/sync/{number}")
-    def synchronous(number: int, q: str = "") -> dict[str, object]:
-        return {"number": number, "q": q, "thread": threading.current_thread() is threading.main_thread()}
-
-    async def main() -> None:
-        with logged() as log:
-            async with served(app, http=codec) as server, http_client(server) as client:
-                response = await client.get("/async/7", params={"q": "ä b"})
-                assert response.json() == {"number": 7, "q": "ä b", "thread": True}
-                response = await client.get("/sync/7", params={"q": "ä b"})
-                assert response.json() == {"number": 7, "q": "ä b", "thread": False}
-                assert (await client.get("/sync/seven")).status_code == 422
-                assert (await client.get("/docs")).status_code == 200
-            log.expect_no_errors()
-
-    run(main)
-
-
-@both_codecs
-def test_fastapi_sync_endpoints_run_side_by_side(codec: str) -> None:
-    app = FastAPI()
-    both = threading.Barrier(2)
-
-    @app.get("/")
-    def endpoint() -> str:
-        both.wait(SOON)
-        return "met"
-
-    async def main() -> None:
-        answers: list[str] = []
-
-        async def ask(client: httpx.AsyncClient) -> None:
-            answers.append((await client.get("/")).json())
-
-        async with (
-            served(app, http=codec) as server,
-            http_client(server) as client,
-            trio.open_nursery() as nursery,
-        ):
-            nursery.start_soon(ask, client)
-            nursery.start_soon(ask, client)
-        assert answers == ["met", "met"]
-
-    run(main)
-
-
-@both_codecs
-def test_fastapi_uploads(codec: str) -> None:
-    app = FastAPI()
-
-    @app.post("/async")
-    async def asynchronous(file: UploadFile) -> dict[str, object]:
-        return {"name": file.filename, "size": len(await file.read())}
-
-    @app.post("/sync")
-    def synchronous(file: UploadFile, other: Annotated[UploadFile | None, "optional"] = None) -> list[object]:
-        return [file.filename, len(file.file.read()), other and other.filename]
-
-    async def main() -> None:
-        content = bytes(range(256)) * 20_000  # 5 MB: spooled to a file by the framework
-        async with served(app, http=codec) as server, http_client(server) as client:
-            response = await client.post("/async", files={"file": ("a.bin", content)})
-            assert response.json() == {"name": "a.bin", "size": len(content)}
-            files = {"file": ("ä.txt", b"1"), "other": ("b.txt", b"2")}
-            assert (await client.post("/sync", files=files)).json() == ["ä.txt", 1, "b.txt"]
-
-    run(main)
-
-
-@both_codecs
-def test_fastapi_streams_disconnects_and_background_tasks(codec: str) -> None:
-    async def main() -> None:
-        app = FastAPI()
-        begun, noticed, ran = trio.Event(), trio.Event(), trio.Event()
-
-        @app.get("/feed")
-        async def stream(request: FastAPIRequest) -> StreamingResponse:
-            return StreamingResponse(Feed(0.05), media_type="text/event-stream")
-
-        @app.get("/watch")
-        async def watch(request: FastAPIRequest) -> str:
-            begun.set()
-            while not await request.is_disconnected():  # noqa: ASYNC110 - how applications do it
-                await anyio.sleep(0.01)
-            noticed.set()
-            return "to nobody"
-
-        @app.get("/background")
-        async def background(tasks: BackgroundTasks) -> str:
-            tasks.add_task(run_later)
-            return "at once"
-
-        async def run_later() -> None:
-            ran.set()
-
-        calls = Ending(app)
-        with logged() as log:
-            async with served(calls, http=codec) as server:
-                async with connected(server) as client:
-                    await client.send(request("/feed"))
-                    await client.until(b"data: 1\n\n")
-                with trio.fail_after(NOTICED):
-                    await calls.ended.wait()
-                async with connected(server) as client:
-                    await client.send(request("/watch"))
-                    await begun.wait()
-                with trio.fail_after(NOTICED):
-                    await noticed.wait()
-                async with connected(server) as client:
-                    assert (await client.get(request("/background"))).body == b'"at once"'
-                    with trio.fail_after(SOON):
-                        await ran.wait()
-            log.expect_no_errors()
-
-    run(main)
-
-
-@both_codecs
-def test_fastapi_a_dependency_is_cleaned_up_when_the_client_leaves(codec: str) -> None:
-    async def main() -> None:
-        closed = trio.Event()
-
-        async def session() -> AsyncIterator[str]:
-            try:
-                yield "session"
-            finally:
-                closed.set()
-
-        app = FastAPI(dependencies=[Depends(session)])
-
-        @app.get("/")
-        async def endpoint() -> StreamingResponse:
-            return StreamingResponse(Feed(0.05))
-
-        with logged() as log:
-            async with served(app, http=codec) as server:
-                async with connected(server) as client:
-                    await client.send(request())
-                    await client.until(b"data: 1\n\n")
-                    assert not closed.is_set()
-                with trio.fail_after(NOTICED):
-                    await closed.wait()
-            log.expect_no_errors()
 
     run(main)

@@ -1,0 +1,350 @@
+"""The server behind real proxies: HAProxy and nginx, with PROXY headers and with forwarded header fields."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.http import read_body, request, respond
+from tests.support.proxies import haproxy, nginx
+from tests.support.sockets import Client, logged, port_of, run, served
+from trioasgi.asgi.types import Receive, Scope, Send
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="a client needs an address of its own: 127.0.0.9"
+)
+
+CLIENT = "127.0.0.9"
+"""A client that is no proxy: those are trusted at 127.0.0.1 alone."""
+
+TRUST: Mapping[str, object] = {
+    "lifespan": "off",
+    "forwarded_allow_ips": ("127.0.0.1", "unix"),
+    "proxy_protocol_trusted": ("127.0.0.1", "unix"),
+}
+
+
+async def show(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the scope and the size of the body, as JSON."""
+    body = await read_body(receive)
+    headers = {name.decode(): value.decode() for name, value in scope["headers"]}
+    keys = ("client", "server", "scheme", "path", "root_path")
+    shown = {**{key: scope[key] for key in keys}, "headers": headers, "size": len(body)}
+    await respond(send, json.dumps(shown).encode())
+
+
+@contextlib.asynccontextmanager
+async def client_of(port: int, certificates: Certificates | None = None) -> AsyncIterator[Client]:
+    """A client at its own address, over TLS where there are certificates."""
+    stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", port, local_address=CLIENT)
+    if certificates is not None:
+        stream = trio.SSLStream(
+            stream, certificates.context(), server_hostname="localhost", https_compatible=True
+        )
+    async with stream:
+        yield Client(cast("trio.abc.HalfCloseableStream", stream))
+
+
+async def ask(client: Client, sent: bytes | None = None) -> dict[str, Any]:
+    """Ask, and return what the application was given."""
+    response = await client.get(sent or request("/"))
+    assert response.status == 200, response
+    shown: dict[str, Any] = json.loads(response.body)
+    return shown
+
+
+# HAProxy
+
+
+def haproxy_config(port: int, to: str, *, bind: str = "", backend: str = "") -> str:
+    """From `port` on 127.0.0.1 to the server `to`, an address and its options."""
+    return f"""
+        frontend front
+            bind 127.0.0.1:{port} {bind}
+            default_backend back
+        backend back
+            {backend}
+            server one {to}
+    """
+
+
+@pytest.mark.parametrize("mode", ["on", "required"])
+@pytest.mark.parametrize(
+    "option",
+    ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id,ssl,authority"],
+)
+def test_haproxy_tells_of_the_client_by_a_proxy_header(option: str, mode: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(show, proxy_protocol=mode, **TRUST) as server:
+            to = f"127.0.0.1:{port_of(server)} {option}"
+            with haproxy(tmp_path, lambda port: haproxy_config(port, to)) as port:
+                async with client_of(port) as client:
+                    shown = await ask(client)
+                    assert shown["client"][0] == CLIENT
+                    assert shown["server"] == ["127.0.0.1", port]
+                    # Once for a connection, and the client itself is nobody's proxy.
+                    again = await ask(client, request("/", "X-Forwarded-For: 6.6.6.6"))
+                    assert again["client"] == shown["client"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+def test_haproxy_over_a_unix_socket(option: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        path = str(tmp_path / "app.sock")
+        async with served(show, uds=path, proxy_protocol="required", **TRUST):
+            with haproxy(tmp_path, lambda port: haproxy_config(port, f"unix@{path} {option}")) as port:
+                async with client_of(port) as client:
+                    shown = await ask(client)
+                    assert shown["client"][0] == CLIENT
+                    assert shown["server"] == ["127.0.0.1", port]
+
+    run(main)
+
+
+@pytest.mark.parametrize("option", ["send-proxy", "send-proxy-v2"])
+def test_haproxy_passes_tls_through_behind_its_header(option: str, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+
+    async def main() -> None:
+        async with served(show, proxy_protocol="required", **TRUST, **certificates.options) as server:
+            to = f"127.0.0.1:{port_of(server)} {option}"
+            with haproxy(tmp_path, lambda port: haproxy_config(port, to)) as port:
+                async with client_of(port, certificates) as client:
+                    shown = await ask(client)
+                    assert (shown["client"][0], shown["scheme"]) == (CLIENT, "https")
+                    sent = request("/", method="POST", body=b"x" * 3_000_000)
+                    assert (await ask(client, sent))["size"] == 3_000_000
+
+    run(main)
+
+
+def test_haproxy_says_that_the_client_spoke_tls_with_it(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+    both = tmp_path / "both.pem"
+    both.write_bytes(Path(certificates.certfile).read_bytes() + Path(certificates.keyfile).read_bytes())
+
+    async def main() -> None:
+        async with served(show, proxy_protocol="required", **TRUST) as server:
+            to = f"127.0.0.1:{port_of(server)} send-proxy-v2-ssl"
+            config = haproxy_config(0, to, bind=f"ssl crt {both}")
+            with haproxy(tmp_path, lambda port: config.replace(":0 ", f":{port} ", 1)) as port:
+                async with client_of(port, certificates) as client:
+                    shown = await ask(client)
+                    assert (shown["client"][0], shown["scheme"]) == (CLIENT, "https")
+
+    run(main)
+
+
+def test_haproxys_own_health_checks_come_from_haproxy(tmp_path: Path) -> None:
+    async def main() -> None:
+        with logged() as log:
+            async with served(show, proxy_protocol="required", **TRUST) as server:
+                to = f"127.0.0.1:{port_of(server)} send-proxy-v2 check inter 200 check-send-proxy"
+                config = haproxy_config(0, to, backend="option httpchk GET /health")
+                with haproxy(tmp_path, lambda port: config.replace(":0 ", f":{port} ", 1)) as port:
+                    await log.wait_for(r'^127\.0\.0\.1:\d+ "\w+ /health HTTP/1\.\d" 200')
+                    async with client_of(port) as client:
+                        assert (await ask(client))["client"][0] == CLIENT
+            log.expect_no_errors()
+
+    run(main)
+
+
+def test_haproxy_tells_of_the_client_by_header_fields(tmp_path: Path) -> None:
+    backend = """mode http
+            option forwardfor
+            http-request set-header X-Forwarded-Proto https
+            http-request set-header X-Forwarded-Host example.org
+            http-request set-header X-Forwarded-Port 8443"""
+
+    async def main() -> None:
+        async with served(show, **TRUST) as server:
+            config = haproxy_config(0, f"127.0.0.1:{port_of(server)}", backend=backend)
+            config = config.replace("default_backend", "mode http\n            default_backend")
+            with haproxy(tmp_path, lambda port: config.replace(":0 ", f":{port} ", 1)) as port:
+                async with client_of(port) as client:
+                    shown = await ask(
+                        client, request("/", "X-Forwarded-For: 6.6.6.6", "Forwarded: for=6.6.6.6")
+                    )
+                    assert (shown["client"], shown["scheme"]) == ([CLIENT, 0], "https")
+                    assert shown["server"] == ["example.org", 8443]
+                    assert shown["headers"]["host"] == "example.org:8443"
+
+    run(main)
+
+
+def test_haproxy_tells_of_the_client_by_rfc_7239(tmp_path: Path) -> None:
+    backend = r"""mode http
+            http-request del-header X-Forwarded-For
+            http-request add-header Forwarded "for=\"%[src]:%[src_port]\";proto=https;host=\"example.org\"" """
+
+    async def main() -> None:
+        async with served(show, **TRUST) as server:
+            config = haproxy_config(0, f"127.0.0.1:{port_of(server)}", backend=backend)
+            config = config.replace("default_backend", "mode http\n            default_backend")
+            with haproxy(tmp_path, lambda port: config.replace(":0 ", f":{port} ", 1)) as port:
+                async with client_of(port) as client:
+                    shown = await ask(
+                        client, request("/", "Forwarded: for=6.6.6.6", "X-Forwarded-For: 6.6.6.6")
+                    )
+                    assert (shown["client"][0], shown["scheme"]) == (CLIENT, "https")
+                    assert shown["client"][1] > 0
+                    assert shown["headers"]["host"] == "example.org"
+
+    run(main)
+
+
+def test_who_is_no_proxy_gets_nowhere(tmp_path: Path) -> None:
+    header = b"PROXY TCP4 6.6.6.6 127.0.0.1 1 2\r\n"
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(show, proxy_protocol="required", **TRUST) as server:
+                async with client_of(port_of(server)) as client:
+                    with contextlib.suppress(trio.BrokenResourceError):
+                        await client.send(header + request("/"))
+                    assert await client.is_closed()
+                await log.wait_for(rf"^{CLIENT}:\d+: closed, as it is no trusted proxy")
+            async with served(show, proxy_protocol="on", **TRUST) as server:
+                async with client_of(port_of(server)) as client:
+                    await client.send(header + request("/"))
+                    assert (await client.response()).status == 400
+                async with client_of(port_of(server)) as client:
+                    assert (await ask(client))["client"][0] == CLIENT
+
+    run(main)
+
+
+# nginx
+
+
+def nginx_http(location: str, *, before: str = "", listen: str = "") -> str:
+    """A server with one location, on the port that stands for PORT."""
+    return f"{before} server {{ listen 127.0.0.1:PORT {listen}; {location} }}"
+
+
+FIELDS = """
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $host;
+    proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    proxy_set_header X-Forwarded-Proto $scheme;
+    proxy_set_header X-Forwarded-Host $http_host;
+    proxy_set_header X-Forwarded-Port $server_port;
+    proxy_set_header X-Forwarded-Prefix /my-api;
+    proxy_request_buffering off;
+    client_max_body_size 0;
+"""
+
+
+def test_nginx_tells_of_the_client_by_header_fields(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(show, **TRUST) as server:
+            before = f"upstream app {{ server 127.0.0.1:{port_of(server)}; keepalive 4; }}"
+            config = nginx_http(f"location /my-api/ {{ proxy_pass http://app/; {FIELDS} }}", before=before)
+            with nginx(tmp_path, lambda port: config.replace("PORT", str(port))) as port:
+                async with client_of(port) as client:
+                    fields = (
+                        "X-Forwarded-For: 6.6.6.6",
+                        "X-Forwarded-Host: evil.example",
+                        "Forwarded: for=6.6.6.6",
+                    )
+                    sent = request("/my-api/items/1", *fields).replace(b"example.org", b"localhost:%d" % port)
+                    shown = await ask(client, sent)
+                    assert shown["client"] == [CLIENT, 0]
+                    assert shown["server"] == ["localhost", port]
+                    assert shown["headers"]["host"] == f"localhost:{port}"
+                    assert (shown["root_path"], shown["path"]) == ("/my-api", "/my-api/items/1")
+                    sent = request("/my-api/", method="POST", body=b"x" * 3_000_000)
+                    assert (await ask(client, sent))["size"] == 3_000_000
+
+    run(main)
+
+
+def test_nginx_over_tls_and_a_unix_socket(tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path)
+
+    async def main() -> None:
+        path = str(tmp_path / "app.sock")
+        async with served(show, uds=path, **TRUST):
+            config = nginx_http(
+                f"ssl_certificate {certificates.certfile}; ssl_certificate_key {certificates.keyfile};"
+                f"location / {{ proxy_pass http://unix:{path}:/; {FIELDS} }}",
+                listen="ssl",
+            )
+            with nginx(tmp_path, lambda port: config.replace("PORT", str(port))) as port:
+                async with client_of(port, certificates) as client:
+                    shown = await ask(client)
+                    assert (shown["client"], shown["scheme"]) == ([CLIENT, 0], "https")
+
+    run(main)
+
+
+def test_nginx_that_adds_nothing_is_the_client(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with served(show, **TRUST) as server:
+            config = nginx_http(f"location / {{ proxy_pass http://127.0.0.1:{port_of(server)}; }}")
+            with nginx(tmp_path, lambda port: config.replace("PORT", str(port))) as port:
+                async with client_of(port) as client:
+                    assert (await ask(client))["client"][0] == "127.0.0.1"
+
+    run(main)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_nginx_tells_of_the_client_by_a_proxy_header(tls: bool, tmp_path: Path) -> None:
+    certificates = make_certificates(tmp_path) if tls else None
+    options = certificates.options if certificates is not None else {}
+
+    async def main() -> None:
+        async with served(show, proxy_protocol="required", **TRUST, **options) as server:
+
+            def configure(port: int) -> str:
+                return (
+                    f"server {{ listen 127.0.0.1:{port}; "
+                    f"proxy_pass 127.0.0.1:{port_of(server)}; proxy_protocol on; }}"
+                )
+
+            # nginx makes its connection, and sends the header, when the client connects: see that it is ours
+            with nginx(tmp_path, configure, block="stream") as port:
+                async with client_of(port, certificates) as client:
+                    shown = await ask(client)
+                    assert shown["client"][0] == CLIENT
+                    assert shown["server"] == ["127.0.0.1", port]
+                    assert shown["scheme"] == ("https" if tls else "http")
+
+    run(main)
+
+
+def test_haproxy_before_nginx_before_the_server(tmp_path: Path) -> None:
+    if shutil.which("haproxy", path="/usr/sbin:/usr/bin") is None:
+        pytest.skip("haproxy is not installed")
+
+    async def main() -> None:
+        async with served(show, **TRUST) as server:
+            config = nginx_http(
+                f"set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;"
+                f"location / {{ proxy_pass http://127.0.0.1:{port_of(server)}; {FIELDS} }}",
+                listen="proxy_protocol",
+            )
+            with (
+                nginx(tmp_path, lambda port: config.replace("PORT", str(port))) as inner,
+                haproxy(
+                    tmp_path, lambda port: haproxy_config(port, f"127.0.0.1:{inner} send-proxy")
+                ) as outer,
+            ):
+                async with client_of(outer) as client:
+                    assert (await ask(client))["client"] == [CLIENT, 0]
+
+    run(main)
