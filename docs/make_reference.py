@@ -57,7 +57,8 @@ def _entry(option: Option) -> Iterator[str]:
     yield f"- Flag: {_flags(option)}"
     if option.hidden_flags:
         yield f"- Also understood: {', '.join(f'`{flag}`' for flag in option.hidden_flags)}"
-    yield f"- Environment: `{option.environment}`"
+    aliases = "".join(f"; below it `{alias}`" for alias in option.environment_aliases)
+    yield f"- Environment: `{option.environment}`{aliases}"
     yield f"- File: `{option.key}`"
     yield f"- Value: {_value(option)}"
     yield f"- Default: {_default(option)}\n"
@@ -85,6 +86,8 @@ def _default(option: Option) -> str:
             return "none"
         case bool() as switch:
             return f"`{str(switch).lower()}`"
+        case tuple() as entries:
+            return ", ".join(f"`{entry}`" for entry in entries)
         case float() as number:
             return f"`{number:g}`"
         case other:

@@ -208,7 +208,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     forwarded_allow_ips: Annotated[
         tuple[str, ...],
         option(
-            "Proxies whose headers count; repeatable.",
+            "Proxies whose headers count; repeatable. [loopback]",
             Group.PROXIES,
             environment_aliases=("FORWARDED_ALLOW_IPS",),
             metavar="ADDR",
@@ -216,7 +216,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = LOOPBACK
     forwarded_headers: Annotated[
         tuple[str, ...],
-        option("Which of their headers; repeatable.", Group.PROXIES, metavar="NAME"),
+        option("Which of their headers; repeatable. [all of them]", Group.PROXIES, metavar="NAME"),
     ] = FORWARDED_HEADERS
     proxy_protocol: Annotated[
         Literal["off", "on", "required"],
@@ -224,7 +224,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = "off"
     proxy_protocol_trusted: Annotated[
         tuple[str, ...],
-        option("Proxies that may send those; repeatable.", Group.PROXIES, metavar="ADDR"),
+        option("Who may send those; repeatable. [loopback, unix]", Group.PROXIES, metavar="ADDR"),
     ] = (*LOOPBACK, "unix")
 
     websocket: Annotated[

@@ -70,7 +70,7 @@ def _flags_text(option: Option) -> str:
 
 def _default_text(option: Option) -> str:
     match option.default:
-        case None | () | "" | False:
+        case None | "" | False | tuple():
             return ""
         case True:
             return " [yes]"

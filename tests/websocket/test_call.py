@@ -1,4 +1,4 @@
-"""The WebSocket call by ASGI's specification: scope, accept, refusals, responses in its place, wrong messages."""
+"""The WebSocket call by ASGI's specification: scope, accept, refusals, denials, wrong messages."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.http import Calls, on_trio
+from tests.support.http import Calls, on_trio, serving
 from tests.support.websocket import (
     BINARY,
     CLOSE,
@@ -18,6 +18,7 @@ from tests.support.websocket import (
     PONG,
     TEXT,
     ServerFrame,
+    WebSocketClient,
     accept,
     close,
     close_payload,
@@ -70,9 +71,6 @@ async def test_echo(codec: str) -> None:
 
 @on_trio
 async def test_a_frame_in_the_packet_of_the_handshake(codec: str) -> None:
-    from tests.support.http import serving
-    from tests.support.websocket import WebSocketClient
-
     async with serving(echo, "h11", websocket=codec) as http:
         client = WebSocketClient(http)
         assert (await client.shake_hands(behind=frame(TEXT, b"early") + frame(PING, b"p"))).status == 101
@@ -161,7 +159,7 @@ async def test_the_connection_ends_within_a_message(codec: str) -> None:
     calls = Calls(echo)
     async with websocket(calls, codec) as client:
         await client.send(frame(TEXT, b"x" * 500)[:100])
-        await client.send_eof() if hasattr(client, "send_eof") else await client.http.send_eof()
+        await client.http.send_eof()
         assert await client.is_closed()
     assert received(calls.messages[1:]) == [1006]
 

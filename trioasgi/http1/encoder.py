@@ -53,12 +53,13 @@ class DefaultFields:
     __slots__ = ("_date", "_expires", "_extra", "_server", "_starts", "names")
 
     def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
-        self._date = date
-        self._server = b"server: trioasgi\r\n" if server else b""
         self._extra = tuple(extra)
+        own = {name for name, _ in extra}
+        self._date = date and b"date" not in own
+        self._server = b"server: trioasgi\r\n" if server and b"server" not in own else b""
         self._expires = 0.0
         self._starts: dict[int, bytes] = {}
-        self.names = frozenset({b"date", b"server", *(name for name, _ in extra)})
+        self.names = frozenset({b"date", b"server", *own})
         """The names of fields that may have to give way to the application's."""
 
     def start(self, status: int) -> bytes:

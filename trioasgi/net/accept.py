@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import socket
 from collections.abc import Callable
 from typing import Final
@@ -20,6 +21,9 @@ PAUSE: Final = 0.1
 CPU.
 """
 
+TELL_EVERY: Final = 10.0
+"""Seconds between two log lines that say so."""
+
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
@@ -34,7 +38,7 @@ async def accept_connections(listener: socket.socket, take: Take) -> None:
 
     Raises OSError only if the listening socket itself is broken.
     """
-    out_of_room = False
+    told = -math.inf
     while True:
         await trio.lowlevel.wait_readable(listener)
         try:
@@ -42,12 +46,10 @@ async def accept_connections(listener: socket.socket, take: Take) -> None:
         except OSError as exc:
             if exc.errno not in _NO_ROOM:
                 raise
-            if not out_of_room:
+            if trio.current_time() >= told + TELL_EVERY:
+                told = trio.current_time()
                 logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
-            out_of_room = True
             await trio.sleep(PAUSE)
-        else:
-            out_of_room = False
 
 
 def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> None:
