@@ -22,7 +22,13 @@ CERTIFICATE = {"certfile": "c.pem", "keyfile": "k.pem", "keyfile_password": "p"}
 
 def another_value(option: Option) -> object:
     """A value that is allowed and not the default."""
-    special: dict[str, object] = {"root_path": "/api", "header": ("A: 1", "B: 2")}
+    special: dict[str, object] = {
+        "root_path": "/api",
+        "header": ("A: 1", "B: 2"),
+        "forwarded_allow_ips": ("192.0.2.7", "unix"),
+        "forwarded_headers": ("x-forwarded-for", "x-forwarded-proto"),
+        "proxy_protocol_trusted": ("10.0.0.0/8", "::1"),
+    }
     if option.name in special:
         return special[option.name]
     if option.kind is Kind.SWITCH:

@@ -356,8 +356,8 @@ def with_deadline(main: Callable[[], Awaitable[None]]) -> None:
 
 
 def test_another_scope_type_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="websocket"):
-        call({"type": "websocket"})
+    with pytest.raises(NotImplementedError, match="carrier pigeon"):
+        call({"type": "carrier pigeon"})
 
 
 @pytest.mark.parametrize(

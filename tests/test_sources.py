@@ -123,6 +123,15 @@ def test_environment_of_others_and_empty_variables_are_left_alone(tmp_path: Path
     assert config_of(tmp_path, environ) == Config()
 
 
+def test_a_variable_of_other_servers_stands_below_our_own(tmp_path: Path) -> None:
+    theirs = {"FORWARDED_ALLOW_IPS": "192.0.2.7, 10.0.0.0/8"}
+    assert config_of(tmp_path, theirs).forwarded_allow_ips == ("192.0.2.7", "10.0.0.0/8")
+    both = {**theirs, "TRIOASGI_FORWARDED_ALLOW_IPS": "unix"}
+    assert config_of(tmp_path, both).forwarded_allow_ips == ("unix",)
+    said = error_of(tmp_path, {"FORWARDED_ALLOW_IPS": "nginx"})
+    assert "'nginx',) (from environment FORWARDED_ALLOW_IPS); expected IP addresses" in said
+
+
 def test_pyproject_wins_over_the_dedicated_file_and_need_not_mention_us(tmp_path: Path) -> None:
     (tmp_path / "trioasgi.toml").write_text("workers = 2")
     (tmp_path / "pyproject.toml").write_text("not TOML at all")

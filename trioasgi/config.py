@@ -79,7 +79,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     threads: Annotated[
         Count,
         option(
-            "Threads for synchronous code; 0: 40 of them.",
+            "Threads for synchronous code; 0: 40.",
             Group.APPLICATION,
             metavar="N",
         ),
@@ -203,12 +203,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     proxy_headers: Annotated[
         bool,
-        option("Believe the headers of trusted proxies.", Group.PROXIES),
+        option("Believe trusted proxies' headers.", Group.PROXIES),
     ] = True
     forwarded_allow_ips: Annotated[
         tuple[str, ...],
         option(
-            "Proxies whose headers count; repeatable. [loopback]",
+            "Proxies believed; repeatable. [loopback]",
             Group.PROXIES,
             environment_aliases=("FORWARDED_ALLOW_IPS",),
             metavar="ADDR",
@@ -216,25 +216,25 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = LOOPBACK
     forwarded_headers: Annotated[
         tuple[str, ...],
-        option("Which of their headers; repeatable. [all of them]", Group.PROXIES, metavar="NAME"),
+        option("Their headers believed; repeatable. [all]", Group.PROXIES, metavar="NAME"),
     ] = FORWARDED_HEADERS
     proxy_protocol: Annotated[
         Literal["off", "on", "required"],
-        option("Read PROXY protocol headers.", Group.PROXIES),
+        option("PROXY headers: off, on or required.", Group.PROXIES, metavar="MODE"),
     ] = "off"
     proxy_protocol_trusted: Annotated[
         tuple[str, ...],
-        option("Who may send those; repeatable. [loopback, unix]", Group.PROXIES, metavar="ADDR"),
+        option("Who may send those; repeatable. [local]", Group.PROXIES, metavar="ADDR"),
     ] = (*LOOPBACK, "unix")
 
     websocket: Annotated[
         Literal["auto", "wsproto", "websockets", "off"],
-        option("The WebSocket codec; off: none are served.", Group.WEBSOCKET, hidden_flags=("--ws",)),
+        option("auto, wsproto, websockets or off.", Group.WEBSOCKET, hidden_flags=("--ws",), metavar="CODEC"),
     ] = "auto"
     websocket_max_size: Annotated[
         Positive,
         option(
-            "Bytes of a message, once inflated.",
+            "A message's bytes, inflated.",
             Group.WEBSOCKET,
             hidden_flags=("--ws-max-size",),
             metavar="BYTES",
@@ -243,7 +243,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     websocket_max_queue: Annotated[
         Positive,
         option(
-            "Messages read ahead of a busy application.",
+            "Messages read ahead of the app.",
             Group.WEBSOCKET,
             hidden_flags=("--ws-max-queue",),
             metavar="N",
@@ -252,7 +252,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     websocket_ping_interval: Annotated[
         Seconds,
         option(
-            "Silence before a ping; 0: no pings.",
+            "Seconds between pings; 0: none.",
             Group.WEBSOCKET,
             hidden_flags=("--ws-ping-interval",),
             metavar="S",
@@ -269,12 +269,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = 20.0
     websocket_close_timeout: Annotated[
         Seconds,
-        option("The client's answer to a close may take.", Group.WEBSOCKET, metavar="S"),
+        option("The answer to a close may take.", Group.WEBSOCKET, metavar="S"),
     ] = 10.0
     websocket_deflate: Annotated[
         bool,
         option(
-            "Compress messages where the client offers it.",
+            "Compress where the client offers.",
             Group.WEBSOCKET,
             hidden_flags=("--ws-per-message-deflate",),
         ),
@@ -354,7 +354,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     ] = 60.0
     timeout_handshake: Annotated[
         SomeSeconds,
-        option("A TLS handshake, a PROXY header may take.", Group.TIMEOUTS, metavar="S"),
+        option("A handshake or PROXY header may take.", Group.TIMEOUTS, metavar="S"),
     ] = 10.0
     timeout_graceful_shutdown: Annotated[
         Seconds,

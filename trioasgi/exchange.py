@@ -17,9 +17,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import trio
+    from collections.abc import Callable, Mapping, Sequence
 
     from trioasgi.net.channel import Channel
 
@@ -35,13 +33,15 @@ class ConnectionInfo:
     """What is the same for every request of a connection.
 
     `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's
-    server, None where unknown. `peer` is how the log names the client.
+    server, None where unknown. `peer` is how the log names the client. `tls` is what ASGI's TLS extension
+    says of the connection; None where there is no TLS.
     """
 
     scheme: str
     client: Peer | None
     server: Peer | None
     peer: str
+    tls: Mapping[str, object] | None = None
 
 
 class Request(ABC):
@@ -79,6 +79,35 @@ class ResponsePhase(Enum):
     FAILED = "no more can be sent: the peer has gone, or the response was cut"
 
 
+class CallScope(ABC):
+    """What ends one call of the application, as a trio.CancelScope would, and can do nothing to the next.
+
+    Once the call is over, nothing that is done here has an effect.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def cancel(self) -> None:
+        """Cancel the call: 503 if no head was sent, else the response is cut."""
+
+    @property
+    @abstractmethod
+    def cancel_called(self) -> bool:
+        """Was the call cancelled, by whomever, or has its deadline come?"""
+
+    @property
+    @abstractmethod
+    def deadline(self) -> float:
+        """When the call will be cancelled, in seconds of `trio.current_time()`: 504 then, or the response is
+        cut. Never (infinity) from the moment when the response is complete, unless it is set anew.
+        """
+
+    @deadline.setter
+    @abstractmethod
+    def deadline(self, deadline: float) -> None: ...
+
+
 class Exchange(ABC):
     """One request and its response.
 
@@ -92,6 +121,11 @@ class Exchange(ABC):
     request: Request
     status: int
     sent: int
+
+    @property
+    @abstractmethod
+    def failure(self) -> str:
+        """Why nothing more can be sent, where `phase` is REFUSED or FAILED; else empty."""
 
     @property
     @abstractmethod
@@ -120,8 +154,8 @@ class Exchange(ABC):
     def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
         """Begin the response. True if `flush()` must be awaited.
 
-        `headers` are validated, their names in lower case; `length` is the Content-Length among them, None
-        where there is none.
+        `headers` are validated, their names in lower case; `length` is the Content-Length, which is not among
+        them, or None.
         """
 
     @abstractmethod
@@ -148,8 +182,12 @@ class Exchange(ABC):
 
     @property
     @abstractmethod
-    def cancel_scope(self) -> trio.CancelScope | None:
-        """What ends this exchange when it is cancelled: 503 if no head was sent, else the response is cut."""
+    def call_scope(self) -> CallScope:
+        """What ends the call that answers this exchange."""
+
+    @abstractmethod
+    def on_cut(self, callback: Callable[[Exchange], None]) -> None:
+        """Call `callback` when the exchange has been ended because its call was cancelled."""
 
     @abstractmethod
     async def flush(self) -> None:

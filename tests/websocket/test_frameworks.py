@@ -100,28 +100,28 @@ def test_starlette(codec: str) -> None:
         await exchange_with(server, "/talk")
         await expect_refusal(server, "/deny", 418)
         await expect_refusal(server, "/nowhere", 403)
-        async with (
-            httpx.AsyncClient(timeout=SOON) as client,
-            httpx_ws.aconnect_ws(server.urls[0] + "/upper", client) as session,
-        ):
-            await session.send_text("loud")
-            assert await session.receive_text(SOON) == "LOUD"
+        async with httpx.AsyncClient(timeout=SOON) as client:
+            session: httpx_ws.AsyncWebSocketSession
+            async with httpx_ws.aconnect_ws(server.urls[0] + "/upper", client) as session:
+                await session.send_text("loud")
+                assert await session.receive_text(SOON) == "LOUD"
 
     serve_and(app, codec, test)
     assert left == [1000]
+
+
+async def check_token(token: Annotated[str, Query()]) -> str:
+    if token != "right":
+        raise WebSocketException(1008)
+    return token
 
 
 @both_codecs
 def test_fastapi(codec: str) -> None:
     app = FastAPI()
 
-    async def check(token: Annotated[str, Query()]) -> str:
-        if token != "right":
-            raise WebSocketException(1008)
-        return token
-
     @app.websocket("/talk/{name}")
-    async def talk(websocket: FastAPIWebSocket, name: str, _: Annotated[str, Depends(check)]) -> None:
+    async def talk(websocket: FastAPIWebSocket, name: str, _: Annotated[str, Depends(check_token)]) -> None:
         await websocket.accept()
         async for text in websocket.iter_text():
             await websocket.send_text(f"{name} said {text}")
@@ -130,6 +130,7 @@ def test_fastapi(codec: str) -> None:
     async def test(server: Server) -> None:
         await exchange_with(server, "/talk/you?token=right")
         await expect_refusal(server, "/talk/you?token=wrong", 403)
+        await expect_refusal(server, "/talk/you", 403)
 
     serve_and(cast("ASGIApp", app), codec, test)
 

@@ -36,6 +36,6 @@ def is_disconnect(exc: BaseException) -> bool:
         return all(is_disconnect(inner) for inner in exc.exceptions)
     if isinstance(exc, ClientDisconnected) or isinstance(exc.__cause__, ClientDisconnected):
         return True
-    # A framework's own exception for it, raised in its `except OSError:`; but a mistake in such a block, which
-    # is one of Python's own exceptions, is a mistake.
+    # A framework's own exception for it, raised in its `except OSError:`; but a mistake in such a block,
+    # which is one of Python's own exceptions, is a mistake.
     return isinstance(exc.__context__, ClientDisconnected) and type(exc).__module__ != "builtins"

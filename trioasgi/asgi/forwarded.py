@@ -21,16 +21,17 @@ Any other malformed value      says nothing
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.exchange import ConnectionInfo
 from trioasgi.trust import Trusted, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trioasgi.exchange import ConnectionInfo, Header, Peer
+    from trioasgi.exchange import Header, Peer
     from trioasgi.trust import IPAddress
 
 FOR: Final = b"x-forwarded-for"
@@ -108,7 +109,7 @@ class Forwarding:
         fields: dict[bytes, list[str]] = {}
         for name, value in headers:
             if name in names:
-                fields.setdefault(name, []).append(value.decode("latin-1"))
+                fields.setdefault(name, []).append(value.decode("latin-1").strip(" \t"))
         return read_forwarded(fields, headers, info, self._trusted)
 
 
@@ -126,11 +127,11 @@ def read_forwarded(
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """A hop: its address and port (0: not said), or only what it is called where it has no address."""
+    """A hop: its address, also as a scope's client has it (port 0: not said); or only what it is called."""
 
     label: str
     address: IPAddress | None = None
-    port: int = 0
+    client: Peer | None = None
 
     def is_trusted(self, trusted: Trusted) -> bool:
         if self.address is None:
@@ -159,7 +160,8 @@ def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -
     client, distance = _find_client(_entries(fields.get(FOR, ())), trusted)
 
     def pick(name: bytes) -> str:
-        entries = _entries(fields.get(name, ()))
+        values = fields.get(name)
+        entries = _entries(values) if values else ()
         return entries[max(len(entries) - 1 - distance, 0)] if entries else ""
 
     return _Statement(client, pick(PROTO), pick(HOST), pick(PORT), pick(PREFIX))
@@ -167,6 +169,8 @@ def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -
 
 def _entries(values: Sequence[str]) -> list[str]:
     """The members of a list, the empty ones left out (RFC 9110, 5.6.1)."""
+    if len(values) == 1 and "," not in values[0]:
+        return [values[0]] if values[0] else []
     return [entry for value in values for part in value.split(",") if (entry := part.strip(" \t"))]
 
 
@@ -235,29 +239,32 @@ def _parse_node(text: str) -> _Node:
     if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
         return _Node(text[:_MAX_LABEL] or _NOT_KNOWN.label)
     shown = f"[{address}]" if address.version == 6 else str(address)
-    return _Node(f"{shown}:{port}" if port else str(address), address, port)
+    return _Node(f"{shown}:{port}" if port else str(address), address, (str(address), port))
 
 
 # What follows from it
 
 
 def _conclude(statement: _Statement, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded:
-    info = replace(info, scheme=_SCHEMES.get(statement.scheme.lower(), info.scheme))
+    scheme = _SCHEMES.get(statement.scheme.lower(), info.scheme)
     node = statement.client
-    if node is not None:
-        client = None if node.address is None else (str(node.address), node.port)
-        info = replace(info, client=client, peer=node.label)
-    host: bytes | None = None
-    named = _AUTHORITY.fullmatch(statement.host)
-    port = _parse_port(statement.port)
-    if named is not None or port is not None:
-        server, host = _find_server(named, port, headers, info)
-        info = replace(info, server=server)
-    return Forwarded(info, host, _parse_prefix(statement.prefix))
+    client, peer = (info.client, info.peer) if node is None else (node.client, node.label)
+    server, host = info.server, None
+    if statement.host or statement.port:
+        named = _AUTHORITY.fullmatch(statement.host)
+        port = _parse_port(statement.port)
+        if named is not None or port is not None:
+            server, host = _find_server(named, port, headers, info.server, scheme)
+    prefix = _parse_prefix(statement.prefix) if statement.prefix else None
+    return Forwarded(ConnectionInfo(scheme, client, server, peer, info.tls), host, prefix)
 
 
 def _find_server(
-    named: re.Match[str] | None, port: int | None, headers: Sequence[Header], info: ConnectionInfo
+    named: re.Match[str] | None,
+    port: int | None,
+    headers: Sequence[Header],
+    server: Peer | None,
+    scheme: str,
 ) -> tuple[Peer | None, bytes | None]:
     """The server as the client has addressed it, and the Host that says so.
 
@@ -267,8 +274,8 @@ def _find_server(
     if named is None:
         named = _AUTHORITY.fullmatch(next((v.decode("latin-1") for n, v in headers if n == b"host"), ""))
         if named is None:
-            return (info.server[0] if info.server else "", port), None
-    default = _DEFAULT_PORTS[info.scheme]
+            return (server[0] if server else "", port), None
+    default = _DEFAULT_PORTS[scheme]
     own = _parse_port(named[2] or "")
     port = own or port or default
     name = named[1]

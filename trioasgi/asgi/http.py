@@ -8,6 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
+from trioasgi.asgi.background import ServerNursery
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
 from trioasgi.asgi.websocket import serve_websocket
@@ -17,6 +18,7 @@ from trioasgi.observe.errors import log_app_exception
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.exchange import ConnectionInfo, Exchange, Request
@@ -36,7 +38,8 @@ class Application:
     `concurrency` is how many calls may be under way at once, and `max_requests` after how many
     `on_max_requests` is called (0: any). `forwarding` reads what proxies say of a request (None: nothing is
     believed). `websocket` says how WebSockets are served (None: they are not, and an exchange that asks for
-    one is answered as any other).
+    one is answered as any other). `background` runs the tasks that the application starts through the
+    extension `trio` (None: that is not offered).
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class Application:
         max_requests: int = 0,
         on_max_requests: Callable[[], None] | None = None,
         websocket: WebSocketSettings | None = None,
+        background: Background | None = None,
     ) -> None:
         self.app = app
         self.state = state
@@ -60,6 +64,7 @@ class Application:
         self.concurrency = concurrency
         self.max_requests = max_requests
         self.websocket = websocket
+        self.background = background
         self.active = 0
         self.answered = 0
         self._on_max_requests = on_max_requests
@@ -81,7 +86,7 @@ class HTTPHandler:
     on it.
     """
 
-    __slots__ = ("_application", "_forwarding", "_info", "_raw_root_path", "_root_path", "_scope")
+    __slots__ = ("_application", "_extensions", "_forwarding", "_info", "_raw_root_path", "_root_path", "_scope")
 
     def __init__(
         self, application: Application, info: ConnectionInfo, forwarded: Forwarded | None = None
@@ -111,6 +116,14 @@ class HTTPHandler:
             "server": info.server,
             "extensions": {},
         }
+        self._extensions: dict[str, Any] = {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+        }
+        # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
+        if info.tls is not None and forwarded is None:
+            self._extensions["tls"] = dict(info.tls)
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
@@ -130,9 +143,9 @@ class HTTPHandler:
             call = HTTPCall(exchange, log)
             application.active += 1
             try:
-                await application.app(self._make_scope(exchange.request), call.receive, call.send)
+                await application.app(self._make_scope(exchange), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-                self._judge(exchange, exc)
+                self._judge(exchange, exc, log)
             else:
                 if exchange.phase is not _COMPLETE:
                     self._judge_return(exchange)
@@ -145,7 +158,7 @@ class HTTPHandler:
         self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
     ) -> None:
         application = self._application
-        scope = self._make_scope(exchange.request)
+        scope = self._make_scope(exchange)
         application.active += 1
         try:
             await serve_websocket(application.app, exchange, scope, settings, self._info.peer, log)
@@ -159,16 +172,19 @@ class HTTPHandler:
         )
         exchange.fail(503, "the server is busy")
 
-    def _judge(self, exchange: Exchange, exc: BaseException) -> None:
+    def _judge(self, exchange: Exchange, exc: BaseException, log: AccessEntry | None) -> None:
         """Whatever the application raises ends its own request and no other; cancellation goes on."""
         ours, outside = split_failure(exc)
         if ours is not None:
             self._handle_exception(exchange, ours)
         if outside is not None:
+            if log is not None:
+                exchange.on_cut(log.write)  # what is answered then is not known yet
             raise outside
 
-    def _make_scope(self, request: Request) -> Scope:
+    def _make_scope(self, exchange: Exchange) -> Scope:
         scope = self._scope.copy()
+        request = exchange.request
         path = request.path
         text = path.decode("ascii")
         if b"%" in path:
@@ -184,11 +200,27 @@ class HTTPHandler:
         scope["raw_path"] = path
         scope["query_string"] = request.query
         scope["headers"] = request.headers
-        scope["extensions"] = {}
+        scope["extensions"] = self._offer_extensions(exchange)
         state = self._application.state
         if state is not None:
             scope["state"] = state.copy()
         return scope
+
+    def _offer_extensions(self, exchange: Exchange) -> dict[str, Any]:
+        request = exchange.request
+        extensions = self._extensions.copy()
+        if request.http_version == "1.0":
+            del extensions["http.response.early_hint"]  # RFC 8297, 2: such a client does not know of 103
+        if request.accepts_trailers:
+            extensions["http.response.trailers"] = {}
+        background = self._application.background
+        if background is not None:
+            extensions["trio"] = {
+                "cancel_scope": exchange.call_scope,
+                "nursery": ServerNursery(background, request, self._info.peer),
+                "draining": background.draining,
+            }
+        return extensions
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request

@@ -93,13 +93,19 @@ class HTTPCall:
         if not self._request_done:
             try:
                 body, more = await exchange.receive_body()
-            except ClientDisconnected:
+            except ClientDisconnected as exc:
                 self._request_done = True
-                return {"type": "http.disconnect"}
+                return {"type": "http.disconnect", "reason": str(exc)}
             self._request_done = not more
             return {"type": "http.request", "body": body, "more_body": more}
         await exchange.wait_disconnected()
-        return {"type": "http.disconnect"}
+        return {"type": "http.disconnect", "reason": self._why_disconnected()}
+
+    def _why_disconnected(self) -> str:
+        exchange = self._exchange
+        if exchange.phase is _COMPLETE:
+            return "the response is complete"
+        return exchange.failure or "the client has closed the connection"
 
     async def send(self, message: Message) -> None:
         """Take `http.response.start`, then `http.response.body` messages, and those of the extensions.
@@ -114,7 +120,15 @@ class HTTPCall:
         if phase is _STARTED and kind == "http.response.body" and self._trailers is _NO_TRAILERS:
             body = message.get("body", b"")
             more = bool(message.get("more_body"))
-            await self._send_body(body if type(body) is bytes else check_body(body), more)
+            # As _send_body, which would be another coroutine for each message.
+            try:
+                waits = exchange.send_body(body if type(body) is bytes else check_body(body), more)
+            except BodyLengthError as exc:
+                raise ASGIMessageError(str(exc)) from exc
+            if waits or more:
+                await self._flush(waits)
+            if not more and self._log is not None:
+                self._log.write(exchange)
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:
@@ -136,13 +150,17 @@ class HTTPCall:
             waits = self._exchange.send_body(body, more)
         except BodyLengthError as exc:
             raise ASGIMessageError(str(exc)) from exc
-        if waits:
-            await self._exchange.flush()
-        elif more:
-            # A stream whose client is fast must not keep the others waiting.
-            await trio.lowlevel.checkpoint()
+        if waits or more:
+            await self._flush(waits)
         if not more:
             self._complete()
+
+    async def _flush(self, waits: bool) -> None:
+        if waits:
+            await self._exchange.flush()
+        else:
+            # A stream whose client is fast must not keep the others waiting.
+            await trio.lowlevel.checkpoint()
 
     def _complete(self) -> None:
         if self._log is not None:

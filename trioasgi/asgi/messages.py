@@ -33,8 +33,8 @@ _known_names: dict[bytes, bytes] = {}
 
 
 def check_headers(headers: Iterable[Iterable[bytes]]) -> tuple[list[Header], int | None]:
-    """Check header fields; return them with their names in lower case, and the Content-Length if there is
-    one.
+    """Check header fields; return them with their names in lower case, but for the Content-Length, which
+    comes as a number if there is one.
 
     ASGI: an iterable of two-item iterables of byte strings. At most one Content-Length, a number (RFC 9110,
     8.6).
@@ -48,6 +48,7 @@ def check_headers(headers: Iterable[Iterable[bytes]]) -> tuple[list[Header], int
             name = known.get(given) or _learn_name(given)
             if name == b"content-length":
                 length = _check_length(value, length)
+                continue
             checked.append((name, value))
             values.append(value)
         # One pass over all the values: join() raises for what is not bytes.

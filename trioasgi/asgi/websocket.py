@@ -181,7 +181,7 @@ class WebSocketCall:
                 case "websocket.accept":
                     await self._accept(message)
                 case "websocket.close":
-                    _read_close(message)
+                    # Code and reason go nowhere, and are not looked at: FastAPI's reason is a list here.
                     await _refuse(exchange, 403, "")
                 case _:
                     await self._begin_response(message)

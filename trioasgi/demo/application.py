@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.demo.echo import websocket
 from trioasgi.demo.pages import Pages, load_assets, plain
 from trioasgi.demo.request import Request
 from trioasgi.demo.stream import stream
@@ -24,7 +25,8 @@ class Demo:
     """An ASGI 3 application that shows the connection, the request and a live stream.
 
     Routes: `/` the page; `/stream` server-sent events; `/echo` sends a POST's body back while it arrives;
-    `/headers.json` and `/scope.json` the request in JSON; `/assets/…` what the page needs.
+    `/ws` a WebSocket that does the same with messages; `/headers.json` and `/scope.json` the request in JSON;
+    `/assets/…` what the page needs.
     """
 
     def __init__(self) -> None:
@@ -40,12 +42,14 @@ class Demo:
         } | dict.fromkeys(self._assets, (_READ, self._asset))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One application call, for the scope types `lifespan` and `http`."""
+        """One application call, for the scope types `lifespan`, `http` and `websocket`."""
         match scope["type"]:
             case "lifespan":
                 await _lifespan(scope, receive, send)
             case "http":
                 await self._http(Request(scope, receive, send, self._life(scope)))
+            case "websocket":
+                await websocket(scope, receive, send)
             case other:
                 raise NotImplementedError(f"the demo does not serve the scope type {other!r}")
 

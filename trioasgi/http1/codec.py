@@ -92,7 +92,14 @@ class HTTP1Request(Request):
     __slots__ = ("fields",)
 
     def __init__(
-        self, method: str, target: bytes, path: bytes, query: bytes, http_version: str, fields: Fields
+        self,
+        method: str,
+        target: bytes,
+        path: bytes,
+        query: bytes,
+        http_version: str,
+        headers: list[Header],
+        fields: Fields,
     ) -> None:
         # Not by super().__init__: this runs once a request.
         self.method = method
@@ -100,9 +107,21 @@ class HTTP1Request(Request):
         self.path = path
         self.query = query
         self.http_version = http_version
-        self.headers = fields.headers
+        self.headers = headers
         self.websocket = fields.websocket
         self.fields = fields
+
+    def copy(self) -> HTTP1Request:
+        """The same request again, with a list of headers that the application may change as it likes."""
+        return HTTP1Request(
+            self.method,
+            self.target,
+            self.path,
+            self.query,
+            self.http_version,
+            self.headers.copy(),
+            self.fields,
+        )
 
     @property
     def accepts_trailers(self) -> bool:

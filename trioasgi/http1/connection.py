@@ -88,6 +88,7 @@ class HTTP1Connection:
 
     __slots__ = (
         "_exchange",
+        "_given_up",
         "_handler",
         "_on_drain",
         "_on_handover",
@@ -95,9 +96,11 @@ class HTTP1Connection:
         "channel",
         "draining",
         "info",
+        "on_cut",
         "phase",
         "reader",
         "scope",
+        "sets_deadlines",
         "settings",
     )
 
@@ -115,12 +118,15 @@ class HTTP1Connection:
         self.reader = RequestReader(settings.codec(), settings.limits)
         self.phase = _NEW
         self.draining = False
-        self.scope: trio.CancelScope | None = None
+        self.scope = trio.CancelScope()  # of the task that runs now
+        self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
         self._handler = handler
         self._exchange: HTTP1Exchange | None = None
         self._turn = 0
         self._on_drain: Callable[[], None] | None = None
         self._on_handover = on_handover
+        self._given_up = False
+        self.on_cut: Callable[[Exchange], None] | None = None
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
             channel.on_unattended(self._hand_over)
@@ -134,8 +140,8 @@ class HTTP1Connection:
         `run`.
         """
         turn = self._turn
-        with trio.CancelScope() as scope:
-            self.scope = scope
+        self.scope = scope = trio.CancelScope()
+        with scope:
             return await self._run()
         if turn != self._turn:
             return False
@@ -148,7 +154,7 @@ class HTTP1Connection:
         timeout = self.settings.timeout_headers if self.phase is _NEW else keep_alive
         deadline = self.channel.now() + timeout
         handler = self._handler
-        request_timeout = self.settings.request_timeout
+        reader, channel = self.reader, self.channel
         turn = self._turn
         while True:
             request = await self._next_request(deadline)
@@ -156,16 +162,18 @@ class HTTP1Connection:
                 return True
             self.phase = _BUSY
             self._exchange = exchange = HTTP1Exchange(self, request)
-            if request_timeout and self.scope is not None:
-                self.scope.deadline = trio.current_time() + request_timeout
+            if self.sets_deadlines:
+                self._set_deadline()
             await handler(exchange)
             if turn != self._turn:
                 return False
-            ordinary = exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body_done
+            if self.sets_deadlines:
+                self.response_over()
+            ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body_done
             if not ordinary and not await self._can_go_on(exchange):
                 return True
             self.phase = _IDLE
-            deadline = self.channel.now() + keep_alive
+            deadline = channel.now() + keep_alive
 
     def _hand_over(self) -> None:
         """Something has arrived that nobody waits for: the next request, while the application is still busy?
@@ -183,33 +191,63 @@ class HTTP1Connection:
 
     def response_over(self) -> None:
         """The response is complete, or lost: from here on no deadline is set to the application."""
-        if self.scope is not None and self.scope.deadline != math.inf:
+        self._given_up = False
+        if self.scope.deadline != math.inf:
             self.scope.deadline = math.inf
+
+    def is_answering(self, exchange: HTTP1Exchange) -> bool:
+        """Is the call for this exchange under way, in the task that runs now?"""
+        return self._exchange is exchange and self.phase is _BUSY
+
+    def _set_deadline(self) -> None:
+        if self.settings.request_timeout:
+            self.scope.deadline = trio.current_time() + self.settings.request_timeout
+        if self.channel.hung_up:
+            self._give_up_later()
 
     def _give_up_later(self) -> None:
         """The client has gone: what the application does for it is cancelled after the grace, but nothing
         else that it may do.
         """
-        exchange, scope, grace = self._exchange, self.scope, self.settings.disconnect_grace
-        if (
-            self.phase is _BUSY
-            and exchange is not None
-            and not exchange.over
-            and scope is not None
-            and grace is not None
-        ):
-            scope.deadline = min(scope.deadline, trio.current_time() + grace)
+        exchange, grace = self._exchange, self.settings.disconnect_grace
+        if self.phase is not _BUSY or exchange is None or exchange.over or grace is None:
+            return
+        deadline = trio.current_time() + grace
+        if deadline < self.scope.deadline:
+            self._given_up = True
+            self.scope.deadline = deadline
 
     async def _answer_cancelled(self, *, late: bool) -> None:
-        """The exchange's cancel scope was cancelled, by its deadline or by the application: that was its
-        end.
-        """
+        """The call was cancelled, by its deadline or by the application: that was the exchange's end."""
         exchange = self._exchange
-        if exchange is not None:
-            rule = Rule.REQUEST_TIMEOUT if late else Rule.CANCELLED
-            error = rule.error()
-            exchange.fail(error.status, error.reason)
-            await self._can_go_on(exchange)
+        if exchange is None:
+            return
+        if not exchange.over:
+            self._refuse_cancelled(exchange, late=late)
+        if self.on_cut is not None:
+            self.on_cut(exchange)
+        await self._can_go_on(exchange)
+
+    def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
+        request, peer = exchange.request, self.info.peer
+        rule = Rule.CANCELLED
+        if self._given_up:
+            logger.info(
+                "%s: %s %r was cancelled, as its client has gone (--cancel-on-disconnect)",
+                peer,
+                request.method,
+                request.target,
+            )
+        elif late:
+            rule = Rule.REQUEST_TIMEOUT
+            logger.warning(
+                "%s: %s %r was cancelled at its deadline (--request-timeout)",
+                peer,
+                request.method,
+                request.target,
+            )
+        error = rule.error()
+        exchange.fail(error.status, error.reason)
 
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
@@ -245,7 +283,15 @@ class HTTP1Connection:
                         deadline = channel.now() + self.settings.timeout_headers
                 data = channel.receive_nowait()
                 if data is None:
-                    data = await self._wait_for_data(deadline)
+                    if self.draining and not reader.holds_data:
+                        if self.phase is not _NEW:
+                            return None
+                        deadline = channel.now() + FIRST_REQUEST_SECONDS
+                    channel.read_deadline = deadline
+                    try:
+                        data = await channel.receive()
+                    except TimeoutError:
+                        data = self._read_late()
                 if not data:
                     if reader.holds_data:
                         raise Rule.HEAD_CUT.error()
@@ -257,22 +303,13 @@ class HTTP1Connection:
         except OSError:
             return None
 
-    async def _wait_for_data(self, deadline: float) -> bytes:
-        """Wait for bytes of a head; b"" if there will be none that matter. Raises RequestError, OSError."""
-        channel = self.channel
-        mid_head = self.reader.holds_data
-        if self.draining and not mid_head:
-            if self.phase is not _NEW:
-                return b""
-            deadline = channel.now() + FIRST_REQUEST_SECONDS
-        channel.read_deadline = deadline
-        try:
-            return await channel.receive()
-        except TimeoutError:
-            if mid_head:
-                raise Rule.HEAD_TIMEOUT.error() from None
-            # A request that crossed our decision to close on its way is still served.
-            return channel.receive_nowait() or b""
+    def _read_late(self) -> bytes | None:
+        """Time is up, or the server drains: a request that crossed that decision on its way is still
+        served.
+        """
+        if self.reader.holds_data:
+            raise Rule.HEAD_TIMEOUT.error() from None
+        return self.channel.receive_nowait()
 
     # What comes after a response
 

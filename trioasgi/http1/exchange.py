@@ -11,6 +11,7 @@ import trio
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import BodyLengthError, Exchange, ResponsePhase
+from trioasgi.http1.call_scope import HTTP1CallScope
 from trioasgi.http1.codec import RequestError
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
@@ -48,9 +49,11 @@ _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 # Fields that say how the message is framed or what becomes of the connection, which is ours to say.
 # `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
 _OURS: Final = frozenset(
-    {b"connection", b"content-length", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
+    {b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
 )
 
+
+_NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
 
 _BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
@@ -85,6 +88,7 @@ class HTTP1Exchange(Exchange):
 
     __slots__ = (
         "_connection",
+        "_failure",
         "_framing",
         "_head",
         "_left",
@@ -92,6 +96,7 @@ class HTTP1Exchange(Exchange):
         "_pace",
         "_since_yield",
         "_trailers",
+        "_waited_for",
         "close_after",
         "phase",
         "request",
@@ -110,11 +115,12 @@ class HTTP1Exchange(Exchange):
         self.close_after = not request.fields.keep_alive
         self._owes_continue = request.fields.expects_continue
         self._head = b""
-        self._framing = Framing.NONE
+        self._framing = _NONE
         self._left = 0
         self._since_yield = 0
         self._trailers = b""
         self._pace: Pace | None = None
+        self._waited_for = False
 
     # The request
 
@@ -129,6 +135,7 @@ class HTTP1Exchange(Exchange):
         return phase is _COMPLETE or phase is _REFUSED or phase is _FAILED
 
     async def wait_disconnected(self) -> None:
+        self._waited_for = True
         while not self.disconnected:
             await self._connection.channel.wait_hung_up()
 
@@ -172,10 +179,11 @@ class HTTP1Exchange(Exchange):
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
             error = Rule.BODY_TIMEOUT.error()
+            connection.log_limit(f"request refused: {error.status} {error.reason}")
             self.fail(error.status, error.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
         except OSError as exc:
-            self._lose()
+            self._lose("the client broke the connection")
             raise ClientDisconnected("the client broke the connection") from exc
         if not data:
             # The rest of the body will never come. What the application has to say of that still reaches a
@@ -187,6 +195,7 @@ class HTTP1Exchange(Exchange):
     async def _wait_for_body(self) -> bytes:
         connection = self._connection
         channel, settings = connection.channel, connection.settings
+        self._waited_for = True
         began = channel.now()
         channel.read_deadline = began + settings.timeout_body
         if not settings.body_rate:
@@ -224,27 +233,31 @@ class HTTP1Exchange(Exchange):
                 given = {name} if given is None else given | {name}
             lines.append(b"%b: %b\r\n" % field)
         lines[0] = defaults.start(status) if given is None else STATUS_LINES[status] + defaults.without(given)
-        lines.append(self._choose_framing(status, length))
+        if length is None or status in _BODILESS or self.request.method == "HEAD":
+            lines.append(self._choose_framing(status, length))
+        else:
+            self._framing = _LENGTH
+            self._left = length
+            lines.append(b"content-length: %d\r\n" % length)
         lines.append(self._choose_persistence())
         head = b"".join(lines)
-        if self._framing is Framing.NONE or self._framing is Framing.LENGTH:
+        if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False
         return self._send(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
-        """Choose how the body will end; the lines that say so (RFC 9112, 6.1 to 6.3; RFC 9110, 8.6)."""
+        """Choose how a body will end that has no length, or may not be; the line that says so.
+
+        RFC 9112, 6.1 to 6.3; RFC 9110, 8.6.
+        """
         if status in _BODILESS or self.request.method == "HEAD":
-            self._framing = Framing.NONE
+            self._framing = _NONE
             if status == 204 or length is None:
                 return NO_CONTENT_LENGTH if status == 205 else b""
             return b"content-length: %d\r\n" % (0 if status == 205 else length)
-        if length is not None:
-            self._framing = Framing.LENGTH
-            self._left = length
-            return b"content-length: %d\r\n" % length
         if self.request.http_version == "1.1":
-            self._framing = Framing.CHUNKED
+            self._framing = _CHUNKED
             return TRANSFER_ENCODING_CHUNKED
         self._framing = Framing.CLOSE
         self.close_after = True
@@ -264,11 +277,11 @@ class HTTP1Exchange(Exchange):
 
     def send_body(self, data: bytes, more: bool) -> bool:
         framing = self._framing
-        if framing is Framing.NONE:
+        if framing is _NONE:
             data = b""
         else:
             self._count(len(data), more)
-            if framing is Framing.CHUNKED:
+            if framing is _CHUNKED:
                 data = encode_chunk(data, more, self._trailers)
         if self._head:
             head, self._head = self._head, b""
@@ -283,7 +296,7 @@ class HTTP1Exchange(Exchange):
 
     def _count(self, size: int, more: bool) -> None:
         """Hold the body to its Content-Length."""
-        if self._framing is Framing.LENGTH:
+        if self._framing is _LENGTH:
             left = self._left - size
             if left < 0:
                 raise BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
@@ -297,12 +310,12 @@ class HTTP1Exchange(Exchange):
 
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         framing = self._framing
-        if framing is Framing.NONE or count == 0:
+        if framing is _NONE or count == 0:
             if self.send_body(b"", more):
                 await self.flush()
             return
         self._count(count, more)
-        before, behind = frame_file(count, more, self._trailers) if framing is Framing.CHUNKED else (b"", b"")
+        before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
@@ -323,8 +336,16 @@ class HTTP1Exchange(Exchange):
             self._trailers += b"".join([b"%b: %b\r\n" % field for field in headers])
 
     @property
-    def cancel_scope(self) -> trio.CancelScope | None:
-        return self._connection.scope
+    def call_scope(self) -> HTTP1CallScope:
+        return HTTP1CallScope(self._connection, self)
+
+    def on_cut(self, callback: Callable[[Exchange], None]) -> None:
+        self._connection.on_cut = callback
+
+    @property
+    def failure(self) -> str:
+        # Not set where all is well: that is a store less for each request.
+        return getattr(self, "_failure", "")
 
     def _end(self, waits: bool) -> None:
         self.phase = _ENDING
@@ -334,10 +355,12 @@ class HTTP1Exchange(Exchange):
     def _complete(self) -> None:
         self.phase = _COMPLETE
         connection = self._connection
-        connection.response_over()
-        connection.channel.release_watchers()
-        if not connection.reader.body_done:
-            connection.channel.interrupt_read()  # a receive() that waits for more of the body
+        if connection.sets_deadlines:
+            connection.response_over()
+        if self._waited_for:
+            connection.channel.release_watchers()
+            if not connection.reader.body_done:
+                connection.channel.interrupt_read()  # a receive() that waits for more of the body
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
         connection = self._connection
@@ -358,7 +381,7 @@ class HTTP1Exchange(Exchange):
         try:
             return not self._connection.channel.send_nowait(data)
         except OSError as exc:
-            self._lose()
+            self._lose("the client broke the connection")
             raise ClientDisconnected("the client broke the connection") from exc
 
     async def flush(self) -> None:
@@ -374,13 +397,14 @@ class HTTP1Exchange(Exchange):
             yield
         except TimeoutError as exc:
             self._connection.log_limit("the client took nothing of the response for too long")
-            self._lose()
+            self._lose("the client stopped reading the response")
             raise ClientDisconnected("the client stopped reading the response") from exc
         except OSError as exc:
-            self._lose()
+            self._lose("the client broke the connection")
             raise ClientDisconnected("the client broke the connection") from exc
 
-    def _lose(self) -> None:
+    def _lose(self, reason: str) -> None:
+        self._failure = reason
         self.phase = _FAILED
         self.close_after = True
         self._connection.channel.release_watchers()
@@ -390,10 +414,11 @@ class HTTP1Exchange(Exchange):
             self.abort(reason)
         elif not self.over:
             self._head = b""
+            self._failure = reason
             self._connection.refuse(RequestError(status, reason), self)
             self._connection.channel.release_watchers()
 
     def abort(self, reason: str) -> None:
         if not self.over:
             self._connection.log_limit(reason)
-            self._lose()
+            self._lose(reason)

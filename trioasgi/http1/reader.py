@@ -81,7 +81,7 @@ class RequestReader:
                 check_beginning(data[pos:], self._limits)
             return None
         end += 4
-        request = self._heads.read(data, pos, end)
+        request = self._heads.read(data if pos == 0 and end == len(data) else data[pos:end])
         self._pos = self._searched = end
         fields = request.fields
         if fields.content_length:

@@ -122,51 +122,54 @@ def _is_authority(value: bytes) -> bool:
 class HeadReader:
     """Reads and checks the heads of one connection's requests.
 
-    The fields that were read last are remembered: clients repeat theirs from request to request, and what is
-    the same, byte for byte, means the same.
+    What was read last is remembered, the head and its fields: clients repeat their fields from request to
+    request, those that poll repeat the whole, and what is the same, byte for byte, means the same.
     """
 
-    __slots__ = ("_codec", "_fields", "_last", "_last_version", "_limits", "_max_bytes")
+    __slots__ = ("_block", "_codec", "_head", "_limits", "_max_bytes", "_request", "_version")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._codec = codec
         self._limits = limits
         self._max_bytes = limits.head_bytes
-        self._last = b""
-        self._last_version = b""
-        self._fields: Fields | None = None
+        self._head = b""
+        self._block = b""
+        self._version = b""
+        self._request: HTTP1Request | None = None
 
-    def read(self, data: bytes, start: int, end: int) -> HTTP1Request:
-        """Read the head that is `data[start:end]`, its empty line included.
+    def read(self, head: bytes) -> HTTP1Request:
+        """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
+        last = self._request
+        if last is None or head != self._head:
+            last = self._request = self._read(head, last)
+            self._head = head
+        return last.copy()
 
-        Raises RequestError with the answer to what is wrong.
-        """
-        line = _REQUEST_LINE.match(data, start, end)
+    def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:
+        line = _REQUEST_LINE.match(head)
         if line is None:
-            raise diagnose(data[start:end], self._limits)
+            raise diagnose(head, self._limits)
         name, target, path, query, version = line.groups()
         method = METHODS.get(name)
         if method is None or len(target) > self._limits.target:
-            raise diagnose(data[start:end], self._limits)
-        if end - start > self._max_bytes:
+            raise diagnose(head, self._limits)
+        if len(head) > self._max_bytes:
             raise Rule.FIELDS_SIZE.error()
         authority: bytes | None = None
         if path is None:
             # Before the fields: what llhttp thinks of the target is not for it to say.
             path, query, authority = _read_other_form(method, target)
-        block = data[line.end() : end]
-        fields = self._fields
-        if fields is None or block != self._last or version != self._last_version:
-            fields = self._read_fields(data[start:end], version)
-            self._last = block
-            self._last_version = version
-            self._fields = fields
-        request = HTTP1Request(method, target, path, query or b"", _VERSIONS[version], fields)
-        # The application may do with the list as it likes.
-        headers = request.headers = fields.headers.copy()
+        block = head[line.end() :]
+        if last is not None and block == self._block and version == self._version:
+            fields = last.fields
+        else:
+            fields = self._read_fields(head, version)
+            self._block = block
+            self._version = version
+        headers = fields.headers
         if authority is not None:
-            headers[:] = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-        return request
+            headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
+        return HTTP1Request(method, target, path, query or b"", _VERSIONS[version], headers, fields)
 
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
         try:

@@ -10,7 +10,7 @@ import struct
 import sys
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import outcome
 import trio
@@ -18,9 +18,11 @@ import trio
 from trioasgi.net.channel import FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 
     from trioasgi.net.hub import Hub
+
+T = TypeVar("T")
 
 if sys.platform == "linux":
     _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -31,6 +33,24 @@ else:
     _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = _BROKEN_EVENTS = 0
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
+
+
+class _Wake(outcome.Outcome[None]):
+    """What a task is woken with that only needs to go on: an `outcome.Value(None)` that can be used again
+    and again.
+    """
+
+    def unwrap(self) -> None:
+        return None
+
+    def send(self, gen: Generator[T, None, object]) -> T:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[T, None]) -> T:
+        return await agen.asend(None)
+
+
+_WAKE: Final = _Wake()
 
 _CLOSED: Final = "this side has closed the connection"
 
@@ -95,13 +115,13 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             reader = self._reader
             if reader is not None:
                 self._reader = None
-                trio.lowlevel.reschedule(reader)
+                trio.lowlevel.reschedule(reader, _WAKE)
             elif self._callback is not None:
                 self._callback()
         if flags & _WRITE_EVENTS:
             self._writable = True
             if self._writer is not None:
-                self._wake_writer(outcome.Value(None))
+                self._wake_writer(_WAKE)
         if flags & _HANGUP_EVENTS:
             self._note_hang_up()
 
@@ -175,18 +195,18 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     async def receive(self) -> bytes:
         while True:
             if not self._readable:
-                await self._wait_readable()
+                self._begin_to_read()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_read)
             data = self._recv(READ_SIZE)
             if data is not None:
                 return data
 
-    async def _wait_readable(self) -> None:
+    def _begin_to_read(self) -> None:
         if self._reader is not None:
             raise trio.BusyResourceError("another task is reading from this connection")
         if self._fd == -1:
             raise ConnectionAbortedError(_CLOSED)
         self._reader = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_read)
 
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
         self._reader = None
@@ -316,7 +336,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 data = self._recv(size) if self._readable else None
                 if data is not None:
                     return data
-                await self._wait_readable()
+                self._begin_to_read()
+                await trio.lowlevel.wait_task_rescheduled(self._abort_read)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()

@@ -35,11 +35,16 @@ const history = [];
 let source = null;
 let timer = null;
 
-function say(state, text) {
-  const live = byId("live");
-  if (live.dataset.state === state && byId("live-text").textContent === text) return; // announced once
+function say(state, text, id = "live") {
+  const live = byId(id);
+  if (live.dataset.state === state && byId(`${id}-text`).textContent === text) return; // announced once
   live.dataset.state = state;
-  show("live-text", text);
+  show(`${id}-text`, text);
+}
+
+function remember(values, value) {
+  values.push(value);
+  if (values.length > POINTS) values.shift();
 }
 
 function connect() {
@@ -76,19 +81,88 @@ function draw(tick) {
   show("v-memory", size(tick.memory));
   show("v-process", tick.process);
   show("v-late", `${tick.late.toFixed(2)} ms`);
-  history.push(tick.late);
-  if (history.length > POINTS) history.shift();
-  graph();
+  remember(history, tick.late);
+  graph("graph", history);
 }
 
-function graph() {
-  const top = Math.max(1, ...history) * 1.15;
+function graph(id, values) {
+  const top = Math.max(1, ...values) * 1.15;
   const step = 600 / (POINTS - 1);
-  const first = 600 - step * (history.length - 1);
-  const points = history.map((late, i) => `${(first + i * step).toFixed(1)},${(78 - (late / top) * 74).toFixed(1)}`);
-  byId("graph-line").setAttribute("points", points.join(" "));
-  byId("graph-area").setAttribute("points", [`${first.toFixed(1)},80`, ...points, "600,80"].join(" "));
-  show("graph-top", `${top.toFixed(2)} ms`);
+  const first = 600 - step * (values.length - 1);
+  const points = values.map((value, i) => `${(first + i * step).toFixed(1)},${(78 - (value / top) * 74).toFixed(1)}`);
+  byId(`${id}-line`).setAttribute("points", points.join(" "));
+  byId(`${id}-area`).setAttribute("points", [`${first.toFixed(1)},80`, ...points, "600,80"].join(" "));
+  show(`${id}-top`, `${top.toFixed(2)} ms`);
+}
+
+// ---- the WebSocket ---------------------------------------------------------------------------------------
+
+const trips = [];
+let socket = null;
+let heartbeat = null;
+let messages = 0;
+let waiting = []; // messages on their way, oldest first: they come back in order
+
+function openSocket() {
+  const address = new URL(`${document.body.dataset.prefix}/ws`, location.href);
+  address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
+  say("waiting", "connecting", "ws");
+  const opening = socket = new WebSocket(address);
+  waiting = [];
+  opening.addEventListener("open", () => {
+    say("open", opening.extensions ? "open, compressed" : "open", "ws");
+    usable(true);
+    heartbeat = setInterval(() => pass("tick"), 1000);
+    pass("tick");
+  });
+  opening.addEventListener("message", () => {
+    messages += 1;
+    const message = waiting.shift();
+    message?.arrived(performance.now() - message.sent);
+    show("w-count", messages.toLocaleString("en"));
+  });
+  opening.addEventListener("close", (event) => {
+    if (socket !== opening) return;
+    clearInterval(heartbeat);
+    usable(false);
+    say("lost", `closed, ${event.code}${event.reason ? `: ${event.reason}` : ""}`, "ws");
+  });
+}
+
+function usable(open) {
+  byId("ws-send").disabled = byId("ws-burst").disabled = !open;
+  show("ws-close", open ? "Close" : "Open again");
+}
+
+function pass(text, arrived = measure) {
+  waiting.push({ sent: performance.now(), arrived });
+  socket.send(text);
+}
+
+function measure(milliseconds) {
+  remember(trips, milliseconds);
+  const sorted = trips.slice().sort((a, b) => a - b);
+  show("w-last", `${milliseconds.toFixed(2)} ms`);
+  show("w-median", `${sorted[sorted.length >> 1].toFixed(2)} ms`);
+  show("w-best", `${sorted[0].toFixed(2)} ms`);
+  graph("ws-graph", trips);
+}
+
+function sendOne() {
+  const text = byId("ws-input").value;
+  pass(text, (milliseconds) => show("ws-output", `${text}\n${milliseconds.toFixed(2)} ms there and back`));
+}
+
+function sendMany() {
+  const start = performance.now();
+  let left = 1000;
+  const count = () => {
+    left -= 1;
+    if (left) return;
+    const milliseconds = performance.now() - start;
+    show("ws-output", `1,000 messages back in ${milliseconds.toFixed(1)} ms`);
+  };
+  for (let i = 0; i < 1000; i += 1) pass(`message ${i}`, count);
 }
 
 // ---- the echo --------------------------------------------------------------------------------------------
@@ -114,6 +188,13 @@ document.addEventListener("DOMContentLoaded", () => {
   if (!byId("live")) return; // an error page has nothing else
   byId("echo-send").addEventListener("click", () => echo(byId("echo-input").value, async (content) => `\n${await content.text()}`));
   byId("echo-big").addEventListener("click", () => echo(new Uint8Array(8 * 1048576), async () => ""));
+  byId("ws-send").addEventListener("click", sendOne);
+  byId("ws-burst").addEventListener("click", sendMany);
+  byId("ws-input").addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !byId("ws-send").disabled) sendOne();
+  });
+  byId("ws-close").addEventListener("click", () => (socket.readyState === WebSocket.OPEN ? socket.close(1000, "by you") : openSocket()));
+  openSocket();
   // A tab nobody looks at needs no stream.
   document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
   connect();

@@ -1,0 +1,140 @@
+"""Tasks of the application that belong to no request: the nursery of the extension `trio`.
+
+They live as long as the server. When it drains they get the same grace as requests, and are cancelled at its
+end, before the application's lifespan is shut down.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from trioasgi.asgi.failures import split_failure
+from trioasgi.observe.errors import without_own_frames
+
+if TYPE_CHECKING:
+    from trioasgi.exchange import Request
+
+logger = logging.getLogger("trioasgi")
+
+AsyncFunction = Callable[..., Awaitable[Any]]
+
+
+class Background:
+    """A nursery of its own, of which the server says when it ends.
+
+    `draining` is set when the server begins to drain.
+    """
+
+    def __init__(self) -> None:
+        self.draining = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self._closing = trio.Event()
+        self._ended = trio.Event()
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hold the nursery open until `close`, or cancellation."""
+        try:
+            async with trio.open_nursery() as self._nursery:
+                task_status.started()
+                await self._closing.wait()
+        finally:
+            self._ended.set()
+
+    def drain(self, deadline: float) -> None:
+        """Tell the tasks that the server drains; they are cancelled at `deadline`, in Trio's time."""
+        self.draining.set()
+        if self._nursery is not None:
+            self._nursery.cancel_scope.deadline = deadline
+
+    async def close(self) -> bool:
+        """Take no more tasks, and wait for those that there are; False if they had to be cancelled."""
+        self._closing.set()
+        await self._ended.wait()
+        return self._nursery is None or not self._nursery.cancel_scope.cancelled_caught
+
+    @property
+    def nursery(self) -> trio.Nursery:
+        """The nursery; RuntimeError where the server has none (any more)."""
+        if self._nursery is None or self._closing.is_set():
+            raise RuntimeError("the server has ended, or is about to: it takes no more tasks")
+        return self._nursery
+
+
+class ServerNursery:
+    """Starts tasks that outlive the request (or the start-up) that they come from, as a trio.Nursery or an
+    AnyIO TaskGroup would.
+
+    An error in one of them is logged with where it comes from, and ends that task alone.
+    """
+
+    __slots__ = ("_background", "_peer", "_request")
+
+    def __init__(self, background: Background, request: Request | None = None, peer: str = "") -> None:
+        self._background = background
+        self._request = request
+        self._peer = peer
+
+    def start_soon(self, async_fn: AsyncFunction, *args: object, name: object = None) -> None:
+        """Start `async_fn(*args)`. Raises RuntimeError once the server has drained."""
+        run = partial(_Task(self._origin(async_fn, name)).run, async_fn)
+        self._background.nursery.start_soon(run, *args, name=name or async_fn)
+
+    async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
+        """Start `async_fn(*args, task_status=…)` and wait until it calls `task_status.started()`; return
+        what that was given.
+
+        What it raises before it does so is raised here. Raises RuntimeError once the server has drained.
+        """
+        run = partial(_Task(self._origin(async_fn, name)).run_until_started, async_fn)
+        return await self._background.nursery.start(run, *args, name=name or async_fn)
+
+    def _origin(self, async_fn: AsyncFunction, name: object) -> str:
+        task = name or getattr(async_fn, "__qualname__", None) or repr(async_fn)
+        request = self._request
+        if request is None:
+            return f"the task {task}, started in the lifespan,"
+        return f"the task {task}, started by {request.method} {request.target!r} from {self._peer},"
+
+
+class _Task:
+    """One task; `origin` is for the log."""
+
+    def __init__(self, origin: str) -> None:
+        self._origin = origin
+        self._status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
+        self._has_started = False
+
+    async def run(self, async_fn: AsyncFunction, *args: object) -> None:
+        try:
+            await async_fn(*args)
+        except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+            self._judge(exc)
+
+    async def run_until_started(
+        self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
+    ) -> None:
+        self._status = task_status
+        try:
+            await async_fn(*args, task_status=self)
+        except BaseException as exc:
+            if not self._has_started:
+                raise
+            self._judge(exc)
+
+    def started(self, value: object = None) -> None:
+        """As `trio.TaskStatus.started`."""
+        self._status.started(value)
+        self._has_started = True
+
+    def _judge(self, exc: BaseException) -> None:
+        ours, outside = split_failure(exc)
+        if ours is not None:
+            traceback = without_own_frames(ours.__traceback__)
+            logger.error("%s failed", self._origin, exc_info=(type(ours), ours, traceback))
+        if outside is not None:
+            raise outside
