@@ -1,30 +1,135 @@
-"""The applications that are served: plain ASGI, so that what is measured is the server."""
+"""The applications that are served: plain ASGI, so that what is measured is the server.
+
+One application answers every plain case, by its path: a server is started once for all of them.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 HELLO = b"Hello, world!"
-_HEADERS = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(HELLO)).encode())]
+TEXT_10_KB = (b"0123456789abcdef" * 640)[: 10 * 1024]
+CHUNK = b"s" * 16 * 1024
+CHUNKS = 64
+ONE_MB = b"m" * 1024 * 1024
+DOCUMENT = {
+    "items": [{"id": number, "name": f"item {number}", "tags": ["a", "b"]} for number in range(20)],
+    "next": None,
+}
+"""About 1 KB of JSON."""
+JSON = json.dumps(DOCUMENT, separators=(",", ":")).encode()
+FILE = Path(__file__).with_name("apps.py")
+"""A file of some KB that is there wherever this runs; see `file_body`."""
 
 
-async def plaintext(scope: Message, receive: Receive, send: Send) -> None:
-    """Answer every request with 13 bytes."""
-    if scope["type"] == "lifespan":
-        await _lifespan(receive, send)
-        return
-    await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-    await send({"type": "http.response.body", "body": HELLO})
+def file_body() -> bytes:
+    """What the file case answers with."""
+    return FILE.read_bytes()
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer by the path; a path that is not listed is an error of the benchmark."""
+    match scope["type"]:
+        case "lifespan":
+            await live(receive, send)
+        case "websocket":
+            await echo_messages(receive, send)
+        case _:
+            await _ANSWERS[scope["path"]](scope, receive, send)
+
+
+async def live(receive: Receive, send: Send) -> None:
+    """Go through the lifespan."""
     while True:
         event = (await receive())["type"]
         await send({"type": f"{event}.complete"})
         if event == "lifespan.shutdown":
             return
+
+
+async def echo_messages(receive: Receive, send: Send) -> None:
+    """Send every WebSocket message back."""
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "bytes": message["bytes"]})
+
+
+def _headers(kind: str, size: int) -> list[tuple[bytes, bytes]]:
+    return [(b"content-type", kind.encode()), (b"content-length", str(size).encode())]
+
+
+_HELLO_HEADERS = _headers("text/plain; charset=utf-8", len(HELLO))
+_TEXT_HEADERS = _headers("text/plain; charset=utf-8", len(TEXT_10_KB))
+_ONE_MB_HEADERS = _headers("application/octet-stream", len(ONE_MB))
+_STREAM_HEADERS = [(b"content-type", b"application/octet-stream")]
+_FILE_HEADERS = _headers("text/plain; charset=utf-8", len(file_body()))
+
+
+async def _plaintext(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _HELLO_HEADERS})
+    await send({"type": "http.response.body", "body": HELLO})
+
+
+async def _json(_scope: Scope, _receive: Receive, send: Send) -> None:
+    body = json.dumps(DOCUMENT, separators=(",", ":")).encode()
+    headers = _headers("application/json", len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _text(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _TEXT_HEADERS})
+    await send({"type": "http.response.body", "body": TEXT_10_KB})
+
+
+async def _echo(_scope: Scope, receive: Receive, send: Send) -> None:
+    parts = []
+    more = True
+    while more:
+        message = await receive()
+        parts.append(message["body"])
+        more = message["more_body"]
+    body = b"".join(parts)
+    headers = _headers("application/octet-stream", len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _stream(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _STREAM_HEADERS})
+    for _ in range(CHUNKS):
+        await send({"type": "http.response.body", "body": CHUNK, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def _one_mb(_scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _ONE_MB_HEADERS})
+    await send({"type": "http.response.body", "body": ONE_MB})
+
+
+async def _file(scope: Scope, _receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": _FILE_HEADERS})
+    if "http.response.pathsend" in scope.get("extensions", {}):
+        await send({"type": "http.response.pathsend", "path": str(FILE)})
+    else:
+        await send({"type": "http.response.body", "body": file_body()})
+
+
+_ANSWERS = {
+    "/": _plaintext,
+    "/json": _json,
+    "/text": _text,
+    "/echo": _echo,
+    "/stream": _stream,
+    "/1mb": _one_mb,
+    "/file": _file,
+}

@@ -40,7 +40,11 @@ def another_value(option: Option) -> object:
 
 def company(option: Option) -> dict[str, object]:
     """The value of `another_value` with what it cannot stand without."""
-    needed = {"certfile": "c.pem"} if option.name in ("keyfile", "keyfile_password") else {}
+    needed: dict[str, object] = {}
+    if option.name in ("keyfile", "keyfile_password"):
+        needed = {"certfile": "c.pem"}
+    elif option.name in ("client_certs", "ca_certs"):
+        needed = {"certfile": "c.pem", "client_certs": "required", "ca_certs": "ca.pem"}
     return {**needed, option.name: another_value(option)}
 
 

@@ -13,6 +13,8 @@ import trio.testing
 
 import trioasgi
 from tests.support.processes import start_server
+from tests.support.sockets import connected, run, served
+from tests.support.websocket import BINARY, TEXT, WebSocketClient, close, frame
 from trioasgi.demo import app
 
 PATIENCE = 60.0
@@ -97,3 +99,19 @@ def test_trioasgi_demo_serves_over_https() -> None:
             with client.stream("GET", "/stream") as stream:
                 assert next(stream.iter_lines()) == "event: tick"
         assert server.stop() == 0
+
+
+def test_the_websocket_echoes() -> None:
+    async def main() -> None:
+        async with served(app, root_path="/below") as server:
+            async with connected(server) as http:
+                client = WebSocketClient(http)
+                assert (await client.shake_hands(target="/ws")).status == 101
+                await client.send(frame(TEXT, b"hello"), frame(BINARY, b"\x00"))
+                assert [await client.message(), await client.message()] == ["hello", b"\x00"]
+                await client.send(close())
+                assert await client.close_code() == 1000
+            async with connected(server) as http:
+                assert (await WebSocketClient(http).shake_hands(target="/elsewhere")).status == 403
+
+    run(main)

@@ -149,6 +149,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             secret=True,
         ),
     ] = None
+    client_certs: Annotated[
+        Literal["none", "optional", "required"],
+        option(
+            "Ask clients for certificates.",
+            Group.TLS,
+            hidden_flags=("--ssl-cert-reqs",),
+            spellings={"0": "none", "1": "optional", "2": "required"},
+        ),
+    ] = "none"
+    ca_certs: Annotated[
+        NonEmpty | None,
+        option(
+            "Who signs clients' certificates.",
+            Group.TLS,
+            hidden_flags=("--ssl-ca-certs",),
+            metavar="FILE",
+        ),
+    ] = None
 
     workers: Annotated[
         Positive,
@@ -483,6 +501,25 @@ def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
             )
 
 
+def _check_client_certs(values: Mapping[str, object], origins: Origins) -> None:
+    asked = values.get("client_certs", "none") != "none"
+    if asked and not _is_set("certfile", values):
+        raise ConfigError(
+            f"{_said('client_certs', values, origins)} without certfile; "
+            "clients show certificates over TLS alone: set certfile"
+        )
+    if asked and not _is_set("ca_certs", values):
+        raise ConfigError(
+            f"{_said('client_certs', values, origins)} without ca_certs; "
+            "set ca_certs to the file of the authorities that sign clients' certificates"
+        )
+    if _is_set("ca_certs", values) and not asked:
+        raise ConfigError(
+            f"{_said('ca_certs', values, origins)}, but clients are not asked for certificates; "
+            "set client_certs to optional or required"
+        )
+
+
 def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
     root_path = str(values.get("root_path", ""))
     if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
@@ -534,6 +571,7 @@ def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> 
 _RULES = (
     _check_listening,
     _check_certificate,
+    _check_client_certs,
     _check_root_path,
     _check_header,
     _check_trusted,

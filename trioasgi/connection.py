@@ -14,13 +14,14 @@ import trio
 
 from trioasgi.exchange import ConnectionInfo
 from trioasgi.http1.connection import HTTP1Connection
-from trioasgi.net.channel import LayeredChannel, StreamChannel
+from trioasgi.net.channel import StreamChannel
 from trioasgi.net.proxy import ProxyError, read_proxy_header
 from trioasgi.net.pushback import unread
+from trioasgi.net.secure import Secured, TLSChannel
 from trioasgi.net.stream import HubStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from trioasgi.exchange import Peer
     from trioasgi.http1.connection import Handler, HTTP1Settings
@@ -35,12 +36,20 @@ CLOSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class ServerTLS:
+    """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
+
+    context: ssl.SSLContext
+    describe: Callable[[ssl.SSLObject], Mapping[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectionSettings:
     """What is the same for all connections of a worker. Times are in seconds."""
 
     http1: HTTP1Settings
     handler: Callable[[ConnectionInfo], Handler]
-    tls: ssl.SSLContext | None
+    tls: ServerTLS | None
     timeout_handshake: float
     proxy_protocol: ProxyProtocol | None = None
 
@@ -84,9 +93,8 @@ class Connections:
                 begun: trio.abc.Stream | None = stream
                 if self._settings.proxy_protocol is not None:
                     begun, info = await self._unwrap(stream, info, self._settings.proxy_protocol)
-                channel = await self._secure(begun, info.peer) if begun is not None else None
-                if channel is not None:
-                    connection = self._begin(channel, info)
+                if begun is not None:
+                    connection = await self._secure(begun, info)
             finally:
                 if connection is None:
                     await _close_at_once(stream)
@@ -117,15 +125,20 @@ class Connections:
         stream = unread(stream, rest)
         return (stream, info) if header is None else (stream, _proxied(info, header))
 
-    async def _secure(self, stream: trio.abc.Stream, peer: str) -> Channel | None:
-        """The channel on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
+    async def _secure(self, stream: trio.abc.Stream, info: ConnectionInfo) -> HTTP1Connection | None:
+        """The connection on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
         tls = self._settings.tls
         if tls is None:
-            return stream if isinstance(stream, HubStream) else StreamChannel(stream)
-        secured = await self._handshake(stream, tls, peer)
-        if secured is None:
+            return self._begin(stream if isinstance(stream, HubStream) else StreamChannel(stream), info)
+        secured = Secured(stream, tls.context)
+        if not await self._shake_hands(secured, info.peer):
             return None
-        return LayeredChannel(secured, stream) if isinstance(stream, HubStream) else StreamChannel(secured)
+        channel: Channel
+        if isinstance(stream, HubStream):
+            channel = TLSChannel(secured, stream)
+        else:
+            channel = StreamChannel(secured.stream)
+        return self._begin(channel, replace(info, tls=tls.describe(secured.ssl_object)))
 
     def _begin(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
         settings = self._settings
@@ -151,18 +164,15 @@ class Connections:
                     self._live.discard(connection)
                     connection.channel.abort()
 
-    async def _handshake(
-        self, stream: trio.abc.Stream, context: ssl.SSLContext, peer: str
-    ) -> trio.SSLStream[trio.abc.Stream] | None:
-        """Shake hands within the deadline; None if that fails, which is logged and never anything worse."""
-        secured = trio.SSLStream(stream, context, server_side=True)
+    async def _shake_hands(self, secured: Secured, peer: str) -> bool:
+        """Shake hands within the deadline; False if that fails, which is logged and never anything worse."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
-                await secured.do_handshake()
+                await secured.stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
             logger.info("%s: TLS handshake failed: %s", peer, _handshake_reason(exc))
-            return None
-        return secured
+            return False
+        return True
 
 
 class _Isolation:

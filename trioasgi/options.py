@@ -82,6 +82,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """Variables that other servers read for the same thing; ours wins over them."""
     metavar: str
     choices: tuple[str, ...]
+    spellings: Mapping[str, str]
+    """Other ways to write a choice: what other servers call it."""
     expected: str
     """What would be right, to follow the word `expected`."""
     secret: bool
@@ -112,7 +114,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 case Kind.NUMBER:
                     return float(text)
                 case Kind.CHOICE:
-                    return text.strip().lower()
+                    word = text.strip().lower()
+                    return self.spellings.get(word, word)
                 case Kind.LIST:
                     return tuple(part.strip() for part in text.split(",") if part.strip())
                 case Kind.TEXT:
@@ -149,6 +152,7 @@ def option(
     hidden_flags: tuple[str, ...] = (),
     environment_aliases: tuple[str, ...] = (),
     metavar: str = "",
+    spellings: Mapping[str, str] | None = None,
     secret: bool = False,
 ) -> msgspec.Meta:
     """Declare an option beside the type of its field.
@@ -162,6 +166,7 @@ def option(
         "hidden_flags": hidden_flags,
         "environment_aliases": environment_aliases,
         "metavar": metavar,
+        "spellings": spellings or {},
         "secret": secret,
     }
     return msgspec.Meta(description=help, extra=extra)
@@ -214,6 +219,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         environment_aliases=extra["environment_aliases"],
         metavar=extra["metavar"] or "|".join(choices),
         choices=choices,
+        spellings=extra["spellings"],
         expected=_expected(kind, choices, metas),
         secret=extra["secret"],
     )

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.asgi.background import Background, ServerNursery
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.asgi.wsgi import as_asgi
 from trioasgi.config import Config
-from trioasgi.connection import Connections, ConnectionSettings, ProxyProtocol
+from trioasgi.connection import Connections, ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.http1.codec import Codec, Limits
 from trioasgi.http1.connection import HTTP1Settings
@@ -39,11 +40,9 @@ from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
-from trioasgi.websocket.session import WebSocketSettings
+from trioasgi.websocket.settings import WebSocketSettings
 
 if TYPE_CHECKING:
-    import ssl
-
     from trioasgi.asgi.types import ASGIApp
     from trioasgi.exchange import Peer
     from trioasgi.net.listeners import SocketAddress
@@ -215,13 +214,20 @@ class _Run:
         self._announces = announces
         self._codec = codec_factory(config.http)
         self._websocket = _websocket_settings(config)
-        self._tls = _tls_context(config)
+        self._tls = _server_tls(config)
         self._app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
+        self._background = Background()
         self._lifespan = Lifespan(
             self._app,
             config.lifespan,
             startup_timeout=config.timeout_startup,
             shutdown_timeout=config.timeout_shutdown,
+            extensions={
+                "trio": {
+                    "nursery": ServerNursery(self._background),
+                    "draining": self._background.draining,
+                }
+            },
         )
         self._server = Server(sockets, tls=self._tls is not None)
         self._hub: Hub | None = None
@@ -249,12 +255,14 @@ class _Run:
             trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         async with trio.open_nursery() as nursery:
             try:
+                await nursery.start(self._background.run)
                 await self._lifespan.startup(nursery)
                 try:
                     if self._websocket is not None:
                         await nursery.start(self._websocket.keepalive.run)
                     await serve(nursery)
                 finally:
+                    await self._end_background()
                     await self._lifespan.shutdown()
             except TrioasgiError as exc:
                 # Raised outside of the nursery: it is one error, and should not come in a group.
@@ -265,6 +273,23 @@ class _Run:
 
     async def _serve_stream(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
         await Connections(self._connection_settings(), nursery).serve(stream, None, None)
+        self._background.drain(trio.current_time() + self._config.timeout_graceful_shutdown)
+
+    async def _end_background(self) -> None:
+        """Let the tasks that the application has started through the server end, in what is left of the
+        grace.
+        """
+        if not self._background.draining.is_set():  # serving has failed, or was cancelled
+            self._background.drain(trio.current_time())
+        # The nursery of the tasks is cancelled by whatever cancels this; it only has to be waited for.
+        limit = self._config.timeout_graceful_shutdown + self._config.timeout_shutdown
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + limit):
+            if not await self._background.close():
+                logger.warning(
+                    "tasks of the application that had not ended %g seconds after the server was told to "
+                    "stop were cancelled (--timeout-graceful-shutdown)",
+                    self._config.timeout_graceful_shutdown,
+                )
 
     async def _serve(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if supported():
@@ -293,7 +318,9 @@ class _Run:
                 # From here on clients are refused, not kept waiting: a balancer in front goes elsewhere.
                 close_listeners(self._sockets)
             connections.drain()
-            busy.cancel_scope.deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+            deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+            busy.cancel_scope.deadline = deadline
+            self._background.drain(deadline)
         if busy.cancel_scope.cancelled_caught:
             logger.warning(
                 "requests that had not ended %g seconds after the server was told to stop were cut "
@@ -319,6 +346,7 @@ class _Run:
             max_requests=_max_requests(config),
             on_max_requests=self._on_max_requests,
             websocket=self._websocket,
+            background=self._background,
         )
         return ConnectionSettings(
             http1=HTTP1Settings(
@@ -387,12 +415,20 @@ class _Run:
         announce(self._server.urls, workers=1, codec=self._codec().name, certificate=certificate)
 
 
-def _tls_context(config: Config) -> ssl.SSLContext | None:
+def _server_tls(config: Config) -> ServerTLS | None:
     if config.certfile is None:
         return None
     from trioasgi.tls.context import server_context
+    from trioasgi.tls.extension import ConnectionDescriber
 
-    return server_context(config.certfile, config.keyfile, config.keyfile_password)
+    context = server_context(
+        config.certfile,
+        config.keyfile,
+        config.keyfile_password,
+        ca_certs=config.ca_certs,
+        client_certs=config.client_certs,
+    )
+    return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
 
 
 def _forwarding(config: Config) -> Forwarding | None:

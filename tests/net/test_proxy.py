@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 import trio
 import trio.testing
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.net.pairs import hub_pair, read_exactly
@@ -229,6 +229,7 @@ def on_a_clock(main: Callable[[], object]) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(GOOD)), st.lists(st.integers(1, 60), max_size=8), st.booleans())
 def test_a_header_may_arrive_in_any_pieces(name: str, sizes: list[int], required: bool) -> None:
     data, header = GOOD[name]

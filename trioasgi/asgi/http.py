@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
-    from trioasgi.exchange import ConnectionInfo, Exchange, Request
+    from trioasgi.exchange import ConnectionInfo, Exchange
     from trioasgi.observe.access import AccessLog
-    from trioasgi.websocket.session import WebSocketSettings
+    from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
 
@@ -86,7 +86,15 @@ class HTTPHandler:
     on it.
     """
 
-    __slots__ = ("_application", "_extensions", "_forwarding", "_info", "_raw_root_path", "_root_path", "_scope")
+    __slots__ = (
+        "_application",
+        "_extensions",
+        "_forwarding",
+        "_info",
+        "_raw_root_path",
+        "_root_path",
+        "_scope",
+    )
 
     def __init__(
         self, application: Application, info: ConnectionInfo, forwarded: Forwarded | None = None

@@ -4,6 +4,7 @@ its extensions.
 
 from __future__ import annotations
 
+import io
 import os
 from enum import Enum
 from time import perf_counter
@@ -77,13 +78,14 @@ _NO_TRAILERS = Trailers.NONE
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_exchange", "_log", "_request_done", "_trailers")
+    __slots__ = ("_exchange", "_length", "_log", "_request_done", "_trailers")
 
     def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
         self._exchange = exchange
         self._log = log
         self._request_done = False
         self._trailers = _NO_TRAILERS
+        self._length: int | None = None
 
     async def receive(self) -> Message:
         """The next event: `http.request` until the body is done, then `http.disconnect`, once there is one
@@ -140,6 +142,7 @@ class HTTPCall:
                     length = (
                         None  # only a body without a length can have trailers behind it (RFC 9112, 7.1.2)
                     )
+            self._length = length
             if exchange.send_head(status, headers, length):
                 await exchange.flush()
         else:
@@ -209,13 +212,18 @@ class HTTPCall:
 
     async def _send_open_file(self, message: Message, more: bool) -> None:
         """`http.response.zerocopysend`: without an offset from the file's position on, which then moves."""
-        fd, offset, count = check_range(message.get("file"), message.get("offset"), message.get("count"))
+        file = message.get("file")
+        fd, offset, count = check_range(file, message.get("offset"), message.get("count"))
         if offset is not None:
             await self._send_file(fd, offset, count, more)
-            return
-        position = os.lseek(fd, 0, os.SEEK_CUR)
-        sent = await self._send_file(fd, position, count, more)
-        os.lseek(fd, position + sent, os.SEEK_SET)
+        elif isinstance(file, io.BufferedIOBase):
+            # What it holds in its buffer stands behind its position, and before the descriptor's.
+            position = file.tell()
+            file.seek(position + await self._send_file(fd, position, count, more))
+        else:
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+            sent = await self._send_file(fd, position, count, more)
+            os.lseek(fd, position + sent, os.SEEK_SET)
 
     async def _send_file(self, fd: int, offset: int, count: int | None, more: bool) -> int:
         left = max(os.fstat(fd).st_size - offset, 0)
@@ -223,7 +231,9 @@ class HTTPCall:
             raise ASGIMessageError(
                 f"'count' is {count}, but only {left} bytes of the file are behind {offset}"
             )
-        count = left if count is None else count
+        if count is None:
+            # A file may have grown since its length was promised: logs do.
+            count = left if self._length is None else min(left, self._length - self._exchange.sent)
         try:
             await self._exchange.send_file(fd, offset, count, more)
         except BodyLengthError as exc:

@@ -51,11 +51,20 @@ class Lifespan:
 
     `state` is what the application has put into its scope's state, to be copied for each request; None where
     there is no lifespan. `crashed` is set when the application fails after its start-up, and `error` then
-    says how.
+    says how. `extensions` are offered in the scope.
     """
 
-    def __init__(self, app: ASGIApp, mode: Mode, *, startup_timeout: float, shutdown_timeout: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        mode: Mode,
+        *,
+        startup_timeout: float,
+        shutdown_timeout: float,
+        extensions: dict[str, Any] | None = None,
+    ) -> None:
         self._app = app
+        self._extensions = extensions
         self._mode = mode
         self._startup_timeout = startup_timeout
         self._shutdown_timeout = shutdown_timeout
@@ -127,11 +136,13 @@ class Lifespan:
         self._scope.cancel()
 
     async def _run(self) -> None:
-        scope = {
+        scope: dict[str, Any] = {
             "type": "lifespan",
             "asgi": {"version": "3.0", "spec_version": "2.0"},
             "state": self.state,
         }
+        if self._extensions is not None:
+            scope["extensions"] = self._extensions
         with self._scope:
             try:
                 await self._app(scope, self._receive, self._send)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp, Message, Scope
     from trioasgi.exchange import Exchange, Header
     from trioasgi.websocket.handshake import Handshake
-    from trioasgi.websocket.session import WebSocketSettings
+    from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
 
@@ -84,7 +84,7 @@ def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
 async def _refuse(exchange: Exchange, status: int, reason: str, headers: Sequence[Header] = ()) -> None:
     """Answer with an HTTP response of our own."""
     body = f"{status} {reason}\n".encode() if reason else b""
-    fields = [*headers, (b"content-length", b"%d" % len(body)), _CLOSES]
+    fields = [*headers, _CLOSES]
     if body:
         fields.append((b"content-type", b"text/plain; charset=utf-8"))
     try:
@@ -165,8 +165,7 @@ class WebSocketCall:
             check_type(message, "websocket.send", "websocket.close")
             if session.state is not State.OPEN:
                 raise ClientDisconnected("the WebSocket is closed")
-            if session.close(*_read_close(message)):
-                await session.flush()
+            session.close(*_read_close(message))
 
     # Before it is accepted
 
@@ -175,9 +174,7 @@ class WebSocketCall:
         if exchange.phase is _NOT_STARTED:
             if exchange.disconnected:
                 raise ClientDisconnected("the client has gone")
-            match check_type(
-                message, "websocket.accept", "websocket.close", "websocket.http.response.start"
-            ):
+            match check_type(message, "websocket.accept", "websocket.close", "websocket.http.response.start"):
                 case "websocket.accept":
                     await self._accept(message)
                 case "websocket.close":

@@ -36,12 +36,15 @@ Handler = Callable[[Exchange], Awaitable[None]]
 It leaves the response complete or failed, and raises nothing but cancellation.
 """
 
-LINGER_BYTES: Final = 1024 * 1024
+LINGER_BYTES: Final = 16 * 1024 * 1024
 LINGER_SECONDS: Final = 2.0
 """How much, and how long, is read and dropped before a connection is closed on a client that may still be
 sending: closing with bytes unread makes the kernel send a reset, which can destroy the response before the
-client has read it (RFC 9112, 9.6)."""
+client has read it (RFC 9112, 9.6). Many clients read nothing before they have sent everything; what is
+dropped costs nothing but its copying."""
 
+LINGER_YIELD: Final = 256 * 1024
+"""Bytes after which others get their turn."""
 
 FIRST_REQUEST_SECONDS: Final = 1.0
 """How long a draining server waits for the first request of a client that has connected already."""
@@ -388,17 +391,22 @@ class HTTP1Connection:
     async def _linger(self) -> None:
         channel = self.channel
         channel.read_deadline = channel.now() + LINGER_SECONDS
-        left = LINGER_BYTES
+        dropped = turn = 0
         try:
             await channel.flush()
             await channel.send_eof()
-            while left > 0:
+            while dropped < LINGER_BYTES:
                 data = channel.receive_nowait()
                 if data is None:
                     data = await channel.receive()
                 if not data:
                     return
-                left -= len(data)
+                dropped += len(data)
+                if dropped - turn >= LINGER_YIELD:
+                    turn = dropped
+                    if channel.now() >= channel.read_deadline:
+                        return
+                    await trio.lowlevel.checkpoint()
         except OSError:
             pass  # the client has gone, or goes on for too long: either way it had its chance
 

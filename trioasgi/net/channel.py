@@ -92,10 +92,13 @@ class Channel(ABC):
         """Send `count` bytes of a regular file from `offset` on; at most `FILE_SLICE` of them are held in
         memory.
 
-        Raises EOFError if the file ends before.
+        Raises EOFError if the file ends before, or cannot be read.
         """
         while count:
-            piece = _read_at(fd, offset, min(count, FILE_SLICE))
+            try:
+                piece = _read_at(fd, offset, min(count, FILE_SLICE))
+            except OSError as exc:  # not to be taken for the connection's
+                raise EOFError(f"the file cannot be read: {exc}") from exc
             if not piece:
                 raise EOFError(f"the file ends {count} bytes before what was to be sent")
             if self.send_nowait(piece):
@@ -297,69 +300,6 @@ class StreamChannel(Channel):
     def abort(self) -> None:
         self._aborted = True
         self.release_watchers()
-
-
-class LayeredChannel(StreamChannel):
-    """A Channel on a stream that wraps another channel's: TLS on a hub stream.
-
-    Waits happen in the transport, so its deadlines end them and its hang-up is the one that counts; no
-    cancel scopes are needed.
-    """
-
-    __slots__ = ("_transport",)
-
-    def __init__(self, stream: trio.abc.Stream, transport: Channel) -> None:
-        self._transport = transport
-        super().__init__(stream)
-
-    @property
-    def read_deadline(self) -> float:
-        return self._transport.read_deadline
-
-    @read_deadline.setter
-    def read_deadline(self, deadline: float) -> None:
-        self._transport.read_deadline = deadline
-
-    @property
-    def write_timeout(self) -> float:
-        return self._transport.write_timeout
-
-    @write_timeout.setter
-    def write_timeout(self, seconds: float) -> None:
-        self._transport.write_timeout = seconds
-
-    @property
-    def hung_up(self) -> bool:
-        return self._eof or self._transport.hung_up
-
-    def now(self) -> float:
-        return self._transport.now()
-
-    async def receive(self) -> bytes:
-        return b"" if self._eof else await self._read()
-
-    async def _send_slice(self, data: memoryview) -> None:
-        await self._write(data)
-
-    async def wait_hung_up(self) -> None:
-        if not self.hung_up:
-            await self._transport.wait_hung_up()
-
-    def release_watchers(self) -> None:
-        self._transport.release_watchers()
-
-    def interrupt_read(self) -> None:
-        self._transport.interrupt_read()
-
-    def on_unattended(self, callback: Callable[[], None]) -> None:
-        self._transport.on_unattended(callback)
-
-    def on_hung_up(self, callback: Callable[[], None]) -> None:
-        self._transport.on_hung_up(callback)
-
-    def abort(self) -> None:
-        super().abort()
-        self._transport.abort()
 
 
 def _read_at(fd: int, offset: int, size: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import select
@@ -31,6 +32,9 @@ if sys.platform == "linux":
     _BROKEN_EVENTS: Final = select.EPOLLHUP | select.EPOLLERR
 else:
     _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = _BROKEN_EVENTS = 0
+
+_NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
+"""sendfile(2): file systems there are whose files cannot be sent that way."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
@@ -245,6 +249,11 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                     self._writable = False
                     await self._wait_writable()
                     continue
+                except OSError as exc:
+                    if exc.errno not in _NO_SENDFILE:
+                        raise
+                    await super().send_file(fd, offset, count)
+                    return
                 if not sent:
                     raise EOFError(f"the file ends {count} bytes before what was to be sent")
                 offset += sent

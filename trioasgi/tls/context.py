@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from trioasgi.errors import TLSError
 
@@ -68,12 +68,16 @@ def server_context(
     password: str | None = None,
     *,
     alpn: Sequence[str] = ("http/1.1",),
+    ca_certs: str | None = None,
+    client_certs: Literal["none", "optional", "required"] = "none",
 ) -> ssl.SSLContext:
     """Build the context that a server's side of a connection needs.
 
     `certfile` is PEM: the server's certificate, then any intermediate ones. `keyfile` is PEM as well; None
     means that the key stands in `certfile`. `password` decrypts the key; OpenSSL is never let to ask for one
-    on the terminal. `alpn` are protocol names in order of preference (RFC 7301).
+    on the terminal. `alpn` are protocol names in order of preference (RFC 7301). `client_certs` says whether
+    clients are asked for a certificate, and whether they have to have one; `ca_certs`, PEM as well, has the
+    authorities that must have signed it.
 
     TLS 1.2 is the oldest version spoken; ciphers and curves are the standard library's defaults.
 
@@ -87,7 +91,25 @@ def server_context(
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     _load(context, certfile, keyfile, password)
     context.set_alpn_protocols(list(alpn))
+    if client_certs != "none":
+        _verify_clients(context, ca_certs, required=client_certs == "required")
     return context
+
+
+def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: bool) -> None:
+    if ca_certs is None:
+        raise TLSError(
+            "clients' certificates cannot be verified without the authorities that sign them: give --ca-certs"
+        )
+    check_certificate_file(ca_certs)
+    try:
+        context.load_verify_locations(ca_certs)
+    except ssl.SSLError as error:
+        raise TLSError(
+            f"certificate file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
+            f"copy it again from where it was made"
+        ) from error
+    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
 
 
 def describe(certfile: str) -> Certificate:

@@ -6,11 +6,11 @@ import codecs
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.websocket.frames import CloseCode, Frame, FrameError, Opcode, read_close
+from trioasgi.websocket.frames import CloseCode, Frame, FrameError, Opcode, frame_header, read_close
 
 if TYPE_CHECKING:
     from trioasgi.websocket.codec import Codec
-    from trioasgi.websocket.deflate import Inflater
+    from trioasgi.websocket.deflate import Deflater, Inflater
 
 _CONTINUATION: Final = int(Opcode.CONTINUATION)
 _TEXT: Final = int(Opcode.TEXT)
@@ -22,6 +22,9 @@ _COMPRESSION_SLACK: Final = 1024
 """By how many bytes, and by what part, data that cannot be compressed grows at most (zlib's deflateBound,
 rounded up): so much longer than the message may be is a compressed frame let begin.
 """
+
+DEFLATE_FROM: Final = 32
+"""Bytes from which a message is compressed: below, little is gained and some CPU lost."""
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -132,6 +135,27 @@ class MessageReader:
     def _bound(self, room: int) -> int:
         """How many bytes a frame may have, of a message that may still have `room`."""
         return room if self._inflater is None else room + room // 1024 + _COMPRESSION_SLACK
+
+
+class MessageWriter:
+    """Makes frames of messages, each of which is one frame, compressed by `deflater` where there is one."""
+
+    __slots__ = ("_deflater",)
+
+    def __init__(self, deflater: Deflater | None) -> None:
+        self._deflater = deflater
+
+    def encode(self, message: str | bytes) -> tuple[bytes, bytes]:
+        """The header and the payload of a message's frame. Raises UnicodeEncodeError for lone surrogates."""
+        if isinstance(message, str):
+            opcode, payload = _TEXT, message.encode()
+        else:
+            opcode, payload = _BINARY, message
+        deflater = self._deflater
+        if deflater is None or len(payload) < DEFLATE_FROM:
+            return frame_header(opcode, len(payload)), payload
+        payload = deflater.deflate(payload)
+        return frame_header(opcode, len(payload), compressed=True), payload
 
 
 class _Text:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -25,26 +24,20 @@ from trioasgi.websocket.frames import (
     Opcode,
     encode_close,
     encode_control,
-    frame_header,
 )
-from trioasgi.websocket.messages import Close, MessageReader, Ping
+from trioasgi.websocket.heartbeat import Beat, Heartbeat
+from trioasgi.websocket.messages import Close, MessageReader, MessageWriter, Ping
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from trioasgi.net.channel import Channel
-    from trioasgi.websocket.codec import Codec
     from trioasgi.websocket.deflate import Deflate
-    from trioasgi.websocket.keepalive import Keepalive
     from trioasgi.websocket.messages import Event
+    from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
 
 JOIN_BELOW: Final = 64 * 1024
 """A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
-
-DEFLATE_FROM: Final = 32
-"""Bytes from which a message is compressed: below, little is gained and some CPU lost."""
 
 YIELD_EVERY: Final = 64
 """Messages after which a task that never had to wait lets the others run."""
@@ -58,25 +51,6 @@ that says why.
 
 CLOSE_SECONDS: Final = 2.0
 """How long an orderly close of the channel (TLS's close_notify) may take."""
-
-
-@dataclass(frozen=True, slots=True)
-class WebSocketSettings:
-    """What is the same for all sessions of a worker. Times are in seconds.
-
-    `max_size` bounds a message in bytes; `max_queue` how many messages are read ahead of an application that
-    does not receive, which all together have no more than about `max_size` bytes either. A `ping_interval`
-    or `ping_timeout` of 0: none.
-    """
-
-    codec: Callable[..., Codec]
-    keepalive: Keepalive
-    max_size: int
-    max_queue: int
-    ping_interval: float
-    ping_timeout: float
-    close_timeout: float
-    deflate: bool
 
 
 class State(Enum):
@@ -105,10 +79,8 @@ class WebSocketSession:
         "_away",
         "_channel",
         "_close_deadline",
-        "_deflater",
+        "_heartbeat",
         "_peer",
-        "_ping_at",
-        "_pong_by",
         "_queue",
         "_queued_size",
         "_reader",
@@ -116,6 +88,7 @@ class WebSocketSession:
         "_settings",
         "_standing_in",
         "_unyielded",
+        "_writer",
         "close_code",
         "close_reason",
         "state",
@@ -132,7 +105,7 @@ class WebSocketSession:
         self._peer = peer
         codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
         self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
-        self._deflater = Deflater(deflate) if deflate else None
+        self._writer = MessageWriter(Deflater(deflate) if deflate else None)
         if early:
             self._reader.feed(early)
         self.state = _OPEN
@@ -145,10 +118,7 @@ class WebSocketSession:
         self._away = False
         self._standing_in: trio.Event | None = None
         self._unyielded = 0
-        self._pong_by = math.inf
-        self._ping_at = math.inf
-        if settings.ping_interval:
-            self._ping_at = channel.now() + settings.ping_interval
+        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
     # Receiving
@@ -213,9 +183,7 @@ class WebSocketSession:
                 if answers:
                     await self._answer(encode_close(code))
             case _:
-                # Any pong will do: the peer lives.
-                self._pong_by = math.inf
-                self._plan_ping()
+                self._heartbeat.note_pong(self._channel.now())
 
     async def _answer(self, frame: bytes) -> None:
         """Send what the protocol asks for. Shielded, up to the write limit: part of a frame must not get
@@ -293,25 +261,18 @@ class WebSocketSession:
         """
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
-        opcode = Opcode.BINARY
-        if isinstance(message, str):
-            opcode = Opcode.TEXT
-            message = message.encode()
-        size = len(message)
-        compresses = self._deflater is not None and size >= DEFLATE_FROM
-        if compresses and self._deflater is not None:
-            message = self._deflater.deflate(message)
-            size = len(message)
-        header = frame_header(opcode, size, compresses)
+        header, payload = self._writer.encode(message)
         channel = self._channel
         try:
-            if size <= JOIN_BELOW:
-                return not channel.send_nowait(header + message) or self._is_greedy()
-            channel.send_nowait(header)
-            return not channel.send_nowait(message) or self._is_greedy()
+            if len(payload) <= JOIN_BELOW:
+                waits = not channel.send_nowait(header + payload)
+            else:
+                channel.send_nowait(header)
+                waits = not channel.send_nowait(payload)
         except OSError as exc:
             self._note_broken()
             raise ClientDisconnected("the client broke the connection") from exc
+        return waits or self._is_greedy()
 
     def _is_greedy(self) -> bool:
         """Is it somebody else's turn, after so many messages without a wait?"""
@@ -337,24 +298,22 @@ class WebSocketSession:
 
     # Closing
 
-    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> bool:
-        """Begin the closing handshake, unless it has begun. True if `flush()` should be awaited.
+    def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
+        """Begin the closing handshake, unless it has begun; the rest of it is `finish`'s.
 
-        1005 closes without a code. The rest of the handshake is `finish`'s.
+        1005 closes without a code.
         """
         if self.state is not _OPEN:
-            return False
+            return
         self._note_end(_CLOSING, code, reason)
-        waits = not self._put(encode_close(code, reason))
+        self._put(encode_close(code, reason))
         if self._receiving:
             # What reads now would wait for a message; let it see that there will be none.
             self._channel.interrupt_read()
-        return waits
 
     def drain(self) -> None:
         """Close as the server is about to stop: 1012."""
-        if self.close(CloseCode.SERVICE_RESTART, "the server restarts"):
-            self._settings.keepalive.start(self._flush_quietly)
+        self.close(CloseCode.SERVICE_RESTART, "the server restarts")
 
     async def finish(self) -> None:
         """Bring the session to its end: close it if it is open, and wait for the peer's Close within the
@@ -395,8 +354,7 @@ class WebSocketSession:
         if self.state is _OPEN:
             self._log(f"closed with {code:d}: {reason}")
             self._note_end(_FAILED, code, reason)
-            if not self._put(encode_close(code, reason)):
-                self._settings.keepalive.start(self._flush_quietly)
+            self._put(encode_close(code, reason))
         else:
             self.state = _CLOSED
 
@@ -420,11 +378,13 @@ class WebSocketSession:
         patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
         self._close_deadline = self._channel.now() + patience
 
-    def _put(self, frame: bytes) -> bool:
+    def _put(self, frame: bytes) -> None:
+        """Send a frame of our own accord, which nobody waits for."""
         try:
-            return self._channel.send_nowait(frame)
+            if not self._channel.send_nowait(frame):
+                self._settings.keepalive.start(self._flush_quietly)
         except OSError:
-            return True  # there is nobody left to tell
+            pass  # there is nobody left to tell
 
     async def _flush_quietly(self) -> None:
         try:
@@ -440,10 +400,15 @@ class WebSocketSession:
     def on_tick(self, now: float) -> None:
         """Look at what is due: a ping, the end of a wait for a pong or for a Close, a task to stand in."""
         if self.state is _OPEN:
-            if now >= self._ping_at:
-                self._ping(now)
-            elif now >= self._pong_by:
-                self._miss_pong(now)
+            match self._heartbeat.due(now):
+                case Beat.PING:
+                    self._put(encode_control(Opcode.PING))
+                case Beat.NO_PONG if self._queue_is_full:
+                    # It is us who do not read: the pong may be there, behind messages that nobody wants yet.
+                    self._heartbeat.wait_on(now)
+                case Beat.NO_PONG:
+                    self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
+                    self._channel.interrupt_read()
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
@@ -452,28 +417,6 @@ class WebSocketSession:
                 self._standing_in = trio.Event()
                 self._settings.keepalive.start(self._stand_in)
             self._away = True
-
-    def _ping(self, now: float) -> None:
-        settings = self._settings
-        self._ping_at = math.inf
-        if settings.ping_timeout:
-            self._pong_by = now + settings.ping_timeout
-        else:
-            self._plan_ping()
-        if not self._put(encode_control(Opcode.PING)):
-            settings.keepalive.start(self._flush_quietly)
-
-    def _miss_pong(self, now: float) -> None:
-        if self._queue_is_full:
-            # It is us who do not read: the pong may be there, behind messages that nobody wants yet.
-            self._pong_by = now + self._settings.ping_timeout
-        else:
-            self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
-            self._channel.interrupt_read()
-
-    def _plan_ping(self) -> None:
-        interval = self._settings.ping_interval
-        self._ping_at = self._channel.now() + interval if interval else math.inf
 
     async def _shut(self) -> None:
         """Close the channel of a session whose application takes its time after the end."""

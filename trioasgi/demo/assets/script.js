@@ -100,10 +100,12 @@ function graph(id, values) {
 const trips = [];
 let socket = null;
 let heartbeat = null;
+let retry = null;
 let messages = 0;
 let waiting = []; // messages on their way, oldest first: they come back in order
 
 function openSocket() {
+  clearTimeout(retry);
   const address = new URL(`${document.body.dataset.prefix}/ws`, location.href);
   address.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   say("waiting", "connecting", "ws");
@@ -126,6 +128,7 @@ function openSocket() {
     clearInterval(heartbeat);
     usable(false);
     say("lost", `closed, ${event.code}${event.reason ? `: ${event.reason}` : ""}`, "ws");
+    if (event.code !== 1000) retry = setTimeout(openSocket, RETRY_MS);
   });
 }
 

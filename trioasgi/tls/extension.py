@@ -1,0 +1,78 @@
+"""What ASGI's TLS extension (version 0.2) says of a connection."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Final
+
+_VERSIONS: Final = {
+    "SSLv3": 0x0300,
+    "TLSv1": 0x0301,
+    "TLSv1.1": 0x0302,
+    "TLSv1.2": 0x0303,
+    "TLSv1.3": 0x0304,
+}
+"""RFC 8446, 4.1.2 and 4.2.1: the numbers of the versions that OpenSSL has names for."""
+
+_DER: Final = 2  # _ssl.ENCODING_DER
+_END: Final = "-----END CERTIFICATE-----\n"
+
+
+class ConnectionDescriber:
+    """Describes the connections that a server's `context` has secured with the certificate in `certfile`.
+
+    To be made where the context is made: what is the same for all its connections is looked up once.
+    """
+
+    def __init__(self, context: ssl.SSLContext, certfile: str) -> None:
+        self._server_cert = _first_certificate(certfile)
+        # IANA's number of a suite is in the lower half of OpenSSL's.
+        self._suites = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
+        if context.verify_mode is not ssl.CERT_NONE:
+            import cryptography.x509  # noqa: F401 - half a second that the first client would wait for
+
+    def describe(self, secured: ssl.SSLObject) -> dict[str, object]:
+        """What the extension says of a connection whose handshake is done.
+
+        `client_cert_error` is always None: a certificate that cannot be verified ends the handshake.
+        """
+        suite = secured.cipher()
+        chain = _client_chain(secured)
+        return {
+            "server_cert": self._server_cert,
+            "client_cert_chain": tuple(ssl.DER_cert_to_PEM_cert(each) for each in chain),
+            "client_cert_name": _name(chain[0]) if chain else None,
+            "client_cert_error": None,
+            "tls_version": _VERSIONS.get(secured.version() or ""),
+            "cipher_suite": None if suite is None else self._suites.get(suite[0]),
+        }
+
+
+def _first_certificate(certfile: str) -> str | None:
+    text = Path(certfile).read_text("latin-1")
+    start, end = text.find("-----BEGIN CERTIFICATE-----"), text.find(_END.rstrip())
+    return None if start < 0 or end < start else text[start:end] + _END
+
+
+def _client_chain(secured: ssl.SSLObject) -> list[bytes]:
+    """The certificates that the client has sent, its own first, in DER; none where it has not sent any.
+
+    Of a session that was resumed, its own alone.
+    """
+    own = secured.getpeercert(binary_form=True)
+    if own is None:
+        return []
+    tell = getattr(secured, "get_unverified_chain", None)
+    if tell is not None:  # since Python 3.13
+        return tell() or [own]
+    # What Python 3.13 has made public is there since 3.10, below the surface.
+    tell = getattr(getattr(secured, "_sslobj", None), "get_unverified_chain", None)
+    return [each.public_bytes(_DER) for each in tell()] if tell is not None else [own]
+
+
+def _name(certificate: bytes) -> str:
+    """The subject, as RFC 4514 writes it."""
+    from cryptography import x509
+
+    return x509.load_der_x509_certificate(certificate).subject.rfc4514_string()
