@@ -6,6 +6,7 @@ One application answers every plain case, by its path: a server is started once 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,14 @@ CHUNK = b"s" * 16 * 1024
 CHUNKS = 64
 ONE_MB = b"m" * 1024 * 1024
 DOCUMENT = {
-    "items": [{"id": number, "name": f"item {number}", "tags": ["a", "b"]} for number in range(20)],
+    "items": [{"id": number, "name": f"item {number}", "tags": ["a", "b"]} for number in range(23)],
     "next": None,
 }
 """About 1 KB of JSON."""
 JSON = json.dumps(DOCUMENT, separators=(",", ":")).encode()
-FILE = Path(__file__).with_name("apps.py")
-"""A file of some KB that is there wherever this runs; see `file_body`."""
-
-
-def file_body() -> bytes:
-    """What the file case answers with."""
-    return FILE.read_bytes()
+FILE_BODY = b"f" * 100 * 1024
+FILE = os.environ.get("BENCHMARKS_FILE", "")
+"""Where the file with `FILE_BODY` is; whoever starts the server has written it."""
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -71,7 +68,7 @@ _HELLO_HEADERS = _headers("text/plain; charset=utf-8", len(HELLO))
 _TEXT_HEADERS = _headers("text/plain; charset=utf-8", len(TEXT_10_KB))
 _ONE_MB_HEADERS = _headers("application/octet-stream", len(ONE_MB))
 _STREAM_HEADERS = [(b"content-type", b"application/octet-stream")]
-_FILE_HEADERS = _headers("text/plain; charset=utf-8", len(file_body()))
+_FILE_HEADERS = _headers("text/plain; charset=utf-8", len(FILE_BODY))
 
 
 async def _plaintext(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -119,9 +116,9 @@ async def _one_mb(_scope: Scope, _receive: Receive, send: Send) -> None:
 async def _file(scope: Scope, _receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": _FILE_HEADERS})
     if "http.response.pathsend" in scope.get("extensions", {}):
-        await send({"type": "http.response.pathsend", "path": str(FILE)})
+        await send({"type": "http.response.pathsend", "path": FILE})
     else:
-        await send({"type": "http.response.body", "body": file_body()})
+        await send({"type": "http.response.body", "body": Path(FILE).read_bytes()})
 
 
 _ANSWERS = {

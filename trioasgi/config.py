@@ -152,8 +152,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client_certs: Annotated[
         Literal["none", "optional", "required"],
         option(
-            "Ask clients for certificates.",
+            "none, optional or required.",
             Group.TLS,
+            metavar="HOW",
             hidden_flags=("--ssl-cert-reqs",),
             spellings={"0": "none", "1": "optional", "2": "required"},
         ),

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,9 @@ from tests.support.websocket import (
     frame,
     handshake,
 )
-from trioasgi import Server
+from trioasgi import ConfigError, Server
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.server import websocket_codec_factory
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 
@@ -440,3 +442,53 @@ def test_a_server_that_is_cancelled_says_that_it_goes() -> None:
             nursery.cancel_scope.cancel()
 
     run(main)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_many_senders_to_a_slow_reader(secure: bool, certificates: Certificates) -> None:
+    """One of them gives up in the midst of it; each frame arrives whole all the same, or the connection ends."""
+    sent = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def talk(name: bytes, patience: float) -> None:
+            nonlocal sent
+            with trio.move_on_after(patience):
+                for _ in range(20):
+                    await send({"type": "websocket.send", "bytes": name * 200_000})
+                    sent += 1
+
+        async with trio.open_nursery() as nursery:
+            for name in (b"a", b"b", b"c", b"d"):
+                nursery.start_soon(talk, name, SOON if secure or name != b"b" else 0.3)
+
+    options = certificates.options if secure else {}
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **options) as server:
+            context = certificates.context()
+            async with secured(server, context) if secure else connected(server) as http:
+                client = WebSocketClient(http)
+                await client.shake_hands()
+                await trio.sleep(0.6)
+                frames, code = await client.until_close()
+                assert code == 1000
+                for found in frames:
+                    assert found.payload == found.payload[:1] * 200_000
+                assert len(frames) >= sent >= 60
+                await client.send(close())
+
+    run(main)
+
+
+# Codecs
+
+
+def test_the_codec_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert websocket_codec_factory("auto")(deflate=False, room=1).name == "websockets"
+    assert websocket_codec_factory("wsproto")(deflate=False, room=1).name == "wsproto"
+    monkeypatch.setitem(sys.modules, "trioasgi.websocket.websockets_codec", None)
+    assert websocket_codec_factory("auto")(deflate=False, room=1).name == "wsproto"
+    with pytest.raises(ConfigError, match=r"trioasgi\[fast\]"):
+        websocket_codec_factory("websockets")

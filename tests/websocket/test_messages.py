@@ -297,3 +297,22 @@ def test_a_long_message_is_read_as_it_comes(codec: str) -> None:
     head = frame(TEXT, b"", length=900)[:-4]
     assert read(messages, head + b"\x00\x00\x00\x00" + b"ok") == []
     assert read(messages, b"\xff") == [1007]
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes(codec: str, opcode: int) -> None:
+    count = 50_000
+    data = frame(opcode, b"\xc3\xa4", fin=False) + frame(CONTINUATION, b"\xc3\xa4", fin=False) * count
+    messages = reader(codec, max_size=1 << 20)
+    messages.feed(data)
+    tracemalloc.start()
+    try:
+        assert messages.next_event() is None
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 10 * count
+    messages.feed(frame(CONTINUATION, b"\r\n"))
+    message = messages.next_event()
+    whole = b"\xc3\xa4" * (count + 1) + b"\r\n"
+    assert message == (whole.decode() if opcode == TEXT else whole)

@@ -17,10 +17,10 @@ from trioasgi.asgi.messages import (
     check_headers,
     check_links,
     check_message,
-    check_path,
     check_range,
     check_status,
     check_type,
+    open_file,
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
@@ -202,9 +202,12 @@ class HTTPCall:
             case "http.response.body":
                 await self._send_body(check_body(message.get("body", b"")), more or trailers_follow)
             case "http.response.pathsend":
-                path = check_path(message.get("path"))
-                with await trio.to_thread.run_sync(open, path, "rb", 0) as file:
-                    await self._send_file(file.fileno(), 0, None, trailers_follow)
+                # In the loop: a thread would cost more than most files do.
+                fd = open_file(message.get("path"))
+                try:
+                    await self._send_file(fd, 0, None, trailers_follow)
+                finally:
+                    os.close(fd)
             case "http.response.zerocopysend":
                 await self._send_open_file(message, more or trailers_follow)
         if trailers_follow:

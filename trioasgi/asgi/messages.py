@@ -28,6 +28,9 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _MAX_KNOWN_NAMES: Final = 1024
 
+# Without O_NONBLOCK a pipe would be waited for; without O_BINARY (Windows) it would be read as text.
+_OPEN_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 _known_names: dict[bytes, bytes] = {}
 """Header names that were checked, as the application writes them, and in lower case."""
 
@@ -118,19 +121,22 @@ def check_links(links: Iterable[bytes]) -> list[bytes]:
     return [value for _, value in checked]
 
 
-def check_path(path: object) -> str:
-    """The `path` of an `http.response.pathsend` message: absolute, naming a regular file.
+def open_file(path: object) -> int:
+    """Open the `path` of an `http.response.pathsend` message, which is absolute and names a regular file; its
+    descriptor, to be closed by the caller.
 
     Raises OSError, with the path, for what is no such file.
     """
     if not isinstance(path, str) or not os.path.isabs(path):
         raise ASGIMessageError(f"path must be a str, and absolute, not {path!r}")
-    mode = os.stat(path).st_mode
+    fd = os.open(path, _OPEN_FLAGS)
+    mode = os.fstat(fd).st_mode
+    if stat.S_ISREG(mode):
+        return fd
+    os.close(fd)
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
-    if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "this is no regular file", path)
-    return path
+    raise OSError(errno.EINVAL, "this is no regular file", path)
 
 
 def check_range(file: object, offset: object, count: object) -> tuple[int, int | None, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -161,35 +162,36 @@ class MessageWriter:
 class _Text:
     """A text message in pieces, decoded as they come: a fault is found as early as can be."""
 
-    __slots__ = ("_decoder", "_pieces")
+    __slots__ = ("_decoder", "_text")
 
     def __init__(self) -> None:
         self._decoder = _new_decoder()
-        self._pieces: list[str] = []
+        # One buffer: a list would hold a hundred bytes for each piece of one.
+        self._text = io.StringIO(newline="")
 
     def add(self, payload: bytes, end: bool) -> None:
         try:
-            self._pieces.append(self._decoder.decode(payload, end))
+            self._text.write(self._decoder.decode(payload, end))
         except UnicodeDecodeError:
             raise _not_utf8() from None
 
     def whole(self) -> str:
-        return "".join(self._pieces)
+        return self._text.getvalue()
 
 
 class _Binary:
     """A binary message in pieces."""
 
-    __slots__ = ("_pieces",)
+    __slots__ = ("_data",)
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+        self._data = bytearray()
 
     def add(self, payload: bytes, _end: bool) -> None:
-        self._pieces.append(payload)
+        self._data += payload
 
     def whole(self) -> bytes:
-        return b"".join(self._pieces)
+        return bytes(self._data)
 
 
 def _not_utf8() -> FrameError:

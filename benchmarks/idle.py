@@ -1,0 +1,108 @@
+"""Connections over which nothing happens, held by a process of their own.
+
+    python -m benchmarks.idle CASE PORT COUNT
+
+Opens them, asks once on each, prints `open`; on a line from stdin prints how many the server has closed.
+"""
+
+from __future__ import annotations
+
+import resource
+import select
+import socket
+import subprocess
+import sys
+
+from .cases import CASES, Case
+from .check import connect
+from .client import answer_size, http_request
+from .process import ROOT, Failed
+
+AT_ONCE = 100
+CLOSING = 60.0
+SPARE_FILES = 200
+
+
+class Idle:
+    """Connections that have been answered once and then do nothing, held by another process.
+
+    A context manager: they are there when it is entered, and gone when it is left.
+    """
+
+    def __init__(self, case: Case, port: int, count: int) -> None:
+        self._command = [sys.executable, "-m", "benchmarks.idle", case.name, str(port), str(count)]
+
+    def __enter__(self) -> Idle:
+        self._process = subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        )
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline().strip()
+        if said != "open":
+            self.__exit__()
+            raise Failed(f"does not keep the idle connections open: {said}")
+        return self
+
+    def lost(self) -> int:
+        """Let go of them, and return how many the server had closed by then."""
+        said, _ = self._process.communicate("close\n", timeout=CLOSING)
+        return int(said)
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def room() -> int:
+    """Raise this process's limit of open files as far as it goes; return how many connections that allows."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard - SPARE_FILES if hard != resource.RLIM_INFINITY else sys.maxsize
+
+
+def hold(case: Case, port: int, count: int) -> list[socket.socket]:
+    """Open so many connections, each with one request answered. Raises OSError."""
+    request, size = http_request(case), answer_size(case, port)
+    opened: list[socket.socket] = []
+    while len(opened) < count:
+        batch = [connect(port, tls=case.tls) for _ in range(min(AT_ONCE, count - len(opened)))]
+        for connection in batch:
+            connection.sendall(request)
+        for connection in batch:
+            _receive(connection, size)
+        opened += batch
+    return opened
+
+
+def _receive(connection: socket.socket, size: int) -> None:
+    while size > 0:
+        data = connection.recv(size)
+        if not data:
+            raise ConnectionError("closed before the answer was complete")
+        size -= len(data)
+
+
+def closed(connections: list[socket.socket]) -> int:
+    """Count those that the peer has closed."""
+    poll = select.epoll()
+    for connection in connections:
+        poll.register(connection, select.EPOLLRDHUP)
+    return len(poll.poll(0, len(connections)))
+
+
+def main(name: str, port: str, count: str) -> int:
+    """Hold connections; return 1, and say why, if they cannot be had."""
+    case = next(case for case in CASES if case.name == name)
+    try:
+        connections = hold(case, int(port), int(count))
+    except OSError as error:
+        print(error)
+        return 1
+    print("open", flush=True)
+    sys.stdin.readline()
+    print(closed(connections), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,208 @@
+"""The extension `tls`, and clients' certificates."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trustme
+
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.http import CODECS, Calls, echo, request
+from tests.support.sockets import SOON, connected, logged, run, secured, served
+from trioasgi import Config
+from trioasgi.errors import ConfigError, TLSError
+from trioasgi.tls import server_context
+
+both_codecs = pytest.mark.parametrize("codec", CODECS)
+
+
+class People:
+    """A CA of clients, with an intermediate one; and a stranger's."""
+
+    def __init__(self, directory: Path) -> None:
+        self.ca = trustme.CA()
+        self.cafile = str(directory / "clients.pem")
+        self.ca.cert_pem.write_to_path(self.cafile)
+        self.alice = self.ca.create_child_ca().issue_cert(
+            "alice@example.org", common_name="Alice, A.", organization_name="Wonder=land"
+        )
+        self.stranger = trustme.CA().issue_cert("mallory@example.org")
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    return People(tmp_path_factory.mktemp("people"))
+
+
+def context_of(
+    certificates: Certificates, who: trustme.LeafCert | None = None, version: ssl.TLSVersion | None = None
+) -> ssl.SSLContext:
+    context = certificates.context()
+    if version is not None:
+        context.minimum_version = context.maximum_version = version
+    if who is not None:
+        who.configure_cert(context)
+    return context
+
+
+def seen(certificates: Certificates, context: ssl.SSLContext, **options: Any) -> dict[str, Any]:
+    """What the scope says of a connection with that client's context."""
+    calls = Calls(echo)
+
+    async def main() -> None:
+        async with (
+            served(calls, **certificates.options, **options) as server,
+            secured(server, context) as client,
+        ):
+            for _ in range(2):
+                assert (await client.get(request())).status == 200
+
+    run(main)
+    first, second = (scope["extensions"]["tls"] for scope in calls.scopes if scope["type"] == "http")
+    assert first == second
+    described: dict[str, Any] = first
+    return described
+
+
+@both_codecs
+@pytest.mark.parametrize(
+    ("version", "number"), [(ssl.TLSVersion.TLSv1_2, 0x0303), (ssl.TLSVersion.TLSv1_3, 0x0304)]
+)
+def test_version_suite_and_the_servers_certificate(
+    codec: str, version: ssl.TLSVersion, number: int, certificates: Certificates
+) -> None:
+    tls = seen(certificates, context_of(certificates, version=version), http=codec)
+    assert tls["tls_version"] == number
+    # IANA: 0x13.. are the suites of TLS 1.3, 0xC0.. and 0xCC.. those with elliptic curves.
+    assert tls["cipher_suite"] >> 8 in ({0x13} if number == 0x0304 else {0xC0, 0xCC})
+    own = ssl.PEM_cert_to_DER_cert(
+        Path(certificates.certfile).read_text().partition("-----END")[0] + "-----END CERTIFICATE-----"
+    )
+    assert ssl.PEM_cert_to_DER_cert(tls["server_cert"]) == own
+    assert (tls["client_cert_chain"], tls["client_cert_name"], tls["client_cert_error"]) == ((), None, None)
+
+
+def test_the_number_of_a_suite_is_ianas(certificates: Certificates) -> None:
+    context = context_of(certificates, version=ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers("ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256")
+    # RFC 5289: TLS_ECDHE_ECDSA_ and TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
+    assert seen(certificates, context)["cipher_suite"] in {0xC02B, 0xC02F}
+
+
+def test_without_tls_there_is_no_such_extension() -> None:
+    calls = Calls(echo)
+
+    async def main() -> None:
+        async with served(calls) as server, connected(server) as client:
+            await client.get(request())
+
+    run(main)
+    assert all("tls" not in scope["extensions"] for scope in calls.scopes)
+
+
+def test_of_a_request_that_a_proxy_has_forwarded_nothing_is_said(certificates: Certificates) -> None:
+    calls = Calls(echo)
+
+    async def main() -> None:
+        async with (
+            served(calls, **certificates.options) as server,
+            secured(server, certificates.context()) as client,
+        ):
+            await client.get(request("/", "X-Forwarded-For: 192.0.2.1"))
+
+    run(main)
+    assert "tls" not in calls.scopes[-1]["extensions"]
+
+
+# Certificates of clients
+
+
+@both_codecs
+@pytest.mark.parametrize("asked", ["optional", "required"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_clients_certificate(
+    codec: str, asked: str, version: ssl.TLSVersion, certificates: Certificates, people: People
+) -> None:
+    tls = seen(
+        certificates,
+        context_of(certificates, people.alice, version),
+        client_certs=asked,
+        ca_certs=people.cafile,
+        http=codec,
+    )
+    sent = [blob.bytes().decode() for blob in people.alice.cert_chain_pems]
+    assert [ssl.PEM_cert_to_DER_cert(each) for each in tls["client_cert_chain"]] == [
+        ssl.PEM_cert_to_DER_cert(each) for each in sent
+    ]
+    assert len(sent) == 2
+    # RFC 4514, 2.1: the last comes first; 2.4: what means something is escaped.
+    assert tls["client_cert_name"].startswith("CN=Alice\\, A.,")
+    assert tls["client_cert_name"].endswith("O=Wonder=land")
+    assert tls["client_cert_error"] is None
+
+
+def test_optional_lets_a_client_without_one_in(certificates: Certificates, people: People) -> None:
+    tls = seen(certificates, context_of(certificates), client_certs="optional", ca_certs=people.cafile)
+    assert (tls["client_cert_chain"], tls["client_cert_name"]) == ((), None)
+
+
+@pytest.mark.parametrize("asked", ["optional", "required"])
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("who", ["stranger", "nobody"])
+def test_who_is_not_known_is_not_let_in(
+    who: str, version: ssl.TLSVersion, asked: str, certificates: Certificates, people: People
+) -> None:
+    if (who, asked) == ("nobody", "optional"):
+        pytest.skip("optional lets nobody in")
+    calls = Calls(echo)
+    shown = people.stranger if who == "stranger" else None
+
+    async def main() -> None:
+        options = {"client_certs": asked, "ca_certs": people.cafile}
+        async with served(calls, **certificates.options, **options, lifespan="off") as server:
+            with pytest.raises((trio.BrokenResourceError, AssertionError)):
+                async with secured(server, context_of(certificates, shown, version)) as client:
+                    await client.get(request())
+            await log.wait_for("TLS handshake failed", seconds=SOON)
+            async with secured(server, context_of(certificates, people.alice)) as client:
+                assert (await client.get(request())).status == 200
+        assert len(calls.scopes) == 1
+
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
+
+
+# The options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"client_certs": "required", "ca_certs": "ca.pem"}, "certfile"),
+        ({"client_certs": "required", "certfile": "c.pem"}, "ca_certs"),
+        ({"ca_certs": "ca.pem", "certfile": "c.pem"}, "client_certs"),
+    ],
+)
+def test_options_that_cannot_stand_alone(options: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"set {said}"):
+        Config.from_dict(options)
+
+
+@pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\n!\n"])
+def test_a_bad_file_of_authorities_is_named(content: str, certificates: Certificates, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.pem"
+    bad.write_text(content)
+    with pytest.raises(TLSError, match="bad.pem"):
+        server_context(
+            certificates.certfile, certificates.keyfile, ca_certs=str(bad), client_certs="required"
+        )
