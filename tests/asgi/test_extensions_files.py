@@ -20,7 +20,7 @@ from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 
 MEGABYTE = 1 << 20
-CONTENT = random.Random(0).randbytes(3 * MEGABYTE + 17)  # noqa: S311 - to see that nothing changes places
+CONTENT = random.Random(0).randbytes(3 * MEGABYTE + 17)
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="os.sendfile is used on Linux alone")
 

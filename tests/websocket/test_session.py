@@ -497,8 +497,9 @@ async def test_many_tasks_send_at_once(codec: str) -> None:
         await client.send(close())
 
 
+@pytest.mark.parametrize("flood", [TEXT, PONG])
 @on_trio
-async def test_a_flood_does_not_keep_others_waiting(codec: str) -> None:
+async def test_a_flood_does_not_keep_others_waiting(codec: str, flood: int) -> None:
     turns = 0
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -517,7 +518,7 @@ async def test_a_flood_does_not_keep_others_waiting(codec: str) -> None:
             nursery.cancel_scope.cancel()
 
     async with websocket(app, codec) as client:
-        await client.send(frame(TEXT, b"x") * 5000)
+        await client.send(frame(flood, b"x") * 5000)
         await client.send(close())
         assert await client.close_code() == 1000
     assert turns > 10

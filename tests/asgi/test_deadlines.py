@@ -1,0 +1,405 @@
+"""How long a call may take: `--request-timeout`, `--cancel-on-disconnect`, `--limit-body-rate`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.routing import Route
+
+from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
+from tests.support.sockets import SOON, connected, logged, run, served
+from tests.support.transports import TRANSPORTS, serving_over
+from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+
+BEGUN = {"type": "http.response.body", "body": b"begun", "more_body": True}
+
+
+@pytest.fixture(params=TRANSPORTS)
+def transport(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+async def lasts(wait: Callable[[], Awaitable[object]]) -> float:
+    """Seconds that something takes."""
+    started = trio.current_time()
+    await wait()
+    return trio.current_time() - started
+
+
+# --request-timeout
+
+
+async def sleep(receive: Receive, send: Send) -> None:
+    await trio.sleep_forever()
+
+
+async def wait_for_the_body(receive: Receive, send: Send) -> None:
+    await read_body(receive)
+
+
+async def wait_for_the_disconnect(receive: Receive, send: Send) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+@pytest.mark.parametrize("stuck", [sleep, wait_for_the_body, wait_for_the_disconnect])
+@on_trio
+async def test_a_call_that_takes_too_long_is_a_504(
+    codec: str, stuck: Callable[[Receive, Send], Awaitable[None]]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await stuck(receive, send)
+
+    calls = Calls(app)
+    async with serving(calls, codec, request_timeout=7) as client:
+        await client.send(request("/", "Content-Length: 5", method="POST") + b"abc")
+        if stuck is wait_for_the_disconnect:
+            await client.send(b"de")
+        started = trio.current_time()
+        response = await client.response()
+        assert trio.current_time() - started == pytest.approx(7)
+        assert (response.status, response.closes) == (504, True)
+        await client.send_eof()
+        assert await client.is_closed()
+    assert isinstance(calls.error, trio.Cancelled)
+
+
+@pytest.mark.parametrize("stuck", [sleep, wait_for_the_body, wait_for_the_disconnect])
+@on_trio
+async def test_a_call_that_takes_too_long_behind_its_head_is_cut(
+    codec: str, stuck: Callable[[Receive, Send], Awaitable[None]]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send(BEGUN)
+        await stuck(receive, send)
+
+    async with serving(app, codec, request_timeout=7) as client:
+        started = trio.current_time()
+        response = await client.get(request("/", body=b"abc")[:-1])
+        assert trio.current_time() - started == pytest.approx(7)
+        assert (response.status, response.body, response.cut) == (200, b"begun", True)
+
+
+@on_trio
+async def test_a_head_that_has_not_left_is_taken_back(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await trio.sleep_forever()
+
+    async with serving(app, codec, request_timeout=7) as client:
+        assert (await client.get(request())).status == 504
+
+
+@on_trio
+async def test_each_request_has_its_time(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep(5)
+        await respond(send, b"ok")
+
+    async with serving(app, codec, request_timeout=7, timeout_keep_alive=100) as client:
+        for _ in range(3):
+            assert (await client.get(request())).body == b"ok"
+            await trio.sleep(50)
+
+
+@on_trio
+async def test_what_comes_behind_the_response_may_take_its_time(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"ok")
+        await trio.sleep(100)
+        done.append(True)
+
+    done: list[bool] = []
+    async with serving(app, codec, request_timeout=7) as client:
+        assert (await client.get(request())).body == b"ok"
+        assert (await client.get(request())).body == b"ok"
+    assert done == [True, True]
+
+
+def test_a_timeout_stands_in_both_logs(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", http=codec, request_timeout=0.1) as server,
+            connected(server) as client,
+        ):
+            assert (await client.get(request("/slow?a"))).status == 504
+
+    with logged() as log:
+        run(main)
+    (warning,) = log.lines(logging.WARNING)
+    assert "GET b'/slow?a' was cancelled at its deadline (--request-timeout)" in warning
+    assert log.count(r'"GET /slow\?a HTTP/1.1" 504 ') == 1
+
+
+def test_a_server_that_has_cut_a_call_serves_the_next(codec: str, transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await trio.sleep_forever()
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path, http=codec, request_timeout=0.2) as both:
+            for _ in range(2):
+                async with both.connect() as client:
+                    assert (await client.get(request("/slow"))).status == 504
+                    assert await client.is_closed()
+            async with both.connect() as client:
+                assert (await client.get(request())).body == b"ok"
+
+    run(main)
+
+
+# --cancel-on-disconnect
+
+
+async def ticks(ended: trio.Event) -> AsyncIterator[str]:
+    """Server-sent events, of which the second never comes."""
+    try:
+        yield "data: 1\n\n"
+        await trio.sleep_forever()
+    finally:
+        ended.set()
+
+
+def test_an_idle_stream_ends_when_its_client_has_gone(codec: str, transport: str, tmp_path: Path) -> None:
+    async def events(_: Request) -> StreamingResponse:
+        return StreamingResponse(ticks(ended), media_type="text/event-stream")
+
+    async def main() -> None:
+        nonlocal ended
+        ended = trio.Event()
+        app = Starlette(routes=[Route("/", events)])
+        options = {"cancel_on_disconnect": True, "disconnect_grace": 0.2, "http": codec}
+        async with serving_over(transport, app, tmp_path, **options) as both:
+            async with both.connect() as client:
+                await client.send(request())
+                await client.until(b"data: 1")
+                gone = trio.current_time()
+            with trio.fail_after(SOON):
+                await ended.wait()
+            assert 0.2 <= trio.current_time() - gone + 0.01 < 1.2
+
+    ended: trio.Event
+    run(main)
+
+
+def test_without_it_an_idle_stream_goes_on(codec: str, transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send(BEGUN)
+        with trio.move_on_after(0.4):
+            await trio.sleep_forever()
+        ended.append(True)
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path, http=codec, disconnect_grace=0) as both:
+            async with both.connect() as client:
+                await client.send(request())
+                await client.until(b"begun")
+            await both.server.drain()
+
+    ended: list[bool] = []
+    run(main)
+    assert ended == [True]
+
+
+def test_what_ends_within_the_grace_is_not_cancelled(codec: str, transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        begun.set()
+        await receive()
+        await trio.sleep(0.1)
+        done.set()
+
+    async def main() -> None:
+        nonlocal begun, done
+        begun, done = trio.Event(), trio.Event()
+        options = {"cancel_on_disconnect": True, "disconnect_grace": SOON, "http": codec}
+        async with serving_over(transport, app, tmp_path, **options) as both:
+            async with both.connect() as client:
+                await client.send(request())
+                await begun.wait()
+            with trio.fail_after(SOON):
+                await done.wait()
+
+    begun: trio.Event
+    done: trio.Event
+    run(main)
+
+
+def test_a_client_that_has_gone_before_the_call_is_noticed_too(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(scope["path"])
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": True, "disconnect_grace": 0.1}
+        async with (
+            served(app, lifespan="off", http=codec, **options) as server,
+            connected(server) as client,
+        ):
+            await client.send(request("/"))
+            await client.send_eof()  # with the request, most likely
+            assert (await client.response()).status == 503
+            assert await client.is_closed()
+
+    ended: list[str] = []
+    run(main)
+    assert ended == ["/"]
+
+
+def test_work_behind_the_response_is_never_cancelled_and_drains(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    async def work() -> None:
+        begun.set()
+        await gone.wait()
+        await trio.sleep(0.3)  # longer than the grace of a client that has gone
+        done.append(True)
+
+    async def answer(_: Request) -> PlainTextResponse:
+        return PlainTextResponse("ok", background=BackgroundTask(work))
+
+    async def main() -> None:
+        nonlocal begun, gone
+        begun, gone = trio.Event(), trio.Event()
+        app = Starlette(routes=[Route("/", answer)])
+        options = {
+            "cancel_on_disconnect": True,
+            "disconnect_grace": 0,
+            "request_timeout": 0.1,
+            "http": codec,
+        }
+        async with serving_over(transport, app, tmp_path, **options) as both:
+            async with both.connect() as client:
+                assert (await client.get(request())).body == b"ok"
+                await begun.wait()
+            gone.set()
+            with trio.fail_after(SOON):
+                await both.server.drain()
+
+    begun: trio.Event
+    gone: trio.Event
+    done: list[bool] = []
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
+    assert done == [True]
+
+
+def test_what_was_given_up_stands_in_the_log_and_is_no_error(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        nonlocal begun
+        begun = trio.Event()
+        options = {"cancel_on_disconnect": True, "disconnect_grace": 0}
+        async with served(app, lifespan="off", http=codec, **options) as server:
+            async with connected(server) as client:
+                await client.send(request("/gone"))
+                await begun.wait()
+            await log.wait_for(r"GET b'/gone' was cancelled, as its client has gone")
+            await log.wait_for('"GET /gone HTTP')
+
+    begun: trio.Event
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
+
+
+# --limit-body-rate
+
+
+async def drip(client: Client, data: bytes, seconds: float) -> None:
+    """Send a byte every so many seconds, until the server has closed."""
+    try:
+        for i in range(len(data)):
+            await client.send(data[i : i + 1])
+            await trio.sleep(seconds)
+    except trio.BrokenResourceError:
+        pass
+
+
+@on_trio
+async def test_a_body_below_its_least_speed_is_a_408(codec: str) -> None:
+    calls = Calls(echo)
+    async with serving(calls, codec, limit_body_rate=10) as client, trio.open_nursery() as nursery:
+        await client.send(request("/", "Content-Length: 1000", method="POST"))
+        started = trio.current_time()
+        nursery.start_soon(drip, client, bytes(1000), 1)  # a tenth of it
+        response = await client.response()
+        assert (response.status, response.closes) == (408, True)
+        # Five seconds of patience, of which each second costs nine tenths.
+        assert 5 <= trio.current_time() - started <= 7
+        nursery.cancel_scope.cancel()
+    assert calls.messages[-1]["type"] == "http.disconnect"
+    assert calls.messages[-1]["reason"]
+
+
+@on_trio
+async def test_a_body_at_its_least_speed_may_take_long(codec: str) -> None:
+    async with serving(echo, codec, limit_body_rate=10) as client, trio.open_nursery() as nursery:
+        await client.send(request("/", "Content-Length: 600", method="POST"))
+        nursery.start_soon(drip, client, bytes(600), 0.1)
+        assert (await client.response()).body == b"POST / " + bytes(600)
+
+
+@on_trio
+async def test_the_time_that_the_application_takes_does_not_count(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(5):
+            await receive()
+            await trio.sleep(100)
+        await respond(send, b"ok")
+
+    async with serving(app, codec, limit_body_rate=10) as client, trio.open_nursery() as nursery:
+        await client.send(request("/", "Content-Length: 50", method="POST"))
+
+        async def pour() -> None:
+            for _ in range(5):
+                await client.send(bytes(10))
+                await trio.sleep(100)
+
+        nursery.start_soon(pour)
+        assert (await client.response()).body == b"ok"
+
+
+@on_trio
+async def test_a_pause_within_the_patience_is_borne(codec: str) -> None:
+    async with serving(echo, codec, limit_body_rate=10) as client:
+        await client.send(request("/", "Content-Length: 2", method="POST") + b"a")
+        await trio.sleep(4)
+        await client.send(b"b")
+        assert (await client.response()).body == b"POST / ab"
+
+
+def test_a_body_that_is_too_slow_is_cut_over_sockets(codec: str, transport: str, tmp_path: Path) -> None:
+    app: ASGIApp = echo
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path, http=codec, timeout_body=0.2) as both,
+            both.connect() as client,
+        ):
+            await client.send(request("/", "Content-Length: 2", method="POST") + b"a")
+            response = await client.response()
+            assert (response.status, response.closes) == (408, True)
+
+    run(main)

@@ -1,0 +1,387 @@
+"""The extension `trio`: the call's cancel scope, and a nursery that lives as long as the server."""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import anyio
+import pytest
+import trio
+
+from tests.support.applications import Lived
+from tests.support.http import Calls, on_trio, read_body, request, respond, serving
+from tests.support.sockets import SOON, connected, logged, run, served
+from trioasgi.asgi.types import Receive, Scope, Send
+
+
+async def never() -> None:
+    await trio.sleep_forever()
+
+
+# The cancel scope
+
+
+@on_trio
+async def test_cancelling_before_the_head_is_a_503(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        assert not mine.cancel_called
+        mine.cancel()
+        assert mine.cancel_called
+        await trio.sleep_forever()
+
+    async with serving(app, codec) as client:
+        response = await client.get(request())
+        assert (response.status, response.closes) == (503, True)
+        await client.send_eof()
+        assert await client.is_closed()
+
+
+@on_trio
+async def test_cancelling_behind_the_head_cuts_the_response(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        scope["extensions"]["trio"]["cancel_scope"].cancel()
+        await trio.sleep_forever()
+
+    async with serving(app, codec) as client:
+        response = await client.get(request())
+        assert (response.status, response.body, response.cut) == (200, b"begun", True)
+
+
+@on_trio
+async def test_a_deadline_is_a_504(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        assert mine.deadline == math.inf
+        mine.deadline = trio.current_time() + 7
+        await trio.sleep_forever()
+
+    async with serving(app, codec) as client:
+        started = trio.current_time()
+        assert (await client.get(request())).status == 504
+        assert trio.current_time() - started == pytest.approx(7)
+
+
+@on_trio
+async def test_the_scope_of_one_call_does_nothing_to_the_next(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(scope["extensions"]["trio"]["cancel_scope"])
+        if len(kept) == 1:
+            kept[0].deadline = trio.current_time() + 5
+        else:
+            kept[0].cancel()
+            kept[0].deadline = trio.current_time()
+            assert kept[0].deadline == math.inf
+            assert not kept[0].cancel_called
+            await trio.sleep(10)
+        await respond(send, b"ok")
+
+    kept: list[trio.CancelScope] = []
+    async with serving(app, codec) as client:
+        for _ in range(3):
+            response = await client.get(request())
+            assert (response.status, response.body) == (200, b"ok")
+
+
+@on_trio
+async def test_a_deadline_ends_with_the_response(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time() + 5
+        await respond(send, b"ok")
+        await trio.sleep(10)
+        done.append(True)
+
+    done: list[bool] = []
+    async with serving(app, codec) as client:
+        for _ in range(2):
+            assert (await client.get(request())).body == b"ok"
+    assert done == [True, True]
+
+
+@on_trio
+async def test_work_behind_the_response_can_be_cancelled(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"ok")
+        scope["extensions"]["trio"]["cancel_scope"].cancel()
+        await trio.sleep_forever()
+
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).body == b"ok"
+        assert await client.is_closed()
+
+
+def test_after_a_handover_each_has_its_own(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        scopes[scope["path"]] = mine
+        if scope["path"] == "/slow":
+            await respond(send, b"ok")
+            begun.set()
+            try:
+                await trio.sleep_forever()
+            finally:
+                ended.set()
+        await begun.wait()
+        scopes["/slow"].cancel()
+        with trio.fail_after(SOON):
+            await ended.wait()
+        assert not mine.cancel_called
+        await respond(send, b"next")
+
+    async def main() -> None:
+        nonlocal begun, ended
+        begun, ended = trio.Event(), trio.Event()
+        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
+            assert (await client.get(request("/slow"))).body == b"ok"
+            assert (await client.get(request("/next"))).body == b"next"
+
+    scopes: dict[str, trio.CancelScope] = {}
+    begun: trio.Event
+    ended: trio.Event
+    begun = ended = None  # type: ignore[assignment] # made in the run
+    run(main)
+
+
+# The nursery
+
+
+def test_a_task_outlives_its_request_and_its_connection(codec: str) -> None:
+    async def work(number: int) -> None:
+        await go.wait()
+        done.append(number)
+        finished.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["nursery"].start_soon(work, 5, name="the work")
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        nonlocal go, finished
+        go, finished = trio.Event(), trio.Event()
+        async with served(app, lifespan="off", http=codec) as server:
+            async with connected(server) as client:
+                assert (await client.get(request())).body == b"ok"
+            async with connected(server) as client:
+                assert (await client.get(request())).body == b"ok"
+            assert not done
+            go.set()
+            with trio.fail_after(SOON):
+                await finished.wait()
+
+    done: list[int] = []
+    go = finished = None  # type: ignore[assignment] # made in the run
+    go: trio.Event
+    finished: trio.Event
+    run(main)
+    assert done
+
+
+@on_trio
+async def test_start_waits_until_the_task_has_started(codec: str) -> None:
+    async def work(value: str, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
+        await trio.sleep(5)
+        task_status.started(value * 2)
+        await trio.sleep_forever()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nursery = scope["extensions"]["trio"]["nursery"]
+        await respond(send, (await nursery.start(work, "ab")).encode())
+
+    async with serving(app, codec, timeout_graceful_shutdown=0) as client:
+        assert (await client.get(request())).body == b"abab"
+
+
+@on_trio
+async def test_an_error_before_it_has_started_is_the_callers(codec: str) -> None:
+    async def work(*, task_status: trio.TaskStatus[None]) -> None:
+        raise ValueError("mine")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with pytest.raises(ValueError, match="mine"):
+            await scope["extensions"]["trio"]["nursery"].start(work)
+        await respond(send, b"ok")
+
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).body == b"ok"
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["start_soon", "start"])
+def test_an_error_is_logged_with_where_it_comes_from_and_ends_its_task_alone(codec: str, waits: bool) -> None:
+    async def work(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        task_status.started()
+        await trio.lowlevel.checkpoint()
+        raise ValueError("mine")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nursery = scope["extensions"]["trio"]["nursery"]
+        if scope["path"] == "/start":
+            nursery.start_soon(other)
+            if waits:
+                await nursery.start(work)
+            else:
+                nursery.start_soon(work)
+        await respond(send, b"ok")
+
+    async def other() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(serving_on)
+
+    async def main() -> None:
+        nonlocal serving_on
+        async with (
+            served(app, lifespan="off", http=codec, timeout_graceful_shutdown=0) as server,
+            connected(server) as client,
+        ):
+            assert (await client.get(request("/start?a=b"))).body == b"ok"
+            line = await log.wait_for("failed")
+            assert "work" in line
+            assert "GET b'/start?a=b' from 127.0.0.1:" in line
+            assert (await client.get(request())).body == b"ok"
+            serving_on = False
+
+    serving_on = True
+    ended: list[bool] = []
+    with logged() as log:
+        run(main)
+    (record,) = [each for each in log.records if each.levelno >= logging.ERROR]
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ValueError)
+    assert ended == [False]
+
+
+def test_tasks_drain_within_the_grace_before_the_lifespan_ends(codec: str) -> None:
+    lived = Lived()
+
+    async def work(draining: trio.Event) -> None:
+        await draining.wait()
+        await trio.sleep(0.05)
+        lived.events.append("worked")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            ours = scope["extensions"]["trio"]
+            ours["nursery"].start_soon(work, ours["draining"])
+        await lived(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec) as server:
+            async with connected(server) as client:
+                assert (await client.get(request())).status == 200
+            with trio.fail_after(SOON):
+                await server.drain()
+
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
+    assert lived.events == ["startup", "worked", "shutdown"]
+
+
+def test_a_task_that_does_not_end_is_cancelled_after_the_grace(codec: str) -> None:
+    lived = Lived()
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            lived.events.append("cancelled")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["extensions"]["trio"]["nursery"].start_soon(work)
+            kept.append(scope["extensions"]["trio"]["nursery"])
+        await lived(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec, timeout_graceful_shutdown=0.2) as server:
+            async with connected(server) as client:
+                assert (await client.get(request())).status == 200
+            with trio.fail_after(SOON):
+                await server.drain()
+            with pytest.raises(RuntimeError):
+                kept[0].start_soon(never)
+
+    kept: list[trio.Nursery] = []
+    with logged() as log:
+        run(main)
+    assert lived.events == ["startup", "cancelled", "shutdown"]
+    assert log.count("tasks of the application that had not ended 0.2 seconds") == 1
+
+
+def test_cancelling_the_server_cancels_its_tasks_before_the_lifespan_ends(codec: str) -> None:
+    lived = Lived()
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            lived.events.append("cancelled")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["extensions"]["trio"]["nursery"].start_soon(work)
+        await lived(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec) as server, connected(server) as client:
+            assert (await client.get(request())).status == 200
+
+    run(main)
+    assert lived.events == ["startup", "cancelled", "shutdown"]
+
+
+def test_the_lifespan_has_it_too(codec: str) -> None:
+    lived = Lived()
+
+    async def work(*, task_status: trio.TaskStatus[None]) -> None:
+        lived.events.append("begun")
+        task_status.started()
+        await draining.wait()
+        lived.events.append("worked")
+
+    async def fail() -> None:
+        raise ValueError("mine")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal draining
+        if scope["type"] == "lifespan":
+            draining = scope["extensions"]["trio"]["draining"]
+            await scope["extensions"]["trio"]["nursery"].start(work)
+            scope["extensions"]["trio"]["nursery"].start_soon(fail)
+        await lived(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec) as server, connected(server) as client:
+            assert "started in the lifespan" in await log.wait_for("fail")
+            assert (await client.get(request())).status == 200
+            with trio.fail_after(SOON):
+                await server.drain()
+
+    draining = trio.Event()
+    with logged() as log:
+        run(main)
+    assert lived.events == ["begun", "startup", "worked", "shutdown"]
+
+
+@on_trio
+async def test_a_task_may_use_anyio(codec: str) -> None:
+    async def work() -> None:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(anyio.sleep, 5)
+        done.append(True)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        scope["extensions"]["trio"]["nursery"].start_soon(work)
+        await respond(send, b"ok")
+
+    done: list[bool] = []
+    calls = Calls(app)
+    async with serving(calls, codec) as client:
+        assert (await client.get(request())).body == b"ok"
+    assert done == [True]
+    assert calls.errors == []
