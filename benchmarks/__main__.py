@@ -1,161 +1,165 @@
-"""Run each server in turn, round by round, and print what a request costs.
+"""Run each server in turn, round by round, and print what a request costs it.
 
-A round measures every server once, so that whatever else the machine does falls on all of them; ratios are
-taken within a round, and medians over the rounds. The figure to compare is CPU per request: requests per
-second depend on the client as well.
+The figure to compare is CPU time per request; requests per second depend on the client as well. Ends by
+itself in under ten minutes, with --quick in about one.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import datetime
 import os
 import platform
 import signal
-import statistics
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
-from . import load, process
-from .tables import CASES, OURS, SERVERS, Case, Server
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
-WARM_UP = 1  # seconds
+from . import apps, chart, load, report
+from .cases import CASES, Case
+from .idle import room
+from .process import Workspace
+from .results import About, Results
+from .rounds import Plan, Runner
+from .servers import OURS, SERVERS, Server
 
-
-@dataclass(frozen=True)
-class Measurement:
-    """One server in one round."""
-
-    case: str
-    server: str
-    round: int
-    cpu_us: float
-    """The server's CPU time per request, in microseconds."""
-    requests: int
-    per_second: float
-
-
-Results = dict[str, list[Measurement]]
-
-
-def measure(case: Case, server: Server, number: int, seconds: int) -> Measurement:
-    """Start the server, warm it up, load it, stop it. Raises process.Failed."""
-    with process.serving(server, case) as (pid, port):
-        load.run(case, port, WARM_UP)
-        before = process.cpu_seconds(pid)
-        done = load.run(case, port, seconds)
-        used = process.cpu_seconds(pid) - before
-    if done.requests == 0:
-        raise process.Failed("answered no request under load")
-    return Measurement(
-        case.name, server.name, number, used / done.requests * 1e6, done.requests, done.per_second
-    )
-
-
-def compare(case: Case, servers: Sequence[Server], rounds: int, seconds: int) -> Results:
-    """Measure every server in every round; one that fails is named and left out from then on."""
-    results: Results = {server.name: [] for server in servers}
-    running = list(servers)
-    for number in range(1, rounds + 1):
-        for server in tuple(running):
-            try:
-                got = measure(case, server, number, seconds)
-            except process.Failed as error:
-                running.remove(server)
-                print(f"  {server.name}: left out: {error}", file=sys.stderr)
-                continue
-            results[server.name].append(got)
-            print(f"  round {number}: {server.name}: {got.cpu_us:.1f} us", file=sys.stderr)
-    return {name: measurements for name, measurements in results.items() if measurements}
-
-
-def ratio(these: Sequence[Measurement], those: Sequence[Measurement]) -> float | None:
-    """Return the median over the rounds of how much more CPU `these` took than `those` in that round."""
-    others = {one.round: one.cpu_us for one in those}
-    ratios = [one.cpu_us / others[one.round] for one in these if others.get(one.round)]
-    return statistics.median(ratios) if ratios else None
-
-
-def table(results: Mapping[str, Sequence[Measurement]]) -> str:
-    """Lay out medians and ratios, a server a line."""
-    header = ("", "us CPU/request", "requests/s", *(f"CPU / {name}" for name in OURS))
-    rows = [header]
-    for name, measurements in results.items():
-        ratios = (ratio(measurements, results.get(ours, ())) for ours in OURS)
-        rows.append(
-            (
-                name,
-                f"{statistics.median(one.cpu_us for one in measurements):.1f}",
-                f"{statistics.median(one.per_second for one in measurements):,.0f}",
-                *("-" if one is None else f"{one:.2f}" for one in ratios),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
-    )
-
-
-def present(server: Server) -> bool:
-    """Tell whether a server can be started at all, and say so if not."""
-    missing = server.missing()
-    if missing:
-        print(f"  {server.name}: left out: not installed: {', '.join(missing)}", file=sys.stderr)
-    return not missing
-
-
-def about(servers: Sequence[Server]) -> dict[str, object]:
-    """Describe what the figures depend on."""
-    packages = {package for server in servers for package in (server.package, *server.needs)}
-    return {
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cpus": os.cpu_count(),
-        "load": load.generator(),
-        "connections": load.CONNECTIONS,
-        "versions": {package: version(package) for package in sorted(packages)},
-    }
+MINUTES, QUICK_MINUTES = 9.0, 0.9
+ROUNDS = 5
+"""As many as fit into the minutes, and no more than these."""
 
 
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="default: %(default)s")
-    parser.add_argument("--seconds", type=int, default=3, metavar="N", help="of load; default: %(default)s")
-    parser.add_argument("--server", action="append", default=[], metavar="TEXT", help="only those named so")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there too")
+    add = parser.add_argument
+    add("--quick", action="store_true", help="one round of a few cases")
+    add("--rounds", type=int, metavar="N", help=f"at most so many; default: {ROUNDS}")
+    add("--seconds", type=int, default=1, metavar="N", help="of load each time; default: %(default)s")
+    add("--minutes", type=float, metavar="N", help=f"begin nothing after so many; default: {MINUTES:g}")
+    add("--case", action="append", default=[], metavar="TEXT", help="only cases named so; repeatable")
+    add("--server", action="append", default=[], metavar="TEXT", help="only servers named so; repeatable")
+    add("--list", action="store_true", help="name the cases and the servers, and end")
+    add("--json", type=Path, metavar="FILE", help="write every measurement there")
+    add("--svg", type=Path, metavar="FILE", help="draw a chart there")
+    add("--markdown", action="store_true", help="print tables as Markdown")
+    add("--load", type=Path, metavar="FILE", help="measure nothing: report what --json wrote")
     parsed = parser.parse_args()
-    if parsed.rounds < 1 or parsed.seconds < 1:
+    if parsed.seconds < 1 or (parsed.rounds is not None and parsed.rounds < 1):
         parser.error("--rounds and --seconds are at least 1")
     return parsed
 
 
+def make_workspace(directory: Path) -> Workspace:
+    """Write the files that servers need."""
+    workspace = Workspace(directory)
+    leaf = trustme.CA().issue_cert("127.0.0.1", "localhost")
+    workspace.cert.write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
+    key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    workspace.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    workspace.file.write_bytes(apps.FILE_BODY)
+    return workspace
+
+
+def chosen_cases(options: argparse.Namespace) -> list[Case]:
+    """Return the cases that were asked for."""
+    cases = [case for case in CASES if case.quick] if options.quick and not options.case else CASES
+    return [case for case in cases if _named(case.name, options.case)]
+
+
+def chosen_servers(options: argparse.Namespace) -> list[Server]:
+    """Return the servers that were asked for and are installed; say which are not."""
+    servers = []
+    for server in SERVERS:
+        if not _named(server.name, options.server):
+            continue
+        missing = server.missing()
+        if missing:
+            print(f"{server.name}: left out: not installed: {', '.join(missing)}", file=sys.stderr)
+        else:
+            servers.append(server)
+    return servers
+
+
+def _named(name: str, wanted: Iterable[str]) -> bool:
+    wanted = list(wanted)
+    return not wanted or any(part.lower() in name.lower() for part in wanted)
+
+
+def about(servers: Iterable[Server], seconds: int) -> About:
+    """Describe what the figures depend on."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()}",
+        "processor": processor(),
+        "cpus": os.cpu_count() or 1,
+        "versions": {server.package: server.version() for server in servers},
+        "load": " and ".join(sorted({load.generator(case) for case in CASES})),
+        "seconds": seconds,
+    }
+
+
+def processor() -> str:
+    """Return the processor's name, where the system tells."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def measured(options: argparse.Namespace) -> Results:
+    """Measure what the options ask for. What is there at Ctrl-C counts."""
+    cases, servers = chosen_cases(options), chosen_servers(options)
+    for tool in load.missing():
+        print(
+            f"{tool} is not installed: a Python client takes its place; figures are rougher", file=sys.stderr
+        )
+    minutes = options.minutes or (QUICK_MINUTES if options.quick else MINUTES)
+    rounds = options.rounds or (1 if options.quick else ROUNDS)
+    results = Results(about(servers, options.seconds))
+    with tempfile.TemporaryDirectory() as directory:
+        plan = Plan(cases, servers, rounds, options.seconds, minutes)
+        try:
+            Runner(plan, make_workspace(Path(directory)), results).run()
+        except KeyboardInterrupt:
+            print("interrupted: what follows is not complete", file=sys.stderr)
+    return results
+
+
 def main() -> int:
-    """Compare, print, and return 1 if nothing could be measured."""
-    if sys.platform != "linux":
-        print("CPU time is read from /proc: this needs Linux", file=sys.stderr)
-        return 1
+    """Compare and print; return 1 if trioasgi failed a case or nothing was measured."""
     options = arguments()
-    wanted = [
-        one for one in SERVERS if not options.server or any(part in one.name for part in options.server)
-    ]
-    servers = [server for server in wanted if present(server)]
-    print(f"load by {load.generator()}, {load.CONNECTIONS} connections", file=sys.stderr)
-    results = {case.name: compare(case, servers, options.rounds, options.seconds) for case in CASES}
-    for name, measured in results.items():
-        print(f"{name}\n{table(measured)}" if measured else f"{name}: nothing could be measured")
+    if options.list:
+        print("cases", *(case.name for case in CASES), sep="\n  ")
+        print("servers", *(server.name for server in SERVERS), sep="\n  ")
+        return 0
+    if options.load is not None:
+        results = Results.from_json(options.load.read_bytes())
+    elif sys.platform != "linux":
+        print("CPU time and memory are read from Linux's process table", file=sys.stderr)
+        return 1
+    else:
+        room()  # servers inherit the limit of open files
+        results = measured(options)
+    print(report.markdown(results) if options.markdown else report.text(results))
     if options.json is not None:
-        every = [asdict(one) for case in results.values() for server in case.values() for one in server]
-        options.json.write_text(json.dumps({"about": about(servers), "measurements": every}, indent=1) + "\n")
-    return 0 if any(results.values()) else 1
+        options.json.write_bytes(results.to_json() + b"\n")
+    if options.svg is not None:
+        options.svg.write_text(chart.chart(results), "utf-8")
+    ours = [one for one in results.outcomes if one.server.startswith(OURS)]
+    failed = any(one.failure is not None for one in ours)
+    return 1 if failed or not any(one.counts for one in results.outcomes) else 0
 
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of every `finally`
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(main())

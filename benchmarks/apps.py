@@ -21,7 +21,7 @@ TEXT_10_KB = (b"0123456789abcdef" * 640)[: 10 * 1024]
 CHUNK = b"s" * 16 * 1024
 CHUNKS = 64
 ONE_MB = b"m" * 1024 * 1024
-DOCUMENT = {
+DOCUMENT: dict[str, object] = {
     "items": [{"id": number, "name": f"item {number}", "tags": ["a", "b"]} for number in range(23)],
     "next": None,
 }
@@ -30,6 +30,11 @@ JSON = json.dumps(DOCUMENT, separators=(",", ":")).encode()
 FILE_BODY = b"f" * 100 * 1024
 FILE = os.environ.get("BENCHMARKS_FILE", "")
 """Where the file with `FILE_BODY` is; whoever starts the server has written it."""
+
+
+def file_body() -> bytes:
+    """Read the file, as an application does that cannot leave it to the server."""
+    return Path(FILE).read_bytes()
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +123,7 @@ async def _file(scope: Scope, _receive: Receive, send: Send) -> None:
     if "http.response.pathsend" in scope.get("extensions", {}):
         await send({"type": "http.response.pathsend", "path": FILE})
     else:
-        await send({"type": "http.response.body", "body": Path(FILE).read_bytes()})
+        await send({"type": "http.response.body", "body": file_body()})
 
 
 _ANSWERS = {

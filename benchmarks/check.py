@@ -63,7 +63,9 @@ def _check_answers(case: Case, port: int) -> None:
             response = client.getresponse()
             body = response.read()
             if (response.status, body) != (200, case.body):
-                raise Failed(f"answers {response.status} {body[:60]!r} ({len(body)} bytes): not what it should")
+                raise Failed(
+                    f"answers {response.status} {body[:60]!r} ({len(body)} bytes): not what it should"
+                )
             if case.reconnect:
                 if not response.will_close:
                     raise Failed("keeps the connection open that it was asked to close")

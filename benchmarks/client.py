@@ -119,7 +119,7 @@ def answer_size(case: Case, port: int) -> int:
     with connect(port, tls=case.tls) as connection:
         connection.sendall(http_request(case))
         received = bytearray()
-        while not received.endswith((case.body, b"0\r\n\r\n")):
+        while not received.endswith((case.body, b"\r\n0\r\n\r\n")):
             data = connection.recv(_TAKE)
             if not data:
                 raise ConnectionError("closed before the answer was complete")

@@ -23,7 +23,9 @@ _RATE = re.compile(r"Requests/sec:\s+([\d.]+)")
 _P99 = re.compile(r"^\s+99%\s+([\d.]+)(us|ms|s|m)$", re.MULTILINE)
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 _WRONG = re.compile(r"^\s*(Socket errors:.*|Non-2xx.*)$", re.MULTILINE)
-_H2LOAD = re.compile(r"finished in [\d.]+\w+, ([\d.]+) req/s.*\nrequests: .* (\d+) succeeded, (.*), 0 timeout")
+_H2LOAD = re.compile(
+    r"finished in [\d.]+\w+, ([\d.]+) req/s.*\nrequests: .* (\d+) succeeded, (.*), 0 timeout"
+)
 _NONE_FAILED = "0 failed, 0 errored"
 
 

@@ -145,7 +145,7 @@ STARTING: dict[Kind, Callable[[Case, Server, Workspace], Figures]] = {
 }
 """Kinds that start the server themselves; all others share one that runs."""
 
-_RELOADED = '''\
+_RELOADED = """\
 import benchmarks.apps
 
 
@@ -154,4 +154,4 @@ async def app(scope, receive, send):
         return await benchmarks.apps.live(receive, send)
     await send({{"type": "http.response.start", "status": 200}})
     await send({{"type": "http.response.body", "body": b"{answer}"}})
-'''
+"""

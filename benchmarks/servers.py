@@ -116,7 +116,12 @@ SERVERS = (
         ("uvloop", "httptools", "websockets", "watchfiles"),
     ),
     Server(
-        "uvicorn h11", "uvicorn", (*_UVICORN_COMMAND, "--http", "h11"), _UVICORN, ("uvloop",), parser_only=True
+        "uvicorn h11",
+        "uvicorn",
+        (*_UVICORN_COMMAND, "--http", "h11"),
+        _UVICORN,
+        ("uvloop",),
+        parser_only=True,
     ),
     Server(
         "granian",

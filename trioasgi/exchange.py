@@ -148,7 +148,9 @@ class Exchange(ABC):
 
     @abstractmethod
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
-        """Send an interim response (RFC 9110, 15.2). True if `flush()` must be awaited."""
+        """Send an interim response (RFC 9110, 15.2), unless it is too late for one. True if `flush()` must be
+        awaited.
+        """
 
     @abstractmethod
     def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:

@@ -230,6 +230,7 @@ class _Run:
             },
         )
         self._server = Server(sockets, tls=self._tls is not None)
+        self._access_log = access_log(config)
         self._hub: Hub | None = None
         self._fixed_server = {sock: _fixed_address(sock) for sock in sockets}
 
@@ -295,6 +296,8 @@ class _Run:
         if supported():
             self._hub = Hub()
             await nursery.start(self._hub.run)
+        if self._access_log is not None:
+            nursery.start_soon(self._access_log.run)
         async with trio.open_nursery() as busy:
             connections = Connections(self._connection_settings(), busy)
             async with trio.open_nursery() as listening:
@@ -335,7 +338,7 @@ class _Run:
 
     def _connection_settings(self) -> ConnectionSettings:
         config = self._config
-        log = access_log(config)
+        log = self._access_log
         application = Application(
             self._app,
             state=self._lifespan.state,

@@ -179,8 +179,6 @@ def test_an_idle_stream_ends_when_its_client_has_gone(codec: str, transport: str
         return StreamingResponse(ticks(ended), media_type="text/event-stream")
 
     async def main() -> None:
-        nonlocal ended
-        ended = trio.Event()
         app = Starlette(routes=[Route("/", events)])
         options = {"cancel_on_disconnect": True, "disconnect_grace": 0.2, "http": codec}
         async with serving_over(transport, app, tmp_path, **options) as both:
@@ -192,7 +190,7 @@ def test_an_idle_stream_ends_when_its_client_has_gone(codec: str, transport: str
                 await ended.wait()
             assert 0.2 <= trio.current_time() - gone + 0.01 < 1.2
 
-    ended: trio.Event
+    ended = trio.Event()
     run(main)
 
 
@@ -225,8 +223,6 @@ def test_what_ends_within_the_grace_is_not_cancelled(codec: str, transport: str,
         done.set()
 
     async def main() -> None:
-        nonlocal begun, done
-        begun, done = trio.Event(), trio.Event()
         options = {"cancel_on_disconnect": True, "disconnect_grace": SOON, "http": codec}
         async with serving_over(transport, app, tmp_path, **options) as both:
             async with both.connect() as client:
@@ -235,8 +231,8 @@ def test_what_ends_within_the_grace_is_not_cancelled(codec: str, transport: str,
             with trio.fail_after(SOON):
                 await done.wait()
 
-    begun: trio.Event
-    done: trio.Event
+    begun = trio.Event()
+    done = trio.Event()
     run(main)
 
 
@@ -276,8 +272,6 @@ def test_work_behind_the_response_is_never_cancelled_and_drains(
         return PlainTextResponse("ok", background=BackgroundTask(work))
 
     async def main() -> None:
-        nonlocal begun, gone
-        begun, gone = trio.Event(), trio.Event()
         app = Starlette(routes=[Route("/", answer)])
         options = {
             "cancel_on_disconnect": True,
@@ -293,8 +287,8 @@ def test_work_behind_the_response_is_never_cancelled_and_drains(
             with trio.fail_after(SOON):
                 await both.server.drain()
 
-    begun: trio.Event
-    gone: trio.Event
+    begun = trio.Event()
+    gone = trio.Event()
     done: list[bool] = []
     with logged() as log:
         run(main)
@@ -308,8 +302,6 @@ def test_what_was_given_up_stands_in_the_log_and_is_no_error(codec: str) -> None
         await trio.sleep_forever()
 
     async def main() -> None:
-        nonlocal begun
-        begun = trio.Event()
         options = {"cancel_on_disconnect": True, "disconnect_grace": 0}
         async with served(app, lifespan="off", http=codec, **options) as server:
             async with connected(server) as client:
@@ -318,7 +310,7 @@ def test_what_was_given_up_stands_in_the_log_and_is_no_error(codec: str) -> None
             await log.wait_for(r"GET b'/gone' was cancelled, as its client has gone")
             await log.wait_for('"GET /gone HTTP')
 
-    begun: trio.Event
+    begun = trio.Event()
     with logged() as log:
         run(main)
         log.expect_no_errors()

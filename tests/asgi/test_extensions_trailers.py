@@ -229,10 +229,24 @@ async def test_wrong_links_are_an_error(codec: str, links: object) -> None:
     assert isinstance(app.error, ASGIMessageError)
 
 
+@pytest.mark.parametrize("length", [LENGTH, {}], ids=["length", "chunked"])
 @on_trio
-async def test_a_hint_behind_the_head_is_an_error(codec: str) -> None:
-    app = sending({"type": "http.response.start", "status": 200}, {"type": HINT, "links": [b"</a>"]})
+async def test_a_hint_behind_the_start_is_sent_if_the_head_has_not_left(
+    codec: str, length: dict[str, Any]
+) -> None:
+    hint = {"type": HINT, "links": [b"</a>"]}
+    start = {**START, "trailers": False, **length}
+    app = sending(start, hint, body(b"ab", more=True), hint, body(b"cd"))
     async with serving(app, codec) as client:
-        await client.send(request("/", "Connection: close"))
-        await client.rest()
+        response = await client.get(request())
+        assert response.interim == ([103] if length else [])
+        assert (response.status, response.body) == (200, b"abcd")
+    assert app.errors == []
+
+
+@on_trio
+async def test_a_hint_behind_the_response_is_an_error(codec: str) -> None:
+    app = sending({**START, "trailers": False}, body(b"a"), {"type": HINT, "links": [b"</a>"]})
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).body == b"a"
     assert isinstance(app.error, ASGIMessageError)

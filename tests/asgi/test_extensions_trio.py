@@ -132,16 +132,13 @@ def test_after_a_handover_each_has_its_own(codec: str) -> None:
         await respond(send, b"next")
 
     async def main() -> None:
-        nonlocal begun, ended
-        begun, ended = trio.Event(), trio.Event()
         async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
             assert (await client.get(request("/slow"))).body == b"ok"
             assert (await client.get(request("/next"))).body == b"next"
 
     scopes: dict[str, trio.CancelScope] = {}
-    begun: trio.Event
-    ended: trio.Event
-    begun = ended = None  # type: ignore[assignment] # made in the run
+    begun = trio.Event()
+    ended = trio.Event()
     run(main)
 
 
@@ -159,8 +156,6 @@ def test_a_task_outlives_its_request_and_its_connection(codec: str) -> None:
         await respond(send, b"ok")
 
     async def main() -> None:
-        nonlocal go, finished
-        go, finished = trio.Event(), trio.Event()
         async with served(app, lifespan="off", http=codec) as server:
             async with connected(server) as client:
                 assert (await client.get(request())).body == b"ok"
@@ -172,9 +167,8 @@ def test_a_task_outlives_its_request_and_its_connection(codec: str) -> None:
                 await finished.wait()
 
     done: list[int] = []
-    go = finished = None  # type: ignore[assignment] # made in the run
-    go: trio.Event
-    finished: trio.Event
+    go = trio.Event()
+    finished = trio.Event()
     run(main)
     assert done
 
@@ -229,10 +223,9 @@ def test_an_error_is_logged_with_where_it_comes_from_and_ends_its_task_alone(cod
         try:
             await trio.sleep_forever()
         finally:
-            ended.append(serving_on)
+            ended.append(True)
 
     async def main() -> None:
-        nonlocal serving_on
         async with (
             served(app, lifespan="off", http=codec, timeout_graceful_shutdown=0) as server,
             connected(server) as client,
@@ -242,16 +235,15 @@ def test_an_error_is_logged_with_where_it_comes_from_and_ends_its_task_alone(cod
             assert "work" in line
             assert "GET b'/start?a=b' from 127.0.0.1:" in line
             assert (await client.get(request())).body == b"ok"
-            serving_on = False
+            assert not ended
 
-    serving_on = True
     ended: list[bool] = []
     with logged() as log:
         run(main)
     (record,) = [each for each in log.records if each.levelno >= logging.ERROR]
     assert record.exc_info is not None
     assert isinstance(record.exc_info[1], ValueError)
-    assert ended == [False]
+    assert ended == [True]
 
 
 def test_tasks_drain_within_the_grace_before_the_lifespan_ends(codec: str) -> None:
@@ -340,16 +332,15 @@ def test_the_lifespan_has_it_too(codec: str) -> None:
     async def work(*, task_status: trio.TaskStatus[None]) -> None:
         lived.events.append("begun")
         task_status.started()
-        await draining.wait()
+        await kept[0].wait()
         lived.events.append("worked")
 
     async def fail() -> None:
         raise ValueError("mine")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal draining
         if scope["type"] == "lifespan":
-            draining = scope["extensions"]["trio"]["draining"]
+            kept.append(scope["extensions"]["trio"]["draining"])
             await scope["extensions"]["trio"]["nursery"].start(work)
             scope["extensions"]["trio"]["nursery"].start_soon(fail)
         await lived(scope, receive, send)
@@ -361,7 +352,7 @@ def test_the_lifespan_has_it_too(codec: str) -> None:
             with trio.fail_after(SOON):
                 await server.drain()
 
-    draining = trio.Event()
+    kept: list[trio.Event] = []
     with logged() as log:
         run(main)
     assert lived.events == ["begun", "startup", "worked", "shutdown"]

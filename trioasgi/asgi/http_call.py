@@ -180,6 +180,8 @@ class HTTPCall:
             await self._send_early_hint(message)
         elif phase is not _STARTED:
             check_type(message, "nothing, as the response is complete")
+        elif message.get("type") == "http.response.early_hint":
+            await self._send_early_hint(message)
         elif self._trailers is Trailers.DUE:
             check_type(message, "http.response.trailers")
             await self._send_trailers(message)
@@ -187,7 +189,7 @@ class HTTPCall:
             await self._send_content(message)
 
     async def _send_early_hint(self, message: Message) -> None:
-        """`http.response.early_hint`: 103 (RFC 8297)."""
+        """`http.response.early_hint`: 103 (RFC 8297), as long as the head of the response has not left."""
         links = check_links(message.get("links", ()))
         if self._exchange.send_informational(103, [(b"link", link) for link in links]):
             await self._exchange.flush()

@@ -9,14 +9,12 @@ import errno
 import os
 import re
 import stat
-from collections.abc import MutableMapping
+from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from trioasgi.asgi.types import Message
     from trioasgi.exchange import Header
 
@@ -115,7 +113,7 @@ def check_body(body: object) -> bytes:
 
 def check_links(links: Iterable[bytes]) -> list[bytes]:
     """The `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
-    if isinstance(links, bytes | str):
+    if isinstance(links, bytes | str) or not isinstance(links, Iterable):
         raise ASGIMessageError(f"links must be an iterable of byte strings, not {_shorten(links)}")
     checked, _ = check_headers([(b"link", link) for link in links])
     return [value for _, value in checked]

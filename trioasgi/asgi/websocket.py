@@ -77,7 +77,10 @@ def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
     scope["type"] = "websocket"
     scope["scheme"] = _SCHEMES.get(scope["scheme"], scope["scheme"])
     scope["subprotocols"] = list(handshake.subprotocols)
+    extensions = scope["extensions"]
     scope["extensions"] = {"websocket.http.response": {}}
+    if "tls" in extensions:  # the connection's own; the others are for HTTP responses
+        scope["extensions"]["tls"] = extensions["tls"]
     del scope["method"]
 
 

@@ -212,6 +212,8 @@ class HTTP1Exchange(Exchange):
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
         if self.request.http_version == "1.0":
             return False  # RFC 9110, 15.2: a 1.0 client does not know of them
+        if self.phase is _STARTED and not self._head:
+            return False  # the head of the final response has left
         return self._send(encode_informational(status, headers))
 
     def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:

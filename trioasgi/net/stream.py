@@ -72,6 +72,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
 
     __slots__ = (
         "_callback",
+        "_emptied",
         "_fd",
         "_hang_up_callback",
         "_hub",
@@ -101,6 +102,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._reader: trio.lowlevel.Task | None = None
         self._writer: trio.lowlevel.Task | None = None
         self._writing: trio.lowlevel.ParkingLot | None = None
+        self._emptied = 0
         self._watchers: trio.lowlevel.ParkingLot | None = None
         self._unsent: memoryview | None = None
         self._callback: Callable[[], None] | None = None
@@ -232,9 +234,11 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         return False
 
     async def flush(self) -> None:
-        if self._writer is not None:
-            await self._await_turn()
         while self._unsent is not None:
+            if self._writer is not None:
+                if await self._await_others():
+                    return
+                continue
             if not self._writable:
                 await self._wait_writable()
             self._send_unsent()
@@ -262,10 +266,15 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         else:
             await super().send_file(fd, offset, count)
 
-    async def _await_turn(self) -> None:
+    async def _await_others(self) -> bool:
+        """Wait until the task that sends has sent all there was, ours with its own, or has given up: False
+        then.
+        """
         if self._writing is None:
             self._writing = trio.lowlevel.ParkingLot()
+        before = self._emptied
         await self._writing.park()
+        return self._emptied != before
 
     def _send_unsent(self) -> None:
         data = self._unsent
@@ -282,6 +291,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             raise
         if sent == len(data):
             self._unsent = None
+            self._emptied += 1
             self._end_turn()
         else:
             self._unsent = data[sent:]

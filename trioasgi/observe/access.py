@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final
 
-from .logs import ACCESS
+import trio
+
+from .logs import ACCESS, LineHandler
 from .text import escaped
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
-_FORMAT = '%s "%s %s HTTP/%s" %d %dB %.1fms'
+BATCH_SECONDS: Final = 0.05
+BATCH_LINES: Final = 256
+"""How long, and how many, lines are held back to be written at once."""
+
+_FORMAT: Final = '%s "%s %s HTTP/%s" %d %dB %.1fms'
 
 
 class AccessLog:
@@ -19,10 +26,28 @@ class AccessLog:
 
     A record's `args` are `(peer, method, target, http_version, status, size, milliseconds)`: the first five
     are what uvicorn's records carry, so a filter written for those works here.
+
+    Where nobody has added to that logger what wants to see records, there is no need to make any: lines then
+    go to the handler of `configure_logging` as text, and unless that is a terminal, in batches (`run`).
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(ACCESS)
+        self._lines: list[str] = []
+        self._has_lines: trio.Event | None = None
+
+    async def run(self) -> None:
+        """Write what has gathered, every `BATCH_SECONDS`, until cancelled."""
+        self._has_lines = trio.Event()
+        try:
+            while True:
+                await self._has_lines.wait()
+                await trio.sleep(BATCH_SECONDS)
+                self._has_lines = trio.Event()
+                self._write()
+        finally:
+            self._has_lines = None
+            self._write()
 
     def log(
         self,
@@ -41,17 +66,34 @@ class AccessLog:
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO):
             return
-        args = (
-            escaped(peer),
-            escaped(method),
-            escaped(target),
-            escaped(http_version),
-            status,
-            size,
-            seconds * 1000,
-        )
-        # What logger.info() does, without its search through the stack for a caller that is always here.
-        logger.handle(logger.makeRecord(ACCESS, logging.INFO, __file__, 0, _FORMAT, args, None, "log"))
+        peer, method = escaped(peer), escaped(method)
+        target, http_version = escaped(target), escaped(http_version)
+        handler = _only_handler(logger)
+        if handler is None:
+            args = (peer, method, target, http_version, status, size, seconds * 1000)
+            # What logger.info() does, without its search through the stack for a caller that is always here.
+            logger.handle(logger.makeRecord(ACCESS, logging.INFO, __file__, 0, _FORMAT, args, None, "log"))
+            return
+        line = f'{peer} "{method} {target} HTTP/{http_version}" {status} {size}B {seconds * 1000:.1f}ms'
+        self._lines.append(handler.line_formatter.format_line(time.time(), logging.INFO, line))
+        if self._has_lines is None or handler.is_terminal or len(self._lines) >= BATCH_LINES:
+            self._write()
+        else:
+            self._has_lines.set()
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        if lines and (handler := _only_handler(self._logger)) is not None:
+            handler.write_lines(lines)
+
+
+def _only_handler(logger: logging.Logger) -> LineHandler | None:
+    """Our handler, if it is the only one and nobody filters: then a line's text is all that anybody sees."""
+    handlers = logger.handlers
+    if len(handlers) != 1 or logger.filters or logger.propagate:
+        return None
+    handler = handlers[0]
+    return handler if isinstance(handler, LineHandler) and not handler.filters else None
 
 
 def access_log(config: Config) -> AccessLog | None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from contextlib import nullcontext
 from enum import Enum
 from typing import TYPE_CHECKING, TextIO
 
@@ -52,7 +53,7 @@ def configure_logging(config: Config, *, show_pid: bool = False) -> None:
     for name, stream in ((SERVER, sys.stderr), (ACCESS, sys.stdout)):
         logger = logging.getLogger(name)
         for handler in [*logger.handlers]:
-            if isinstance(handler, _Handler):
+            if isinstance(handler, LineHandler):
                 logger.removeHandler(handler)
         if stream is not None:  # as under pythonw.exe
             logger.addHandler(_handler(stream, config.use_colors, show_pid=show_pid))
@@ -87,14 +88,32 @@ def _is_terminal(stream: TextIO) -> bool:
 
 
 def _handler(stream: TextIO, use_colors: bool | None, *, show_pid: bool) -> logging.Handler:
-    handler = _Handler(stream)
     style = Style.TERMINAL if _is_terminal(stream) else Style.FILE
-    handler.setFormatter(LineFormatter(style, colors=wants_colors(stream, use_colors), show_pid=show_pid))
-    return handler
+    formatter = LineFormatter(style, colors=wants_colors(stream, use_colors), show_pid=show_pid)
+    return LineHandler(stream, formatter)
 
 
-class _Handler(logging.StreamHandler[TextIO]):
-    """A handler of ours, so that a second `configure_logging` knows what it may replace."""
+class LineHandler(logging.StreamHandler[TextIO]):
+    """A handler of ours, so that a second `configure_logging` knows what it may replace.
+
+    It also takes lines that were formatted already.
+    """
+
+    def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
+        super().__init__(stream)
+        self.setFormatter(formatter)
+        self.line_formatter = formatter
+        self.is_terminal = _is_terminal(stream)
+
+    def write_lines(self, lines: list[str]) -> None:
+        """Write whole lines, at once."""
+        try:
+            with self.lock or nullcontext():
+                self.stream.write("\n".join([*lines, ""]))
+                self.flush()
+        except (OSError, ValueError):
+            # Nobody reads any more, or the disk is full, or the stream was closed: as handleError() has it.
+            logging.getLogger(ACCESS).removeHandler(self)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
         """Stop writing once nobody reads (`trioasgi … | head`), rather than print a traceback per request."""
@@ -122,7 +141,8 @@ class LineFormatter(logging.Formatter):
         super().__init__()
         self._look = style
         self._colors = colors
-        self._show_pid = show_pid
+        self._pid = f"[{os.getpid()}] " if show_pid else ""
+        self._names: dict[int, str] = {}
         self._second = -1
         self._stamp = ""
 
@@ -135,7 +155,10 @@ class LineFormatter(logging.Formatter):
 
     def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002
         """Return the local time of the record, as the style has it."""
-        second = int(record.created)
+        return self._time(record.created)
+
+    def _time(self, now: float) -> str:
+        second = int(now)
         if second != self._second:  # strftime costs more than all the rest of a line
             form = "%H:%M:%S" if self._look is Style.TERMINAL else "%Y-%m-%dT%H:%M:%S%z"
             self._stamp = time.strftime(form, time.localtime(second))
@@ -143,17 +166,28 @@ class LineFormatter(logging.Formatter):
         if self._look is Style.TERMINAL:
             return self._stamp
         clock, offset = self._stamp[:19], self._stamp[19:]
-        return f"{clock}.{int(record.msecs):03d}{offset}"
+        return f"{clock}.{int((now - second) * 1000):03d}{offset}"
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
         """Return the first part of the entry: everything but tracebacks."""
-        stamp = self.formatTime(record)
-        level = record.levelname.ljust(self._WIDTH)
+        return self.format_line(record.created, record.levelno, record.message)
+
+    def format_line(self, now: float, level: int, message: str) -> str:
+        """Return a line without its end: `message` was said at `now`, in seconds since the epoch."""
+        stamp = self._time(now)
+        name = self._name(level)
         if self._colors:
             stamp = f"{self._DIM}{stamp}{self._RESET}"
-            level = f"{self._color(record.levelno)}{level}{self._RESET}"
-        pid = f"[{record.process}] " if self._show_pid else ""
-        return f"{stamp} {level} {pid}{record.message}"
+        return f"{stamp} {name} {self._pid}{message}"
+
+    def _name(self, level: int) -> str:
+        name = self._names.get(level)
+        if name is None:
+            name = logging.getLevelName(level).ljust(self._WIDTH)
+            if self._colors:
+                name = f"{self._color(level)}{name}{self._RESET}"
+            self._names[level] = name
+        return name
 
     def _color(self, level: int) -> str:
         return next((code for least, code in self._COLORS if level >= least), self._DIM)

@@ -40,7 +40,7 @@ JOIN_BELOW: Final = 64 * 1024
 """A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
 
 YIELD_EVERY: Final = 64
-"""Messages after which a task that never had to wait lets the others run."""
+"""Reads, messages and pings after which a task that never had to wait lets the others run."""
 
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 2.0
@@ -75,7 +75,6 @@ class WebSocketSession:
     """
 
     __slots__ = (
-        "__weakref__",
         "_away",
         "_channel",
         "_close_deadline",
@@ -149,14 +148,12 @@ class WebSocketSession:
                         reader.feed(data)
                     else:
                         self._lose("the connection ended without a close")
-                elif isinstance(event, str | bytes):
-                    self._unyielded += 1
-                    if self._unyielded >= YIELD_EVERY:
-                        self._unyielded = 0
-                        await trio.lowlevel.cancel_shielded_checkpoint()
-                    return event
-                else:
+                elif not isinstance(event, str | bytes):
                     await self._take_control(event)
+                if self._is_greedy():
+                    await self._yield()
+                if isinstance(event, str | bytes):
+                    return event
         except FrameError as error:
             self._fail(error.code, error.reason)
         except TimeoutError:
@@ -251,6 +248,8 @@ class WebSocketSession:
                 self._queue = deque()
             self._queue.append(event)
             self._queued_size += len(event)
+        if self._is_greedy():
+            await self._yield()
 
     # Sending
 
@@ -275,9 +274,14 @@ class WebSocketSession:
         return waits or self._is_greedy()
 
     def _is_greedy(self) -> bool:
-        """Is it somebody else's turn, after so many messages without a wait?"""
+        """Count a step; is it somebody else's turn, after so many of them without a wait?"""
         self._unyielded += 1
         return self._unyielded >= YIELD_EVERY
+
+    async def _yield(self) -> None:
+        """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
+        self._unyielded = 0
+        await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def flush(self) -> None:
         """Wait until what was sent has left, as long as the write limit allows.
@@ -429,5 +433,5 @@ class WebSocketSession:
         with trio.move_on_after(CLOSE_SECONDS):
             try:
                 await channel.aclose()
-            except OSError:
-                pass  # closed all the same
+            except (OSError, trio.BusyResourceError):
+                channel.abort()  # somebody is still sending to a peer that takes nothing
