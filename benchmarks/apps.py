@@ -98,8 +98,8 @@ async def _echo(_scope: Scope, receive: Receive, send: Send) -> None:
     more = True
     while more:
         message = await receive()
-        parts.append(message["body"])
-        more = message["more_body"]
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
     body = b"".join(parts)
     headers = _headers("application/octet-stream", len(body))
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -55,6 +55,8 @@ class Case:
     """Requests sent at once on a connection."""
     reconnect: bool = False
     """A connection for each request."""
+    varying: bool = False
+    """No two requests are alike: see `client.VARIES`."""
     idle: int = 0
     """Further connections, over which nothing happens."""
     parser: bool = False
@@ -90,6 +92,7 @@ BROWSER_HEADERS = (
 )
 """With Host, the twelve that a browser sends for a page."""
 
+_VARYING_HEADERS = (*BROWSER_HEADERS, ("X-Request-Id", "000000000000"))
 _CLOSE = (("Connection", "close"),)
 _STREAMED = apps.CHUNK * apps.CHUNKS
 _SHORT, _LONG = b"w" * 100, b"w" * 16 * 1024
@@ -98,8 +101,17 @@ _SHORT, _LONG = b"w" * 100, b"w" * 16 * 1024
 CASES = (
     Case("plaintext", apps.HELLO, parser=True, quick=True),
     Case("browser headers", apps.HELLO, headers=BROWSER_HEADERS, parser=True),
+    Case(
+        "no two requests alike",
+        apps.HELLO,
+        "/?n=000000000000",
+        headers=_VARYING_HEADERS,
+        varying=True,
+        parser=True,
+        quick=True,
+    ),
     Case("JSON 1 KB", apps.JSON, "/json", parser=True),
-    Case("POST 10 KB echo", apps.TEXT_10_KB, "/echo", payload=apps.TEXT_10_KB, parser=True, quick=True),
+    Case("POST 10 KB echo", apps.TEXT_10_KB, "/echo", payload=apps.TEXT_10_KB, parser=True),
     Case("GET 10 KB", apps.TEXT_10_KB, "/text", parser=True),
     Case("streaming 64 x 16 KB", _STREAMED, "/stream", quick=True),
     Case("1 MB download", apps.ONE_MB, "/1mb"),

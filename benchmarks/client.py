@@ -22,6 +22,9 @@ from .check import connect
 
 _TAKE = 256 * 1024
 
+VARIES = b"000000000000"
+"""What a number takes the place of, another one each time, in the requests of a case that varies."""
+
 
 @dataclass
 class Connection:
@@ -41,6 +44,7 @@ class Client:
     request: bytes
     answer: int
     """Bytes that come back for `request`; 0 for whatever comes before the end of the connection."""
+    number: int = 0
     connections: dict[int, Connection] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
     poll: select.epoll = field(default_factory=select.epoll)
@@ -74,7 +78,11 @@ class Client:
         """Send the request; it always fits into the buffer of a connection that waits for nothing."""
         connection.left = self.answer
         connection.sent = time.perf_counter()
-        connection.sock.sendall(self.request)
+        request = self.request
+        if self.case.varying:
+            self.number += 1
+            request = request.replace(VARIES, b"%012d" % self.number)
+        connection.sock.sendall(request)
 
     def receive(self, connection: Connection) -> None:
         """Take what has come, and go on with the next exchange if that was all."""

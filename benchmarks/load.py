@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .cases import CONNECTIONS, Case, Kind
+from .client import VARIES, http_request
 from .process import ROOT, Failed
 
 WARM_UP = 0.2
@@ -24,9 +25,11 @@ _P99 = re.compile(r"^\s+99%\s+([\d.]+)(us|ms|s|m)$", re.MULTILINE)
 _MILLISECONDS = {"us": 0.001, "ms": 1.0, "s": 1000.0, "m": 60_000.0}
 _WRONG = re.compile(r"^\s*(Socket errors:.*|Non-2xx.*)$", re.MULTILINE)
 _H2LOAD = re.compile(
-    r"finished in [\d.]+\w+, ([\d.]+) req/s.*\nrequests: .* (\d+) succeeded, (.*), 0 timeout"
+    r"finished in [\d.]+\w+, ([\d.]+) req/s.*\n"
+    r"requests: .* (\d+) done, \d+ succeeded, (\d+) failed, (\d+) errored, (\d+) timeout\n"
+    r"status codes: \d+ 2xx, (.*)"
 )
-_NONE_FAILED = "0 failed, 0 errored"
+_NO_OTHER_STATUS = "0 3xx, 0 4xx, 0 5xx"
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,40 @@ def _url(case: Case, port: int) -> str:
 
 
 def _wrk(case: Case, port: int, seconds: int) -> Load:
-    headers = [part for name, value in case.headers for part in ("-H", f"{name}: {value}")]
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", *headers, _url(case, port)]
-    said = _output(command, seconds)
+    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+    with tempfile.TemporaryDirectory() as directory:
+        if case.varying:
+            script = Path(directory) / "request.lua"
+            script.write_text(_script(case))
+            command += ["-s", str(script)]
+        else:
+            command += [part for name, value in case.headers for part in ("-H", f"{name}: {value}")]
+        said = _output([*command, _url(case, port)], seconds)
     count, rate, p99, wrong = (pattern.search(said) for pattern in (_COUNT, _RATE, _P99, _WRONG))
     if wrong is not None:
         raise Failed(f"wrk: {wrong[1]}")
     if count is None or rate is None or p99 is None:
         raise Failed(f"wrk: {said.strip()[-200:]}")
     return Load(int(count[1]), float(rate[1]), float(p99[1]) * _MILLISECONDS[p99[2]])
+
+
+def _script(case: Case) -> str:
+    """Return the Lua that makes wrk put a number into each request."""
+    strings = [_lua_string(part) for part in http_request(case).split(VARIES)]
+    number = f'string.format("%0{len(VARIES)}d", number)'
+    return (
+        f"local parts = {{{', '.join(strings)}}}\n"
+        "local number = 0\n"
+        "request = function()\n"
+        "  number = number + 1\n"
+        f"  return table.concat(parts, {number})\n"
+        "end\n"
+    )
+
+
+def _lua_string(data: bytes) -> str:
+    # Every byte as an escape: Lua changes line ends in strings that it reads as they are.
+    return '"' + "".join(f"\\{byte:03}" for byte in data) + '"'
 
 
 def _h2load(case: Case, port: int, seconds: int) -> Load:
@@ -88,13 +116,17 @@ def _h2load(case: Case, port: int, seconds: int) -> Load:
             (Path(directory) / "payload").write_bytes(case.payload)
             command += ["-d", f"{directory}/payload"]
         said = _output(command, seconds)
-        done = _H2LOAD.search(said)
-        if done is None or done[3] != _NONE_FAILED:
-            raise Failed(f"h2load: {said.strip()[-300:] if done is None else done[3]}")
+        saw = _H2LOAD.search(said)
+        if saw is None:
+            raise Failed(f"h2load: {said.strip()[-300:]}")
+        done, failed, errored, late = (int(saw[place]) for place in range(2, 6))
+        # To h2load, a status line without a reason phrase, which is legal, has no status: all of them fail.
+        if errored or late or failed not in (0, done) or saw[6] != _NO_OTHER_STATUS:
+            raise Failed(f"h2load: of {done}: {failed} failed, {errored} errored, {late} late; {saw[6]}")
         # Start, status and microseconds of each request.
         times = sorted(int(line.rpartition("\t")[2]) for line in log.read_text().splitlines())
     p99 = times[int(len(times) * 0.99)] / 1000 if times else 0.0
-    return Load(int(done[2]), float(done[1]), p99)
+    return Load(done, float(saw[1]), p99)
 
 
 def _python(case: Case, port: int, seconds: float) -> Load:

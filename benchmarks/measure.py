@@ -152,6 +152,6 @@ import benchmarks.apps
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
         return await benchmarks.apps.live(receive, send)
-    await send({{"type": "http.response.start", "status": 200}})
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
     await send({{"type": "http.response.body", "body": b"{answer}"}})
 """

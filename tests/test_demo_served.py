@@ -78,7 +78,7 @@ def test_a_stream_ends_when_its_client_hangs_up() -> None:
                 assert (await ours.receive_some()).startswith(b"HTTP/1.1 200")
                 started = trio.current_time()
                 await ours.aclose()
-            assert trio.current_time() - started < 1
+            assert trio.current_time() - started < 5
 
     run_with_clock(main)
 

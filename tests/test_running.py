@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -35,23 +34,19 @@ def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path
 def test_a_request_that_takes_longer_than_the_grace_is_ended(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import trio")
     with start_server("app:app", "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
-        Background(server.url(), "/slow")
-        server.wait_for("slow has begun")
-        begun = time.monotonic()
+        Background(server.url(), "/held")  # for ever
+        server.wait_for("held has begun")
         assert server.stop() == 0
-        assert time.monotonic() - begun < 1.4
 
 
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", cwd=tmp_path) as server:
-        Background(server.url(), "/slow")
-        server.wait_for("slow has begun")
+        Background(server.url(), "/held")  # for ever
+        server.wait_for("held has begun")
         server.send(signal.SIGINT)
         server.wait_for("Stopping: SIGINT")
-        begun = time.monotonic()
         assert server.stop(signal.SIGINT) == 1
-        assert time.monotonic() - begun < 1.4
         assert "Traceback" not in server.output.text
 
 

@@ -20,6 +20,10 @@ ANSWERING = """
         if path == "/slow":
             print("slow has begun", flush=True)
             await trio.sleep(1.5)
+        elif path == "/held":
+            print("held has begun", flush=True)
+            while not os.path.exists("released"):
+                await trio.sleep(0.02)
         elif path == "/block":
             print("block has begun", flush=True)
             time.sleep(600)

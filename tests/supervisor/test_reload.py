@@ -124,14 +124,15 @@ def test_a_running_request_finishes_during_a_reload(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         url = server.url()
-        slow = Background(url, "/slow")
-        server.wait_for("slow has begun")
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
         mark = server.output.mark
         write_app(tmp_path, "two")
         server.wait_for("is ready", after=mark)
-        assert not slow.is_done
+        assert not held.is_done
         assert get(url).body == "two"
-        assert slow.answer().body == "one"
+        (tmp_path / "released").touch()
+        assert held.answer().body == "one"
 
 
 def test_a_stuck_worker_is_killed_after_the_grace(tmp_path: Path) -> None:
@@ -158,7 +159,7 @@ def test_sigterm_amid_a_reload(tmp_path: Path) -> None:
         server.wait_for("importing")
         begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
 
 
 def test_a_save_while_the_new_worker_still_imports(tmp_path: Path) -> None:

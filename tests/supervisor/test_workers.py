@@ -66,14 +66,15 @@ def test_sigterm_to_a_worker_drains_it_and_its_successor_starts_meanwhile(tmp_pa
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         url = server.url()
         wait_for_workers(server, 2)
-        slow = Background(url, "/slow")
-        server.wait_for("slow has begun")
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
         for pid in wait_for_workers(server, 2):
             os.kill(pid, signal.SIGTERM)
             server.wait_for(rf"Worker {pid} is leaving \(SIGTERM\); its successor starts")
         wait_for_workers(server, 4)
-        assert not slow.is_done
-        assert slow.answer().body == "yes"
+        assert not held.is_done
+        (tmp_path / "released").touch()
+        assert held.answer().body == "yes"
         assert get(url).body == "yes"
         assert server.stop() == 0
 
@@ -211,7 +212,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         server.wait_for("SIGTERM: stopping")
         begun = time.monotonic()
         assert server.stop() == 1
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
         assert not any(is_alive(pid) for pid in pids)
 
 
@@ -239,7 +240,7 @@ def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
         server.wait_for("importing")
         begun = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 10
 
 
 @pytest.mark.parametrize("path", ["/", "/block"])

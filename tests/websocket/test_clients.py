@@ -420,7 +420,7 @@ def test_draining_waits_for_the_application_up_to_the_grace() -> None:
                 await client.shake_hands(target=path)
             start = trio.current_time()
             await server.drain()
-            assert 0.9 < trio.current_time() - start < 3
+            assert 0.9 < trio.current_time() - start < 10
 
     run(main)
     assert events == ["tidied up", "cut"]

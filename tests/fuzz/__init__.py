@@ -1,0 +1,1 @@
+"""Fuzzing of the request reader, outside of the ordinary tests: `python -m tests.fuzz --seconds 60`."""

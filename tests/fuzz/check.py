@@ -1,0 +1,83 @@
+"""What has to be true of every stream of bytes: it is read alike by both codecs, however it is cut."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from tests.http1 import test_body, test_rules
+from tests.support.http import CODECS, request
+from tests.support.reading import LIMITS, Reading, read_all
+from trioasgi.http1.codec import Limits
+
+TIGHT = Limits(header_bytes=60, header_count=3, target=12, body=20)
+STATUSES = frozenset({0, 400, 413, 414, 417, 431, 501, 505})
+
+
+def corpus() -> list[bytes]:
+    """The forms that the tests know, right and wrong, alone and behind a good request."""
+    good = request("/a?b", "A: b", body=b"abc")
+    chunked = request("/", "Transfer-Encoding: chunked", method="POST")
+    forms = [data for data, _ in test_rules.WRONG.values() if len(data) < 1000]
+    forms += [data for data in test_rules.RIGHT.values() if len(data) < 1000]
+    forms += [chunked + data for data, _ in (*test_body.WRONG.values(), *test_body.RIGHT.values()) if len(data) < 1000]
+    return [*forms, *(good + form for form in forms), good * 3, chunked + b"3\r\nabc\r\n0\r\n\r\n" + good]
+
+
+@dataclass(frozen=True)
+class Disagreement(AssertionError):
+    """Two readings of one stream that differ, or one that must not be."""
+
+    data: bytes
+    how: str
+    first: object
+    second: object
+
+    def __str__(self) -> str:
+        return f"{self.how}\nof {self.data!r}\n{self.first!r}\n{self.second!r}"
+
+
+@dataclass
+class Tally:
+    """What was tried so far."""
+
+    streams: int = 0
+    readings: int = 0
+    requests: int = 0
+    refused: int = 0
+
+    def note(self, reading: Reading, readings: int) -> None:
+        self.streams += 1
+        self.readings += readings
+        self.requests += len(reading.requests)
+        self.refused += reading.status != 0
+
+
+def check(data: bytes, tally: Tally) -> Reading:
+    """Read `data` in every way; raises Disagreement, or whatever a reader should not have raised."""
+    limits = TIGHT if len(data) % 4 == 0 else LIMITS
+    whole = read_all("h11", [data], limits)
+    if whole.status not in STATUSES:
+        raise Disagreement(data, "a status that no rule has", whole.status, STATUSES)
+    pieces = cut(data, random.Random(data))
+    ways = {"whole": [data], "in pieces": pieces, "byte by byte": [data[i : i + 1] for i in range(len(data))]}
+    readings = 0
+    for codec in CODECS:
+        for name, way in ways.items():
+            if name == "byte by byte" and len(data) % 8:
+                continue  # it costs as much as all the others
+            reading = read_all(codec, way, limits)
+            readings += 1
+            if reading != whole:
+                raise Disagreement(data, f"h11 whole, {codec} {name}", whole, reading)
+    tally.note(whole, readings)
+    return whole
+
+
+def cut(data: bytes, source: random.Random) -> list[bytes]:
+    """`data` in a few pieces, most of whose ends are near line ends: that is where readers err."""
+    places = {source.randint(0, len(data)) for _ in range(source.randint(1, 6))}
+    ends = [i for i, byte in enumerate(data) if byte in b"\r\n"]
+    places |= {source.choice(ends) + source.randint(-1, 1) for _ in range(3) if ends}
+    sorted_places = sorted(place for place in places if 0 < place < len(data))
+    return [data[a:b] for a, b in zip([0, *sorted_places], [*sorted_places, len(data)], strict=True)]

@@ -1,0 +1,206 @@
+"""What a small keep-alive request costs, in system calls and steps of the scheduler.
+
+Counts do not depend on how fast the machine is, only on how many requests the server finds waiting at once:
+here that is always one, or always `BUSY`, however late anybody is.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import socket
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.http import CODECS, respond
+from tests.support.processes import PATIENCE, start
+from tests.support.sockets import port_of, run, served
+from trioasgi.asgi.types import Receive, Scope, Send
+
+BUSY = 32
+"""Connections with a request on each of them."""
+ROUNDS = 5
+ALONE = 100
+"""Requests one after the other, on one connection."""
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+BODY = b"Hello, world!"
+
+both_codecs = pytest.mark.parametrize("codec", CODECS)
+
+
+def connect(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), PATIENCE)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def answer(connection: socket.socket) -> bytes:
+    """The body of a response that comes whole: that it does is part of what is counted."""
+    head, end, body = connection.recv(65536).partition(b"\r\n\r\n")
+    assert end
+    assert head.startswith(b"HTTP/1.1 200 ")
+    return body
+
+
+# System calls
+
+# A call that can be told from all others in the trace says where counting begins and ends. `/hold` keeps the
+# whole process from running until it is let go, and so lets requests pile up.
+COUNTED = """\
+import os
+
+HOLD = os.open(os.environ["HOLD"], os.O_RDWR)
+ANSWERS = {"/": lambda: b"Hello, world!", "/pid": lambda: b"%d" % os.getpid()}
+
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    path = scope["path"]
+    if path == "/hold":
+        os.read(HOLD, 1)
+    elif path.startswith("/mark/"):
+        os.access(path, os.F_OK)
+    body = ANSWERS.get(path, ANSWERS["/"])()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+"""
+
+
+class Traced:
+    """A client of a server that runs under strace."""
+
+    def __init__(self, port: int, hold: Path) -> None:
+        self._control = connect(port)
+        self._connections = [connect(port) for _ in range(BUSY)]
+        self._hold = hold
+        self.pid = int(self._ask("/pid"))
+        for connection in self._connections:  # what is done once a connection is not to be counted
+            connection.sendall(REQUEST)
+            assert answer(connection) == BODY
+
+    def close(self) -> None:
+        for connection in (self._control, *self._connections):
+            connection.close()
+
+    def _send(self, path: str) -> None:
+        self._control.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+    def _ask(self, path: str) -> bytes:
+        self._send(path)
+        return answer(self._control)
+
+    def alone(self) -> None:
+        """Ask on one connection, one request after the other."""
+        self._ask("/mark/alone")
+        for _ in range(ALONE):
+            self._ask("/")
+        self._ask("/mark/alone")
+
+    def busy(self) -> None:
+        """Ask on all connections, while the server is held, and take the answers when it has been let go."""
+        self._ask("/mark/busy")
+        descriptor = os.open(self._hold, os.O_WRONLY)
+        for _ in range(ROUNDS):
+            self._send("/hold")
+            for connection in self._connections:
+                connection.sendall(REQUEST)
+            os.write(descriptor, b".")
+            for connection in self._connections:
+                assert answer(connection) == BODY
+            assert answer(self._control) == BODY
+        os.close(descriptor)
+        self._ask("/mark/busy")
+
+
+def counts(trace: str, pid: int, phase: str) -> Counter[str]:
+    """The calls of the server's own thread between the two marks of a phase."""
+    lines = [line for line in trace.splitlines() if re.match(rf"{pid} +\w+\(", line)]
+    begin, end = (number for number, line in enumerate(lines) if f'access("/mark/{phase}"' in line)
+    return Counter(line.partition("(")[0].split()[-1] for line in lines[begin + 1 : end])
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@both_codecs
+def test_system_calls(codec: str, tmp_path: Path) -> None:
+    (tmp_path / "counted.py").write_text(COUNTED)
+    hold, trace = tmp_path / "hold", tmp_path / "trace"
+    os.mkfifo(hold)
+    server = ("-m", "trioasgi", "counted:app", "--http", codec, "--no-access-log", "--bind", "127.0.0.1:0")
+    command = ["strace", "-f", "-qq", "-o", str(trace), sys.executable, *server]
+    with start(command, cwd=tmp_path, env={"HOLD": str(hold)}) as process:
+        client = Traced(process.port(), hold)
+        client.alone()
+        client.busy()
+        client.close()
+        os.kill(client.pid, signal.SIGTERM)
+        process.wait()
+    alone = counts(trace.read_text(), client.pid, "alone")
+    busy = counts(trace.read_text(), client.pid, "busy")
+    print(alone, busy)
+
+
+# Steps of the scheduler
+
+
+class Steps(trio.abc.Instrument):
+    """Counts the steps of every task but one."""
+
+    def __init__(self, client: trio.lowlevel.Task) -> None:
+        self._client = client
+        self.taken = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is not self._client:
+            self.taken += 1
+
+
+async def hello(scope: Scope, receive: Receive, send: Send) -> None:
+    assert scope["type"] == "http"
+    await respond(send, BODY)
+
+
+async def steps(codec: str, connections: int, rounds: int) -> float:
+    """Steps a request, with one on each of so many connections at once."""
+    instrument = Steps(trio.lowlevel.current_task())
+    async with served(hello, http=codec, access_log=False) as server:
+        opened = [connect(port_of(server)) for _ in range(connections)]
+        await exchange(opened)
+        trio.lowlevel.add_instrument(instrument)
+        for _ in range(rounds):
+            await exchange(opened)
+        trio.lowlevel.remove_instrument(instrument)
+        for connection in opened:
+            connection.close()
+    return instrument.taken / (connections * rounds)
+
+
+async def exchange(connections: list[socket.socket]) -> None:
+    """Ask on all of them before the server gets to run, and wait for all the answers."""
+    for connection in connections:
+        connection.sendall(REQUEST)
+    for connection in connections:
+        await trio.lowlevel.wait_readable(connection)
+        assert answer(connection) == BODY
+
+
+@both_codecs
+def test_steps_of_busy_connections(codec: str) -> None:
+    async def main() -> None:
+        print(await steps(codec, BUSY, ROUNDS))
+
+    run(main)
+
+
+@both_codecs
+def test_steps_of_one_connection(codec: str) -> None:
+    async def main() -> None:
+        print(await steps(codec, 1, ALONE))
+
+    run(main)
