@@ -18,10 +18,13 @@ def corpus() -> list[bytes]:
     """The forms that the tests know, right and wrong, alone and behind a good request."""
     good = request("/a?b", "A: b", body=b"abc")
     chunked = request("/", "Transfer-Encoding: chunked", method="POST")
-    forms = [data for data, _ in test_rules.WRONG.values() if len(data) < 1000]
-    forms += [data for data in test_rules.RIGHT.values() if len(data) < 1000]
-    forms += [chunked + data for data, _ in (*test_body.WRONG.values(), *test_body.RIGHT.values()) if len(data) < 1000]
-    return [*forms, *(good + form for form in forms), good * 3, chunked + b"3\r\nabc\r\n0\r\n\r\n" + good]
+    wrong = [data for data, _ in test_rules.WRONG.values()]
+    wrong += [chunked + data for data, _ in test_body.WRONG.values()]
+    right = list(test_rules.RIGHT.values())
+    right += [chunked + data for data, _ in test_body.RIGHT.values()]
+    # More of what is right: a change makes most of it wrong.
+    forms = [*wrong, *4 * right, *(good + form for form in wrong), *(form + good for form in 4 * right)]
+    return [form for form in forms if len(form) < 1500]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,25 @@ from collections.abc import Callable, Sequence
 TOKENS = [
     *(b"\r\n", b"\n", b"\r", b"\r\n\r\n", b" ", b"\t", b"\0", b"\x0b", b"\x7f", b"\xff", b":", b",", b";"),
     *(b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Host: a\r\n", b"Connection: close\r\n"),
-    *(b"Upgrade: websocket\r\n", b"Expect: 100-continue\r\n", b"TE: trailers\r\n", b"Proxy-Connection: close\r\n"),
+    *(
+        b"Upgrade: websocket\r\n",
+        b"Expect: 100-continue\r\n",
+        b"TE: trailers\r\n",
+        b"Proxy-Connection: close\r\n",
+    ),
     *(b"GET ", b"POST ", b" HTTP/1.1", b" HTTP/1.0", b"HTTP/", b"http://a", b"*", b"/", b"?", b"#", b"%"),
-    *(b"0\r\n\r\n", b"3\r\nabc\r\n", b"ffffffffffffffff", b"1_0", b"+3", b"-1", b"0x", b'"', b"\\", b"chunked"),
+    *(
+        b"0\r\n\r\n",
+        b"3\r\nabc\r\n",
+        b"ffffffffffffffff",
+        b"1_0",
+        b"+3",
+        b"-1",
+        b"0x",
+        b'"',
+        b"\\",
+        b"chunked",
+    ),
 ]
 
 Mutation = Callable[[bytes, random.Random], bytes]

@@ -284,15 +284,15 @@ def test_garbage_among_the_reports_is_survived(tmp_path: Path) -> None:
                 found = socket.socket(fileno=os.dup(fd))
                 if found.family == socket.AF_UNIX and found.getpeername() == "":
                     found.sendall(b"\\xff\\n{}\\n[1]\\n" + b"x" * 200_000 + b'\\n{"report": "nonsense"}\\n')
-                    print("garbage was sent", flush=True)
+                    print("garbage was sent by", os.getpid(), flush=True)
                 found.close()
             except OSError:
                 pass
     """
     write_app(tmp_path, "yes", extra=garbage)
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
-        wait_for_workers(server, 2)
-        assert server.output.count("garbage was sent") >= 2
+        for pid in wait_for_workers(server, 2):
+            server.wait_for(rf"garbage was sent by {pid}$")
         assert get(server.url()).body == "yes"
         assert server.stop() == 0
 

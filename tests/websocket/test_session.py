@@ -521,7 +521,7 @@ async def test_a_flood_does_not_keep_others_waiting(codec: str, flood: int) -> N
         await client.send(frame(flood, b"x") * 5000)
         await client.send(close())
         assert await client.close_code() == 1000
-    assert turns > 10
+    assert turns > 4  # and not just one at each end
 
 
 def test_logging_is_quiet(codec: str, caplog: pytest.LogCaptureFixture) -> None:
