@@ -9,7 +9,7 @@ have come back as an answer has, sends it again. Prints a JSON object with `requ
 from __future__ import annotations
 
 import json
-import select
+import selectors
 import socket
 import ssl
 import sys
@@ -45,9 +45,8 @@ class Client:
     answer: int
     """Bytes that come back for `request`; 0 for whatever comes before the end of the connection."""
     number: int = 0
-    connections: dict[int, Connection] = field(default_factory=dict)
     latencies: list[float] = field(default_factory=list)
-    poll: select.epoll = field(default_factory=select.epoll)
+    selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
 
     def run(self, seconds: float) -> dict[str, float]:
         """Keep them busy for so long. Raises OSError."""
@@ -55,8 +54,8 @@ class Client:
             self.open()
         begin = now = time.perf_counter()
         while now - begin < seconds:
-            for number, _ in self.poll.poll(1.0):
-                self.receive(self.connections[number])
+            for key, _ in self.selector.select(1.0):
+                self.receive(key.data)
             now = time.perf_counter()
         self.latencies.sort()
         p99 = self.latencies[int(len(self.latencies) * 0.99)] if self.latencies else 0.0
@@ -70,8 +69,8 @@ class Client:
         if self.case.kind is Kind.WEBSOCKET:
             frames.open_websocket(sock, self.case.target)
         sock.setblocking(False)
-        connection = self.connections[sock.fileno()] = Connection(sock, 0)
-        self.poll.register(sock, select.EPOLLIN)
+        connection = Connection(sock, 0)
+        self.selector.register(sock, selectors.EVENT_READ, connection)
         self.send(connection)
 
     def send(self, connection: Connection) -> None:
@@ -108,7 +107,7 @@ class Client:
         if not self.case.reconnect:
             raise ConnectionError("closed under load")
         self.latencies.append(time.perf_counter() - connection.sent)
-        del self.connections[connection.sock.fileno()]
+        self.selector.unregister(connection.sock)
         connection.sock.close()
         self.open()
 

@@ -7,9 +7,8 @@ Opens them, asks once on each, prints `open`; on a line from stdin prints how ma
 
 from __future__ import annotations
 
-import resource
-import select
 import socket
+import ssl
 import subprocess
 import sys
 
@@ -17,6 +16,9 @@ from .cases import CASES, Case
 from .check import connect
 from .client import answer_size, http_request
 from .process import ROOT, Failed
+
+if sys.platform != "win32":
+    import resource
 
 AT_ONCE = 100
 CLOSING = 60.0
@@ -55,9 +57,12 @@ class Idle:
 
 def room() -> int:
     """Raise this process's limit of open files as far as it goes; return how many connections that allows."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard - SPARE_FILES if hard != resource.RLIM_INFINITY else sys.maxsize
+    if sys.platform != "win32":
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        if hard != resource.RLIM_INFINITY:
+            return hard - SPARE_FILES
+    return sys.maxsize
 
 
 def hold(case: Case, port: int, count: int) -> list[socket.socket]:
@@ -82,12 +87,15 @@ def _receive(connection: socket.socket, size: int) -> None:
         size -= len(data)
 
 
-def closed(connections: list[socket.socket]) -> int:
-    """Count those that the peer has closed."""
-    poll = select.epoll()
-    for connection in connections:
-        poll.register(connection, select.EPOLLRDHUP)
-    return len(poll.poll(0, len(connections)))
+def is_closed(connection: socket.socket) -> bool:
+    """Tell whether the peer has closed a connection over which nothing was to come."""
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1)
+    except (BlockingIOError, ssl.SSLWantReadError):
+        return False
+    except OSError:
+        return True
 
 
 def main(name: str, port: str, count: str) -> int:
@@ -100,7 +108,7 @@ def main(name: str, port: str, count: str) -> int:
         return 1
     print("open", flush=True)
     sys.stdin.readline()
-    print(closed(connections), flush=True)
+    print(sum(map(is_closed, connections)), flush=True)
     return 0
 
 

@@ -69,7 +69,8 @@ async def app(scope, receive, send):
     elif path.startswith("/mark/"):
         os.access(path, os.F_OK)
     body = ANSWERS.get(path, ANSWERS["/"])()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    headers = [(b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 """
 

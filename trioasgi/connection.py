@@ -23,9 +23,9 @@ from trioasgi.net.stream import HubStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trioasgi.exchange import Peer
     from trioasgi.http1.connection import Handler, HTTP1Settings
     from trioasgi.net.channel import Channel
+    from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader
     from trioasgi.trust import Trusted
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from trioasgi.net.peers import Peer
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -23,9 +25,6 @@ if TYPE_CHECKING:
 
 Header = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
-
-Peer = tuple[str, int | None]
-"""A host and its port; for a Unix socket the path (empty for an unnamed client) and None."""
 
 
 @dataclass(frozen=True, slots=True)

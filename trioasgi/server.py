@@ -11,9 +11,7 @@ ended, the application is told to shut down. Nothing lives outside that tree.
 from __future__ import annotations
 
 import logging
-import random
 import socket
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -22,31 +20,31 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.asgi.background import Background, ServerNursery
-from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.asgi.wsgi import as_asgi
+from trioasgi.assembly import (
+    codec_factory,
+    connection_settings,
+    forwarding,
+    max_requests,
+    server_tls,
+    websocket_settings,
+)
 from trioasgi.config import Config
-from trioasgi.connection import Connections, ConnectionSettings, ProxyProtocol, ServerTLS
+from trioasgi.connection import Connections
 from trioasgi.errors import ConfigError, TrioasgiError
-from trioasgi.http1.codec import Codec, Limits
-from trioasgi.http1.connection import HTTP1Settings
-from trioasgi.http1.encoder import DefaultFields
-from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
+from trioasgi.net.peers import as_client, as_peer, fixed_address
 from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
-from trioasgi.trust import Trusted
-from trioasgi.websocket.keepalive import Keepalive
-from trioasgi.websocket.settings import WebSocketSettings
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
-    from trioasgi.exchange import Peer
+    from trioasgi.connection import ConnectionSettings
     from trioasgi.net.listeners import SocketAddress
-    from trioasgi.websocket.codec import Codec as WebSocketCodec
 
 logger = logging.getLogger("trioasgi")
 
@@ -156,53 +154,6 @@ def make_config(config: Config | None, options: dict[str, object]) -> Config:
     return config.replace(**options) if options else config
 
 
-def codec_factory(http: str) -> Callable[[], Codec]:
-    """The codec that `--http` names; `auto` is httptools where it is installed. Raises ConfigError."""
-    if http != "h11":
-        try:
-            from trioasgi.http1.httptools_codec import HttptoolsCodec
-        except ImportError as exc:
-            if http == "httptools":
-                raise ConfigError(
-                    "--http httptools needs the package httptools: pip install 'trioasgi[fast]'"
-                ) from exc
-        else:
-            return HttptoolsCodec
-    return H11Codec
-
-
-def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
-    """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
-    if websocket != "wsproto":
-        try:
-            from trioasgi.websocket.websockets_codec import WebsocketsCodec
-        except ImportError as exc:
-            if websocket == "websockets":
-                raise ConfigError(
-                    "--websocket websockets needs the package websockets: pip install 'trioasgi[fast]'"
-                ) from exc
-        else:
-            return WebsocketsCodec
-    from trioasgi.websocket.wsproto_codec import WsprotoCodec
-
-    return WsprotoCodec
-
-
-def _websocket_settings(config: Config) -> WebSocketSettings | None:
-    if config.websocket == "off":
-        return None
-    return WebSocketSettings(
-        codec=websocket_codec_factory(config.websocket),
-        keepalive=Keepalive(),
-        max_size=config.websocket_max_size,
-        max_queue=config.websocket_max_queue,
-        ping_interval=config.websocket_ping_interval,
-        ping_timeout=config.websocket_ping_timeout,
-        close_timeout=config.websocket_close_timeout,
-        deflate=config.websocket_deflate,
-    )
-
-
 class _Run:
     """One run of the nursery tree."""
 
@@ -212,9 +163,8 @@ class _Run:
         self._config = config
         self._sockets = sockets
         self._announces = announces
-        self._codec = codec_factory(config.http)
-        self._websocket = _websocket_settings(config)
-        self._tls = _server_tls(config)
+        self._websocket = websocket_settings(config)
+        self._tls = server_tls(config)
         self._app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
         self._background = Background()
         self._lifespan = Lifespan(
@@ -232,7 +182,7 @@ class _Run:
         self._server = Server(sockets, tls=self._tls is not None)
         self._access_log = access_log(config)
         self._hub: Hub | None = None
-        self._fixed_server = {sock: _fixed_address(sock) for sock in sockets}
+        self._fixed_server = {sock: fixed_address(sock) for sock in sockets}
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
@@ -338,46 +288,20 @@ class _Run:
 
     def _connection_settings(self) -> ConnectionSettings:
         config = self._config
-        log = self._access_log
         application = Application(
             self._app,
             state=self._lifespan.state,
             root_path=config.root_path,
-            forwarding=_forwarding(config),
-            access_log=log,
+            forwarding=forwarding(config),
+            access_log=self._access_log,
             concurrency=config.limit_concurrency,
-            max_requests=_max_requests(config),
+            max_requests=max_requests(config),
             on_max_requests=self._on_max_requests,
             websocket=self._websocket,
             background=self._background,
         )
-        return ConnectionSettings(
-            http1=HTTP1Settings(
-                codec=self._codec,
-                limits=Limits(
-                    header_bytes=config.limit_header_bytes,
-                    header_count=config.limit_header_count,
-                    target=config.limit_target,
-                    body=config.limit_body,
-                ),
-                default_fields=DefaultFields(
-                    date=config.date_header,
-                    server=config.server_header,
-                    extra=[_parse_header(header) for header in config.header],
-                ),
-                timeout_keep_alive=config.timeout_keep_alive,
-                timeout_headers=config.timeout_headers,
-                timeout_body=config.timeout_body,
-                timeout_write=config.timeout_write,
-                body_rate=config.limit_body_rate,
-                request_timeout=config.request_timeout,
-                disconnect_grace=config.disconnect_grace if config.cancel_on_disconnect else None,
-                access_log=log,
-            ),
-            handler=application.http_handler,
-            tls=self._tls,
-            timeout_handshake=config.timeout_handshake,
-            proxy_protocol=_proxy_protocol(config),
+        return connection_settings(
+            config, tls=self._tls, handler=application.http_handler, access_log=self._access_log
         )
 
     def _on_max_requests(self) -> None:
@@ -395,7 +319,7 @@ class _Run:
         """Give a connection that was accepted a task of its own."""
         stream: trio.abc.Stream
         try:
-            server = self._fixed_server[listener] or _as_peer(connection.getsockname(), connection.family)
+            server = self._fixed_server[listener] or as_peer(connection.getsockname(), connection.family)
             if self._hub is not None:
                 stream = HubStream(connection, self._hub)
             else:
@@ -405,7 +329,7 @@ class _Run:
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
-        nursery.start_soon(connections.serve, stream, _as_client(address, connection.family), server)
+        nursery.start_soon(connections.serve, stream, as_client(address, connection.family), server)
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
@@ -415,70 +339,9 @@ class _Run:
             from trioasgi.tls.context import describe
 
             certificate = describe(self._config.certfile)
-        announce(self._server.urls, workers=1, codec=self._codec().name, certificate=certificate)
-
-
-def _server_tls(config: Config) -> ServerTLS | None:
-    if config.certfile is None:
-        return None
-    from trioasgi.tls.context import server_context
-    from trioasgi.tls.extension import ConnectionDescriber
-
-    context = server_context(
-        config.certfile,
-        config.keyfile,
-        config.keyfile_password,
-        ca_certs=config.ca_certs,
-        client_certs=config.client_certs,
-    )
-    return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
-
-
-def _forwarding(config: Config) -> Forwarding | None:
-    if not config.proxy_headers:
-        return None
-    return Forwarding(Trusted(config.forwarded_allow_ips), config.forwarded_headers)
-
-
-def _proxy_protocol(config: Config) -> ProxyProtocol | None:
-    if config.proxy_protocol == "off":
-        return None
-    return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
-
-
-def _max_requests(config: Config) -> int:
-    if not config.limit_max_requests:
-        return 0
-    return config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)  # noqa: S311 - spreads restarts
-
-
-def _parse_header(text: str) -> tuple[bytes, bytes]:
-    name, _, value = text.partition(":")
-    return name.strip().lower().encode("ascii"), value.strip().encode("latin-1")
-
-
-def _fixed_address(sock: socket.socket) -> Peer | None:
-    """The server's address where it is the same for each connection; None where the socket listens on a
-    wildcard.
-    """
-    name = sock.getsockname()
-    if sock.family in {socket.AF_INET, socket.AF_INET6} and name[0] in {"0.0.0.0", "::"}:  # noqa: S104 - a comparison
-        return None
-    return _as_peer(name, sock.family)
-
-
-def _as_peer(name: object, family: int) -> Peer:
-    if isinstance(name, tuple):
-        return (str(name[0]), int(name[1]))
-    if sys.platform != "win32" and family == socket.AF_UNIX and isinstance(name, bytes):
-        return (name.decode("utf-8", "surrogateescape"), None)  # Linux's abstract namespace
-    return (str(name), None)
-
-
-def _as_client(address: object, family: int) -> Peer | None:
-    """ASGI: client is None where there is no such thing as its address, as for a Unix socket's unnamed
-    client.
-    """
-    if isinstance(address, tuple):
-        return (str(address[0]), int(address[1]))
-    return _as_peer(address, family) if address else None
+        announce(
+            self._server.urls,
+            workers=1,
+            codec=codec_factory(self._config.http)().name,
+            certificate=certificate,
+        )

@@ -116,7 +116,9 @@ async def test_behind_the_body_it_waits_for_the_client_to_go(codec: str) -> None
         await read_body(receive)
         for _ in range(2):
             assert (await receive())["type"] == "http.disconnect"
-        assert (await poll(receive))["type"] == "http.disconnect"
+        polled = await poll(receive)
+        assert polled is not None
+        assert polled["type"] == "http.disconnect"
 
     calls = Calls(app)
     async with serving(calls, codec) as client:

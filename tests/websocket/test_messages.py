@@ -22,7 +22,7 @@ from tests.support.websocket import (
     close_payload,
     frame,
 )
-from trioasgi.server import websocket_codec_factory
+from trioasgi.assembly import websocket_codec_factory
 from trioasgi.websocket.deflate import Deflate, Inflater
 from trioasgi.websocket.frames import FrameError
 from trioasgi.websocket.messages import Close, Event, MessageReader, Ping, Pong

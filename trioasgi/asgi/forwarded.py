@@ -31,7 +31,8 @@ from trioasgi.trust import Trusted, parse_address
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trioasgi.exchange import Header, Peer
+    from trioasgi.exchange import Header
+    from trioasgi.net.peers import Peer
     from trioasgi.trust import IPAddress
 
 FOR: Final = b"x-forwarded-for"
