@@ -80,6 +80,13 @@ def docs(session: nox.Session) -> None:
     session.run("python", "docs/check.py")
 
 
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Compare with other servers, for under ten minutes; `-- --quick` for one. See docs/benchmarks.md."""
+    session.install("-e", ".[all]", "-r", "benchmarks/requirements.txt")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
 # Where python3 is newer than the versions listed, the tests run all the same.
 @nox.session(python=list(dict.fromkeys([*PYTHONS, THIS_PYTHON])))
 def tests(session: nox.Session) -> None:
@@ -88,3 +95,25 @@ def tests(session: nox.Session) -> None:
     # Many tests wait for processes; more of them at once than this and their deadlines mean nothing.
     at_once = min(os.cpu_count() or 1, 4)
     session.run("pytest", "-n", str(at_once), *session.posargs)
+
+
+# The two below take minutes and end differently each time: they are run by name.
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Random streams of requests through both codecs: `nox -s fuzz -- --seconds 600`."""
+    install(session, "test")
+    # It has no wheels for every interpreter; without it mutations of our own do.
+    session.install("atheris", success_codes=[0, 1], silent=True)
+    seconds = session.posargs or ["--seconds", "60"]
+    session.run("python", "-m", "tests.fuzz", "--engine", "own", *seconds)
+    if session.run("python", "-c", "import atheris", success_codes=[0, 1], silent=True) is not False:
+        session.run("python", "-m", "tests.fuzz", *seconds)
+
+
+@nox.session(default=False)
+def slow(session: nox.Session) -> None:
+    """slowhttptest as an attacker, where it is installed: `nox -s slow -- --connections 1000`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.slow", *session.posargs)

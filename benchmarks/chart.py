@@ -67,11 +67,11 @@ def _group(case: Case, results: Results, top: int) -> Iterator[str]:
         figure = f"{one.server} {times:.2f} ({one.median():,.1f} {UNITS[case.kind]})"
         bar = f'<rect x="{LABELS}" y="{y}" width="{length}" height="{BAR}" fill="{colour}"/>'
         if times > LONGEST:
-            bar += _text(LABELS + length - 16, y + 10, "»", fill="#ffffff", weight="bold")
+            bar += _text(LABELS + length - 16, y + 10, "»", fill="#111111", weight="bold")
         # A long bar has its figure inside, or it would leave the picture.
         inside = length > (WIDTH - LABELS) * 0.6
         x, fill, anchor = (
-            (LABELS + length - 22, "#ffffff", "end") if inside else (LABELS + length + 4, "#222222", "start")
+            (LABELS + length - 22, "#111111", "end") if inside else (LABELS + length + 4, "#222222", "start")
         )
         yield label + bar + _text(x, y + 10, figure, fill=fill, anchor=anchor)
 

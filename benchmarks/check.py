@@ -10,7 +10,10 @@ from collections.abc import Iterator
 
 from . import frames
 from .cases import Case, Kind
-from .process import START, Failed
+from .process import Failed
+
+ANSWER = 5.0
+"""Seconds in which an answer has to come from a server that does nothing else."""
 
 
 def check(case: Case, port: int) -> None:
@@ -28,7 +31,7 @@ def check(case: Case, port: int) -> None:
 
 def connect(port: int, *, tls: bool) -> socket.socket:
     """Open a connection; its certificate is taken as it is. Raises OSError."""
-    plain = socket.create_connection(("127.0.0.1", port), START)
+    plain = socket.create_connection(("127.0.0.1", port), ANSWER)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client_context().wrap_socket(plain) if tls else plain
 
@@ -45,9 +48,9 @@ def client_context() -> ssl.SSLContext:
 def _client(case: Case, port: int) -> Iterator[http.client.HTTPConnection]:
     client: http.client.HTTPConnection
     if case.tls:
-        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=START, context=client_context())
+        client = http.client.HTTPSConnection("127.0.0.1", port, timeout=ANSWER, context=client_context())
     else:
-        client = http.client.HTTPConnection("127.0.0.1", port, timeout=START)
+        client = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER)
     try:
         yield client
     finally:

@@ -70,9 +70,9 @@ def _row(case: Case, one: Outcome, results: Results) -> Row:
 
 
 def _remark(one: Outcome) -> str:
-    kept, refused = one.note("throughput_ratio"), one.note("refused")
-    if kept is not None:
-        return f"{kept:.1%} of the requests/s without them"
+    kept, cpu, refused = one.note("throughput_ratio"), one.note("cpu_ratio"), one.note("refused")
+    if kept is not None and cpu is not None:
+        return f"against none: {kept:.1%} of the requests/s, {cpu:.1%} of the CPU/request"
     if refused:
         return f"{refused:.0f} requests failed in between"
     return ""

@@ -28,7 +28,7 @@ def corpus() -> list[bytes]:
 
 
 @dataclass(frozen=True)
-class Disagreement(AssertionError):
+class DisagreementError(AssertionError):
     """Two readings of one stream that differ, or one that must not be."""
 
     data: bytes
@@ -57,11 +57,11 @@ class Tally:
 
 
 def check(data: bytes, tally: Tally) -> Reading:
-    """Read `data` in every way; raises Disagreement, or whatever a reader should not have raised."""
+    """Read `data` in every way; raises DisagreementError, or whatever a reader should not have raised."""
     limits = TIGHT if len(data) % 4 == 0 else LIMITS
     whole = read_all("h11", [data], limits)
     if whole.status not in STATUSES:
-        raise Disagreement(data, "a status that no rule has", whole.status, STATUSES)
+        raise DisagreementError(data, "a status that no rule has", whole.status, STATUSES)
     pieces = cut(data, random.Random(data))
     ways = {"whole": [data], "in pieces": pieces, "byte by byte": [data[i : i + 1] for i in range(len(data))]}
     readings = 0
@@ -72,7 +72,7 @@ def check(data: bytes, tally: Tally) -> Reading:
             reading = read_all(codec, way, limits)
             readings += 1
             if reading != whole:
-                raise Disagreement(data, f"h11 whole, {codec} {name}", whole, reading)
+                raise DisagreementError(data, f"h11 whole, {codec} {name}", whole, reading)
     tally.note(whole, readings)
     return whole
 

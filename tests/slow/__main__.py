@@ -1,7 +1,7 @@
 """Have slowhttptest attack a server with short limits, while a client sees whether others are answered.
 
-`python -m tests.slow --connections 500 --seconds 20`; the exit status is 1 where one of the others had to wait
-for more than a second, and 0 where slowhttptest (a Debian package) is not installed, which is said.
+`python -m tests.slow --connections 500 --seconds 20`; the exit status is 1 where one of the others had to
+wait for more than a second, and 0 where slowhttptest (a Debian package) is not installed, which is said.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import socket
 import stat
 import sys
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import BindError
 from trioasgi.net.address import InheritedAddress, TCPAddress, UnixAddress, parse_bind
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
 
 _UNIX_MODE = 0o666
+
+NOT_SENT: Final = 256 * 1024
+"""Bytes that the kernel takes of a response while the client takes none."""
 
 _FIXES = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
@@ -116,6 +119,10 @@ def _set_tcp_options(sock: socket.socket) -> None:
     # Linux and the BSDs hand TCP_NODELAY on to accepted sockets; each response is sent whole, so Nagle only
     # delays.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if sys.platform == "linux":
+        # They hand this on as well. Without it the kernel takes up to 4 MiB for each client that does not read:
+        # slow readers would cost gigabytes, and the time to copy them. Trio's own choice, 16 KiB, throttles.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
     if sock.family == socket.AF_INET6:
         # `[::]` and `0.0.0.0` are two addresses here, as they are two entries in `--bind`.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
