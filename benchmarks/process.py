@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -84,10 +85,11 @@ class Running:
             raise Failed(f"ended with status {self.process.returncode}: {self.last_words()}")
 
     def last_words(self) -> str:
-        """The last line it has printed."""
-        self.output.seek(max(0, os.fstat(self.output.fileno()).st_size - 4000))
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
-        return lines[-1].strip()[:200] if lines else "(no output)"
+        """The last line it has printed that looks like an error, or else the last one."""
+        self.output.seek(max(0, os.fstat(self.output.fileno()).st_size - 8000))
+        lines = self.output.read().decode(errors="replace").strip().splitlines() or ["(no output)"]
+        errors = [line for line in lines if re.search(r"\w(Error|Exception)\b", line)]
+        return (errors or lines)[-1].strip(" |")[:200]
 
 
 @contextlib.contextmanager

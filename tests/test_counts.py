@@ -6,6 +6,7 @@ here that is always one, or always `BUSY`, however late anybody is.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -147,13 +148,13 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
     (tmp_path / "counted.py").write_text(COUNTED)
     hold, trace = tmp_path / "hold", tmp_path / "trace"
     os.mkfifo(hold)
-    server = ("-m", "trioasgi", "counted:app", "--http", codec, "--no-access-log", "--bind", "127.0.0.1:0")
-    command = ["strace", "-f", "-qq", "-o", str(trace), sys.executable, *server]
+    options = ("--http", codec, "--no-access-log", "--timeout-keep-alive", "60", "--bind", "127.0.0.1:0")
+    server = (sys.executable, "-m", "trioasgi", "counted:app", *options)
+    command = ["strace", "-f", "-qq", "-o", str(trace), *server]
     with start(command, cwd=tmp_path, env={"HOLD": str(hold)}) as process:
-        client = Traced(process.port(), hold)
-        client.alone()
-        client.busy()
-        client.close()
+        with contextlib.closing(Traced(process.port(), hold)) as client:
+            client.alone()
+            client.busy()
         os.kill(client.pid, signal.SIGTERM)
         process.wait()
     alone = counts(trace.read_text(), client.pid, "alone")
@@ -161,9 +162,10 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
     # Behind the first mark that request's own answer is sent, and before the second that one is read.
     requests = ALONE + 1
     assert (alone["recvfrom"], alone["sendto"]) == (requests, requests), alone
-    # Nothing is found waiting, so each request is waited for: for the hub, which waits for trio's own set.
-    assert waits(alone) <= 4.1 * requests, alone
-    assert alone.total() <= 6.2 * requests, alone
+    # Nothing is found waiting, so each request is waited for, in trio's set and then in the hub's. A task
+    # that ticks about once a second adds to that.
+    assert waits(alone) <= 4.5 * requests, alone
+    assert alone.total() <= 6.6 * requests, alone
     requests = ROUNDS * (BUSY + 1) + 1
     assert (busy["recvfrom"], busy["sendto"]) == (requests, requests), busy
     # What is found waiting at once is waited for once.
@@ -198,15 +200,14 @@ async def hello(scope: Scope, receive: Receive, send: Send) -> None:
 async def steps(codec: str, connections: int, rounds: int) -> float:
     """Steps a request, with one on each of so many connections at once."""
     instrument = Steps(trio.lowlevel.current_task())
-    async with served(hello, http=codec, access_log=False) as server:
-        opened = [connect(port_of(server)) for _ in range(connections)]
-        await exchange(opened)
-        trio.lowlevel.add_instrument(instrument)
-        for _ in range(rounds):
+    async with served(hello, http=codec, access_log=False, timeout_keep_alive=60.0) as server:
+        with contextlib.ExitStack() as stack:
+            opened = [stack.enter_context(connect(port_of(server))) for _ in range(connections)]
             await exchange(opened)
-        trio.lowlevel.remove_instrument(instrument)
-        for connection in opened:
-            connection.close()
+            trio.lowlevel.add_instrument(instrument)
+            for _ in range(rounds):
+                await exchange(opened)
+            trio.lowlevel.remove_instrument(instrument)
     return instrument.taken / (connections * rounds)
 
 

@@ -39,7 +39,7 @@ def connection_settings(
     """How connections are served, whose exchanges `handler` answers."""
     return ConnectionSettings(
         http1=HTTP1Settings(
-            codec=codec_factory(config.http),
+            codec=codec_factory(config.http)(),
             limits=Limits(
                 header_bytes=config.limit_header_bytes,
                 header_count=config.limit_header_count,

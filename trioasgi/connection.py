@@ -84,9 +84,34 @@ class Connections:
         for connection in self._live:
             connection.drain()
 
+    def begin(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
+        """Serve one connection, in a task of its own."""
+        info = self._info(client, server)
+        if self._settings.tls is None and self._settings.proxy_protocol is None:
+            channel = stream if isinstance(stream, HubStream) else StreamChannel(stream)
+            self._continue(self._connect(channel, info))
+        else:
+            self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
+
+    async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
+        connection = await self._prepare(stream, info)
+        if connection is not None:
+            # In another task: what a handshake needs is not kept for as long as the connection lasts.
+            self._continue(connection)
+
     async def serve(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """Serve one connection and close it. Raises nothing but cancellation."""
-        info = ConnectionInfo(self._scheme, client, server, _peer_name(client, server))
+        connection = await self._prepare(stream, self._info(client, server))
+        if connection is not None:
+            await self._run(connection)
+
+    def _info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
+        return ConnectionInfo(self._scheme, client, server, _peer_name(client, server))
+
+    async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> HTTP1Connection | None:
+        """Do what comes before HTTP: the PROXY header, TLS. None if that fails, and the stream is closed
+        then.
+        """
         connection = None
         with _Isolation(info.peer):
             try:
@@ -98,8 +123,7 @@ class Connections:
             finally:
                 if connection is None:
                     await _close_at_once(stream)
-        if connection is not None:
-            await self._run(connection)
+        return connection
 
     @property
     def _scheme(self) -> str:
@@ -129,7 +153,7 @@ class Connections:
         """The connection on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
         tls = self._settings.tls
         if tls is None:
-            return self._begin(stream if isinstance(stream, HubStream) else StreamChannel(stream), info)
+            return self._connect(stream if isinstance(stream, HubStream) else StreamChannel(stream), info)
         secured = Secured(stream, tls.context)
         if not await self._shake_hands(secured, info.peer):
             return None
@@ -138,9 +162,9 @@ class Connections:
             channel = TLSChannel(secured, stream)
         else:
             channel = StreamChannel(secured.stream)
-        return self._begin(channel, replace(info, tls=tls.describe(secured.ssl_object)))
+        return self._connect(channel, replace(info, tls=tls.describe(secured.ssl_object)))
 
-    def _begin(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
+    def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
         settings = self._settings
         connection = HTTP1Connection(channel, info, settings.http1, settings.handler(info), self._continue)
         connection.draining = self._draining
@@ -148,7 +172,7 @@ class Connections:
         return connection
 
     def _continue(self, connection: HTTP1Connection) -> None:
-        self._nursery.start_soon(self._run, connection)
+        self._nursery.start_soon(self._run, connection, name="connection")
 
     async def _run(self, connection: HTTP1Connection) -> None:
         """Serve a connection's requests, and close it unless another task has it by then."""

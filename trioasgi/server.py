@@ -252,9 +252,7 @@ class _Run:
             connections = Connections(self._connection_settings(), busy)
             async with trio.open_nursery() as listening:
                 for sock in self._sockets:
-                    listening.start_soon(
-                        accept_connections, sock, partial(self._take, sock, connections, busy)
-                    )
+                    listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
                 listening.start_soon(self._watch_lifespan)
                 if self._announces:
                     self._announce()
@@ -265,9 +263,7 @@ class _Run:
                 # Nobody else will accept what waits in the queues of sockets that are about to be closed.
                 for sock in self._sockets:
                     with suppress(OSError):
-                        accept_waiting(
-                            sock, partial(self._take, sock, connections, busy), self._config.backlog
-                        )
+                        accept_waiting(sock, partial(self._take, sock, connections), self._config.backlog)
                 # From here on clients are refused, not kept waiting: a balancer in front goes elsewhere.
                 close_listeners(self._sockets)
             connections.drain()
@@ -312,7 +308,6 @@ class _Run:
         self,
         listener: socket.socket,
         connections: Connections,
-        nursery: trio.Nursery,
         connection: socket.socket,
         address: object,
     ) -> None:
@@ -329,7 +324,7 @@ class _Run:
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
-        nursery.start_soon(connections.serve, stream, as_client(address, connection.family), server)
+        connections.begin(stream, as_client(address, connection.family), server)
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce

@@ -7,9 +7,9 @@ end, before the application's lifespan is shut down.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -17,7 +17,7 @@ from trioasgi.asgi.failures import split_failure
 from trioasgi.observe.errors import without_own_frames
 
 if TYPE_CHECKING:
-    from trioasgi.exchange import Request
+    from trioasgi.exchange import Exchange, Request
 
 logger = logging.getLogger("trioasgi")
 
@@ -138,3 +138,38 @@ class _Task:
             logger.error("%s failed", self._origin, exc_info=(type(ours), ours, traceback))
         if outside is not None:
             raise outside
+
+
+class TrioExtension(Mapping[str, Any]):
+    """What the extension `trio` offers to a request.
+
+    Its parts are made when they are asked for: few requests do.
+    """
+
+    __slots__ = ("_background", "_exchange", "_peer")
+
+    _KEYS: Final = ("cancel_scope", "nursery", "draining")
+
+    def __init__(self, background: Background, exchange: Exchange, peer: str) -> None:
+        self._background = background
+        self._exchange = exchange
+        self._peer = peer
+
+    def __getitem__(self, key: str) -> Any:
+        match key:
+            case "cancel_scope":
+                return self._exchange.call_scope
+            case "nursery":
+                return ServerNursery(self._background, self._exchange.request, self._peer)
+            case "draining":
+                return self._background.draining
+        raise KeyError(key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._KEYS)
+
+    def __len__(self) -> int:
+        return len(self._KEYS)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))

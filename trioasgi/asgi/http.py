@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, unquote
 
-from trioasgi.asgi.background import ServerNursery
+from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
 from trioasgi.asgi.websocket import serve_websocket
@@ -59,12 +59,34 @@ class Application:
         self.app = app
         self.state = state
         self.root_path = root_path
+        self.raw_root_path = quote(root_path).encode()
         self.forwarding = forwarding
         self.access_log = access_log
         self.concurrency = concurrency
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
+        # What does not change from request to request; the rest has its place, so that a copy need not grow.
+        self.scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": ASGI_VERSIONS,
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "root_path": root_path,
+            "headers": [],
+            "client": None,
+            "server": None,
+            "extensions": {},
+        }
+        self.extensions: dict[str, Any] = {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+        }
         self.active = 0
         self.answered = 0
         self._on_max_requests = on_max_requests
@@ -93,7 +115,6 @@ class HTTPHandler:
         "_info",
         "_raw_root_path",
         "_root_path",
-        "_scope",
     )
 
     def __init__(
@@ -102,36 +123,16 @@ class HTTPHandler:
         self._application = application
         self._info = info
         self._root_path = application.root_path
-        self._raw_root_path = quote(application.root_path).encode()
+        self._raw_root_path = application.raw_root_path
         forwarding = application.forwarding if forwarded is None else None
         self._forwarding = forwarding if forwarding is not None and forwarding.trusts(info) else None
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
             self._raw_root_path = quote(self._root_path).encode()
-        # What does not change from request to request; the rest has its place, so that a copy need not grow.
-        self._scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": ASGI_VERSIONS,
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": info.scheme,
-            "path": "/",
-            "raw_path": b"/",
-            "query_string": b"",
-            "root_path": self._root_path,
-            "headers": [],
-            "client": info.client,
-            "server": info.server,
-            "extensions": {},
-        }
-        self._extensions: dict[str, Any] = {
-            "http.response.early_hint": {},
-            "http.response.pathsend": {},
-            "http.response.zerocopysend": {},
-        }
+        self._extensions = application.extensions
         # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
         if info.tls is not None and forwarded is None:
-            self._extensions["tls"] = dict(info.tls)
+            self._extensions = {**application.extensions, "tls": dict(info.tls)}
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
@@ -191,7 +192,8 @@ class HTTPHandler:
             raise outside
 
     def _make_scope(self, exchange: Exchange) -> Scope:
-        scope = self._scope.copy()
+        application, info = self._application, self._info
+        scope = application.scope.copy()
         request = exchange.request
         path = request.path
         text = path.decode("ascii")
@@ -207,9 +209,13 @@ class HTTPHandler:
         scope["path"] = text
         scope["raw_path"] = path
         scope["query_string"] = request.query
+        scope["root_path"] = self._root_path
         scope["headers"] = request.headers
+        scope["scheme"] = info.scheme
+        scope["client"] = info.client
+        scope["server"] = info.server
         scope["extensions"] = self._offer_extensions(exchange)
-        state = self._application.state
+        state = application.state
         if state is not None:
             scope["state"] = state.copy()
         return scope
@@ -223,11 +229,7 @@ class HTTPHandler:
             extensions["http.response.trailers"] = {}
         background = self._application.background
         if background is not None:
-            extensions["trio"] = {
-                "cancel_scope": exchange.call_scope,
-                "nursery": ServerNursery(background, request, self._info.peer),
-                "draining": background.draining,
-            }
+            extensions["trio"] = TrioExtension(background, exchange, self._info.peer)
         return extensions
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:

@@ -129,7 +129,7 @@ class HTTP1Request(Request):
 
 
 class Codec(ABC):
-    """Reads the heads of one connection's requests."""
+    """Reads the heads of requests: of any connection's, each head by itself."""
 
     __slots__ = ()
 

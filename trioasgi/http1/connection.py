@@ -24,7 +24,7 @@ from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
     from trioasgi.exchange import ConnectionInfo
-    from trioasgi.http1.codec import Codec, HTTP1Request
+    from trioasgi.http1.codec import Codec
     from trioasgi.net.channel import Channel
     from trioasgi.observe.access import AccessLog
 
@@ -59,7 +59,7 @@ class HTTP1Settings:
     has gone (None: as long as it likes).
     """
 
-    codec: Callable[[], Codec]
+    codec: Codec
     limits: Limits
     default_fields: DefaultFields
     timeout_keep_alive: float
@@ -90,6 +90,7 @@ class HTTP1Connection:
     """Serves the requests of one connection, one after the other, in the task that calls `run`."""
 
     __slots__ = (
+        "_deadline",
         "_exchange",
         "_given_up",
         "_handler",
@@ -118,10 +119,10 @@ class HTTP1Connection:
         self.channel = channel
         self.info = info
         self.settings = settings
-        self.reader = RequestReader(settings.codec(), settings.limits)
+        self.reader = RequestReader(settings.codec, settings.limits)
         self.phase = _NEW
         self.draining = False
-        self.scope = trio.CancelScope()  # of the task that runs now
+        self.scope: trio.CancelScope  # of the task that runs now
         self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
         self._handler = handler
         self._exchange: HTTP1Exchange | None = None
@@ -142,41 +143,60 @@ class HTTP1Connection:
         False if it is not the caller's any more: `on_handover` has been called, and somebody else calls
         `run`.
         """
+        # One function, though not a short one: each frame below it would be held by every idle connection,
+        # and be passed through at every wake-up.
+        reader, channel, handler = self.reader, self.channel, self._handler
+        keep_alive = self.settings.timeout_keep_alive
+        # A client that has just connected gets the time of a head for its first byte.
+        self._deadline = channel.now() + (self.settings.timeout_headers if self.phase is _NEW else keep_alive)
         turn = self._turn
         self.scope = scope = trio.CancelScope()
         with scope:
-            return await self._run()
+            while True:
+                try:
+                    request = reader.next_request() if reader.holds_data else None
+                    if request is None:
+                        data = channel.receive_nowait()
+                        if data is None:
+                            if not self._prepare_to_wait():
+                                return True
+                            data = await channel.receive()
+                        if not data:
+                            if reader.holds_data:
+                                raise Rule.HEAD_CUT.error()
+                            return True
+                        reader.receive_data(data)
+                        continue
+                except TimeoutError:
+                    if await self._is_too_late():
+                        return True
+                    continue
+                except RequestError as error:
+                    await self._answer(error)
+                    return True
+                except OSError:
+                    return True
+                self.phase = _BUSY
+                self._exchange = exchange = HTTP1Exchange(self, request)
+                if self.sets_deadlines:
+                    self._set_deadline()
+                await handler(exchange)
+                if turn != self._turn:
+                    return False
+                if self.sets_deadlines:
+                    self.response_over()
+                ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body_done
+                if not ordinary and not await self._can_go_on(exchange):
+                    return True
+                # An idle connection keeps nothing of its last request but what may come again.
+                self._exchange = None
+                del exchange, request
+                self.phase = _IDLE
+                self._deadline = channel.now() + keep_alive
         if turn != self._turn:
             return False
         await self._answer_cancelled(late=trio.current_time() >= scope.deadline)
         return True
-
-    async def _run(self) -> bool:
-        # A client that has just connected gets the time of a head for its first byte.
-        keep_alive = self.settings.timeout_keep_alive
-        timeout = self.settings.timeout_headers if self.phase is _NEW else keep_alive
-        deadline = self.channel.now() + timeout
-        handler = self._handler
-        reader, channel = self.reader, self.channel
-        turn = self._turn
-        while True:
-            request = await self._next_request(deadline)
-            if request is None:
-                return True
-            self.phase = _BUSY
-            self._exchange = exchange = HTTP1Exchange(self, request)
-            if self.sets_deadlines:
-                self._set_deadline()
-            await handler(exchange)
-            if turn != self._turn:
-                return False
-            if self.sets_deadlines:
-                self.response_over()
-            ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body_done
-            if not ordinary and not await self._can_go_on(exchange):
-                return True
-            self.phase = _IDLE
-            deadline = channel.now() + keep_alive
 
     def _hand_over(self) -> None:
         """Something has arrived that nobody waits for: the next request, while the application is still busy?
@@ -270,49 +290,35 @@ class HTTP1Connection:
 
     # Requests
 
-    async def _next_request(self, deadline: float) -> HTTP1Request | None:
-        """The next request, or None if there will be none: the client has closed, or time is up, or it was
-        answered already.
+    def _prepare_to_wait(self) -> bool:
+        """Set the deadline of a wait for a head, or for more of it; False if there is none to be waited
+        for.
         """
-        reader, channel = self.reader, self.channel
-        try:
-            while True:
-                if reader.holds_data:
-                    request = reader.next_request()
-                    if request is not None:
-                        return request
-                    if reader.holds_data and self.phase is not _HEAD:
-                        self.phase = _HEAD
-                        deadline = channel.now() + self.settings.timeout_headers
-                data = channel.receive_nowait()
-                if data is None:
-                    if self.draining and not reader.holds_data:
-                        if self.phase is not _NEW:
-                            return None
-                        deadline = channel.now() + FIRST_REQUEST_SECONDS
-                    channel.read_deadline = deadline
-                    try:
-                        data = await channel.receive()
-                    except TimeoutError:
-                        data = self._read_late()
-                if not data:
-                    if reader.holds_data:
-                        raise Rule.HEAD_CUT.error()
-                    return None
-                reader.receive_data(data)
-        except RequestError as error:
-            await self._answer(error)
-            return None
-        except OSError:
-            return None
+        channel = self.channel
+        if self.reader.holds_data:
+            if self.phase is not _HEAD:
+                self.phase = _HEAD
+                self._deadline = channel.now() + self.settings.timeout_headers
+        elif self.draining:
+            if self.phase is not _NEW:
+                return False
+            self._deadline = channel.now() + FIRST_REQUEST_SECONDS
+        channel.read_deadline = self._deadline
+        return True
 
-    def _read_late(self) -> bytes | None:
+    async def _is_too_late(self) -> bool:
         """Time is up, or the server drains: a request that crossed that decision on its way is still
         served.
         """
         if self.reader.holds_data:
-            raise Rule.HEAD_TIMEOUT.error() from None
-        return self.channel.receive_nowait()
+            await self._answer(Rule.HEAD_TIMEOUT.error())
+            return True
+        with suppress(OSError):
+            data = self.channel.receive_nowait()
+            if data:
+                self.reader.receive_data(data)
+                return False
+        return True
 
     # What comes after a response
 

@@ -30,7 +30,7 @@ _MALFORMED: Final = re.compile(
 _TIDIED: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 # llhttp refuses it, as others may: the stricter reading again.
-_TAB_BEHIND_CODING: Final = re.compile(rb"(?i)\ntransfer-encoding:[^\r]*\t\r")
+_TAB_BEHIND_CODING: Final = re.compile(rb"(?i)\ntransfer-encoding:[^\r]*\t[ \t]*\r")
 
 
 class H11Codec(Codec):

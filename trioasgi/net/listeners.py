@@ -120,8 +120,8 @@ def _set_tcp_options(sock: socket.socket) -> None:
     # delays.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        # They hand this on as well. Without it the kernel takes up to 4 MiB for each client that does not read:
-        # slow readers would cost gigabytes, and the time to copy them. Trio's own choice, 16 KiB, throttles.
+        # Handed on as well. Without it the kernel takes up to 4 MiB for each client that does not read: slow
+        # readers would cost gigabytes, and the time to copy them. Trio's own choice, 16 KiB, throttles.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
     if sock.family == socket.AF_INET6:
         # `[::]` and `0.0.0.0` are two addresses here, as they are two entries in `--bind`.
