@@ -95,6 +95,24 @@ def test_a_client_reads_an_early_answer_though_it_sends_megabytes(
 
 
 @over_both
+def test_a_client_that_reads_to_the_end_need_not_wait_for_it(
+    codec: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is told before the server waits for the rest of the body, not behind it."""
+    monkeypatch.setattr("trioasgi.http1.connection.LINGER_SECONDS", 60)
+
+    async def main() -> None:
+        async with serving_over(transport, answer, tmp_path, http=codec) as both, both.connect() as client:
+            await client.stream.send_all(request("/early", "Content-Length: 1000000", method="POST"))
+            assert (await client.response()).status == 200
+            with trio.fail_after(SOON):
+                assert await client.stream.receive_some() == b""
+
+    run(main)
+
+
+
+@over_both
 def test_a_bad_request_behind_good_ones_leaves_their_responses_whole(
     codec: str, transport: str, tmp_path: Path
 ) -> None:

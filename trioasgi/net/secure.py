@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, cast
 
 import trio
@@ -80,6 +81,7 @@ class TLSChannel(Channel):
         self._eof = False
         self._dry = False  # is it known that no record is left to be read?
         self._aborted = False
+        self._ended = False
 
     # Waits happen in the transport: its deadlines and its hang-up are the ones that count.
 
@@ -125,6 +127,8 @@ class TLSChannel(Channel):
     # Reading
 
     def receive_nowait(self) -> bytes | None:
+        if self._ended:
+            return self._transport.receive_nowait()
         while True:
             data = None if self._dry else self._decrypt()
             if data is not None:
@@ -135,6 +139,8 @@ class TLSChannel(Channel):
             self._feed(received)
 
     async def receive(self) -> bytes:
+        if self._ended:
+            return await self._transport.receive()
         while True:
             data = self.receive_nowait()
             if data is not None:
@@ -226,13 +232,21 @@ class TLSChannel(Channel):
     # The end
 
     async def send_eof(self) -> None:
-        """TLS has no half that could be closed before the other (RFC 8446, 6.1 has, but few clients go on
-        then).
+        """Send close_notify (RFC 8446, 6.1), and TCP's own end behind it.
+
+        What is still received is not decrypted any more: it can only be meant to be dropped.
         """
+        if self._opening is None:
+            with suppress(ssl.SSLError):
+                self._object.unwrap()  # it asks for the peer's, which nobody waits for
+            with suppress(OSError):
+                self._transport.send_nowait(self._outgoing.read())
+        self._ended = True
+        await self._transport.send_eof()
 
     async def aclose(self) -> None:
         try:
-            if self._aborted:
+            if self._aborted or self._ended:
                 await trio.aclose_forcefully(self._stream)
             else:
                 await self._stream.aclose()
