@@ -73,7 +73,7 @@ def _remark(one: Outcome) -> str:
     kept, cpu, refused = one.note("throughput_ratio"), one.note("cpu_ratio"), one.note("refused")
     if kept is not None and cpu is not None:
         return f"against none: {kept:.1%} of the requests/s, {cpu:.1%} of the CPU/request"
-    if refused:
+    if refused is not None and refused >= 1:
         return f"{refused:.0f} requests failed in between"
     return ""
 

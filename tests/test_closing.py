@@ -111,7 +111,6 @@ def test_a_client_that_reads_to_the_end_need_not_wait_for_it(
     run(main)
 
 
-
 @over_both
 def test_a_bad_request_behind_good_ones_leaves_their_responses_whole(
     codec: str, transport: str, tmp_path: Path

@@ -325,11 +325,40 @@ def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() ->
             with trio.move_on_after(0.01):
                 await stream.flush()
             assert len(await read_exactly(peer, taken)) == taken
-            await wait_all_tasks_blocked(0.05)  # the hub has seen the socket become writable
-            assert not stream.send_nowait(b" and mended")
             with trio.fail_after(SOON):
-                await stream.flush()
-            assert await read_exactly(peer, 14) == b"cut and mended"
+                # The hub has seen the socket become writable, and sent what nobody waits for any more.
+                assert await read_exactly(peer, 3) == b"cut"
+                if not stream.send_nowait(b" and mended"):
+                    await stream.flush()
+                assert await read_exactly(peer, 11) == b" and mended"
+
+
+def test_what_is_sent_soon_leaves_together_and_by_itself() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            assert stream.send_soon(b"a head, ")
+            assert stream.send_soon(b"and a piece")
+            with trio.fail_after(SOON):
+                assert await peer.receive_some(100) == b"a head, and a piece"
+            assert stream.send_soon(b"again")
+            assert stream.send_nowait(b", and the end")
+            with trio.fail_after(SOON):
+                assert await peer.receive_some(100) == b"again, and the end"
+
+    run(main)
+
+
+def test_what_is_sent_soon_to_a_peer_that_has_gone_is_told_by_the_next_send() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            await peer.aclose()
+            with trio.fail_after(SOON), pytest.raises(ConnectionError):
+                while True:
+                    stream.send_soon(b"x")
+                    await trio.sleep(0.01)
+
+    run(main)
 
     run(main)
 

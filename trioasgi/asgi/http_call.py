@@ -8,7 +8,7 @@ import io
 import os
 from enum import Enum
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -64,6 +64,10 @@ class AccessEntry:
         )
 
 
+YIELD_EVERY: Final = 16
+"""Pieces of a response after which a stream that never had to wait lets the others run."""
+
+
 class Trailers(Enum):
     """What has become of the trailers of a response."""
 
@@ -78,13 +82,14 @@ _NO_TRAILERS = Trailers.NONE
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_exchange", "_length", "_log", "_request_done", "_trailers")
+    __slots__ = ("_exchange", "_length", "_log", "_request_done", "_trailers", "_unyielded")
 
     def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
         self._exchange = exchange
         self._log = log
         self._request_done = False
         self._trailers = _NO_TRAILERS
+        self._unyielded = 0
         self._length: int | None = None
 
     async def receive(self) -> Message:
@@ -161,8 +166,11 @@ class HTTPCall:
     async def _flush(self, waits: bool) -> None:
         if waits:
             await self._exchange.flush()
-        else:
-            # A stream whose client is fast must not keep the others waiting.
+            return
+        # A stream whose client is fast must not keep the others waiting.
+        self._unyielded += 1
+        if self._unyielded == YIELD_EVERY:
+            self._unyielded = 0
             await trio.lowlevel.checkpoint()
 
     def _complete(self) -> None:

@@ -83,7 +83,9 @@ class HTTP1Exchange(Exchange):
     """One request and its response.
 
     The head of a response with a known length, or without a body, waits for the first piece of body, so that
-    both leave in one send; any other head is sent at once, so that a stream's client sees it open.
+    both leave in one send. Any other head, and a piece behind which more is to come, leaves in the same
+    round of the scheduler: at once for a stream's client, and yet together with what the application sends
+    before it waits.
     """
 
     __slots__ = (
@@ -246,7 +248,7 @@ class HTTP1Exchange(Exchange):
         if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False
-        return self._send(head)
+        return self._send_soon(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
         """Choose how a body will end that has no length, or may not be; the line that says so.
@@ -291,9 +293,10 @@ class HTTP1Exchange(Exchange):
                 data = head + data
             else:
                 self._send(head)
+        if more:
+            return self._send_soon(data) if data else False
         waits = self._send(data) if data else False
-        if not more:
-            self._end(waits)
+        self._end(waits)
         return waits
 
     def _count(self, size: int, more: bool) -> None:
@@ -382,6 +385,14 @@ class HTTP1Exchange(Exchange):
     def _send(self, data: bytes) -> bool:
         try:
             return not self._connection.channel.send_nowait(data)
+        except OSError as exc:
+            self._lose("the client broke the connection")
+            raise ClientDisconnected("the client broke the connection") from exc
+
+    def _send_soon(self, data: bytes) -> bool:
+        """Send a piece behind which another may come at once, to leave with it."""
+        try:
+            return not self._connection.channel.send_soon(data)
         except OSError as exc:
             self._lose("the client broke the connection")
             raise ClientDisconnected("the client broke the connection") from exc

@@ -36,6 +36,9 @@ WRITE_SLICE: Final = 256 * 1024
 own.
 """
 
+CORK: Final = 64 * 1024
+"""Bytes that are held back at the most, to be sent with what follows."""
+
 FILE_SLICE: Final = 256 * 1024
 """Bytes of a file that are read, or sent by the kernel, before other connections get their turn."""
 
@@ -83,6 +86,12 @@ class Channel(ABC):
 
         True if nothing is left to wait for, False if `flush()` must be awaited.
         """
+
+    def send_soon(self, data: bytes) -> bool:
+        """As `send_nowait`, but where more may follow at once: so `data` may be held back, up to `CORK` bytes
+        of it, until the tasks that can run now have run.
+        """
+        return self.send_nowait(data)
 
     @abstractmethod
     async def flush(self) -> None:

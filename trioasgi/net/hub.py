@@ -43,6 +43,8 @@ class Hub:
 
     def __init__(self) -> None:
         self._streams: dict[int, HubStream] = {}
+        self._corked: list[HubStream] = []
+        self._flusher: trio.lowlevel.Task | None = None
         self.now = trio.current_time()
         if sys.platform == "linux":
             self._epoll = select.epoll()
@@ -59,11 +61,19 @@ class Hub:
         if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
+    def flush_soon(self, stream: HubStream) -> None:
+        """Have `stream` send what it holds back, once the tasks that can run now have run."""
+        self._corked.append(stream)
+        flusher, self._flusher = self._flusher, None
+        if flusher is not None:
+            trio.lowlevel.reschedule(flusher)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch readiness and deadlines until cancelled."""
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._dispatch)
+                nursery.start_soon(self._flush)
                 nursery.start_soon(self._tick)
                 task_status.started()
         finally:
@@ -81,6 +91,19 @@ class Hub:
                 stream = streams.get(ready)
                 if stream is not None:
                     stream.on_event(flags)
+
+    async def _flush(self) -> None:
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._flusher = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        while True:
+            if not self._corked:
+                self._flusher = trio.lowlevel.current_task()
+                await trio.lowlevel.wait_task_rescheduled(abort)
+            corked, self._corked = self._corked, []
+            for stream in corked:
+                stream.uncork()
 
     async def _tick(self) -> None:
         while True:

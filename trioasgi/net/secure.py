@@ -193,13 +193,22 @@ class TLSChannel(Channel):
         self._unsent.append(view)
         return False
 
+    def send_soon(self, data: bytes) -> bool:
+        if self._opening is not None or self._unsent or len(data) > WRITE_SLICE:
+            return self.send_nowait(data)
+        self._write(memoryview(data))
+        return self._transport.send_soon(self._outgoing.read())
+
     def _encrypt(self, piece: memoryview) -> bool:
+        self._write(piece)
+        return self._transport.send_nowait(self._outgoing.read())
+
+    def _write(self, piece: memoryview) -> None:
         if piece:
             try:
                 self._object.write(piece)
             except ssl.SSLError as exc:
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
-        return self._transport.send_nowait(self._outgoing.read())
 
     async def flush(self) -> None:
         if self._opening is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import outcome
 import trio
 
-from trioasgi.net.channel import FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
+from trioasgi.net.channel import CORK, FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Iterator
@@ -71,7 +71,10 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     """
 
     __slots__ = (
+        "_broken",
         "_callback",
+        "_corked",
+        "_corked_size",
         "_emptied",
         "_fd",
         "_hang_up_callback",
@@ -105,6 +108,9 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._emptied = 0
         self._watchers: trio.lowlevel.ParkingLot | None = None
         self._unsent: memoryview | None = None
+        self._corked: list[bytes] = []
+        self._corked_size = 0
+        self._broken: OSError | None = None
         self._callback: Callable[[], None] | None = None
         self._hang_up_callback: Callable[[], None] | None = None
         self.read_deadline = math.inf
@@ -128,6 +134,12 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             self._writable = True
             if self._writer is not None:
                 self._wake_writer(_WAKE)
+            elif self._unsent is not None:
+                # What was held back did not all go when its turn came, and nobody waits for it.
+                try:
+                    self._send_unsent()
+                except OSError as exc:
+                    self._broken = exc
         if flags & _HANGUP_EVENTS:
             self._note_hang_up()
 
@@ -219,6 +231,9 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def send_nowait(self, data: bytes) -> bool:
+        if self._corked:
+            corked, self._corked, self._corked_size = self._corked, [], 0
+            data = b"".join([*corked, data])
         if self._unsent is not None:
             # Only where several tasks of an application send at once: each waits for its own turn in flush().
             self._unsent = memoryview(b"".join((self._unsent, data)))
@@ -233,7 +248,29 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._writable = False
         return False
 
+    def send_soon(self, data: bytes) -> bool:
+        if self._broken is not None:
+            raise self._broken
+        if self._unsent is not None or len(data) >= CORK:
+            return self.send_nowait(data)
+        self._corked.append(data)
+        self._corked_size += len(data)
+        if self._corked_size >= CORK:
+            return self.send_nowait(b"")
+        if len(self._corked) == 1:
+            self._hub.flush_soon(self)
+        return True
+
+    def uncork(self) -> None:
+        """Send what is held back; what goes wrong is for the next send to tell."""
+        if self._corked and self._fd != -1:
+            try:
+                self.send_nowait(b"")
+            except OSError as exc:
+                self._broken = exc
+
     async def flush(self) -> None:
+        self.uncork()
         while self._unsent is not None:
             if self._writer is not None:
                 if await self._await_others():
@@ -382,6 +419,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             return
         if self._unsent is not None or self._writer is not None:
             raise trio.BusyResourceError("another task is writing to this connection")
+        self.uncork()
         self._sent_eof = True
         try:
             self._sock.shutdown(socket.SHUT_WR)
@@ -411,6 +449,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is writing to this connection")
 
     async def aclose(self) -> None:
+        self.uncork()
         self.close()
         await trio.lowlevel.checkpoint()
 
@@ -423,6 +462,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._hung_up = True
         self._readable = False
         self._unsent = None
+        self._corked = []
         self._sock.close()
         reader, self._reader = self._reader, None
         if reader is not None:
