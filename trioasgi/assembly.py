@@ -6,7 +6,7 @@ So the rooms below need not know what an option is called, and `server` need not
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
@@ -14,7 +14,6 @@ from trioasgi.errors import ConfigError
 from trioasgi.http1.codec import Codec, Limits
 from trioasgi.http1.connection import HTTP1Settings
 from trioasgi.http1.encoder import DefaultFields
-from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
@@ -79,24 +78,37 @@ def codec_factory(http: str) -> Callable[[], Codec]:
                 ) from exc
         else:
             return HttptoolsCodec
+    from trioasgi.http1.h11_codec import H11Codec
+
     return H11Codec
 
 
 def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
     """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
-    if websocket != "wsproto":
-        try:
-            from trioasgi.websocket.websockets_codec import WebsocketsCodec
-        except ImportError as exc:
-            if websocket == "websockets":
+    match websocket:
+        case "websockets":
+            try:
+                from trioasgi.websocket.websockets_codec import WebsocketsCodec
+            except ImportError as exc:
                 raise ConfigError(
                     "--websocket websockets needs the package websockets: pip install 'trioasgi[fast]'"
                 ) from exc
-        else:
             return WebsocketsCodec
-    from trioasgi.websocket.wsproto_codec import WsprotoCodec
+        case "wsproto":
+            from trioasgi.websocket.wsproto_codec import WsprotoCodec
 
-    return WsprotoCodec
+            return WsprotoCodec
+        case _:
+            return _best_websocket_codec
+
+
+def _best_websocket_codec(**options: Any) -> WebSocketCodec:
+    """Chosen at the first WebSocket: loading it would cost every start-up, and most servers never see one."""
+    try:
+        factory = websocket_codec_factory("websockets")
+    except ConfigError:
+        factory = websocket_codec_factory("wsproto")
+    return factory(**options)
 
 
 def websocket_settings(config: Config) -> WebSocketSettings | None:
