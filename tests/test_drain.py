@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
@@ -38,7 +39,7 @@ async def expect_refusal(server: Server) -> None:
 
 
 @both_codecs
-def test_idle_connections_are_closed_at_once(codec: str) -> None:
+def test_idle_connections_are_closed_soon(codec: str) -> None:
     async def main() -> None:
         app = Lived()
         with logged() as log:
@@ -53,6 +54,20 @@ def test_idle_connections_are_closed_at_once(codec: str) -> None:
                 await expect_refusal(server)
             log.expect_no_errors()
         assert app.events == ["startup", "shutdown"]
+
+    run(main)
+
+
+@both_codecs
+def test_a_request_on_its_way_when_the_drain_begins_is_the_last_one(codec: str) -> None:
+    async def main() -> None:
+        async with serving(Lived(), http=codec) as server, connected(server) as client:
+            assert not (await client.get(request("/"))).closes
+            server.begin_drain()
+            await trio.testing.wait_all_tasks_blocked()
+            last = await client.get(request("/"))
+            assert (last.status, last.closes) == (200, True)
+            assert await client.is_closed()
 
     run(main)
 

@@ -47,7 +47,11 @@ LINGER_YIELD: Final = 256 * 1024
 """Bytes after which others get their turn."""
 
 FIRST_REQUEST_SECONDS: Final = 1.0
-"""How long a draining server waits for the first request of a client that has connected already."""
+LAST_REQUEST_SECONDS: Final = 0.5
+"""How long a draining server waits for the first request of a client that has connected already, and for
+another of one that it has answered: such a request may be on its way, and would be lost. Its response says
+that it was the last.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +162,7 @@ class HTTP1Connection:
                     if request is None:
                         data = channel.receive_nowait()
                         if data is None:
-                            if not self._prepare_to_wait():
-                                return True
+                            self._prepare_to_wait()
                             data = await channel.receive()
                         if not data:
                             if reader.holds_data:
@@ -275,10 +278,10 @@ class HTTP1Connection:
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
         self.draining = True
-        if self.phase is _IDLE:
-            self.channel.interrupt_read()
-        elif self.phase is _NEW:
-            self.channel.read_deadline = self.channel.now() + FIRST_REQUEST_SECONDS
+        if self.phase is _IDLE or self.phase is _NEW:
+            patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
+            self._deadline = min(self._deadline, self.channel.now() + patience)
+            self.channel.read_deadline = self._deadline
         elif self._on_drain is not None:
             self._on_drain()
 
@@ -290,21 +293,16 @@ class HTTP1Connection:
 
     # Requests
 
-    def _prepare_to_wait(self) -> bool:
-        """Set the deadline of a wait for a head, or for more of it; False if there is none to be waited
-        for.
-        """
+    def _prepare_to_wait(self) -> None:
+        """Set the deadline of a wait for a head, or for more of it."""
         channel = self.channel
         if self.reader.holds_data:
             if self.phase is not _HEAD:
                 self.phase = _HEAD
                 self._deadline = channel.now() + self.settings.timeout_headers
         elif self.draining:
-            if self.phase is not _NEW:
-                return False
-            self._deadline = channel.now() + FIRST_REQUEST_SECONDS
+            self._deadline = min(self._deadline, channel.now() + FIRST_REQUEST_SECONDS)
         channel.read_deadline = self._deadline
-        return True
 
     async def _is_too_late(self) -> bool:
         """Time is up, or the server drains: a request that crossed that decision on its way is still

@@ -159,13 +159,13 @@ class StreamChannel(Channel):
         "_aborted",
         "_buffered",
         "_eof",
+        "_read_deadline",
         "_reading",
         "_reading_scope",
         "_stream",
         "_unsent",
         "_watch_scopes",
         "_writing",
-        "read_deadline",
         "write_timeout",
     )
 
@@ -179,8 +179,18 @@ class StreamChannel(Channel):
         self._eof = False
         self._reading_scope: trio.CancelScope | None = None
         self._watch_scopes: set[trio.CancelScope] = set()
-        self.read_deadline = math.inf
+        self._read_deadline = math.inf
         self.write_timeout = math.inf
+
+    @property
+    def read_deadline(self) -> float:
+        return self._read_deadline
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float) -> None:
+        self._read_deadline = deadline
+        if self._reading_scope is not None:
+            self._reading_scope.deadline = deadline
 
     @property
     def hung_up(self) -> bool:
