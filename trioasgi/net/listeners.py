@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _UNIX_MODE = 0o666
 
-NOT_SENT: Final = 256 * 1024
+NOT_SENT: Final = 1024 * 1024
 """Bytes that the kernel takes of a response while the client takes none."""
 
 _FIXES = {
