@@ -26,6 +26,7 @@ from trioasgi.http1.encoder import (
     encode_informational,
     frame_file,
 )
+from trioasgi.http1.pace import Pace
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
@@ -57,26 +58,6 @@ _NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
 
 _BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
-
-
-class Pace:
-    """Holds a body to its least speed: so much patience is left with its sender, in seconds of waiting.
-
-    Waiting alone counts, not what the application takes for itself; and everybody gets some patience to
-    begin with.
-    """
-
-    __slots__ = ("_rate", "patience")
-
-    GRACE: Final = 5.0
-
-    def __init__(self, rate: int) -> None:
-        self._rate = rate
-        self.patience = self.GRACE
-
-    def note(self, size: int, waited: float) -> None:
-        """So many bytes have come after so many seconds."""
-        self.patience = min(self.patience - waited + size / self._rate, self.GRACE)
 
 
 class HTTP1Exchange(Exchange):
