@@ -79,7 +79,7 @@ class Connections:
         return len(self._live)
 
     def drain(self) -> None:
-        """Wake what is idle and let it close; let what is busy finish its request, and then close."""
+        """Let what is busy finish its request, and what is idle have a moment for one; then they close."""
         self._draining = True
         for connection in self._live:
             connection.drain()
