@@ -111,7 +111,7 @@ def test_starlette_an_endpoint_that_fails(codec: str) -> None:
 
 @both_codecs
 @over_both
-def test_starlette_a_stream_ends_within_a_second_of_its_client(
+def test_starlette_a_stream_ends_soon_after_its_client(
     transport: str, codec: str, certificates: Certificates
 ) -> None:
     async def main() -> None:

@@ -301,7 +301,7 @@ class Watched:
 @both_codecs
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3], ids=lambda v: v.name)
 @pytest.mark.parametrize("notifies", [True, False], ids=["close_notify", "ragged"])
-def test_a_client_that_leaves_is_noticed_within_a_second(
+def test_a_client_that_leaves_is_noticed(
     notifies: bool, version: ssl.TLSVersion, codec: str, certificates: Certificates
 ) -> None:
     async def main() -> None:
@@ -317,7 +317,7 @@ def test_a_client_that_leaves_is_noticed_within_a_second(
                 await secure.send_all(request())
                 assert b"begun" in await Client(secure).until(b"begun\r\n")  # type: ignore[arg-type]
                 await secure.aclose()
-                with trio.fail_after(1):
+                with trio.fail_after(SOON):
                     await app.gone.wait()
                 await expect_answer(server, certificates)
 
