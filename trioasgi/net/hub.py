@@ -2,9 +2,9 @@
 
 Trio arms its epoll set anew for every single wait (EPOLLONESHOT: one `epoll_ctl` each), and wakes one task a
 wait. Here a socket is registered once, edge-triggered and with EPOLLRDHUP, in a set of the worker's own; one
-task waits with `trio.lowlevel.wait_readable` until that set has something to tell, and reschedules the tasks
-concerned. A batch of ready connections thus costs one wake-up, and a peer that hangs up is noticed while its
-application runs, with no task to watch for it.
+task waits with `trio.lowlevel.wait_readable` until that set has something to tell. A batch of ready
+connections thus costs one wake-up, and a peer that hangs up is noticed while its application runs, with no
+task to watch for it.
 
 The hub is also the worker's one clock: a wait has a deadline as a plain number, and one task looks through
 them a few times a second.
@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trioasgi.net.stream import HubStream
 
 TICK: Final = 0.25
@@ -82,15 +84,28 @@ class Hub:
     async def _dispatch(self) -> None:
         if sys.platform != "linux":
             raise RuntimeError("the readiness hub needs epoll")
-        epoll, streams = self._epoll, self._streams
-        fd = epoll.fileno()
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            self.now = trio.current_time()
-            for ready, flags in epoll.poll(0, _MAX_EVENTS):
-                stream = streams.get(ready)
-                if stream is not None:
-                    stream.on_event(flags)
+        fd = self._epoll.fileno()
+        task = trio.lowlevel.current_task()
+        prompt = _Prompt(task, self._look)
+        trio.lowlevel.add_instrument(prompt)
+        try:
+            while True:
+                task.custom_sleep_data = prompt
+                await trio.lowlevel.wait_readable(fd)
+                prompt.expect_looked()
+        finally:
+            prompt.remove()
+
+    def _look(self) -> None:
+        """Wake whoever waits for what has become ready."""
+        if sys.platform != "linux":
+            raise RuntimeError("the readiness hub needs epoll")
+        self.now = trio.current_time()
+        streams = self._streams
+        for ready, flags in self._epoll.poll(0, _MAX_EVENTS):
+            stream = streams.get(ready)
+            if stream is not None:
+                stream.on_event(flags)
 
     async def _flush(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -116,3 +131,38 @@ class Hub:
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
+
+
+class _Prompt(trio.abc.Instrument):
+    """Calls `look` as soon as `task` has been rescheduled, without waiting for the task's turn.
+
+    What `look` reschedules runs in the same round of the scheduler then, and not in the next, before which
+    trio would ask its own epoll set again: of the three `epoll_wait` that a lone request costs, one.
+    """
+
+    def __init__(self, task: trio.lowlevel.Task, look: Callable[[], None]) -> None:
+        self._task = task
+        self._look = look
+        self._looked = False
+        self._failure: BaseException | None = None
+
+    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is trio's
+        """Look, if the task has been woken: trio takes `custom_sleep_data` from a task it reschedules."""
+        if self._task.custom_sleep_data is None:
+            self._looked = True
+            try:
+                self._look()
+            except BaseException as exc:  # noqa: BLE001 - trio would log it, and go on without us
+                self._failure = exc
+
+    def expect_looked(self) -> None:
+        """For the task, when its turn has come: raise what went wrong, and look if nobody has."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._looked:
+            self._look()
+        self._looked = False
+
+    def remove(self) -> None:
+        """Be called no more."""
+        trio.lowlevel.remove_instrument(self)
