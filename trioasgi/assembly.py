@@ -13,7 +13,7 @@ from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError
 from trioasgi.http1.codec import Codec, Limits
 from trioasgi.http1.connection import HTTP1Settings
-from trioasgi.http1.encoder import DefaultFields
+from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
@@ -45,7 +45,7 @@ def connection_settings(
                 target=config.limit_target,
                 body=config.limit_body,
             ),
-            default_fields=DefaultFields(
+            heads=HeadEncoder(
                 date=config.date_header,
                 server=config.server_header,
                 extra=[_parse_header(header) for header in config.header],

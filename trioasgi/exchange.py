@@ -49,6 +49,8 @@ class Request(ABC):
     `path` is the percent-encoded path of the target and `query` what follows its first `?`, both as
     received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order of their arrival.
     `websocket` says that the client asks for a WebSocket in place of a response.
+
+    Nobody changes a request: it may serve several exchanges.
     """
 
     __slots__ = ("headers", "http_version", "method", "path", "query", "target", "websocket")
@@ -63,7 +65,7 @@ class Request(ABC):
     path: bytes
     query: bytes
     http_version: str
-    headers: list[Header]
+    headers: Sequence[Header]
     websocket: bool
 
 
@@ -152,7 +154,7 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
+    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
         """Begin the response. True if `flush()` must be awaited.
 
         `headers` are validated, their names in lower case; `length` is the Content-Length, which is not among

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.http import Calls, on_trio, request, serving
+from trioasgi.asgi import messages
 from trioasgi.asgi.messages import check_headers
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
@@ -188,5 +189,34 @@ async def test_a_body_may_be_left_out(codec: str) -> None:
 def test_names_come_in_lower_case() -> None:
     for _ in range(2):
         headers, length = check_headers([(b"X-A", b"\xff\t b"), (b"Content-LENGTH", b"007")])
-        assert headers == [(b"x-a", b"\xff\t b")]
+        assert headers == ((b"x-a", b"\xff\t b"),)
         assert length == 7
+
+
+def test_fields_that_are_known_stay_what_they_were() -> None:
+    value = bytearray(b"a value for this test")
+    fields: list[Any] = [[b"x-changes", value]]
+    assert check_headers(fields) == (((b"x-changes", b"a value for this test"),), None)
+    value[0:1] = b"the"
+    assert check_headers(fields) == (((b"x-changes", b"the value for this test"),), None)
+    fields.append((b"x-more", b"1"))
+    assert len(check_headers(fields)[0]) == 2
+
+
+def test_fields_are_refused_again() -> None:
+    for _ in range(2):
+        with pytest.raises(ASGIMessageError, match="control character"):
+            check_headers([(b"x-bad", b"a\r\nb: c")])
+        with pytest.raises(ASGIMessageError, match="must be an iterable of"):
+            check_headers([(b"x-bad", "text")])  # type: ignore[list-item] # which is what is tested
+        with pytest.raises(ASGIMessageError, match="given twice"):
+            check_headers([(b"content-length", b"1"), (b"content-length", b"1")])
+
+
+def test_no_more_fields_are_remembered_than_is_useful() -> None:
+    for number in range(1000):
+        check_headers([(b"x-number", b"%d" % number)])
+    assert len(messages._known_headers) <= messages._MAX_KNOWN_HEADERS
+    large = ((b"x-large", b"a" * 2000),)
+    check_headers(large)
+    assert large not in messages._known_headers

@@ -203,3 +203,25 @@ def test_a_unix_socket_has_a_path_and_no_client(codec: str, tmp_path: Path) -> N
             assert (await client.get(request("/"))).body == repr((None, (path, None))).encode()
 
     trio.run(main)
+
+
+@on_trio
+async def test_what_an_application_does_to_its_scope_is_of_no_concern_to_the_next(codec: str) -> None:
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(
+            {**scope, **{name: scope[name].copy() for name in ("headers", "asgi")}}
+            | {"extensions": sorted(scope["extensions"])}
+        )
+        for name in "headers", "asgi", "extensions":
+            scope[name].clear()
+        scope.update(dict.fromkeys(scope), more=1)
+        await respond(send, b"")
+
+    async with serving(app, codec) as client:
+        for _ in range(2):
+            await client.get(request("/", "A: b"))
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert seen[0]["headers"] == [(b"host", b"example.org"), (b"a", b"b")]

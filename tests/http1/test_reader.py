@@ -6,11 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.http import CODECS, make_codec, request
+from tests.support.http import CODECS, request
 from tests.support.reading import LIMITS, bytewise, read_all
 from tests.support.requests import cuts, streams
 from trioasgi.http1.codec import Limits
-from trioasgi.http1.reader import RequestReader
 
 ROUNDS = settings(
     max_examples=400,
@@ -87,17 +86,6 @@ def test_fields_that_repeat_mean_the_same_each_time(codec: str) -> None:
 def test_fields_that_repeat_are_read_anew_for_another_version(codec: str) -> None:
     both = request("/", "A: b") + request("/", "A: b", version="1.0")
     assert [each.keep_alive for each in read_all(codec, [both]).requests] == [True, False]
-
-
-def test_the_list_of_fields_is_the_applications_own(codec: str) -> None:
-    reader = RequestReader(make_codec(codec), LIMITS)
-    reader.receive_data(2 * request("/"))
-    first = reader.next_request()
-    assert first is not None
-    first.headers.clear()
-    second = reader.next_request()
-    assert second is not None
-    assert second.headers == [(b"host", b"example.org")]
 
 
 @pytest.mark.parametrize("end", [b"", b"GET / HT", request("/")[:-1]])

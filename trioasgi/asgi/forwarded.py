@@ -23,6 +23,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.exchange import ConnectionInfo
@@ -76,12 +77,15 @@ class Forwarded:
     host: bytes | None = None
     root_path: str | None = None
 
-    def headers(self, headers: list[Header]) -> list[Header]:
+    def headers(self, headers: Sequence[Header]) -> list[Header]:
         """The header fields of the request, with the Host that the client has asked for."""
         host = self.host
         if host is None:
-            return headers
+            return list(headers)
         return [(b"host", host), *(field for field in headers if field[0] != b"host")]
+
+
+_name: Final = itemgetter(0)
 
 
 class Forwarding:
@@ -102,10 +106,7 @@ class Forwarding:
     def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
         """What the header fields of a request on the trusted connection `info` say; None if nothing."""
         names = self._names
-        for name, _ in headers:
-            if name in names:
-                break
-        else:
+        if names.isdisjoint(map(_name, headers)):
             return None
         fields: dict[bytes, list[str]] = {}
         for name, value in headers:

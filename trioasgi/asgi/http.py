@@ -16,12 +16,13 @@ from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
-    from trioasgi.exchange import ConnectionInfo, Exchange
+    from trioasgi.exchange import ConnectionInfo, Exchange, Header
+    from trioasgi.net.peers import Peer
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.settings import WebSocketSettings
 
@@ -30,6 +31,9 @@ logger = logging.getLogger("trioasgi")
 ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+
+_MAX_SCOPES: Final = 64
+"""Schemes, addresses and root paths, of which a server has few, unless a proxy makes them up."""
 
 
 class Application:
@@ -66,41 +70,53 @@ class Application:
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
-        # What does not change from request to request; the rest has its place, so that a copy need not grow.
-        self.scope: dict[str, Any] = {
-            "type": "http",
-            "asgi": ASGI_VERSIONS,
-            "http_version": "1.1",
-            "method": "GET",
-            "scheme": "http",
-            "path": "/",
-            "raw_path": b"/",
-            "query_string": b"",
-            "root_path": root_path,
-            "headers": [],
-            "client": None,
-            "server": None,
-            "extensions": {},
-        }
+        self._scopes: dict[tuple[str, Peer | None, str], dict[str, Any]] = {}
         self.extensions: dict[str, Any] = {
             "http.response.early_hint": {},
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
         }
         self.active = 0
-        self.answered = 0
+        self._answered = 0
         self._on_max_requests = on_max_requests
 
     def http_handler(self, info: ConnectionInfo) -> HTTPHandler:
         """What answers the exchanges of one connection."""
         return HTTPHandler(self, info)
 
+    def scope_of(self, scheme: str, server: Peer | None, root_path: str) -> dict[str, Any]:
+        """A scope to be copied, with what does not change from request to request. The rest has its place,
+        so that a copy need not grow.
+        """
+        key = scheme, server, root_path
+        scope = self._scopes.get(key)
+        if scope is None:
+            if len(self._scopes) == _MAX_SCOPES:
+                self._scopes.clear()
+            scope = self._scopes[key] = {
+                "type": "http",
+                "asgi": ASGI_VERSIONS,
+                "http_version": "1.1",
+                "method": "GET",
+                "scheme": scheme,
+                "path": "/",
+                "raw_path": b"/",
+                "query_string": b"",
+                "root_path": root_path,
+                "headers": [],
+                "client": None,
+                "server": server,
+                "extensions": {},
+            }
+        return scope
+
     def count(self) -> None:
         """Note that a call has ended."""
         self.active -= 1
-        self.answered += 1
-        if self.answered == self.max_requests and self._on_max_requests is not None:
-            self._on_max_requests()
+        if self.max_requests:
+            self._answered += 1
+            if self._answered == self.max_requests and self._on_max_requests is not None:
+                self._on_max_requests()
 
 
 class HTTPHandler:
@@ -111,10 +127,13 @@ class HTTPHandler:
     __slots__ = (
         "_application",
         "_extensions",
+        "_forwarded",
         "_forwarding",
         "_info",
         "_raw_root_path",
         "_root_path",
+        "_scope",
+        "_unforwarded",
     )
 
     def __init__(
@@ -122,6 +141,8 @@ class HTTPHandler:
     ) -> None:
         self._application = application
         self._info = info
+        self._forwarded = forwarded
+        self._unforwarded: Sequence[Header] | None = None
         self._root_path = application.root_path
         self._raw_root_path = application.raw_root_path
         forwarding = application.forwarding if forwarded is None else None
@@ -129,6 +150,7 @@ class HTTPHandler:
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
             self._raw_root_path = quote(self._root_path).encode()
+        self._scope = application.scope_of(info.scheme, info.server, self._root_path)
         self._extensions = application.extensions
         # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
         if info.tls is not None and forwarded is None:
@@ -136,12 +158,13 @@ class HTTPHandler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
-        if self._forwarding is not None:
+        # A client that repeats its header fields has said already that it is no proxy.
+        if self._forwarding is not None and exchange.request.headers is not self._unforwarded:
             forwarded = self._forwarding.read(exchange.request.headers, self._info)
             if forwarded is not None:
-                exchange.request.headers = forwarded.headers(exchange.request.headers)
                 await HTTPHandler(self._application, forwarded.info, forwarded)(exchange)
                 return
+            self._unforwarded = exchange.request.headers
         application = self._application
         log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
         if application.concurrency and application.active >= application.concurrency:
@@ -192,12 +215,11 @@ class HTTPHandler:
             raise outside
 
     def _make_scope(self, exchange: Exchange) -> Scope:
-        application, info = self._application, self._info
-        scope = application.scope.copy()
+        scope = self._scope.copy()
         request = exchange.request
         path = request.path
         text = path.decode("ascii")
-        if b"%" in path:
+        if "%" in text:
             text = unquote(text)
         if self._root_path and path != b"*":
             # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
@@ -209,28 +231,20 @@ class HTTPHandler:
         scope["path"] = text
         scope["raw_path"] = path
         scope["query_string"] = request.query
-        scope["root_path"] = self._root_path
-        scope["headers"] = request.headers
-        scope["scheme"] = info.scheme
-        scope["client"] = info.client
-        scope["server"] = info.server
-        scope["extensions"] = self._offer_extensions(exchange)
-        state = application.state
-        if state is not None:
-            scope["state"] = state.copy()
-        return scope
-
-    def _offer_extensions(self, exchange: Exchange) -> dict[str, Any]:
-        request = exchange.request
-        extensions = self._extensions.copy()
-        if request.http_version == "1.0":
+        headers = request.headers
+        scope["headers"] = list(headers) if self._forwarded is None else self._forwarded.headers(headers)
+        scope["client"] = self._info.client
+        extensions = scope["extensions"] = self._extensions.copy()
+        if request.http_version != "1.1":
             del extensions["http.response.early_hint"]  # RFC 8297, 2: such a client does not know of 103
         if request.accepts_trailers:
             extensions["http.response.trailers"] = {}
-        background = self._application.background
-        if background is not None:
-            extensions["trio"] = TrioExtension(background, exchange, self._info.peer)
-        return extensions
+        application = self._application
+        if application.background is not None:
+            extensions["trio"] = TrioExtension(application.background, exchange, self._info.peer)
+        if application.state is not None:
+            scope["state"] = application.state.copy()
+        return scope
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request

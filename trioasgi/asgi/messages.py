@@ -10,13 +10,14 @@ import os
 import re
 import stat
 from collections.abc import Iterable, MutableMapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
+from trioasgi.exchange import Header
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
-    from trioasgi.exchange import Header
 
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
 """A field name (RFC 9110, 5.1), in lower case."""
@@ -32,32 +33,64 @@ _OPEN_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(o
 _known_names: dict[bytes, bytes] = {}
 """Header names that were checked, as the application writes them, and in lower case."""
 
+CheckedHeaders = tuple[tuple[Header, ...], int | None]
+"""Header fields without their Content-Length, and that."""
 
-def check_headers(headers: Iterable[Iterable[bytes]]) -> tuple[list[Header], int | None]:
+_MAX_KNOWN_HEADERS: Final = 256
+_MAX_KNOWN_SIZE: Final = 1024  # bytes of the values of one response
+
+_known_headers: dict[tuple[tuple[bytes, ...], ...], CheckedHeaders] = {}
+"""The fields of responses that were checked, as the application writes them."""
+
+
+def check_headers(headers: Iterable[Iterable[bytes]]) -> CheckedHeaders:
     """Check header fields; return them with their names in lower case, but for the Content-Length, which
     comes as a number if there is one.
 
     ASGI: an iterable of two-item iterables of byte strings. At most one Content-Length, a number (RFC 9110,
-    8.6).
+    8.6). Applications send the same fields again and again: those that were checked are known again.
     """
-    known = _known_names
+    try:
+        fields = tuple(map(tuple, headers))
+    except TypeError as exc:
+        raise _malformed_headers(headers) from exc
+    try:
+        known = _known_headers.get(fields)
+    except TypeError:
+        known = None  # there is a value that is no bytes, but a bytearray, say
+    return known or _check_fields(fields)
+
+
+def _check_fields(fields: tuple[tuple[bytes, ...], ...]) -> CheckedHeaders:
+    names = _known_names
     checked: list[Header] = []
     values: list[bytes] = []
     length: int | None = None
     try:
-        for given, value in headers:
-            name = known.get(given) or _learn_name(given)
+        for given, value in fields:
+            name = names.get(given) or _learn_name(given)
             if name == b"content-length":
                 length = _check_length(value, length)
                 continue
             checked.append((name, value))
             values.append(value)
         # One pass over all the values: join() raises for what is not bytes.
-        if _BAD_VALUE.search(b"".join(values)):
+        joined = b"".join(values)
+        if _BAD_VALUE.search(joined):
             _reject_value(checked)
+        result = tuple([(name, bytes(value)) for name, value in checked]), length
+        if len(joined) <= _MAX_KNOWN_SIZE:
+            _remember(fields, result)
     except (TypeError, ValueError, AttributeError) as exc:
-        raise _malformed_headers(headers) from exc
-    return checked, length
+        raise _malformed_headers(fields) from exc
+    return result
+
+
+def _remember(fields: tuple[tuple[bytes, ...], ...], checked: CheckedHeaders) -> None:
+    if len(_known_headers) >= _MAX_KNOWN_HEADERS:
+        _known_headers.clear()
+    with suppress(TypeError):  # a bytearray may become another
+        _known_headers[fields] = checked
 
 
 def _learn_name(given: bytes) -> bytes:
@@ -80,7 +113,7 @@ def _reject_value(headers: list[Header]) -> None:
     for name, value in headers:
         if _BAD_VALUE.search(value):
             raise ASGIMessageError(
-                f"header {name.decode()} has a value with a control character in it: {value!r}"
+                f"header {name.decode()} has a value with a control character in it: {_shorten(value)}"
             )
 
 

@@ -91,7 +91,7 @@ async def _refuse(exchange: Exchange, status: int, reason: str, headers: Sequenc
     if body:
         fields.append((b"content-type", b"text/plain; charset=utf-8"))
     try:
-        exchange.send_head(status, fields, len(body))
+        exchange.send_head(status, tuple(fields), len(body))
         if exchange.send_body(body, more=False):
             await exchange.flush()
     except ClientDisconnected:
@@ -228,7 +228,7 @@ class WebSocketCall:
     async def _begin_response(self, message: Message) -> None:
         status = check_status(message.get("status"))
         headers, length = check_headers(message.get("headers") or ())
-        if self._exchange.send_head(status, [*headers, _CLOSES], length):
+        if self._exchange.send_head(status, (*headers, _CLOSES), length):
             await self._exchange.flush()
 
     async def _continue_response(self, message: Message) -> None:

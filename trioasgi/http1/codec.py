@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 from trioasgi.exchange import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from trioasgi.exchange import Header
 
 
@@ -98,7 +100,7 @@ class HTTP1Request(Request):
         path: bytes,
         query: bytes,
         http_version: str,
-        headers: list[Header],
+        headers: Sequence[Header],
         fields: Fields,
     ) -> None:
         # Not by super().__init__: this runs once a request.
@@ -110,18 +112,6 @@ class HTTP1Request(Request):
         self.headers = headers
         self.websocket = fields.websocket
         self.fields = fields
-
-    def copy(self) -> HTTP1Request:
-        """The same request again, with a list of headers that the application may change as it likes."""
-        return HTTP1Request(
-            self.method,
-            self.target,
-            self.path,
-            self.query,
-            self.http_version,
-            self.headers.copy(),
-            self.fields,
-        )
 
     @property
     def accepts_trailers(self) -> bool:

@@ -17,7 +17,7 @@ import trio
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.codec import Limits, RequestError
-from trioasgi.http1.encoder import CONNECTION_CLOSE, DefaultFields
+from trioasgi.http1.encoder import CONNECTION_CLOSE, HeadEncoder
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.rules import Rule
@@ -65,7 +65,7 @@ class HTTP1Settings:
 
     codec: Codec
     limits: Limits
-    default_fields: DefaultFields
+    heads: HeadEncoder
     timeout_keep_alive: float
     timeout_headers: float
     timeout_body: float
@@ -188,7 +188,7 @@ class HTTP1Connection:
                     return False
                 if self.sets_deadlines:
                     self.response_over()
-                ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body_done
+                ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body is None
                 if not ordinary and not await self._can_go_on(exchange):
                     return True
                 # An idle connection keeps nothing of its last request but what may come again.
@@ -210,7 +210,7 @@ class HTTP1Connection:
         exchange = self._exchange
         if self.phase is not _BUSY or exchange is None or self._on_handover is None:
             return
-        if exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body_done:
+        if exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body is None:
             self._turn += 1
             self.phase = _IDLE
             self._on_handover(self)
@@ -330,10 +330,10 @@ class HTTP1Connection:
             self.phase = _CLOSING
             self.channel.abort()
             return False
-        if not exchange.close_after and (self.reader.body_done or await self._skip_body()):
+        if not exchange.close_after and (self.reader.body is None or await self._skip_body()):
             return True
         self.phase = _CLOSING
-        if self.reader.holds_data or not self.reader.body_done or self.channel.receive_nowait():
+        if self.reader.holds_data or self.reader.body is not None or self.channel.receive_nowait():
             await self._linger()
         return False
 
@@ -370,7 +370,7 @@ class HTTP1Connection:
     def refuse(self, error: RequestError, exchange: HTTP1Exchange | None) -> None:
         """Send an error's answer, after which the connection closes."""
         body = f"{error.status} {error.reason}\n".encode()
-        head = self.settings.default_fields.start(error.status)
+        head, _ = self.settings.heads.encode(error.status)
         fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
         only_head = exchange is not None and exchange.request.method == "HEAD"
         try:

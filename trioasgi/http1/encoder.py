@@ -43,14 +43,21 @@ TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
 
 
-class DefaultFields:
-    """The fields that the server adds to every response: Date (RFC 9110, 6.6.1), Server, and those of
-    `--header`.
+# Fields that say how the message is framed or what becomes of the connection, which is the server's to say.
+# `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
+OURS: Final = frozenset({b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"})
 
-    They are made once a second. A field that the application sends itself takes the place of ours.
+_MAX_KNOWN_HEADS: Final = 256
+
+
+class HeadEncoder:
+    """Encodes status lines and header fields, with the fields that the server adds to every response: Date
+    (RFC 9110, 6.6.1), Server, and those of `--header`.
+
+    A field that the application sends itself takes the place of ours.
     """
 
-    __slots__ = ("_date", "_expires", "_extra", "_server", "_starts", "names")
+    __slots__ = ("_date", "_expires", "_extra", "_heads", "_server")
 
     def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
         self._extra = tuple(extra)
@@ -58,22 +65,41 @@ class DefaultFields:
         self._date = date and b"date" not in own
         self._server = b"server: trioasgi\r\n" if server and b"server" not in own else b""
         self._expires = 0.0
-        self._starts: dict[int, bytes] = {}
-        self.names = frozenset({b"date", b"server", *own})
-        """The names of fields that may have to give way to the application's."""
+        self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
-    def start(self, status: int) -> bytes:
-        """The status line and all the default fields, for a response that has none of its own."""
+    def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
+        """The head of a response but for what `OURS` are about, for Content-Length and the empty line; and
+        whether `headers` ask for the connection to be closed.
+
+        What has been encoded serves again as long as the date is the same: applications repeat themselves.
+        """
         now = time.time()
+        heads = self._heads
         if now >= self._expires:
-            self._starts.clear()
+            heads.clear()
             self._expires = int(now) + 1.0
-        start = self._starts.get(status)
-        if start is None:
-            start = self._starts[status] = STATUS_LINES[status] + self.without(frozenset())
-        return start
+        head = heads.get((status, headers))
+        if head is None:
+            if len(heads) == _MAX_KNOWN_HEADS:
+                heads.clear()
+            head = heads[status, headers] = self._encode(status, headers)
+        return head
 
-    def without(self, given: frozenset[bytes] | set[bytes]) -> bytes:
+    def _encode(self, status: int, headers: tuple[Header, ...]) -> tuple[bytes, bool]:
+        names = {name for name, _ in headers}
+        lines = [STATUS_LINES[status], self._default_fields(names)]
+        closes = False
+        for field in headers:
+            name, value = field
+            if name not in OURS:
+                lines.append(b"%b: %b\r\n" % field)
+            elif name == b"connection":
+                closes = closes or b"close" in value.lower()
+            elif name == b"upgrade" and status == 426:
+                lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
+        return b"".join(lines), closes
+
+    def _default_fields(self, given: set[bytes]) -> bytes:
         """The default fields but for those that are `given` by the application."""
         date = (
             b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
@@ -81,7 +107,7 @@ class DefaultFields:
             else b""
         )
         server = b"" if b"server" in given else self._server
-        extra = b"".join(b"%b: %b\r\n" % field for field in self._extra if field[0] not in given)
+        extra = b"".join([b"%b: %b\r\n" % field for field in self._extra if field[0] not in given])
         return date + server + extra
 
 

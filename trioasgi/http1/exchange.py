@@ -18,7 +18,6 @@ from trioasgi.http1.encoder import (
     CONNECTION_KEEP_ALIVE,
     CONTINUE,
     NO_CONTENT_LENGTH,
-    STATUS_LINES,
     TRANSFER_ENCODING_CHUNKED,
     UPGRADE_WEBSOCKET,
     Framing,
@@ -46,13 +45,6 @@ costs less in a second send.
 """
 
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
-
-# Fields that say how the message is framed or what becomes of the connection, which is ours to say.
-# `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
-_OURS: Final = frozenset(
-    {b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
-)
-
 
 _NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
 
@@ -142,7 +134,7 @@ class HTTP1Exchange(Exchange):
             if self._since_yield >= YIELD_EVERY:
                 self._since_yield = 0
                 await trio.lowlevel.cancel_shielded_checkpoint()
-        return piece, not reader.body_done
+        return piece, reader.body is not None
 
     async def _receive_more(self) -> None:
         """Read bytes of the body off the wire, having told the client to send it if it waits for that (RFC
@@ -199,33 +191,21 @@ class HTTP1Exchange(Exchange):
             return False  # the head of the final response has left
         return self._send(encode_informational(status, headers))
 
-    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
+    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
         self.status = status
         self.phase = _STARTED
-        defaults = self._connection.settings.default_fields
-        default_names = defaults.names
-        given: set[bytes] | None = None
-        lines = [b""]
-        for field in headers:
-            name = field[0]
-            if name in _OURS:
-                if name == b"connection" and b"close" in bytes(field[1]).lower():
-                    self.close_after = True
-                elif name == b"upgrade" and status == 426:
-                    lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
-                continue
-            if name in default_names:
-                given = {name} if given is None else given | {name}
-            lines.append(b"%b: %b\r\n" % field)
-        lines[0] = defaults.start(status) if given is None else STATUS_LINES[status] + defaults.without(given)
-        if length is None or status in _BODILESS or self.request.method == "HEAD":
-            lines.append(self._choose_framing(status, length))
+        connection = self._connection
+        head, closes = connection.settings.heads.encode(status, headers)
+        if closes:
+            self.close_after = True
+        request = self.request
+        if length is None or status in _BODILESS or request.method == "HEAD":
+            framing = self._choose_framing(status, length)
         else:
             self._framing = _LENGTH
             self._left = length
-            lines.append(b"content-length: %d\r\n" % length)
-        lines.append(self._choose_persistence())
-        head = b"".join(lines)
+            framing = b"content-length: %d\r\n" % length
+        head = b"".join((head, framing, self._choose_persistence()))
         if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False
@@ -251,7 +231,9 @@ class HTTP1Exchange(Exchange):
     def _choose_persistence(self) -> bytes:
         """End the head, having said whether the connection goes on (RFC 9112, 9.3 and 9.6)."""
         connection = self._connection
-        if connection.draining or self._owes_continue or connection.reader.body_too_long_to_skip:
+        reader = connection.reader
+        unread = reader.body is not None and reader.body_too_long_to_skip
+        if unread or self._owes_continue or connection.draining:
             # With an expectation unanswered nobody knows whether the body will come (RFC 9110, 10.1.1).
             self.close_after = True
         if self.close_after:
@@ -276,23 +258,26 @@ class HTTP1Exchange(Exchange):
                 self._send(head)
         if more:
             return self._send_soon(data) if data else False
-        waits = self._send(data) if data else False
-        self._end(waits)
-        return waits
+        if data and self._send(data):
+            self.phase = _ENDING
+            return True
+        self._complete()
+        return False
 
     def _count(self, size: int, more: bool) -> None:
         """Hold the body to its Content-Length."""
         if self._framing is _LENGTH:
-            left = self._left - size
-            if left < 0:
-                raise BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
-            if left and not more:
-                length = self.sent + self._left
-                raise BodyLengthError(
-                    f"the response body ended {left} bytes before its Content-Length of {length}"
-                )
-            self._left = left
+            left = self._left = self._left - size
+            if left and (left < 0 or not more):
+                self._left += size
+                raise self._wrong_length(left)
         self.sent += size
+
+    def _wrong_length(self, left: int) -> BodyLengthError:
+        if left < 0:
+            return BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
+        length = self.sent + self._left
+        return BodyLengthError(f"the response body ended {left} bytes before its Content-Length of {length}")
 
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         framing = self._framing
@@ -313,7 +298,9 @@ class HTTP1Exchange(Exchange):
                 raise
         waits = self._send(behind) if behind else False
         if not more:
-            self._end(waits)
+            self.phase = _ENDING
+            if not waits:
+                self._complete()
         if waits:
             await self.flush()
 
@@ -333,11 +320,6 @@ class HTTP1Exchange(Exchange):
         # Not set where all is well: that is a store less for each request.
         return getattr(self, "_failure", "")
 
-    def _end(self, waits: bool) -> None:
-        self.phase = _ENDING
-        if not waits:
-            self._complete()
-
     def _complete(self) -> None:
         self.phase = _COMPLETE
         connection = self._connection
@@ -345,17 +327,16 @@ class HTTP1Exchange(Exchange):
             connection.response_over()
         if self._waited_for:
             connection.channel.release_watchers()
-            if not connection.reader.body_done:
+            if connection.reader.body is not None:
                 connection.channel.interrupt_read()  # a receive() that waits for more of the body
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
         connection = self._connection
         channel = connection.channel
-        fields = b"".join(b"%b: %b\r\n" % field for field in headers if field[0] not in _OURS)
-        defaults = connection.settings.default_fields.without({field[0] for field in headers})
+        head, _ = connection.settings.heads.encode(101, tuple(headers))
         self.status = 101
         self.close_after = True
-        self._send(b"".join((STATUS_LINES[101], defaults, UPGRADE_WEBSOCKET, fields, b"\r\n")))
+        self._send(b"".join((head, UPGRADE_WEBSOCKET, b"\r\n")))
         self._complete()
         channel.read_deadline = math.inf
         return channel, connection.reader.take_rest()

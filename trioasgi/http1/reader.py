@@ -27,7 +27,7 @@ MAX_SKIP: Final = 64 * 1024
 class RequestReader:
     """Reads requests with `codec` within `limits`."""
 
-    __slots__ = ("_body", "_data", "_heads", "_limits", "_pos", "_searched")
+    __slots__ = ("_data", "_heads", "_limits", "_pos", "_searched", "body")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._heads = HeadReader(codec, limits)
@@ -35,7 +35,8 @@ class RequestReader:
         self._data = b""
         self._pos = 0
         self._searched = 0
-        self._body: SizedBody | ChunkedBody | None = None
+        self.body: SizedBody | ChunkedBody | None = None
+        """What is left of the body of the last request; None once it has been read to its end."""
 
     @property
     def holds_data(self) -> bool:
@@ -43,15 +44,9 @@ class RequestReader:
         return self._pos < len(self._data)
 
     @property
-    def body_done(self) -> bool:
-        """Has the body of the last request been read to its end?"""
-        return self._body is None
-
-    @property
     def body_too_long_to_skip(self) -> bool:
         """Is more left of the body than `MAX_SKIP`, as far as its length is known?"""
-        body = self._body
-        return body is not None and isinstance(body, SizedBody) and body.left > MAX_SKIP
+        return isinstance(self.body, SizedBody) and self.body.left > MAX_SKIP
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes off the wire. What they contain is looked at in `next_request` and `next_body`."""
@@ -71,23 +66,26 @@ class RequestReader:
         data, pos = self._data, self._pos
         if pos == len(data):
             return None
-        if data[pos] in (13, 10):
-            pos = self._skip_empty_lines()
-        # A head's end can begin in bytes that were searched before only within the last three of them.
-        end = data.find(b"\r\n\r\n", max(pos, self._searched - 3))
-        if end < 0:
-            self._searched = len(data)
-            if pos < len(data):
-                check_beginning(data[pos:], self._limits)
-            return None
-        end += 4
-        request = self._heads.read(data if pos == 0 and end == len(data) else data[pos:end])
+        end = len(data)
+        request = self._heads.request
+        if request is None or pos or data != self._heads.head:
+            if data[pos] in (13, 10):
+                pos = self._skip_empty_lines()
+            # A head's end can begin in bytes that were searched before only within the last three of them.
+            end = data.find(b"\r\n\r\n", max(pos, self._searched - 3))
+            if end < 0:
+                self._searched = len(data)
+                if pos < len(data):
+                    check_beginning(data[pos:], self._limits)
+                return None
+            end += 4
+            request = self._heads.read(data if pos == 0 and end == len(data) else data[pos:end])
         self._pos = self._searched = end
         fields = request.fields
         if fields.content_length:
-            self._body = SizedBody(fields.content_length)
+            self.body = SizedBody(fields.content_length)
         elif fields.chunked:
-            self._body = ChunkedBody(self._limits)
+            self.body = ChunkedBody(self._limits)
         return request
 
     def _skip_empty_lines(self) -> int:
@@ -109,10 +107,10 @@ class RequestReader:
 
         Raises RequestError.
         """
-        if self._body is None:
+        if self.body is None:
             return b""
-        piece, self._pos = self._body.take(self._data, self._pos)
-        if self._body.done:
-            self._body = None
+        piece, self._pos = self.body.take(self._data, self._pos)
+        if self.body.done:
+            self.body = None
             self._searched = self._pos
         return piece

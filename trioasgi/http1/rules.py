@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from trioasgi.http1.codec import AROUND_TARGET, Fields, GrammarError, HTTP1Request, Limits, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from trioasgi.exchange import Header
     from trioasgi.http1.codec import Codec
@@ -124,26 +124,28 @@ class HeadReader:
 
     What was read last is remembered, the head and its fields: clients repeat their fields from request to
     request, those that poll repeat the whole, and what is the same, byte for byte, means the same.
+
+    `head` are the bytes of the head that was read last, and `request` is what they mean.
     """
 
-    __slots__ = ("_block", "_codec", "_head", "_limits", "_max_bytes", "_request", "_version")
+    __slots__ = ("_block", "_codec", "_limits", "_max_bytes", "_version", "head", "request")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._codec = codec
         self._limits = limits
         self._max_bytes = limits.head_bytes
-        self._head = b""
         self._block = b""
         self._version = b""
-        self._request: HTTP1Request | None = None
+        self.head = b""
+        self.request: HTTP1Request | None = None
 
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
-        last = self._request
-        if last is None or head != self._head:
-            last = self._request = self._read(head, last)
-            self._head = head
-        return last.copy()
+        request = self.request
+        if request is None or head != self.head:
+            request = self.request = self._read(head, request)
+            self.head = head
+        return request
 
     def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:
         line = _REQUEST_LINE.match(head)
@@ -166,7 +168,7 @@ class HeadReader:
             fields = self._read_fields(head, version)
             self._block = block
             self._version = version
-        headers = fields.headers
+        headers: Sequence[Header] = fields.headers
         if authority is not None:
             headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
         return HTTP1Request(method, target, path, query or b"", _VERSIONS[version], headers, fields)
