@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.exchange import ConnectionInfo, Exchange, Header
-    from trioasgi.net.peers import Peer
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.settings import WebSocketSettings
 
@@ -31,9 +30,6 @@ logger = logging.getLogger("trioasgi")
 ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
-
-_MAX_SCOPES: Final = 64
-"""Schemes, addresses and root paths, of which a server has few, unless a proxy makes them up."""
 
 
 class Application:
@@ -70,7 +66,6 @@ class Application:
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
-        self._scopes: dict[tuple[str, Peer | None, str], dict[str, Any]] = {}
         self.extensions: dict[str, Any] = {
             "http.response.early_hint": {},
             "http.response.pathsend": {},
@@ -83,32 +78,6 @@ class Application:
     def http_handler(self, info: ConnectionInfo) -> HTTPHandler:
         """What answers the exchanges of one connection."""
         return HTTPHandler(self, info)
-
-    def scope_of(self, scheme: str, server: Peer | None, root_path: str) -> dict[str, Any]:
-        """A scope to be copied, with what does not change from request to request. The rest has its place,
-        so that a copy need not grow.
-        """
-        key = scheme, server, root_path
-        scope = self._scopes.get(key)
-        if scope is None:
-            if len(self._scopes) == _MAX_SCOPES:
-                self._scopes.clear()
-            scope = self._scopes[key] = {
-                "type": "http",
-                "asgi": ASGI_VERSIONS,
-                "http_version": "1.1",
-                "method": "GET",
-                "scheme": scheme,
-                "path": "/",
-                "raw_path": b"/",
-                "query_string": b"",
-                "root_path": root_path,
-                "headers": [],
-                "client": None,
-                "server": server,
-                "extensions": {},
-            }
-        return scope
 
     def count(self) -> None:
         """Note that a call has ended."""
@@ -132,7 +101,6 @@ class HTTPHandler:
         "_info",
         "_raw_root_path",
         "_root_path",
-        "_scope",
         "_unforwarded",
     )
 
@@ -150,7 +118,6 @@ class HTTPHandler:
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
             self._raw_root_path = quote(self._root_path).encode()
-        self._scope = application.scope_of(info.scheme, info.server, self._root_path)
         self._extensions = application.extensions
         # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
         if info.tls is not None and forwarded is None:
@@ -215,8 +182,7 @@ class HTTPHandler:
             raise outside
 
     def _make_scope(self, exchange: Exchange) -> Scope:
-        scope = self._scope.copy()
-        request = exchange.request
+        application, info, request = self._application, self._info, exchange.request
         path = request.path
         text = path.decode("ascii")
         if "%" in text:
@@ -225,23 +191,29 @@ class HTTPHandler:
             # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
             text = self._root_path + text
             path = self._raw_root_path + path
-        scope["asgi"] = ASGI_VERSIONS.copy()
-        scope["http_version"] = request.http_version
-        scope["method"] = request.method
-        scope["path"] = text
-        scope["raw_path"] = path
-        scope["query_string"] = request.query
         headers = request.headers
-        scope["headers"] = list(headers) if self._forwarded is None else self._forwarded.headers(headers)
-        scope["client"] = self._info.client
-        extensions = scope["extensions"] = self._extensions.copy()
+        extensions = self._extensions.copy()
+        scope: Scope = {
+            "type": "http",
+            "asgi": ASGI_VERSIONS.copy(),
+            "http_version": request.http_version,
+            "method": request.method,
+            "scheme": info.scheme,
+            "path": text,
+            "raw_path": path,
+            "query_string": request.query,
+            "root_path": self._root_path,
+            "headers": list(headers) if self._forwarded is None else self._forwarded.headers(headers),
+            "client": info.client,
+            "server": info.server,
+            "extensions": extensions,
+        }
         if request.http_version != "1.1":
             del extensions["http.response.early_hint"]  # RFC 8297, 2: such a client does not know of 103
         if request.accepts_trailers:
             extensions["http.response.trailers"] = {}
-        application = self._application
         if application.background is not None:
-            extensions["trio"] = TrioExtension(application.background, exchange, self._info.peer)
+            extensions["trio"] = TrioExtension(application.background, exchange, info.peer)
         if application.state is not None:
             scope["state"] = application.state.copy()
         return scope

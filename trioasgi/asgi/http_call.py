@@ -120,34 +120,35 @@ class HTTPCall:
         Raises ClientDisconnected, ASGIMessageError, and OSError for files that cannot be sent.
         """
         exchange = self._exchange
-        phase = exchange.phase
         if not isinstance(message, dict):
             message = check_message(message)
         kind = message.get("type")
+        phase = exchange.phase
         if phase is _STARTED and kind == "http.response.body" and self._trailers is _NO_TRAILERS:
             body = message.get("body", b"")
-            more = bool(message.get("more_body"))
+            if type(body) is not bytes:
+                body = check_body(body)
+            more = message.get("more_body", False)
             # As _send_body, which would be another coroutine for each message.
             try:
-                waits = exchange.send_body(body if type(body) is bytes else check_body(body), more)
+                waits = exchange.send_body(body, more)
             except BodyLengthError as exc:
                 raise ASGIMessageError(str(exc)) from exc
             if waits or more:
                 await self._flush(waits)
-            if not more and self._log is not None:
+            if self._log is not None and not more:
                 self._log.write(exchange)
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:
                 status = check_status(status)
-            headers, length = check_headers(message.get("headers", ()))
+            headers, self._length = check_headers(message.get("headers", ()))
+            length = self._length
             if message.get("trailers"):
                 self._trailers = Trailers.AFTER_BODY
                 if exchange.request.accepts_trailers:
-                    length = (
-                        None  # only a body without a length can have trailers behind it (RFC 9112, 7.1.2)
-                    )
-            self._length = length
+                    # Only a body without a length can have trailers behind it (RFC 9112, 7.1.2).
+                    length = None
             if exchange.send_head(status, headers, length):
                 await exchange.flush()
         else:

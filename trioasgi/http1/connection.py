@@ -158,7 +158,7 @@ class HTTP1Connection:
         with scope:
             while True:
                 try:
-                    request = reader.next_request() if reader.holds_data else None
+                    request = reader.next_request()
                     if request is None:
                         data = channel.receive_nowait()
                         if data is None:

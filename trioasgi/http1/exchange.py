@@ -83,12 +83,13 @@ class HTTP1Exchange(Exchange):
 
     def __init__(self, connection: HTTP1Connection, request: HTTP1Request) -> None:
         self._connection = connection
+        fields = request.fields
         self.request = request
         self.phase = _NOT_STARTED
         self.status = 0
         self.sent = 0
-        self.close_after = not request.fields.keep_alive
-        self._owes_continue = request.fields.expects_continue
+        self.close_after = not fields.keep_alive
+        self._owes_continue = fields.expects_continue
         self._head = b""
         self._framing = _NONE
         self._left = 0

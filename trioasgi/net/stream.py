@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import outcome
 import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from trioasgi.net.channel import CORK, FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
 
@@ -127,10 +128,10 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             reader = self._reader
             if reader is not None:
                 self._reader = None
-                trio.lowlevel.reschedule(reader, _WAKE)
+                reschedule(reader, _WAKE)
             elif self._callback is not None:
                 self._callback()
-        if flags & _WRITE_EVENTS:
+        if flags & _WRITE_EVENTS and not self._writable:
             self._writable = True
             if self._writer is not None:
                 self._wake_writer(_WAKE)
@@ -161,7 +162,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     def _wake_writer(self, result: outcome.Outcome[None]) -> None:
         writer, self._writer = self._writer, None
         if writer is not None:
-            trio.lowlevel.reschedule(writer, result)
+            reschedule(writer, result)
 
     # Channel
 
@@ -214,7 +215,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         while True:
             if not self._readable:
                 self._begin_to_read()
-                await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+                await wait_task_rescheduled(self._abort_read)
             data = self._recv(READ_SIZE)
             if data is not None:
                 return data
@@ -224,7 +225,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is reading from this connection")
         if self._fd == -1:
             raise ConnectionAbortedError(_CLOSED)
-        self._reader = trio.lowlevel.current_task()
+        self._reader = current_task()
 
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
         self._reader = None
@@ -344,8 +345,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         if self._fd == -1:
             raise ConnectionAbortedError(_CLOSED)
         self._write_deadline = self._hub.now + self.write_timeout
-        self._writer = trio.lowlevel.current_task()
-        await trio.lowlevel.wait_task_rescheduled(self._abort_write)
+        self._writer = current_task()
+        await wait_task_rescheduled(self._abort_write)
 
     def _abort_write(self, _: object) -> trio.lowlevel.Abort:
         self._writer = None
@@ -366,7 +367,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     def interrupt_read(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            trio.lowlevel.reschedule(reader, outcome.Error(TimeoutError(STALLED_READ)))
+            reschedule(reader, outcome.Error(TimeoutError(STALLED_READ)))
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
         self._callback = callback
@@ -393,7 +394,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 if data is not None:
                     return data
                 self._begin_to_read()
-                await trio.lowlevel.wait_task_rescheduled(self._abort_read)
+                await wait_task_rescheduled(self._abort_read)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
@@ -466,7 +467,7 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._sock.close()
         reader, self._reader = self._reader, None
         if reader is not None:
-            trio.lowlevel.reschedule(reader, outcome.Error(ConnectionAbortedError(_CLOSED)))
+            reschedule(reader, outcome.Error(ConnectionAbortedError(_CLOSED)))
         self._wake_writer(outcome.Error(ConnectionAbortedError(_CLOSED)))
         self._end_turn()
         self.release_watchers()
