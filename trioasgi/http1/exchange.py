@@ -119,7 +119,7 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         reader = connection.reader
         while True:
-            if self.over:
+            if self.phase is not _NOT_STARTED and self.over:
                 raise ClientDisconnected("the exchange is over")
             try:
                 piece = reader.next_body()

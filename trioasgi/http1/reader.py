@@ -66,9 +66,12 @@ class RequestReader:
         data, pos = self._data, self._pos
         if pos == len(data):
             return None
-        end = len(data)
-        request = self._heads.request
-        if request is None or pos or data != self._heads.head:
+        heads = self._heads
+        request = heads.request
+        # What the client has said before ends where it ended then: there is no empty line within a head.
+        if request is not None and data.startswith(heads.head, pos):
+            end = pos + len(heads.head)
+        else:
             if data[pos] in (13, 10):
                 pos = self._skip_empty_lines()
             # A head's end can begin in bytes that were searched before only within the last three of them.
@@ -79,7 +82,7 @@ class RequestReader:
                     check_beginning(data[pos:], self._limits)
                 return None
             end += 4
-            request = self._heads.read(data if pos == 0 and end == len(data) else data[pos:end])
+            request = heads.read(data[pos:end])
         self._pos = self._searched = end
         fields = request.fields
         if fields.content_length:

@@ -141,10 +141,8 @@ class HeadReader:
 
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
-        request = self.request
-        if request is None or head != self.head:
-            request = self.request = self._read(head, request)
-            self.head = head
+        request = self.request = self._read(head, self.request)
+        self.head = head
         return request
 
     def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:
