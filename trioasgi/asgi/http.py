@@ -11,7 +11,6 @@ from urllib.parse import quote, unquote
 from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
-from trioasgi.asgi.websocket import serve_websocket
 from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
@@ -80,12 +79,10 @@ class Application:
         return HTTPHandler(self, info)
 
     def count(self) -> None:
-        """Note that a call has ended."""
-        self.active -= 1
-        if self.max_requests:
-            self._answered += 1
-            if self._answered == self.max_requests and self._on_max_requests is not None:
-                self._on_max_requests()
+        """Note that a call has ended, where there is a limit to their number."""
+        self._answered += 1
+        if self._answered == self.max_requests and self._on_max_requests is not None:
+            self._on_max_requests()
 
 
 class HTTPHandler:
@@ -149,20 +146,27 @@ class HTTPHandler:
                 if exchange.phase is not _COMPLETE:
                     self._judge_return(exchange)
             finally:
-                application.count()
+                application.active -= 1
+                if application.max_requests:
+                    application.count()
         if log is not None:
             log.write(exchange)
 
     async def _serve_websocket(
         self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
     ) -> None:
+        # Loaded for the first WebSocket: most servers never see one.
+        from trioasgi.asgi.websocket import serve_websocket
+
         application = self._application
         scope = self._make_scope(exchange)
         application.active += 1
         try:
             await serve_websocket(application.app, exchange, scope, settings, self._info.peer, log)
         finally:
-            application.count()
+            application.active -= 1
+            if application.max_requests:
+                application.count()
 
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency

@@ -162,7 +162,9 @@ class HTTP1Connection:
                     if request is None:
                         data = channel.receive_nowait()
                         if data is None:
-                            self._prepare_to_wait()
+                            if reader.holds_data or self.draining:
+                                self._limit_wait()
+                            channel.read_deadline = self._deadline
                             data = await channel.receive()
                         if not data:
                             if reader.holds_data:
@@ -293,16 +295,14 @@ class HTTP1Connection:
 
     # Requests
 
-    def _prepare_to_wait(self) -> None:
-        """Set the deadline of a wait for a head, or for more of it."""
-        channel = self.channel
-        if self.reader.holds_data:
-            if self.phase is not _HEAD:
-                self.phase = _HEAD
-                self._deadline = channel.now() + self.settings.timeout_headers
-        elif self.draining:
-            self._deadline = min(self._deadline, channel.now() + FIRST_REQUEST_SECONDS)
-        channel.read_deadline = self._deadline
+    def _limit_wait(self) -> None:
+        """Set the deadline of a wait for the rest of a head, or for a head while the server drains."""
+        now = self.channel.now()
+        if not self.reader.holds_data:
+            self._deadline = min(self._deadline, now + FIRST_REQUEST_SECONDS)
+        elif self.phase is not _HEAD:
+            self.phase = _HEAD
+            self._deadline = now + self.settings.timeout_headers
 
     async def _is_too_late(self) -> bool:
         """Time is up, or the server drains: a request that crossed that decision on its way is still

@@ -206,7 +206,14 @@ class HTTP1Exchange(Exchange):
             self._framing = _LENGTH
             self._left = length
             framing = b"content-length: %d\r\n" % length
-        head = b"".join((head, framing, self._choose_persistence()))
+        ordinary = not (
+            self.close_after
+            or self._owes_continue
+            or connection.draining
+            or connection.reader.body is not None
+            or request.http_version != "1.1"
+        )
+        head = b"".join((head, framing, b"\r\n" if ordinary else self._choose_persistence()))
         if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False

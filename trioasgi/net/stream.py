@@ -214,18 +214,19 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
     async def receive(self) -> bytes:
         while True:
             if not self._readable:
-                self._begin_to_read()
+                if self._reader is not None or self._fd == -1:
+                    raise self._no_reader()
+                self._reader = current_task()
                 await wait_task_rescheduled(self._abort_read)
             data = self._recv(READ_SIZE)
             if data is not None:
                 return data
 
-    def _begin_to_read(self) -> None:
-        if self._reader is not None:
-            raise trio.BusyResourceError("another task is reading from this connection")
+    def _no_reader(self) -> Exception:
+        """Why a task may not wait to read."""
         if self._fd == -1:
-            raise ConnectionAbortedError(_CLOSED)
-        self._reader = current_task()
+            return ConnectionAbortedError(_CLOSED)
+        return trio.BusyResourceError("another task is reading from this connection")
 
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
         self._reader = None
@@ -393,7 +394,9 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
                 data = self._recv(size) if self._readable else None
                 if data is not None:
                     return data
-                self._begin_to_read()
+                if self._reader is not None or self._fd == -1:
+                    raise self._no_reader()
+                self._reader = current_task()
                 await wait_task_rescheduled(self._abort_read)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
