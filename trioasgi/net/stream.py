@@ -87,10 +87,10 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         "_sock",
         "_unsent",
         "_watchers",
-        "_write_deadline",
         "_writer",
         "_writing",
         "read_deadline",
+        "write_deadline",
         "write_timeout",
     )
 
@@ -116,7 +116,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._hang_up_callback: Callable[[], None] | None = None
         self.read_deadline = math.inf
         self.write_timeout = math.inf
-        self._write_deadline = math.inf
+        self.write_deadline = math.inf
+        """When a wait to write that is under way has lasted too long; never where there is none."""
         hub.register(self._fd, self)
 
     # What the hub calls.
@@ -156,11 +157,12 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         """End the waits whose deadline has come by `now`."""
         if self._reader is not None and self.read_deadline <= now:
             self.interrupt_read()
-        if self._writer is not None and self._write_deadline <= now:
+        if self.write_deadline <= now:
             self._wake_writer(outcome.Error(TimeoutError(STALLED_WRITE)))
 
     def _wake_writer(self, result: outcome.Outcome[None]) -> None:
         writer, self._writer = self._writer, None
+        self.write_deadline = math.inf
         if writer is not None:
             reschedule(writer, result)
 
@@ -345,12 +347,13 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is writing to this connection")
         if self._fd == -1:
             raise ConnectionAbortedError(_CLOSED)
-        self._write_deadline = self._hub.now + self.write_timeout
+        self.write_deadline = self._hub.now + self.write_timeout
         self._writer = current_task()
         await wait_task_rescheduled(self._abort_write)
 
     def _abort_write(self, _: object) -> trio.lowlevel.Abort:
         self._writer = None
+        self.write_deadline = math.inf
         self._end_turn()
         return trio.lowlevel.Abort.SUCCEEDED
 
