@@ -15,9 +15,6 @@ import trio
 from trioasgi.exchange import ConnectionInfo
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import StreamChannel
-from trioasgi.net.proxy import ProxyError, read_proxy_header
-from trioasgi.net.pushback import unread
-from trioasgi.net.secure import Secured, TLSChannel
 from trioasgi.net.stream import HubStream
 
 if TYPE_CHECKING:
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader
+    from trioasgi.net.secure import Secured
     from trioasgi.trust import Trusted
 
 logger = logging.getLogger("trioasgi")
@@ -135,6 +133,9 @@ class Connections:
         """The stream behind its PROXY header, and whose connection it is according to that; no stream if
         the header is wrong, or missing though it has to be there.
         """
+        from trioasgi.net.proxy import ProxyError, read_proxy_header  # few servers stand behind such a proxy
+        from trioasgi.net.pushback import unread
+
         if not settings.trusted.has_peer(info.client, info.server):
             if not settings.required:
                 return stream, info
@@ -154,6 +155,8 @@ class Connections:
         tls = self._settings.tls
         if tls is None:
             return self._connect(stream if isinstance(stream, HubStream) else StreamChannel(stream), info)
+        from trioasgi.net.secure import Secured, TLSChannel  # most servers leave TLS to a proxy
+
         secured = Secured(stream, tls.context)
         if not await self._shake_hands(secured, info.peer):
             return None
@@ -181,8 +184,7 @@ class Connections:
             try:
                 ours = await connection.run()
                 if ours:
-                    with trio.move_on_after(CLOSE_SECONDS):
-                        await connection.channel.aclose()
+                    await _close(connection.channel)
             finally:
                 if ours:
                     self._live.discard(connection)
@@ -215,6 +217,14 @@ class _Isolation:
             return False
         logger.error("%s: the connection failed; it is closed, the others go on", self._peer, exc_info=exc)
         return True
+
+
+async def _close(channel: Channel) -> None:
+    if isinstance(channel, HubStream):
+        channel.finish()  # a limit to a wait that there is not would be a tenth of what a connection costs
+    else:
+        with trio.move_on_after(CLOSE_SECONDS):
+            await channel.aclose()
 
 
 async def _close_at_once(stream: trio.abc.Stream) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import Final
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -16,13 +17,15 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 EVERYBODY: Final = "*"
 UNIX: Final = "unix"
 
+_MAX_KNOWN_HOSTS: Final = 1024
+
 EXPECTED: Final = "IP addresses, networks such as 10.0.0.0/8, unix, or * for everybody"
 
 
 class Trusted:
     """The peers of such a list. Raises ValueError for an entry that is none of what it may be."""
 
-    __slots__ = ("_everybody", "_networks", "unix")
+    __slots__ = ("_everybody", "_has_host", "_networks", "unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
         names = list(_split(entries))
@@ -31,6 +34,8 @@ class Trusted:
         self._networks: list[Network] = [
             ipaddress.ip_network(name) for name in names if name not in (EVERYBODY, UNIX)
         ]
+        # To parse an address is a twentieth of what a connection costs, and clients come again.
+        self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(self._parse_and_look)
 
     def has_peer(self, client: tuple[str, int | None] | None, server: tuple[str, int | None] | None) -> bool:
         """Is the other end of a connection among them? Both ends are as in ASGI's scope: `(host, port)`,
@@ -40,7 +45,10 @@ class Trusted:
             return True
         if client is None or client[1] is None:
             return self.unix and server is not None and server[1] is None
-        address = parse_address(client[0])
+        return self._has_host(client[0])
+
+    def _parse_and_look(self, host: str) -> bool:
+        address = parse_address(host)
         return address is not None and self.has_address(address)
 
     def has_address(self, address: IPAddress) -> bool:

@@ -456,9 +456,15 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
             raise trio.BusyResourceError("another task is writing to this connection")
 
     async def aclose(self) -> None:
+        self.finish()
+        await trio.lowlevel.checkpoint()
+
+    def finish(self) -> None:
+        """Close the socket in TCP's orderly way, for which nobody need wait: the kernel sends what it has
+        taken.
+        """
         self.uncork()
         self.close()
-        await trio.lowlevel.checkpoint()
 
     def close(self) -> None:
         """Close the socket at once; waits that are under way end with an error."""
@@ -474,7 +480,8 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         reader, self._reader = self._reader, None
         if reader is not None:
             reschedule(reader, outcome.Error(ConnectionAbortedError(_CLOSED)))
-        self._wake_writer(outcome.Error(ConnectionAbortedError(_CLOSED)))
+        if self._writer is not None:
+            self._wake_writer(outcome.Error(ConnectionAbortedError(_CLOSED)))
         self._end_turn()
         self.release_watchers()
 
