@@ -178,7 +178,7 @@ class HeadReader:
             raise diagnose(head, self._limits) from None
         fields = Fields(headers, _VERSIONS[version])
         try:
-            _check_fields(fields, version, self._limits)
+            _check_fields(fields, version, self._limits, len(head))
         finally:
             if fields.content_length or fields.chunked:
                 self._codec.skip_body()
@@ -211,7 +211,7 @@ def diagnose(head: bytes, limits: Limits) -> RequestError:
     version = line[-4:-1]
     readable = _read_fields_as_far_as_possible(rest)
     try:
-        _check_fields(Fields(readable, _VERSIONS[version]), version, limits)
+        _check_fields(Fields(readable, _VERSIONS[version]), version, limits, len(head))
     except RequestError as error:
         # A Host that stands behind the unreadable field is not missing.
         if error.reason != Rule.HOST_MISSING.error().reason or len(readable) == rest.count(b"\n") - 1:
@@ -256,15 +256,13 @@ def _read_fields_as_far_as_possible(rest: bytes) -> list[Header]:
     return fields
 
 
-def _check_fields(fields: Fields, version: bytes, limits: Limits) -> None:
+def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int) -> None:
     headers = fields.headers
     if len(headers) > limits.header_count:
         raise Rule.FIELDS_COUNT.error()
-    size = 4 * len(headers)  # colon, space and line end of each
     notes = _NOTES
     closes = False
     for name, value in headers:
-        size += len(name) + len(value)
         if name in notes:
             if name == b"connection":
                 closes = _note_connection(fields, value) or closes
@@ -272,7 +270,8 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits) -> None:
                 notes[name](fields, value, version)
     if closes:
         fields.keep_alive = False
-    if size > limits.header_bytes:
+    # What is not longer with its request line need not be counted without.
+    if head_size > limits.header_bytes and _size(headers) > limits.header_bytes:
         raise Rule.FIELDS_SIZE.error()
     if fields.host is None and version == b"1.1":
         raise Rule.HOST_MISSING.error()
@@ -283,6 +282,11 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits) -> None:
             raise Rule.LENGTH_AND_CODING.error()
         if limits.body and fields.content_length > limits.body:
             raise Rule.BODY_SIZE.error()
+
+
+def _size(headers: list[Header]) -> int:
+    """Bytes of header fields, the colon, one space and the line end of each among them."""
+    return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _note_connection(fields: Fields, value: bytes) -> bool:
