@@ -7,6 +7,7 @@ here that is always one, or always `BUSY`, however late anybody is.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import re
 import shutil
@@ -244,5 +245,36 @@ def test_steps_of_one_connection(codec: str) -> None:
 
     async def main() -> None:
         assert await steps(codec, 1, ALONE) <= 2.2
+
+    run(main)
+
+
+# Work for the garbage collector
+
+
+@on_the_hub
+@both_codecs
+def test_connections_leave_no_cycles(codec: str) -> None:
+    """What a connection was made of is gone with it: to look for it later would stop everybody else."""
+
+    async def main() -> None:
+        async with served(hello, http=codec, access_log=False) as server:
+            await ask_once(port_of(server))  # the first makes what is made once
+            gc.collect()
+            gc.disable()
+            try:
+                for _ in range(ALONE):
+                    await ask_once(port_of(server))
+                assert gc.collect() < ALONE
+            finally:
+                gc.enable()
+
+    async def ask_once(port: int) -> None:
+        with connect(port) as connection:
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            await trio.lowlevel.wait_readable(connection)
+            assert answer(connection) == BODY
+            await trio.lowlevel.wait_readable(connection)
+            assert connection.recv(1) == b""
 
     run(main)

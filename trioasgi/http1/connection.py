@@ -191,11 +191,12 @@ class HTTP1Connection:
                 if self.sets_deadlines:
                     self.response_over()
                 ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body is None
-                if not ordinary and not await self._can_go_on(exchange):
-                    return True
+                goes_on = ordinary or await self._can_go_on(exchange)
                 # An idle connection keeps nothing of its last request but what may come again.
                 self._exchange = None
                 del exchange, request
+                if not goes_on:
+                    return True
                 self.phase = _IDLE
                 self._deadline = channel.now() + keep_alive
         if turn != self._turn:

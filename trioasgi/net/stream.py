@@ -476,6 +476,9 @@ class HubStream(Channel, trio.abc.HalfCloseableStream):
         self._readable = False
         self._unsent = None
         self._corked = []
+        # Whoever is to be called holds this stream: without them it is gone at once, and not when the garbage
+        # collector gets to it.
+        self._callback = self._hang_up_callback = None
         self._sock.close()
         reader, self._reader = self._reader, None
         if reader is not None:
