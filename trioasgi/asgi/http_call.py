@@ -120,9 +120,10 @@ class HTTPCall:
         Raises ClientDisconnected, ASGIMessageError, and OSError for files that cannot be sent.
         """
         exchange = self._exchange
-        if not isinstance(message, dict):
-            message = check_message(message)
-        kind = message.get("type")
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            kind = check_message(message).get("type")
         phase = exchange.phase
         if phase is _STARTED and kind == "http.response.body" and self._trailers is _NO_TRAILERS:
             body = message.get("body", b"")
