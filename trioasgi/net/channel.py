@@ -5,9 +5,9 @@ apart: take what is there, and only then wait; hand to the kernel what it takes,
 wants to learn that the peer has gone while nobody reads, and to say how long a wait may last without a
 cancel scope for each wait.
 
-Three classes carry this out: `net.stream.HubStream` for sockets of the readiness hub, `net.secure.TLSChannel`
-for TLS on those, and `StreamChannel` here for any other `trio.abc.Stream` (memory streams; SocketStream where
-there is no epoll, and SSLStream on that).
+Three classes carry this out: `net.hub_channel.HubChannel` for sockets of the readiness hub,
+`net.secure.TLSChannel` for TLS on those, and `StreamChannel` here for any other `trio.abc.Stream` (memory
+streams; SocketStream where there is no epoll, and SSLStream on that).
 """
 
 from __future__ import annotations

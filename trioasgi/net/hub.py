@@ -21,7 +21,7 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trioasgi.net.stream import HubStream
+    from trioasgi.net.hub_channel import HubChannel
 
 TICK: Final = 0.25
 """Seconds between two looks at the deadlines: how late a time-out may come."""
@@ -44,14 +44,14 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self._streams: dict[int, HubStream] = {}
-        self._corked: list[HubStream] = []
+        self._streams: dict[int, HubChannel] = {}
+        self._corked: list[HubChannel] = []
         self._flusher: trio.lowlevel.Task | None = None
         self.now = trio.current_time()
         if sys.platform == "linux":
             self._epoll = select.epoll()
 
-    def register(self, fd: int, stream: HubStream) -> None:
+    def register(self, fd: int, stream: HubChannel) -> None:
         """Watch `fd` for the rest of its life on behalf of `stream`."""
         if sys.platform == "linux":
             self._epoll.register(fd, INTEREST)
@@ -63,7 +63,7 @@ class Hub:
         if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
-    def flush_soon(self, stream: HubStream) -> None:
+    def flush_soon(self, stream: HubChannel) -> None:
         """Have `stream` send what it holds back, once the tasks that can run now have run."""
         self._corked.append(stream)
         flusher, self._flusher = self._flusher, None
