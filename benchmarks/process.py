@@ -54,7 +54,7 @@ class Workspace:
 
     def environment(self) -> dict[str, str]:
         """What servers find in their environment."""
-        # Bytecode is off: within the second in which a file is saved again, its cache may count as current.
+        # No bytecode is written: within the second in which a file is saved again, it may count as current.
         return {
             **os.environ,
             "PYTHONPATH": str(ROOT),

@@ -14,7 +14,7 @@ import pytest
 from tests.test_config import company
 from tests.test_sources import as_text
 from trioasgi import __version__
-from trioasgi.cli import complete_certfile, main
+from trioasgi.cli import complete_certfile, main, spell_switches
 from trioasgi.config import OPTIONS, Config
 from trioasgi.errors import ExitStatus, LoadError
 from trioasgi.options import Group, Kind, Option
@@ -110,6 +110,11 @@ def test_every_switch_can_be_turned_both_ways(option: Option, parse: Parse) -> N
         ("--reload-dir", "x", "reload_dirs"),
         ("--reload-include", "x", "reload_includes"),
         ("--reload-exclude", "x", "reload_excludes"),
+        ("--ws", "wsproto", "websocket"),
+        ("--ws-max-size", "3", "websocket_max_size"),
+        ("--ws-max-queue", "3", "websocket_max_queue"),
+        ("--ws-ping-interval", "3", "websocket_ping_interval"),
+        ("--ws-ping-timeout", "3", "websocket_ping_timeout"),
         ("--app-dir", "x", "app_dir"),
         ("--fd", "3", "fd"),
     ],
@@ -117,6 +122,48 @@ def test_every_switch_can_be_turned_both_ways(option: Option, parse: Parse) -> N
 def test_names_that_uvicorn_has(flag: str, value: str, name: str, parse: Parse) -> None:
     found = getattr(parse("a:b", flag, value), name)
     assert found in (value, (value,), int(value) if value.isdigit() else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "codec"),
+    [
+        ("auto", "auto"),
+        ("none", "off"),
+        ("websockets", "websockets"),
+        ("websockets-sansio", "websockets"),
+        ("wsproto", "wsproto"),
+    ],
+)
+def test_uvicorn_websocket_protocols(value: str, codec: str, parse: Parse) -> None:
+    assert parse("a:b", "--ws", value).websocket == codec
+    assert parse("a:b", f"--ws={value}").websocket == codec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "deflate"),
+    [
+        (["--ws-per-message-deflate", "true"], True),
+        (["--ws-per-message-deflate", "False"], False),
+        (["--ws-per-message-deflate", "0"], False),
+        (["--ws-per-message-deflate=no"], False),
+        (["--ws-per-message-deflate"], True),
+        (["--no-websocket-deflate", "--ws-per-message-deflate", "true"], True),
+    ],
+)
+def test_uvicorn_switch_with_a_value(arguments: list[str], deflate: bool, parse: Parse) -> None:
+    assert parse("a:b", *arguments).websocket_deflate is deflate
+    assert parse(*arguments, "a:b").websocket_deflate is deflate
+
+
+def test_only_aliases_have_a_value_behind_a_switch(tmp_path: Path) -> None:
+    assert spell_switches(["--websocket-deflate", "false"]) == ["--websocket-deflate", "false"]
+    assert spell_switches(["--", "--ws-per-message-deflate", "false"])[1:] == [
+        "--ws-per-message-deflate",
+        "false",
+    ]
+    refused = run("a:b", "--ws-per-message-deflate=maybe", cwd=tmp_path)
+    assert refused.returncode == ExitStatus.USAGE
+    assert "'--websocket-deflate' does not take a value" in refused.stderr
 
 
 def test_uvicorn_key_names(parse: Parse) -> None:

@@ -28,7 +28,7 @@ from trioasgi.observe import (
 from trioasgi.observe.errors import without_own_frames
 from trioasgi.observe.logs import ACCESS, SERVER, wants_colors
 from trioasgi.observe.text import escaped
-from trioasgi.tls import Certificate
+from trioasgi.tls.context import Certificate
 
 LOGGERS = (SERVER, ACCESS)
 
@@ -338,12 +338,13 @@ def test_announcing(streams: Streams) -> None:
         ["https://127.0.0.1:8000", "https://[::1]:8000"],
         workers=1,
         codec="httptools",
+        websocket="wsproto",
         certificate=certificate(90),
     )
     text = "\n".join(line.partition(" INFO     ")[2] for line in streams.server)
     assert "Serving on https://127.0.0.1:8000 (Ctrl-C to stop)\nServing on https://[::1]:8000\n" in text
     assert "One process, " in text
-    assert "HTTP/1.1 by httptools" in text
+    assert "HTTP/1.1 by httptools, WebSocket by wsproto\n" in text
     until = f"{certificate(90).not_after:%Y-%m-%d}"
     assert f"Certificate: localhost (localhost, 127.0.0.1), valid until {until}, 90 days" in text
 
@@ -360,6 +361,7 @@ def test_announcing_processes(streams: Streams, workers: int, reload: bool, said
     streams.configure()
     announce(["http://127.0.0.1:8000"], workers=workers, codec="h11", reload=reload, stop_hint=None)
     assert said in streams.server[1]
+    assert "WebSocket" not in streams.server[1]
     assert "Ctrl-C" not in "\n".join(streams.server)
 
 

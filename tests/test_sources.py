@@ -142,6 +142,31 @@ def test_pyproject_wins_over_the_dedicated_file_and_need_not_mention_us(tmp_path
     assert config_of(tmp_path).workers == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[tool.trioasgi]\nworkers = 3",
+        "[ tool . trioasgi ]\nworkers = 3",
+        "[\"tool\".'trioasgi']\nworkers = 3",
+        "[project]\nname = 'x'\n  [tool.trioasgi] # ours\nworkers = 3",
+        "tool.trioasgi.workers = 3",
+        "[tool]\ntrioasgi.workers = 3",
+        "['tool']\ntrioasgi = { workers = 3 }",
+        "tool = { x = 1, trioasgi = { workers = 3 } }",
+    ],
+)
+def test_the_table_is_found_however_it_is_spelt(text: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert config_of(tmp_path).workers == 3
+
+
+def test_a_project_that_depends_on_us_is_not_parsed(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(
+        '[project]\ndependencies = ["trioasgi>=1"]\n[tool.ruff]\nnot TOML'
+    )
+    assert config_of(tmp_path) == Config()
+
+
 def test_dedicated_file_may_use_the_tool_table(tmp_path: Path) -> None:
     (tmp_path / "trioasgi.toml").write_text(
         "[tool.trioasgi]\nlog-level = 'debug'\nlimit_body = 3\nbind = 'a:1'"

@@ -28,13 +28,11 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from trioasgi.config import Config
 from trioasgi.errors import TLSError
-from trioasgi.tls import (
-    Certificate,
+from trioasgi.tls.context import Certificate, describe, server_context
+from trioasgi.tls.development import (
     DevelopmentCertificate,
-    describe,
     make_development_certificate,
     resolve_certificate,
-    server_context,
 )
 
 DEADLINE = 10.0
@@ -307,7 +305,7 @@ def test_the_terminal_is_never_asked(files: Files) -> None:
     code = (
         "import sys\n"
         "from trioasgi.errors import TLSError\n"
-        "from trioasgi.tls import server_context\n"
+        "from trioasgi.tls.context import server_context\n"
         "try: server_context(*sys.argv[1:])\n"
         "except TLSError as error: print(error)\n"
     )
@@ -564,8 +562,8 @@ def test_no_temporary_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 def test_cryptography_is_imported_only_where_it_is_needed(files: Files) -> None:
     code = (
-        "import sys, trioasgi.tls\n"
-        "trioasgi.tls.server_context(sys.argv[1])\n"
+        "import sys, trioasgi.tls.context, trioasgi.tls.development\n"
+        "trioasgi.tls.context.server_context(sys.argv[1])\n"
         "print({'cryptography', 'trustme'} & sys.modules.keys())\n"
     )
     done = subprocess.run(

@@ -14,8 +14,9 @@ import inspect
 import os
 import re
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NamedTuple, NoReturn
 
 import typer
 from typer.core import TyperCommand
@@ -23,7 +24,8 @@ from typer.core import TyperCommand
 import trioasgi
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus, TrioasgiError
-from trioasgi.options import Kind, Option
+from trioasgi.importing import uncollected_imports
+from trioasgi.options import SWITCH_WORDS, Kind, Option
 from trioasgi.sources import read_config
 
 PROGRAM = "trioasgi"
@@ -35,7 +37,8 @@ _APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line (`sys.argv` unless given) and exit with an ExitStatus."""
-    arguments = complete_certfile(sys.argv[1:] if arguments is None else arguments)
+    arguments = spell_switches(complete_certfile(sys.argv[1:] if arguments is None else arguments))
+    _declare(options_for(arguments))
     chosen = commands if arguments and arguments[0] in command_names() else serving
     chosen(args=arguments, prog_name=PROGRAM)
     sys.exit(ExitStatus.OK)  # not reached: a Typer exits by itself
@@ -83,6 +86,38 @@ def _is_certfile(following: Sequence[str]) -> bool:
     return not _APPLICATION.fullmatch(following[0]) or os.path.exists(following[0])
 
 
+def spell_switches(arguments: Sequence[str]) -> list[str]:
+    """A switch that is written as another server's, `--ws-per-message-deflate false`, spelt out in our own
+    flags: `--no-websocket-deflate`.
+    """
+    spelt: list[str] = []
+    left = deque(arguments)
+    while left:
+        argument = left.popleft()
+        if argument == "--":
+            return [*spelt, argument, *left]
+        flag, equals, word = argument.partition("=")
+        option = _SWITCH_OF_ALIAS.get(flag)
+        if option is None:
+            spelt.append(argument)
+            continue
+        if not equals:
+            word = left.popleft() if left and left[0].lower() in SWITCH_WORDS else "true"
+        match SWITCH_WORDS.get(word.lower()):
+            case True:
+                spelt.append(option.flags[0])
+            case False:
+                spelt.append(option.negative_flags[0])
+            case None:
+                spelt.append(f"{option.flags[0]}={word}")  # for Typer to refuse
+    return spelt
+
+
+_SWITCH_OF_ALIAS = {
+    flag: option for option in OPTIONS.values() if option.kind is Kind.SWITCH for flag in option.hidden_flags
+}
+
+
 class ServingCommand(TyperCommand):
     """A command that takes the serving options.
 
@@ -92,7 +127,7 @@ class ServingCommand(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse without converting: every value is a text or a switch, which Config checks.
 
-        (Typer would convert each option there is, used or not: that costs more than the rest of the start.)
+        (What Typer converts with, be it pydantic, takes longer to load than all of this package.)
         """
         given, extra, _ = self.make_parser(ctx).parse_args(args=list(args))
         eager = any(param.is_eager and given.get(param.name) for param in self.get_params(ctx))
@@ -135,10 +170,9 @@ def _print_version(wanted: bool | None) -> None:
 
 def _flag_declarations(option: Option) -> list[str]:
     """As Typer wants to be told: `--flag`, or `--flag/--no-flag` for a switch."""
-    flags = [*option.flags, *option.hidden_flags]
     if option.kind is not Kind.SWITCH:
-        return flags
-    return [f"{flag}/{negative}" for flag, negative in zip(flags, option.negative_flags, strict=True)]
+        return [*option.flags, *option.hidden_flags]
+    return [f"{flag}/{negative}" for flag, negative in zip(option.flags, option.negative_flags, strict=True)]
 
 
 def _parameter(name: str, annotation: object, info: object, default: object = None) -> inspect.Parameter:
@@ -165,18 +199,60 @@ _VERSION = _parameter(
 _PLAIN = _parameter("plain", bool, typer.Option("--plain", help="Serve plain HTTP instead."), False)
 
 
-def _takes(
-    *own: inspect.Parameter, without: Sequence[str]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Let Typer see a command's `own` parameters and one for each option but `without`."""
-    options = [_option_parameter(option) for option in OPTIONS.values() if option.name not in without]
+_Command = Callable[..., None]
 
-    def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        signature = inspect.Signature([*own, *options])
-        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() documents it
+
+class _Parameters(NamedTuple):
+    """What a command takes: parameters of its `own`, and all the options but `without`."""
+
+    own: tuple[inspect.Parameter, ...]
+    without: tuple[str, ...]
+
+
+_parameters: dict[_Command, _Parameters] = {}
+
+
+def _takes(*own: inspect.Parameter, without: tuple[str, ...]) -> Callable[[_Command], _Command]:
+    """Note what a command takes, for `_declare` to tell Typer."""
+
+    def register(command: _Command) -> _Command:
+        _parameters[command] = _Parameters(own, without)
         return command
 
-    return decorate
+    return register
+
+
+def _declare(options: Sequence[Option]) -> None:
+    """Let Typer see these options: it reads a command's signature when it is about to run one."""
+    for command, (own, without) in _parameters.items():
+        taken = [_option_parameter(option) for option in options if option.name not in without]
+        signature = inspect.Signature([*own, *taken])
+        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() documents it
+
+
+def options_for(arguments: Sequence[str]) -> list[Option]:
+    """The options that Typer has to know for these arguments: those mentioned, or all if something else is
+    mentioned that looks like one, be it `--help` or a mistake.
+
+    Typer takes its time for each, used or not: for all of them a tenth of a whole start.
+    """
+    mentioned = {}
+    for argument in arguments:
+        if argument.startswith("-"):
+            # As in --flag, --flag=value, and -fvalue.
+            flag = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
+            option = _OPTION_OF_FLAG.get(flag)
+            if option is None:
+                return [*OPTIONS.values()]
+            mentioned[option.name] = option
+    return [*mentioned.values()]
+
+
+_OPTION_OF_FLAG = {
+    flag: option
+    for option in OPTIONS.values()
+    for flag in (*option.flags, *option.hidden_flags, *option.negative_flags)
+}
 
 
 serving = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -233,7 +309,8 @@ def _start(
             )
         if config.app in command_names():
             _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
-        from trioasgi.running import run_config  # brings trio, which --help and errors do not need
+        with uncollected_imports():
+            from trioasgi.running import run_config  # brings trio, which --help and errors do not need
 
         status = run_config(config)
     except TrioasgiError as error:

@@ -207,7 +207,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     reload_delay: Annotated[
         Seconds,
         option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S"),
-    ] = 0.25
+    ] = 0.05
 
     http: Annotated[
         Literal["auto", "h11", "httptools"],
@@ -248,7 +248,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     websocket: Annotated[
         Literal["auto", "wsproto", "websockets", "off"],
-        option("auto, wsproto, websockets or off.", Group.WEBSOCKET, hidden_flags=("--ws",), metavar="CODEC"),
+        option(
+            "auto, wsproto, websockets or off.",
+            Group.WEBSOCKET,
+            hidden_flags=("--ws",),
+            metavar="CODEC",
+            spellings={"none": "off", "websockets-sansio": "websockets"},
+        ),
     ] = "auto"
     websocket_max_size: Annotated[
         Positive,

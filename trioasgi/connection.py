@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import ssl
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+import msgspec.structs
 import trio
 
 from trioasgi.exchange import ConnectionInfo
@@ -33,16 +34,14 @@ CLOSE_SECONDS = 2.0
 """How long an orderly close (TLS's close_notify) may take."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServerTLS:
+class ServerTLS(msgspec.Struct, frozen=True):
     """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
 
     context: ssl.SSLContext
     describe: Callable[[ssl.SSLObject], Mapping[str, object]]
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionSettings:
+class ConnectionSettings(msgspec.Struct, frozen=True):
     """What is the same for all connections of a worker. Times are in seconds."""
 
     http1: HTTP1Settings
@@ -52,8 +51,7 @@ class ConnectionSettings:
     proxy_protocol: ProxyProtocol | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyProtocol:
+class ProxyProtocol(msgspec.Struct, frozen=True):
     """Whose PROXY headers are read, and whether a connection has to have one."""
 
     trusted: Trusted
@@ -165,7 +163,7 @@ class Connections:
             channel = TLSChannel(secured, stream)
         else:
             channel = StreamChannel(secured.stream)
-        return self._connect(channel, replace(info, tls=tls.describe(secured.ssl_object)))
+        return self._connect(channel, msgspec.structs.replace(info, tls=tls.describe(secured.ssl_object)))
 
     def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
         settings = self._settings
@@ -243,7 +241,7 @@ def _proxy_fault(exc: Exception) -> str:
 def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
     """The client's connection to the proxy, as far as the proxy tells of it."""
     if header.source is None and header.destination is None:
-        return replace(info, scheme="https") if header.tls else info
+        return msgspec.structs.replace(info, scheme="https") if header.tls else info
     server = header.destination or info.server
     scheme = "https" if header.tls else info.scheme
     return ConnectionInfo(scheme, header.source, server, _peer_name(header.source, server))

@@ -12,9 +12,10 @@ whether `flush()` must be awaited.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from trioasgi.net.peers import Peer
 
@@ -27,8 +28,7 @@ Header = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionInfo:
+class ConnectionInfo(msgspec.Struct, frozen=True):
     """What is the same for every request of a connection.
 
     `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's

@@ -7,11 +7,9 @@ signature, at start-up, rather than by a TypeError at the first request.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import inspect
 import os
-import pkgutil
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -116,6 +114,8 @@ def _is_or_holds(missing: str | None, name: str) -> bool:
 
 
 def _not_found(missing: str, name: str) -> str:
+    import pkgutil  # only a mistake pays for it
+
     parent, _, _ = missing.rpartition(".")
     package = sys.modules.get(parent) if parent else None
     places: Iterable[str] = sys.path[:1] if package is None else getattr(package, "__path__", ())
@@ -144,6 +144,8 @@ def _find(module: ModuleType, attribute: str, app: str) -> object:
 
 
 def _suggestion(wanted: str, names: Iterable[str]) -> str:
+    import difflib  # only a mistake pays for it
+
     near = difflib.get_close_matches(wanted, list(names), n=3)
     return f"; did you mean {' or '.join(repr(name) for name in near)}?" if near else ""
 

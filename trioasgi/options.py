@@ -55,10 +55,11 @@ _KINDS: dict[object, Kind] = {
     tuple: Kind.LIST,
 }
 
-_SWITCH_WORDS = {
+SWITCH_WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+"""What is written for true and false."""
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,9 +76,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     group: Group
     flags: tuple[str, ...]
     negative_flags: tuple[str, ...]
-    """For a switch: the flags that turn it off, one for each of `flags` and `hidden_flags`."""
+    """For a switch: the flags that turn it off, one for each of `flags`."""
     hidden_flags: tuple[str, ...]
-    """Aliases that work and are not shown."""
+    """Aliases that work and are not shown. A switch's may have its value behind it, as in `--alias false`."""
     environment_aliases: tuple[str, ...]
     """Variables that other servers read for the same thing; ours wins over them."""
     metavar: str
@@ -108,7 +109,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         try:
             match self.kind:
                 case Kind.SWITCH:
-                    return _SWITCH_WORDS[text.strip().lower()]
+                    return SWITCH_WORDS[text.strip().lower()]
                 case Kind.INTEGER:
                     return int(text)
                 case Kind.NUMBER:
@@ -214,7 +215,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         help=declared.description or "",
         group=extra["group"],
         flags=flags,
-        negative_flags=_negatives(flags + hidden_flags) if kind is Kind.SWITCH else (),
+        negative_flags=_negatives(flags) if kind is Kind.SWITCH else (),
         hidden_flags=hidden_flags,
         environment_aliases=extra["environment_aliases"],
         metavar=extra["metavar"] or "|".join(choices),

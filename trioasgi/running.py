@@ -92,7 +92,7 @@ def _supervise(config: Config) -> ExitStatus:
 
 
 def _run_here(load: Callable[[], ASGIApp], config: Config) -> ExitStatus:
-    from trioasgi.tls import resolve_certificate
+    from trioasgi.tls.development import resolve_certificate
 
     has_served = False
     with StopSignals() as signals:

@@ -327,6 +327,7 @@ class _Run:
         connections.begin(stream, as_client(address, connection.family), server)
 
     def _announce(self) -> None:
+        from trioasgi.codecs import websocket_codec_name
         from trioasgi.observe.startup import announce
 
         certificate = None
@@ -338,5 +339,6 @@ class _Run:
             self._server.urls,
             workers=1,
             codec=codec_factory(self._config.http)().name,
+            websocket=websocket_codec_name(self._config),
             certificate=certificate,
         )

@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
@@ -133,8 +133,7 @@ class Run:
             self._scope.cancel()
 
 
-@dataclass(frozen=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """An exception that ended a run, for people and for the exit status."""
 
     message: str

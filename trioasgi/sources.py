@@ -138,12 +138,27 @@ def read_file(named: str | None, directory: Path) -> Layer:
         path = directory / name
         if path.is_file():
             content = _read_bytes(path, name, "the configuration file")
-            # A project's file that never mentions us is not parsed: it takes time, its errors are not ours.
-            if name == "trioasgi.toml" or b"trioasgi" in content:
+            # A project's file without a table of ours is not parsed: it takes time, its errors are not ours.
+            if name == "trioasgi.toml" or _may_have_table(content):
                 layer = _file_layer(path, name, content, must_have_table=False)
                 if layer or name == "trioasgi.toml":
                     return layer
     return {}
+
+
+def _may_have_table(content: bytes) -> bool:
+    """Whether `[tool.trioasgi]` may be in a file of TOML, in any of its spellings but for escapes in a key.
+
+    That we are a dependency does not count: so we are in most projects that we serve.
+    """
+    return b"trioasgi" in content and re.search(_TABLE, content, re.VERBOSE | re.MULTILINE) is not None
+
+
+_TABLE = rb"""
+    \btool ["']? [ \t]* \. [ \t]* ["']? trioasgi \b  # [tool.trioasgi], tool.trioasgi.port = 1
+    | ^ [ \t]* \[ [ \t]* ["']? tool ["']? [ \t]* \]    # [tool], with trioasgi = { port = 1 } below it
+    | ^ [ \t]* ["']? tool ["']? [ \t]* =               # tool = { trioasgi = { port = 1 } }
+"""
 
 
 def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool = True) -> Layer:
@@ -199,7 +214,7 @@ def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        match = _ENV_LINE.fullmatch(line)
+        match = re.fullmatch(_ENV_LINE, line, re.VERBOSE)
         if match is None:
             raise ConfigError(
                 f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
@@ -207,14 +222,12 @@ def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
         environ.setdefault(match["key"], _env_value(match))
 
 
-_ENV_LINE = re.compile(
-    r"""
+_ENV_LINE = r"""
     \s* (?: export \s+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) \s* = \s*
     (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\. )* )" | (?P<plain> (?! ['"] ) .*? ) )
     (?: \s+ \# .* | \s* )
-    """,
-    re.VERBOSE,
-)
+"""
+"""Compiled when it is used: few starts read such a file."""
 
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
 

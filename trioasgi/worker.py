@@ -20,7 +20,10 @@ def main() -> NoReturn:
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, _ignore)
     commands = _claim_stdin()
-    from trioasgi.working import work
+    from trioasgi.importing import uncollected_imports
+
+    with uncollected_imports():
+        from trioasgi.working import work
 
     sys.exit(work(commands))
 

@@ -16,7 +16,7 @@ from tests.support.http import CODECS, Calls, echo, request
 from tests.support.sockets import SOON, connected, logged, run, secured, served
 from trioasgi import Config
 from trioasgi.errors import ConfigError, TLSError
-from trioasgi.tls import server_context
+from trioasgi.tls.context import server_context
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

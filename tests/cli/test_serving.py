@@ -414,6 +414,20 @@ def test_http(codec: str, project: Path) -> None:
         server.wait_for(f"HTTP/1.1 by {codec}")
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("chosen", "said"),
+    [
+        ("auto", "WebSocket by websockets$"),
+        ("wsproto", "WebSocket by wsproto$"),
+        ("none", "HTTP/1.1 by httptools$"),
+    ],
+)
+def test_websocket_codec(chosen: str, said: str, workers: str, project: Path) -> None:
+    with start_server("main:app", "--ws", chosen, "--workers", workers, cwd=project) as server:
+        server.wait_for(said)
+
+
 def test_headers_of_every_response(project: Path) -> None:
     flags = ["--header", "X-One: 1", "--header", "x-two:2", "--header", "x-two: zwei"]
     with start_server("main:app", *flags, cwd=project) as server:

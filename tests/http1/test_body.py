@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec.structs
 import pytest
 
 from tests.support.http import request
@@ -110,7 +109,7 @@ def test_trailers_are_dropped(codec: str) -> None:
 
 
 def test_a_chunked_body_is_bounded(codec: str) -> None:
-    limits = dataclasses.replace(LIMITS, body=5)
+    limits = msgspec.structs.replace(LIMITS, body=5)
     right = read(codec, b"3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n", limits)
     assert right.requests[0].body == b"abcde"
     for coded in (b"6\r\n", b"3\r\nabc\r\n3\r\nde", b"ffffffffffffffff\r\n"):

@@ -4,8 +4,7 @@ bytes arrive.
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec.structs
 import pytest
 
 from tests.support.http import request
@@ -291,6 +290,6 @@ def test_an_expectation_counts_in_1_1_alone(codec: str, version: str, expects: b
 
 
 def test_a_body_above_the_limit_is_refused_by_its_length(codec: str) -> None:
-    limits = dataclasses.replace(LIMITS, body=10)
+    limits = msgspec.structs.replace(LIMITS, body=10)
     assert only(codec, post("Content-Length: 10") + bytes(10), limits).whole
     assert read_all(codec, [post("Content-Length: 11")], limits).status == 413

@@ -98,7 +98,8 @@ def test_a_file_that_is_broken_from_the_start_is_waited_for(tmp_path: Path) -> N
 
 def test_of_rapid_saves_the_last_one_serves(tmp_path: Path) -> None:
     write_app(tmp_path, "00")
-    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+    # The default is shorter than what a busy machine may put between two saves.
+    with start_server("app:app", "--reload", "--reload-delay", "0.25", cwd=tmp_path) as server:
         url = server.url()
         for number in range(10, 20):
             write_app(tmp_path, str(number))

@@ -299,6 +299,23 @@ def test_a_long_message_is_read_as_it_comes(codec: str) -> None:
     assert read(messages, b"\xff") == [1007]
 
 
+@pytest.mark.parametrize(
+    ("length", "kept"), [(60_000, 10_000), (100_000, 80_000)], ids=["whole", "in its middle"]
+)
+def test_what_has_been_used_up_is_let_go(codec: str, length: int, kept: int) -> None:
+    """An idle connection holds nothing of the last message; one within a message holds it once."""
+    messages = reader(codec, max_size=1 << 20)
+    tracemalloc.start()
+    try:
+        messages.feed(frame(BINARY, bytes(60_000), length=length))
+        while messages.next_event() is not None:
+            pass
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < kept
+
+
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes(codec: str, opcode: int) -> None:
     count = 50_000

@@ -21,10 +21,11 @@ Any other malformed value      says nothing
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from trioasgi.exchange import ConnectionInfo
 from trioasgi.trust import Trusted, parse_address
@@ -67,8 +68,7 @@ _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
-@dataclass(frozen=True, slots=True)
-class Forwarded:
+class Forwarded(msgspec.Struct, frozen=True):
     """What trusted proxies say of a request: its connection as the client has it, the Host that it asked
     for, and the path that the application is mounted at, percent-encoded; None where they say nothing.
     """
@@ -127,8 +127,7 @@ def read_forwarded(
     return None if statement is None else _conclude(statement, headers, info)
 
 
-@dataclass(frozen=True, slots=True)
-class _Node:
+class _Node(msgspec.Struct, frozen=True):
     """A hop: its address, also as a scope's client has it (port 0: not said); or only what it is called."""
 
     label: str
@@ -141,8 +140,7 @@ class _Node:
         return trusted.has_address(self.address)
 
 
-@dataclass(frozen=True, slots=True)
-class _Statement:
+class _Statement(msgspec.Struct, frozen=True):
     """What the header fields say of the client's request, not checked yet but for `client`."""
 
     client: _Node | None

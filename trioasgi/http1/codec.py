@@ -9,8 +9,9 @@ fields out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from trioasgi.exchange import Request
 
@@ -37,8 +38,7 @@ AROUND_TARGET: Final = 64
 """Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
     a body (0: any).
     """

@@ -8,10 +8,10 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from trioasgi.errors import ClientDisconnected
@@ -54,8 +54,7 @@ that it was the last.
 """
 
 
-@dataclass(frozen=True, slots=True)
-class HTTP1Settings:
+class HTTP1Settings(msgspec.Struct, frozen=True):
     """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
 
     `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how

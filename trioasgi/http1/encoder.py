@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from email.utils import formatdate
 from enum import Enum
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -23,16 +22,13 @@ class Framing(Enum):
     CLOSE = "the connection's end"
 
 
-def _status_line(status: int) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        # An empty phrase is legal, but load generators have been seen to count it as a failure.
-        phrase = "Unknown"
-    return f"HTTP/1.1 {status} {phrase}\r\n".encode("ascii")
+_PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
-
-STATUS_LINES: Final = tuple(_status_line(status) for status in range(1000))
+STATUS_LINES: Final = tuple(
+    # An empty phrase is legal, but load generators have been seen to count it as a failure.
+    f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n".encode("ascii")
+    for status in range(1000)
+)
 """The status line of each status code. Phrases are the standard ones; there is no status code above 999."""
 
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
@@ -101,14 +97,28 @@ class HeadEncoder:
 
     def _default_fields(self, given: set[bytes]) -> bytes:
         """The default fields but for those that are `given` by the application."""
-        date = (
-            b"date: %b\r\n" % formatdate(usegmt=True).encode("ascii")
-            if self._date and b"date" not in given
-            else b""
-        )
+        date = b"date: %b\r\n" % http_date(time.time()) if self._date and b"date" not in given else b""
         server = b"" if b"server" in given else self._server
         extra = b"".join([b"%b: %b\r\n" % field for field in self._extra if field[0] not in given])
         return date + server + extra
+
+
+_DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
+_MONTHS: Final = (
+    *(b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun"),
+    *(b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"),
+)
+
+
+def http_date(now: float) -> bytes:
+    """Seconds since the epoch as an IMF-fixdate (RFC 9110, 5.6.7).
+
+    Not by strftime, which speaks the language of the application's locale; nor by `email.utils`, which takes
+    longer to load than any module of this package.
+    """
+    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(now)
+    clock = b"%02d:%02d:%02d" % (hour, minute, second)
+    return b"%b, %02d %b %04d %b GMT" % (_DAYS[weekday], day, _MONTHS[month - 1], year, clock)
 
 
 def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:

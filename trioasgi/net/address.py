@@ -13,7 +13,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from trioasgi.errors import ConfigError
 
@@ -23,16 +24,14 @@ _UNIX = re.compile(r"unix:(?P<path>[^,]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
 _FIX = "use host:port, [ipv6]:port, unix:path[,mode=660] or fd:N"
 
 
-@dataclass(frozen=True)
-class TCPAddress:
+class TCPAddress(msgspec.Struct, frozen=True):
     """A host (None: every interface) and a port from 0 to 65535."""
 
     host: str | None
     port: int
 
 
-@dataclass(frozen=True)
-class UnixAddress:
+class UnixAddress(msgspec.Struct, frozen=True):
     """A path and the permissions its socket is given (None: 0o666, any local user, as a TCP port on
     loopback has it).
     """
@@ -41,8 +40,7 @@ class UnixAddress:
     mode: int | None
 
 
-@dataclass(frozen=True)
-class InheritedAddress:
+class InheritedAddress(msgspec.Struct, frozen=True):
     """The number of an open file that is a listening socket."""
 
     fd: int

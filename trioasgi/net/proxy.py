@@ -20,10 +20,11 @@ from __future__ import annotations
 import ipaddress
 import re
 import struct
-from dataclasses import dataclass
 from enum import Enum
 from functools import cache
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 if TYPE_CHECKING:
     import trio
@@ -57,8 +58,7 @@ class ProxyError(Exception):
     """What begins a connection is no PROXY header that can be used; says what is wrong with it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyHeader:
+class ProxyHeader(msgspec.Struct, frozen=True):
     """What a header says.
 
     `source` and `destination` are the ends of the client's connection to the proxy, None where the header

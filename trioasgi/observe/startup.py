@@ -12,7 +12,7 @@ from .logs import SERVER
 from .text import escaped
 
 if TYPE_CHECKING:
-    from trioasgi.tls import Certificate
+    from trioasgi.tls.context import Certificate
 
 logger = logging.getLogger(SERVER)
 
@@ -22,6 +22,7 @@ def announce(
     *,
     workers: int = 1,
     codec: str,
+    websocket: str | None = None,
     certificate: Certificate | None = None,
     reload: bool = False,
     stop_hint: str | None = "Ctrl-C to stop",
@@ -29,14 +30,16 @@ def announce(
     """Log where the server listens, with which processes, codec and certificate.
 
     `workers` is how many processes run the application; `reload` says that they are replaced on changes.
-    `codec` names the HTTP/1.1 parser. `stop_hint` is None where no signal of a terminal ends the server.
+    `codec` names the HTTP/1.1 parser, `websocket` the WebSocket codec; None where there are no WebSockets.
+    `stop_hint` is None where no signal of a terminal ends the server.
     A certificate that clients will refuse by its dates gets a warning as well.
     """
     hint = f" ({stop_hint})" if stop_hint else ""
     for url in urls:
         logger.info("Serving on %s%s", escaped(url), hint)
         hint = ""
-    logger.info("%s; HTTP/1.1 by %s", _processes(workers, reload=reload), codec)
+    codecs = f"HTTP/1.1 by {codec}" + (f", WebSocket by {websocket}" if websocket else "")
+    logger.info("%s; %s", _processes(workers, reload=reload), codecs)
     if certificate is not None:
         now = datetime.now(UTC)
         logger.info("%s", _validity(certificate, now))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import os
 import signal
 import socket
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.codecs import http_codec_name, websocket_codec_name
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
-from trioasgi.tls import describe, resolve_certificate
+from trioasgi.tls.development import resolve_certificate
 
 from . import handover
 from .slots import Supervisor
@@ -38,13 +38,18 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
     ):
-        certificate = None if resolved.certfile is None else describe(resolved.certfile)
+        certificate = None
+        if resolved.certfile is not None:
+            from trioasgi.tls.context import describe
+
+            certificate = describe(resolved.certfile)
 
         def announce_serving() -> None:
             announce(
                 [socket_url(sock, certificate is not None) for sock in sockets],
                 workers=resolved.workers,
-                codec=_codec(resolved),
+                codec=http_codec_name(resolved),
+                websocket=websocket_codec_name(resolved),
                 certificate=certificate,
                 reload=resolved.reload,
             )
@@ -87,10 +92,3 @@ def _terminal(config: Config) -> Iterator[int | None]:
     finally:
         if terminal is not None:
             os.close(terminal)
-
-
-def _codec(config: Config) -> str:
-    """What `auto` will be in the workers, without loading it here."""
-    if config.http != "auto":
-        return config.http
-    return "httptools" if importlib.util.find_spec("httptools") is not None else "h11"

@@ -8,11 +8,11 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 import trio
 
 import trioasgi
@@ -57,23 +57,20 @@ class State(Enum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True)
-class WorkerReady:
+class WorkerReady(msgspec.Struct, frozen=True):
     """The worker accepts connections now."""
 
     worker: WorkerProcess
 
 
-@dataclass(frozen=True)
-class WorkerDraining:
+class WorkerDraining(msgspec.Struct, frozen=True):
     """The worker has stopped accepting without having been asked to by us."""
 
     worker: WorkerProcess
     reason: str
 
 
-@dataclass(frozen=True)
-class WorkerEnded:
+class WorkerEnded(msgspec.Struct, frozen=True):
     """The process is gone; what it left is in the worker's attributes."""
 
     worker: WorkerProcess

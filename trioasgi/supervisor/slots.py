@@ -11,10 +11,10 @@ import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus
@@ -60,13 +60,12 @@ class Course(Enum):
     """Whatever still runs is killed."""
 
 
-@dataclass(eq=False)
-class Slot:
+class Slot(msgspec.Struct, eq=False):
     """A worker's place, kept across restarts."""
 
     place: Place = Place.VACANT
     worker: WorkerProcess | None = None
-    leaving: list[WorkerProcess] = field(default_factory=list)
+    leaving: list[WorkerProcess] = msgspec.field(default_factory=list)
     """Earlier workers that are still draining, the oldest first."""
     crashes: int = 0
     """Ends nobody asked for, one soon after the other."""
@@ -75,16 +74,14 @@ class Slot:
     rest: trio.CancelScope | None = None
 
 
-@dataclass(frozen=True)
-class RestOver:
+class RestOver(msgspec.Struct, frozen=True):
     """The delay before a slot's next worker has passed."""
 
     slot: Slot
     rest: trio.CancelScope
 
 
-@dataclass(frozen=True)
-class Signalled:
+class Signalled(msgspec.Struct, frozen=True):
     """The supervisor was asked to stop."""
 
     number: int

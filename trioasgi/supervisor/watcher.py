@@ -7,16 +7,17 @@ import fnmatch
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import trio
-import watchfiles
 
 from trioasgi.errors import ConfigError, TrioasgiError
 
 if TYPE_CHECKING:
+    import watchfiles
+
     from trioasgi.config import Config
 
 DEFAULT_INCLUDES = ("*.py",)
@@ -39,8 +40,7 @@ _MAX_BATCH = 1_600
 """Milliseconds after which changes are told even if more keep coming."""
 
 
-@dataclass(frozen=True)
-class FilesChanged:
+class FilesChanged(msgspec.Struct, frozen=True):
     """These files were saved, made or removed; paths as short as they can be said."""
 
     paths: tuple[str, ...]
@@ -120,6 +120,9 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
     Raises ConfigError as `watched_directories` does, TrioasgiError if the system cannot watch.
     """
     roots = watched_directories(config)
+    await trio.lowlevel.checkpoint()  # first the workers are on their way
+    import watchfiles  # it brings AnyIO and multiprocessing
+
     delay = max(1, int(config.reload_delay * 1000))
     stop = trio.Event()
     async with trio.open_nursery() as nursery:

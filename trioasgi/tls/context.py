@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 from trioasgi.errors import TLSError
 
@@ -26,8 +27,7 @@ _SOON = timedelta(days=14)
 _DATE = "%Y-%m-%d %H:%M UTC"
 
 
-@dataclass(frozen=True)
-class Certificate:
+class Certificate(msgspec.Struct, frozen=True):
     """What a person wants to know of the server's own certificate (the first one in its file)."""
 
     subject: str

@@ -12,9 +12,10 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+
+import msgspec
 
 from trioasgi.config import DEVELOPMENT, Config
 from trioasgi.errors import TLSError
@@ -26,8 +27,7 @@ _CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a lit
 _LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days, whoever the issuer is
 
 
-@dataclass(frozen=True)
-class DevelopmentCertificate:
+class DevelopmentCertificate(msgspec.Struct, frozen=True):
     """Where the files of a development certificate are."""
 
     certfile: Path

@@ -1,0 +1,146 @@
+"""What a start takes, counted and not timed: modules that are loaded, options that Typer is told of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.client import get
+from tests.support.processes import start_server
+from trioasgi.cli import options_for
+from trioasgi.config import OPTIONS
+
+APPLICATION = """
+    import gc
+    import sys
+
+    STATE = f"{gc.isenabled()} {gc.get_freeze_count() > 10_000}"
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        body = "\\n".join([STATE, *sys.modules]).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+NEVER = frozenset(
+    {
+        # the standard library's, with what they bring along
+        "asyncio",
+        "concurrent.futures",
+        "email",
+        "http.server",
+        "importlib.metadata",
+        "logging.config",
+        "multiprocessing",
+        "tomllib",
+        "urllib.request",
+        # others', for the help, for mistakes, for reloading, and for certificates that are made up
+        "anyio",
+        "cryptography",
+        "pydantic",
+        "rich",
+        "trustme",
+        "watchfiles",
+        # ours, and others' that they use
+        "h11",
+        "websockets",
+        "wsproto",
+        "trioasgi.asgi.websocket",
+        "trioasgi.net.proxy",
+        "trioasgi.net.secure",
+        "trioasgi.supervisor.parent",
+        "trioasgi.tls.context",
+        "trioasgi.websocket.session",
+    }
+)
+"""What nobody should wait for who serves plain HTTP: each would be found only by a start that is slow."""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A directory with `main:app` in it."""
+    (tmp_path / "main.py").write_text(textwrap.dedent(APPLICATION))
+    return tmp_path
+
+
+def test_no_record_of_ours_is_a_dataclass() -> None:
+    """Making a frozen dataclass takes 25 times as long as making a Struct that says the same."""
+    code = (
+        "import dataclasses, inspect, sys, trioasgi.running\n"
+        "ours = [module for name, module in sys.modules.items() if name.startswith('trioasgi.')]\n"
+        "print({cls for module in ours for _, cls in inspect.getmembers(module, dataclasses.is_dataclass)})"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+class Seen(NamedTuple):
+    """What the application saw when it had its first request."""
+
+    state: str
+    modules: frozenset[str]
+
+
+def serve_once(project: Path, *arguments: str) -> Seen:
+    """Start, send one request, stop."""
+    with start_server("main:app", *arguments, cwd=project) as server:
+        state, *modules = get(server.url()).body.splitlines()
+        assert server.stop() == 0
+    return Seen(state, frozenset(modules))
+
+
+def test_serving_loads_no_more_than_it_needs(project: Path) -> None:
+    pytest.importorskip("httptools")
+    seen = serve_once(project)
+    assert seen.modules.isdisjoint(NEVER), seen.modules & NEVER
+
+
+def test_h11_is_loaded_in_place_of_httptools(project: Path) -> None:
+    seen = serve_once(project, "--http", "h11")
+    assert "httptools" not in seen.modules
+    assert seen.modules & NEVER == {"h11"}
+
+
+def test_a_worker_knows_nothing_of_the_command_line(project: Path) -> None:
+    pytest.importorskip("httptools")
+    never = {*NEVER, "typer", "trioasgi.cli", "trioasgi.sources", "trioasgi.supervisor.slots"}
+    seen = serve_once(project, "--workers", "2")
+    assert seen.modules.isdisjoint(never), seen.modules & never
+
+
+@pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "worker"])
+def test_the_collector_leaves_the_servers_modules_alone_and_looks_after_the_application(
+    arguments: tuple[str, ...], project: Path
+) -> None:
+    assert serve_once(project, *arguments).state == "True True"
+
+
+def test_only_reloading_loads_the_watcher() -> None:
+    code = "import sys, trioasgi.supervisor.parent; print('watchfiles' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ((), []),
+        (("a:b",), []),
+        (("a:b", "--port", "1", "--no-access-log"), ["port", "access_log"]),
+        (("a:b", "--port=1", "--header=--x"), ["port", "header"]),
+        (("a:b", "-w4", "-b", ":1"), ["workers", "bind"]),
+        (("a:b", "--ssl-certfile=development", "--certfile", "c"), ["certfile"]),
+        (("a:b", "--help"), [*OPTIONS]),
+        (("a:b", "-h"), [*OPTIONS]),
+        (("a:b", "--prot", "1"), [*OPTIONS]),  # Typer will say what there is
+        (("a:b", "--header", "-x"), [*OPTIONS]),  # needless, and does no harm
+    ],
+)
+def test_typer_is_told_of_the_options_that_are_mentioned(
+    arguments: tuple[str, ...], names: list[str]
+) -> None:
+    assert [option.name for option in options_for(arguments)] == names
