@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from trioasgi.websocket.frames import CloseCode, FrameError
 
@@ -38,8 +39,7 @@ _OFFER: Final = re.compile(rb"[ \t]*(" + _TOKEN + rb")((?:" + _PARAMETER.pattern
 _BITS: Final = re.compile(rb"8|9|1[0-5]")
 
 
-@dataclass(frozen=True, slots=True)
-class Deflate:
+class Deflate(msgspec.Struct, frozen=True):
     """What was agreed on: the windows, as powers of two, and whether each message begins with none."""
 
     server_bits: int = 15

@@ -6,8 +6,9 @@ import base64
 import binascii
 import hashlib
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from trioasgi.websocket.deflate import Deflate, negotiate
 
@@ -33,8 +34,7 @@ class HandshakeError(Exception):
         self.headers = headers
 
 
-@dataclass(frozen=True, slots=True)
-class Handshake:
+class Handshake(msgspec.Struct, frozen=True):
     """A handshake that may be accepted: the client's key, its subprotocols in its order, and its extension
     offers as they stood.
     """

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from trioasgi.websocket.keepalive import Keepalive
 
 
-@dataclass(frozen=True, slots=True)
-class WebSocketSettings:
+class WebSocketSettings(msgspec.Struct, frozen=True):
     """What is the same for all sessions of a worker. Times are in seconds.
 
     `max_size` bounds a message in bytes; `max_queue` how many messages are read ahead of an application that
