@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Final
 
 
 class Opcode(IntEnum):
@@ -38,18 +38,15 @@ class CloseCode(IntEnum):
     SERVICE_RESTART = 1012
 
 
-class Frame(NamedTuple):
-    """A frame, or a piece of one whose payload has not all arrived.
+Frame = tuple[int, bytes, bool, bool]
+"""A frame, or a piece of one whose payload has not all arrived: opcode, payload, end, compressed.
 
-    The pieces of a data frame after its first one have the opcode CONTINUATION, just as the frames of a
-    fragmented message; `end` says that the message ends here. Control frames come whole. `compressed` is the
-    bit RSV1 of a message's first frame (RFC 7692, 6).
-    """
+The pieces of a data frame after its first one have the opcode CONTINUATION, as the frames of a fragmented
+message; `end` says that the message ends here. Control frames come whole. `compressed` is the bit RSV1 of a
+message's first frame (RFC 7692, 6).
 
-    opcode: int
-    payload: bytes
-    end: bool
-    compressed: bool
+A plain tuple: there is one for each message, and making a NamedTuple takes a call.
+"""
 
 
 class FrameError(Exception):
@@ -67,32 +64,36 @@ MAX_CONTROL: Final = 125
 MAX_REASON: Final = MAX_CONTROL - 2
 """Bytes of a Close's reason."""
 
+COMPRESSED: Final = 0x40
+"""RSV1, which the first frame of a compressed message has set (RFC 7692, 6)."""
+
 _FINAL: Final = 0x80
-_RSV1: Final = 0x40
 
 _LENGTH_16: Final = struct.Struct("!BBH")
 _LENGTH_64: Final = struct.Struct("!BBQ")
 
 _SHORT_HEADERS: Final = {
-    first: tuple(bytes((first, length)) for length in range(126))
-    for first in (_FINAL | opcode | bits for opcode in Opcode for bits in (0, _RSV1))
+    kind: tuple(bytes((_FINAL | kind, length)) for length in range(126))
+    for kind in (opcode | bits for opcode in Opcode for bits in (0, COMPRESSED))
 }
 """The headers of final frames of up to 125 bytes."""
 
 
-def frame_header(opcode: int, length: int, compressed: bool = False) -> bytes:
-    """The header of an unmasked frame that is a whole message, with a payload of `length` bytes."""
-    first = _FINAL | opcode | (_RSV1 if compressed else 0)
+def frame_header(kind: int, length: int) -> bytes:
+    """The header of an unmasked frame that is a whole message, with a payload of `length` bytes.
+
+    `kind` is its opcode, with COMPRESSED in it if it is compressed.
+    """
     if length < 126:
-        return _SHORT_HEADERS[first][length]
+        return _SHORT_HEADERS[kind][length]
     if length < 65536:
-        return _LENGTH_16.pack(first, 126, length)
-    return _LENGTH_64.pack(first, 127, length)
+        return _LENGTH_16.pack(_FINAL | kind, 126, length)
+    return _LENGTH_64.pack(_FINAL | kind, 127, length)
 
 
 def encode_control(opcode: Opcode, payload: bytes = b"") -> bytes:
     """A Ping, Pong or Close with up to 125 bytes of payload."""
-    return _SHORT_HEADERS[_FINAL | opcode][len(payload)] + payload
+    return _SHORT_HEADERS[opcode][len(payload)] + payload
 
 
 def encode_close(code: int, reason: str = "") -> bytes:

@@ -7,11 +7,12 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.websocket.frames import CloseCode, Frame, FrameError, Opcode, frame_header, read_close
+from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode, frame_header, read_close
 
 if TYPE_CHECKING:
     from trioasgi.websocket.codec import Codec
     from trioasgi.websocket.deflate import Deflater, Inflater
+    from trioasgi.websocket.frames import Frame
 
 _CONTINUATION: Final = int(Opcode.CONTINUATION)
 _TEXT: Final = int(Opcode.TEXT)
@@ -30,29 +31,35 @@ DEFLATE_FROM: Final = 32
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
 
+class Control:
+    """A control frame."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class Ping:
+class Ping(Control):
     """A ping, to be answered with the same payload."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Pong:
+class Pong(Control):
     """The answer to a ping, or one that nobody asked for."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Close:
+class Close(Control):
     """The peer closes; `code` is 1005 if it did not say why."""
 
     code: int
     reason: str
 
 
-Event = str | bytes | Ping | Pong | Close
+Event = str | bytes | Control
 """A text message, a binary message, or a control frame."""
 
 
@@ -64,10 +71,11 @@ class MessageReader:
         feed(bytes)  →  next_event() until None  →  feed(bytes) …
     """
 
-    __slots__ = ("_codec", "_inflater", "_inflating", "_max_size", "_message", "_room")
+    __slots__ = ("_codec", "_inflater", "_inflating", "_max_size", "_message", "_room", "feed")
 
     def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
+        self.feed = codec.feed  # takes bytes off the wire
         self._max_size = max_size
         self._inflater = inflater
         self._room = max_size
@@ -75,10 +83,6 @@ class MessageReader:
         # The message that is being put together, if one is.
         self._message: _Text | _Binary | None = None
         self._inflating = False
-
-    def feed(self, data: bytes) -> None:
-        """Take bytes off the wire."""
-        self._codec.feed(data)
 
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
@@ -93,11 +97,11 @@ class MessageReader:
             opcode, payload, end, compressed = frame
             if opcode > _BINARY:
                 return _read_control(opcode, payload)
-            if end and self._message is None and not compressed and len(payload) <= self._room:
+            if end and not compressed and self._message is None and len(payload) <= self._room:
                 # Nearly every message there is: one frame, and all of it there.
                 if opcode == _TEXT:
                     try:
-                        return str(payload, "utf-8")
+                        return payload.decode()
                     except UnicodeDecodeError:
                         raise _not_utf8() from None
                 if opcode == _BINARY:
@@ -149,14 +153,14 @@ class MessageWriter:
     def encode(self, message: str | bytes) -> tuple[bytes, bytes]:
         """The header and the payload of a message's frame. Raises UnicodeEncodeError for lone surrogates."""
         if isinstance(message, str):
-            opcode, payload = _TEXT, message.encode()
+            kind, payload = _TEXT, message.encode()
         else:
-            opcode, payload = _BINARY, message
+            kind, payload = _BINARY, message
         deflater = self._deflater
         if deflater is None or len(payload) < DEFLATE_FROM:
-            return frame_header(opcode, len(payload)), payload
+            return frame_header(kind, len(payload)), payload
         payload = deflater.deflate(payload)
-        return frame_header(opcode, len(payload), compressed=True), payload
+        return frame_header(kind | COMPRESSED, len(payload)), payload
 
 
 class _Text:

@@ -26,12 +26,11 @@ from trioasgi.websocket.frames import (
     encode_control,
 )
 from trioasgi.websocket.heartbeat import Beat, Heartbeat
-from trioasgi.websocket.messages import Close, MessageReader, MessageWriter, Ping
+from trioasgi.websocket.messages import Close, Control, MessageReader, MessageWriter, Ping
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.websocket.deflate import Deflate
-    from trioasgi.websocket.messages import Event
     from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
@@ -144,15 +143,19 @@ class WebSocketSession:
                     if data is None:
                         self._unyielded = 0
                         data = await channel.receive()
+                    else:
+                        await self._count_step()
                     if data:
                         reader.feed(data)
                     else:
                         self._lose("the connection ended without a close")
-                elif not isinstance(event, str | bytes):
+                elif isinstance(event, Control):
                     await self._take_control(event)
-                if self._is_greedy():
-                    await self._yield()
-                if isinstance(event, str | bytes):
+                    await self._count_step()
+                else:
+                    self._unyielded += 1  # as _count_step: for every message, a call counts
+                    if self._unyielded >= YIELD_EVERY:
+                        await self._yield()
                     return event
         except FrameError as error:
             self._fail(error.code, error.reason)
@@ -169,7 +172,7 @@ class WebSocketSession:
         self._queued_size -= len(message)
         return message
 
-    async def _take_control(self, event: Event) -> None:
+    async def _take_control(self, event: Control) -> None:
         match event:
             case Ping(payload):
                 if self.state is _OPEN:
@@ -236,20 +239,20 @@ class WebSocketSession:
         if event is None:
             data = self._channel.receive_nowait()
             if data is None:
+                self._unyielded = 0
                 data = await self._channel.receive()
             if data:
                 self._reader.feed(data)
             else:
                 self._lose("the connection ended without a close")
-        elif not isinstance(event, str | bytes):
+        elif isinstance(event, Control):
             await self._take_control(event)
         elif self.state is _OPEN:
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(event)
             self._queued_size += len(event)
-        if self._is_greedy():
-            await self._yield()
+        await self._count_step()
 
     # Sending
 
@@ -271,12 +274,14 @@ class WebSocketSession:
         except OSError as exc:
             self._note_broken()
             raise ClientDisconnected("the client broke the connection") from exc
-        return waits or self._is_greedy()
-
-    def _is_greedy(self) -> bool:
-        """Count a step; is it somebody else's turn, after so many of them without a wait?"""
         self._unyielded += 1
-        return self._unyielded >= YIELD_EVERY
+        return waits or self._unyielded >= YIELD_EVERY
+
+    async def _count_step(self) -> None:
+        """Count a step; after so many of them without a wait it is somebody else's turn."""
+        self._unyielded += 1
+        if self._unyielded >= YIELD_EVERY:
+            await self._yield()
 
     async def _yield(self) -> None:
         """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from trioasgi.websocket.codec import Codec
-from trioasgi.websocket.frames import MAX_CONTROL, CloseCode, Frame, FrameError, Opcode
+from trioasgi.websocket.frames import MAX_CONTROL, CloseCode, FrameError, Opcode
+
+if TYPE_CHECKING:
+    from trioasgi.websocket.frames import Frame
 
 try:
     from websockets.speedups import apply_mask
@@ -20,8 +23,37 @@ _MASKED: Final = 0x80
 _LENGTH: Final = 0x7F
 
 _OPCODES: Final = frozenset(Opcode)
-_FIRST_CONTROL: Final = Opcode.CLOSE
+_FIRST_CONTROL: Final = int(Opcode.CLOSE)
 _CONTINUATION: Final = int(Opcode.CONTINUATION)
+
+
+def _find_fault(first: int, *, deflate: bool) -> str | None:
+    """What is wrong with a frame's first byte."""
+    opcode = first & _OPCODE
+    if opcode not in _OPCODES:
+        return f"unknown opcode {opcode:#x}"
+    control = opcode >= _FIRST_CONTROL
+    reserved = first & _RESERVED
+    # RFC 7692, 6: RSV1 tells of a compressed message, in its first frame.
+    if reserved and (reserved != _RSV1 or not deflate or control or opcode == _CONTINUATION):
+        return "a reserved bit is set"
+    if control and first < _FINAL:
+        return "a control frame is fragmented"
+    return None
+
+
+def _read_first_byte(first: int, *, deflate: bool) -> tuple[int, bool, bool] | None:
+    """A frame's opcode, whether it is final, and whether it is compressed; None if there is a fault."""
+    if _find_fault(first, deflate=deflate):
+        return None
+    return first & _OPCODE, first >= _FINAL, first & _RSV1 != 0
+
+
+_FIRST_BYTES: Final = {
+    deflate: tuple(_read_first_byte(first, deflate=deflate) for first in range(256))
+    for deflate in (False, True)
+}
+"""The meaning of each byte that a frame may begin with, without and with compression."""
 
 
 class WebsocketsCodec(Codec):
@@ -31,13 +63,14 @@ class WebsocketsCodec(Codec):
     data frame of whose payload nothing has come: a large frame is handed on piece by piece.
     """
 
-    __slots__ = ("_data", "_deflate", "_end", "_left", "_mask", "_pos", "room")
+    __slots__ = ("_data", "_deflate", "_end", "_first_bytes", "_left", "_mask", "_pos", "room")
 
     name = "websockets"
 
     def __init__(self, *, deflate: bool, room: int) -> None:
         self.room = room
         self._deflate = deflate
+        self._first_bytes = _FIRST_BYTES[deflate]
         self._data = b""
         self._pos = 0
         # Of the data frame that is being read: bytes still to come, its mask turned to where we are, and
@@ -59,14 +92,19 @@ class WebsocketsCodec(Codec):
         data, pos = self._data, self._pos
         have = len(data)
         if have - pos < 2:
+            # A long wait may be ahead: let go of what has been used up. (So the next read, of whichever
+            # connection, finds its memory free and still cached, which is worth a twentieth.)
+            self._data, self._pos = data[pos:], 0
             return None
-        first, second = data[pos], data[pos + 1]
-        length = second & _LENGTH
-        opcode = first & _OPCODE
-        if first & _RESERVED or opcode not in _OPCODES or second < _MASKED or opcode >= _FIRST_CONTROL:
-            self._check(first, second)
+        kind = self._first_bytes[data[pos]]
+        length = data[pos + 1] - _MASKED
+        if kind is None or length < 0:
+            self._refuse(data[pos])
+        opcode, final, compressed = kind
         pos += 2
         if length > MAX_CONTROL:
+            if opcode >= _FIRST_CONTROL:
+                raise FrameError(CloseCode.PROTOCOL_ERROR, "a control frame is too long")
             size = 2 if length == 126 else 8
             if have - pos < size:
                 return None
@@ -75,27 +113,24 @@ class WebsocketsCodec(Codec):
         if length > self.room and opcode < _FIRST_CONTROL:
             raise FrameError(CloseCode.TOO_BIG, "the message is too big")
         start = pos + 4
-        if have < start:
-            return None
         end = start + length
-        final = first >= _FINAL
-        compressed = first & _RSV1 != 0
         if end <= have:
             self._pos = end
-            return Frame(opcode, apply_mask(data[start:end], data[pos:start]), final, compressed)
-        if opcode >= _FIRST_CONTROL:
+            return opcode, apply_mask(data[start:end], data[pos:start]), final, compressed
+        if have < start or opcode >= _FIRST_CONTROL:
             return None
         self._pos = start
         self._left = length
         self._mask = data[pos:start]
         self._end = final
-        return Frame(opcode, b"" if have == start else self._take(), False, compressed)
+        return opcode, b"" if have == start else self._take(), False, compressed
 
     def _next_piece(self) -> Frame | None:
         if self._pos == len(self._data):
+            self._data, self._pos = b"", 0  # as in next_frame
             return None
         piece = self._take()
-        return Frame(_CONTINUATION, piece, self._end and not self._left, False)
+        return _CONTINUATION, piece, self._end and not self._left, False
 
     def _take(self) -> bytes:
         """What is there of the payload, which is more than nothing."""
@@ -107,22 +142,9 @@ class WebsocketsCodec(Codec):
         self._mask = mask[turn:] + mask[:turn]
         return apply_mask(piece, mask)
 
-    def _check(self, first: int, second: int) -> None:
-        """Raise FrameError for what may not stand in a frame's first two bytes."""
-        opcode = first & _OPCODE
-        if opcode not in _OPCODES:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, f"unknown opcode {opcode:#x}")
-        control = opcode >= _FIRST_CONTROL
-        reserved = first & _RESERVED
-        # RFC 7692, 6: RSV1 tells of a compressed message, in its first frame.
-        if reserved and (reserved != _RSV1 or not self._deflate or control or opcode == _CONTINUATION):
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "a reserved bit is set")
-        if second < _MASKED:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "the frame is not masked")
-        if control and first < _FINAL:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "a control frame is fragmented")
-        if control and second & _LENGTH > MAX_CONTROL:
-            raise FrameError(CloseCode.PROTOCOL_ERROR, "a control frame is too long")
+    def _refuse(self, first: int) -> NoReturn:
+        fault = _find_fault(first, deflate=self._deflate)
+        raise FrameError(CloseCode.PROTOCOL_ERROR, fault or "the frame is not masked")
 
 
 def _read_length(data: bytes, pos: int, size: int) -> int:

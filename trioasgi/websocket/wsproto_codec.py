@@ -9,10 +9,12 @@ from wsproto.frame_protocol import CloseReason, FrameDecoder, ParseFailed, RsvBi
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
 from trioasgi.websocket.codec import Codec
-from trioasgi.websocket.frames import CloseCode, Frame, FrameError
+from trioasgi.websocket.frames import CloseCode, FrameError
 
 if TYPE_CHECKING:
     from wsproto.frame_protocol import FrameProtocol
+
+    from trioasgi.websocket.frames import Frame
 
 _NO_BITS = RsvBits(False, False, False)
 _RSV1 = RsvBits(True, False, False)
@@ -43,7 +45,7 @@ class WsprotoCodec(Codec):
         payload = frame.payload
         assert isinstance(payload, bytes)
         end = frame.frame_finished and frame.message_finished
-        return Frame(int(frame.opcode), payload, end, self._headers.take_compressed())
+        return int(frame.opcode), payload, end, self._headers.take_compressed()
 
 
 def _translate(exc: ParseFailed) -> FrameError:
