@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.http import CODECS, request
+from tests.support.http import CODECS, make_codec, request
 from tests.support.reading import LIMITS, bytewise, read_all
 from tests.support.requests import cuts, streams
 from trioasgi.http1.codec import Limits
+from trioasgi.http1.reader import RequestReader
 
 ROUNDS = settings(
     max_examples=400,
@@ -97,3 +100,21 @@ def test_an_empty_line_after_a_body_is_passed_over(codec: str) -> None:
     # RFC 9112, 2.2: some old clients send one.
     stream = request("/", body=b"abc") + b"\r\n" + request("/next")
     assert len(read_all(codec, [stream]).requests) == 2
+
+
+def test_what_has_been_used_up_is_let_go(codec: str) -> None:
+    """A connection that waits for more of a body, or for a request, holds nothing of what has been taken."""
+    reader = RequestReader(make_codec(codec), LIMITS)
+    tracemalloc.start()
+    try:
+        reader.receive_data(request("/", "Content-Length: 120000", method="POST"))
+        assert reader.next_request() is not None
+        for goes_on in (reader.next_body, reader.next_request):
+            reader.receive_data(bytes(60_000))
+            size = len(reader.next_body() or b"")
+            assert size == 60_000
+            assert goes_on() is None
+            held, _ = tracemalloc.get_traced_memory()
+            assert held < 20_000
+    finally:
+        tracemalloc.stop()

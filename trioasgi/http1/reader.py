@@ -65,6 +65,7 @@ class RequestReader:
         """
         data, pos = self._data, self._pos
         if pos == len(data):
+            self._let_go()
             return None
         heads = self._heads
         request = heads.request
@@ -116,4 +117,11 @@ class RequestReader:
         if self.body.done:
             self.body = None
             self._searched = self._pos
+        elif piece is None and self._pos == len(self._data):
+            self._let_go()
         return piece
+
+    def _let_go(self) -> None:
+        """Let go of what has been taken, as a long wait may be ahead."""
+        self._data = b""
+        self._pos = self._searched = 0
