@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -92,12 +95,59 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite, on every interpreter there is."""
     install(session, "test")
-    # Many tests wait for processes; more of them at once than this and their deadlines mean nothing.
-    at_once = min(os.cpu_count() or 1, 4)
-    session.run("pytest", "-n", str(at_once), *session.posargs)
+    session.run("pytest", "-n", str(tests_at_once()), *session.posargs)
 
 
-# The two below take minutes and end differently each time: they are run by name.
+def tests_at_once() -> int:
+    """Many tests wait for processes; more of them at once than this and their deadlines mean nothing."""
+    return min(os.cpu_count() or 1, 4)
+
+
+# Those below are run by name: they take minutes, and fuzz and slow end differently each time.
+
+
+@nox.session(default=False)
+def compiled(session: nox.Session) -> None:
+    """Build the compiled wheel, which stays in dist/, and test it. A C compiler is needed."""
+    # From a copy: the build leaves shared objects beside the sources, which would be imported in their place.
+    with tempfile.TemporaryDirectory() as directory:
+        tree = Path(directory)
+        copy_tree(tree)
+        build = ["pip", "wheel", "--no-deps", "--wheel-dir", str(tree / "dist"), str(tree)]
+        session.run(*build, env={"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"})
+        (wheel,) = tree.glob("dist/*.whl")
+        Path("dist").mkdir(exist_ok=True)
+        shutil.copy(wheel, "dist")
+        session.install(f"{wheel}[all]", *nox.project.dependency_groups(PROJECT, "test"))
+        session.install("--force-reinstall", "--no-deps", str(wheel))  # another build has the same version
+        # What is left has everything but the package, so the installed one is tested.
+        shutil.rmtree(tree / "trioasgi")
+        with session.chdir(tree):
+            session.run("python", "-c", IS_COMPILED)
+            session.run("pytest", "-n", str(tests_at_once()), *NOT_COMPILED, *session.posargs)
+
+
+IS_COMPILED = """
+import pathlib, sys, sysconfig
+import trioasgi.http1.reader
+file = trioasgi.http1.reader.__file__
+assert file.endswith(sysconfig.get_config_var("EXT_SUFFIX")), file
+assert pathlib.Path(file).is_relative_to(sys.prefix), file
+"""
+
+# Tests of what is the same in either wheel: worker processes, and the sources themselves.
+NOT_COMPILED = [f"--ignore=tests/{name}" for name in ("cli", "supervisor", "test_project.py")]
+
+
+def copy_tree(target: Path) -> None:
+    """Copy what belongs to the project, committed or not, and nothing that was built from it."""
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    output = subprocess.run(listed, check=True, stdout=subprocess.PIPE).stdout
+    for name in os.fsdecode(output).split("\0"):
+        source = Path(name)
+        if source.is_file():  # it may have been deleted, and that not committed yet
+            (target / source).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / source)
 
 
 @nox.session(default=False)

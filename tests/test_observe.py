@@ -9,6 +9,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
+from typing import Any
 
 import pytest
 import trio
@@ -420,7 +421,7 @@ def test_the_servers_frames_on_top_are_left_out() -> None:
     import trioasgi.observe.errors
 
     file = trioasgi.observe.errors.__file__
-    namespace: dict[str, Callable[[Callable[[], object]], object]] = {}
+    namespace: dict[str, Any] = {"__name__": trioasgi.observe.errors.__name__}
     exec(compile("def call(application): application()", file, "exec"), namespace)
 
     def application() -> None:
@@ -445,7 +446,7 @@ def test_the_servers_frames_on_top_are_left_out() -> None:
 def test_a_traceback_of_nothing_but_the_servers_frames_is_kept() -> None:
     import trioasgi.observe.errors
 
-    namespace: dict[str, Callable[[], object]] = {}
+    namespace: dict[str, Any] = {"__name__": trioasgi.observe.errors.__name__}
     exec(compile("def fail(): 1 / 0", trioasgi.observe.errors.__file__, "exec"), namespace)
     exc = caught(namespace["fail"])
     assert exc.__traceback__ is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -25,15 +26,18 @@ DEMO_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e '.[all]' && .v
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """The names of the files in a wheel built from this tree."""
-    directory = tmp_path_factory.mktemp("wheel")
+    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def build_wheel(tree: Path, directory: Path) -> set[str]:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(directory)],
-        cwd=ROOT,
+        cwd=tree,
         check=True,
         capture_output=True,
         timeout=50,
     )
-    (built,) = directory.glob("*.whl")
+    (built,) = directory.glob("*-py3-none-any.whl")
     return set(zipfile.ZipFile(built).namelist())
 
 
@@ -54,6 +58,29 @@ def test_a_wheel_has_every_module_and_nothing_else(wheel: set[str]) -> None:
         "trioasgi",
         f"trioasgi-{trioasgi.__version__}.dist-info",
     }
+
+
+def matches(patterns: list[str]) -> set[Path]:
+    found = {pattern: set(ROOT.glob(pattern)) for pattern in patterns}
+    assert all(found.values()), found
+    return set().union(*found.values())
+
+
+def test_no_module_that_is_compiled_has_a_struct() -> None:
+    """mypyc takes it for an ordinary class, and `frozen=True` for nothing."""
+    hook = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    compiled = matches(hook["include"]) - matches(hook["exclude"])
+    assert [path for path in compiled if "msgspec" in path.read_text("utf-8")] == []
+
+
+def test_what_a_build_leaves_beside_the_sources_is_not_packed(tmp_path: Path) -> None:
+    """A shared object is imported in its source's place, and may be that of another version."""
+    for part in ("trioasgi", "pyproject.toml", ".gitignore", "README.md", "LICENSE"):
+        source = ROOT / part
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, tmp_path / part)
+    (tmp_path / "trioasgi" / "exchange.cpython-311-x86_64-linux-gnu.so").touch()
+    assert [name for name in build_wheel(tmp_path, tmp_path / "dist") if name.endswith(".so")] == []
 
 
 @pytest.mark.parametrize("command", [TEST_COMMAND, DEMO_COMMAND])

@@ -26,8 +26,9 @@ from tests.support.sockets import SOON, Client, connected, logged, open_stream, 
 from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.connection import HTTP1Connection
-from trioasgi.http1.reader import RequestReader
+from trioasgi.net.channel import StreamChannel
 from trioasgi.net.hub import Hub
+from trioasgi.net.hub_channel import HubChannel
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 
@@ -459,9 +460,12 @@ def test_an_applications_base_exception_reaches_nobody_else(kind: type[BaseExcep
     run(main, SOON)
 
 
+# Methods that are looked up when they are called, where the server is compiled too.
 @both_codecs
 @pytest.mark.parametrize(
-    ("place", "verb"), [(HTTP1Connection, "run"), (RequestReader, "next_request")], ids=["run", "reader"]
+    ("place", "verb"),
+    [(HTTP1Connection, "run"), (HubChannel if sys.platform == "linux" else StreamChannel, "receive_nowait")],
+    ids=["run", "read"],
 )
 def test_our_own_failure_reaches_nobody_else(
     place: type[object], verb: str, codec: str, monkeypatch: pytest.MonkeyPatch

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError
-from trioasgi.http1.codec import Codec, Limits
-from trioasgi.http1.connection import HTTP1Settings
+from trioasgi.http1.codec import Codec
 from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.http1.settings import HTTP1Settings, Limits
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.config import Config
-    from trioasgi.exchange import ConnectionInfo
     from trioasgi.http1.connection import Handler
+    from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.codec import Codec as WebSocketCodec
 

@@ -13,15 +13,16 @@ import msgspec
 import msgspec.structs
 import trio
 
-from trioasgi.exchange import ConnectionInfo
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import StreamChannel
+from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trioasgi.http1.connection import Handler, HTTP1Settings
+    from trioasgi.http1.connection import Handler
+    from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader

@@ -13,34 +13,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import TYPE_CHECKING
-
-import msgspec
-
-from trioasgi.net.peers import Peer
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from trioasgi.net.channel import Channel
 
 Header = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
-
-
-class ConnectionInfo(msgspec.Struct, frozen=True):
-    """What is the same for every request of a connection.
-
-    `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's
-    server, None where unknown. `peer` is how the log names the client. `tls` is what ASGI's TLS extension
-    says of the connection; None where there is no TLS.
-    """
-
-    scheme: str
-    client: Peer | None
-    server: Peer | None
-    peer: str
-    tls: Mapping[str, object] | None = None
 
 
 class Request(ABC):
@@ -80,33 +61,23 @@ class ResponsePhase(Enum):
     FAILED = "no more can be sent: the peer has gone, or the response was cut"
 
 
-class CallScope(ABC):
+class CallScope(Protocol):
     """What ends one call of the application, as a trio.CancelScope would, and can do nothing to the next.
 
     Once the call is over, nothing that is done here has an effect.
     """
 
-    __slots__ = ()
+    deadline: float
+    """When the call will be cancelled, in seconds of `trio.current_time()`: 504 then, or the response is cut.
+    Never (infinity) from the moment when the response is complete, unless it is set anew.
+    """
 
-    @abstractmethod
     def cancel(self) -> None:
         """Cancel the call: 503 if no head was sent, else the response is cut."""
 
     @property
-    @abstractmethod
     def cancel_called(self) -> bool:
         """Was the call cancelled, by whomever, or has its deadline come?"""
-
-    @property
-    @abstractmethod
-    def deadline(self) -> float:
-        """When the call will be cancelled, in seconds of `trio.current_time()`: 504 then, or the response is
-        cut. Never (infinity) from the moment when the response is complete, unless it is set anew.
-        """
-
-    @deadline.setter
-    @abstractmethod
-    def deadline(self, deadline: float) -> None: ...
 
 
 class Exchange(ABC):

@@ -12,7 +12,8 @@ from trioasgi.asgi.forwarded import Forwarded, Forwarding
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.config import FORWARDED_HEADERS, Config
 from trioasgi.errors import ConfigError
-from trioasgi.exchange import ConnectionInfo, Header
+from trioasgi.exchange import Header
+from trioasgi.net.peers import ConnectionInfo
 from trioasgi.trust import Trusted
 
 PROXIES = ("127.0.0.0/8", "::1", "10.0.0.0/8", "2001:db8:1::/48", "unix")

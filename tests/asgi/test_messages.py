@@ -186,6 +186,25 @@ async def test_a_body_may_be_left_out(codec: str) -> None:
         assert (await client.get(request("/"))).body == b""
 
 
+@pytest.mark.parametrize(("more", "done"), [(1, None), ("yes", 0), ([0], "")])
+@on_trio
+async def test_more_body_is_what_it_counts_as(codec: str, more: object, done: object) -> None:
+    messages = [START, {**BODY, "more_body": more}, {**BODY, "more_body": done}]
+    async with serving(sending(*messages), codec) as client:
+        assert (await client.get(request("/"))).body == b"abcabc"
+
+
+@pytest.mark.parametrize("value", [bytearray(b"12"), memoryview(b"12"), 12, "12", None])
+def test_a_length_is_a_byte_string(value: Any) -> None:
+    try:
+        _, length = check_headers([(b"content-length", value)])
+    except ASGIMessageError:
+        assert not isinstance(value, bytearray)
+    else:
+        assert isinstance(value, bytearray)
+        assert length == 12
+
+
 def test_names_come_in_lower_case() -> None:
     for _ in range(2):
         headers, length = check_headers([(b"X-A", b"\xff\t b"), (b"Content-LENGTH", b"007")])

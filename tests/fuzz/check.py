@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tests.http1 import test_body, test_rules
 from tests.support.http import CODECS, request
 from tests.support.reading import LIMITS, Reading, read_all
-from trioasgi.http1.codec import Limits
+from trioasgi.http1.settings import Limits
 
 TIGHT = Limits(header_bytes=60, header_count=3, target=12, body=20)
 STATUSES = frozenset({0, 400, 413, 414, 417, 431, 501, 505})

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.support.http import CODECS, make_codec, request
 from tests.support.reading import LIMITS, bytewise, read_all
 from tests.support.requests import cuts, streams
-from trioasgi.http1.codec import Limits
 from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.settings import Limits
 
 ROUNDS = settings(
     max_examples=400,

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.http import request
 from tests.support.reading import LIMITS, Read, bytewise, read_all
-from trioasgi.http1.codec import Limits
 from trioasgi.http1.rules import METHODS, Rule
+from trioasgi.http1.settings import Limits
 
 HOST = "Host: example.org"
 

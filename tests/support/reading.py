@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from trioasgi.http1.codec import HTTP1Request, Limits, RequestError
+from trioasgi.http1.codec import HTTP1Request, RequestError
 from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.settings import Limits
 
 from .http import make_codec
 

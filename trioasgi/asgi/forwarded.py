@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from trioasgi.exchange import ConnectionInfo
+from trioasgi.net.peers import ConnectionInfo
 from trioasgi.trust import Trusted, parse_address
 
 if TYPE_CHECKING:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
-    from trioasgi.exchange import ConnectionInfo, Exchange, Header
+    from trioasgi.exchange import Exchange, Header
+    from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.settings import WebSocketSettings
 

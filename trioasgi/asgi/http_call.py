@@ -129,15 +129,15 @@ class HTTPCall:
             body = message.get("body", b"")
             if type(body) is not bytes:
                 body = check_body(body)
-            more = message.get("more_body", False)
+            done = not message.get("more_body")
             # As _send_body, which would be another coroutine for each message.
             try:
-                waits = exchange.send_body(body, more)
+                waits = exchange.send_body(body, not done)
             except BodyLengthError as exc:
                 raise ASGIMessageError(str(exc)) from exc
-            if waits or more:
+            if waits or not done:
                 await self._flush(waits)
-            if self._log is not None and not more:
+            if self._log is not None and done:
                 self._log.write(exchange)
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")

@@ -27,10 +27,13 @@ _BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 
 _MAX_KNOWN_NAMES: Final = 1024
 
+ByteString = bytes | bytearray | memoryview
+"""What ASGI calls a byte string, and what is taken for one."""
+
 # Without O_NONBLOCK a pipe would be waited for; without O_BINARY (Windows) it would be read as text.
 _OPEN_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
-_known_names: dict[bytes, bytes] = {}
+_known_names: dict[ByteString, bytes] = {}
 """Header names that were checked, as the application writes them, and in lower case."""
 
 CheckedHeaders = tuple[tuple[Header, ...], int | None]
@@ -39,11 +42,11 @@ CheckedHeaders = tuple[tuple[Header, ...], int | None]
 _MAX_KNOWN_HEADERS: Final = 256
 _MAX_KNOWN_SIZE: Final = 1024  # bytes of the values of one response
 
-_known_headers: dict[tuple[tuple[bytes, ...], ...], CheckedHeaders] = {}
+_known_headers: dict[tuple[tuple[ByteString, ...], ...], CheckedHeaders] = {}
 """The fields of responses that were checked, as the application writes them."""
 
 
-def check_headers(headers: Iterable[Iterable[bytes]]) -> CheckedHeaders:
+def check_headers(headers: Iterable[Iterable[ByteString]]) -> CheckedHeaders:
     """Check header fields; return them with their names in lower case, but for the Content-Length, which
     comes as a number if there is one.
 
@@ -61,10 +64,10 @@ def check_headers(headers: Iterable[Iterable[bytes]]) -> CheckedHeaders:
     return known or _check_fields(fields)
 
 
-def _check_fields(fields: tuple[tuple[bytes, ...], ...]) -> CheckedHeaders:
+def _check_fields(fields: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders:
     names = _known_names
-    checked: list[Header] = []
-    values: list[bytes] = []
+    checked: list[tuple[bytes, ByteString]] = []
+    values: list[ByteString] = []
     length: int | None = None
     try:
         for given, value in fields:
@@ -86,14 +89,14 @@ def _check_fields(fields: tuple[tuple[bytes, ...], ...]) -> CheckedHeaders:
     return result
 
 
-def _remember(fields: tuple[tuple[bytes, ...], ...], checked: CheckedHeaders) -> None:
+def _remember(fields: tuple[tuple[ByteString, ...], ...], checked: CheckedHeaders) -> None:
     if len(_known_headers) >= _MAX_KNOWN_HEADERS:
         _known_headers.clear()
     with suppress(TypeError):  # a bytearray may become another
         _known_headers[fields] = checked
 
 
-def _learn_name(given: bytes) -> bytes:
+def _learn_name(given: ByteString) -> bytes:
     if not isinstance(given, bytes) or _NAME.fullmatch(given.lower()) is None:
         raise ASGIMessageError(f"header name {given!r} must be a byte string that is a token (RFC 9110, 5.1)")
     if len(_known_names) < _MAX_KNOWN_NAMES:
@@ -101,15 +104,17 @@ def _learn_name(given: bytes) -> bytes:
     return given.lower()
 
 
-def _check_length(value: bytes, seen: int | None) -> int:
+def _check_length(value: ByteString, seen: int | None) -> int:
     if seen is not None:
         raise ASGIMessageError("content-length is given twice; it must be one number")
+    if not isinstance(value, bytes | bytearray):
+        raise _malformed_headers(value)
     if not value.isdigit():
         raise ASGIMessageError(f"content-length must be one non-negative number, not {value!r}")
     return int(value)
 
 
-def _reject_value(headers: list[Header]) -> None:
+def _reject_value(headers: list[tuple[bytes, ByteString]]) -> None:
     for name, value in headers:
         if _BAD_VALUE.search(value):
             raise ASGIMessageError(
@@ -144,7 +149,7 @@ def check_body(body: object) -> bytes:
     raise ASGIMessageError(f"body must be a byte string, not {type(body).__name__}; encode str first")
 
 
-def check_links(links: Iterable[bytes]) -> list[bytes]:
+def check_links(links: object) -> list[bytes]:
     """The `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
     if isinstance(links, bytes | str) or not isinstance(links, Iterable):
         raise ASGIMessageError(f"links must be an iterable of byte strings, not {_shorten(links)}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
-    from trioasgi.http1.codec import Limits
+    from trioasgi.http1.settings import Limits
 
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from trioasgi.exchange import CallScope
-
 if TYPE_CHECKING:
     from trioasgi.http1.connection import HTTP1Connection
     from trioasgi.http1.exchange import HTTP1Exchange
 
 
-class HTTP1CallScope(CallScope):
-    """A scope for each call would cost every request what hardly any makes use of; so the calls of a
+class HTTP1CallScope:
+    """A `CallScope`.
+
+    A scope for each call would cost every request what hardly any makes use of; so the calls of a
     connection share one, and this keeps one call from touching the next.
     """
 

@@ -9,9 +9,7 @@ fields out.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final
-
-import msgspec
+from typing import TYPE_CHECKING
 
 from trioasgi.exchange import Request
 
@@ -32,26 +30,6 @@ class RequestError(Exception):
 
 class GrammarError(Exception):
     """A head that the codec could not read; `rules.diagnose` finds out what to answer."""
-
-
-AROUND_TARGET: Final = 64
-"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
-    a body (0: any).
-    """
-
-    header_bytes: int
-    header_count: int
-    target: int
-    body: int
-
-    @property
-    def head_bytes(self) -> int:
-        """The most bytes that are held while the end of a head has not been seen."""
-        return self.header_bytes + self.target + AROUND_TARGET
 
 
 class Fields:

@@ -11,22 +11,20 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-import msgspec
 import trio
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
-from trioasgi.http1.codec import Limits, RequestError
-from trioasgi.http1.encoder import CONNECTION_CLOSE, HeadEncoder
+from trioasgi.http1.codec import RequestError
+from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
-    from trioasgi.exchange import ConnectionInfo
-    from trioasgi.http1.codec import Codec
+    from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
-    from trioasgi.observe.access import AccessLog
+    from trioasgi.net.peers import ConnectionInfo
 
 logger = logging.getLogger("trioasgi")
 
@@ -52,27 +50,6 @@ LAST_REQUEST_SECONDS: Final = 0.5
 another of one that it has answered: such a request may be on its way, and would be lost. Its response says
 that it was the last.
 """
-
-
-class HTTP1Settings(msgspec.Struct, frozen=True):
-    """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
-
-    `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how
-    long a response may take (0: any time), and `disconnect_grace` how long a call goes on when its client
-    has gone (None: as long as it likes).
-    """
-
-    codec: Codec
-    limits: Limits
-    heads: HeadEncoder
-    timeout_keep_alive: float
-    timeout_headers: float
-    timeout_body: float
-    timeout_write: float
-    body_rate: int
-    request_timeout: float
-    disconnect_grace: float | None
-    access_log: AccessLog | None
 
 
 class Phase(Enum):

@@ -73,13 +73,7 @@ class HTTP1Exchange(Exchange):
         "_trailers",
         "_waited_for",
         "close_after",
-        "phase",
-        "request",
-        "sent",
-        "status",
     )
-
-    request: HTTP1Request
 
     def __init__(self, connection: HTTP1Connection, request: HTTP1Request) -> None:
         self._connection = connection

@@ -17,7 +17,8 @@ from trioasgi.http1.body import ChunkedBody, SizedBody
 from trioasgi.http1.rules import HeadReader, check_beginning
 
 if TYPE_CHECKING:
-    from trioasgi.http1.codec import Codec, HTTP1Request, Limits
+    from trioasgi.http1.codec import Codec, HTTP1Request
+    from trioasgi.http1.settings import Limits
 
 
 MAX_SKIP: Final = 64 * 1024

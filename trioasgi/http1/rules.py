@@ -12,13 +12,15 @@ from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.codec import AROUND_TARGET, Fields, GrammarError, HTTP1Request, Limits, RequestError
+from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request, RequestError
+from trioasgi.http1.settings import AROUND_TARGET
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trioasgi.exchange import Header
     from trioasgi.http1.codec import Codec
+    from trioasgi.http1.settings import Limits
 
 
 class Rule(Enum):

@@ -1,14 +1,35 @@
-"""The addresses of the two ends of a connection, as ASGI's scope has them: `(host, port)`, or `(path,
-None)` for a Unix socket.
+"""Who is connected: the addresses of the two ends, as ASGI's scope has them, and what else is known of a
+connection before anything has been read from it.
 """
 
 from __future__ import annotations
 
 import socket
 import sys
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Peer = tuple[str, int | None]
 """A host and its port; for a Unix socket the path (empty for an unnamed client) and None."""
+
+
+class ConnectionInfo(msgspec.Struct, frozen=True):
+    """What is the same for every request of a connection.
+
+    `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's
+    server, None where unknown. `peer` is how the log names the client. `tls` is what ASGI's TLS extension
+    says of the connection; None where there is no TLS.
+    """
+
+    scheme: str
+    client: Peer | None
+    server: Peer | None
+    peer: str
+    tls: Mapping[str, object] | None = None
 
 
 def fixed_address(sock: socket.socket) -> Peer | None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
-from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 from .logs import SERVER
 from .text import escaped
 
 logger = logging.getLogger(SERVER)
 
-_PACKAGE = Path(__file__).parent.parent
-_OWN = str(_PACKAGE) + os.sep
-_DEMO = str(_PACKAGE / "demo")  # an application, if one of ours
+_OWN = "trioasgi."
+_DEMO = "trioasgi.demo."  # an application, if one of ours
 
 # What asyncio and Trio say when asyncio's coroutines run on Trio; checked with CPython 3.11 and trio 0.35.
 _SIGNS: tuple[tuple[type[BaseException], str], ...] = (
@@ -72,13 +69,15 @@ def asyncio_hint(exc: BaseException) -> str | None:
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
     """Return the traceback from its first frame outside this server on; all of it if there is none."""
     first = traceback
-    while first is not None and _is_own(first.tb_frame.f_code.co_filename):
+    while first is not None and _is_own(first.tb_frame):
         first = first.tb_next
     return first or traceback
 
 
-def _is_own(filename: str) -> bool:
-    return filename.startswith(_OWN) and not filename.startswith(_DEMO)
+def _is_own(frame: FrameType) -> bool:
+    # By its module's name: the file's, where the module is compiled, is that of the build.
+    name = f"{frame.f_globals.get('__name__')}."
+    return name.startswith(_OWN) and not name.startswith(_DEMO)
 
 
 def _parts(exc: BaseException) -> Iterator[BaseException]:

@@ -1,0 +1,52 @@
+"""What is the same for all HTTP/1 connections of a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from trioasgi.http1.codec import Codec
+    from trioasgi.http1.encoder import HeadEncoder
+    from trioasgi.observe.access import AccessLog
+
+AROUND_TARGET: Final = 64
+"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
+    a body (0: any).
+    """
+
+    header_bytes: int
+    header_count: int
+    target: int
+    body: int
+
+    @property
+    def head_bytes(self) -> int:
+        """The most bytes that are held while the end of a head has not been seen."""
+        return self.header_bytes + self.target + AROUND_TARGET
+
+
+class HTTP1Settings(msgspec.Struct, frozen=True):
+    """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
+
+    `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how
+    long a response may take (0: any time), and `disconnect_grace` how long a call goes on when its client
+    has gone (None: as long as it likes).
+    """
+
+    codec: Codec
+    limits: Limits
+    heads: HeadEncoder
+    timeout_keep_alive: float
+    timeout_headers: float
+    timeout_body: float
+    timeout_write: float
+    body_rate: int
+    request_timeout: float
+    disconnect_grace: float | None
+    access_log: AccessLog | None
