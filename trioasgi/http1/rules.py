@@ -130,14 +130,13 @@ class HeadReader:
     `head` are the bytes of the head that was read last, and `request` is what they mean.
     """
 
-    __slots__ = ("_block", "_codec", "_limits", "_max_bytes", "_version", "head", "request")
+    __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "head", "request")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._codec = codec
         self._limits = limits
         self._max_bytes = limits.head_bytes
-        self._block = b""
-        self._version = b""
+        self._fields_at = 0
         self.head = b""
         self.request: HTTP1Request | None = None
 
@@ -161,17 +160,21 @@ class HeadReader:
         if path is None:
             # Before the fields: what llhttp thinks of the target is not for it to say.
             path, query, authority = _read_other_form(method, target)
-        block = head[line.end() :]
-        if last is not None and block == self._block and version == self._version:
+        http_version = _VERSIONS[version]
+        fields_at = line.end()
+        if (
+            last is not None
+            and last.http_version == http_version
+            and head[fields_at:] == self.head[self._fields_at :]
+        ):
             fields = last.fields
         else:
             fields = self._read_fields(head, version)
-            self._block = block
-            self._version = version
+        self._fields_at = fields_at
         headers: Sequence[Header] = fields.headers
         if authority is not None:
             headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-        return HTTP1Request(method, target, path, query or b"", _VERSIONS[version], headers, fields)
+        return HTTP1Request(method, target, path, query or b"", http_version, headers, fields)
 
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
         try:

@@ -57,8 +57,7 @@ class Channel(ABC):
     time is up.
     """
 
-    # No __slots__ here: a class with attributes declared but no slots for them is not something mypy
-    # understands.
+    __slots__ = ("read_deadline", "write_timeout")
 
     read_deadline: float
     write_timeout: float
@@ -166,7 +165,6 @@ class StreamChannel(Channel):
         "_unsent",
         "_watch_scopes",
         "_writing",
-        "write_timeout",
     )
 
     def __init__(self, stream: trio.abc.Stream) -> None:

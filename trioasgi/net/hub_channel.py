@@ -9,7 +9,6 @@ import select
 import socket
 import struct
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import outcome
@@ -77,12 +76,12 @@ class HubChannel(Channel):
         "_corked_size",
         "_emptied",
         "_fd",
+        "_given_back",
         "_hang_up_callback",
         "_hub",
         "_hung_up",
         "_readable",
         "_reader",
-        "_recv_bytes",
         "_sent_eof",
         "_sock",
         "_unsent",
@@ -90,14 +89,11 @@ class HubChannel(Channel):
         "_writable",
         "_writer",
         "_writing",
-        "read_deadline",
         "write_deadline",
-        "write_timeout",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub) -> None:
         self._sock = sock
-        self._recv_bytes: Callable[[int], bytes] = sock.recv
         self._fd = sock.fileno()
         self._hub = hub
         self._readable = True
@@ -108,9 +104,10 @@ class HubChannel(Channel):
         self._writer: trio.lowlevel.Task | None = None
         self._writing: trio.lowlevel.ParkingLot | None = None
         self._emptied = 0
+        self._given_back = b""
         self._watchers: trio.lowlevel.ParkingLot | None = None
         self._unsent: memoryview | None = None
-        self._corked: list[bytes] = []
+        self._corked: list[bytes] | None = None
         self._corked_size = 0
         self._broken: OSError | None = None
         self._callback: Callable[[], None] | None = None
@@ -183,7 +180,7 @@ class HubChannel(Channel):
 
     def _recv(self, size: int) -> bytes | None:
         try:
-            data = self._recv_bytes(size)
+            data = self._take_back(size) if self._given_back else self._sock.recv(size)
         except BlockingIOError:
             self._readable = self._hung_up
             return None
@@ -200,17 +197,14 @@ class HubChannel(Channel):
         """Give back bytes that were received: they come first in the next read, together with what there is
         behind them.
         """
-        self._recv_bytes = partial(self._recv_again, data, self._recv_bytes)
+        self._given_back = data + self._given_back
         self._readable = True
 
-    def _recv_again(self, data: bytes, receive: Callable[[int], bytes], size: int) -> bytes:
-        # What is behind them is asked for as well, so that a short read still means that there is no more.
-        self._recv_bytes = receive
-        if len(data) > size:
-            self.unread(data[size:])
-            return data[:size]
+    def _take_back(self, size: int) -> bytes:
+        # What is behind it is asked for as well, so that a short read still means that there is no more.
+        data, self._given_back = self._given_back[:size], self._given_back[size:]
         try:
-            return data + receive(size - len(data)) if len(data) < size else data
+            return data + self._sock.recv(size - len(data)) if len(data) < size else data
         except OSError:
             return data  # of a broken connection the next read tells
 
@@ -237,7 +231,7 @@ class HubChannel(Channel):
 
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
-            corked, self._corked, self._corked_size = self._corked, [], 0
+            corked, self._corked, self._corked_size = self._corked, None, 0
             data = b"".join([*corked, data])
         if self._unsent is not None:
             # Only where several tasks of an application send at once: each waits for its own turn in flush().
@@ -258,13 +252,13 @@ class HubChannel(Channel):
             raise self._broken
         if self._unsent is not None or len(data) >= CORK:
             return self.send_nowait(data)
-        self._corked.append(data)
         self._corked_size += len(data)
-        if self._corked_size >= CORK:
-            return self.send_nowait(b"")
-        if len(self._corked) == 1:
+        if self._corked is None:
+            self._corked = [data]
             self._hub.flush_soon(self)
-        return True
+            return True
+        self._corked.append(data)
+        return self._corked_size < CORK or self.send_nowait(b"")
 
     def uncork(self) -> None:
         """Send what is held back; what goes wrong is for the next send to tell."""
@@ -420,7 +414,7 @@ class HubChannel(Channel):
         self._hung_up = True
         self._readable = False
         self._unsent = None
-        self._corked = []
+        self._corked = None
         # Whoever is to be called holds this stream: without them it is gone at once, and not when the garbage
         # collector gets to it.
         self._callback = self._hang_up_callback = None

@@ -60,6 +60,8 @@ class TLSChannel(Channel):
 
     __slots__ = (
         "_aborted",
+        "_dry",
+        "_ended",
         "_eof",
         "_incoming",
         "_object",

@@ -1,0 +1,30 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from trioasgi.observe.logs import ACCESS, SERVER
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_they_were() -> Iterator[None]:
+    """Put the server's loggers back, which whoever serves in this process has set up."""
+    loggers = [logging.getLogger(name) for name in (SERVER, ACCESS)]
+    before = [(each.handlers[:], each.level, each.propagate) for each in loggers]
+    yield
+    for each, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        each.handlers[:] = handlers
+        each.setLevel(level)
+        each.propagate = propagate
+
+
+@pytest.fixture(autouse=True)
+def nothing_frozen() -> Iterator[None]:
+    """Undo the gc.freeze() of a command line that has run in this process, which is not the server's own."""
+    yield
+    gc.unfreeze()
