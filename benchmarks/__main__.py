@@ -97,10 +97,11 @@ def _named(name: str, wanted: Iterable[str]) -> bool:
 
 def about(servers: Iterable[Server], seconds: int) -> About:
     """Describe what the figures depend on."""
+    release, _, _ = platform.release().partition("-")  # without the name of somebody's build
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.release()}",
+        "system": f"{platform.system()} {release}",
         "processor": processor(),
         "cpus": os.cpu_count() or 1,
         "versions": {server.package: server.version() for server in servers},
