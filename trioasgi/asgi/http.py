@@ -80,10 +80,12 @@ class Application:
         return HTTPHandler(self, info)
 
     def count(self) -> None:
-        """Note that a call has ended, where there is a limit to their number."""
-        self._answered += 1
-        if self._answered == self.max_requests and self._on_max_requests is not None:
-            self._on_max_requests()
+        """Note that a call has ended."""
+        self.active -= 1
+        if self.max_requests:
+            self._answered += 1
+            if self._answered == self.max_requests and self._on_max_requests is not None:
+                self._on_max_requests()
 
 
 class HTTPHandler:
@@ -147,9 +149,7 @@ class HTTPHandler:
                 if exchange.phase is not _COMPLETE:
                     self._judge_return(exchange)
             finally:
-                application.active -= 1
-                if application.max_requests:
-                    application.count()
+                application.count()
         if log is not None:
             log.write(exchange)
 
@@ -165,9 +165,7 @@ class HTTPHandler:
         try:
             await serve_websocket(application.app, exchange, scope, settings, self._info.peer, log)
         finally:
-            application.active -= 1
-            if application.max_requests:
-                application.count()
+            application.count()
 
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency

@@ -41,7 +41,9 @@ NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
 
 # Fields that say how the message is framed or what becomes of the connection, which is the server's to say.
 # `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
-OURS: Final = frozenset({b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"})
+_OURS: Final = frozenset(
+    {b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
+)
 
 _MAX_KNOWN_HEADS: Final = 256
 
@@ -64,7 +66,7 @@ class HeadEncoder:
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
-        """The head of a response but for what `OURS` are about, for Content-Length and the empty line; and
+        """The head of a response but for what `_OURS` has, for Content-Length and the empty line; and
         whether `headers` ask for the connection to be closed.
 
         What has been encoded serves again as long as the date is the same: applications repeat themselves.
@@ -87,7 +89,7 @@ class HeadEncoder:
         closes = False
         for field in headers:
             name, value = field
-            if name not in OURS:
+            if name not in _OURS:
                 lines.append(b"%b: %b\r\n" % field)
             elif name == b"connection":
                 closes = closes or b"close" in value.lower()

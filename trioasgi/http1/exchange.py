@@ -153,8 +153,7 @@ class HTTP1Exchange(Exchange):
             self.fail(error.status, error.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
         except OSError as exc:
-            self._lose("the client broke the connection")
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken() from exc
         if not data:
             # The rest of the body will never come. What the application has to say of that still reaches a
             # client that has only closed its sending side.
@@ -350,16 +349,14 @@ class HTTP1Exchange(Exchange):
         try:
             return not self._connection.channel.send_nowait(data)
         except OSError as exc:
-            self._lose("the client broke the connection")
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken() from exc
 
     def _send_soon(self, data: bytes) -> bool:
         """Send a piece behind which another may come at once, to leave with it."""
         try:
             return not self._connection.channel.send_soon(data)
         except OSError as exc:
-            self._lose("the client broke the connection")
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken() from exc
 
     async def flush(self) -> None:
         with self._telling_of_disconnect():
@@ -377,8 +374,13 @@ class HTTP1Exchange(Exchange):
             self._lose("the client stopped reading the response")
             raise ClientDisconnected("the client stopped reading the response") from exc
         except OSError as exc:
-            self._lose("the client broke the connection")
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken() from exc
+
+    def _broken(self) -> ClientDisconnected:
+        """Give the response up, as its connection is broken: what to raise."""
+        reason = "the client broke the connection"
+        self._lose(reason)
+        return ClientDisconnected(reason)
 
     def _lose(self, reason: str) -> None:
         self._failure = reason

@@ -94,7 +94,7 @@ class Hub:
                 await trio.lowlevel.wait_readable(fd)
                 prompt.expect_looked()
         finally:
-            prompt.remove()
+            trio.lowlevel.remove_instrument(prompt)
 
     def _look(self) -> None:
         """Wake whoever waits for what has become ready."""
@@ -164,7 +164,3 @@ class _Prompt(trio.abc.Instrument):
         if not self._looked:
             self._look()
         self._looked = False
-
-    def remove(self) -> None:
-        """Be called no more."""
-        trio.lowlevel.remove_instrument(self)

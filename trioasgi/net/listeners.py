@@ -7,7 +7,7 @@ import os
 import socket
 import stat
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import BindError
@@ -40,7 +40,8 @@ def open_listeners(config: Config) -> list[socket.socket]:
     """
     addresses = [(text, parse_bind(text)) for text in config.binds]
     opened: list[socket.socket] = []
-    try:
+    with ExitStack() as undo:
+        undo.callback(close_listeners, opened)
         for text, address in addresses:
             try:
                 match address:
@@ -52,9 +53,7 @@ def open_listeners(config: Config) -> list[socket.socket]:
                         opened.append(_open_inherited(address))
             except (OSError, UnicodeError) as exc:
                 raise BindError(f"cannot listen on {text}: {_reason(exc)}") from exc
-    except BaseException:
-        close_listeners(opened)
-        raise
+        undo.pop_all()
     return opened
 
 
@@ -76,7 +75,8 @@ def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     missing: OSError | None = None
     port = address.port
-    try:
+    with ExitStack() as undo:
+        undo.callback(close_listeners, opened)
         for family, sockaddr in dict.fromkeys((entry[0], entry[4]) for entry in found):
             if family not in {socket.AF_INET, socket.AF_INET6}:
                 continue
@@ -88,9 +88,7 @@ def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
                 missing = exc
             else:
                 port = opened[0].getsockname()[1]
-    except BaseException:
-        close_listeners(opened)
-        raise
+        undo.pop_all()
     if missing is not None and not opened:
         raise missing
     return opened
@@ -98,14 +96,13 @@ def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
 
 def _listen_tcp(family: socket.AddressFamily, sockaddr: tuple[object, ...], backlog: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
+    with ExitStack() as undo:
+        undo.callback(sock.close)
         _set_tcp_options(sock)
         sock.bind(sockaddr)
         sock.listen(backlog)
         sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
+        undo.pop_all()
     return sock
 
 
@@ -133,15 +130,14 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "there are no Unix sockets on Windows; use host:port")
     _remove_stale(address.path)
     sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
+    with ExitStack() as undo:
+        undo.callback(sock.close)
         sock.bind(address.path)
         # Nobody can connect before listen(), so there is no moment at which the wrong users could.
         os.chmod(address.path, _UNIX_MODE if address.mode is None else address.mode)
         sock.listen(backlog)
         sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
+        undo.pop_all()
     return sock
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -128,11 +129,10 @@ class WorkerProcess:
         try:
             with theirs:
                 process = await handover.open_with(_command(), [*self._sockets, theirs], self._terminal)
-                try:
+                with contextlib.ExitStack() as undo:
+                    undo.callback(process.kill)
                     order = self._order(process.pid, theirs)
-                except BaseException:
-                    process.kill()
-                    raise
+                    undo.pop_all()
             await self._stay_with(process, order, ours)
         except OSError as error:
             reason = f"a worker could not be started: {error}"
