@@ -263,6 +263,41 @@ def test_a_handshake_byte_by_byte() -> None:
 
 
 @both_codecs
+def test_whoever_breaks_the_rules_breaks_only_his_own_connection(codec: str) -> None:
+    """Each violation has its close code, and the same server serves the next connection."""
+    violations = {
+        frame(TEXT, b"unmasked", mask=None): 1002,
+        frame(TEXT, rsv=2): 1002,
+        frame(0x3): 1002,
+        frame(0x9, fin=False): 1002,
+        frame(0x9, bytes(126)): 1002,
+        frame(0x0, b"nothing to continue"): 1002,
+        close(1005): 1002,
+        frame(TEXT, b"\xc3("): 1007,
+        frame(TEXT, length=17 * 1024 * 1024)[:14]: 1009,
+        frame(TEXT, b"\xff\xff\xff", rsv=4): 1007,
+    }
+
+    async def main() -> None:
+        async with served(echo, websocket=codec, lifespan="off") as server:
+            for violation, code in violations.items():
+                async with connected(server) as http:
+                    client = WebSocketClient(http)
+                    await client.shake_hands("sec-websocket-extensions: permessage-deflate")
+                    await client.send(violation)
+                    assert await client.close_code() == code, violation
+                async with connected(server) as http:
+                    client = WebSocketClient(http)
+                    await client.shake_hands()
+                    await client.send(frame(TEXT, b"hello"))
+                    assert await client.message() == "hello"
+                    await client.send(close())
+                    assert await client.close_code() == 1000
+
+    run(main)
+
+
+@both_codecs
 def test_a_large_message_both_ways(codec: str) -> None:
     async def main() -> None:
         async with served(echo, websocket=codec, lifespan="off") as server, connected(server) as http:
