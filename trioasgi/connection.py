@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,6 +21,7 @@ from trioasgi.net.stream import HubStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextvars import Context
 
     from trioasgi.http1.connection import Handler
     from trioasgi.http1.settings import HTTP1Settings
@@ -60,15 +62,17 @@ class ProxyProtocol(msgspec.Struct, frozen=True):
 
 
 class Connections:
-    """The connections of a worker: each is served by a call of `serve`, and all are drained at once.
+    """The connections of a worker: each is served from `begin` on, and all are drained at once.
 
-    `nursery` runs a connection on where the task that began it is still with an application whose response
-    is complete.
+    `nursery` runs them, each in a task of its own, and in another one where that is still with an application
+    whose response is complete. `context` has the context variables that each call of the application begins
+    with; it must not be entered by anybody else.
     """
 
-    def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery) -> None:
+    def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
         self._settings = settings
         self._nursery = nursery
+        self._context = context
         self._live: set[HTTP1Connection] = set()
         self._draining = False
 
@@ -95,12 +99,6 @@ class Connections:
         if connection is not None:
             # In another task: what a handshake needs is not kept for as long as the connection lasts.
             self._continue(connection)
-
-    async def serve(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
-        """Serve one connection and close it. Raises nothing but cancellation."""
-        connection = await self._prepare(stream, self._info(client, server))
-        if connection is not None:
-            await self._run(connection)
 
     def _info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
         return ConnectionInfo(self._scheme, client, server, _peer_name(client, server))
@@ -168,13 +166,16 @@ class Connections:
 
     def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
         settings = self._settings
-        connection = HTTP1Connection(channel, info, settings.http1, settings.handler(info), self._continue)
+        connection = HTTP1Connection(
+            channel, info, settings.http1, settings.handler(info), self._context, self._continue
+        )
         connection.draining = self._draining
         self._live.add(connection)
         return connection
 
     def _continue(self, connection: HTTP1Connection) -> None:
-        self._nursery.start_soon(self._run, connection, name="connection")
+        # This may be called from anywhere: from the task of another request, or from none.
+        self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
 
     async def _run(self, connection: HTTP1Connection) -> None:
         """Serve a connection's requests, and close it unless another task has it by then."""
@@ -184,6 +185,9 @@ class Connections:
                 ours = await connection.run()
                 if ours:
                     await _close(connection.channel)
+            except trio.Cancelled:
+                connection.cut()
+                raise
             finally:
                 if ours:
                     self._live.discard(connection)

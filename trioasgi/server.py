@@ -14,6 +14,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -222,8 +223,9 @@ class _Run:
         if failure is not None:
             raise failure
 
-    async def _serve_stream(self, stream: trio.abc.Stream, nursery: trio.Nursery) -> None:
-        await Connections(self._connection_settings(), nursery).serve(stream, None, None)
+    async def _serve_stream(self, stream: trio.abc.Stream, _nursery: trio.Nursery) -> None:
+        async with trio.open_nursery() as busy:
+            self._connections(busy).begin(stream, None, None)
         self._background.drain(trio.current_time() + self._config.timeout_graceful_shutdown)
 
     async def _end_background(self) -> None:
@@ -249,7 +251,7 @@ class _Run:
         if self._access_log is not None:
             nursery.start_soon(self._access_log.run)
         async with trio.open_nursery() as busy:
-            connections = Connections(self._connection_settings(), busy)
+            connections = self._connections(busy)
             async with trio.open_nursery() as listening:
                 for sock in self._sockets:
                     listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
@@ -281,6 +283,12 @@ class _Run:
         await self._lifespan.crashed.wait()
         logger.error("%s; the server stops", self._lifespan.error)
         self._server.begin_drain()
+
+    def _connections(self, busy: trio.Nursery) -> Connections:
+        """The connections that are served in `busy`."""
+        # Requests see what the lifespan has set, or else what the program has that embeds the server.
+        context = self._lifespan.context or copy_context()
+        return Connections(self._connection_settings(), busy, context)
 
     def _connection_settings(self) -> ConnectionSettings:
         config = self._config

@@ -125,6 +125,13 @@ class Log(logging.Handler):
                 await self._changed.wait()
         raise AssertionError(f"nothing logged that matches {pattern!r}; there is:\n{self.text}")
 
+    async def wait_for_count(self, pattern: str, count: int, *, seconds: float = SOON) -> None:
+        """Wait until `pattern` is found in so many messages."""
+        with trio.move_on_after(seconds):
+            while self.count(pattern) < count:
+                await self._changed.wait()
+        assert self.count(pattern) >= count, self.text
+
     def expect_no_errors(self) -> None:
         """Nothing was logged that somebody should worry about."""
         assert self.lines(logging.WARNING) == []

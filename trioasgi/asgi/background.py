@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trioasgi.asgi.failures import split_failure
+from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.observe.errors import without_own_frames
 
 if TYPE_CHECKING:
@@ -114,6 +115,8 @@ class _Task:
             await async_fn(*args)
         except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
             self._judge(exc)
+        finally:
+            self._abandon()
 
     async def run_until_started(
         self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
@@ -125,11 +128,17 @@ class _Task:
             if not self._has_started:
                 raise
             self._judge(exc)
+        finally:
+            self._abandon()
 
     def started(self, value: object = None) -> None:
         """As `trio.TaskStatus.started`."""
         self._status.started(value)
         self._has_started = True
+
+    def _abandon(self) -> None:
+        if abandon_nurseries(trio.lowlevel.current_task()):
+            report_left_open("in the background", self._origin)
 
     def _judge(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)

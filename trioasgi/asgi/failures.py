@@ -1,39 +1,86 @@
-"""What an application raised, judged: its own failure, news that the client has gone, or neither."""
+"""What an application raised, judged: its own failure, news that the client has gone, or neither.
+
+Only Trio's own cancellation and a real signal go on. Everything else, of whatever class, is the failure of
+the call that raised it.
+"""
 
 from __future__ import annotations
 
-from typing import Final
+import math
+import signal
+from typing import TYPE_CHECKING
 
 import trio
 
 from trioasgi.errors import ClientDisconnected
 
-_FROM_OUTSIDE: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
-"""What is not the application's own to raise.
-
-SystemExit is, and asyncio.CancelledError, which is no Exception either.
-"""
+if TYPE_CHECKING:
+    from types import CodeType
 
 
 def split_failure(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The part of `exc` that is the application's own, and the part that has to go on (cancellation)."""
-    if isinstance(exc, BaseExceptionGroup):
-        # An application's nursery that was cancelled from outside while it failed.
-        outside, ours = exc.split(_FROM_OUTSIDE)
-        return ours, outside
-    if isinstance(exc, _FROM_OUTSIDE):
-        return None, exc
-    return exc, None
+    """The part of `exc` that is the application's own, and the part that has to go on (cancellation).
 
-
-def is_disconnect(exc: BaseException) -> bool:
-    """Is this nothing but the news from `send()` that the client has gone?
-
-    Also in the groups that nurseries make of it, and as the framework's own exception raised while it was
-    handled.
+    To be called where `exc` was caught, in the task that raised it.
     """
     if isinstance(exc, BaseExceptionGroup):
-        return all(is_disconnect(inner) for inner in exc.exceptions)
+        # An application's nursery that was cancelled from outside while it failed.
+        outside, ours = exc.split(_is_from_outside)
+        return ours, outside
+    return (None, exc) if _is_from_outside(exc) else (exc, None)
+
+
+def _is_from_outside(exc: BaseException) -> bool:
+    match exc:
+        case trio.Cancelled():
+            # One that the application has kept and raises again, when nothing is cancelled, is a mistake of
+            # its own: no scope would catch it.
+            return trio.current_effective_deadline() == -math.inf
+        case KeyboardInterrupt():
+            return _is_raised_by_handler(exc)
+        case GeneratorExit():
+            return _is_thrown_by_close(exc)
+    return False
+
+
+def _is_raised_by_handler(exc: BaseException) -> bool:
+    """Does it come from the handler of SIGINT (Trio's, or the program's own), and not from a `raise`?"""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:
+        return True  # written in C: it leaves no frame to tell by
+    code = _raising_code(exc)
+    return code is not None and code is getattr(handler, "__code__", None)
+
+
+def _is_thrown_by_close(exc: BaseException) -> bool:
+    """Was it thrown into the task's coroutine, as the interpreter does when it ends, where Trio waits?"""
+    code = _raising_code(exc)
+    return code is not None and code.co_filename == _WHERE_TRIO_WAITS
+
+
+def _raising_code(exc: BaseException) -> CodeType | None:
+    traceback = exc.__traceback__
+    if traceback is None:
+        return None
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return traceback.tb_frame.f_code
+
+
+_WHERE_TRIO_WAITS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
+
+
+def is_disconnect(exc: BaseException, *, gone: bool) -> bool:
+    """Is this nothing but the news from `send()` that the client has gone?
+
+    Also in the groups that nurseries make of it, as the framework's own exception raised while it was
+    handled, and, where the client is `gone`, as the end of a generator with a nursery that is closed because
+    of it: of its GeneratorExit Trio makes a group.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_disconnect(inner, gone=gone) for inner in exc.exceptions)
+    if isinstance(exc, GeneratorExit):
+        return gone
     if isinstance(exc, ClientDisconnected) or isinstance(exc.__cause__, ClientDisconnected):
         return True
     # A framework's own exception for it, raised in its `except OSError:`; but a mistake in such a block,

@@ -223,7 +223,7 @@ class HTTPHandler:
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
-        if is_disconnect(exc):
+        if is_disconnect(exc, gone=exchange.disconnected):
             logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)
             exchange.abort("the client has gone")
             return

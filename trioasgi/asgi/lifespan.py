@@ -5,6 +5,7 @@ long as the server lives.
 from __future__ import annotations
 
 import logging
+from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -15,6 +16,8 @@ from trioasgi.errors import LifespanError
 from trioasgi.observe.errors import asyncio_hint
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from trioasgi.asgi.types import ASGIApp, Message
 
 logger = logging.getLogger("trioasgi")
@@ -49,9 +52,10 @@ _EXPECTED: Final = {
 class Lifespan:
     """Runs the lifespan call in a task of `nursery` and talks with it.
 
-    `state` is what the application has put into its scope's state, to be copied for each request; None where
-    there is no lifespan. `crashed` is set when the application fails after its start-up, and `error` then
-    says how. `extensions` are offered in the scope.
+    `state` is what the application has put into its scope's state, to be copied for each request; `context`
+    are the context variables as they were when its start-up was complete. Both are None where there is no
+    lifespan. `crashed` is set when the application fails after its start-up, and `error` then says how.
+    `extensions` are offered in the scope.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Lifespan:
         self._shutdown = trio.Event()
         self._ended = trio.Event()  # the call is over, or waits for a message that will never come
         self.state: dict[str, Any] | None = None
+        self.context: Context | None = None
         self.crashed = trio.Event()
         self.error: LifespanError | None = None
 
@@ -213,6 +218,7 @@ class Lifespan:
         match check_type(message, *_EXPECTED[self._phase]):
             case "lifespan.startup.complete":
                 self._phase = Phase.RUNNING
+                self.context = copy_context()
                 self._progress.set()
             case "lifespan.startup.failed":
                 self._fail(f"failed to start{_reason(message)}")

@@ -8,10 +8,13 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
+from trio.lowlevel import current_task
+
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
 from trioasgi.websocket.handshake import HandshakeError, read_handshake
@@ -68,9 +71,12 @@ async def serve_websocket(
         if outside is not None:
             raise outside from None
     else:
-        await call.end()
+        call.end()
     finally:
-        await call.finish()
+        if abandon_nurseries(current_task()):
+            call.abandon()
+        else:
+            await call.finish()
 
 
 def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
@@ -241,7 +247,7 @@ class WebSocketCall:
 
     # The end
 
-    async def end(self) -> None:
+    def end(self) -> None:
         """The application has returned."""
         exchange, session = self._exchange, self._session
         if session is not None:
@@ -256,17 +262,23 @@ class WebSocketCall:
     def end_failed(self, exc: BaseException) -> None:
         """The application has raised: 500 before the WebSocket is accepted, 1011 after."""
         exchange, session = self._exchange, self._session
-        if is_disconnect(exc):
+        is_news = is_disconnect(exc, gone=exchange.disconnected)
+        if is_news:
             logger.debug("%s went away during its WebSocket", self._peer)
         else:
             request = exchange.request
             log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._peer)
         if session is not None:
             session.close(CloseCode.INTERNAL_ERROR)
-        elif is_disconnect(exc):
+        elif is_news:
             exchange.abort("the client has gone")
         else:
             exchange.fail(500, "Internal Server Error")
+
+    def abandon(self) -> None:
+        """End the session without waiting for the client: this task can wait for nothing any more."""
+        if self._session is not None:
+            self._session.abandon()
 
     async def finish(self) -> None:
         """Bring the session, if there is one, to its end."""

@@ -33,6 +33,7 @@ class HTTP1CallScope:
     def cancel(self) -> None:
         if self._is_ours:
             self._scope.cancel()
+            self._connection.sets_deadlines = True
 
     @property
     def cancel_called(self) -> bool:

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
+from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
@@ -20,8 +21,11 @@ from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.rules import Rule
+from trioasgi.nesting import abandon_nurseries, report_left_open
 
 if TYPE_CHECKING:
+    from contextvars import Context
+
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
@@ -67,9 +71,14 @@ _COMPLETE = ResponsePhase.COMPLETE
 
 
 class HTTP1Connection:
-    """Serves the requests of one connection, one after the other, in the task that calls `run`."""
+    """Serves the requests of one connection, one after the other, in the task that calls `run`.
+
+    Each call begins with the context variables of `context`. The task that calls `run` is started in a copy
+    of it: `context.run(nursery.start_soon, connection.run)`.
+    """
 
     __slots__ = (
+        "_context",
         "_deadline",
         "_exchange",
         "_given_up",
@@ -80,7 +89,6 @@ class HTTP1Connection:
         "channel",
         "draining",
         "info",
-        "on_cut",
         "phase",
         "reader",
         "scope",
@@ -94,6 +102,7 @@ class HTTP1Connection:
         info: ConnectionInfo,
         settings: HTTP1Settings,
         handler: Handler,
+        context: Context,
         on_handover: Callable[[HTTP1Connection], None] | None = None,
     ) -> None:
         self.channel = channel
@@ -105,12 +114,12 @@ class HTTP1Connection:
         self.scope: trio.CancelScope  # of the task that runs now
         self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
         self._handler = handler
+        self._context = context
         self._exchange: HTTP1Exchange | None = None
         self._turn = 0
         self._on_drain: Callable[[], None] | None = None
         self._on_handover = on_handover
         self._given_up = False
-        self.on_cut: Callable[[Exchange], None] | None = None
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
             channel.on_unattended(self._hand_over)
@@ -127,58 +136,104 @@ class HTTP1Connection:
         # and be passed through at every wake-up.
         reader, channel, handler = self.reader, self.channel, self._handler
         keep_alive = self.settings.timeout_keep_alive
-        # A client that has just connected gets the time of a head for its first byte.
-        self._deadline = channel.now() + (self.settings.timeout_headers if self.phase is _NEW else keep_alive)
+        task, base = current_task(), self._context
         turn = self._turn
-        self.scope = scope = trio.CancelScope()
-        with scope:
-            while True:
-                try:
-                    request = reader.next_request()
-                    if request is None:
-                        data = channel.receive_nowait()
-                        if data is None:
-                            if reader.holds_data or self.draining:
-                                self._limit_wait()
-                            channel.read_deadline = self._deadline
-                            data = await channel.receive()
-                        if not data:
-                            if reader.holds_data:
-                                raise Rule.HEAD_CUT.error()
+        # Whoever starts the task of a connection does so in a context that is as `base`.
+        waited = True
+        while True:
+            if self._exchange is not None and not await self._finish(self._exchange):
+                return True
+            # A client that has just connected gets the time of a head for its first byte.
+            patience = self.settings.timeout_headers if self.phase is _NEW else keep_alive
+            self._deadline = channel.now() + patience
+            self.scope = scope = trio.CancelScope()
+            try:
+                with scope:
+                    innermost = task._cancel_status
+                    while True:
+                        try:
+                            request = reader.next_request()
+                            if request is None:
+                                data = channel.receive_nowait()
+                                if data is None:
+                                    if reader.holds_data or self.draining:
+                                        self._limit_wait()
+                                    channel.read_deadline = self._deadline
+                                    data = await channel.receive()
+                                    waited = True
+                                if not data:
+                                    if reader.holds_data:
+                                        raise Rule.HEAD_CUT.error()
+                                    return True
+                                reader.receive_data(data)
+                                continue
+                        except TimeoutError:
+                            if await self._is_too_late():
+                                return True
+                            continue
+                        except RequestError as error:
+                            await self._answer(error)
                             return True
-                        reader.receive_data(data)
-                        continue
-                except TimeoutError:
-                    if await self._is_too_late():
-                        return True
-                    continue
-                except RequestError as error:
-                    await self._answer(error)
-                    return True
-                except OSError:
-                    return True
-                self.phase = _BUSY
-                self._exchange = exchange = HTTP1Exchange(self, request)
-                if self.sets_deadlines:
-                    self._set_deadline()
-                await handler(exchange)
-                if turn != self._turn:
-                    return False
-                if self.sets_deadlines:
-                    self.response_over()
-                ordinary = exchange.phase is _COMPLETE and not exchange.close_after and reader.body is None
-                goes_on = ordinary or await self._can_go_on(exchange)
-                # An idle connection keeps nothing of its last request but what may come again.
-                self._exchange = None
-                del exchange, request
-                if not goes_on:
-                    return True
-                self.phase = _IDLE
-                self._deadline = channel.now() + keep_alive
-        if turn != self._turn:
-            return False
-        await self._answer_cancelled(late=trio.current_time() >= scope.deadline)
-        return True
+                        except OSError:
+                            return True
+                        if not waited:
+                            # Others get their turn between requests that came together; and the context
+                            # that was set below is the task's only from its next step on.
+                            await trio.lowlevel.cancel_shielded_checkpoint()
+                        waited = False
+                        self.phase = _BUSY
+                        self._exchange = exchange = HTTP1Exchange(self, request)
+                        if self.sets_deadlines:
+                            self._set_deadline()
+                        try:
+                            await handler(exchange)
+                        finally:
+                            # What the call has set is seen by no other.
+                            task.context = base.copy()
+                            if task._cancel_status is not innermost:
+                                self._leave_task(task, exchange)
+                        if turn != self._turn:
+                            return False
+                        if self.sets_deadlines:
+                            self.response_over()
+                            if scope.cancel_called:
+                                break
+                        ordinary = (
+                            exchange.phase is _COMPLETE and not exchange.close_after and reader.body is None
+                        )
+                        goes_on = ordinary or await self._can_go_on(exchange)
+                        # An idle connection keeps nothing of its last request but what may come again.
+                        self._exchange = None
+                        del exchange, request
+                        if not goes_on:
+                            return True
+                        self.phase = _IDLE
+                        self._deadline = channel.now() + keep_alive
+            except RuntimeError:
+                # Trio says that the scope's block has ended before one that was opened within it.
+                if turn == self._turn:
+                    raise
+            if turn != self._turn:
+                return False
+            if scope.cancelled_caught:
+                self._end_cancelled(late=trio.current_time() >= scope.deadline)
+
+    def _leave_task(self, task: trio.lowlevel.Task, exchange: HTTP1Exchange) -> None:
+        """The call has left a nursery or a cancel scope open: this task is good for nothing any more.
+
+        Another task brings the exchange to its end and closes the connection.
+        """
+        abandon_nurseries(task)
+        request = exchange.request
+        report_left_open(self.info.peer, f"{request.method} {request.target!r}")
+        if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
+            exchange.fail(500, "Internal Server Error")
+        exchange.close_after = True
+        self._turn += 1
+        if self._on_handover is None:
+            self.channel.abort()
+        else:
+            self._on_handover(self)
 
     def _hand_over(self) -> None:
         """Something has arrived that nobody waits for: the next request, while the application is still busy?
@@ -222,16 +277,30 @@ class HTTP1Connection:
             self._given_up = True
             self.scope.deadline = deadline
 
-    async def _answer_cancelled(self, *, late: bool) -> None:
+    def _end_cancelled(self, *, late: bool) -> None:
         """The call was cancelled, by its deadline or by the application: that was the exchange's end."""
         exchange = self._exchange
         if exchange is None:
             return
-        if not exchange.over:
+        if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
             self._refuse_cancelled(exchange, late=late)
-        if self.on_cut is not None:
-            self.on_cut(exchange)
-        await self._can_go_on(exchange)
+        exchange.tell_cut()
+
+    async def _finish(self, exchange: HTTP1Exchange) -> bool:
+        """End an exchange whose call is over and whose task or cancel scope is not to be used any more; can
+        the connection go on?
+        """
+        goes_on = await self._can_go_on(exchange)
+        self._exchange = None
+        self.phase = _IDLE
+        return goes_on
+
+    def cut(self) -> None:
+        """The task is cancelled from outside, as the server has stopped waiting: so is what it answers."""
+        exchange = self._exchange
+        if exchange is not None and self.phase is _BUSY:
+            exchange.abort("ended, as the server waits no longer")
+            exchange.tell_cut()
 
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
         request, peer = exchange.request, self.info.peer

@@ -67,6 +67,7 @@ class HTTP1Exchange(Exchange):
         "_framing",
         "_head",
         "_left",
+        "_on_cut",
         "_owes_continue",
         "_pace",
         "_since_yield",
@@ -314,7 +315,14 @@ class HTTP1Exchange(Exchange):
         return HTTP1CallScope(self._connection, self)
 
     def on_cut(self, callback: Callable[[Exchange], None]) -> None:
-        self._connection.on_cut = callback
+        self._on_cut = callback
+
+    def tell_cut(self) -> None:
+        """Call what `on_cut` was given, if it was given anything."""
+        # Not set where all is well: that is a store less for each request.
+        callback: Callable[[Exchange], None] | None = getattr(self, "_on_cut", None)
+        if callback is not None:
+            callback(self)
 
     @property
     def failure(self) -> str:

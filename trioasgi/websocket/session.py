@@ -345,6 +345,13 @@ class WebSocketSession:
             self.state = _CLOSED
             self._settings.keepalive.discard(self)
 
+    def abandon(self) -> None:
+        """End the session here and now; the client's Close is not waited for."""
+        self.close(CloseCode.INTERNAL_ERROR)
+        self.state = _CLOSED
+        self._settings.keepalive.discard(self)
+        self._channel.interrupt_read()
+
     async def _linger(self) -> None:
         channel = self._channel
         channel.read_deadline = channel.now() + LINGER_SECONDS
