@@ -205,21 +205,27 @@ class _Run:
         failure: TrioasgiError | None = None
         if self._config.threads:
             trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self._background.run)
-                await self._lifespan.startup(nursery)
+        try:
+            async with trio.open_nursery() as nursery:
                 try:
-                    if self._websocket is not None:
-                        await nursery.start(self._websocket.keepalive.run)
-                    await serve(nursery)
-                finally:
-                    await self._end_background()
-                    await self._lifespan.shutdown()
-            except TrioasgiError as exc:
-                # Raised outside of the nursery: it is one error, and should not come in a group.
-                failure = exc
-            nursery.cancel_scope.cancel()
+                    await nursery.start(self._background.run)
+                    await self._lifespan.startup(nursery)
+                    try:
+                        if self._websocket is not None:
+                            await nursery.start(self._websocket.keepalive.run)
+                        await serve(nursery)
+                    finally:
+                        await self._end_background()
+                        await self._lifespan.shutdown()
+                except TrioasgiError as exc:
+                    # Raised outside of the nursery: it is one error, and should not come in a group.
+                    failure = exc
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if failure is not None:
+                # The server was cancelled, or something worse has happened, and that is what is raised.
+                logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
+            raise
         if failure is not None:
             raise failure
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.http import on_trio
+from trioasgi import serve
 from trioasgi.asgi.lifespan import Lifespan, Mode
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ExitStatus, LifespanError
@@ -38,7 +43,7 @@ async def run(app: App, mode: Mode, *, meanwhile: float = 0) -> Lifespan:
                 await lifespan.shutdown()
         except* LifespanError as group:
             (error,) = group.exceptions
-            raise error from None
+            raise error from error.__cause__
     return lifespan
 
 
@@ -410,3 +415,118 @@ async def test_a_message_that_is_out_of_place_is_an_error(
 
     await run(app, mode)
     assert len(caught) == 1
+
+
+# What ends it, whatever the application does
+
+
+def raised_in(app: App, mode: Mode = "auto", **options: Any) -> LifespanError:
+    """The error of a server whose application does not start."""
+
+    async def main() -> None:
+        with trio.fail_after(1000):
+            await serve(app, bind=("127.0.0.1:0",), lifespan=mode, **options)
+
+    with pytest.raises(LifespanError) as raised:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return raised.value
+
+
+@pytest.mark.parametrize("message", [{}, {"message": "no database"}])
+def test_an_application_that_waits_on_after_its_failure_is_not_waited_for(message: dict[str, str]) -> None:
+    """Quart and Quart-Trio wait for lifespan.shutdown then."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", **message})
+        await receive()
+
+    assert str(raised_in(app)) == "the application failed to start" + "".join(
+        f": {m}" for m in message.values()
+    )
+
+
+def test_an_application_that_takes_too_long_to_start_is_not_waited_for() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    assert "--timeout-startup" in str(raised_in(app, timeout_startup=5))
+
+
+def test_a_failure_is_told_once_and_with_the_hint(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            raise
+
+    error = raised_in(app)
+    assert str(error).startswith("the application failed to start: no running event loop\nThis application")
+    assert warnings(caplog) == []
+
+
+NO_EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
+    "asyncio.CancelledError": asyncio.CancelledError,
+    "KeyboardInterrupt": KeyboardInterrupt,
+    "GeneratorExit": GeneratorExit,
+    "a group": lambda: BaseExceptionGroup("a nursery's", [SystemExit(1), ValueError("wrong")]),
+}
+
+
+@pytest.mark.parametrize("name", NO_EXCEPTIONS)
+@pytest.mark.parametrize("when", ["starting", "running", "stopping"])
+@on_trio
+async def test_whatever_it_raises_is_a_lifespan_error(name: str, when: str, mode: Mode) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if when != "starting":
+            await send(STARTED)
+        if when == "stopping":
+            await receive()
+        raise NO_EXCEPTIONS[name]()
+
+    with pytest.raises(LifespanError, match="crashed in its lifespan call") as raised:
+        await run(app, mode, meanwhile=1)
+    assert type(raised.value.__cause__) is type(NO_EXCEPTIONS[name]())
+
+
+@on_trio
+async def test_a_nursery_that_it_leaves_open_ends_nothing_else(
+    mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(trio.sleep_forever)
+
+    await run(app, mode, meanwhile=1)
+    assert [line for line in warnings(caplog) if "aclosing" in line]
+
+
+@pytest.mark.parametrize("way", ["fails", "takes too long"])
+def test_a_failure_to_stop_is_logged_where_the_server_is_cancelled(
+    way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await receive()
+        if way == "fails":
+            await send({"type": "lifespan.shutdown.failed", "message": "the disk is full"})
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(functools.partial(serve, app, bind=("127.0.0.1:0",), timeout_shutdown=5))
+            nursery.cancel_scope.cancel()
+
+    told: list[str] = []
+    try:
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    except* LifespanError as group:
+        told += map(str, group.exceptions)
+    told += warnings(caplog)
+    assert [line for line in told if "disk is full" in line or "--timeout-shutdown" in line]

@@ -26,7 +26,7 @@ def split_failure(exc: BaseException) -> tuple[BaseException | None, BaseExcepti
     if isinstance(exc, BaseExceptionGroup):
         # An application's nursery that was cancelled from outside while it failed.
         outside, ours = exc.split(_is_from_outside)
-        return ours, outside
+        return (exc if outside is None else ours), outside
     return (None, exc) if _is_from_outside(exc) else (exc, None)
 
 

@@ -5,14 +5,17 @@ long as the server lives.
 from __future__ import annotations
 
 import logging
+import sys
 from contextvars import copy_context
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 
+from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
+from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.observe.errors import asyncio_hint
 
 if TYPE_CHECKING:
@@ -90,12 +93,15 @@ class Lifespan:
             return
         self.state = {}
         nursery.start_soon(self._run, name="lifespan")
+        try:
+            await self._wait_started()
+        except BaseException:
+            self.stop()  # the call is shielded: nobody else would end it, and it may wait for more
+            raise
+
+    async def _wait_started(self) -> None:
         with trio.move_on_after(self._startup_timeout) as scope:
-            try:
-                await self._progress.wait()
-            except trio.Cancelled:
-                self.stop()  # its scope is shielded: nobody else would
-                raise
+            await self._progress.wait()
         if scope.cancelled_caught:
             raise LifespanError(
                 f"the application did not complete its start-up within {self._startup_timeout:g} seconds "
@@ -148,17 +154,38 @@ class Lifespan:
         }
         if self._extensions is not None:
             scope["extensions"] = self._extensions
-        with self._scope:
-            try:
-                await self._app(scope, self._receive, self._send)
-            except Exception as exc:  # noqa: BLE001 - what the application raises is judged by where it stands
-                self._judge_exception(exc)
-            except SystemExit as exc:
-                self._fail(f"called sys.exit({exc.code!r}) in its lifespan")
-            else:
-                self._judge_return()
+        left_open = False
+        try:
+            with self._scope:
+                try:
+                    await self._app(scope, self._receive, self._send)
+                except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+                    self._judge(exc)
+                else:
+                    self._judge_return()
+                finally:
+                    left_open = abandon_nurseries(trio.lowlevel.current_task())
+        except RuntimeError:
+            # Trio says that the scope's block has ended before a nursery that was opened within it.
+            if not left_open:
+                raise
+            report_left_open("the application", "its lifespan call")
         self._progress.set()
         self._ended.set()
+
+    def _judge(self, exc: BaseException) -> None:
+        ours, outside = split_failure(exc)
+        match ours:
+            case None:
+                pass
+            case SystemExit():
+                self._fail(f"called sys.exit({ours.code!r}) in its lifespan")
+            case Exception():
+                self._judge_exception(ours)
+            case _:
+                self._fail("crashed in its lifespan call", ours)
+        if outside is not None:
+            raise outside
 
     def _judge_return(self) -> None:
         match self._phase:
@@ -192,13 +219,19 @@ class Lifespan:
                 )
             case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
+            case Phase.FAILED:
+                # It has said so itself, with a message: frameworks raise on what they have told.
+                logger.debug("the application raised %r after it had failed", exc)
             case _:
                 logger.error("the application raised after its lifespan had ended", exc_info=exc)
 
-    def _fail(self, what: str, cause: Exception | None = None) -> None:
+    def _fail(self, what: str, cause: BaseException | None = None) -> None:
         running = self._phase is Phase.RUNNING
         self._phase = Phase.FAILED
-        self.error = LifespanError(f"the application {what}")
+        # Where the application tells of its failure while it handles an exception, that is the cause.
+        origin = cause or sys.exception()
+        hint = None if origin is None else asyncio_hint(origin)
+        self.error = LifespanError(f"the application {what}" + (f"\n{hint}" if hint else ""))
         self.error.__cause__ = cause
         self._progress.set()
         if running:
