@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.fixtures import codec as codec
 from trioasgi.observe.logs import ACCESS, SERVER
 
 

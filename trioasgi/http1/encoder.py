@@ -55,14 +55,14 @@ class HeadEncoder:
     A field that the application sends itself takes the place of ours.
     """
 
-    __slots__ = ("_date", "_expires", "_extra", "_heads", "_server")
+    __slots__ = ("_date", "_extra", "_heads", "_second", "_server")
 
     def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
         self._extra = tuple(extra)
         own = {name for name, _ in extra}
         self._date = date and b"date" not in own
         self._server = b"server: trioasgi\r\n" if server and b"server" not in own else b""
-        self._expires = 0.0
+        self._second = -1
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
@@ -71,11 +71,11 @@ class HeadEncoder:
 
         What has been encoded serves again as long as the date is the same: applications repeat themselves.
         """
-        now = time.time()
+        second = int(time.time())
         heads = self._heads
-        if now >= self._expires:
+        if second != self._second:  # not only later: a clock may be set back
             heads.clear()
-            self._expires = int(now) + 1.0
+            self._second = second
         head = heads.get((status, headers))
         if head is None:
             if len(heads) == _MAX_KNOWN_HEADS:
@@ -99,7 +99,7 @@ class HeadEncoder:
 
     def _default_fields(self, given: set[bytes]) -> bytes:
         """The default fields but for those that are `given` by the application."""
-        date = b"date: %b\r\n" % http_date(time.time()) if self._date and b"date" not in given else b""
+        date = b"date: %b\r\n" % http_date(self._second) if self._date and b"date" not in given else b""
         server = b"" if b"server" in given else self._server
         extra = b"".join([b"%b: %b\r\n" % field for field in self._extra if field[0] not in given])
         return date + server + extra

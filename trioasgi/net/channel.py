@@ -69,7 +69,7 @@ class Channel(ABC):
 
     @abstractmethod
     def now(self) -> float:
-        """The time the deadlines are measured by, in seconds; may be a scheduler round old."""
+        """The time the deadlines are measured by, in seconds."""
 
     @abstractmethod
     def receive_nowait(self) -> bytes | None:

@@ -47,7 +47,6 @@ class Hub:
         self._streams: dict[int, HubChannel] = {}
         self._corked: list[HubChannel] = []
         self._flusher: trio.lowlevel.Task | None = None
-        self.now = trio.current_time()
         if sys.platform == "linux":
             self._epoll = select.epoll()
 
@@ -100,7 +99,6 @@ class Hub:
         """Wake whoever waits for what has become ready."""
         if sys.platform != "linux":
             raise RuntimeError("the readiness hub needs epoll")
-        self.now = trio.current_time()
         streams = self._streams
         for ready, flags in self._epoll.poll(0, _MAX_EVENTS):
             stream = streams.get(ready)
@@ -123,7 +121,7 @@ class Hub:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK)
-            self.now = now = trio.current_time()
+            now = trio.current_time()
             for stream in self._streams.values():
                 # Asked here, as of ten thousand connections hardly any is ever late.
                 if stream.read_deadline <= now or stream.write_deadline <= now:

@@ -171,7 +171,7 @@ class HubChannel(Channel):
         return self._hung_up
 
     def now(self) -> float:
-        return self._hub.now
+        return trio.current_time()
 
     def receive_nowait(self) -> bytes | None:
         if not self._readable:
@@ -342,7 +342,7 @@ class HubChannel(Channel):
             raise trio.BusyResourceError("another task is writing to this connection")
         if self._fd == -1:
             raise ConnectionAbortedError(CLOSED)
-        self.write_deadline = self._hub.now + self.write_timeout
+        self.write_deadline = trio.current_time() + self.write_timeout
         self._writer = current_task()
         await wait_task_rescheduled(self._abort_write)
 
