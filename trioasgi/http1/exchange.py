@@ -66,8 +66,8 @@ class HTTP1Exchange(Exchange):
 
     __slots__ = (
         "_connection",
-        "_failure",
         "_ended",
+        "_failure",
         "_framing",
         "_framing_size",
         "_head",
@@ -429,7 +429,8 @@ class HTTP1Exchange(Exchange):
     def _lose(self, reason: str) -> None:
         """The connection is broken, for all who use it: whatever else waits for it need wait no longer."""
         channel = self._connection.channel
-        self._lost = channel.unsent
+        if getattr(self, "_lost", None) is None:
+            self._lost = channel.unsent
         self._give_up(reason)
         channel.abort()
 

@@ -79,7 +79,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         self._check_open()
         if self._sent_eof:
             raise trio.ClosedResourceError("the sending side of the connection is closed")
-        if self._unsent is not None or self._writer is not None:
+        if self._broken is None and (self._unsent is not None or self._writer is not None):
             raise trio.BusyResourceError("another task is writing to this connection")
 
     def _check_open(self) -> None:

@@ -30,8 +30,8 @@ class AccessLog:
     """Writes to the logger "trioasgi.access" at INFO.
 
     A record's `args` are `(peer, method, target, http_version, status, size, milliseconds)`: the first five
-    are what uvicorn's records carry, so a filter written for those works here. Its attribute `cut` says whether
-    the response ended before it was whole.
+    are what uvicorn's records carry, so a filter written for those works here. Its attribute `cut` says
+    whether the response ended before it was whole.
 
     Where nobody has added to that logger what wants to see records, there is no need to make any: lines then
     go to the handler of `configure_logging` as text, and unless that is a terminal, in batches (`run`).
