@@ -33,9 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-CLOSE_SECONDS = 2.0
-"""How long an orderly close (TLS's close_notify) may take."""
-
 
 class ServerTLS(msgspec.Struct, frozen=True):
     """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
@@ -185,7 +182,7 @@ class Connections:
                 ours = await connection.run()
                 if ours:
                     await _close(connection.channel)
-            except trio.Cancelled:
+            except BaseException:
                 connection.cut()
                 raise
             finally:
@@ -197,7 +194,7 @@ class Connections:
         """Shake hands within the deadline; False if that fails, which is logged and never anything worse."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
-                await secured.stream.do_handshake()
+                await secured.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
             logger.info("%s: TLS handshake failed: %s", peer, _handshake_reason(exc))
             return False
@@ -223,11 +220,9 @@ class _Isolation:
 
 
 async def _close(channel: Channel) -> None:
-    if isinstance(channel, HubStream):
-        channel.finish()  # a limit to a wait that there is not would be a tenth of what a connection costs
-    else:
-        with trio.move_on_after(CLOSE_SECONDS):
-            await channel.aclose()
+    # Most have nothing left to be sent, and need not wait.
+    if not (isinstance(channel, HubStream) and channel.finish()):
+        await channel.aclose()
 
 
 async def _close_at_once(stream: trio.abc.Stream) -> None:

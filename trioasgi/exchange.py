@@ -84,7 +84,7 @@ class Exchange(ABC):
     """One request and its response.
 
     `phase` says how far the response has come, `status` which one was sent (0: none yet) and `sent` how many
-    bytes of body.
+    bytes of body were taken for sending. How many of them have left is known when the exchange has `ended`.
     """
 
     __slots__ = ("phase", "request", "sent", "status")
@@ -98,6 +98,18 @@ class Exchange(ABC):
     @abstractmethod
     def failure(self) -> str:
         """Why nothing more can be sent, where `phase` is REFUSED or FAILED; else empty."""
+
+    @property
+    @abstractmethod
+    def ended(self) -> bool:
+        """Has everything left that ever will?"""
+
+    @property
+    @abstractmethod
+    def delivered(self) -> int | None:
+        """How many bytes of the body have left, as far as is known now; None if not even the head has left
+        whole.
+        """
 
     @property
     @abstractmethod
@@ -161,7 +173,9 @@ class Exchange(ABC):
 
     @abstractmethod
     def on_cut(self, callback: Callable[[Exchange], None]) -> None:
-        """Call `callback` when the exchange has been ended because its call was cancelled."""
+        """Call `callback` once when the exchange has ended, if it has not: what was given last may still have
+        to leave, and what becomes of a call that is cancelled is not known yet.
+        """
 
     @abstractmethod
     async def flush(self) -> None:
@@ -172,13 +186,15 @@ class Exchange(ABC):
 
     @abstractmethod
     def fail(self, status: int, reason: str) -> None:
-        """End the exchange from the server's side: answer `status` if no head was sent, else abort;
-        `reason` is for people.
+        """End the exchange from the server's side: answer `status` if the head has not left and no body was
+        given, else abort; `reason` is for people. A response that was given whole stays as it is.
         """
 
     @abstractmethod
     def abort(self, reason: str) -> None:
-        """End the exchange with an incomplete response, so that the client can tell that it is."""
+        """End the exchange with an incomplete response: what was given of it leaves, and then the client can
+        tell that more was to come. A response that was given whole stays as it is.
+        """
 
     @abstractmethod
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:

@@ -332,6 +332,8 @@ def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() ->
                     await stream.flush()
                 assert await read_exactly(peer, 11) == b" and mended"
 
+    run(main)
+
 
 def test_what_is_sent_soon_leaves_together_and_by_itself() -> None:
     async def main() -> None:
@@ -360,8 +362,6 @@ def test_what_is_sent_soon_to_a_peer_that_has_gone_is_told_by_the_next_send() ->
 
     run(main)
 
-    run(main)
-
 
 def test_a_reset_ends_every_flush() -> None:
     async def main() -> None:
@@ -381,7 +381,7 @@ def test_a_reset_ends_every_flush() -> None:
                 nursery.start_soon(flush)
                 await wait_all_tasks_blocked()
                 await peer.aclose()  # with bytes unread: the kernel sends a reset
-            assert errors
+            assert len(errors) == 2
 
     run(main, SOON)
 

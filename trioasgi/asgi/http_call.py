@@ -24,6 +24,7 @@ from trioasgi.asgi.messages import (
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.observe.access import UNANSWERED
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
@@ -34,9 +35,11 @@ _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
 
 class AccessEntry:
-    """The access log's line for one exchange: written once, when the response is complete, or given up.
+    """The access log's line for one exchange: written once, when the response has left, or what there is of
+    it.
 
-    Not when the application returns: it may go on for long after its response.
+    Not when the application returns: it may go on for long after its response, and the response for long
+    after the application.
     """
 
     __slots__ = ("_log", "_peer", "_started", "_written")
@@ -48,19 +51,24 @@ class AccessEntry:
         self._written = False
 
     def write(self, exchange: Exchange) -> None:
-        """Write the line, unless it has been written."""
+        """Write the line, unless it has been written; if not everything has left yet, once it has."""
         if self._written:
+            return
+        if not exchange.ended:
+            exchange.on_cut(self.write)
             return
         self._written = True
         request = exchange.request
+        delivered = exchange.delivered
         self._log.log(
             self._peer,
             request.method,
             request.target.decode("ascii", "replace"),
             request.http_version,
-            exchange.status,
-            exchange.sent,
+            exchange.status if delivered is not None else UNANSWERED,
+            delivered or 0,
             perf_counter() - self._started,
+            cut=exchange.phase is _FAILED,
         )
 
 

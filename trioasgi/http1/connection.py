@@ -18,10 +18,11 @@ from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.codec import RequestError
 from trioasgi.http1.encoder import CONNECTION_CLOSE
-from trioasgi.http1.exchange import HTTP1Exchange
+from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.rules import Rule
 from trioasgi.nesting import abandon_nurseries, report_left_open
+from trioasgi.net.channel import Delivery
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -284,7 +285,6 @@ class HTTP1Connection:
             return
         if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
             self._refuse_cancelled(exchange, late=late)
-        exchange.tell_cut()
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:
         """End an exchange whose call is over and whose task or cancel scope is not to be used any more; can
@@ -299,8 +299,7 @@ class HTTP1Connection:
         """The task is cancelled from outside, as the server has stopped waiting: so is what it answers."""
         exchange = self._exchange
         if exchange is not None and self.phase is _BUSY:
-            exchange.abort("ended, as the server waits no longer")
-            exchange.tell_cut()
+            exchange.cut_off("ended, as the server waits no longer")
 
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
         request, peer = exchange.request, self.info.peer
@@ -367,21 +366,31 @@ class HTTP1Connection:
     # What comes after a response
 
     async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
-        if exchange.phase is ResponsePhase.ENDING or exchange.phase is ResponsePhase.REFUSED:
-            # What the server itself has answered, or the end of a response for which the application has
-            # given up waiting; the client need not know.
-            with suppress(ClientDisconnected):
-                await exchange.flush()
-        if exchange.phase is ResponsePhase.FAILED:
-            self.phase = _CLOSING
-            self.channel.abort()
-            return False
+        """Let what is left of the response leave; is the connection to be served on? If not, it is to be
+        closed.
+        """
+        try:
+            if exchange.phase is not _COMPLETE:
+                # What the server itself has answered, what the application gave before it failed, or the end
+                # of a response for which it has given up waiting; the client need not know.
+                with suppress(ClientDisconnected):
+                    await exchange.flush()
+        finally:
+            exchange.end()
         if not exchange.close_after and (self.reader.body is None or await self._skip_body()):
             return True
         self.phase = _CLOSING
-        if self.reader.holds_data or self.reader.body is not None or self.channel.receive_nowait():
+        if exchange.phase is ResponsePhase.FAILED and exchange.ends_with_connection:
+            await self.channel.cut()
+        elif self.reader.holds_data or self.reader.body is not None or self._has_more():
             await self._linger()
         return False
+
+    def _has_more(self) -> bool:
+        try:
+            return bool(self.channel.receive_nowait())
+        except OSError:
+            return False
 
     async def _skip_body(self) -> bool:
         """Read the rest of the body and drop it, within bounds; False if it did not end within them."""
@@ -419,19 +428,15 @@ class HTTP1Connection:
         head, _ = self.settings.heads.encode(error.status)
         fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
         only_head = exchange is not None and exchange.request.method == "HEAD"
-        try:
-            self.channel.send_nowait(
-                head + fields + CONNECTION_CLOSE + b"\r\n" + (b"" if only_head else body)
-            )
-        except OSError:
-            pass  # there is nobody left to tell
+        answer = b"".join((head, fields, CONNECTION_CLOSE, b"\r\n", b"" if only_head else body))
         if exchange is not None:
-            exchange.status = error.status
-            exchange.sent = 0 if only_head else len(body)
-            exchange.close_after = True
-            exchange.phase = ResponsePhase.REFUSED
-        else:
-            self._log_refusal(error, len(body))
+            exchange.refuse(error.status, answer, 0 if only_head else len(body))
+            return
+        try:
+            self.channel.send_nowait(answer)
+        except OSError:
+            return  # there is nobody left to tell
+        self._log_refusal(error, len(body))
 
     def _log_refusal(self, error: RequestError, size: int) -> None:
         self.log_limit(f"request refused: {error.status} {error.reason}")
@@ -439,26 +444,37 @@ class HTTP1Connection:
             self.settings.access_log.log(self.info.peer, "-", "-", "1.1", error.status, size, 0.0)
 
     async def _linger(self) -> None:
+        """Drop what the client still sends until it closes, within bounds, or for as long as the response is
+        on its way: a close before that would destroy it.
+        """
         channel = self.channel
-        channel.read_deadline = channel.now() + LINGER_SECONDS
         dropped = turn = 0
         try:
             await channel.flush()
             await channel.send_eof()
+            channel.read_deadline = channel.now() + LINGER_SECONDS
+            delivery = Delivery(channel)
             while dropped < LINGER_BYTES:
-                data = channel.receive_nowait()
-                if data is None:
-                    data = await channel.receive()
+                try:
+                    data = channel.receive_nowait()
+                    if data is None:
+                        data = await channel.receive()
+                except TimeoutError:
+                    if not delivery.goes_on():
+                        return
+                    channel.read_deadline = channel.now() + LINGER_SECONDS
+                    continue
                 if not data:
                     return
                 dropped += len(data)
-                if dropped - turn >= LINGER_YIELD:
-                    turn = dropped
-                    if channel.now() >= channel.read_deadline:
+                turn += len(data) + PIECE_COST
+                if turn >= LINGER_YIELD:
+                    turn = 0
+                    if channel.now() >= channel.read_deadline and not delivery.goes_on():
                         return
                     await trio.lowlevel.checkpoint()
         except OSError:
-            pass  # the client has gone, or goes on for too long: either way it had its chance
+            pass  # the client has gone: it had its chance
 
     def log_limit(self, reason: str) -> None:
         """Say why a connection is ended by the server."""

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 YIELD_EVERY: Final = 256 * 1024
 """Bytes of a body after which its reader lets other connections run, however fast its own client sends."""
 
+PIECE_COST: Final = 4 * 1024
+"""Bytes that each piece counts for besides its own, as a client may send them one by one."""
+
 JOIN_BELOW: Final = 64 * 1024
 """A body of up to so many bytes is copied behind its head, so that both leave in one send; a larger one
 costs less in a second send.
@@ -63,13 +66,17 @@ class HTTP1Exchange(Exchange):
 
     __slots__ = (
         "_connection",
+        "_ended",
         "_failure",
         "_framing",
+        "_framing_size",
         "_head",
         "_left",
+        "_lost",
         "_on_cut",
         "_owes_continue",
         "_pace",
+        "_recallable",
         "_since_yield",
         "_trailers",
         "_waited_for",
@@ -92,6 +99,8 @@ class HTTP1Exchange(Exchange):
         self._trailers = b""
         self._pace: Pace | None = None
         self._waited_for = False
+        self._recallable = b""  # a head that may not have left yet
+        self._ended = False
 
     # The request
 
@@ -126,7 +135,7 @@ class HTTP1Exchange(Exchange):
             await self._receive_more()
         self._owes_continue = False  # it has come, told to or not
         if piece:
-            self._since_yield += len(piece)
+            self._since_yield += len(piece) + PIECE_COST
             if self._since_yield >= YIELD_EVERY:
                 self._since_yield = 0
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -211,6 +220,7 @@ class HTTP1Exchange(Exchange):
         if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False
+        self._recallable = head
         return self._send_soon(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
@@ -251,20 +261,32 @@ class HTTP1Exchange(Exchange):
         else:
             self._count(len(data), more)
             if framing is _CHUNKED:
-                data = encode_chunk(data, more, self._trailers)
+                data = self._encode_chunk(data, more)
         if self._head:
             head, self._head = self._head, b""
+            if not data and more:
+                self._recallable = head
+                return self._send_soon(head)
             if len(data) <= JOIN_BELOW:
                 data = head + data
             else:
                 self._send(head)
         if more:
             return self._send_soon(data) if data else False
-        if data and self._send(data):
+        if self._send(data):
             self.phase = _ENDING
             return True
         self._complete()
         return False
+
+    def _encode_chunk(self, data: bytes, more: bool) -> bytes:
+        chunk = encode_chunk(data, more, self._trailers)
+        self._count_framing(len(chunk) - len(data))
+        return chunk
+
+    def _count_framing(self, size: int) -> None:
+        """Count what is sent with the body and is no part of it."""
+        self._framing_size = getattr(self, "_framing_size", 0) + size
 
     def _count(self, size: int, more: bool) -> None:
         """Hold the body to its Content-Length."""
@@ -289,6 +311,7 @@ class HTTP1Exchange(Exchange):
             return
         self._count(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
+        self._count_framing(len(before) + len(behind))
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
@@ -317,17 +340,40 @@ class HTTP1Exchange(Exchange):
     def on_cut(self, callback: Callable[[Exchange], None]) -> None:
         self._on_cut = callback
 
-    def tell_cut(self) -> None:
-        """Call what `on_cut` was given, if it was given anything."""
+    @property
+    def failure(self) -> str:
+        # Not set where all is well: that is a store less for each request.
+        return getattr(self, "_failure", "")
+
+    @property
+    def ended(self) -> bool:
+        return self._ended or self.phase is _COMPLETE
+
+    def end(self) -> None:
+        """For the connection: everything has left that ever will."""
+        self._ended = True
         # Not set where all is well: that is a store less for each request.
         callback: Callable[[Exchange], None] | None = getattr(self, "_on_cut", None)
         if callback is not None:
             callback(self)
 
+    def cut_off(self, reason: str) -> None:
+        """For the connection: it ends now, whatever has not left yet."""
+        if not self.over:
+            self._connection.log_limit(reason)
+            self._lose(reason)
+        self.end()
+
     @property
-    def failure(self) -> str:
-        # Not set where all is well: that is a store less for each request.
-        return getattr(self, "_failure", "")
+    def delivered(self) -> int | None:
+        if self.phase is _COMPLETE:
+            return self.sent
+        lost = getattr(self, "_lost", None)
+        if lost is None:
+            lost = self._connection.channel.unsent
+        if self._head or not self.status or lost > self.sent + getattr(self, "_framing_size", 0):
+            return None
+        return max(0, self.sent - lost)
 
     def _complete(self) -> None:
         self.phase = _COMPLETE
@@ -367,9 +413,11 @@ class HTTP1Exchange(Exchange):
             raise self._broken() from exc
 
     async def flush(self) -> None:
+        channel = self._connection.channel
         with self._telling_of_disconnect():
-            await self._connection.channel.flush()
-        if self.phase is _ENDING:
+            await channel.flush()
+        # Another task may have given the end of the response while we waited: its own flush sees to that.
+        if self.phase is _ENDING and not channel.unsent:
             self._complete()
 
     @contextmanager
@@ -391,21 +439,55 @@ class HTTP1Exchange(Exchange):
         return ClientDisconnected(reason)
 
     def _lose(self, reason: str) -> None:
+        """The connection is broken, for all who use it: whatever else waits for it need wait no longer."""
+        channel = self._connection.channel
+        if getattr(self, "_lost", None) is None:
+            self._lost = channel.unsent
+        self._give_up(reason)
+        channel.abort()
+
+    def _give_up(self, reason: str) -> None:
         self._failure = reason
         self.phase = _FAILED
         self.close_after = True
         self._connection.channel.release_watchers()
 
+    @property
+    def ends_with_connection(self) -> bool:
+        """Is it the connection's end alone that tells where the body ends?"""
+        return self._framing is Framing.CLOSE
+
     def fail(self, status: int, reason: str) -> None:
-        if self.phase is _ENDING or (self.phase is _STARTED and not self._head):
+        if self.over or self.phase is _ENDING:
+            return
+        if self.phase is _STARTED and not self._take_head_back():
             self.abort(reason)
-        elif not self.over:
-            self._head = b""
-            self._failure = reason
-            self._connection.refuse(RequestError(status, reason), self)
-            self._connection.channel.release_watchers()
+            return
+        self._failure = reason
+        self._connection.refuse(RequestError(status, reason), self)
+        self._connection.channel.release_watchers()
+
+    def refuse(self, status: int, answer: bytes, size: int) -> None:
+        """For the connection: answer in the application's place; `size` is the bytes of the answer's body."""
+        self.status = status
+        self.sent = size
+        self.close_after = True
+        self._framing = _LENGTH
+        try:
+            self._send(answer)
+        except ClientDisconnected:
+            return
+        self.phase = _REFUSED
+
+    def _take_head_back(self) -> bool:
+        """Forget the head that was given, if it has not left and no body was given with it."""
+        head, self._head = self._head, b""
+        recallable = self._recallable
+        return bool(head) or (
+            not self.sent and bool(recallable) and self._connection.channel.take_back(recallable)
+        )
 
     def abort(self, reason: str) -> None:
-        if not self.over:
+        if not self.over and self.phase is not _ENDING:
             self._connection.log_limit(reason)
-            self._lose(reason)
+            self._give_up(reason)

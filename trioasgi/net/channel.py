@@ -18,6 +18,7 @@ import ssl
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -42,6 +43,9 @@ CORK: Final = 64 * 1024
 FILE_SLICE: Final = 256 * 1024
 """Bytes of a file that are read, or sent by the kernel, before other connections get their turn."""
 
+GOODBYE_SECONDS: Final = 2.0
+"""How long a stream's own goodbye may take, once all that was to be sent has been."""
+
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
 
@@ -57,10 +61,11 @@ class Channel(ABC):
     time is up.
     """
 
-    __slots__ = ("read_deadline", "write_timeout")
+    __slots__ = ("_file_left", "read_deadline", "write_timeout")
 
     read_deadline: float
     write_timeout: float
+    _file_left: int
 
     @property
     @abstractmethod
@@ -92,6 +97,22 @@ class Channel(ABC):
         """
         return self.send_nowait(data)
 
+    def take_back(self, data: bytes) -> bool:  # noqa: ARG002 - for those that hold something back
+        """Forget `data`, the object that was given to `send_soon` last. False if it may have left."""
+        return False
+
+    @property
+    @abstractmethod
+    def unsent(self) -> int:
+        """Bytes that were taken, those of a file included, but not by the kernel; once sending has failed,
+        those that were lost by that.
+        """
+
+    @property
+    def undelivered(self) -> int:
+        """Bytes in the kernel's queue that the peer has yet to acknowledge; 0 where nobody can tell."""
+        return 0
+
     @abstractmethod
     async def flush(self) -> None:
         """Wait until all that was taken has been handed to the kernel, as long as `write_timeout` allows."""
@@ -102,6 +123,7 @@ class Channel(ABC):
 
         Raises EOFError if the file ends before, or cannot be read.
         """
+        self._file_left = count
         while count:
             try:
                 piece = _read_at(fd, offset, min(count, FILE_SLICE))
@@ -115,6 +137,7 @@ class Channel(ABC):
                 await self.flush()
             offset += len(piece)
             count -= len(piece)
+            self._file_left = count
 
     @abstractmethod
     async def wait_hung_up(self) -> None:
@@ -142,11 +165,37 @@ class Channel(ABC):
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Close in the transport's own orderly way."""
+        """Send what was taken, as long as `write_timeout` allows, and close in the transport's own orderly
+        way. Where that fails, or is cancelled, as `abort()`.
+        """
+
+    @abstractmethod
+    async def cut(self) -> None:
+        """Have what was taken delivered, as long as `write_timeout` allows, and then close so that the peer
+        can tell that more was to come. Raises nothing but cancellation.
+        """
 
     @abstractmethod
     def abort(self) -> None:
-        """Close at once; a TCP peer gets a reset, so that it cannot take a cut response for a whole one."""
+        """Close at once and drop what has not been delivered; a TCP peer gets a reset, so that it cannot take
+        a cut response for a whole one.
+        """
+
+
+class Delivery:
+    """Tells whether a peer takes what was sent, from one look to the next."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._left = channel.undelivered
+        self._taken_at = trio.current_time()
+
+    def goes_on(self) -> bool:
+        """Has the peer not got everything yet, and taken something within the channel's `write_timeout`?"""
+        left, now = self._channel.undelivered, trio.current_time()
+        if left < self._left:
+            self._left, self._taken_at = left, now
+        return left > 0 and now - self._taken_at < self._channel.write_timeout
 
 
 class StreamChannel(Channel):
@@ -163,6 +212,7 @@ class StreamChannel(Channel):
         "_reading_scope",
         "_stream",
         "_unsent",
+        "_unsent_size",
         "_watch_scopes",
         "_writing",
     )
@@ -171,6 +221,8 @@ class StreamChannel(Channel):
         self._stream = stream
         self._buffered: deque[bytes] = deque()
         self._unsent: deque[bytes] = deque()
+        self._unsent_size = 0
+        self._file_left = 0
         self._reading = trio.Lock()
         self._writing = trio.Lock()
         self._aborted = False
@@ -203,16 +255,18 @@ class StreamChannel(Channel):
         return b"" if self._eof else None
 
     async def receive(self) -> bytes:
-        async with self._reading:
-            ready = self.receive_nowait()
-            if ready is not None:
-                return ready
-            with trio.CancelScope(deadline=self.read_deadline) as scope:
-                self._reading_scope = scope
-                try:
-                    return await self._read()
-                finally:
-                    self._reading_scope = None
+        ready = self.receive_nowait()
+        if ready is not None:
+            return ready
+        with trio.CancelScope(deadline=self.read_deadline) as scope:
+            self._reading_scope = scope
+            try:
+                # Whoever watches for the end reads too, and may have to be waited for.
+                async with self._reading:
+                    ready = self.receive_nowait()
+                    return await self._read() if ready is None else ready
+            finally:
+                self._reading_scope = None
         raise TimeoutError(STALLED_READ)
 
     async def _read(self) -> bytes:
@@ -232,7 +286,12 @@ class StreamChannel(Channel):
     def send_nowait(self, data: bytes) -> bool:
         if data:
             self._unsent.append(data)
-        return not self._unsent
+            self._unsent_size += len(data)
+        return not self._unsent_size
+
+    @property
+    def unsent(self) -> int:
+        return self._unsent_size + self._file_left
 
     async def flush(self) -> None:
         async with self._writing:
@@ -252,6 +311,7 @@ class StreamChannel(Channel):
     async def _send_slice(self, data: memoryview) -> None:
         with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:
             await self._write(data)
+            self._unsent_size -= len(data)
         if scope.cancelled_caught:
             raise TimeoutError(STALLED_WRITE)
 
@@ -309,10 +369,21 @@ class StreamChannel(Channel):
                 pass  # the peer has closed first: it needs no telling
 
     async def aclose(self) -> None:
-        if self._aborted:
-            await trio.aclose_forcefully(self._stream)
-        else:
-            await self._stream.aclose()
+        try:
+            if self._unsent_size:
+                with suppress(OSError):  # flush() has noted it
+                    await self.flush()
+        finally:
+            if self._aborted:
+                await trio.aclose_forcefully(self._stream)
+        if not self._aborted:
+            with trio.move_on_after(GOODBYE_SECONDS):
+                await self._stream.aclose()
+
+    async def cut(self) -> None:
+        with suppress(OSError):
+            await self.flush()
+        self.abort()
 
     def abort(self) -> None:
         self._aborted = True

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import select
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -32,6 +32,13 @@ if sys.platform == "linux":
     INTEREST: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
 
 
+class HoldsBack(Protocol):
+    """What holds bytes back until the tasks that can run now have run."""
+
+    def uncork(self) -> None:
+        """Send what is held back."""
+
+
 def supported() -> bool:
     """Is there epoll here? Where not, connections use plain trio streams."""
     return sys.platform == "linux"
@@ -45,7 +52,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._streams: dict[int, HubChannel] = {}
-        self._corked: list[HubChannel] = []
+        self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         if sys.platform == "linux":
             self._epoll = select.epoll()
@@ -62,7 +69,7 @@ class Hub:
         if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
-    def flush_soon(self, stream: HubChannel) -> None:
+    def flush_soon(self, stream: HoldsBack) -> None:
         """Have `stream` send what it holds back, once the tasks that can run now have run."""
         self._corked.append(stream)
         flusher, self._flusher = self._flusher, None

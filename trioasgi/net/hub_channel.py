@@ -7,15 +7,16 @@ import math
 import os
 import select
 import socket
-import struct
 import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import outcome
 import trio
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
-from trioasgi.net.channel import CORK, FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel
+from trioasgi.net.channel import CORK, FILE_SLICE, READ_SIZE, STALLED_READ, STALLED_WRITE, Channel, Delivery
+from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
@@ -28,14 +29,11 @@ if sys.platform == "linux":
     _READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
     _WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
     _HANGUP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-    _BROKEN_EVENTS: Final = select.EPOLLHUP | select.EPOLLERR
 else:
-    _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = _BROKEN_EVENTS = 0
+    _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = 0
 
 _NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 """sendfile(2): file systems there are whose files cannot be sent that way."""
-
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no time
 
 
 class _Wake(outcome.Outcome[None]):
@@ -57,11 +55,19 @@ _WAKE: Final = _Wake()
 
 CLOSED: Final = "this side has closed the connection"
 
+DELIVERY_CHECK: Final = (0.005, 0.25)
+"""Seconds between two looks at what the peer has yet to receive, at first and at most. No event tells of it.
+"""
+
 
 class HubChannel(Channel):
     """A connected, non-blocking stream socket that is registered once with the worker's hub.
 
-    One task may wait to read and one to write at a time; further writers queue.
+    One task may wait to read and one to write at a time; further writers queue. What ends the wait of the one
+    that writes, its deadline for example, ends the waits of those behind it.
+
+    Once a send has failed, `_broken` says why and `_unsent` is what was lost with it, never None: so an
+    ordinary send has one thing to look at.
 
     As the set is edge-triggered, `_readable` remembers whether the kernel may hold bytes that we have not
     taken: an event sets it, and a read that returned less than it asked for clears it (epoll(7): a short
@@ -78,24 +84,25 @@ class HubChannel(Channel):
         "_fd",
         "_given_back",
         "_hang_up_callback",
-        "_hub",
         "_hung_up",
         "_readable",
         "_reader",
         "_sent_eof",
         "_sock",
+        "_undelivered",
         "_unsent",
         "_watchers",
         "_writable",
         "_writer",
         "_writing",
+        "hub",
         "write_deadline",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub) -> None:
         self._sock = sock
         self._fd = sock.fileno()
-        self._hub = hub
+        self.hub = hub
         self._readable = True
         self._writable = True
         self._sent_eof = False
@@ -107,8 +114,10 @@ class HubChannel(Channel):
         self._given_back = b""
         self._watchers: trio.lowlevel.ParkingLot | None = None
         self._unsent: memoryview | None = None
+        self._undelivered = 0
         self._corked: list[bytes] | None = None
         self._corked_size = 0
+        self._file_left = 0
         self._broken: OSError | None = None
         self._callback: Callable[[], None] | None = None
         self._hang_up_callback: Callable[[], None] | None = None
@@ -134,12 +143,10 @@ class HubChannel(Channel):
             self._writable = True
             if self._writer is not None:
                 self._wake_writer(_WAKE)
-            elif self._unsent is not None:
+            elif self._unsent is not None and self._broken is None:
                 # What was held back did not all go when its turn came, and nobody waits for it.
-                try:
+                with suppress(OSError):  # the next send tells
                     self._send_unsent()
-                except OSError as exc:
-                    self._broken = exc
         if flags & _HANGUP_EVENTS:
             self._note_hang_up()
 
@@ -156,7 +163,32 @@ class HubChannel(Channel):
         if self._reader is not None and self.read_deadline <= now:
             self.interrupt_read()
         if self.write_deadline <= now:
-            self._wake_writer(outcome.Error(TimeoutError(STALLED_WRITE)))
+            self._end_stalled_write(now)
+
+    def _end_stalled_write(self, now: float) -> None:
+        """End the waits of all who write, unless the peer has taken something: a socket counts as writable
+        only when a third of its buffer is free, which a slow peer may need long for.
+        """
+        before, self._undelivered = self._undelivered, undelivered(self._fd)
+        if self._undelivered < before:
+            self.write_deadline = now + self.write_timeout
+            return
+        self._break(TimeoutError(STALLED_WRITE))
+        self._wake_writer(outcome.Error(self._why_broken()))
+        self._end_turn()
+
+    def _break(self, why: OSError) -> None:
+        """Note that what was to be sent is lost."""
+        self._broken = why
+        if self._unsent is None:
+            self._unsent = memoryview(b"")
+
+    def _why_broken(self) -> OSError:
+        """What to raise for a send that has failed. A new exception each time: one that was raised holds
+        frames, and would be held by the channel.
+        """
+        broken = self._broken or ConnectionAbortedError(CLOSED)
+        return type(broken)(*broken.args)
 
     def _wake_writer(self, result: outcome.Outcome[None]) -> None:
         writer, self._writer = self._writer, None
@@ -229,18 +261,30 @@ class HubChannel(Channel):
         self._reader = None
         return trio.lowlevel.Abort.SUCCEEDED
 
+    @property
+    def unsent(self) -> int:
+        return self._corked_size + self._file_left + (0 if self._unsent is None else len(self._unsent))
+
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
             corked, self._corked, self._corked_size = self._corked, None, 0
             data = b"".join([*corked, data])
         if self._unsent is not None:
+            if self._broken is not None:
+                raise self._why_broken()
             # Only where several tasks of an application send at once: each waits for its own turn in flush().
             self._unsent = memoryview(b"".join((self._unsent, data)))
             return False
+        if not data:
+            return True
         try:
             sent = self._sock.send(data)
         except (BlockingIOError, InterruptedError):
             sent = 0
+        except OSError as exc:
+            self._unsent = memoryview(data)
+            self._broken = exc.with_traceback(None)
+            raise self._why_broken() from None
         if sent == len(data):
             return True
         self._unsent = memoryview(data)[sent:]
@@ -248,29 +292,36 @@ class HubChannel(Channel):
         return False
 
     def send_soon(self, data: bytes) -> bool:
-        if self._broken is not None:
-            raise self._broken
         if self._unsent is not None or len(data) >= CORK:
             return self.send_nowait(data)
         self._corked_size += len(data)
         if self._corked is None:
             self._corked = [data]
-            self._hub.flush_soon(self)
+            self.hub.flush_soon(self)
             return True
         self._corked.append(data)
         return self._corked_size < CORK or self.send_nowait(b"")
 
+    def take_back(self, data: bytes) -> bool:
+        corked = self._corked
+        if not corked or corked[-1] is not data:
+            return False
+        corked.pop()
+        self._corked_size -= len(data)
+        return True
+
     def uncork(self) -> None:
         """Send what is held back; what goes wrong is for the next send to tell."""
-        if self._corked and self._fd != -1:
-            try:
+        if self._corked is not None and self._fd != -1:
+            with suppress(OSError):
                 self.send_nowait(b"")
-            except OSError as exc:
-                self._broken = exc
+            self._corked = None
 
     async def flush(self) -> None:
         self.uncork()
         while self._unsent is not None:
+            if self._broken is not None:
+                raise self._why_broken()
             if self._writer is not None:
                 if await self._await_others():
                     return
@@ -281,13 +332,15 @@ class HubChannel(Channel):
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
         if sys.platform == "linux":
-            await self.flush()
             while count:
+                self._file_left = count
+                await self._await_turn()
                 try:
                     sent = os.sendfile(self._fd, fd, offset, min(count, FILE_SLICE))
                 except BlockingIOError:
                     self._writable = False
                     await self._wait_writable()
+                    self._end_turn()
                     continue
                 except OSError as exc:
                     if exc.errno not in _NO_SENDFILE:
@@ -298,9 +351,18 @@ class HubChannel(Channel):
                     raise EOFError(f"the file ends {count} bytes before what was to be sent")
                 offset += sent
                 count -= sent
+                self._file_left = count
                 await trio.lowlevel.checkpoint()
         else:
             await super().send_file(fd, offset, count)
+
+    async def _await_turn(self) -> None:
+        """Wait until nothing is left to be sent, and nobody waits to send."""
+        await self.flush()
+        while self._unsent is not None or self._writer is not None:
+            if self._writer is not None:
+                await self._await_others()
+            await self.flush()
 
     async def _await_others(self) -> bool:
         """Wait until the task that sends has sent all there was, ours with its own, or has given up: False
@@ -321,10 +383,10 @@ class HubChannel(Channel):
         except (BlockingIOError, InterruptedError):
             self._writable = False
             return
-        except OSError:
-            self._unsent = None
+        except OSError as exc:
+            self._broken = exc.with_traceback(None)
             self._end_turn()
-            raise
+            raise self._why_broken() from None
         if sent == len(data):
             self._unsent = None
             self._emptied += 1
@@ -342,7 +404,9 @@ class HubChannel(Channel):
             raise trio.BusyResourceError("another task is writing to this connection")
         if self._fd == -1:
             raise ConnectionAbortedError(CLOSED)
-        self.write_deadline = trio.current_time() + self.write_timeout
+        if self.write_timeout != math.inf:
+            self.write_deadline = trio.current_time() + self.write_timeout
+            self._undelivered = undelivered(self._fd)
         self._writer = current_task()
         await wait_task_rescheduled(self._abort_write)
 
@@ -376,7 +440,7 @@ class HubChannel(Channel):
 
     def abort(self) -> None:
         if self._fd != -1:
-            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(self._sock)
             self.close()
 
     # The end
@@ -394,27 +458,68 @@ class HubChannel(Channel):
         except OSError:
             pass  # the peer has closed first: it needs no telling
 
+    @property
+    def undelivered(self) -> int:
+        return 0 if self._fd == -1 or is_dead(self._fd) else undelivered(self._fd)
+
     async def aclose(self) -> None:
-        self.finish()
+        if self._writer is not None:
+            self.abort()  # somebody's send is cut: trio's Stream wants it to end at once
+        elif not self.finish():
+            whole = False
+            try:
+                await self.flush()
+                whole = True
+            except OSError:
+                pass  # it cannot be delivered, which the reset says
+            finally:
+                if whole:
+                    self.close()
+                else:
+                    self.abort()
         await trio.lowlevel.checkpoint()
 
-    def finish(self) -> None:
-        """Close the socket in TCP's orderly way, for which nobody need wait: the kernel sends what it has
-        taken.
+    def finish(self) -> bool:
+        """Close the socket in TCP's orderly way, if nobody need wait for that: the kernel sends what it has
+        taken. False if it has not taken everything yet: `aclose()` must be awaited then.
         """
         self.uncork()
+        if self._unsent is not None and self._fd != -1:
+            return False
         self.close()
+        return True
+
+    async def cut(self) -> None:
+        try:
+            await self.flush()
+            await self._wait_delivered()
+        except OSError:
+            pass  # what could be done has been done
+        finally:
+            self.abort()
+
+    async def _wait_delivered(self) -> None:
+        """Wait until the peer's kernel has everything, or has taken nothing for `write_timeout`: a reset
+        drops what is in our send queue.
+        """
+        pause, longest = DELIVERY_CHECK
+        delivery = Delivery(self)
+        while delivery.goes_on():
+            await trio.sleep(pause)
+            pause = min(2 * pause, longest)
 
     def close(self) -> None:
         """Close the socket at once; waits that are under way end with an error."""
         if self._fd == -1:
             return
-        self._hub.unregister(self._fd)
+        self.hub.unregister(self._fd)
         self._fd = -1
         self._hung_up = True
         self._readable = False
-        self._unsent = None
-        self._corked = None
+        if self._unsent is not None or self._corked:
+            self._broken = ConnectionAbortedError(CLOSED)
+            self._unsent = memoryview(b"")
+        self._corked, self._corked_size = None, 0
         # Whoever is to be called holds this stream: without them it is gone at once, and not when the garbage
         # collector gets to it.
         self._callback = self._hang_up_callback = None

@@ -4,8 +4,6 @@ that takes one.
 
 from __future__ import annotations
 
-import select
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from trio.lowlevel import current_task, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE
 from trioasgi.net.hub_channel import CLOSED, HubChannel
+from trioasgi.net.kernel import has_room
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,9 +55,10 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         self._check_sendable()
         with self._telling_as_trio():
             # Nothing may have been refused by the socket yet: ask whether it is full.
-            if not _has_room(self._fd):
+            if not has_room(self._fd):
                 self._writable = False
                 await self._wait_writable()
+                self._end_turn()
 
     @contextmanager
     def _telling_as_trio(self) -> Iterator[None]:
@@ -79,17 +79,9 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         self._check_open()
         if self._sent_eof:
             raise trio.ClosedResourceError("the sending side of the connection is closed")
-        if self._unsent is not None or self._writer is not None:
+        if self._broken is None and (self._unsent is not None or self._writer is not None):
             raise trio.BusyResourceError("another task is writing to this connection")
 
     def _check_open(self) -> None:
         if self._fd == -1:
             raise trio.ClosedResourceError(CLOSED)
-
-
-def _has_room(fd: int) -> bool:
-    if sys.platform == "win32":
-        return True
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    return bool(poll.poll(0))

@@ -18,14 +18,20 @@ BATCH_SECONDS: Final = 0.05
 BATCH_LINES: Final = 256
 """How long, and how many, lines are held back to be written at once."""
 
+UNANSWERED: Final = 499
+"""The status in the line of a request whose client went before any response could leave: nginx's number."""
+
 _FORMAT: Final = '%s "%s %s HTTP/%s" %d %dB %.1fms'
+_CUT: Final = " cut"
+"""What stands at the end of the line of a response that has not left whole."""
 
 
 class AccessLog:
     """Writes to the logger "trioasgi.access" at INFO.
 
     A record's `args` are `(peer, method, target, http_version, status, size, milliseconds)`: the first five
-    are what uvicorn's records carry, so a filter written for those works here.
+    are what uvicorn's records carry, so a filter written for those works here. Its attribute `cut` says
+    whether the response ended before it was whole.
 
     Where nobody has added to that logger what wants to see records, there is no need to make any: lines then
     go to the handler of `configure_logging` as text, and unless that is a terminal, in batches (`run`).
@@ -58,8 +64,11 @@ class AccessLog:
         status: int,
         size: int,
         seconds: float,
+        *,
+        cut: bool = False,
     ) -> None:
-        """Write the line of one response: `size` is the body's bytes, `seconds` how long the request took.
+        """Write the line of one response: `size` is the body's bytes that have left, `seconds` how long the
+        request took, and `cut` whether the response ended before it was whole.
 
         `peer`, `method`, `target` and `http_version` may be anything a client can send: they are escaped.
         """
@@ -71,10 +80,16 @@ class AccessLog:
         handler = _only_handler(logger)
         if handler is None:
             args = (peer, method, target, http_version, status, size, seconds * 1000)
+            form = _FORMAT + _CUT if cut else _FORMAT
+            extra = {"cut": cut}
             # What logger.info() does, without its search through the stack for a caller that is always here.
-            logger.handle(logger.makeRecord(ACCESS, logging.INFO, __file__, 0, _FORMAT, args, None, "log"))
+            logger.handle(
+                logger.makeRecord(ACCESS, logging.INFO, __file__, 0, form, args, None, "log", extra)
+            )
             return
         line = f'{peer} "{method} {target} HTTP/{http_version}" {status} {size}B {seconds * 1000:.1f}ms'
+        if cut:
+            line += _CUT
         self._lines.append(handler.line_formatter.format_line(time.time(), logging.INFO, line))
         if self._has_lines is None or handler.is_terminal or len(self._lines) >= BATCH_LINES:
             self._write()

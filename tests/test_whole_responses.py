@@ -1,0 +1,345 @@
+"""A response arrives whole, or its client can tell that it has not (RFC 9112, 8; RFC 9112, 9.8)."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h11
+import pytest
+import trio
+import trio.testing
+
+from tests.support.sockets import logged, port_of, run, served
+from tests.support.transports import TRANSPORTS, certificates
+from trioasgi import Server
+from trioasgi.asgi.types import Receive, Scope, Send
+
+over_both = pytest.mark.parametrize("transport", TRANSPORTS)
+
+RESET = struct.pack("ii", 1, 0)
+
+
+@dataclass
+class Got:
+    """What a client has read; `reset` says how the connection ended: by an error, or in an orderly way."""
+
+    data: bytes
+    reset: bool
+
+    def response(self, method: str = "GET") -> tuple[int, bytes, bool]:
+        """Status, body, and whether the response is whole as far as a client can tell."""
+        parser = h11.Connection(h11.CLIENT)
+        parser.send(h11.Request(method=method, target="/", headers=[("Host", "h")]))
+        parser.send(h11.EndOfMessage())
+        parser.receive_data(self.data)
+        if not self.reset:
+            parser.receive_data(b"")
+        status, body = 0, b""
+        while True:
+            try:
+                event = parser.next_event()
+            except h11.RemoteProtocolError:
+                return status, body, False
+            match event:
+                case h11.Response(status_code=status):
+                    pass
+                case h11.Data(data=data):
+                    body += data
+                case h11.EndOfMessage():
+                    return status, body, True
+                case h11.NEED_DATA | h11.ConnectionClosed():
+                    return status, body, False
+
+
+@contextlib.asynccontextmanager
+async def connect(
+    server: Server, tls: ssl.SSLContext | None, room: int = 8192
+) -> AsyncIterator[trio.abc.Stream]:
+    """A client whose kernel has little room to receive."""
+    sock = trio.socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+    await sock.connect(("127.0.0.1", port_of(server)))
+    stream: trio.abc.Stream = trio.SocketStream(sock)
+    if tls is not None:
+        secured = trio.SSLStream(stream, tls, server_hostname="localhost")
+        await secured.do_handshake()
+        stream = secured
+    try:
+        yield stream
+    finally:
+        sock.close()
+
+
+async def read(stream: trio.abc.Stream, step: int = 65536, rest: int = 0) -> Got:
+    """Read to the end, `step` bytes at a time, and let the server run `rest` times before each."""
+    parts = []
+    while True:
+        for _ in range(rest):
+            await trio.lowlevel.checkpoint()
+        try:
+            part = bytes(await stream.receive_some(step))
+        except trio.BrokenResourceError:
+            return Got(b"".join(parts), reset=True)
+        if not part:
+            return Got(b"".join(parts), reset=False)
+        parts.append(part)
+
+
+def context(transport: str, directory: Path) -> ssl.SSLContext | None:
+    return certificates(directory).context() if transport == "tls" else None
+
+
+def options(transport: str, directory: Path) -> dict[str, object]:
+    return dict(certificates(directory).options) if transport == "tls" else {}
+
+
+def head(version: str, *, close: bool) -> bytes:
+    fields = "Connection: close\r\n" if close else ""
+    return f"GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode()
+
+
+class Pieces:
+    """An application that sends `pieces`, each with more to come, and then what `last` is."""
+
+    def __init__(self, pieces: Sequence[bytes], last: bytes | Exception | None, *, sized: bool) -> None:
+        self.pieces = pieces
+        self.last = last
+        self.sized = sized
+        self.body = b"".join(pieces) + (last if isinstance(last, bytes) else b"")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        length = len(self.body) if isinstance(self.last, bytes) else len(self.body) + 10
+        headers = [(b"content-length", b"%d" % length)] if self.sized else []
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in self.pieces:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if isinstance(self.last, Exception):
+            raise self.last
+        if self.last is not None:
+            await send({"type": "http.response.body", "body": self.last})
+
+
+# Whole
+
+
+@over_both
+@pytest.mark.parametrize("seed", range(24))
+def test_a_response_is_whole_whatever_its_framing_and_its_clients_speed(
+    transport: str, seed: int, tmp_path: Path
+) -> None:
+    dice = random.Random(seed)
+    size = dice.choice([10, 1_000, 57_000, 70_000])
+    pieces = [dice.randbytes(dice.randint(0, size)) for _ in range(3_000_000 // size if size > 10 else 50)]
+    last = dice.choice([b"", b"", dice.randbytes(size)])
+    app = Pieces(pieces, last, sized=dice.random() < 0.5)
+    version = dice.choice(["1.0", "1.1"])
+    step, rest = dice.choice([(2048, 0), (65536, 0), (16384, 3)])
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head(version, close=True))
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            got = await read(stream, step, rest)
+            status, body, whole = got.response()
+            assert (status, whole, len(body)) == (200, True, len(app.body))
+            assert body == app.body
+
+    run(main, 60)
+
+
+@over_both
+def test_no_time_for_a_goodbye_bounds_what_is_left_of_a_response(
+    transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the client goes on sending, and reads nothing for longer than the goodbye may take."""
+    monkeypatch.setattr("trioasgi.http1.connection.LINGER_SECONDS", 0.1)
+    body = bytes(range(256)) * 4000
+    app = Pieces([body], b"", sized=True)
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=True) + b"more than was asked for")
+            await trio.sleep(1)
+            assert (await read(stream)).response() == (200, body, True)
+
+    run(main)
+
+
+# Cut
+
+
+@over_both
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("last", [ValueError("broken"), None], ids=["raises", "returns"])
+def test_what_was_accepted_leaves_before_a_response_is_cut(
+    transport: str, sized: bool, version: str, last: Exception | None, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with served(app, lifespan="off", **options(transport, tmp_path)) as server:
+            for app.pieces in ([b"a piece"], [bytes(50_000)] * 40):
+                app.body = b"".join(app.pieces)
+                async with connect(server, context(transport, tmp_path)) as stream:
+                    await stream.send_all(head(version, close=False))
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    assert (await read(stream)).response() == (200, app.body, False)
+
+    app = Pieces([], last, sized=sized)
+    run(main)
+
+
+@over_both
+@pytest.mark.parametrize("sized", [True, False])
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("pieces", [[], [b""]], ids=["head alone", "empty piece"])
+@pytest.mark.parametrize("last", [ValueError("broken"), None], ids=["raises", "returns"])
+def test_a_failure_before_any_body_is_a_500(
+    transport: str, sized: bool, version: str, pieces: list[bytes], last: Exception | None, tmp_path: Path
+) -> None:
+    app = Pieces(pieces, last, sized=sized)
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head(version, close=False))
+            assert (await read(stream)).response() == (500, b"500 Internal Server Error\n", True)
+
+    run(main)
+
+
+@over_both
+def test_a_deadline_before_any_body_is_a_504_and_cuts_visibly_after(transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["cancel_scope"].deadline = 0
+        await send({"type": "http.response.start", "status": 200})
+        if scope["path"] == "/piece":
+            await send({"type": "http.response.body", "body": b"a piece", "more_body": True})
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **options(transport, tmp_path)) as server:
+            for path, expected in (("/piece", (200, b"a piece", False)), ("/", 504)):
+                async with connect(server, context(transport, tmp_path)) as stream:
+                    await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+                    got = (await read(stream)).response()
+                    assert expected in (got, got[0])
+
+    run(main)
+
+
+# What is logged
+
+
+@over_both
+def test_a_client_that_resets_before_the_head_is_logged_as_unanswered(transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        arrived.set()
+        assert (await receive())["type"] == "http.disconnect"
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": bytes(83)})
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **options(transport, tmp_path)) as server:
+            async with connect(server, context(transport, tmp_path)) as stream:
+                await stream.send_all(head("1.1", close=False))
+                await arrived.wait()
+                transport_stream = getattr(stream, "transport_stream", stream)
+                transport_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            line = await log.wait_for("GET / HTTP/1.1")
+            assert '" 499 0B ' in line
+            assert line.endswith("ms cut")
+
+    arrived = trio.Event()
+    with logged() as log:
+        run(main)
+    (record,) = [each for each in log.records if each.name == "trioasgi.access"]
+    assert getattr(record, "cut", None) is True
+    assert isinstance(record.args, tuple)
+    assert len(record.args) == 7
+
+
+@over_both
+@pytest.mark.parametrize("sized", [True, False])
+def test_a_response_that_its_client_leaves_is_logged_with_what_has_left(
+    transport: str, sized: bool, tmp_path: Path
+) -> None:
+    app = Pieces([bytes(1_000_000)] * 20, b"", sized=sized)
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **options(transport, tmp_path)) as server:
+            async with connect(server, context(transport, tmp_path)) as stream:
+                await stream.send_all(head("1.1", close=False))
+                await trio.testing.wait_all_tasks_blocked(0.01)
+            line = await log.wait_for("GET / HTTP/1.1")
+            size = int(line.partition('" 200 ')[2].partition("B")[0])
+            assert 0 < size < 20_000_000
+            assert line.endswith("ms cut")
+
+    with logged() as log:
+        run(main)
+
+
+def test_whole_responses_are_logged_as_before(tmp_path: Path) -> None:
+    app = Pieces([b"abc"], b"", sized=False)
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connect(server, None) as stream:
+            await stream.send_all(head("1.1", close=True))
+            await read(stream)
+            line = await log.wait_for("GET / HTTP/1.1")
+            assert '" 200 3B ' in line
+            assert line.endswith("ms")
+
+    with logged() as log:
+        run(main)
+    (record,) = [each for each in log.records if each.name == "trioasgi.access"]
+    assert getattr(record, "cut", None) is False
+
+
+# Several senders
+
+
+@over_both
+def test_a_client_that_takes_nothing_ends_all_tasks_that_send(transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def keep_sending() -> None:
+            with pytest.raises(OSError, match=r"stopped reading|broke the connection|has gone"):
+                while True:
+                    await send({"type": "http.response.body", "body": bytes(100_000), "more_body": True})
+            ended.append(1)
+
+        await send({"type": "http.response.start", "status": 200})
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(keep_sending)
+        done.set()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", timeout_write=0.5, **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            with trio.fail_after(10):
+                await done.wait()
+            assert len(ended) == 3
+
+    done = trio.Event()
+    ended: list[int] = []
+    run(main)
