@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import pytest
 import trio
@@ -315,6 +316,76 @@ def test_a_flush_that_waits_for_its_turn_goes_on_when_the_first_is_cancelled() -
             assert received.endswith(b"firstsecond")
 
     run(main, SOON)
+
+
+def test_a_flush_behind_one_that_is_cancelled_has_a_deadline_of_its_own() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, _):
+            clog(stream)
+            stream.write_timeout = 0.3
+            assert not stream.send_nowait(b"first")
+            scope = trio.CancelScope()
+
+            async def cancelled() -> None:
+                with scope:
+                    await stream.flush()
+
+            async def late() -> None:
+                with pytest.raises(TimeoutError, match="took nothing in time"):
+                    await stream.flush()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancelled)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(late)
+                nursery.start_soon(late)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+
+    run(main, SOON)
+
+
+def test_a_piece_that_is_sent_beside_a_file_leaves(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            with (tmp_path / "file").open("rb") as file:
+
+                async def send_file() -> None:
+                    await stream.send_file(file.fileno(), 0, 1_000_000)
+
+                async def send_piece() -> None:
+                    stream.send_nowait(b"y")
+                    await stream.flush()
+
+                nursery.start_soon(send_file)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(send_piece)
+                await wait_all_tasks_blocked()
+                received = await read_exactly(peer, taken + 1_000_001)
+                assert received[taken:].count(b"y") == 1
+                await wait_all_tasks_blocked()
+                assert not nursery.child_tasks
+
+    (tmp_path / "file").write_bytes(1_000_000 * b"x")
+    run(main, SOON)
+
+
+def test_a_peer_that_takes_little_is_not_one_that_takes_nothing() -> None:
+    """The socket is not writable before a third of its buffer is free."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            stream.write_timeout = 0.5
+            assert not stream.send_nowait(b"late")
+            nursery.start_soon(stream.flush)
+            for _ in range(12):  # 1.8 seconds
+                taken -= len(await peer.receive_some(100_000))
+                await trio.sleep(0.15)
+            assert await read_exactly(peer, taken + 4)
+
+    run(main)
 
 
 def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() -> None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 YIELD_EVERY: Final = 256 * 1024
 """Bytes of a body after which its reader lets other connections run, however fast its own client sends."""
 
-PIECE_COST: Final = 4 * 1024
+PIECE_COST: Final = 16 * 1024
 """Bytes that each piece counts for besides its own, as a client may send them one by one."""
 
 JOIN_BELOW: Final = 64 * 1024

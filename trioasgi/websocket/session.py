@@ -48,9 +48,6 @@ may still be sending: closing with bytes unread makes the kernel send a reset, w
 that says why.
 """
 
-CLOSE_SECONDS: Final = 2.0
-"""How long an orderly close of the channel (TLS's close_notify) may take."""
-
 
 class State(Enum):
     """How far a session has come; it only ever moves down this list."""
@@ -442,8 +439,4 @@ class WebSocketSession:
         channel.interrupt_read()
         if not ended_well:
             channel.abort()
-        with trio.move_on_after(CLOSE_SECONDS):
-            try:
-                await channel.aclose()
-            except (OSError, trio.BusyResourceError):
-                channel.abort()  # somebody is still sending to a peer that takes nothing
+        await channel.aclose()

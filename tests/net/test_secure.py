@@ -1,0 +1,263 @@
+"""`TLSChannel`: what a client's records may cost, and what TLS itself has to say."""
+
+from __future__ import annotations
+
+import contextlib
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.net.pairs import clog, hub_pair, read_exactly
+from tests.support.openssl import RecordClient
+from tests.support.sockets import run
+from tests.support.transports import certificates
+from trioasgi.net import secure
+from trioasgi.net.secure import MAX_EMPTY_RECORDS, RECORDS_A_TURN, Secured, TLSChannel
+from trioasgi.net.stream import HubStream
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+
+
+def server_context(directory: Path) -> ssl.SSLContext:
+    made = certificates(directory)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(made.certfile, made.keyfile)
+    return context
+
+
+class Peer:
+    """The client: its records, and its socket."""
+
+    def __init__(self, stream: trio.SocketStream, records: RecordClient) -> None:
+        self.stream = stream
+        self.records = records
+
+    async def shake(self) -> None:
+        while not self.records.shake():
+            await self.flush()
+            self.records.feed(bytes(await self.stream.receive_some(65536)))
+        await self.flush()
+
+    async def flush(self) -> None:
+        await self.stream.send_all(self.records.take())
+
+    async def read(self) -> bytes:
+        """The next bytes of the application; b"" at the end."""
+        while not (data := self.records.read()):
+            received = bytes(await self.stream.receive_some(65536))
+            if not received:
+                return b""
+            self.records.feed(received)
+        return data
+
+
+@contextlib.asynccontextmanager
+async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubStream, Peer]]:
+    """A channel and its transport, with their client; hands were shaken."""
+    context = server_context(directory)
+    with contextlib.closing(RecordClient()) as records:
+        async with hub_pair() as (transport, stream):
+            peer = Peer(stream, records)
+            secured = Secured(transport, context)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(peer.shake)
+                await secured.do_handshake()
+            yield TLSChannel(secured, transport), transport, peer
+
+
+class Turns:
+    """Counts the turns of a task that always wants to run."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def run(self) -> None:
+        while True:
+            self.taken += 1
+            await trio.lowlevel.checkpoint()
+
+
+def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path: Path) -> None:
+    """Else a client with Nagle's algorithm sends its request only when that has been acknowledged."""
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (_, transport, peer):
+            assert transport.unsent == 0
+            assert await peer.stream.receive_some(65536)  # the session tickets
+
+    run(main, 5)
+
+
+def test_what_came_with_the_handshakes_end_is_read(tmp_path: Path) -> None:
+    async def main() -> None:
+        context = server_context(tmp_path)
+        with contextlib.closing(RecordClient()) as records:
+            async with hub_pair() as (transport, stream):
+                secured = Secured(transport, context)
+
+                async def client() -> None:
+                    while not records.shake():
+                        await stream.send_all(records.take())
+                        records.feed(bytes(await stream.receive_some(65536)))
+                    for word in (b"one ", b"two ", b"three"):
+                        records.write(word)
+                    await stream.send_all(records.take())
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client)
+                    await secured.do_handshake()
+                channel, data = TLSChannel(secured, transport), b""
+                while len(data) < 13:
+                    data += await channel.receive()
+                assert data == b"one two three"
+
+    run(main, 5)
+
+
+def test_records_that_are_there_are_read_together(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            sent = bytes(index % 251 for index in range(20 * RECORDS_A_TURN))
+            for index in range(len(sent)):
+                peer.records.write(sent[index : index + 1])
+            await peer.flush()
+            pieces = [await channel.receive()]
+            while sum(map(len, pieces)) < len(sent):
+                pieces.append(await channel.receive())
+            assert b"".join(pieces) == sent
+            assert max(map(len, pieces)) == RECORDS_A_TURN
+            assert len(pieces) <= 30
+
+    run(main)
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 7, 100])
+def test_records_may_come_in_pieces_of_any_size(cut: int, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+            sent = bytes(range(256)) * 4
+            for start in range(0, len(sent), 100):
+                peer.records.write(sent[start : start + 100])
+            wire = peer.records.take()
+
+            async def drip() -> None:
+                for start in range(0, len(wire), cut):
+                    await peer.stream.send_all(wire[start : start + cut])
+
+            nursery.start_soon(drip)
+            data = b""
+            while len(data) < len(sent):
+                data += await channel.receive()
+            assert data == sent
+
+    run(main)
+
+
+def test_a_key_update_is_answered(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            peer.records.feed(bytes(await peer.stream.receive_some(65536)))  # the session tickets
+            assert peer.records.read() == b""
+            peer.records.update_keys()
+            peer.records.write(b"with new keys")
+            await peer.flush()
+            assert await channel.receive() == b"with new keys"
+            # OpenSSL answers with what is sent next, which is one answer to all that were asked for.
+            assert channel.send_nowait(b"with new keys too")
+            assert await peer.read() == b"with new keys too"
+
+    run(main, 5)
+
+
+def test_key_updates_give_others_their_turn(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+            for _ in range(1000):
+                peer.records.update_keys()
+            peer.records.write(b"the end")
+            await peer.flush()
+            turns = Turns()
+            nursery.start_soon(turns.run)
+            assert await channel.receive() == b"the end"
+            assert turns.taken >= 1000 // (RECORDS_A_TURN * secure.TURNS_BEFORE_YIELD) - 1
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+def test_a_client_that_sends_nothing_but_key_updates_is_closed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+
+            async def flood() -> None:
+                for _ in range(MAX_EMPTY_RECORDS + 2 * RECORDS_A_TURN):
+                    peer.records.update_keys()
+                await peer.flush()
+
+            nursery.start_soon(flood)
+            with pytest.raises(ConnectionAbortedError, match="hold nothing"):
+                await channel.receive()
+
+    run(main)
+
+
+def test_a_client_that_breaks_tls_is_told_by_an_alert(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            tickets = bytes(await peer.stream.receive_some(65536))
+            peer.records.write(b"good")
+            await peer.stream.send_all(peer.records.take() + b"\x17\x03\x03\x00\x20" + bytes(32))
+            data = await channel.receive()
+            assert data == b"good"
+            with pytest.raises(ConnectionAbortedError, match="TLS failed"):
+                await channel.receive()
+            assert tickets
+            assert await peer.stream.receive_some(65536)  # without anything else to be sent
+
+    run(main, 5)
+
+
+def test_what_is_sent_soon_is_one_record_and_can_be_taken_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            head = b"a head"
+            assert channel.send_soon(head)
+            assert channel.take_back(head)
+            assert not channel.take_back(head)
+            assert channel.send_soon(b"another, ")
+            assert channel.send_soon(b"and a piece")
+            assert await peer.read() == b"another, and a piece"
+            assert not channel.take_back(b"and a piece")
+
+    run(main, 5)
+
+
+def test_closing_delivers_what_was_held_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+            data = bytes(range(256)) * 20_000
+            channel.send_nowait(data)
+            channel.send_soon(b"the end")
+            nursery.start_soon(channel.aclose)
+            got = b""
+            while piece := await peer.read():
+                got += piece
+            assert got == data + b"the end"
+
+    run(main)
+
+
+def test_a_plain_channel_sends_what_is_corked_before_it_closes() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            assert stream.send_soon(b"corked")
+            assert not stream.finish()
+            nursery.start_soon(stream.aclose)
+            assert (await read_exactly(peer, taken + 100))[taken:] == b"corked"
+
+    run(main, 10)

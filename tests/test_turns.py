@@ -1,0 +1,114 @@
+"""However fast a client or an application is, others get their turn (counted in turns, not in time)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.support.sockets import connected, run, served
+from tests.support.transports import TRANSPORTS, serving_over
+from tests.support.websocket import KEY
+from trioasgi.asgi.types import Receive, Scope, Send
+
+over_both = pytest.mark.parametrize("transport", TRANSPORTS)
+
+
+class Turns:
+    """Counts the turns of a task that always wants to run."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def run(self) -> None:
+        while True:
+            self.taken += 1
+            await trio.lowlevel.checkpoint()
+
+
+@over_both
+def test_a_body_of_tiny_chunks_gives_others_their_turn(transport: str, tmp_path: Path) -> None:
+    count = 20_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        before, pieces, more = turns.taken, 0, True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            pieces += 1
+        seen.append((pieces, turns.taken - before))
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path) as both,
+            both.connect() as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.send(head + count * b"1\r\nx\r\n" + b"0\r\n\r\n")
+            assert (await client.response()).status == 200
+            nursery.cancel_scope.cancel()
+
+    turns, seen = Turns(), list[tuple[int, int]]()
+    run(main, 60)
+    ((pieces, taken),) = seen
+    assert taken >= pieces // 20
+
+
+@over_both
+def test_a_stream_whose_client_is_fast_gives_others_their_turn(transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        before = turns.taken
+        await send({"type": "http.response.start", "status": 200})
+        for _ in range(1600):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        seen.append(turns.taken - before)
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path) as both,
+            both.connect() as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            await client.send(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert (await client.response()).body == 1600 * b"x"
+            nursery.cancel_scope.cancel()
+
+    turns, seen = Turns(), list[int]()
+    run(main, 30)
+    assert seen[0] >= 90
+
+
+def test_a_websocket_sender_whose_client_is_fast_gives_others_their_turn() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        before = turns.taken
+        for _ in range(1280):
+            await send({"type": "websocket.send", "bytes": b"x"})
+        seen.append(turns.taken - before)
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off") as server,
+            connected(server) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            await client.send(
+                b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n" % KEY.encode()
+            )
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            await client.until(b"\x82\x01x" * 1280)
+            nursery.cancel_scope.cancel()
+
+    turns, seen = Turns(), list[int]()
+    run(main, 30)
+    assert seen[0] >= 1280 // 64 - 1
