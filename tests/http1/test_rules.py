@@ -64,6 +64,7 @@ WRONG: dict[str, tuple[bytes, Rule]] = {
     "an unknown method": (head("FROB / HTTP/1.1", HOST), Rule.METHOD),
     "an unknown method with digits": (head("GET2 / HTTP/1.1", HOST), Rule.METHOD),
     "CONNECT": (head("CONNECT example.org:443 HTTP/1.1", HOST), Rule.CONNECT),
+    "too many empty lines": (b"\r\n" * 17 + get(HOST), Rule.EMPTY_LINES),
     # The target: RFC 9112, 3.2
     "a fragment": (target("/a#b"), Rule.TARGET_FORM),
     "a byte above 127 in the target": (target("/caf\xe9"), Rule.TARGET_FORM),
@@ -181,6 +182,7 @@ FIELD_LIMIT = LIMITS.header_bytes - len("Host" + "example.org") - len("X") - 8
 
 RIGHT: dict[str, bytes] = {
     "an empty line first": b"\r\n\r\n" + get(HOST),
+    "the most empty lines": b"\r\n" * 16 + get(HOST),
     "a bare LF first": b"\n" + get(HOST),
     "HTTP/1.0 without Host": get(version="1.0"),
     "a tab in a value": get(HOST, "Accept: a\tb"),
