@@ -56,9 +56,8 @@ def fuzz_pairs(seconds: float, seed: int) -> None:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         check_pair(mutate(seeds, source), mutate(seeds, source), tally)
-    print(
-        f"seed {seed}: {tally.streams // 2} pairs: {tally.requests} requests, {tally.refused} refused, as alone"
-    )
+    print(f"seed {seed}: {tally.streams // 2} pairs")
+    print(f"{tally.requests} requests, {tally.refused} refused, each read as if alone")
 
 
 def _outcome(data: bytes, tally: Tally) -> object:
