@@ -158,6 +158,7 @@ def fuzz(session: nox.Session) -> None:
     session.install("atheris", success_codes=[0, 1], silent=True)
     seconds = session.posargs or ["--seconds", "60"]
     session.run("python", "-m", "tests.fuzz", "--engine", "own", *seconds)
+    session.run("python", "-m", "tests.fuzz", "--pairs", *seconds)
     there = session.run("python", "-c", "import atheris; print('yes')", success_codes=[0, 1], silent=True)
     if str(there).strip() == "yes":
         session.run("python", "-m", "tests.fuzz", "--engine", "atheris", *seconds)

@@ -1,5 +1,7 @@
 """Fuzz `RequestReader` on both codecs: `python -m tests.fuzz --seconds 60 [--engine atheris]`.
 
+With `--pairs`, what is tried are two streams at once, on connections that share a codec.
+
 With atheris (guided by coverage) where it is installed; else, and with `--engine own`, with mutations of our
 own. What is found is printed, and the exit status is not 0.
 """
@@ -43,6 +45,21 @@ def fuzz_with_mutations(seconds: float, seed: int) -> None:
     )
 
 
+def fuzz_pairs(seconds: float, seed: int) -> None:
+    """Try pairs of mutations, as two connections that share a codec, until time is up."""
+    from tests.fuzz.check import Tally, check_pair, corpus
+    from tests.fuzz.mutate import mutate
+
+    source = random.Random(seed)
+    seeds = corpus()
+    tally = Tally()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        check_pair(mutate(seeds, source), mutate(seeds, source), tally)
+    print(f"seed {seed}: {tally.streams // 2} pairs")
+    print(f"{tally.requests} requests, {tally.refused} refused, each read as if alone")
+
+
 def _outcome(data: bytes, tally: Tally) -> object:
     from tests.fuzz.check import check
 
@@ -75,12 +92,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
     parser.add_argument("--engine", choices=["auto", "atheris", "own"], default="auto")
+    parser.add_argument("--pairs", action="store_true", help="connections that share a codec, two by two")
     arguments = parser.parse_args()
     engine = arguments.engine
     if engine == "auto":
         engine = "own" if importlib.util.find_spec("atheris") is None else "atheris"
-    print(f"{arguments.seconds:g} seconds, engine: {engine}", flush=True)
-    if engine == "atheris":
+    print(f"{arguments.seconds:g} seconds, engine: {'own' if arguments.pairs else engine}", flush=True)
+    if arguments.pairs:
+        fuzz_pairs(arguments.seconds, arguments.seed)
+    elif engine == "atheris":
         fuzz_with_atheris(arguments.seconds)
     else:
         fuzz_with_mutations(arguments.seconds, arguments.seed)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from tests.http1 import test_body, test_rules
-from tests.support.http import CODECS, request
-from tests.support.reading import LIMITS, Reading, read_all
+from tests.support.http import CODECS, make_codec, request
+from tests.support.reading import LIMITS, Conversation, Reading, read_all
 from trioasgi.http1.settings import Limits
 
 TIGHT = Limits(header_bytes=60, header_count=3, target=12, body=20)
@@ -75,6 +76,34 @@ def check(data: bytes, tally: Tally) -> Reading:
                 raise DisagreementError(data, f"h11 whole, {codec} {name}", whole, reading)
     tally.note(whole, readings)
     return whole
+
+
+def check_pair(first: bytes, second: bytes, tally: Tally) -> tuple[Reading, Reading]:
+    """Read two streams on one codec, a piece of each in turn: each has to be read as if alone."""
+    streams = first, second
+    pieces = [cut(data, random.Random(first + second)) for data in streams]
+    alone = [read_all("h11", [data]) for data in streams]
+    for codec in CODECS:
+        shared = make_codec(codec)
+        conversations = [Conversation(shared) for _ in streams]
+        for turn in zip_longest(*pieces, fillvalue=b""):
+            for conversation, piece in zip(conversations, turn, strict=True):
+                conversation.feed(piece)
+        # What is behind is read when both are done with: on the codec as they have left it.
+        conversations.append(Conversation(shared))
+        conversations[-1].feed(_BEHIND)
+        readings = [conversation.reading() for conversation in conversations]
+        for data, expected, found in zip(
+            (*streams, _BEHIND), (*alone, read_all("h11", [_BEHIND])), readings, strict=True
+        ):
+            if found != expected:
+                raise DisagreementError(data, f"alone, {codec} beside {streams}", expected, found)
+    for reading in alone:
+        tally.note(reading, len(CODECS))
+    return alone[0], alone[1]
+
+
+_BEHIND = request("/behind", "Cookie: a", "X-Request: b", version="1.0", body=b"abc")
 
 
 def cut(data: bytes, source: random.Random) -> list[bytes]:

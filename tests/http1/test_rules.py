@@ -7,8 +7,9 @@ from __future__ import annotations
 import msgspec.structs
 import pytest
 
-from tests.support.http import request
+from tests.support.http import make_codec, request
 from tests.support.reading import LIMITS, Read, bytewise, read_all
+from trioasgi.http1.reader import RequestReader
 from trioasgi.http1.rules import METHODS, Rule
 from trioasgi.http1.settings import Limits
 
@@ -63,6 +64,7 @@ WRONG: dict[str, tuple[bytes, Rule]] = {
     "an unknown method": (head("FROB / HTTP/1.1", HOST), Rule.METHOD),
     "an unknown method with digits": (head("GET2 / HTTP/1.1", HOST), Rule.METHOD),
     "CONNECT": (head("CONNECT example.org:443 HTTP/1.1", HOST), Rule.CONNECT),
+    "too many empty lines": (b"\r\n" * 17 + get(HOST), Rule.EMPTY_LINES),
     # The target: RFC 9112, 3.2
     "a fragment": (target("/a#b"), Rule.TARGET_FORM),
     "a byte above 127 in the target": (target("/caf\xe9"), Rule.TARGET_FORM),
@@ -148,14 +150,24 @@ WRONG: dict[str, tuple[bytes, Rule]] = {
     "an unknown coding": (post("Transfer-Encoding: gzip"), Rule.CODING_UNKNOWN),
     "an unknown coding, then chunked": (post("Transfer-Encoding: gzip, chunked"), Rule.CODING_UNKNOWN),
     "identity": (post("Transfer-Encoding: identity"), Rule.CODING_UNKNOWN),
-    "an empty Transfer-Encoding": (post("Transfer-Encoding:"), Rule.CODING_UNKNOWN),
+    "an empty Transfer-Encoding": (post("Transfer-Encoding:"), Rule.CODING_NOT_FINAL),
+    "a Transfer-Encoding of empty elements": (post("Transfer-Encoding: , ,"), Rule.CODING_NOT_FINAL),
+    "an empty Transfer-Encoding behind another": (post(CHUNKED, "Transfer-Encoding:"), Rule.CODING_NOT_FINAL),
+    "chunked twice with an empty element": (
+        post("Transfer-Encoding: chunked,,chunked"),
+        Rule.CODING_NOT_FINAL,
+    ),
     "chunked with quotes": (post('Transfer-Encoding: "chunked"'), Rule.CODING_UNKNOWN),
     "chunked with a parameter": (post("Transfer-Encoding: chunked;a=b"), Rule.CODING_UNKNOWN),
     "chunked with a prefix": (post("Transfer-Encoding: xchunked"), Rule.CODING_UNKNOWN),
     "chunked behind a vertical tab": (post("Transfer-Encoding: \x0bchunked"), Rule.FIELDS),
-    "chunked before a tab": (post("Transfer-Encoding: chunked\t"), Rule.FIELDS),
+    "a folded Transfer-Encoding": (post("Transfer-Encoding:", " chunked"), Rule.FIELDS),
+    "a fold behind a coding": (post("Transfer-Encoding: gzip,", "\tchunked"), Rule.FIELDS),
+    "a fold behind chunked": (post("Transfer-Encoding: chunked", " "), Rule.FIELDS),
+    "a fold behind an invalid Host": (get("Host: a/b", " c"), Rule.FIELDS),
     "Transfer-Encoding in HTTP/1.0": (post(CHUNKED, version="1.0"), Rule.CODING_IN_1_0),
     "an unknown expectation": (post("Expect: the best"), Rule.EXPECTATION),
+    "an unknown expectation in a list": (post("Expect: 100-continue, a=b"), Rule.EXPECTATION),
     # Limits
     "a target that is too long": (target("/" + "a" * 256), Rule.TARGET_LENGTH),
     "a target without end": (b"GET /" + b"a" * 4000, Rule.TARGET_LENGTH),
@@ -170,6 +182,7 @@ FIELD_LIMIT = LIMITS.header_bytes - len("Host" + "example.org") - len("X") - 8
 
 RIGHT: dict[str, bytes] = {
     "an empty line first": b"\r\n\r\n" + get(HOST),
+    "the most empty lines": b"\r\n" * 16 + get(HOST),
     "a bare LF first": b"\n" + get(HOST),
     "HTTP/1.0 without Host": get(version="1.0"),
     "a tab in a value": get(HOST, "Accept: a\tb"),
@@ -183,6 +196,12 @@ RIGHT: dict[str, bytes] = {
     "a Host that is an IPv4 address": get("Host: 127.0.0.1"),
     "a Host with an escape": get("Host: a%20b"),
     "Content-Length with zeros": post("Content-Length: 0000"),
+    "white space around a coding": post("Transfer-Encoding: \t chunked \t ") + b"0\r\n\r\n",
+    "a tab on either side of a coding": post("Transfer-Encoding:\tchunked\t") + b"0\r\n\r\n",
+    "a coding among empty elements": post("Transfer-Encoding: , ,chunked\t, ,") + b"0\r\n\r\n",
+    "an expectation among empty elements": post("Expect: ,100-continue\t, "),
+    "an expectation twice": post("Expect: 100-continue, 100-continue"),
+    "an empty Expect": post("Expect:"),
     "the longest target": target("/" + "a" * 255),
     "the most fields": get(HOST, *(f"X-{i}: a" for i in range(19))),
     "the largest fields": get(HOST, "X: " + "a" * FIELD_LIMIT),
@@ -208,6 +227,7 @@ def test_a_right_form_is_taken(codec: str, name: str) -> None:
     for pieces in ([data], bytewise(data)):
         reading = read_all(codec, pieces)
         assert (reading.status, len(reading.requests)) == (0, 1)
+        assert reading.requests[0].whole
 
 
 @pytest.mark.parametrize("method", METHODS.values())
@@ -272,6 +292,10 @@ def test_an_options_request_for_the_server_itself(codec: str, text: str) -> None
         ("1.1", ["Connection: keep-alive", "Connection: close"], False),
         ("1.1", ["Connection: close", "Connection: keep-alive"], False),
         ("1.1", ["Connection: not-close"], True),
+        ("1.1", ["Connection: , ,close\t,"], False),
+        ("1.1", ["Connection:", "Connection: ,close"], False),
+        ("1.1", ["Connection: ,"], True),
+        ("1.0", ["Connection: ,, keep-alive ,"], True),
         ("1.0", [], False),
         ("1.0", ["Connection: Keep-Alive"], True),
         ("1.0", ["Connection: keep-alive, close"], False),
@@ -287,6 +311,27 @@ def test_what_the_client_wants_of_the_connection(
 def test_an_expectation_counts_in_1_1_alone(codec: str, version: str, expects: bool) -> None:
     data = request("/", "Expect: 100-Continue", version=version, method="POST", body=b"a")
     assert only(codec, data).expects_continue is expects
+
+
+@pytest.mark.parametrize("value", ["100-continue", ", 100-Continue ,", "100-continue,100-continue"])
+def test_an_expectation_is_read_as_a_list(codec: str, value: str) -> None:
+    assert only(codec, request("/", f"Expect: {value}", method="POST", body=b"a")).expects_continue
+
+
+@pytest.mark.parametrize("value", ["", ",", " , "])
+def test_an_expectation_of_nothing_is_none(codec: str, value: str) -> None:
+    assert not only(codec, request("/", f"Expect:{value}", method="POST", body=b"a")).expects_continue
+
+
+def test_lists_with_empty_elements_are_read_without_them(codec: str) -> None:
+    """RFC 9110, 5.6.1.2"""
+    head = get(HOST, "Connection: , upgrade,,TE ,", "Upgrade: ,\twebsocket ,", "TE: ,trailers ,")
+    reader = RequestReader(make_codec(codec), LIMITS)
+    reader.receive_data(head)
+    read = reader.next_request()
+    assert read is not None
+    assert read.websocket
+    assert read.accepts_trailers
 
 
 def test_a_body_above_the_limit_is_refused_by_its_length(codec: str) -> None:

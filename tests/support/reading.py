@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import contextlib
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from trioasgi.http1.codec import HTTP1Request, RequestError
+from trioasgi.http1.codec import Codec, HTTP1Request, RequestError
 from trioasgi.http1.reader import RequestReader
 from trioasgi.http1.settings import Limits
 
@@ -40,54 +41,68 @@ class Reading:
     in_head: bool = False
 
 
+class Conversation:
+    """What one connection reads, piece by piece: one request after the other until one is wrong or wants no
+    successor. Its codec may be another's too.
+    """
+
+    def __init__(self, codec: Codec, limits: Limits = LIMITS) -> None:
+        self._requests: list[Read] = []
+        self._reader = RequestReader(codec, limits)
+        self._end: Reading | None = None
+        self._steps = self._read()
+        next(self._steps)
+
+    def feed(self, piece: bytes) -> None:
+        """Take a piece off the wire; what comes behind the end is not looked at."""
+        if piece and self._end is None:
+            self._reader.receive_data(piece)
+            with contextlib.suppress(StopIteration):
+                next(self._steps)
+
+    @property
+    def over(self) -> bool:
+        """Will nothing more be read?"""
+        return self._end is not None
+
+    def reading(self) -> Reading:
+        """What was read; no more is to come."""
+        self._steps.close()
+        return self._end or Reading(tuple(self._requests), in_head=self._reader.holds_data)
+
+    def _read(self) -> Generator[None, None, None]:
+        try:
+            while True:
+                while (request := self._reader.next_request()) is None:
+                    yield
+                yield from self._read_body(request)
+                if not self._requests[-1].keep_alive:
+                    self._end = Reading(tuple(self._requests))
+                    return
+        except RequestError as error:
+            self._end = Reading(tuple(self._requests), error.status, error.reason)
+
+    def _read_body(self, request: HTTP1Request) -> Generator[None, None, None]:
+        body, whole = b"", False
+        try:
+            while (piece := self._reader.next_body()) != b"":
+                if piece is None:
+                    yield
+                else:
+                    body += piece
+            whole = True
+        finally:
+            self._requests.append(_as_read(request, body, whole))
+
+
 def read_all(codec: str, pieces: Iterable[bytes], limits: Limits = LIMITS) -> Reading:
-    """Read as a connection does: one request after the other until one is wrong or wants no successor."""
-    reader = RequestReader(make_codec(codec), limits)
-    source = iter(pieces)
-    requests: list[Read] = []
-    try:
-        while True:
-            request = _next_request(reader, source)
-            if request is None:
-                return Reading(tuple(requests), in_head=reader.holds_data)
-            _read_body(reader, source, request, requests)
-            if not requests[-1].whole or not requests[-1].keep_alive:
-                return Reading(tuple(requests))
-    except RequestError as error:
-        return Reading(tuple(requests), error.status, error.reason)
-
-
-def _feed(reader: RequestReader, source: Iterator[bytes]) -> bool:
-    for piece in source:
-        if piece:
-            reader.receive_data(piece)
-            return True
-    return False
-
-
-def _next_request(reader: RequestReader, source: Iterator[bytes]) -> HTTP1Request | None:
-    while True:
-        request = reader.next_request()
-        if request is not None or not _feed(reader, source):
-            return request
-
-
-def _read_body(
-    reader: RequestReader, source: Iterator[bytes], request: HTTP1Request, requests: list[Read]
-) -> None:
-    body, whole = b"", False
-    try:
-        while True:
-            piece = reader.next_body()
-            if piece:
-                body += piece
-            elif piece is not None:
-                whole = True
-                return
-            elif not _feed(reader, source):
-                return
-    finally:
-        requests.append(_as_read(request, body, whole))
+    """Read as a connection does, with a codec of its own."""
+    conversation = Conversation(make_codec(codec), limits)
+    for piece in pieces:
+        if conversation.over:
+            break
+        conversation.feed(piece)
+    return conversation.reading()
 
 
 def _as_read(request: HTTP1Request, body: bytes, whole: bool) -> Read:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.websocket import ACCEPT, KEY
 from trioasgi.websocket.deflate import Deflate, negotiate
 from trioasgi.websocket.handshake import Handshake, HandshakeError, accept_key, read_handshake
@@ -181,3 +182,22 @@ def test_no_offer_raises(value: bytes) -> None:
 def test_a_long_offer_is_read_in_time() -> None:
     negotiate([b"permessage-deflate;a" + b" " * 30000 + b"x", b"a" * 30000 + b";" * 30000])
     negotiate([b"permessage-deflate" + b";a=b" * 15000 + b"\xff"])
+
+
+@pytest.mark.parametrize(
+    "value", [b", permessage-deflate", b"permessage-deflate ,", b"\t,, a, ,permessage-deflate,,"]
+)
+def test_empty_elements_of_the_offers_count_for_nothing(value: bytes) -> None:
+    """RFC 9110, 5.6.1.2"""
+    assert negotiate([value]) is not None
+
+
+@pytest.mark.parametrize(
+    "filling", [b" ", b"\t", b",", b", ", b";", b"a;", b"a ;", b";a=", b'"', b"a,", b"; a"]
+)
+def test_offers_take_time_that_grows_with_their_length(filling: bytes) -> None:
+    for before in (b"", b"a", b"a;b", b"a;b="):
+        assert grows_no_faster_than_its_input(
+            lambda size: negotiate([before + filling * (size // len(filling)) + b"\x01"]),  # noqa: B023
+            4096,
+        )

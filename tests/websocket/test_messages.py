@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.websocket import (
     BINARY,
     CLOSE,
@@ -25,7 +26,7 @@ from tests.support.websocket import (
 from trioasgi.assembly import websocket_codec_factory
 from trioasgi.websocket.deflate import Deflate, Inflater
 from trioasgi.websocket.frames import FrameError
-from trioasgi.websocket.messages import Close, Event, MessageReader, Ping, Pong
+from trioasgi.websocket.messages import FRAMES_AT_ONCE, PAUSE, Close, Event, MessageReader, Ping, Pong
 
 MAX_SIZE = 1000
 
@@ -44,7 +45,8 @@ def read(messages: MessageReader, *pieces: bytes) -> list[Event | int]:
         for piece in pieces:
             messages.feed(piece)
             while (event := messages.next_event()) is not None:
-                events.append(event)
+                if event is not PAUSE:
+                    events.append(event)
     except FrameError as error:
         events.append(int(error.code))
     return events
@@ -324,7 +326,8 @@ def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes(code
     messages.feed(data)
     tracemalloc.start()
     try:
-        assert messages.next_event() is None
+        while messages.next_event() is not None:
+            pass
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -333,3 +336,89 @@ def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes(code
     message = messages.next_event()
     whole = b"\xc3\xa4" * (count + 1) + b"\r\n"
     assert message == (whole.decode() if opcode == TEXT else whole)
+
+
+# Work grows with what was received
+
+
+def events(messages: MessageReader, data: bytes) -> list[Event]:
+    messages.feed(data)
+    found: list[Event] = []
+    while (event := messages.next_event()) is not None:
+        found.append(event)
+    return found
+
+
+@pytest.mark.parametrize("payload", [b"", b"a"], ids=["empty", "one byte"])
+def test_fragments_come_to_a_pause_after_a_bounded_number(codec: str, payload: bytes) -> None:
+    count = 10 * FRAMES_AT_ONCE
+    data = frame(TEXT, fin=False) + frame(CONTINUATION, payload, fin=False) * (count - 1)
+    found = events(reader(codec, max_size=1 << 20), data)
+    assert found == [PAUSE] * 10
+
+
+def test_fragments_are_counted_however_they_are_cut(codec: str) -> None:
+    messages = reader(codec)
+    found = events(messages, frame(TEXT, fin=False))
+    for _ in range(3 * FRAMES_AT_ONCE):
+        found += events(messages, frame(CONTINUATION, fin=False))
+    assert found == [PAUSE] * 3
+
+
+def test_steps_for_fragments_grow_with_their_number(codec: str) -> None:
+    def read_fragments(count: int) -> None:
+        data = frame(BINARY, fin=False) + frame(CONTINUATION, b"a", fin=False) * count
+        events(reader(codec, max_size=1 << 20), data)
+
+    few, many = lines(lambda: read_fragments(2000)), lines(lambda: read_fragments(4000))
+    assert many < 2.2 * few
+
+
+def test_one_byte_fragments_take_time_that_grows_with_their_number(codec: str) -> None:
+    def read_fragments(count: int) -> None:
+        data = frame(BINARY, fin=False) + frame(CONTINUATION, b"a", fin=False) * count
+        events(reader(codec, max_size=1 << 20), data)
+
+    assert grows_no_faster_than_its_input(read_fragments, 1000)
+
+
+LAST_BLOCK = b"\x03\x00"
+"""An empty deflate block that says it is the last one."""
+
+
+def test_a_message_of_last_blocks_is_refused(codec: str) -> None:
+    data = frame(BINARY, LAST_BLOCK * 400_000, rsv=4)
+    messages = reader(codec, deflate=AGREED, max_size=1 << 20)
+    assert read(messages, data) == [1007]
+
+
+@pytest.mark.parametrize("size", [1, 100, 1 << 20])
+def test_too_many_last_blocks_are_found_in_the_same_place_however_they_are_cut(size: int) -> None:
+    for count in (16, 17):
+        data = LAST_BLOCK * count
+        inflater = Inflater(AGREED)
+        pieces = [data[start : start + size] for start in range(0, len(data), size)]
+        if count == 16:
+            assert [inflater.inflate(piece, False, 100) for piece in pieces] == [b""] * len(pieces)
+        else:
+            with pytest.raises(FrameError):
+                [inflater.inflate(piece, False, 100) for piece in pieces]
+
+
+def test_steps_for_last_blocks_grow_with_their_number() -> None:
+    """Of as many as there may be: one in 64 bytes."""
+    block = deflated(bytes(range(80)), final=True)
+    assert len(block) > 64
+
+    def inflate(count: int) -> None:
+        assert len(Inflater(AGREED).inflate(block * count, False, 1 << 24)) == 80 * count
+
+    few, many = lines(lambda: inflate(500)), lines(lambda: inflate(1000))
+    assert many < 2.2 * few
+    assert grows_no_faster_than_its_input(inflate, 300)
+
+
+def test_a_last_block_at_the_end_of_each_write(codec: str) -> None:
+    """RFC 7692, 7.2.3.4"""
+    data = b"".join(deflated(b"hello", final=True) for _ in range(10))
+    assert read(reader(codec, deflate=AGREED), frame(TEXT, data, rsv=4)) == ["hello" * 10]

@@ -28,6 +28,7 @@ from tests.support.websocket import (
 )
 from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.websocket.messages import FRAMES_AT_ONCE
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 
@@ -114,6 +115,33 @@ async def test_text_in_fragments_of_64_bytes(codec: str) -> None:
     async with websocket(echo, codec) as client:
         await client.send(*frames)
         assert await client.message() == data.decode()
+
+
+# Others get their turn
+
+
+@pytest.mark.parametrize("payload", [b"", b"a"], ids=["empty", "one byte"])
+@on_trio
+async def test_others_run_while_a_client_sends_a_hundred_thousand_fragments(
+    codec: str, payload: bytes
+) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await trio.lowlevel.checkpoint()
+
+    count = 100_000
+    fragments = frame(0, payload, fin=False) * (count - 1)
+    async with websocket(echo, codec) as client, trio.open_nursery() as nursery:
+        await client.send(frame(TEXT, fin=False), fragments)
+        nursery.start_soon(other)
+        await client.send(frame(0, b"end"))
+        assert await client.message() == payload.decode() * (count - 1) + "end"
+        nursery.cancel_scope.cancel()
+    assert turns >= count // FRAMES_AT_ONCE
 
 
 # Failures

@@ -6,6 +6,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.http1.codec import RequestError
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
+
+MAX_CHUNKS: Final = 1024
+"""Chunks that are joined in one piece at most, so that whoever takes pieces can give others their turn."""
 
 _CHUNK_LINE: Final = re.compile(
     rb"""
@@ -44,7 +48,7 @@ class ChunkedBody:
     9110, 6.5.1).
     """
 
-    __slots__ = ("_left", "_limits", "_size", "_step", "_trailers", "_trailers_size")
+    __slots__ = ("_fault", "_left", "_limits", "_line", "_size", "_step", "_trailers", "_trailers_size")
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -53,6 +57,8 @@ class ChunkedBody:
         self._size = 0
         self._trailers = 0
         self._trailers_size = 0
+        self._line = bytearray()  # the beginning of a line whose end has not come
+        self._fault: RequestError | None = None
 
     @property
     def done(self) -> bool:
@@ -61,44 +67,73 @@ class ChunkedBody:
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """Read on in `data` from `pos`: a piece of the body, b"" at its end, None if more is needed; and
-        where reading goes on.
+        where reading goes on. A piece is what the chunks have that have come, up to `MAX_CHUNKS` of them.
 
-        Raises RequestError.
+        Raises RequestError, once all that came before the fault has been taken.
         """
-        while True:
-            match self._step:
-                case _Step.DATA:
-                    piece = data[pos : pos + self._left]
-                    if not piece:
-                        return None, pos
-                    self._left -= len(piece)
-                    if not self._left:
-                        self._step = _Step.DATA_END
-                    return piece, pos + len(piece)
-                case _Step.DATA_END:
-                    end = data[pos : pos + 2]
-                    if not b"\r\n".startswith(end):
-                        raise Rule.CHUNK.error()
-                    if len(end) < 2:
-                        return None, pos
-                    pos += 2
-                    self._step = _Step.SIZE
-                case _Step.SIZE:
-                    line = _line(data, pos, MAX_CHUNK_LINE, Rule.CHUNK)
-                    if line is None:
-                        return None, pos
-                    pos += len(line) + 2
-                    self._begin_chunk(line)
-                case _Step.TRAILERS:
-                    line = _line(
-                        data, pos, self._limits.header_bytes - self._trailers_size, Rule.TRAILERS_SIZE
-                    )
-                    if line is None:
-                        return None, pos
-                    pos += len(line) + 2
-                    self._take_trailer(line)
-                case _Step.DONE:
-                    return b"", pos
+        if self._fault is not None:
+            raise self._fault
+        pieces: list[bytes] = []
+        while len(pieces) < MAX_CHUNKS and self._step is not _Step.DONE and pos < len(data):
+            if self._step is _Step.DATA:
+                piece = data[pos : pos + self._left]
+                pieces.append(piece)
+                pos += len(piece)
+                self._left -= len(piece)
+                if not self._left:
+                    self._step = _Step.DATA_END
+                continue
+            try:
+                pos = self._take_line(data, pos)
+            except RequestError as error:
+                if not pieces:
+                    raise
+                self._fault = error
+                break
+        if not pieces:
+            return (b"" if self.done else None), pos
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces), pos
+
+    def _take_line(self, data: bytes, pos: int) -> int:
+        """Take the line at `pos`, or what there is of it; where reading goes on."""
+        held = len(self._line)
+        limit, too_long = self._line_limit()
+        # One byte of the CRLF may be there without the other.
+        end = data.find(b"\n", pos, pos + limit + 2 - held)
+        if end < 0:
+            self._line += data[pos : pos + limit + 2 - held]
+            if len(self._line) > limit + 1:
+                raise too_long.error()
+            if self._step is _Step.DATA_END and self._line != b"\r":
+                raise Rule.CHUNK.error()
+            return len(data)
+        line = data[pos:end]
+        if held:
+            line = bytes(self._line) + line
+            self._line.clear()
+        if line[-1:] != b"\r":
+            raise Rule.CHUNK.error()
+        self._end_line(line[:-1])
+        return end + 1
+
+    def _line_limit(self) -> tuple[int, Rule]:
+        """How many bytes the line may have, and the rule that a longer one breaks."""
+        match self._step:
+            case _Step.DATA_END:
+                return 0, Rule.CHUNK
+            case _Step.TRAILERS:
+                return self._limits.header_bytes - self._trailers_size, Rule.TRAILERS_SIZE
+            case _:
+                return MAX_CHUNK_LINE, Rule.CHUNK
+
+    def _end_line(self, line: bytes) -> None:
+        match self._step:
+            case _Step.SIZE:
+                self._begin_chunk(line)
+            case _Step.DATA_END:
+                self._step = _Step.SIZE
+            case _:
+                self._take_trailer(line)
 
     def _begin_chunk(self, line: bytes) -> None:
         match = _CHUNK_LINE.fullmatch(line)
@@ -120,18 +155,6 @@ class ChunkedBody:
             raise Rule.TRAILERS_SIZE.error()
         if _TRAILER_LINE.fullmatch(line) is None:
             raise Rule.CHUNK.error()
-
-
-def _line(data: bytes, pos: int, limit: int, too_long: Rule) -> bytes | None:
-    """The line at `pos` without its CRLF, or None if its end has not arrived."""
-    end = data.find(b"\n", pos)
-    if (len(data) if end < 0 else end) - pos > limit + 1:
-        raise too_long.error()
-    if end < 0:
-        return None
-    if end == pos or data[end - 1] != 13:
-        raise Rule.CHUNK.error()
-    return data[pos : end - 1]
 
 
 class SizedBody:

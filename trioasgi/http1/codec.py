@@ -29,7 +29,7 @@ class RequestError(Exception):
 
 
 class GrammarError(Exception):
-    """A head that the codec could not read; `rules.diagnose` finds out what to answer."""
+    """A head that the codec does not read."""
 
 
 class Fields:
@@ -97,7 +97,11 @@ class HTTP1Request(Request):
 
 
 class Codec(ABC):
-    """Reads the heads of requests: of any connection's, each head by itself."""
+    """Reads the heads of requests, each by itself.
+
+    One codec serves all connections of a worker, so it holds nothing: no parser, and nothing else that one
+    head could leave behind for the next.
+    """
 
     __slots__ = ()
 
@@ -110,11 +114,6 @@ class Codec(ABC):
         ends it.
 
         Names come in lower case, values without the white space around them, in the order of the wire.
-        Raises GrammarError, for a request line that is no such thing too.
-        """
-
-    @abstractmethod
-    def skip_body(self) -> None:
-        """The head that was read last has a body, which the codec will not see: make ready for another
-        head.
+        Raises GrammarError, for a request line that is no such thing too. It may be raised for the meaning of
+        a field as well: `rules` reads what a codec refuses once more, by the grammar alone.
         """

@@ -29,9 +29,6 @@ _MALFORMED: Final = re.compile(
 # wire is for the rules to judge.
 _TIDIED: Final = frozenset({b"content-length", b"transfer-encoding"})
 
-# llhttp refuses it, as others may: the stricter reading again.
-_TAB_BEHIND_CODING: Final = re.compile(rb"(?i)\ntransfer-encoding:[^\r]*\t[ \t]*\r")
-
 
 class H11Codec(Codec):
     """Reads each head with an `h11.Connection` of its own: h11 reads the head, and never learns of the
@@ -57,13 +54,8 @@ class H11Codec(Codec):
         fields = list(event.headers)
         for name, _ in fields:
             if name in _TIDIED:
-                if _TAB_BEHIND_CODING.search(head):
-                    raise GrammarError("a tab behind a transfer coding")
                 return _as_written(head)
         return fields
-
-    def skip_body(self) -> None:
-        """Nothing is kept between heads."""
 
 
 def _as_written(head: bytes) -> list[Header]:

@@ -13,42 +13,38 @@ if TYPE_CHECKING:
 
 
 class HttptoolsCodec(Codec):
-    """Feeds each head to an llhttp parser, which is kept for the next one unless a body comes between."""
+    """Reads each head with an llhttp parser of its own.
 
-    __slots__ = ("_fields", "_parser")
+    llhttp expects the body behind a head, and remembers `Connection: close`: a parser that has read one head
+    may take the beginning of the next for something else. To make a new one costs less than a microsecond.
+    """
+
+    __slots__ = ()
 
     name = "httptools"
 
-    def __init__(self) -> None:
-        self._fields: list[Header] = []
-        self._parser = httptools.HttpRequestParser(self)
-
     def read_fields(self, head: bytes) -> list[Header]:
+        receiver = _Receiver()
+        parser = httptools.HttpRequestParser(receiver)
         try:
-            return self._feed(head)
-        except httptools.HttpParserError:
-            # Perhaps for something that the head before has said: to llhttp `Proxy-Connection: close` is the
-            # end of a connection, and all that comes behind it wrong.
-            self.skip_body()
-        try:
-            return self._feed(head)
-        except httptools.HttpParserError as exc:
-            self.skip_body()
-            raise GrammarError(str(exc)) from exc
-
-    def _feed(self, head: bytes) -> list[Header]:
-        self._fields = []
-        try:
-            self._parser.feed_data(head)
+            parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # it has an Upgrade field, which is an offer that we need not take (RFC 9110, 7.8)
-        return self._fields
+        except httptools.HttpParserError as exc:
+            raise GrammarError(str(exc)) from exc
+        return receiver.fields
 
-    def skip_body(self) -> None:
-        self._parser = httptools.HttpRequestParser(self)
+
+class _Receiver:
+    """Takes the fields of one head from the parser."""
+
+    __slots__ = ("fields",)
+
+    def __init__(self) -> None:
+        self.fields: list[Header] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field; llhttp has left off the white space before the value, but not that behind
         it.
         """
-        self._fields.append((name.lower(), value.rstrip(b" \t")))
+        self.fields.append((name.lower(), value.rstrip(b" \t")))

@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.body import ChunkedBody, SizedBody
-from trioasgi.http1.rules import HeadReader, check_beginning
+from trioasgi.http1.request_line import Beginning
+from trioasgi.http1.rules import HeadReader, Rule
 
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec, HTTP1Request
@@ -24,25 +25,31 @@ if TYPE_CHECKING:
 MAX_SKIP: Final = 64 * 1024
 """Bytes of a body that the application has left unread which are read and dropped to keep the connection."""
 
+MAX_EMPTY: Final = 32
+"""Bytes of empty lines that are passed over before a request (RFC 9112, 2.2)."""
+
 
 class RequestReader:
     """Reads requests with `codec` within `limits`."""
 
-    __slots__ = ("_data", "_heads", "_limits", "_pos", "_searched", "body")
+    __slots__ = ("_beginning", "_data", "_empty", "_heads", "_limits", "_part", "_pos", "body")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._heads = HeadReader(codec, limits)
         self._limits = limits
         self._data = b""
         self._pos = 0
-        self._searched = 0
+        # A head that does not come in one read is gathered in a buffer of its own, which grows in place.
+        self._part: bytearray | None = None
+        self._beginning: Beginning | None = None
+        self._empty = 0  # bytes of empty lines before the next request
         self.body: SizedBody | ChunkedBody | None = None
         """What is left of the body of the last request; None once it has been read to its end."""
 
     @property
     def holds_data(self) -> bool:
         """Are there bytes that nobody has taken yet? (When `next_request` needs more: has a head begun?)"""
-        return self._pos < len(self._data)
+        return self._pos < len(self._data) or self._part is not None
 
     @property
     def body_too_long_to_skip(self) -> bool:
@@ -51,19 +58,22 @@ class RequestReader:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes off the wire. What they contain is looked at in `next_request` and `next_body`."""
-        if self._pos < len(self._data):
+        if self._part is not None:
+            self._part += data
+        elif self._pos < len(self._data):
             self._data = self._data[self._pos :] + data
-            self._searched -= self._pos
+            self._pos = 0
         else:
             self._data = data
-            self._searched = 0
-        self._pos = 0
+            self._pos = 0
 
     def next_request(self) -> HTTP1Request | None:
         """The next request, or None if more bytes are needed.
 
         Raises RequestError, after which nothing more can be read.
         """
+        if self._part is not None and not self._has_come(self._part):
+            return None
         data, pos = self._data, self._pos
         if pos == len(data):
             self._let_go()
@@ -76,16 +86,14 @@ class RequestReader:
         else:
             if data[pos] in (13, 10):
                 pos = self._skip_empty_lines()
-            # A head's end can begin in bytes that were searched before only within the last three of them.
-            end = data.find(b"\r\n\r\n", max(pos, self._searched - 3))
+            end = data.find(b"\r\n\r\n", pos)
             if end < 0:
-                self._searched = len(data)
-                if pos < len(data):
-                    check_beginning(data[pos:], self._limits)
+                self._gather()
                 return None
             end += 4
             request = heads.read(data[pos:end])
-        self._pos = self._searched = end
+        self._pos = end
+        self._empty = 0
         fields = request.fields
         if fields.content_length:
             self.body = SizedBody(fields.content_length)
@@ -93,18 +101,42 @@ class RequestReader:
             self.body = ChunkedBody(self._limits)
         return request
 
+    def _gather(self) -> None:
+        """Begin to gather a head whose end has not arrived, if one has begun."""
+        part = self._data[self._pos :]
+        self._let_go()
+        if part:
+            self._beginning = Beginning(self._limits)
+            self._beginning.check(part)
+            self._part = bytearray(part)
+
+    def _has_come(self, part: bytearray) -> bool:
+        """Has the head that is gathered come to its end? It is in `_data` then."""
+        beginning = self._beginning
+        assert beginning is not None
+        # Its end may have begun with the last three bytes that were looked at before.
+        if part.find(b"\r\n\r\n", max(beginning.seen - 3, 0)) < 0:
+            beginning.check(part)
+            return False
+        self._data, self._pos = bytes(part), 0
+        self._part = self._beginning = None
+        return True
+
     def _skip_empty_lines(self) -> int:
         """RFC 9112, 2.2: empty lines before a request line are passed over; they count for nothing else."""
-        data, pos = self._data, self._pos
-        while pos < len(data) and data[pos] in (13, 10):
-            pos += 1
-        self._pos = pos
-        return pos
+        start = self._data[self._pos : self._pos + MAX_EMPTY + 1]
+        size = len(start) - len(start.lstrip(b"\r\n"))
+        self._empty += size
+        if self._empty > MAX_EMPTY:
+            raise Rule.EMPTY_LINES.error()
+        self._pos += size
+        return self._pos
 
     def take_rest(self) -> bytes:
         """The bytes that nobody has taken, for whoever reads on when this reader is done."""
-        rest = self._data[self._pos :]
-        self._pos = self._searched = len(self._data)
+        rest = self._data[self._pos :] if self._part is None else bytes(self._part)
+        self._part = self._beginning = None
+        self._let_go()
         return rest
 
     def next_body(self) -> bytes | None:
@@ -117,7 +149,6 @@ class RequestReader:
         piece, self._pos = self.body.take(self._data, self._pos)
         if self.body.done:
             self.body = None
-            self._searched = self._pos
         elif piece is None and self._pos == len(self._data):
             self._let_go()
         return piece
@@ -125,4 +156,4 @@ class RequestReader:
     def _let_go(self) -> None:
         """Let go of what has been taken, as a long wait may be ahead."""
         self._data = b""
-        self._pos = self._searched = 0
+        self._pos = 0

@@ -1,6 +1,6 @@
 """What a request's head means: the semantic rules above both codecs.
 
-`RULES` states each malformed or ambiguous form, what is answered, and which section says so. Where the RFC
+`Rule` states each malformed or ambiguous form, what is answered, and which section says so. Where the RFC
 leaves a choice, the stricter reading is taken: a form that two recipients may read differently is how
 requests are smuggled past a proxy. Every violation ends the connection after its answer.
 """
@@ -8,12 +8,13 @@ requests are smuggled past a proxy. Every violation ends the connection after it
 from __future__ import annotations
 
 import re
-from enum import Enum
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request, RequestError
-from trioasgi.http1.settings import AROUND_TARGET
+from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request
+from trioasgi.http1.request_line import METHODS as METHODS
+from trioasgi.http1.request_line import REQUEST_LINE, TOKEN, VERSIONS, diagnose_line
+from trioasgi.http1.rule import Rule as Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,85 +24,10 @@ if TYPE_CHECKING:
     from trioasgi.http1.settings import Limits
 
 
-class Rule(Enum):
-    """A way in which a request can be wrong: (status, what is said of it, where that is written)."""
-
-    REQUEST_LINE = (400, "malformed request line", "RFC 9112, 3")
-    METHOD = (501, "unknown method", "RFC 9110, 9.1")
-    CONNECT = (501, "CONNECT is for proxies", "RFC 9110, 9.3.6")
-    VERSION = (505, "not HTTP/1.0 or HTTP/1.1", "RFC 9110, 15.6.6")
-    TARGET_LENGTH = (414, "the request target is too long", "RFC 9110, 15.5.15")
-    TARGET_FORM = (400, "malformed request target", "RFC 9112, 3.2")
-    ASTERISK = (400, "the asterisk-form is for OPTIONS alone", "RFC 9112, 3.2.4")
-    FIELDS = (400, "malformed header fields", "RFC 9112, 5")
-    FIELDS_SIZE = (431, "the header fields are too large", "RFC 6585, 5")
-    FIELDS_COUNT = (431, "there are too many header fields", "RFC 6585, 5")
-    HOST_MISSING = (400, "no Host field", "RFC 9112, 3.2")
-    HOST_REPEATED = (400, "more than one Host field", "RFC 9112, 3.2")
-    HOST_INVALID = (400, "invalid Host field", "RFC 9112, 3.2; RFC 3986, 3.2")
-    LENGTH_INVALID = (400, "invalid Content-Length", "RFC 9112, 6.3")
-    LENGTH_REPEATED = (400, "more than one Content-Length", "RFC 9112, 6.3")
-    LENGTH_AND_CODING = (400, "both Content-Length and Transfer-Encoding", "RFC 9112, 6.1")
-    CODING_UNKNOWN = (501, "unknown transfer coding", "RFC 9112, 6.1")
-    CODING_NOT_FINAL = (
-        400,
-        "chunked is not the final transfer coding, or stands twice",
-        "RFC 9112, 6.3 and 7.1",
-    )
-    CODING_IN_1_0 = (400, "Transfer-Encoding in HTTP/1.0", "RFC 9112, 6.1")
-    BODY_SIZE = (413, "the body is too large", "RFC 9110, 15.5.14")
-    CHUNK = (400, "malformed chunked body", "RFC 9112, 7.1")
-    TRAILERS_SIZE = (431, "the trailer fields are too large", "RFC 9112, 7.1.2")
-    EXPECTATION = (417, "unknown expectation", "RFC 9110, 10.1.1")
-    HEAD_TIMEOUT = (408, "the head of the request took too long", "RFC 9110, 15.5.9")
-    BODY_TIMEOUT = (408, "the body of the request took too long", "RFC 9110, 15.5.9")
-    REQUEST_TIMEOUT = (504, "the application took too long", "RFC 9110, 15.6.5")
-    CANCELLED = (503, "the application gave this request up", "RFC 9110, 15.6.4")
-    HEAD_CUT = (400, "the connection ended within the head of a request", "RFC 9112, 8")
-
-    def error(self) -> RequestError:
-        """The error that carries this rule's answer."""
-        status, reason, _section = self.value
-        return RequestError(status, reason)
-
-
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-"""RFC 9110, 5.6.2"""
-
-_REQUEST_LINE: Final = re.compile(
-    rb"""
-    ([A-Z\-]+)[ ]
-    ( (/[!"$-\x3e@-~]*) (?: \? ([!"$-~]*) )?   # origin-form: an absolute path and a query
-    | [!"$-.0-~][!"$-~]*                        # another form
-    )
-    [ ]HTTP/(1\.[01])\r\n
-    """,
-    re.VERBOSE,
-)
-"""RFC 9112, 3, for the versions that are served: method, target, path and query of the origin-form, version.
-
-A target is visible ASCII but for `#`: what RFC 3986 allows, and those characters besides that browsers leave
-as they are.
+_FIELD_LINE: Final = re.compile(TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*")
+"""RFC 9112, 5, and 9110, 5.5. White space is not told from the value: where two parts of a pattern match the
+same, the time it takes grows with the square of what they match.
 """
-
-_ANY_REQUEST_LINE: Final = re.compile(rb"(" + _TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])")
-
-_VERSION_SO_FAR: Final = rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?"
-_PART_OF_A_LINE: Final = re.compile(_TOKEN + rb"(?: (?:[^\x00-\x20\x7f]+(?: " + _VERSION_SO_FAR + rb")?)?)?")
-"""What the beginning of a request line may look like while its end has not arrived."""
-
-_FIELD_LINE: Final = re.compile(rb"(" + _TOKEN + rb"):[ \t]*((?:[^\x00-\x08\x0a-\x1f\x7f])*)")
-
-# The methods that llhttp knows, so that both codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744,
-# 4791, UPnP and QUERY.
-_METHODS: Final = """
-    GET POST HEAD PUT DELETE OPTIONS PATCH TRACE QUERY
-    PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT
-    MERGE M-SEARCH NOTIFY SUBSCRIBE UNSUBSCRIBE PURGE MKCALENDAR LINK UNLINK SOURCE
-"""
-METHODS: Final[dict[bytes, str]] = {name.encode(): name for name in _METHODS.split()}
-
-_VERSIONS: Final[dict[bytes, str]] = {b"1.1": "1.1", b"1.0": "1.0"}
 
 # RFC 3986, 3.2.2 and 3.2.3, without userinfo (RFC 9110, 4.2.4): an IP literal or a registered name, and a
 # port.
@@ -147,20 +73,20 @@ class HeadReader:
         return request
 
     def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:
-        line = _REQUEST_LINE.match(head)
+        line = REQUEST_LINE.match(head)
         if line is None:
-            raise diagnose(head, self._limits)
+            raise diagnose_line(head, self._limits)
         name, target, path, query, version = line.groups()
         method = METHODS.get(name)
         if method is None or len(target) > self._limits.target:
-            raise diagnose(head, self._limits)
+            raise diagnose_line(head, self._limits)
         if len(head) > self._max_bytes:
             raise Rule.FIELDS_SIZE.error()
         authority: bytes | None = None
         if path is None:
             # Before the fields: what llhttp thinks of the target is not for it to say.
             path, query, authority = _read_other_form(method, target)
-        http_version = _VERSIONS[version]
+        http_version = VERSIONS[version]
         fields_at = line.end()
         if (
             last is not None
@@ -180,84 +106,24 @@ class HeadReader:
         try:
             headers = self._codec.read_fields(head)
         except GrammarError:
-            raise diagnose(head, self._limits) from None
-        fields = Fields(headers, _VERSIONS[version])
-        try:
-            _check_fields(fields, version, self._limits, len(head))
-        finally:
-            if fields.content_length or fields.chunked:
-                self._codec.skip_body()
+            headers = _read_field_lines(head)
+        fields = Fields(headers, VERSIONS[version])
+        _check_fields(fields, version, self._limits, len(head))
         return fields
 
 
-# However the bytes of a head arrive, the answer to what is wrong with it is the same, since its rules are
-# looked at in the order in which they can be broken: the request line, the size, the target's form, the
-# fields.
+def _read_field_lines(head: bytes) -> list[Header]:
+    """The fields of a head that the codec does not read, whose request line is right.
 
-
-def check_beginning(part: bytes, limits: Limits) -> None:
-    """Look at a head whose end has not arrived: too long already, or none at all? Raises RequestError."""
-    line, end, _ = part.partition(b"\n")
-    rule = _check_line(line, limits) if end else _check_part_of_line(line, limits)
-    if rule is not None:
-        raise rule.error()
-    if len(part) > limits.head_bytes:
-        raise Rule.FIELDS_SIZE.error()
-
-
-def diagnose(head: bytes, limits: Limits) -> RequestError:
-    """Find out what is wrong with a head that could not be read: the first rule that it breaks, from its
-    first byte on.
+    A codec may refuse a field for what it means (llhttp a Transfer-Encoding that it does not know). That is
+    for the rules to judge, so nothing counts here but the grammar. Raises RequestError.
     """
-    line, _, rest = head.partition(b"\n")
-    rule = _check_line(line, limits)
-    if rule is not None:
-        return rule.error()
-    version = line[-4:-1]
-    readable = _read_fields_as_far_as_possible(rest)
-    try:
-        _check_fields(Fields(readable, _VERSIONS[version]), version, limits, len(head))
-    except RequestError as error:
-        # A Host that stands behind the unreadable field is not missing.
-        if error.reason != Rule.HOST_MISSING.error().reason or len(readable) == rest.count(b"\n") - 1:
-            return error
-    return Rule.FIELDS.error()
-
-
-def _check_part_of_line(line: bytes, limits: Limits) -> Rule | None:
-    """The rule that the beginning of a request line breaks already."""
-    longest = limits.target + AROUND_TARGET
-    if _PART_OF_A_LINE.fullmatch(line[: longest + 1]) is None:
-        return Rule.REQUEST_LINE
-    return Rule.TARGET_LENGTH if len(line) > longest else None
-
-
-def _check_line(line: bytes, limits: Limits) -> Rule | None:
-    """The rule that a request line breaks, which comes without its LF."""
-    if len(line) > limits.target + AROUND_TARGET:
-        return _check_part_of_line(line, limits)
-    match = _ANY_REQUEST_LINE.fullmatch(line.removesuffix(b"\r"))
-    if match is None:
-        return Rule.REQUEST_LINE
-    method, target, version = match.groups()
-    if version not in _VERSIONS:
-        return Rule.VERSION
-    if not line.endswith(b"\r"):
-        return Rule.REQUEST_LINE
-    if method not in METHODS:
-        return Rule.CONNECT if method == b"CONNECT" else Rule.METHOD
-    if len(target) > limits.target:
-        return Rule.TARGET_LENGTH
-    return Rule.TARGET_FORM if _REQUEST_LINE.fullmatch(line + b"\n") is None else None
-
-
-def _read_fields_as_far_as_possible(rest: bytes) -> list[Header]:
     fields = []
-    for line in rest.split(b"\r\n"):
-        match = _FIELD_LINE.fullmatch(line)
-        if match is None:
-            break
-        fields.append((match[1].lower(), match[2].rstrip(b" \t")))
+    for line in head.split(b"\r\n")[1:-2]:
+        if _FIELD_LINE.fullmatch(line) is None:
+            raise Rule.FIELDS.error()
+        name, _, value = line.partition(b":")
+        fields.append((name.lower(), value.strip(b" \t")))
     return fields
 
 
@@ -294,11 +160,16 @@ def _size(headers: list[Header]) -> int:
     return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
+def _members(value: bytes) -> list[bytes]:
+    """The members of a list, in lower case, the empty ones left out (RFC 9110, 5.6.1.2)."""
+    return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
+
+
 def _note_connection(fields: Fields, value: bytes) -> bool:
     """Does it say `close`? That goes before `keep-alive`, in whichever order and field they stand (RFC
     9112, 9.3).
     """
-    options = {option.strip(b" \t") for option in value.lower().split(b",")}
+    options = _members(value)
     if b"keep-alive" in options:
         fields.keep_alive = True
     if b"upgrade" in options:
@@ -325,9 +196,12 @@ def _note_content_length(fields: Fields, value: bytes, _version: bytes) -> None:
 def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> None:
     if version == b"1.0":
         raise Rule.CODING_IN_1_0.error()
-    codings = [coding.strip(b" \t") for coding in value.lower().split(b",")]
+    codings = _members(value)
+    # RFC 9112, 6.3: a field that is there, without chunked at its end, leaves the length unknown. So does an
+    # empty one, which a recipient may well take for none.
     if (
         fields.chunked
+        or not codings
         or codings.count(b"chunked") > 1
         or (b"chunked" in codings and codings[-1] != b"chunked")
     ):
@@ -338,20 +212,21 @@ def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> Non
 
 
 def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
-    if value.lower() != b"100-continue":
-        raise Rule.EXPECTATION.error()
-    # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
-    fields.expects_continue = version == b"1.1"
+    for expectation in _members(value):
+        if expectation != b"100-continue":
+            raise Rule.EXPECTATION.error()
+        # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
+        fields.expects_continue = version == b"1.1"
 
 
 def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
     """RFC 9110, 10.1.4. Only the chunked coding has room for trailers, which 1.0 does not know."""
     if version == b"1.1":
-        fields.accepts_trailers |= b"trailers" in {word.strip(b" \t") for word in value.lower().split(b",")}
+        fields.accepts_trailers |= b"trailers" in _members(value)
 
 
 def _note_upgrade(fields: Fields, value: bytes, _version: bytes) -> None:
-    if b"websocket" in (protocol.strip(b" \t") for protocol in value.lower().split(b",")):
+    if b"websocket" in _members(value):
         fields.names_websocket = True
 
 

@@ -104,12 +104,12 @@ _LINE: Final = re.compile(rb"PROXY (TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) "
 _UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?")
 
 
-def may_begin_header(data: bytes) -> bool:
+def may_begin_header(data: bytes | bytearray) -> bool:
     """Could these be the first bytes of a header? Settled once there are 12 of them."""
     return any(data.startswith(s[: len(data)]) for s in (SIGNATURE_V1, SIGNATURE_V2))
 
 
-def parse(data: bytes) -> tuple[ProxyHeader, int] | None:
+def parse(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
     """Read the header at the start of `data`: it and its size in bytes, or None if more has to arrive.
 
     Raises ProxyError as soon as it is clear that no header will come of it.
@@ -124,7 +124,7 @@ def parse(data: bytes) -> tuple[ProxyHeader, int] | None:
 # Version 1, a line of text
 
 
-def _parse_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
+def _parse_v1(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
     end = data.find(b"\r\n", 0, MAX_V1)
     if end < 0:
         if len(data) >= MAX_V1:
@@ -132,7 +132,7 @@ def _parse_v1(data: bytes) -> tuple[ProxyHeader, int] | None:
         if b"\n" in data:
             raise ProxyError("the PROXY line does not end with CRLF")
         return None
-    line, size = data[:end], end + 2
+    line, size = bytes(data[:end]), end + 2
     if _UNKNOWN.fullmatch(line):
         return ProxyHeader(1), size
     match = _LINE.fullmatch(line)
@@ -165,7 +165,7 @@ def _text_port(text: bytes) -> int:
 # Version 2, binary
 
 
-def _parse_v2(data: bytes) -> tuple[ProxyHeader, int] | None:
+def _parse_v2(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
     _, version_and_command, family_byte, length = _FIXED.unpack_from(data)
     if version_and_command >> 4 != 2:
         raise ProxyError(f"unknown version {version_and_command >> 4} of the binary PROXY header")
@@ -180,7 +180,7 @@ def _parse_v2(data: bytes) -> tuple[ProxyHeader, int] | None:
         return None
     if command is _Command.LOCAL:
         return ProxyHeader(2), size  # 2.2: the family and everything behind it is skipped
-    return _parse_v2_proxy(data[:size], family_byte), size
+    return _parse_v2_proxy(bytes(data[:size]), family_byte), size
 
 
 def _parse_v2_proxy(header: bytes, family_byte: int) -> ProxyHeader:
@@ -229,6 +229,9 @@ def _read_tlvs(header: bytes, start: int) -> TLVs:
     while at < len(header):
         kind, value = _read_tlv(header, at)
         if kind == TLV_CRC32C:
+            # Each takes a look at the whole header.
+            if any(known == TLV_CRC32C for known, _ in tlvs):
+                raise ProxyError("the PROXY header has more than one checksum")
             _check_sum(header, at + _TLV.size, value)
         tlvs.append((kind, value))
         at += _TLV.size + len(value)
@@ -291,7 +294,7 @@ async def read_proxy_header(stream: trio.abc.Stream, *, required: bool) -> tuple
     sets the deadline. Raises ProxyError for a header that is malformed, cut short or missing, and what the
     stream raises.
     """
-    data = b""
+    data = bytearray()  # it may come byte by byte
     while True:
         piece = await stream.receive_some(MAX_V2)
         if not piece:
@@ -300,8 +303,8 @@ async def read_proxy_header(stream: trio.abc.Stream, *, required: bool) -> tuple
             raise ProxyError("the connection ended " + ("within" if data else "without") + " a PROXY header")
         data += piece
         if not required and not may_begin_header(data):
-            return None, data
+            return None, bytes(data)
         parsed = parse(data)
         if parsed is not None:
             header, size = parsed
-            return header, data[size:]
+            return header, bytes(data[size:])

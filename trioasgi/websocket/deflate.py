@@ -29,12 +29,22 @@ _LEAST_BITS: Final = 9
 _TAIL: Final = b"\x00\x00\xff\xff"
 """What ends each message and is left off (RFC 7692, 7.2.1)."""
 
+_WINDOW: Final = 4096
+"""Bytes that are inflated at once behind a last block: zlib copies what it has not used."""
+
+_LAST_BLOCKS: Final = 16
+_LAST_BLOCK_BYTES: Final = 64
+"""A message may have so many blocks that say they are the last, and one more for each so many of its bytes:
+at each of them zlib has to begin anew. Compressors that make them end a write with one.
+"""
+
 _EXTENSION: Final = b"permessage-deflate"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER: Final = re.compile(
     rb"[ \t]*;[ \t]*(" + _TOKEN + rb')(?:[ \t]*=[ \t]*(?:"([^"\\,;]*)"|(' + _TOKEN + rb")))?"
 )
+_EMPTY: Final = re.compile(rb"[ \t,]*")
 _OFFER: Final = re.compile(rb"[ \t]*(" + _TOKEN + rb")((?:" + _PARAMETER.pattern + rb")*)[ \t]*(?:,|$)")
 _BITS: Final = re.compile(rb"8|9|1[0-5]")
 
@@ -66,7 +76,8 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """Take the first offer of permessage-deflate that can be kept to, from the values of
     Sec-WebSocket-Extensions; None where there is none.
 
-    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable.
+    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable. Empty
+    elements count for nothing (RFC 9110, 5.6.1.2).
     """
     for name, parameters in _read_offers(values):
         if name.lower() == _EXTENSION:
@@ -78,13 +89,19 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
 
 def _read_offers(values: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
     for value in values:
-        pos = 0
+        pos = _end_of_empty(value, 0)
         while pos < len(value):
             match = _OFFER.match(value, pos)
             if match is None:
                 return
             yield match[1], match[2]
-            pos = match.end()
+            pos = _end_of_empty(value, match.end())
+
+
+def _end_of_empty(value: bytes, pos: int) -> int:
+    match = _EMPTY.match(value, pos)
+    assert match is not None, "it matches nothing at least"
+    return match.end()
 
 
 def _accept(parameters: bytes) -> Deflate | None:
@@ -123,13 +140,16 @@ def _accept(parameters: bytes) -> Deflate | None:
 class Inflater:
     """Inflates the peer's messages. What zlib holds for it is made at the first message."""
 
-    __slots__ = ("_bits", "_keeps_context", "_stream")
+    __slots__ = ("_bits", "_keeps_context", "_last_blocks", "_size", "_stream")
 
     def __init__(self, agreed: Deflate) -> None:
         # Some compressors write a window of 512 bytes when they are asked for one of 256.
         self._bits = max(agreed.client_bits, _LEAST_BITS)
         self._keeps_context = not agreed.client_no_context_takeover
         self._stream: zlib._Decompress | None = None
+        # Of the message that is being inflated: its blocks that said they were the last, and its bytes.
+        self._last_blocks = 0
+        self._size = 0
 
     def inflate(self, data: bytes, end: bool, room: int) -> bytes:
         """Inflate a piece of a message, the last one if `end`.
@@ -137,32 +157,49 @@ class Inflater:
         Raises FrameError: 1009 as soon as more than `room` bytes come out, 1007 for what is no such data.
         """
         out = self._feed(data + _TAIL if end else data, room)
-        if end and not self._keeps_context:
-            self._stream = None
+        if end:
+            self._last_blocks = self._size = 0
+            if not self._keeps_context:
+                self._stream = None
         return out
 
     def _feed(self, data: bytes, room: int) -> bytes:
         pieces: list[bytes] = []
+        size = len(data)
+        at = 0
+        window = data
         while True:
             stream = self._stream
             if stream is None:
                 stream = self._stream = zlib.decompressobj(-self._bits)
             try:
                 # One byte more than there may be tells whether there is more.
-                piece = stream.decompress(data, room + 1)
+                piece = stream.decompress(window, room + 1)
             except zlib.error:
                 raise FrameError(CloseCode.INVALID_DATA, "compressed data is malformed") from None
             room -= len(piece)
             if room < 0:
                 raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
             pieces.append(piece)
+            at += len(window)
             if stream.eof:
                 # A block that says it is the last one (RFC 7692, 7.2.3.4); what follows is a stream of its
                 # own.
-                data = stream.unused_data
+                at -= len(stream.unused_data)
                 self._stream = None
-            if not stream.eof or data == _TAIL:
+                self._count_last_block(self._size + at)
+                if size - at == len(_TAIL) and data.endswith(_TAIL):
+                    at = size
+            if at >= size:
+                self._size += size
                 return piece if len(pieces) == 1 else b"".join(pieces)
+            window = data[at : at + _WINDOW]
+
+    def _count_last_block(self, size: int) -> None:
+        """A block has said that it is the last one, of the first `size` bytes of a message."""
+        self._last_blocks += 1
+        if self._last_blocks > _LAST_BLOCKS + size // _LAST_BLOCK_BYTES:
+            raise FrameError(CloseCode.INVALID_DATA, "compressed data has too many last blocks")
 
 
 class Deflater:

@@ -25,6 +25,9 @@ _COMPRESSION_SLACK: Final = 1024
 rounded up): so much longer than the message may be is a compressed frame let begin.
 """
 
+FRAMES_AT_ONCE: Final = 256
+"""Frames without an event after which `next_event` comes back, so that others get their turn."""
+
 DEFLATE_FROM: Final = 32
 """Bytes from which a message is compressed: below, little is gained and some CPU lost."""
 
@@ -59,8 +62,16 @@ class Close(Control):
     reason: str
 
 
+class Pause(Control):
+    """Not a frame: many were read that made no event, and there may be more. It is others' turn."""
+
+    __slots__ = ()
+
+
+PAUSE: Final = Pause()
+
 Event = str | bytes | Control
-"""A text message, a binary message, or a control frame."""
+"""A text message, a binary message, a control frame, or PAUSE."""
 
 
 class MessageReader:
@@ -71,7 +82,7 @@ class MessageReader:
         feed(bytes)  →  next_event() until None  →  feed(bytes) …
     """
 
-    __slots__ = ("_codec", "_inflater", "_inflating", "_max_size", "_message", "_room", "feed")
+    __slots__ = ("_codec", "_frames", "_inflater", "_inflating", "_max_size", "_message", "_room", "feed")
 
     def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
@@ -83,11 +94,13 @@ class MessageReader:
         # The message that is being put together, if one is.
         self._message: _Text | _Binary | None = None
         self._inflating = False
+        self._frames = 0  # since the last pause, those without an event
 
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
 
-        Raises FrameError, after which nothing more can be read.
+        However they are cut, PAUSE comes after `FRAMES_AT_ONCE` frames without an event: fragments cost their
+        sender next to nothing. Raises FrameError, after which nothing more can be read.
         """
         codec = self._codec
         while True:
@@ -109,6 +122,10 @@ class MessageReader:
             message = self._take(frame)
             if message is not None:
                 return message
+            self._frames += 1
+            if self._frames >= FRAMES_AT_ONCE:
+                self._frames = 0
+                return PAUSE
 
     def _take(self, frame: Frame) -> str | bytes | None:
         """Take a piece of a message; the message if it was the last one."""

@@ -26,7 +26,7 @@ from trioasgi.websocket.frames import (
     encode_control,
 )
 from trioasgi.websocket.heartbeat import Beat, Heartbeat
-from trioasgi.websocket.messages import Close, Control, MessageReader, MessageWriter, Ping
+from trioasgi.websocket.messages import Close, Control, MessageReader, MessageWriter, Pause, Ping, Pong
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
@@ -179,7 +179,9 @@ class WebSocketSession:
                 self._note_end(_CLOSED, code, reason)
                 if answers:
                     await self._answer(encode_close(code))
-            case _:
+            case Pause():
+                await self._yield()
+            case Pong():
                 self._heartbeat.note_pong(self._channel.now())
 
     async def _answer(self, frame: bytes) -> None:
