@@ -348,7 +348,8 @@ class TLSChannel(Channel):
 
     def send_soon(self, data: bytes) -> bool:
         # Held back before it is encrypted: it can still be taken back, and becomes one record with the rest.
-        if self._unsent or len(data) >= CORK:
+        # Behind what the transport has not sent, or could not send, there is nothing to hold back for.
+        if self._unsent or len(data) >= CORK or self._transport.unsent:
             return self.send_nowait(data)
         self._corked_size += len(data)
         if self._corked is None:
