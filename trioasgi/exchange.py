@@ -31,10 +31,11 @@ class Request(ABC):
     received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order of their arrival.
     `websocket` says that the client asks for a WebSocket in place of a response.
 
-    Nobody changes a request: it may serve several exchanges.
+    Nobody changes a request: it may serve several exchanges. Only `unforwarded` is set, by who has found out
+    that no proxy says anything in its header fields.
     """
 
-    __slots__ = ("headers", "http_version", "method", "path", "query", "target", "websocket")
+    __slots__ = ("headers", "http_version", "method", "path", "query", "target", "unforwarded", "websocket")
 
     @property
     @abstractmethod
@@ -48,6 +49,7 @@ class Request(ABC):
     http_version: str
     headers: Sequence[Header]
     websocket: bool
+    unforwarded: bool
 
 
 class ResponsePhase(Enum):

@@ -231,13 +231,18 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node |
     return client, distance
 
 
-@lru_cache(maxsize=1024)
 def _parse_node(text: str) -> _Node:
+    # What is longer than an address is none, and not worth remembering.
+    return _parse_short_node(text) if len(text) <= _MAX_LABEL else _Node(text[:_MAX_LABEL])
+
+
+@lru_cache(maxsize=1024)
+def _parse_short_node(text: str) -> _Node:
     match = _BRACKETED.fullmatch(text) or _DOTTED.fullmatch(text) or _BARE_V6.fullmatch(text)
     address = parse_address(match[1]) if match is not None else None
     port = int(match[2] or 0) if match is not None else 0
     if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
-        return _Node(text[:_MAX_LABEL] or _NOT_KNOWN.label)
+        return _Node(text or _NOT_KNOWN.label)
     shown = f"[{address}]" if address.version == 6 else str(address)
     return _Node(f"{shown}:{port}" if port else str(address), address, (str(address), port))
 

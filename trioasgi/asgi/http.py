@@ -15,12 +15,12 @@ from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
-    from trioasgi.exchange import Exchange, Header
+    from trioasgi.exchange import Exchange
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.settings import WebSocketSettings
@@ -101,7 +101,6 @@ class HTTPHandler:
         "_info",
         "_raw_root_path",
         "_root_path",
-        "_unforwarded",
     )
 
     def __init__(
@@ -110,7 +109,6 @@ class HTTPHandler:
         self._application = application
         self._info = info
         self._forwarded = forwarded
-        self._unforwarded: Sequence[Header] | None = None
         self._root_path = application.root_path
         self._raw_root_path = application.raw_root_path
         forwarding = application.forwarding if forwarded is None else None
@@ -125,13 +123,13 @@ class HTTPHandler:
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
-        # A client that repeats its header fields has said already that it is no proxy.
-        if self._forwarding is not None and exchange.request.headers is not self._unforwarded:
+        # A client that repeats its request has said already that it is no proxy.
+        if self._forwarding is not None and not exchange.request.unforwarded:
             forwarded = self._forwarding.read(exchange.request.headers, self._info)
             if forwarded is not None:
                 await HTTPHandler(self._application, forwarded.info, forwarded)(exchange)
                 return
-            self._unforwarded = exchange.request.headers
+            exchange.request.unforwarded = True
         application = self._application
         log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
         if application.concurrency and application.active >= application.concurrency:

@@ -89,6 +89,7 @@ class HTTP1Request(Request):
         self.http_version = http_version
         self.headers = headers
         self.websocket = fields.websocket
+        self.unforwarded = False
         self.fields = fields
 
     @property

@@ -46,6 +46,7 @@ _OURS: Final = frozenset(
 )
 
 _MAX_KNOWN_HEADS: Final = 256
+_MAX_KNOWN_BYTES: Final = 2048  # of one head
 
 
 class HeadEncoder:
@@ -78,9 +79,11 @@ class HeadEncoder:
             self._second = second
         head = heads.get((status, headers))
         if head is None:
-            if len(heads) == _MAX_KNOWN_HEADS:
-                heads.clear()
-            head = heads[status, headers] = self._encode(status, headers)
+            head = self._encode(status, headers)
+            if len(head[0]) <= _MAX_KNOWN_BYTES:
+                if len(heads) == _MAX_KNOWN_HEADS:
+                    heads.clear()
+                heads[status, headers] = head
         return head
 
     def _encode(self, status: int, headers: tuple[Header, ...]) -> tuple[bytes, bool]:

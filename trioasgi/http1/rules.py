@@ -47,13 +47,18 @@ def _is_authority(value: bytes) -> bool:
     return _AUTHORITY.fullmatch(value) is not None
 
 
+MAX_REMEMBERED: Final = 512
+"""Bytes of the longest head that is remembered: what is made of its fields takes some five times as many."""
+
+
 class HeadReader:
     """Reads and checks the heads of one connection's requests.
 
-    What was read last is remembered, the head and its fields: clients repeat their fields from request to
-    request, those that poll repeat the whole, and what is the same, byte for byte, means the same.
+    What was read last is remembered, the head and its fields, if it is no longer than `MAX_REMEMBERED`:
+    clients repeat their fields from request to request, those that poll repeat the whole, and what is the
+    same, byte for byte, means the same.
 
-    `head` are the bytes of the head that was read last, and `request` is what they mean.
+    `head` are the bytes of the head that is remembered, and `request` is what they mean.
     """
 
     __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "head", "request")
@@ -68,8 +73,9 @@ class HeadReader:
 
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
-        request = self.request = self._read(head, self.request)
-        self.head = head
+        request = self._read(head, self.request)
+        # A connection may be idle for long behind it.
+        self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
         return request
 
     def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:

@@ -1,0 +1,103 @@
+"""What is kept when a request, a message or a connection is over: bounded, whatever a client has sent."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+
+import pytest
+
+from tests.support.http import request, respond
+from tests.support.sockets import connected, run, served
+from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.websocket.messages import MessageReader
+from trioasgi.websocket.websockets_codec import WebsocketsCodec
+
+CONNECTIONS = 40
+
+
+@contextmanager
+def counting() -> Iterator[None]:
+    """Count what is allocated within the block."""
+    tracemalloc.start()
+    try:
+        yield
+    finally:
+        tracemalloc.stop()
+
+
+def allocated() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def headed(size: int) -> bytes:
+    """A request whose head has about so many bytes."""
+    return request("/", *(f"X-Field-{number}: {'v' * (size // 10)}" for number in range(10)))
+
+
+async def fine(scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, b"fine")
+
+
+@pytest.mark.parametrize("size", [500, 2_000, 55_000])
+def test_an_idle_connection_keeps_little_of_its_last_request(size: int, codec: str) -> None:
+    async def main() -> None:
+        options = {"lifespan": "off", "access_log": False, "timeout_keep_alive": 60}
+        async with (
+            served(fine, http=codec, limit_header_bytes=65536, **options) as server,
+            AsyncExitStack() as stack,
+        ):
+            clients = [await stack.enter_async_context(connected(server)) for _ in range(CONNECTIONS)]
+            for client in clients:
+                assert (await client.get(request())).status == 200
+            with counting():
+                before = allocated()
+                for client in clients:
+                    assert (await client.get(headed(size))).status == 200
+                assert (allocated() - before) / CONNECTIONS < 3000
+
+    run(main, 40)
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "X-Forwarded-Host", "X-Forwarded-Prefix"])
+def test_what_proxies_say_is_not_kept(name: str, codec: str) -> None:
+    async def main() -> None:
+        async with (
+            served(fine, http=codec, lifespan="off", access_log=False) as server,
+            connected(server) as client,
+        ):
+            with counting():
+                before = allocated()
+                for number in range(300):
+                    value = f"for={'a' * 4000}{number}" if name == "Forwarded" else f"{'a' * 4000}{number}"
+                    assert (await client.get(request("/", f"{name}: {value}"))).status == 200
+                assert allocated() - before < 300_000
+
+    run(main, 40)
+
+
+def test_a_partial_text_message_is_one_block() -> None:
+    """Many small blocks stay with the process when the message is given up: between them stand others."""
+    codec = WebsocketsCodec(deflate=False, room=1 << 20)
+    reader = MessageReader(codec, 1 << 20, None)
+    codec.feed(bytes([0x01, 0x80 | 126]) + (60_000).to_bytes(2, "big") + bytes(4))
+    reader.next_event()
+    with counting():
+        for _ in range(500):
+            codec.feed("é".encode() * 50)
+            reader.next_event()
+        snapshot = tracemalloc.take_snapshot()
+    assert sum(statistic.count for statistic in snapshot.statistics("filename")) < 50
+
+
+def test_heads_of_responses_are_remembered_within_a_bound() -> None:
+    encoder = HeadEncoder(date=False, server=False)
+    with counting():
+        before = allocated()
+        for number in range(300):
+            encoder.encode(200, ((b"set-cookie", b"%d" % number * 10_000),))
+        assert allocated() - before < 1_000_000
