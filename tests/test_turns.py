@@ -60,6 +60,32 @@ def test_a_body_of_tiny_chunks_gives_others_their_turn(transport: str, tmp_path:
 
 
 @over_both
+def test_an_unread_body_of_tiny_chunks_gives_others_their_turn(transport: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(turns.taken)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path) as both,
+            both.connect() as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            rest = b"0\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n"
+            await client.send(head + 20_000 * b"1\r\nx\r\n" + rest)
+            for _ in range(2):
+                assert (await client.response()).status == 200
+            nursery.cancel_scope.cancel()
+
+    turns, seen = Turns(), list[int]()
+    run(main, 60)
+    assert seen[1] - seen[0] >= 20_000 // 20
+
+
+@over_both
 def test_a_stream_whose_client_is_fast_gives_others_their_turn(transport: str, tmp_path: Path) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         before = turns.taken

@@ -394,7 +394,7 @@ class HTTP1Connection:
 
     async def _skip_body(self) -> bool:
         """Read the rest of the body and drop it, within bounds; False if it did not end within them."""
-        skipped = 0
+        skipped = turn = 0
         self.channel.read_deadline = self.channel.now() + self.settings.timeout_keep_alive
         try:
             while skipped <= MAX_SKIP:
@@ -410,6 +410,10 @@ class HTTP1Connection:
                     self.reader.receive_data(data)
                 else:
                     skipped += len(piece)
+                    turn += len(piece) + PIECE_COST
+                    if turn >= LINGER_YIELD:
+                        turn = 0
+                        await trio.lowlevel.checkpoint()
         except (RequestError, OSError):
             pass
         return False
