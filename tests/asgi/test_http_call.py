@@ -299,6 +299,7 @@ def test_requests_beyond_the_limit_get_503(codec: str) -> None:
 # A send that the application gives up waiting for
 
 
+@pytest.mark.streams
 @pytest.mark.parametrize("last", [True, False])
 @on_trio
 async def test_a_send_that_is_cancelled_never_leaves_a_hole(codec: str, last: bool) -> None:

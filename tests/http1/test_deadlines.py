@@ -131,6 +131,7 @@ async def test_an_application_may_take_its_time(codec: str) -> None:
         assert (await client.get(request("/", body=b"abc"))).body == b"ok"
 
 
+@pytest.mark.streams
 def test_a_client_that_takes_nothing_ends_its_connection(
     codec: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_client_that_takes_nothing_ends_its_connection(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.streams
 @on_trio
 async def test_a_client_that_takes_little_is_borne(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -59,12 +59,15 @@ def _secure(directory: Path) -> SecureOnHub:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test over all kinds of streams, if it connects by `serving`: or over those alone that its marker
+    """Run a test over all kinds of streams if it connects by `serving`, or over those alone that its marker
     `streams` names.
+
+    One that gives `serving` its own pair has that marker with no names, and runs once.
     """
-    if connects(metafunc.function):
-        chosen = metafunc.definition.get_closest_marker("streams")
-        metafunc.parametrize("streams", chosen.args if chosen is not None else STREAMS, indirect=True)
+    chosen = metafunc.definition.get_closest_marker("streams")
+    names = STREAMS if chosen is None else chosen.args
+    if names and connects(metafunc.function):
+        metafunc.parametrize("streams", names, indirect=True)
 
 
 def _expect_failure(request: pytest.FixtureRequest, name: str | None) -> None:
