@@ -29,7 +29,7 @@ def full_pair() -> tuple[socket.socket, socket.socket]:
 @pytest.mark.streams
 def test_an_upload_that_never_has_to_be_waited_for_lets_others_run(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        async with counted_turns() as turns:
+        with counted_turns() as turns:
             size, more = 0, True
             while more:
                 message = await receive()
@@ -61,7 +61,7 @@ async def test_a_stream_whose_client_is_fast_lets_others_run(
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": fields})
-        async with counted_turns() as turns:
+        with counted_turns() as turns:
             for _ in range(1000):
                 await send({"type": "http.response.body", "body": b"ab", "more_body": True})
             counts.append(turns.count)

@@ -1,31 +1,31 @@
-"""How often others come to their turn while something goes on that never has to wait."""
+"""How often a task lets others come to their turn while it does something that never has to wait."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 
 import trio
 
 
-class Turns:
-    """Counts the rounds of the scheduler in which another task has run."""
+class Turns(trio.abc.Instrument):
+    """Counts the steps of a task that have ended: after each of them others can run."""
 
-    def __init__(self) -> None:
+    def __init__(self, task: trio.lowlevel.Task) -> None:
         self.count = 0
+        self._task = task
 
-    async def take(self) -> None:
-        """Take every turn that there is, until cancelled."""
-        while True:
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
             self.count += 1
-            await trio.lowlevel.checkpoint()
 
 
-@contextlib.asynccontextmanager
-async def counted_turns() -> AsyncIterator[Turns]:
-    """Count for as long as the block lasts. A clock that jumps stands still meanwhile."""
-    turns = Turns()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(turns.take)
+@contextlib.contextmanager
+def counted_turns() -> Iterator[Turns]:
+    """Count the turns that the task which runs now leaves to others, for as long as the block lasts."""
+    turns = Turns(trio.lowlevel.current_task())
+    trio.lowlevel.add_instrument(turns)
+    try:
         yield turns
-        nursery.cancel_scope.cancel()
+    finally:
+        trio.lowlevel.remove_instrument(turns)

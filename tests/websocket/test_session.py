@@ -506,7 +506,7 @@ async def test_a_sender_that_never_has_to_wait_lets_others_run(codec: str) -> No
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)
-        async with counted_turns() as turns:
+        with counted_turns() as turns:
             for _ in range(150):  # as many as the socket takes at once
                 await send({"type": "websocket.send", "text": "x"})
             counts.append(turns.count)
