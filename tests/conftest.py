@@ -29,3 +29,14 @@ def nothing_frozen() -> Iterator[None]:
     """Undo the gc.freeze() of a command line that has run in this process, which is not the server's own."""
     yield
     gc.unfreeze()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say what the suite's own markers mean."""
+    config.addinivalue_line(
+        "markers", "streams(*names): the test runs over these streams alone (tests/support/streams.py)"
+    )
+    config.addinivalue_line(
+        "markers",
+        "fails_over(*names, reason, when): over these streams, with the parameters `when`, it has to fail",
+    )

@@ -12,6 +12,7 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
+from tests.support.streams import DROPPED
 from trioasgi.asgi.types import Receive, Scope, Send
 
 
@@ -38,6 +39,7 @@ async def test_cancelling_before_the_head_is_a_503(codec: str) -> None:
         assert await client.is_closed()
 
 
+@pytest.mark.fails_over("hub", "tls", reason=DROPPED)
 @on_trio
 async def test_cancelling_behind_the_head_cuts_the_response(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -46,9 +48,10 @@ async def test_cancelling_behind_the_head_cuts_the_response(codec: str) -> None:
         scope["extensions"]["trio"]["cancel_scope"].cancel()
         await trio.sleep_forever()
 
-    async with serving(app, codec) as client:
-        response = await client.get(request())
-        assert (response.status, response.body, response.cut) == (200, b"begun", True)
+    for _ in range(20):  # which of the tasks that can run is the first to run is left to chance
+        async with serving(app, codec) as client:
+            response = await client.get(request())
+            assert (response.status, response.body, response.cut) == (200, b"begun", True)
 
 
 @on_trio

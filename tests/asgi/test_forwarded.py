@@ -372,6 +372,7 @@ def test_of_a_peer_that_is_not_trusted_nothing_is_believed(options: dict[str, ob
     assert dict(scope["headers"])[b"host"] == b"inner:8000"
 
 
+@pytest.mark.streams("memory", "hub")
 @on_trio
 async def test_a_stream_of_nobody_is_not_trusted(codec: str) -> None:
     calls = Calls(answer)

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from tests.support.http import Calls, connected, echo, listening, on_trio, request, respond, serving
+from tests.support.streams import scheme_over
 from trioasgi.asgi.types import Receive, Scope, Send
 
 
@@ -23,7 +24,7 @@ async def scope_of(codec: str, data: bytes, **options: Any) -> Scope:
 
 
 @on_trio
-async def test_the_scope_is_complete(codec: str) -> None:
+async def test_the_scope_is_complete(codec: str, streams: str) -> None:
     scope = await scope_of(codec, request("/a%20b?c=d%20e", "X-One: 1", "x-TWO:\t2 ", "X-One: 3"))
     assert isinstance(scope.pop("extensions"), dict)
     assert scope == {
@@ -31,7 +32,7 @@ async def test_the_scope_is_complete(codec: str) -> None:
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": "1.1",
         "method": "GET",
-        "scheme": "http",
+        "scheme": scheme_over(streams),
         "path": "/a b",
         "raw_path": b"/a%20b",
         "query_string": b"c=d%20e",

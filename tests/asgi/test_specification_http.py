@@ -13,6 +13,7 @@ import trio
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
 from tests.support.sockets import connected, logged, run, served
+from tests.support.streams import scheme_over
 from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
 
@@ -174,8 +175,8 @@ async def test_method_is_uppercased(codec: str) -> None:
 
 
 @on_trio
-async def test_scheme_is_not_empty(codec: str) -> None:
-    assert (await scope_of(codec, request()))["scheme"] == "http"
+async def test_scheme_is_not_empty(codec: str, streams: str) -> None:
+    assert (await scope_of(codec, request()))["scheme"] == scheme_over(streams)
 
 
 @on_trio

@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
+from tests.support.streams import SecureStream, scheme_over
 from trioasgi.asgi.types import Receive, Scope, Send
 
 BAD = b"GET / HTTP/1.1\r\n\r\n"
@@ -148,14 +149,14 @@ async def test_1_0_is_never_answered_chunked(codec: str, field: str) -> None:
 
 
 @on_trio
-async def test_the_authority_of_an_absolute_form_replaces_host(codec: str) -> None:
+async def test_the_authority_of_an_absolute_form_replaces_host(codec: str, streams: str) -> None:
     calls = Calls(echo)
     async with serving(calls, codec) as client:
         await client.get(b"GET http://right.example/a?b HTTP/1.1\r\nHost: wrong.example\r\n\r\n")
     (scope,) = calls.scopes
     assert (scope["path"], scope["raw_path"], scope["query_string"]) == ("/a", b"/a", b"b")
     assert [value for name, value in scope["headers"] if name == b"host"] == [b"right.example"]
-    assert scope["scheme"] == "http"
+    assert scope["scheme"] == scheme_over(streams)
 
 
 @on_trio
@@ -217,6 +218,19 @@ async def test_a_client_that_closes_within_a_body_is_told_to_the_application(cod
         response = await client.response()
         assert (response.status, response.body, response.closes) == (200, b"half of it", True)
         assert await client.is_closed()
+
+
+@pytest.mark.streams("tls")
+@pytest.mark.fails_over("tls", reason="OpenSSL writes nothing more after an end without close_notify")
+@on_trio
+async def test_a_client_that_ends_its_side_without_close_notify_is_answered(codec: str) -> None:
+    async with serving(echo, codec) as client:
+        assert isinstance(client.stream, SecureStream)
+        client.stream.ragged = True
+        await client.send(request("/")[:-2])
+        await client.send_eof()
+        response = await client.response()
+        assert (response.status, response.closes) == (400, True)
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET", request("/")[:-1], request("/", body=b"ab")[:-1]])

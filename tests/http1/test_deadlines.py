@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.net.hub import TICK
 
 TIMEOUTS: dict[str, Any] = {
     "timeout_keep_alive": 5,
@@ -58,7 +59,7 @@ async def test_without_keep_alive_pipelined_requests_are_served(codec: str) -> N
     async with serving(echo, codec, timeout_keep_alive=0) as client:
         await client.send(request("/a") + request("/b"))
         assert [(await client.response()).status for _ in range(2)] == [200, 200]
-        assert await lasts(client.rest) == pytest.approx(0)
+        assert await lasts(client.rest) == pytest.approx(0, abs=TICK)
 
 
 @on_trio
@@ -130,6 +131,7 @@ async def test_an_application_may_take_its_time(codec: str) -> None:
         assert (await client.get(request("/", body=b"abc"))).body == b"ok"
 
 
+@pytest.mark.streams
 def test_a_client_that_takes_nothing_ends_its_connection(
     codec: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -154,6 +156,7 @@ def test_a_client_that_takes_nothing_ends_its_connection(
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
+@pytest.mark.streams
 @on_trio
 async def test_a_client_that_takes_little_is_borne(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -131,6 +131,7 @@ async def test_the_end_of_a_body_is_told_with_its_last_piece(codec: str) -> None
     assert told == [(b"abc", False), (b"", False)]
 
 
+@pytest.mark.streams
 @on_trio
 async def test_an_upload_is_not_read_before_it_is_asked_for(codec: str) -> None:
     go_on = trio.Event()
@@ -163,6 +164,7 @@ async def upload(client: Client, data: bytes) -> None:
         pass
 
 
+@pytest.mark.streams
 @pytest.mark.parametrize("body", [f"Content-Length: {8 * MEGABYTE}", "Transfer-Encoding: chunked"])
 @on_trio
 async def test_an_early_answer_to_a_large_upload_arrives(codec: str, body: str) -> None:

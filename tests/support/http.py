@@ -1,4 +1,5 @@
-"""A connection to the server over memory streams, with a scripted client that reads responses with h11.
+"""A connection to the server over the transport of the test, with a scripted client that reads responses with
+h11.
 
 Everything runs on a clock that jumps to the next deadline as soon as every task waits: a test of a deadline
 takes no time, and one that hangs fails at once.
@@ -22,14 +23,14 @@ from trioasgi.http1.codec import Codec
 from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.http1.httptools_codec import HttptoolsCodec
 
+from .streams import Given, StreamPair, current
+
 P = ParamSpec("P")
 
 CODECS = ("h11", "httptools")
 
 PATIENCE = 600.0
 """Seconds (of a clock that jumps) for any one thing that a client waits for: above every deadline tested."""
-
-StreamPair = tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]
 
 
 def make_codec(name: str) -> Codec:
@@ -153,17 +154,18 @@ class Client:
 async def serving(
     app: ASGIApp, codec: str, *, pair: StreamPair | None = None, lifespan: str = "off", **options: Any
 ) -> AsyncIterator[Client]:
-    """Serve one connection over `pair` (memory streams unless given); closed by the client at the end."""
-    ours, theirs = pair or trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            functools.partial(serve_stream, app, theirs, http=codec, lifespan=lifespan, **options)
-        )
-        with trio.fail_after(2 * PATIENCE):
-            yield Client(ours)
-        await ours.aclose()
-        nursery.cancel_scope.deadline = trio.current_time() + PATIENCE
-    assert not nursery.cancel_scope.cancelled_caught, "the server goes on without its client"
+    """Serve one connection over `pair`, or over the test's transport; closed by the client at the end."""
+    transport = Given(pair) if pair is not None else current.get()
+    async with transport.connect() as connection:
+        options = {"http": codec, "lifespan": lifespan, **connection.options, **options}
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(serve_stream, app, connection.server, **options))
+            with trio.fail_after(2 * PATIENCE):
+                await connection.begin()
+                yield Client(connection.client)
+            await connection.client.aclose()
+            nursery.cancel_scope.deadline = trio.current_time() + PATIENCE
+        assert not nursery.cancel_scope.cancelled_caught, "the server goes on without its client"
 
 
 @contextlib.asynccontextmanager

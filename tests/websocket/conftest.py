@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 
 from tests.support.fixtures import _nothing_fails as _nothing_fails
+from tests.support.fixtures import pytest_generate_tests as pytest_generate_tests
+from tests.support.fixtures import streams as streams
 from tests.support.websocket import WEBSOCKET_CODECS
 
 

@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, respond, serving
+from tests.support.streams import TLS
 from tests.support.websocket import (
     ACCEPT,
     BINARY,
@@ -35,16 +36,17 @@ async def scope_of(app_options: dict[str, Any], *fields: str, target: str = "/")
 
 
 @on_trio
-async def test_scope() -> None:
+async def test_scope(streams: str) -> None:
     scope = await scope_of({}, "sec-websocket-protocol: a, b", "x-y: z", target="/caf%C3%A9?q=%20")
     headers = scope.pop("headers")
+    assert (scope["extensions"].pop("tls", None) is not None) == (streams == TLS)
     assert (b"sec-websocket-version", b"13") in headers
     assert (b"x-y", b"z") in headers
     assert scope == {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": "1.1",
-        "scheme": "ws",
+        "scheme": "wss" if streams == TLS else "ws",
         "path": "/café",
         "raw_path": b"/caf%C3%A9",
         "query_string": b"q=%20",
