@@ -16,7 +16,7 @@ from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.websocket.messages import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
 
-CONNECTIONS = 40
+CONNECTIONS = 20
 
 
 @contextmanager

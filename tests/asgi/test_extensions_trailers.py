@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.http import Calls, echo, on_trio, request, respond, serving
 from tests.support.sockets import run
-from tests.support.streams import DROPPED, TLS
+from tests.support.streams import TLS
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
@@ -157,7 +157,6 @@ async def test_where_there_is_no_body_there_are_no_trailers(codec: str, status: 
     assert app.errors == []
 
 
-@pytest.mark.fails_over("hub", "tls", reason=DROPPED)
 @on_trio
 async def test_a_response_without_its_trailers_is_not_complete(codec: str) -> None:
     async with serving(sending(START, body(b"abcd")), codec) as client:

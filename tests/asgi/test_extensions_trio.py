@@ -12,7 +12,6 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
-from tests.support.streams import DROPPED
 from trioasgi.asgi.types import Receive, Scope, Send
 
 
@@ -39,7 +38,6 @@ async def test_cancelling_before_the_head_is_a_503(codec: str) -> None:
         assert await client.is_closed()
 
 
-@pytest.mark.fails_over("hub", "tls", reason=DROPPED)
 @on_trio
 async def test_cancelling_behind_the_head_cuts_the_response(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -18,7 +18,6 @@ from tests.support.http import (
     respond,
     serving,
 )
-from tests.support.streams import DROPPED
 from trioasgi import serve_stream
 from trioasgi.asgi.types import Message, Receive, Scope, Send
 
@@ -76,8 +75,6 @@ def test_a_failure_before_anything_is_sent_is_a_500(
 
 @pytest.mark.parametrize("name", FAILURES)
 @pytest.mark.parametrize("head", [START, SIZED_START], ids=["chunked", "sized"])
-@pytest.mark.fails_over("hub", reason=DROPPED)
-@pytest.mark.fails_over("tls", reason=DROPPED, when={"head": START})
 @on_trio
 async def test_a_failure_behind_a_piece_cuts_the_response(codec: str, name: str, head: Message) -> None:
     async with serving(raising(FAILURES[name], head, BODY), codec) as client:
@@ -86,7 +83,6 @@ async def test_a_failure_behind_a_piece_cuts_the_response(codec: str, name: str,
 
 
 @pytest.mark.parametrize("name", FAILURES)
-@pytest.mark.fails_over("hub", reason=DROPPED)
 @on_trio
 async def test_a_failure_behind_the_head_cuts_the_response_or_is_a_500(codec: str, name: str) -> None:
     """A 500 is possible for as long as the head has not left."""
@@ -105,7 +101,6 @@ async def test_a_failure_after_the_response_does_not_harm_it(codec: str) -> None
 
 
 @pytest.mark.parametrize(("before", "status"), [((), 500), ((SIZED_START,), 500), ((START, BODY), 200)])
-@pytest.mark.fails_over("hub", reason=DROPPED, when={"status": 200})
 def test_an_application_that_returns_too_early_has_failed(
     codec: str, before: tuple[Message, ...], status: int, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.http import Calls, on_trio, request, serving
-from tests.support.streams import DROPPED
 from trioasgi.asgi import messages
 from trioasgi.asgi.messages import check_headers
 from trioasgi.asgi.types import Receive, Scope, Send
@@ -116,7 +115,6 @@ async def test_a_bad_body_is_a_500_while_nothing_is_sent(codec: str, name: str) 
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-@pytest.mark.fails_over("hub", "tls", reason=DROPPED)
 @on_trio
 async def test_a_bad_body_cuts_what_has_begun(codec: str, name: str) -> None:
     message, said = BAD_BODIES[name]

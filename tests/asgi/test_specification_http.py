@@ -333,7 +333,8 @@ async def test_the_application_is_not_called_for_a_connection_that_is_only_opene
 @on_trio
 async def test_a_start_is_followed_by_at_least_one_body(codec: str) -> None:
     async with serving(sending(START), codec) as client:
-        assert (await client.get(request())).cut
+        response = await client.get(request())
+        assert response.status == 500 or response.cut  # a head that has left cannot be replaced
     start = {**START, "headers": [(b"content-length", b"0")]}
     async with serving(sending(start), codec) as client:  # replaced: it had not been flushed
         assert (await client.get(request())).status == 500

@@ -221,7 +221,6 @@ async def test_a_client_that_closes_within_a_body_is_told_to_the_application(cod
 
 
 @pytest.mark.streams("tls")
-@pytest.mark.fails_over("tls", reason="OpenSSL writes nothing more after an end without close_notify")
 @on_trio
 async def test_a_client_that_ends_its_side_without_close_notify_is_answered(codec: str) -> None:
     async with serving(echo, codec) as client:

@@ -9,7 +9,6 @@ import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, request, respond, serving
-from tests.support.streams import DROPPED
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
 
@@ -156,7 +155,6 @@ async def test_a_wrong_length_is_a_500_while_nothing_is_sent(codec: str, pieces:
 
 
 @pytest.mark.parametrize("pieces", [(b"ab", b"cde"), (b"ab", b"c")], ids=["long", "short"])
-@pytest.mark.fails_over("hub", reason=DROPPED)
 @on_trio
 async def test_a_wrong_length_cuts_what_has_begun(codec: str, pieces: Pieces) -> None:
     calls = Calls(answering(*pieces, length=4))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 
-import pytest
 import trio
 
 from tests.support.http import echo, request
@@ -13,9 +12,6 @@ from tests.support.sockets import SOON, Client, run, served
 from trioasgi.net.accept import BATCH
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a connection that drains before its task has run has no deadline: the server fails"
-)
 def test_what_waits_in_the_listeners_queue_is_served_when_the_server_drains(codec: str) -> None:
     async def main() -> None:
         async with served(echo, lifespan="off", http=codec) as server:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
-from tests.support.streams import DROPPED
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
 
@@ -110,7 +109,6 @@ async def test_a_bad_body_is_answered_and_a_disconnect_to_the_application(codec:
 
 
 @pytest.mark.parametrize("name", BAD_BODIES)
-@pytest.mark.fails_over("hub", "tls", reason=DROPPED)
 @on_trio
 async def test_a_bad_body_cuts_a_response_that_has_begun(codec: str, name: str) -> None:
     data, _ = BAD_BODIES[name]

@@ -97,7 +97,6 @@ class Unseen:
         raise AssertionError("collection has not seen that this test connects: see `connects` in streams.py")
 
 
-DROPPED = "what send() has accepted but has not left yet is dropped when the response is cut"
 """A reason for the marker `fails_over`."""
 
 
@@ -148,7 +147,8 @@ class SecureStream(trio.abc.HalfCloseableStream):
         if not self.ragged:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._object.unwrap()  # it asks for the server's, for which nobody waits
-            await self._transport.send_all(self._outgoing.read())
+            with contextlib.suppress(trio.BrokenResourceError):  # it may have closed already
+                await self._transport.send_all(self._outgoing.read())
         await self._transport.send_eof()
 
     async def aclose(self) -> None:

@@ -112,6 +112,7 @@ class HTTP1Connection:
         self.reader = RequestReader(settings.codec, settings.limits)
         self.phase = _NEW
         self.draining = False
+        self._deadline = math.inf  # none before `run`
         self.scope: trio.CancelScope  # of the task that runs now
         self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
         self._handler = handler
@@ -237,7 +238,7 @@ class HTTP1Connection:
             self._on_handover(self)
 
     def _hand_over(self) -> None:
-        """Something has arrived that nobody waits for: the next request, while the application is still busy?
+        """Something is there that nobody waits for: the next request, while the application is still busy?
 
         An application may go on after its response (Starlette's BackgroundTask does). This task is its own
         then; the connection is served on by another, so that the client need not wait.

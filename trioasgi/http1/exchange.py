@@ -42,6 +42,9 @@ YIELD_EVERY: Final = 256 * 1024
 PIECE_COST: Final = 16 * 1024
 """Bytes that each piece counts for besides its own, as a client may send them one by one."""
 
+PASSED: Final = -math.inf
+"""A deadline that has come."""
+
 JOIN_BELOW: Final = 64 * 1024
 """A body of up to so many bytes is copied behind its head, so that both leave in one send; a larger one
 costs less in a second send.
@@ -380,6 +383,9 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         if connection.sets_deadlines:
             connection.response_over()
+        if connection.reader.holds_data:
+            # The next request is here already: if the application goes on for long, another task serves it.
+            connection.channel.read_deadline = PASSED
         if self._waited_for:
             connection.channel.release_watchers()
             if connection.reader.body is not None:

@@ -153,7 +153,9 @@ class Channel(ABC):
 
     @abstractmethod
     def on_unattended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them."""
+        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them, and from time to
+        time while `read_deadline` has passed and nobody waits.
+        """
 
     @abstractmethod
     def on_hung_up(self, callback: Callable[[], None]) -> None:

@@ -159,9 +159,14 @@ class HubChannel(Channel):
             self._hang_up_callback()
 
     def on_deadline(self, now: float) -> None:
-        """End the waits whose deadline has come by `now`."""
-        if self._reader is not None and self.read_deadline <= now:
-            self.interrupt_read()
+        """End the waits whose deadline has come by `now`; a read deadline that nobody waits with is told as
+        bytes that nobody waits for.
+        """
+        if self.read_deadline <= now:
+            if self._reader is not None:
+                self.interrupt_read()
+            elif self._callback is not None:
+                self._callback()
         if self.write_deadline <= now:
             self._end_stalled_write(now)
 

@@ -89,6 +89,9 @@ def server_context(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A renegotiation is work that a client of TLS 1.2 may ask for without end; trio.SSLStream does none.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
+    # Many clients close their side of TCP without close_notify: HTTP's messages say themselves where they end
+    # (RFC 9112, 9.8). Without this OpenSSL would send nothing more, and such a client got no answer.
+    context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     _load(context, certfile, keyfile, password)
     context.set_alpn_protocols(list(alpn))
     if client_certs != "none":
