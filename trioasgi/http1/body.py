@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
 
-MAX_CHUNKS: Final = 1024
+MAX_CHUNKS: Final = 256
 """Chunks that are joined in one piece at most, so that whoever takes pieces can give others their turn."""
 
 _CHUNK_LINE: Final = re.compile(

@@ -153,8 +153,8 @@ class Channel(ABC):
 
     @abstractmethod
     def on_unattended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them, and from time to
-        time while `read_deadline` has passed and nobody waits.
+        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them, and from time
+        to time while `read_deadline` has passed and nobody waits.
         """
 
     @abstractmethod
