@@ -31,14 +31,6 @@ def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path
         assert "Traceback" not in server.output.text
 
 
-def test_a_request_that_takes_longer_than_the_grace_is_ended(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="import trio")
-    with start_server("app:app", "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
-        Background(server.url(), "/held")  # for ever
-        server.wait_for("held has begun")
-        assert server.stop() == 0
-
-
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", cwd=tmp_path) as server:

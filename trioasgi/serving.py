@@ -17,7 +17,7 @@ import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.loading import user_traceback
-from trioasgi.server import serve
+from trioasgi.server import serve, serve_copies
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -44,7 +44,8 @@ class Phase(Enum):
 class Run:
     """One `serve()` that can be asked to drain, and to end, from its loop, a thread or a signal handler.
 
-    `sockets` as for `serve`; `on_serving` and `on_draining` (given the reason) are called in the loop.
+    `sockets` are a worker's copies of those that the supervisor has bound; `on_serving` and `on_draining`
+    (given the reason) are called in the loop.
     """
 
     def __init__(
@@ -66,7 +67,8 @@ class Run:
         self._server: Server | None = None
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
-        """Serve until drained (OK) or aborted (FAILED), and run the functions `beside` as long.
+        """Serve until drained (OK, or FAILED if requests were cut) or aborted (FAILED), and run the functions
+        `beside` as long.
 
         Raises what `serve` raises, in an ExceptionGroup.
         """
@@ -79,13 +81,21 @@ class Run:
                         nursery.start_soon(function)
                     await self._serve(app)
                     nursery.cancel_scope.cancel()
-            return ExitStatus.FAILED if self.phase is Phase.ABORTED else ExitStatus.OK
+            return self._status()
         finally:
             self.phase = Phase.ENDED
 
+    def _status(self) -> ExitStatus:
+        if self.phase is Phase.ABORTED or (self._server is not None and self._server.has_cut):
+            return ExitStatus.FAILED
+        return ExitStatus.OK
+
     async def _serve(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
-            start = partial(serve, app, self._config, sockets=self._sockets)
+            if self._sockets is None:
+                start = partial(serve, app, self._config)
+            else:
+                start = partial(serve_copies, app, self._config, self._sockets)
             self._server = await nursery.start(start)
             self.phase = Phase.SERVING
             self.has_served = True
@@ -95,9 +105,12 @@ class Run:
                 self.phase = Phase.DRAINING
                 self._on_draining("by itself")
 
-    def request_drain(self, reason: str) -> bool:
-        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked."""
-        return self._call_soon(partial(self._drain, reason))
+    def request_drain(self, reason: str, *, final: bool = False) -> bool:
+        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked.
+
+        `final` tells a worker that the others stop as well. May be asked again, with or without.
+        """
+        return self._call_soon(partial(self._drain, reason, final=final))
 
     def request_abort(self) -> bool:
         """Ask to end at once; False as for `request_drain`."""
@@ -112,7 +125,7 @@ class Run:
             return False
         return True
 
-    def _drain(self, reason: str) -> None:
+    def _drain(self, reason: str, *, final: bool) -> None:
         match self.phase:
             case Phase.STARTING:
                 self.phase = Phase.DRAINING
@@ -123,9 +136,18 @@ class Run:
                 self.phase = Phase.DRAINING
                 logger.info("Stopping: %s", reason)
                 self._on_draining(reason)
-                self._server.begin_drain()
+                self._begin_drain(self._server, final=final)
+            case Phase.DRAINING if self._server is not None:
+                self._begin_drain(self._server, final=final)
             case Phase.LOADING | Phase.DRAINING | Phase.ABORTED | Phase.ENDED:
                 pass
+
+    @staticmethod
+    def _begin_drain(server: Server, *, final: bool) -> None:
+        if final:
+            server.begin_last_drain()
+        else:
+            server.begin_drain()
 
     def _abort(self) -> None:
         if self.phase is not Phase.ENDED:

@@ -121,19 +121,22 @@ def obey(commands: Iterator[bytes], run: Run) -> None:
     """
     with contextlib.suppress(OSError):
         for line in commands:
-            if isinstance(decode_command(line), Drain):
-                _drain(run, "the supervisor said so")
-    _drain(run, "the supervisor is gone")
+            match decode_command(line):
+                case Drain(final=final):
+                    _drain(run, "the supervisor said so", final=final)
+                case None:
+                    logger.debug("The supervisor sent something that is not a command")
+    _drain(run, "the supervisor is gone", final=True)
     time.sleep(ORPHAN_GRACE)
     run.request_abort()
     time.sleep(_LAST_MOMENTS)
     _exit(ExitStatus.FAILED)
 
 
-def _drain(run: Run, reason: str) -> None:
+def _drain(run: Run, reason: str, *, final: bool) -> None:
     if run.phase is Phase.LOADING:
         _exit(ExitStatus.OK)
-    run.request_drain(reason)
+    run.request_drain(reason, final=final)
 
 
 def _exit(status: ExitStatus) -> NoReturn:

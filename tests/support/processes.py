@@ -117,6 +117,10 @@ class ServerProcess:
         """Send a signal to the process itself, not to its group."""
         self.popen.send_signal(number)
 
+    def worker_pids(self) -> list[int]:
+        """Those of all workers that have been ready."""
+        return [int(pid) for pid in re.findall(r"Worker (\d+) is ready", self.output.text)]
+
     def wait(self, *, patience: float = PATIENCE) -> int:
         """The exit status; AssertionError with the output if it does not end."""
         try:

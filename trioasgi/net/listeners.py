@@ -190,14 +190,22 @@ class _UnixListener(socket.socket):
     """A Unix socket whose file this process made, and removes (an inherited one's is somebody else's)."""
 
 
-def close_listeners(sockets: Iterable[socket.socket]) -> None:
-    """Close listening sockets and remove the files of those Unix ones that `open_listeners` made."""
+def remove_paths(sockets: Iterable[socket.socket]) -> None:
+    """Remove the files of those Unix sockets that `open_listeners` made: no client finds them any more, and
+    what waits in their queues can be accepted to the last one.
+    """
     for sock in sockets:
         name = sock.getsockname() if isinstance(sock, _UnixListener) and sock.fileno() != -1 else None
-        sock.close()
         if name:
             with suppress(FileNotFoundError):
                 os.unlink(name)
+
+
+def close_listeners(sockets: Iterable[socket.socket]) -> None:
+    """Close listening sockets and remove the files of those Unix ones that `open_listeners` made."""
+    for sock in sockets:
+        remove_paths([sock])
+        sock.close()
 
 
 def socket_url(sock: socket.socket, tls: bool) -> str:

@@ -7,11 +7,12 @@ the worker's process, once that is running, and what describes the duplicate goe
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
@@ -29,6 +30,13 @@ async def open_with(
     if terminal is not None:
         files.append(terminal)
     return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, pass_fds=files)
+
+
+@contextlib.contextmanager
+def copies(sockets: Sequence[socket.socket]) -> Iterator[list[socket.socket]]:
+    """Copies of the sockets, closed at the end. Raises OSError."""
+    with contextlib.ExitStack() as made:
+        yield [made.enter_context(sock.dup()) for sock in sockets]
 
 
 def describe(sock: socket.socket, pid: int) -> int | str:

@@ -44,9 +44,11 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
 
             certificate = describe(resolved.certfile)
 
+        urls = [socket_url(sock, certificate is not None) for sock in sockets]
+
         def announce_serving() -> None:
             announce(
-                [socket_url(sock, certificate is not None) for sock in sockets],
+                urls,
                 workers=resolved.workers,
                 codec=http_codec_name(resolved),
                 websocket=websocket_codec_name(resolved),

@@ -18,6 +18,7 @@ import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus
+from trioasgi.net.listeners import close_listeners
 
 from .process import WorkerDraining, WorkerEnded, WorkerEvent, WorkerProcess, WorkerReady
 from .watcher import FilesChanged, forget_bytecode, watch
@@ -91,7 +92,7 @@ Event: TypeAlias = WorkerEvent | FilesChanged | RestOver | Signalled
 
 
 class Supervisor:
-    """Keeps `config.workers` workers serving on `sockets`.
+    """Keeps `config.workers` workers serving on `sockets`, which it closes when it stops.
 
     `signals` yields the numbers of signals that ask to stop; `on_serving` is called once, when the first
     worker is ready. `terminal` is the fd of a terminal for a worker's stdin, or None.
@@ -180,8 +181,11 @@ class Supervisor:
         self._status = status
         for slot in self._slots:
             self._wake(slot)
+        # Ours first: what waits in the queues is for the workers to take, and when the last of them has done
+        # so there is nobody left with whom a client could wait.
+        close_listeners(self._sockets)
         for worker in self._living:
-            worker.drain()
+            worker.drain(final=True)
 
     # Files
 
@@ -229,6 +233,8 @@ class Supervisor:
         slot.place = Place.SERVING
         slot.false_starts = 0
         logger.info("%s is ready", _name(worker))
+        if self._course is not Course.RUNNING:
+            return
         if not self._served:
             self._served = True
             self._on_serving()
@@ -265,9 +271,13 @@ class Supervisor:
     def _take_last_end(self, worker: WorkerProcess) -> None:
         if worker.failure is not None:
             self._show(worker.failure.reason)
-        if (worker.failure is not None or worker.killed) and self._status is ExitStatus.OK:
-            self._status = ExitStatus.FAILED
+        self._note_status(worker)
         logger.info("%s has stopped", _name(worker))
+
+    def _note_status(self, worker: WorkerProcess) -> None:
+        """A stop is a good one if each worker has ended well: by itself, and with nothing cut short."""
+        if worker.has_ended_badly and self._status is ExitStatus.OK:
+            self._status = ExitStatus.FAILED
 
     def _take_leavers_end(self, worker: WorkerProcess) -> None:
         slot = next(slot for slot in self._slots if worker in slot.leaving)
@@ -276,6 +286,8 @@ class Supervisor:
         if worker.failure is not None and worker.ready_at is not None:
             slot.crashes = max(slot.crashes, 1)
             self._show(worker.failure.reason)
+        if self._course is not Course.RUNNING:
+            self._note_status(worker)
         logger.info("%s has stopped", _name(worker))
 
     def _succeed(self, slot: Slot, worker: WorkerProcess) -> None:
