@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
 from tests.support.processes import start, start_server
+from trioasgi.signals import AGAIN_AFTER
 
 
 async def application(scope: object, receive: object, send: object) -> None: ...
@@ -37,9 +40,88 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         Background(server.url(), "/held")  # for ever
         server.wait_for("held has begun")
         server.send(signal.SIGINT)
-        server.wait_for("Stopping: SIGINT")
+        server.wait_for("Stopping: SIGINT; once more to end at once")
+        time.sleep(AGAIN_AFTER)
         assert server.stop(signal.SIGINT) == 1
         assert "Traceback" not in server.output.text
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_the_second_signal_ends_a_slow_shutdown_of_the_application_at_once(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path, SLOW_SHUTDOWN)
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("shutting down")
+        time.sleep(AGAIN_AFTER)
+        assert server.stop(signal.SIGINT, patience=8) == 1
+        server.output.wait_for("SIGINT again: ending at once")
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_path: Path) -> None:
+    """A terminal and a process manager both send one."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        server.send(signal.SIGINT)
+        time.sleep(0.01)
+        server.send(signal.SIGTERM)
+        assert slow.answer().body == "yes"
+        assert server.wait() == 0
+        assert "again" not in server.output.text
+
+
+HANDLING = """
+    import signal
+    import sys
+
+    def handle(number, frame):
+        print("handled", signal.Signals(number).name, flush=True)
+        {then}
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+"""
+
+
+@pytest.mark.parametrize("then", ["pass", "sys.exit(5)"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "options", [(), ("--workers", "2"), ("--reload",)], ids=["one process", "workers", "reload"]
+)
+def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called_once(
+    options: tuple[str, ...], number: signal.Signals, then: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes", extra=HANDLING.format(then=then))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        os.killpg(server.pid, number) if number is signal.SIGINT else server.send(number)
+        assert slow.answer().body == "yes"
+        assert server.wait() == 0
+        workers = server.output.count("is ready")
+        expected = f"handled {number.name if not options else 'SIGTERM'}$"
+        assert server.output.count(expected) == max(1, workers)
+        assert server.output.count("^handled") == max(1, workers)
+
+
+def test_a_signal_that_the_import_swallows_still_stops(tmp_path: Path) -> None:
+    swallowing = """
+        import time
+        try:
+            print('importing', flush=True)
+            time.sleep(600)
+        except BaseException:
+            pass
+    """
+    write_app(tmp_path, "yes", extra=swallowing)
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("importing")
+        assert server.stop() == 0
 
 
 def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -> None:
@@ -108,6 +190,19 @@ def test_an_address_in_use_is_said(tmp_path: Path) -> None:
                 assert "another program listens there" in second.output.text
                 assert "Traceback" not in second.output.text
 
+
+SLOW_SHUTDOWN = """
+import trio
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("shutting down", flush=True)
+    with trio.CancelScope(shield=True):
+        await trio.sleep(20)
+    await send({"type": "lifespan.shutdown.complete"})
+"""
 
 SCRIPT = """
 import threading

@@ -7,9 +7,10 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -18,6 +19,7 @@ from trioasgi.errors import ConfigError, ExitStatus, TrioasgiError
 from trioasgi.loading import check_app, load_app
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Phase, Run, explain
+from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
 from trioasgi.sources import load_env_file
 
 if TYPE_CHECKING:
@@ -25,10 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-_Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
-_STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if sys.platform == "win32":
-    _STOPPING += (signal.SIGBREAK,)
+_LAST_MOMENTS = 1.0
+"""Seconds to come to an end in, once cancelled."""
 
 
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
@@ -39,7 +39,9 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     workers import it themselves.
 
     The first signal drains: listeners close, running requests get `timeout_graceful_shutdown` seconds, the
-    lifespan shutdown follows. The second ends all that at once. Signals are received in the main thread only.
+    lifespan shutdown follows. The second, half a second or more after it, ends all that at once. Signals are
+    received in the main thread only; a handler that the program or the application has put there is called
+    once, at the end.
 
     Raises ConfigError, LoadError, BindError, TLSError or LifespanError for what prevents the start, and
     SystemExit with the status if the run ended in any other way than well.
@@ -100,8 +102,12 @@ def _run_here(load: Callable[[], ASGIApp], config: Config) -> ExitStatus:
             with resolve_certificate(config) as resolved:
                 this = Run(resolved)
                 signals.govern(this)
+                app = load()
+                signals.install()
+                if signals.have_come:  # and the application has caught the KeyboardInterrupt
+                    return ExitStatus.OK
                 try:
-                    return trio.run(this.run, load())
+                    return trio.run(this.run, app)
                 finally:
                     has_served = this.has_served
         except KeyboardInterrupt:
@@ -131,28 +137,36 @@ def _only(error: BaseException) -> BaseException:
 class StopSignals:
     """While entered, in the main thread: SIGINT and SIGTERM drain a run, then abort it, then end the process.
 
-    Not `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is
-    when somebody presses Ctrl-C a second and a third time.
+    A signal that comes within AGAIN_AFTER seconds of the first counts as the same. Not
+    `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
+    somebody presses Ctrl-C a second and a third time.
     """
 
     def __init__(self) -> None:
         self._run: Run | None = None
         self._count = 0
-        self._before: dict[signal.Signals, _Handler] = {}
+        self._first: signal.Signals | None = None
+        self._first_at = 0.0
+        self._over = threading.Event()
+        self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
+        self._is_heard = threading.current_thread() is threading.main_thread()
 
     def govern(self, run: Run) -> None:
         """This is the run from now on; until then a signal raises KeyboardInterrupt."""
         self._run = run
 
+    def install(self) -> None:
+        """Take the signals back from whoever has taken them, which will be called at the end."""
+        if self._is_heard:
+            self._handlers.install()
+
     @property
     def have_come(self) -> bool:
         """Whether there was any."""
-        return self._count > 0
+        return self._first is not None
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in _STOPPING:
-                self._before[number] = signal.signal(number, self._receive)
+        self.install()
         return self
 
     def __exit__(
@@ -161,17 +175,31 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._over.set()
+        self._handlers.restore()
+        if self._first is not None:
+            self._handlers.call_displaced(self._first)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number)
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._first_at = name, now
+        elif now < self._first_at + AGAIN_AFTER:
+            return
         self._count += 1
         if self._run is None or self._run.phase is Phase.LOADING:
             raise KeyboardInterrupt  # the application is being imported, in this very thread
         match self._count:
             case 1:
-                self._run.request_drain(signal.Signals(number).name)
+                self._run.request_drain(f"{name.name}; once more to end at once")
             case 2:
-                self._run.request_abort()
+                self._run.request_abort(f"{name.name} again")
+                threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
             case _:
                 os._exit(ExitStatus.FAILED)
+
+    def _end_soon(self) -> None:
+        """See to it that "at once" is so, also where the application blocks, or shields what it does."""
+        if not self._over.wait(_LAST_MOMENTS):
+            os._exit(ExitStatus.FAILED)

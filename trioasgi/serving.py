@@ -112,9 +112,9 @@ class Run:
         """
         return self._call_soon(partial(self._drain, reason, final=final))
 
-    def request_abort(self) -> bool:
+    def request_abort(self, reason: str) -> bool:
         """Ask to end at once; False as for `request_drain`."""
-        return self._call_soon(self._abort)
+        return self._call_soon(partial(self._abort, reason))
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         if self._token is None:
@@ -149,8 +149,9 @@ class Run:
         else:
             server.begin_drain()
 
-    def _abort(self) -> None:
+    def _abort(self, reason: str) -> None:
         if self.phase is not Phase.ENDED:
+            logger.warning("%s: ending at once", reason)
             self.phase = Phase.ABORTED
             self._scope.cancel()
 

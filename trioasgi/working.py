@@ -26,6 +26,7 @@ from trioasgi.errors import ExitStatus
 from trioasgi.loading import load_app
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Failure, Phase, Run, explain
+from trioasgi.signals import Handler, Handlers
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
     LONGEST_ORDER,
@@ -45,6 +46,7 @@ from trioasgi.supervisor.messages import (
     heartbeat_interval,
     shortened,
 )
+from trioasgi.worker import ignore_interrupt
 
 logger = logging.getLogger("trioasgi")
 
@@ -83,8 +85,11 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         )
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         app = load_app(config)
-        _drain_on_sigterm(run)
+        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
+        handlers.install()
         status = trio.run(run.run, app, _heart(reports, config))
+        # The supervisor's word stands for the signal that another server would have sent.
+        handlers.call_displaced(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
         failure = explain(error, has_served=run is not None and run.has_served)
         reports.send_last(_failed(failure))
@@ -97,11 +102,11 @@ def _failed(failure: Failure) -> Failed:
     return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
 
 
-def _drain_on_sigterm(run: Run) -> None:
+def _drains(run: Run) -> Handler:
     def drain(_: int, __: FrameType | None) -> None:
         run.request_drain("SIGTERM")
 
-    signal.signal(signal.SIGTERM, drain)
+    return drain
 
 
 # Commands
@@ -128,7 +133,7 @@ def obey(commands: Iterator[bytes], run: Run) -> None:
                     logger.debug("The supervisor sent something that is not a command")
     _drain(run, "the supervisor is gone", final=True)
     time.sleep(ORPHAN_GRACE)
-    run.request_abort()
+    run.request_abort("the supervisor is gone")
     time.sleep(_LAST_MOMENTS)
     _exit(ExitStatus.FAILED)
 

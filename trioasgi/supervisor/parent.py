@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
-import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ from trioasgi.codecs import http_codec_name, websocket_codec_name
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
+from trioasgi.signals import STOPPING
 from trioasgi.tls.development import resolve_certificate
 
 from . import handover
@@ -24,10 +23,6 @@ from .slots import Supervisor
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
-
-STOPPING_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if sys.platform == "win32":
-    STOPPING_SIGNALS += (signal.SIGBREAK,)
 
 
 async def bind_and_supervise(config: Config) -> ExitStatus:
@@ -67,7 +62,7 @@ def _stopping_signals() -> Iterator[AsyncIterator[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield _no_signals()
         return
-    with trio.open_signal_receiver(*STOPPING_SIGNALS) as signals:
+    with trio.open_signal_receiver(*STOPPING) as signals:
         yield signals
 
 

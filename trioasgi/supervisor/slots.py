@@ -19,6 +19,7 @@ import trio
 
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners
+from trioasgi.signals import AGAIN_AFTER
 
 from .process import WorkerDraining, WorkerEnded, WorkerEvent, WorkerProcess, WorkerReady
 from .watcher import FilesChanged, forget_bytecode, watch
@@ -117,6 +118,7 @@ class Supervisor:
         self._living: set[WorkerProcess] = set()
         self._course = Course.RUNNING
         self._status = ExitStatus.OK
+        self._asked_at: float | None = None
         self._shown: set[str] = set()
         """Failures said since the last change: N workers that fail alike say it once."""
         # Unbounded, and yet small: a worker brings three events at most, the rest come at a human pace.
@@ -168,10 +170,13 @@ class Supervisor:
     # Stopping
 
     def _take_signal(self, name: str) -> None:
-        if self._course is Course.RUNNING:
+        now = trio.current_time()
+        if self._asked_at is None:
+            self._asked_at = now
             logger.info("%s: stopping; once more to end at once", name)
-            self._stop(ExitStatus.OK)
-        else:
+            if self._course is Course.RUNNING:
+                self._stop(ExitStatus.OK)
+        elif now >= self._asked_at + AGAIN_AFTER:
             logger.warning("%s again: ending at once", name)
             self._status = ExitStatus.FAILED
             self._course = Course.ABORTED
