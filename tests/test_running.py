@@ -241,6 +241,52 @@ def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
         assert server.stop() == -signal.SIGTERM
 
 
+UNGUARDED = """
+import trioasgi
+
+print("imported as", __name__, flush=True)
+
+async def app(scope, receive, send): ...
+
+trioasgi.run("simple:app", {options})
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["port=0", "port=0, workers=2", "port=0, factory=True"],
+    ids=["one process", "workers", "factory"],
+)
+@pytest.mark.parametrize("command", [["simple.py"], ["-m", "trioasgi", "simple:app", "--port", "0"]])
+def test_a_module_that_serves_itself_while_it_is_imported_is_told_of_the_guard(
+    options: str, command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "simple.py").write_text(UNGUARDED.format(options=options))
+    with start([sys.executable, *command], cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert server.output.count('if __name__ == "__main__":') == 1
+        assert "Traceback" not in server.output.text
+        imported = server.output.count("^imported as simple$")
+        assert imported == (2 if "workers" in options and command == ["simple.py"] else 1)
+
+
+def test_one_process_that_has_served_its_number_of_requests_asks_to_be_started_again(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--limit-max-requests", "2", cwd=tmp_path) as server:
+        url = server.url()
+        for _ in range(2):
+            assert get(url).body == "yes"
+        assert server.wait() == 4
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert get(server.url(), "/thread").status == 200
+        assert server.stop() == 1
+        assert server.output.count("the process does not end") == 1
+
+
 @pytest.mark.parametrize("config", [trioasgi.Config(workers=2), trioasgi.Config(reload=True)])
 def test_an_application_object_cannot_be_given_to_workers(config: trioasgi.Config) -> None:
     with pytest.raises(trioasgi.ConfigError, match="the application's name"):

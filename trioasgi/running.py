@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.config import Config
-from trioasgi.errors import ConfigError, ExitStatus, TrioasgiError
-from trioasgi.loading import check_app, load_app
+from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
+from trioasgi.loading import check_app, load_app, refuse_while_loading
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
-from trioasgi.sources import load_env_file
+from trioasgi.sources import is_supervised, load_env_file
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -29,6 +29,8 @@ logger = logging.getLogger("trioasgi")
 
 _LAST_MOMENTS = 1.0
 """Seconds to come to an end in, once cancelled."""
+_THREADS_GRACE = 3.0
+"""Seconds that threads of the application get to end in when the server has; as long as in a worker."""
 
 
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
@@ -46,24 +48,29 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     Raises ConfigError, LoadError, BindError, TLSError or LifespanError for what prevents the start, and
     SystemExit with the status if the run ended in any other way than well.
     """
+    refuse_while_loading()
     settled = _settle(app, config, options)
-    if settled.env_file is not None:
+    if settled.env_file is not None and not is_supervised(settled):
         load_env_file(settled.env_file, os.environ)
-    status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+    try:
+        status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+    except MainGuardError as error:
+        logger.critical("%s", error)
+        status = error.exit_status
     if status is not ExitStatus.OK:
         sys.exit(status)
 
 
 def run_config(config: Config) -> ExitStatus:
     """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does."""
-    configure_logging(config, show_pid=_is_supervised(config))
-    if _is_supervised(config):
+    configure_logging(config, show_pid=is_supervised(config))
+    if is_supervised(config):
         return _supervise(config)
     return _run_here(lambda: load_app(config), config)
 
 
 def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
-    if _is_supervised(config):
+    if is_supervised(config):
         raise ConfigError(
             "reload and workers need the application's name, such as run('main:app', workers=2): "
             "each worker imports it itself"
@@ -78,10 +85,6 @@ def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str,
     if config is None:
         return Config.from_dict(options)
     return config.replace(**options) if options else config
-
-
-def _is_supervised(config: Config) -> bool:
-    return config.reload or config.workers > 1
 
 
 def _supervise(config: Config) -> ExitStatus:
@@ -132,6 +135,23 @@ def _only(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def bound_the_end() -> None:
+    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
+    the application without a limit. For a process that is the server's own.
+    """
+    threading.Thread(target=_end_late, name="trioasgi end", daemon=True).start()
+
+
+def _end_late() -> None:
+    time.sleep(_THREADS_GRACE)
+    logger.error(
+        "the server has stopped but the process does not end (is it waiting for a thread?): "
+        "it is ended after %g s",
+        _THREADS_GRACE,
+    )
+    os._exit(ExitStatus.FAILED)
 
 
 class StopSignals:

@@ -75,6 +75,8 @@ class Server:
         self.urls = tuple(socket_url(sock, tls) for sock in sockets)
         self.has_cut = False
         """Whether requests, or tasks of the application, were cancelled at the end of the grace."""
+        self.has_reached_limit = False
+        """Whether it stops as it has served `limit_max_requests` requests."""
         self._listening = listening
         self._draining = trio.Event()
         self._ended = trio.Event()
@@ -364,6 +366,7 @@ class _Run:
 
     def _on_max_requests(self) -> None:
         logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
+        self._server.has_reached_limit = True
         self._server.begin_drain()
 
     def _take(

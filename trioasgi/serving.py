@@ -65,10 +65,11 @@ class Run:
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
+        self._was_asked = False
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
-        """Serve until drained (OK, or FAILED if requests were cut) or aborted (FAILED), and run the functions
-        `beside` as long.
+        """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
+        aborted (FAILED), and run the functions `beside` as long.
 
         Raises what `serve` raises, in an ExceptionGroup.
         """
@@ -88,6 +89,8 @@ class Run:
     def _status(self) -> ExitStatus:
         if self.phase is Phase.ABORTED or (self._server is not None and self._server.has_cut):
             return ExitStatus.FAILED
+        if self._server is not None and self._server.has_reached_limit and not self._was_asked:
+            return ExitStatus.LIMIT_REACHED
         return ExitStatus.OK
 
     async def _serve(self, app: ASGIApp) -> None:
@@ -126,6 +129,7 @@ class Run:
         return True
 
     def _drain(self, reason: str, *, final: bool) -> None:
+        self._was_asked = True
         match self.phase:
             case Phase.STARTING:
                 self.phase = Phase.DRAINING

@@ -50,10 +50,12 @@ from trioasgi.worker import ignore_interrupt
 
 logger = logging.getLogger("trioasgi")
 
-ORPHAN_GRACE = 3.0
+ORPHAN_GRACE = 1.0
 """Seconds to finish requests in when the supervisor is gone."""
+_ORPHANS_END = 0.5
+"""Seconds that an orphan has to end in after that, whatever it is doing."""
 _LAST_MOMENTS = 2.0
-"""Seconds to come to an end once cancelled, or to get the last report written."""
+"""Seconds to get the last report written."""
 _CHUNK = 1 << 16
 
 
@@ -76,6 +78,11 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
     run: Run | None = None
     try:
         config = Config.from_dict(order.config)
+        if config.env_file is not None:
+            # The worker's own affair, so that each starts with what the file says by then.
+            from trioasgi.sources import load_env_file
+
+            load_env_file(config.env_file, os.environ)
         configure_logging(config, show_pid=True)
         run = Run(
             config,
@@ -95,7 +102,8 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         reports.send_last(_failed(failure))
         return failure.status
     reports.send_last(Stopped())
-    return status
+    # The supervisor knows what to do without a worker that has served its number of requests.
+    return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
 
 
 def _failed(failure: Failure) -> Failed:
@@ -134,7 +142,7 @@ def obey(commands: Iterator[bytes], run: Run) -> None:
     _drain(run, "the supervisor is gone", final=True)
     time.sleep(ORPHAN_GRACE)
     run.request_abort("the supervisor is gone")
-    time.sleep(_LAST_MOMENTS)
+    time.sleep(_ORPHANS_END)
     _exit(ExitStatus.FAILED)
 
 

@@ -18,18 +18,19 @@ import trio
 
 
 async def open_with(
-    command: Sequence[str], sockets: Sequence[socket.socket], terminal: int | None
+    command: Sequence[str], sockets: Sequence[socket.socket], terminal: int | None, directory: str
 ) -> trio.Process:
-    """Start a command with a pipe to its stdin, and with `sockets` and the fd `terminal` if it can inherit.
+    """Start a command in a directory, with a pipe to its stdin, and with `sockets` and the fd `terminal` if
+    it can inherit.
 
     stdout and stderr are the supervisor's own. Raises OSError.
     """
     if sys.platform == "win32":
-        return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE)
+        return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, cwd=directory)
     files = [sock.fileno() for sock in sockets]
     if terminal is not None:
         files.append(terminal)
-    return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, pass_fds=files)
+    return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, pass_fds=files, cwd=directory)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 async def bind_and_supervise(config: Config) -> ExitStatus:
     """See `supervise`."""
     with (
+        _children_are_waited_for(),
         _stopping_signals() as signals,
         resolve_certificate(config) as resolved,
         _listeners(resolved) as sockets,
@@ -55,6 +58,25 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
             resolved, sockets, signals=signals, terminal=terminal, on_serving=announce_serving
         )
         return await supervisor.run()
+
+
+@contextlib.contextmanager
+def _children_are_waited_for() -> Iterator[None]:
+    """Whoever has started us may have left SIGCHLD ignored: then nobody learns how a child has ended
+    (waitpid(2), ECHILD), and a worker that was killed would seem to have stopped.
+    """
+    if (
+        sys.platform == "win32"
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+    ):
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

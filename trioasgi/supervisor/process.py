@@ -89,7 +89,8 @@ class WorkerProcess:
     """A worker; `run` is its life, everything else may be called at any moment of it.
 
     `config` goes to the worker as it is, `sockets` are the listening ones, `terminal` the fd of a terminal or
-    None; `tell` is called, in the supervisor's loop, with each WorkerEvent.
+    None, `directory` where the worker works, also if that was removed and made anew meanwhile. `tell` is
+    called, in the supervisor's loop, with each WorkerEvent.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class WorkerProcess:
         sockets: Sequence[socket.socket],
         tell: Callable[[WorkerEvent], None],
         *,
+        directory: str,
         terminal: int | None = None,
     ) -> None:
         self.state = State.STARTING
@@ -110,14 +112,16 @@ class WorkerProcess:
         """Whether it could not be started for want of descriptors, memory or processes: that may pass."""
         self.killed: str | None = None
         """Why we killed it, if we did."""
+        self.begun_at = trio.current_time()
         self.ready_at: float | None = None
-        """On Trio's clock."""
+        """Both on Trio's clock."""
         self._config = config
         self._sockets = sockets
         self._terminal = terminal
+        self._directory = directory
         self._tell = tell
         self._process: trio.Process | None = None
-        self._last_sign = trio.current_time()
+        self._last_sign = self.begun_at
         self._ready = trio.Event()
         self._drain_wanted = trio.Event()
         self._last_drain_wanted = False
@@ -146,7 +150,9 @@ class WorkerProcess:
                 ours.enter_context(reports)
                 # Copies: the supervisor may close its own while the process is being started in a thread.
                 with theirs, handover.copies(self._sockets) as sockets:
-                    process = await handover.open_with(_command(), [*sockets, theirs], self._terminal)
+                    process = await handover.open_with(
+                        _command(self._directory), [*sockets, theirs], self._terminal, self._directory
+                    )
                     with contextlib.ExitStack() as undo:
                         undo.callback(process.kill)
                         order = self._order(process.pid, sockets, theirs)
@@ -320,12 +326,12 @@ class WorkerProcess:
         return trio.current_time() - self._last_sign
 
 
-def _command() -> list[str]:
-    """The command of a worker, under the interpreter and the flags that the supervisor itself runs with."""
+def _command(directory: str) -> list[str]:
+    """The command of a worker in this directory, under our own interpreter and its flags."""
     flags = [*_warning_flags(), *_x_flags()]
     if sys.flags.optimize:
         flags.append("-" + "O" * sys.flags.optimize)
-    if Path(trioasgi.__file__).parent.parent != Path.cwd():
+    if Path(trioasgi.__file__).parent.parent != Path(directory):
         # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
         # there would break the worker's own imports. (Not where it is that directory that we come from.)
         flags.append("-P")
