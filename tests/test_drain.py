@@ -432,3 +432,18 @@ def test_a_task_of_the_application_is_told_of_only_where_there_is_one() -> None:
 
     assert trio.run(main, Lived()) == 0
     assert trio.run(main, Busy()) == 1
+
+
+def test_sockets_of_the_caller_stay_open_and_keep_their_queue() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            own.setblocking(False)
+            async with trio.open_nursery() as nursery:
+                start = functools.partial(serve, Lived(), Config(), sockets=[own])
+                server = await nursery.start(start)
+                await server.drain()
+            with socket.create_connection(own.getsockname(), 5):
+                accepted, _ = own.accept()
+                accepted.close()
+
+    run(main)
