@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import pytest
 import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import start, start_server
+from tests.support.processes import start, start_server, wait_until
 from trioasgi.signals import AGAIN_AFTER
 
 
@@ -100,10 +99,11 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
     with start_server("app:app", *options, cwd=tmp_path) as server:
         slow = Background(server.url(), "/slow")
         server.wait_for("slow has begun")
-        os.killpg(server.pid, number) if number is signal.SIGINT else server.send(number)
+        workers = 2 if "--workers" in options else len(options)
+        wait_until(lambda: server.output.count("is ready") == workers, "all workers")
+        server.send(number, group=number is signal.SIGINT)
         assert slow.answer().body == "yes"
         assert server.wait() == 0
-        workers = server.output.count("is ready")
         expected = f"handled {number.name if not options else 'SIGTERM'}$"
         assert server.output.count(expected) == max(1, workers)
         assert server.output.count("^handled") == max(1, workers)

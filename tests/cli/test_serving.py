@@ -492,7 +492,7 @@ def test_a_command_line_of_uvicorns(project: Path) -> None:
         assert server.port() == port
         for _ in range(2):
             assert ask(server, port=port).seen["root_path"] == "/api"
-        assert server.wait() == 0  # --limit-max-requests
+        assert server.wait() == 4  # --limit-max-requests
         assert "limit" in server.output.text
 
 

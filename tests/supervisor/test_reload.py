@@ -295,11 +295,12 @@ def test_the_working_directory_may_be_removed_and_come_back(tmp_path: Path) -> N
         assert get(url).body == "one"
         shutil.rmtree(project)
         server.wait_for("Gone: .*project; waiting for it to come back")
+        mark = server.output.mark
         new = tmp_path / "new"
         new.mkdir()
         write_app(new, "two")
         new.rename(project)
-        server.wait_for("Reloading: ")
+        server.wait_for("Reloading: .*project changed", after=mark)
         wait_until(lambda: get(url).body == "two", "the new answer")
         mark = server.output.mark
         write_app(project, "three")

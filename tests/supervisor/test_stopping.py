@@ -96,6 +96,10 @@ class Visitors:
         for thread in self._threads:
             thread.start()
 
+    def are_served(self) -> bool:
+        """Whether the server is under load."""
+        return self.served > 50
+
     def join(self) -> None:
         for thread in self._threads:
             thread.join(PATIENCE)
@@ -135,7 +139,7 @@ def test_no_request_is_lost_at_a_stop_under_light_load(mode: tuple[str, ...], tm
             port = server.port()
             wait_until_serving(server, mode)
             visitors = Visitors(port, 3)
-            wait_until(lambda visitors=visitors: visitors.served > 50, "some load")  # type: ignore[misc]
+            wait_until(visitors.are_served, "some load")
             assert server.stop() == 0, server.output.text
             visitors.join()
             assert visitors.lost == []

@@ -148,9 +148,10 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
     here = os.getcwd()
     matters = FileFilter(roots, config.reload_includes, config.reload_excludes)
     await trio.lowlevel.checkpoint()  # first the workers are on their way
+    returned: tuple[str, ...] = ()
     while True:
         try:
-            await _watch_while_there(config, roots, Changes(matters, here), tell)
+            await _watch_while_there(config, roots, Changes(matters, here), tell, returned)
         except (OSError, RuntimeError, ImportError) as error:
             if isinstance(error, OSError) and error.errno in NO_ROOM:
                 logger.warning("Files cannot be watched now: %s; raise the limit of open files", error)
@@ -163,13 +164,19 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
                     "or a smaller directory given as --reload-dir"
                 ) from error
         await _until_there(roots, here)
-        tell(FilesChanged(tuple(str(root) for root in roots)))
+        returned = tuple(str(root) for root in roots)
 
 
 async def _watch_while_there(
-    config: Config, roots: Sequence[Path], changes: Changes, tell: Callable[[FilesChanged], None]
+    config: Config,
+    roots: Sequence[Path],
+    changes: Changes,
+    tell: Callable[[FilesChanged], None],
+    returned: tuple[str, ...],
 ) -> None:
-    """Watch until one of the roots is gone, or another stands in its place."""
+    """Watch until one of the roots is gone, or another stands in its place. `returned` have changed already;
+    that is told once they are watched, so that nothing is missed in between.
+    """
     import watchfiles  # it brings AnyIO and multiprocessing
 
     watched = _identities(roots)
@@ -187,8 +194,9 @@ async def _watch_while_there(
             yield_on_timeout=True,
             ignore_permission_denied=True,
         ):
-            if paths := changes.paths(found):
+            if paths := (*returned, *changes.paths(found)):
                 tell(FilesChanged(paths))
+            returned = ()
             if _identities(roots) != watched:
                 break
         nursery.cancel_scope.cancel()

@@ -23,11 +23,6 @@ import msgspec
 from trioasgi.config import DEVELOPMENT, Config
 from trioasgi.errors import TLSError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 logger = logging.getLogger("trioasgi")
 
 _PREFIX = "trioasgi-"
@@ -124,9 +119,11 @@ def _private_directory() -> Iterator[Path]:
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[None]:
     """Hold a lock on the directory, which the system releases however this process ends."""
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
+    import fcntl
+
     opened = os.open(directory, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks
@@ -138,7 +135,7 @@ def _claimed(directory: Path) -> Iterator[None]:
 
 def _remove_abandoned(parent: Path) -> None:
     """Remove the keys of servers that were killed: what stands in directories of ours that nobody holds."""
-    if fcntl is None or sys.platform == "win32":
+    if sys.platform == "win32":
         return
     for directory in parent.glob(f"{_PREFIX}*"):
         try:
@@ -152,8 +149,10 @@ def _remove_abandoned(parent: Path) -> None:
 
 
 def _remove_if_abandoned(directory: Path) -> None:
-    if fcntl is None:
+    if sys.platform == "win32":
         return
+    import fcntl
+
     with contextlib.suppress(OSError):
         opened = os.open(directory, os.O_RDONLY)
         try:
