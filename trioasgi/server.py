@@ -320,6 +320,8 @@ class _Run:
                 remove_paths(self._sockets)
                 for sock in self._sockets:
                     self._take_waiting(sock, connections)
+                    # At once: TCP has no way to refuse clients and still hand over those that wait.
+                    sock.close()
         close_listeners(self._sockets)
 
     def _take_waiting(self, sock: socket.socket, connections: Connections) -> None:
