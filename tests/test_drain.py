@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
-from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, run
+from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, port_of, run
 from trioasgi import Config, LifespanError, Server, serve
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 
@@ -393,3 +394,56 @@ def test_a_request_may_begin_the_drain_of_its_own_server() -> None:
                 assert (await Client(stream).get(request())).body == b"bye"
 
     run(main, SOON)
+
+
+def test_clients_that_the_queue_holds_when_the_drain_begins_are_served() -> None:
+    """They are accepted at that very moment: their tasks have not begun when all are told to drain."""
+
+    async def main() -> None:
+        async with serving(Lived()) as server:
+            where = ("127.0.0.1", port_of(server))
+            clients = [socket.create_connection(where, 5) for _ in range(5)]  # the loop stands still
+            for client in clients:
+                client.sendall(request("/"))
+            server.begin_drain()
+            for client in clients:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+                async with stream:
+                    assert (await Client(stream).response()).status == 200
+
+    run(main)
+
+
+def test_a_task_of_the_application_is_told_of_only_where_there_is_one() -> None:
+    async def main(app: Lived) -> int:
+        with logged() as log:
+            async with serving(app, timeout_graceful_shutdown=0.2) as server, connected(server) as client:
+                await client.send(request("/wait"))
+                await app.entered.wait()
+                await server.drain()
+            assert server.has_cut
+            return log.count("tasks of the application")
+
+    class Busy(Lived):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http":
+                scope["extensions"]["trio"]["nursery"].start_soon(trio.sleep_forever)
+            await super().__call__(scope, receive, send)
+
+    assert trio.run(main, Lived()) == 0
+    assert trio.run(main, Busy()) == 1
+
+
+def test_sockets_of_the_caller_stay_open_and_keep_their_queue() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            own.setblocking(False)
+            async with trio.open_nursery() as nursery:
+                start = functools.partial(serve, Lived(), Config(), sockets=[own])
+                server = await nursery.start(start)
+                await server.drain()
+            with socket.create_connection(own.getsockname(), 5):
+                accepted, _ = own.accept()
+                accepted.close()
+
+    run(main)

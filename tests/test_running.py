@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ import pytest
 import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import start, start_server
+from tests.support.processes import start, start_server, wait_until
+from trioasgi.signals import AGAIN_AFTER
 
 
 async def application(scope: object, receive: object, send: object) -> None: ...
@@ -31,23 +33,95 @@ def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path
         assert "Traceback" not in server.output.text
 
 
-def test_a_request_that_takes_longer_than_the_grace_is_ended(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="import trio")
-    with start_server("app:app", "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
-        Background(server.url(), "/held")  # for ever
-        server.wait_for("held has begun")
-        assert server.stop() == 0
-
-
 def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", cwd=tmp_path) as server:
         Background(server.url(), "/held")  # for ever
         server.wait_for("held has begun")
         server.send(signal.SIGINT)
-        server.wait_for("Stopping: SIGINT")
+        server.wait_for("Stopping: SIGINT; once more to end at once")
+        time.sleep(AGAIN_AFTER)
         assert server.stop(signal.SIGINT) == 1
         assert "Traceback" not in server.output.text
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_the_second_signal_ends_a_slow_shutdown_of_the_application_at_once(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path, SLOW_SHUTDOWN)
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("shutting down")
+        time.sleep(AGAIN_AFTER)
+        assert server.stop(signal.SIGINT, patience=8) == 1
+        server.output.wait_for("SIGINT again: ending at once")
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_path: Path) -> None:
+    """A terminal and a process manager both send one."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        server.send(signal.SIGINT)
+        time.sleep(0.01)
+        server.send(signal.SIGTERM)
+        assert slow.answer().body == "yes"
+        assert server.wait() == 0
+        assert "again" not in server.output.text
+
+
+HANDLING = """
+    import signal
+    import sys
+
+    def handle(number, frame):
+        print("handled", signal.Signals(number).name, flush=True)
+        {then}
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+"""
+
+
+@pytest.mark.parametrize("then", ["pass", "sys.exit(5)"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "options", [(), ("--workers", "2"), ("--reload",)], ids=["one process", "workers", "reload"]
+)
+def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called_once(
+    options: tuple[str, ...], number: signal.Signals, then: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes", extra=HANDLING.format(then=then))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        slow = Background(server.url(), "/slow")
+        server.wait_for("slow has begun")
+        workers = 2 if "--workers" in options else len(options)
+        wait_until(lambda: server.output.count("is ready") == workers, "all workers")
+        server.send(number, group=number is signal.SIGINT)
+        assert slow.answer().body == "yes"
+        assert server.wait() == 0
+        expected = f"handled {number.name if not options else 'SIGTERM'}$"
+        assert server.output.count(expected) == max(1, workers)
+        assert server.output.count("^handled") == max(1, workers)
+
+
+def test_a_signal_that_the_import_swallows_still_stops(tmp_path: Path) -> None:
+    swallowing = """
+        import time
+        try:
+            print('importing', flush=True)
+            time.sleep(600)
+        except BaseException:
+            pass
+    """
+    write_app(tmp_path, "yes", extra=swallowing)
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("importing")
+        assert server.stop() == 0
 
 
 def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -> None:
@@ -117,6 +191,19 @@ def test_an_address_in_use_is_said(tmp_path: Path) -> None:
                 assert "Traceback" not in second.output.text
 
 
+SLOW_SHUTDOWN = """
+import trio
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    print("shutting down", flush=True)
+    with trio.CancelScope(shield=True):
+        await trio.sleep(20)
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
 SCRIPT = """
 import threading
 import trioasgi
@@ -152,6 +239,52 @@ def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
     with start([sys.executable, "program.py"], cwd=tmp_path) as server:
         assert get(server.url()).body == "yes"
         assert server.stop() == -signal.SIGTERM
+
+
+UNGUARDED = """
+import trioasgi
+
+print("imported as", __name__, flush=True)
+
+async def app(scope, receive, send): ...
+
+trioasgi.run("simple:app", {options})
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    ["port=0", "port=0, workers=2", "port=0, factory=True"],
+    ids=["one process", "workers", "factory"],
+)
+@pytest.mark.parametrize("command", [["simple.py"], ["-m", "trioasgi", "simple:app", "--port", "0"]])
+def test_a_module_that_serves_itself_while_it_is_imported_is_told_of_the_guard(
+    options: str, command: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "simple.py").write_text(UNGUARDED.format(options=options))
+    with start([sys.executable, *command], cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert server.output.count('if __name__ == "__main__":') == 1
+        assert "Traceback" not in server.output.text
+        imported = server.output.count("^imported as simple$")
+        assert imported == (2 if "workers" in options and command == ["simple.py"] else 1)
+
+
+def test_one_process_that_has_served_its_number_of_requests_asks_to_be_started_again(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--limit-max-requests", "2", cwd=tmp_path) as server:
+        url = server.url()
+        for _ in range(2):
+            assert get(url).body == "yes"
+        assert server.wait() == 4
+
+
+def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert get(server.url(), "/thread").status == 200
+        assert server.stop() == 1
+        assert server.output.count("the process does not end") == 1
 
 
 @pytest.mark.parametrize("config", [trioasgi.Config(workers=2), trioasgi.Config(reload=True)])

@@ -214,12 +214,21 @@ def test_a_named_file_must_have_something_to_say(tmp_path: Path) -> None:
     assert "is not valid TOML" in error_of(tmp_path, config_file="binary.toml")
 
 
+@pytest.mark.parametrize("line", ["TRIOASGI_WORKERS=2", "TRIOASGI_RELOAD=1"])
+def test_an_env_file_is_left_to_workers_to_read(line: str, tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(f"{line}\nSECRET=s\n")
+    environ: dict[str, str] = {}
+    config = config_of(tmp_path, environ, env_file=str(tmp_path / ".env"))
+    assert config.reload or config.workers == 2
+    assert environ == {}
+
+
 def test_env_file_comes_before_the_environment_is_read(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
-    env_file.write_text("TRIOASGI_WORKERS=5\nTRIOASGI_BACKLOG=5\nSECRET=s\n")
+    env_file.write_text("TRIOASGI_LIMIT_BODY=5\nTRIOASGI_BACKLOG=5\nSECRET=s\n")
     environ = {"TRIOASGI_BACKLOG": "6", "TRIOASGI_ENV_FILE": str(env_file)}
     config = config_of(tmp_path, environ)
-    assert (config.workers, config.backlog) == (5, 6)
+    assert (config.limit_body, config.backlog) == (5, 6)
     assert environ["SECRET"] == "s"
     assert "bad value for workers: 0 (from flag --workers)" in error_of(
         tmp_path, {}, env_file=str(env_file), workers="0"

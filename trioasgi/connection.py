@@ -14,7 +14,7 @@ import msgspec
 import msgspec.structs
 import trio
 
-from trioasgi.http1.connection import HTTP1Connection
+from trioasgi.http1.connection import HTTP1Connection, Phase
 from trioasgi.net.channel import StreamChannel
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
@@ -71,10 +71,20 @@ class Connections:
         self._nursery = nursery
         self._context = context
         self._live: set[HTTP1Connection] = set()
+        self._preparing = 0
         self._draining = False
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether any has a request under way, or has been handed on while a call of the application still
+        runs.
+        """
+        if any(connection.phase is Phase.BUSY for connection in self._live):
+            return True
+        return len(self._nursery.child_tasks) > len(self._live) + self._preparing
 
     def drain(self) -> None:
         """Let what is busy finish its request, and what is idle have a moment for one; then they close."""
@@ -92,7 +102,11 @@ class Connections:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
 
     async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
-        connection = await self._prepare(stream, info)
+        self._preparing += 1
+        try:
+            connection = await self._prepare(stream, info)
+        finally:
+            self._preparing -= 1
         if connection is not None:
             # In another task: what a handshake needs is not kept for as long as the connection lasts.
             self._continue(connection)

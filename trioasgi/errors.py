@@ -18,6 +18,8 @@ class ExitStatus(IntEnum):
     """A bad option or value."""
     NOT_STARTED = 3
     """The application could not be loaded or started: starting it again would not help."""
+    LIMIT_REACHED = 4
+    """One process has served its number of requests (`--limit-max-requests`): start it again."""
 
 
 class TrioasgiError(Exception):
@@ -30,6 +32,12 @@ class ConfigError(TrioasgiError, ValueError):
     """An option is unknown or its value is bad; names the option, the value, its origin and the fix."""
 
     exit_status = ExitStatus.USAGE
+
+
+class MainGuardError(ConfigError):
+    """`trioasgi.run` was called by the very module that is being imported to be served."""
+
+    exit_status = ExitStatus.NOT_STARTED
 
 
 class LoadError(TrioasgiError):

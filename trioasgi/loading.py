@@ -11,6 +11,7 @@ import importlib
 import inspect
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, cast
 
 from trioasgi.asgi.wsgi import as_asgi, is_wsgi
 from trioasgi.config import Config
-from trioasgi.errors import LoadError
+from trioasgi.errors import LoadError, MainGuardError
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -39,13 +40,36 @@ def load_app(config: Config) -> ASGIApp:
     Raises LoadError, whose message is meant for the user and whose `__cause__` is the exception of the
     user's code if that is what failed. SystemExit in the user's code counts as a failure.
     """
-    module_name, attribute = _split(config.app)
-    _put_first(config.app_dir)
-    found = _find(_import(module_name), attribute, str(config.app))
-    if config.factory:
-        made = _call_factory(found, str(config.app))
-        return check_app(made, f"what the factory {config.app!r} returned", config)
-    return check_app(found, repr(config.app), config)
+    this_thread = threading.get_ident()
+    _loading[this_thread] = str(config.app)
+    try:
+        module_name, attribute = _split(config.app)
+        _put_first(config.app_dir)
+        found = _find(_import(module_name), attribute, str(config.app))
+        if config.factory:
+            made = _call_factory(found, str(config.app))
+            return check_app(made, f"what the factory {config.app!r} returned", config)
+        return check_app(found, repr(config.app), config)
+    finally:
+        del _loading[this_thread]
+
+
+_loading: dict[int, str] = {}
+"""The application that each thread is loading."""
+
+
+def refuse_while_loading() -> None:
+    """Raise MainGuardError if the module that is being imported as the application is who asks for a server.
+
+    It would start one each time that it is imported, in each worker, and again when the first has ended.
+    """
+    app = _loading.get(threading.get_ident())
+    if app is not None:
+        raise MainGuardError(
+            f"trioasgi.run() was called while {app!r} was being imported to be served; put the call below\n\n"
+            '    if __name__ == "__main__":\n\n'
+            "so that it runs when the file is started as a program, and not when it is imported"
+        )
 
 
 def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:
@@ -104,6 +128,8 @@ def _import(name: str) -> ModuleType:
         if _is_or_holds(error.name, name) and not _frames_of_the_user(error):
             raise LoadError(_not_found(error.name or name, name)) from error
         raise _failed(f"importing the module {name!r}", error) from error
+    except MainGuardError:
+        raise
     except (Exception, SystemExit) as error:
         raise _failed(f"importing the module {name!r}", error) from error
 

@@ -7,28 +7,30 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import trio
 
 from trioasgi.config import Config
-from trioasgi.errors import ConfigError, ExitStatus, TrioasgiError
-from trioasgi.loading import check_app, load_app
+from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
+from trioasgi.loading import check_app, load_app, refuse_while_loading
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Phase, Run, explain
-from trioasgi.sources import load_env_file
+from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
+from trioasgi.sources import is_supervised, load_env_file
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 
-_Handler: TypeAlias = Callable[[int, FrameType | None], object] | int | None
-_STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if sys.platform == "win32":
-    _STOPPING += (signal.SIGBREAK,)
+_LAST_MOMENTS = 1.0
+"""Seconds to come to an end in, once cancelled."""
+_THREADS_GRACE = 3.0
+"""Seconds that threads of the application get to end in when the server has; as long as in a worker."""
 
 
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
@@ -39,29 +41,36 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     workers import it themselves.
 
     The first signal drains: listeners close, running requests get `timeout_graceful_shutdown` seconds, the
-    lifespan shutdown follows. The second ends all that at once. Signals are received in the main thread only.
+    lifespan shutdown follows. The second, half a second or more after it, ends all that at once. Signals are
+    received in the main thread only; a handler that the program or the application has put there is called
+    once, at the end.
 
     Raises ConfigError, LoadError, BindError, TLSError or LifespanError for what prevents the start, and
     SystemExit with the status if the run ended in any other way than well.
     """
+    refuse_while_loading()
     settled = _settle(app, config, options)
-    if settled.env_file is not None:
+    if settled.env_file is not None and not is_supervised(settled):
         load_env_file(settled.env_file, os.environ)
-    status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+    try:
+        status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+    except MainGuardError as error:
+        logger.critical("%s", error)
+        status = error.exit_status
     if status is not ExitStatus.OK:
         sys.exit(status)
 
 
 def run_config(config: Config) -> ExitStatus:
     """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does."""
-    configure_logging(config, show_pid=_is_supervised(config))
-    if _is_supervised(config):
+    configure_logging(config, show_pid=is_supervised(config))
+    if is_supervised(config):
         return _supervise(config)
     return _run_here(lambda: load_app(config), config)
 
 
 def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
-    if _is_supervised(config):
+    if is_supervised(config):
         raise ConfigError(
             "reload and workers need the application's name, such as run('main:app', workers=2): "
             "each worker imports it itself"
@@ -76,10 +85,6 @@ def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str,
     if config is None:
         return Config.from_dict(options)
     return config.replace(**options) if options else config
-
-
-def _is_supervised(config: Config) -> bool:
-    return config.reload or config.workers > 1
 
 
 def _supervise(config: Config) -> ExitStatus:
@@ -100,8 +105,12 @@ def _run_here(load: Callable[[], ASGIApp], config: Config) -> ExitStatus:
             with resolve_certificate(config) as resolved:
                 this = Run(resolved)
                 signals.govern(this)
+                app = load()
+                signals.install()
+                if signals.have_come:  # and the application has caught the KeyboardInterrupt
+                    return ExitStatus.OK
                 try:
-                    return trio.run(this.run, load())
+                    return trio.run(this.run, app)
                 finally:
                     has_served = this.has_served
         except KeyboardInterrupt:
@@ -128,31 +137,56 @@ def _only(error: BaseException) -> BaseException:
     return error
 
 
+def bound_the_end() -> None:
+    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
+    the application without a limit. For a process that is the server's own.
+    """
+    threading.Thread(target=_end_late, name="trioasgi end", daemon=True).start()
+
+
+def _end_late() -> None:
+    time.sleep(_THREADS_GRACE)
+    logger.error(
+        "the server has stopped but the process does not end (is it waiting for a thread?): "
+        "it is ended after %g s",
+        _THREADS_GRACE,
+    )
+    os._exit(ExitStatus.FAILED)
+
+
 class StopSignals:
     """While entered, in the main thread: SIGINT and SIGTERM drain a run, then abort it, then end the process.
 
-    Not `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is
-    when somebody presses Ctrl-C a second and a third time.
+    A signal that comes within AGAIN_AFTER seconds of the first counts as the same. Not
+    `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
+    somebody presses Ctrl-C a second and a third time.
     """
 
     def __init__(self) -> None:
         self._run: Run | None = None
         self._count = 0
-        self._before: dict[signal.Signals, _Handler] = {}
+        self._first: signal.Signals | None = None
+        self._first_at = 0.0
+        self._over = threading.Event()
+        self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
+        self._is_heard = threading.current_thread() is threading.main_thread()
 
     def govern(self, run: Run) -> None:
         """This is the run from now on; until then a signal raises KeyboardInterrupt."""
         self._run = run
 
+    def install(self) -> None:
+        """Take the signals back from whoever has taken them, which will be called at the end."""
+        if self._is_heard:
+            self._handlers.install()
+
     @property
     def have_come(self) -> bool:
         """Whether there was any."""
-        return self._count > 0
+        return self._first is not None
 
     def __enter__(self) -> StopSignals:
-        if threading.current_thread() is threading.main_thread():
-            for number in _STOPPING:
-                self._before[number] = signal.signal(number, self._receive)
+        self.install()
         return self
 
     def __exit__(
@@ -161,17 +195,31 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._over.set()
+        self._handlers.restore()
+        if self._first is not None:
+            self._handlers.call_displaced(self._first)
 
     def _receive(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number)
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._first_at = name, now
+        elif now < self._first_at + AGAIN_AFTER:
+            return
         self._count += 1
         if self._run is None or self._run.phase is Phase.LOADING:
             raise KeyboardInterrupt  # the application is being imported, in this very thread
         match self._count:
             case 1:
-                self._run.request_drain(signal.Signals(number).name)
+                self._run.request_drain(f"{name.name}; once more to end at once")
             case 2:
-                self._run.request_abort()
+                self._run.request_abort(f"{name.name} again")
+                threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
             case _:
                 os._exit(ExitStatus.FAILED)
+
+    def _end_soon(self) -> None:
+        """See to it that "at once" is so, also where the application blocks, or shields what it does."""
+        if not self._over.wait(_LAST_MOMENTS):
+            os._exit(ExitStatus.FAILED)

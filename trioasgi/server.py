@@ -13,8 +13,8 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from contextvars import copy_context
+from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,13 @@ from trioasgi.connection import Connections
 from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
-from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
+from trioasgi.net.listeners import (
+    close_listeners,
+    open_listeners,
+    remove_paths,
+    socket_address,
+    socket_url,
+)
 from trioasgi.net.peers import as_client, as_peer, fixed_address
 from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
@@ -50,6 +56,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 
+class Listening(Enum):
+    """Who accepts from the listening sockets, which decides what becomes of them when the server drains."""
+
+    FOR_CALLER = "they stay open: closing them is the caller's affair"
+    WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
+    ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
+
+
 class Server:
     """A server that accepts connections: what `nursery.start(serve, …)` returns.
 
@@ -57,9 +71,14 @@ class Server:
     machine reaches them.
     """
 
-    def __init__(self, sockets: Sequence[socket.socket], *, tls: bool) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], *, tls: bool, listening: Listening) -> None:
         self.addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock in sockets)
         self.urls = tuple(socket_url(sock, tls) for sock in sockets)
+        self.has_cut = False
+        """Whether requests, or tasks of the application, were cancelled at the end of the grace."""
+        self.has_reached_limit = False
+        """Whether it stops as it has served `limit_max_requests` requests."""
+        self._listening = listening
         self._draining = trio.Event()
         self._ended = trio.Event()
 
@@ -77,6 +96,14 @@ class Server:
         run.
         """
         self._draining.set()
+
+    def begin_last_drain(self) -> None:
+        """As `begin_drain`, for a worker that is told that the other workers stop as well: then it is its
+        affair, too, what waits in the queues of the sockets that they share.
+        """
+        if self._listening is Listening.WITH_OTHERS:
+            self._listening = Listening.ALONE
+        self.begin_drain()
 
     async def wait_draining(self) -> None:
         """Wait until the server drains, for whichever reason: it has stopped accepting, or is about to."""
@@ -105,16 +132,30 @@ async def serve(
     require_trio("trioasgi.serve")
     config = make_config(config, options)
     if sockets is not None:
-        await _Run(app, config, list(sockets), announces=False).run(task_status)
+        await _Run(app, config, list(sockets), Listening.FOR_CALLER).run(task_status)
         return
     from trioasgi.tls.development import resolve_certificate
 
     with resolve_certificate(config) as config:
         own = open_listeners(config)
         try:
-            await _Run(app, config, own, announces=True).run(task_status)
+            await _Run(app, config, own, Listening.ALONE).run(task_status)
         finally:
             close_listeners(own)
+
+
+async def serve_copies(
+    app: ASGIApp,
+    config: Config,
+    sockets: Sequence[socket.socket],
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """As `serve`, in a worker: `sockets` are its own copies of what other workers listen on as well.
+
+    They are closed when the server drains, so that no client waits in a queue from which nobody accepts.
+    """
+    await _Run(app, config, list(sockets), Listening.WITH_OTHERS).run(task_status)
 
 
 async def serve_stream(
@@ -132,7 +173,7 @@ async def serve_stream(
     from trioasgi.tls.development import resolve_certificate
 
     with resolve_certificate(make_config(config, options)) as config:
-        await _Run(app, config, [], announces=False).run_stream(stream)
+        await _Run(app, config, [], Listening.FOR_CALLER).run_stream(stream)
 
 
 def require_trio(name: str) -> None:
@@ -159,11 +200,11 @@ class _Run:
     """One run of the nursery tree."""
 
     def __init__(
-        self, app: ASGIApp, config: Config, sockets: list[socket.socket], *, announces: bool
+        self, app: ASGIApp, config: Config, sockets: list[socket.socket], listening: Listening
     ) -> None:
         self._config = config
         self._sockets = sockets
-        self._announces = announces
+        self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
         self._app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
@@ -180,7 +221,7 @@ class _Run:
                 }
             },
         )
-        self._server = Server(sockets, tls=self._tls is not None)
+        self._server = Server(sockets, tls=self._tls is not None, listening=listening)
         self._access_log = access_log(config)
         self._hub: Hub | None = None
         self._fixed_server = {sock: fixed_address(sock) for sock in sockets}
@@ -244,6 +285,7 @@ class _Run:
         limit = self._config.timeout_graceful_shutdown + self._config.timeout_shutdown
         with trio.CancelScope(shield=True, deadline=trio.current_time() + limit):
             if not await self._background.close():
+                self._server.has_cut = True
                 logger.warning(
                     "tasks of the application that had not ended %g seconds after the server was told to "
                     "stop were cancelled (--timeout-graceful-shutdown)",
@@ -256,34 +298,58 @@ class _Run:
             await nursery.start(self._hub.run)
         if self._access_log is not None:
             nursery.start_soon(self._access_log.run)
-        async with trio.open_nursery() as busy:
-            connections = self._connections(busy)
-            async with trio.open_nursery() as listening:
+        async with trio.open_nursery() as clock:
+            async with trio.open_nursery() as busy:
+                connections = self._connections(busy)
+                async with trio.open_nursery() as listening:
+                    for sock in self._sockets:
+                        listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
+                    listening.start_soon(self._watch_lifespan)
+                    if self._announces:
+                        self._announce()
+                    task_status.started(self._server)
+                    await self._server.wait_draining()
+                    listening.cancel_scope.cancel()
+                self._stop_listening(connections)
+                connections.drain()
+                deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+                self._background.drain(deadline)
+                clock.start_soon(self._cut_at, deadline, connections, busy.cancel_scope)
+            clock.cancel_scope.cancel()
+
+    def _stop_listening(self, connections: Connections) -> None:
+        """Refuse clients from here on, rather than let them wait: a balancer in front goes elsewhere."""
+        match self._server._listening:
+            case Listening.FOR_CALLER:
+                return
+            case Listening.WITH_OTHERS:
+                pass
+            case Listening.ALONE:
+                remove_paths(self._sockets)
                 for sock in self._sockets:
-                    listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
-                listening.start_soon(self._watch_lifespan)
-                if self._announces:
-                    self._announce()
-                task_status.started(self._server)
-                await self._server.wait_draining()
-                listening.cancel_scope.cancel()
-            if self._announces:
-                # Nobody else will accept what waits in the queues of sockets that are about to be closed.
-                for sock in self._sockets:
-                    with suppress(OSError):
-                        accept_waiting(sock, partial(self._take, sock, connections), self._config.backlog)
-                # From here on clients are refused, not kept waiting: a balancer in front goes elsewhere.
-                close_listeners(self._sockets)
-            connections.drain()
-            deadline = trio.current_time() + self._config.timeout_graceful_shutdown
-            busy.cancel_scope.deadline = deadline
-            self._background.drain(deadline)
-        if busy.cancel_scope.cancelled_caught:
+                    self._take_waiting(sock, connections)
+                    # At once: TCP has no way to refuse clients and still hand over those that wait.
+                    sock.close()
+        close_listeners(self._sockets)
+
+    def _take_waiting(self, sock: socket.socket, connections: Connections) -> None:
+        """Serve what waits in the queue of a socket that is about to be closed: nobody else will."""
+        try:
+            accept_waiting(sock, partial(self._take, sock, connections), self._config.backlog)
+        except OSError as exc:
+            logger.warning("clients that waited for the server when it stopped are not served: %s", exc)
+
+    async def _cut_at(self, deadline: float, connections: Connections, busy: trio.CancelScope) -> None:
+        """End the grace: what is under way by then is cut."""
+        await trio.sleep_until(deadline)
+        if connections.are_busy:
+            self._server.has_cut = True
             logger.warning(
                 "requests that had not ended %g seconds after the server was told to stop were cut "
                 "(--timeout-graceful-shutdown)",
                 self._config.timeout_graceful_shutdown,
             )
+        busy.cancel()
 
     async def _watch_lifespan(self) -> None:
         await self._lifespan.crashed.wait()
@@ -316,6 +382,7 @@ class _Run:
 
     def _on_max_requests(self) -> None:
         logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
+        self._server.has_reached_limit = True
         self._server.begin_drain()
 
     def _take(

@@ -17,7 +17,7 @@ import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.loading import user_traceback
-from trioasgi.server import serve
+from trioasgi.server import serve, serve_copies
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -44,7 +44,8 @@ class Phase(Enum):
 class Run:
     """One `serve()` that can be asked to drain, and to end, from its loop, a thread or a signal handler.
 
-    `sockets` as for `serve`; `on_serving` and `on_draining` (given the reason) are called in the loop.
+    `sockets` are a worker's copies of those that the supervisor has bound; `on_serving` and `on_draining`
+    (given the reason) are called in the loop.
     """
 
     def __init__(
@@ -64,9 +65,11 @@ class Run:
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
+        self._was_asked = False
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
-        """Serve until drained (OK) or aborted (FAILED), and run the functions `beside` as long.
+        """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
+        aborted (FAILED), and run the functions `beside` as long.
 
         Raises what `serve` raises, in an ExceptionGroup.
         """
@@ -79,13 +82,23 @@ class Run:
                         nursery.start_soon(function)
                     await self._serve(app)
                     nursery.cancel_scope.cancel()
-            return ExitStatus.FAILED if self.phase is Phase.ABORTED else ExitStatus.OK
+            return self._status()
         finally:
             self.phase = Phase.ENDED
 
+    def _status(self) -> ExitStatus:
+        if self.phase is Phase.ABORTED or (self._server is not None and self._server.has_cut):
+            return ExitStatus.FAILED
+        if self._server is not None and self._server.has_reached_limit and not self._was_asked:
+            return ExitStatus.LIMIT_REACHED
+        return ExitStatus.OK
+
     async def _serve(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
-            start = partial(serve, app, self._config, sockets=self._sockets)
+            if self._sockets is None:
+                start = partial(serve, app, self._config)
+            else:
+                start = partial(serve_copies, app, self._config, self._sockets)
             self._server = await nursery.start(start)
             self.phase = Phase.SERVING
             self.has_served = True
@@ -95,13 +108,16 @@ class Run:
                 self.phase = Phase.DRAINING
                 self._on_draining("by itself")
 
-    def request_drain(self, reason: str) -> bool:
-        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked."""
-        return self._call_soon(partial(self._drain, reason))
+    def request_drain(self, reason: str, *, final: bool = False) -> bool:
+        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked.
 
-    def request_abort(self) -> bool:
+        `final` tells a worker that the others stop as well. May be asked again, with or without.
+        """
+        return self._call_soon(partial(self._drain, reason, final=final))
+
+    def request_abort(self, reason: str) -> bool:
         """Ask to end at once; False as for `request_drain`."""
-        return self._call_soon(self._abort)
+        return self._call_soon(partial(self._abort, reason))
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         if self._token is None:
@@ -112,7 +128,8 @@ class Run:
             return False
         return True
 
-    def _drain(self, reason: str) -> None:
+    def _drain(self, reason: str, *, final: bool) -> None:
+        self._was_asked = True
         match self.phase:
             case Phase.STARTING:
                 self.phase = Phase.DRAINING
@@ -123,12 +140,22 @@ class Run:
                 self.phase = Phase.DRAINING
                 logger.info("Stopping: %s", reason)
                 self._on_draining(reason)
-                self._server.begin_drain()
+                self._begin_drain(self._server, final=final)
+            case Phase.DRAINING if self._server is not None:
+                self._begin_drain(self._server, final=final)
             case Phase.LOADING | Phase.DRAINING | Phase.ABORTED | Phase.ENDED:
                 pass
 
-    def _abort(self) -> None:
+    @staticmethod
+    def _begin_drain(server: Server, *, final: bool) -> None:
+        if final:
+            server.begin_last_drain()
+        else:
+            server.begin_drain()
+
+    def _abort(self, reason: str) -> None:
         if self.phase is not Phase.ENDED:
+            logger.warning("%s: ending at once", reason)
             self.phase = Phase.ABORTED
             self._scope.cancel()
 

@@ -54,7 +54,7 @@ def read_config(
 
     `flags` are options by name as the command line had them: a text, a list of texts, or a bool. `defaults`
     stand below every source. An env file, named by any source, adds to `environ` (os.environ) what is not in
-    it yet, before TRIOASGI_ variables are read.
+    it yet, before TRIOASGI_ variables are read; where there are workers, only for those variables.
     """
     environ = os.environ if environ is None else environ
     directory = Path() if directory is None else directory
@@ -64,14 +64,25 @@ def read_config(
     lower = (default_layer, file_layer)
 
     env_file = merge((*lower, read_environment(environ), flag_layer)).get("env_file")
+    settled_environ = dict(environ)
     if env_file is not None:
-        load_env_file(OPTIONS["env_file"].check(*env_file), environ)
+        load_env_file(OPTIONS["env_file"].check(*env_file), settled_environ)
 
-    settings = merge((*lower, read_environment(environ), flag_layer))
-    return Config.from_dict(
+    settings = merge((*lower, read_environment(settled_environ), flag_layer))
+    config = Config.from_dict(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
     )
+    if not is_supervised(config):
+        environ.update(settled_environ)
+    return config
+
+
+def is_supervised(config: Config) -> bool:
+    """Whether a supervisor starts workers. Each reads the env file itself, and anew: what this process had
+    set of it would be inherited, and stay when a line is removed.
+    """
+    return config.reload or config.workers > 1
 
 
 def merge(layers: Sequence[Layer]) -> Layer:

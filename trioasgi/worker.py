@@ -16,9 +16,9 @@ def main() -> NoReturn:
     """Serve as the order on stdin says, and exit with an ExitStatus."""
     # Ctrl-C reaches every process of the terminal's group; the supervisor is the one to act on it. A handler
     # and not SIG_IGN, which the application's own children would inherit.
-    signal.signal(signal.SIGINT, _ignore)
+    signal.signal(signal.SIGINT, ignore_interrupt)
     if sys.platform == "win32":
-        signal.signal(signal.SIGBREAK, _ignore)
+        signal.signal(signal.SIGBREAK, ignore_interrupt)
     commands = _claim_stdin()
     from trioasgi.importing import uncollected_imports
 
@@ -28,8 +28,8 @@ def main() -> NoReturn:
     sys.exit(work(commands))
 
 
-def _ignore(_: int, __: FrameType | None) -> None:
-    """Do nothing, on purpose."""
+def ignore_interrupt(_: int, __: FrameType | None) -> None:
+    """Do nothing, on purpose: the handler of SIGINT."""
 
 
 def _claim_stdin() -> int:

@@ -26,6 +26,7 @@ from trioasgi.errors import ExitStatus
 from trioasgi.loading import load_app
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Failure, Phase, Run, explain
+from trioasgi.signals import Handler, Handlers
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
     LONGEST_ORDER,
@@ -45,13 +46,16 @@ from trioasgi.supervisor.messages import (
     heartbeat_interval,
     shortened,
 )
+from trioasgi.worker import ignore_interrupt
 
 logger = logging.getLogger("trioasgi")
 
-ORPHAN_GRACE = 3.0
+ORPHAN_GRACE = 1.0
 """Seconds to finish requests in when the supervisor is gone."""
+_ORPHANS_END = 0.5
+"""Seconds that an orphan has to end in after that, whatever it is doing."""
 _LAST_MOMENTS = 2.0
-"""Seconds to come to an end once cancelled, or to get the last report written."""
+"""Seconds to get the last report written."""
 _CHUNK = 1 << 16
 
 
@@ -74,6 +78,11 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
     run: Run | None = None
     try:
         config = Config.from_dict(order.config)
+        if config.env_file is not None:
+            # The worker's own affair, so that each starts with what the file says by then.
+            from trioasgi.sources import load_env_file
+
+            load_env_file(config.env_file, os.environ)
         configure_logging(config, show_pid=True)
         run = Run(
             config,
@@ -83,25 +92,29 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         )
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         app = load_app(config)
-        _drain_on_sigterm(run)
+        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
+        handlers.install()
         status = trio.run(run.run, app, _heart(reports, config))
+        # The supervisor's word stands for the signal that another server would have sent.
+        handlers.call_displaced(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
         failure = explain(error, has_served=run is not None and run.has_served)
         reports.send_last(_failed(failure))
         return failure.status
     reports.send_last(Stopped())
-    return status
+    # The supervisor knows what to do without a worker that has served its number of requests.
+    return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
 
 
 def _failed(failure: Failure) -> Failed:
     return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
 
 
-def _drain_on_sigterm(run: Run) -> None:
+def _drains(run: Run) -> Handler:
     def drain(_: int, __: FrameType | None) -> None:
         run.request_drain("SIGTERM")
 
-    signal.signal(signal.SIGTERM, drain)
+    return drain
 
 
 # Commands
@@ -121,19 +134,22 @@ def obey(commands: Iterator[bytes], run: Run) -> None:
     """
     with contextlib.suppress(OSError):
         for line in commands:
-            if isinstance(decode_command(line), Drain):
-                _drain(run, "the supervisor said so")
-    _drain(run, "the supervisor is gone")
+            match decode_command(line):
+                case Drain(final=final):
+                    _drain(run, "the supervisor said so", final=final)
+                case None:
+                    logger.debug("The supervisor sent something that is not a command")
+    _drain(run, "the supervisor is gone", final=True)
     time.sleep(ORPHAN_GRACE)
-    run.request_abort()
-    time.sleep(_LAST_MOMENTS)
+    run.request_abort("the supervisor is gone")
+    time.sleep(_ORPHANS_END)
     _exit(ExitStatus.FAILED)
 
 
-def _drain(run: Run, reason: str) -> None:
+def _drain(run: Run, reason: str, *, final: bool) -> None:
     if run.phase is Phase.LOADING:
         _exit(ExitStatus.OK)
-    run.request_drain(reason)
+    run.request_drain(reason, final=final)
 
 
 def _exit(status: ExitStatus) -> NoReturn:

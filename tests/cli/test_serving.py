@@ -270,6 +270,29 @@ def test_certfile_alone_prints_a_ca_that_verifies_it(flag: str, project: Path) -
     assert not Path(cafile).exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no locks on directories on Windows")
+def test_the_key_that_a_killed_server_has_left_is_removed_at_the_next_start(project: Path) -> None:
+    temporary = project / "tmp"
+    temporary.mkdir()
+    env = {"TMPDIR": str(temporary)}
+    with start_server("main:app", "--certfile", cwd=project, env=env) as server:
+        server.url()
+        server.popen.kill()
+        server.popen.wait()
+        [left] = temporary.glob("*/key.pem")
+    with start_server("main:app", "--certfile", "--workers", "2", cwd=project, env=env) as server:
+        server.url()
+        [own] = temporary.glob("*/key.pem")
+        assert own != left
+        with start_server("main:app", "--certfile", cwd=project, env=env) as another:
+            another.url()
+            assert own.exists()  # its server lives
+            assert another.stop() == 0
+        assert own.exists()
+        assert server.stop() == 0
+    assert [*temporary.iterdir()] == []
+
+
 def fingerprint_of(cafile: str) -> str:
     """As `openssl x509 -fingerprint -sha256` writes it."""
     der = ssl.PEM_cert_to_DER_cert(Path(cafile).read_text())
@@ -469,7 +492,7 @@ def test_a_command_line_of_uvicorns(project: Path) -> None:
         assert server.port() == port
         for _ in range(2):
             assert ask(server, port=port).seen["root_path"] == "/api"
-        assert server.wait() == 0  # --limit-max-requests
+        assert server.wait() == 4  # --limit-max-requests
         assert "limit" in server.output.text
 
 

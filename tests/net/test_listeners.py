@@ -279,6 +279,27 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 @unix_only
+def test_a_server_that_stops_leaves_the_socket_of_the_next_one_at_its_path(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    with listening(f"unix:{path}") as [one]:
+        path.unlink()
+        with listening(f"unix:{path}") as [two]:
+            close_listeners([one])
+            connect(two)
+    assert not path.exists()
+
+
+@unix_only
+def test_a_unix_sockets_file_is_removed_wherever_the_program_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with listening("unix:app.sock"):
+        monkeypatch.chdir("/")
+    assert not (tmp_path / "app.sock").exists()
+
+
+@unix_only
 def test_a_unix_socket_whose_file_is_gone_is_closed_without_ado(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     with listening(f"unix:{path}"):

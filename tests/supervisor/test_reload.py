@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import socket
 import ssl
+import textwrap
 import time
 from pathlib import Path
 
@@ -198,3 +201,109 @@ def test_a_directory_to_watch_that_is_not_there(tmp_path: Path) -> None:
         assert server.wait() == 2
         assert "'nowhere' is not a directory" in server.output.text
         assert "Traceback" not in server.output.text
+
+
+def test_a_directory_that_is_copied_in_one_go_is_seen(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    package = tmp_path / ".hidden" / "package"
+    package.mkdir(parents=True)
+    for number in range(20):
+        (package / f"module{number}.py").write_text("a = 1")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        server.url()
+        for number in range(3):
+            mark = server.output.mark
+            shutil.copytree(package, tmp_path / f"copy{number}")
+            server.wait_for(rf"Reloading: .*copy{number}.*changed", after=mark)
+            server.wait_for("is ready", after=mark)
+        assert server.stop() == 0
+
+
+PORT_OF_ITS_OWN = """
+import socket
+own = socket.create_server(("127.0.0.1", {port}))
+"""
+
+
+def test_a_worker_that_fails_beside_its_predecessor_is_tried_again_when_that_has_gone(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        extra = PORT_OF_ITS_OWN.format(port=free.getsockname()[1])
+    write_app(tmp_path, "one", extra=extra)
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        write_app(tmp_path, "two", extra=extra)
+        server.wait_for("Address already in use")
+        server.wait_for("tried again when its predecessor has stopped")
+        assert not held.is_done
+        (tmp_path / "released").touch()
+        assert held.answer().body == "one"
+        assert get(url).body == "two"
+        assert "Nothing serves" not in server.output.text
+        assert server.stop() == 0
+
+
+def test_the_env_file_is_read_anew_and_what_it_no_longer_says_is_gone(tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text("FIRST=1\nSECOND=1\nTRIOASGI_LOG_LEVEL=debug\n")
+    source = """
+        import os
+        TEXT = " ".join(os.environ.get(name, "-") for name in ("FIRST", "SECOND", "THIRD", "GIVEN"))
+    """
+    write_app(tmp_path, "no")
+    app = tmp_path / "app.py"
+    app.write_text(app.read_text().replace("TEXT = 'no'", textwrap.dedent(source)))
+    options = ("--reload", "--env-file", ".env", "--reload-include", "*.env")
+    with start_server("app:app", *options, cwd=tmp_path, env={"GIVEN": "kept"}) as server:
+        url = server.url()
+        assert get(url).body == "1 1 - kept"
+        assert " DEBUG " in server.output.text  # options are read from it as before
+        mark = server.output.mark
+        env_file.write_text("FIRST=2\nTHIRD=2\nGIVEN=from the file\n")
+        server.wait_for(r"Reloading: \.env changed", after=mark)
+        server.wait_for("is ready", after=mark)
+        wait_until(lambda: get(url).body == "2 - 2 kept", "the new values")
+        assert server.stop() == 0
+
+
+def test_a_storm_of_saves_does_not_keep_the_server_from_answering(tmp_path: Path) -> None:
+    slow = "import time; print('imported', flush=True); time.sleep(0.5)"
+    write_app(tmp_path, "0", extra=slow)
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        begun, number = time.monotonic(), 0
+        with Hammer(url) as hammer:
+            while time.monotonic() - begun < 8:
+                number += 1
+                write_app(tmp_path, str(number), extra=slow)
+                time.sleep(0.1)
+            during = set(hammer.bodies)
+        assert during - {"0"}, "nothing was answered"
+        assert hammer.errors == []
+        wait_until(lambda: get(url).body == str(number), "the last answer")
+        assert server.output.count("^imported") <= 16  # and not once for each of about 70 saves
+        assert server.stop() == 0
+
+
+def test_the_working_directory_may_be_removed_and_come_back(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    write_app(project, "one")
+    with start_server("app:app", "--reload", cwd=project) as server:
+        url = server.url()
+        assert get(url).body == "one"
+        shutil.rmtree(project)
+        server.wait_for("Gone: .*project; waiting for it to come back")
+        mark = server.output.mark
+        new = tmp_path / "new"
+        new.mkdir()
+        write_app(new, "two")
+        new.rename(project)
+        server.wait_for("Reloading: .*project changed", after=mark)
+        wait_until(lambda: get(url).body == "two", "the new answer")
+        mark = server.output.mark
+        write_app(project, "three")
+        server.wait_for("Reloading: app.py changed", after=mark)
+        wait_until(lambda: get(url).body == "three", "it is watched again")
+        assert server.stop() == 0

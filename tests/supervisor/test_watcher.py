@@ -11,7 +11,7 @@ from watchfiles import Change
 
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
-from trioasgi.supervisor.watcher import FileFilter, forget_bytecode, watched_directories
+from trioasgi.supervisor.watcher import Changes, FileFilter, forget_bytecode, watched_directories
 
 
 @pytest.mark.parametrize(
@@ -47,6 +47,39 @@ def test_these_do_not(name: str, tmp_path: Path) -> None:
         [tmp_path], ["*"] if name != "notes.txt" else [], [str(tmp_path / "tests"), "conf_*"]
     )
     assert not matters(Change.modified, str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("include", "name", "matters"),
+    [
+        ("*.env", ".env", True),
+        ("*.env", "prod.env", True),
+        ("*.env", ".#prod.env", False),
+        (".env*", ".env.local", True),
+        (".*", ".env", True),
+        ("*", ".env", False),
+        ("conf/*.env", "conf/.env", True),
+        ("*.env", ".venv/.env", False),
+    ],
+)
+def test_includes_of_hidden_files(include: str, name: str, matters: bool, tmp_path: Path) -> None:
+    assert FileFilter([tmp_path], [include], [])(Change.modified, str(tmp_path / name)) is matters
+
+
+def test_a_new_directory_brings_its_files(tmp_path: Path) -> None:
+    for name in (
+        "package/inside/module.py",
+        "package/__pycache__/other.py",
+        "package/notes.txt",
+        "docs/a.txt",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("new")
+    changes = Changes(FileFilter([tmp_path], [], []), str(tmp_path))
+    found = [(Change.added, str(tmp_path / name)) for name in ("package", "docs")]
+    assert [changes.matters(*change) for change in found] == [True, False]
+    assert changes.paths(set(found)) == (str(Path("package/inside/module.py")),)
+    assert not changes.matters(Change.modified, str(tmp_path / "package"))
 
 
 def test_the_default_can_be_excluded(tmp_path: Path) -> None:

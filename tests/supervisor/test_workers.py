@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.client import Background, Hammer, get
 from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
+from trioasgi.signals import AGAIN_AFTER
 
 from .apps import write, write_app
 
@@ -210,6 +211,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         server.wait_for("block has begun")
         server.send(signal.SIGTERM)
         server.wait_for("SIGTERM: stopping")
+        time.sleep(AGAIN_AFTER)
         begun = time.monotonic()
         assert server.stop() == 1
         assert time.monotonic() - begun < 10
@@ -243,17 +245,19 @@ def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("path", ["/", "/block"])
+@pytest.mark.parametrize("path", ["/", "/held", "/block"])
 def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         url = server.url()
         pids = wait_for_workers(server, 2)
         Background(url, path)
-        if path == "/block":
-            server.wait_for("block has begun")
+        if path != "/":
+            server.wait_for(f"{path[1:]} has begun")
         server.popen.kill()
+        begun = time.monotonic()
         wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all workers")
+        assert time.monotonic() - begun < 2 + 1  # the machine may be busy
 
 
 def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
@@ -343,3 +347,74 @@ def test_a_unix_socket_is_shared_and_its_file_removed(tmp_path: Path) -> None:
                 assert b"yes" in answer.read()
         assert server.stop() == 0
         assert not (tmp_path / "app.sock").exists()
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--reload",)], ids=["workers", "reload"])
+def test_a_supervisor_without_descriptors_left_goes_on_and_tries_again(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """All are taken by the supervisor itself, while a file says so."""
+    program = """
+import os, resource, sys, threading, time
+from trioasgi.config import Config
+from trioasgi.running import run_config
+from pathlib import Path
+
+def starve():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    spare = os.open("/dev/null", os.O_RDONLY)
+    taken = []
+    while not Path("starve").exists():
+        time.sleep(0.02)
+    try:
+        while True:
+            taken.append(os.dup(spare))
+    except OSError:
+        print("starving", flush=True)
+    while True:
+        try:
+            if os.stat("starve") is None:
+                break
+        except FileNotFoundError:
+            break
+        time.sleep(0.02)
+    for fd in taken:
+        os.close(fd)
+    print("fed", flush=True)
+
+if __name__ == "__main__":
+    threading.Thread(target=starve, daemon=True).start()
+    workers = 2 if "--workers" in sys.argv else 1
+    sys.exit(run_config(Config(app="app:app", port=0, workers=workers, reload="--reload" in sys.argv)))
+"""
+    write_app(tmp_path, "yes")
+    with start([sys.executable, "-c", program, *options], cwd=tmp_path) as server:
+        url = server.url()
+        victim, *others = wait_for_workers(server, 2 if "--workers" in options else 1)
+        (tmp_path / "starve").touch()
+        server.wait_for("starving")
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for("a worker could not be started: .*Too many open files; raise the limits")
+        server.wait_for("A worker could not be started; .* until the next attempt")
+        assert all(is_alive(pid) for pid in others)
+        mark = server.output.mark
+        (tmp_path / "starve").unlink()
+        server.wait_for("is ready", after=mark)
+        assert get(url).body == "yes"
+        assert "Traceback" not in server.output.text
+        assert server.stop() == 0
+
+
+def test_a_killed_worker_is_told_as_such_where_sigchld_was_ignored(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    begin = """
+import os, signal, sys
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+os.execv(sys.executable, [sys.executable, "-m", "trioasgi", "app:app", "--workers", "2", "--port", "0"])
+"""
+    with start([sys.executable, "-c", begin], cwd=tmp_path) as server:
+        victim, _ = wait_for_workers(server, 2)
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(rf"Worker {victim} was ended by SIGKILL; the next starts in 0.25 s")
+        wait_for_workers(server, 3)
+        assert server.stop() == 0

@@ -113,9 +113,16 @@ class ServerProcess:
         """The first URL it prints, without a slash at the end."""
         return self.wait_for(_URL.pattern, patience=patience)[0]
 
-    def send(self, number: signal.Signals) -> None:
-        """Send a signal to the process itself, not to its group."""
-        self.popen.send_signal(number)
+    def send(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal to the process itself, or to its whole group as a terminal does."""
+        if group and sys.platform != "win32":
+            os.killpg(self.pid, number)
+        else:
+            self.popen.send_signal(number)
+
+    def worker_pids(self) -> list[int]:
+        """Those of all workers that have been ready."""
+        return [int(pid) for pid in re.findall(r"Worker (\d+) is ready", self.output.text)]
 
     def wait(self, *, patience: float = PATIENCE) -> int:
         """The exit status; AssertionError with the output if it does not end."""

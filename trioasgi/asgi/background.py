@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -42,7 +43,8 @@ class Background:
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                await self._closing.wait()
+                with suppress(trio.Cancelled):  # that this wait is cut says nothing of the tasks
+                    await self._closing.wait()
         finally:
             self._ended.set()
 

@@ -112,7 +112,7 @@ class HTTP1Connection:
         self.reader = RequestReader(settings.codec, settings.limits)
         self.phase = _NEW
         self.draining = False
-        self._deadline = math.inf  # none before `run`
+        self._deadline = math.inf  # it may be told to drain before its task has begun
         self.scope: trio.CancelScope  # of the task that runs now
         self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
         self._handler = handler

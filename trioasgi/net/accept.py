@@ -24,7 +24,8 @@ CPU.
 TELL_EVERY: Final = 10.0
 """Seconds between two log lines that say so."""
 
-_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What the system says where it has no room for another file or connection: that may pass."""
 
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
@@ -44,7 +45,7 @@ async def accept_connections(listener: socket.socket, take: Take) -> None:
         try:
             accept_waiting(listener, take)
         except OSError as exc:
-            if exc.errno not in _NO_ROOM:
+            if exc.errno not in NO_ROOM:
                 raise
             if trio.current_time() >= told + TELL_EVERY:
                 told = trio.current_time()
@@ -64,7 +65,7 @@ def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> No
         except BlockingIOError:
             return  # the queue is empty, or another worker was faster
         except OSError as exc:
-            if exc.errno in _LISTENER_GONE or exc.errno in _NO_ROOM:
+            if exc.errno in _LISTENER_GONE or exc.errno in NO_ROOM:
                 raise
             continue
         connection.setblocking(False)

@@ -133,6 +133,7 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
     with ExitStack() as undo:
         undo.callback(sock.close)
         sock.bind(address.path)
+        sock.note_path(address.path)
         # Nobody can connect before listen(), so there is no moment at which the wrong users could.
         os.chmod(address.path, _UNIX_MODE if address.mode is None else address.mode)
         sock.listen(backlog)
@@ -189,15 +190,46 @@ def _is_listening(sock: socket.socket) -> bool:
 class _UnixListener(socket.socket):
     """A Unix socket whose file this process made, and removes (an inherited one's is somebody else's)."""
 
+    _path: str | None = None
+    _identity: tuple[int, int] | None = None
+
+    def note_path(self, path: str) -> None:
+        """Remember which file was made. Raises OSError."""
+        self._path = os.path.abspath(path)
+        self._identity = _identity(self._path)
+
+    def remove_path(self) -> None:
+        """Remove the file, once, unless another has taken its place: that one is another server's.
+
+        The socket still has to be open: until it is closed no other file gets its number.
+        """
+        path, self._path = self._path, None
+        if path is None or self.fileno() == -1:
+            return
+        with suppress(OSError):
+            if _identity(path) == self._identity:
+                os.unlink(path)
+
+
+def _identity(path: str) -> tuple[int, int]:
+    found = os.lstat(path)
+    return found.st_dev, found.st_ino
+
+
+def remove_paths(sockets: Iterable[socket.socket]) -> None:
+    """Remove the files of those Unix sockets that `open_listeners` made: no client finds them any more, and
+    what waits in their queues can be accepted to the last one.
+    """
+    for sock in sockets:
+        if isinstance(sock, _UnixListener):
+            sock.remove_path()
+
 
 def close_listeners(sockets: Iterable[socket.socket]) -> None:
     """Close listening sockets and remove the files of those Unix ones that `open_listeners` made."""
     for sock in sockets:
-        name = sock.getsockname() if isinstance(sock, _UnixListener) and sock.fileno() != -1 else None
+        remove_paths([sock])
         sock.close()
-        if name:
-            with suppress(FileNotFoundError):
-                os.unlink(name)
 
 
 def socket_url(sock: socket.socket, tls: bool) -> str:

@@ -7,28 +7,37 @@ the worker's process, once that is running, and what describes the duplicate goe
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import trio
 
 
 async def open_with(
-    command: Sequence[str], sockets: Sequence[socket.socket], terminal: int | None
+    command: Sequence[str], sockets: Sequence[socket.socket], terminal: int | None, directory: str
 ) -> trio.Process:
-    """Start a command with a pipe to its stdin, and with `sockets` and the fd `terminal` if it can inherit.
+    """Start a command in a directory, with a pipe to its stdin, and with `sockets` and the fd `terminal` if
+    it can inherit.
 
     stdout and stderr are the supervisor's own. Raises OSError.
     """
     if sys.platform == "win32":
-        return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE)
+        return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, cwd=directory)
     files = [sock.fileno() for sock in sockets]
     if terminal is not None:
         files.append(terminal)
-    return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, pass_fds=files)
+    return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, pass_fds=files, cwd=directory)
+
+
+@contextlib.contextmanager
+def copies(sockets: Sequence[socket.socket]) -> Iterator[list[socket.socket]]:
+    """Copies of the sockets, closed at the end. Raises OSError."""
+    with contextlib.ExitStack() as made:
+        yield [made.enter_context(sock.dup()) for sock in sockets]
 
 
 def describe(sock: socket.socket, pid: int) -> int | str:

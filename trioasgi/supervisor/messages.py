@@ -34,7 +34,13 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
-    """Stop accepting, finish what runs, end. In a worker that is still loading: end."""
+    """Stop accepting, finish what runs, end. In a worker that is still loading: end.
+
+    May be sent again, when a worker that is being replaced is overtaken by the end of all.
+    """
+
+    final: bool = False
+    """Whether all workers stop: then what waits in the queues of the listening sockets is to be taken."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="report", tag="ready"):

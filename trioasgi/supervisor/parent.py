@@ -17,6 +17,7 @@ from trioasgi.codecs import http_codec_name, websocket_codec_name
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
+from trioasgi.signals import STOPPING
 from trioasgi.tls.development import resolve_certificate
 
 from . import handover
@@ -25,14 +26,11 @@ from .slots import Supervisor
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
-STOPPING_SIGNALS: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
-if sys.platform == "win32":
-    STOPPING_SIGNALS += (signal.SIGBREAK,)
-
 
 async def bind_and_supervise(config: Config) -> ExitStatus:
     """See `supervise`."""
     with (
+        _children_are_waited_for(),
         _stopping_signals() as signals,
         resolve_certificate(config) as resolved,
         _listeners(resolved) as sockets,
@@ -44,9 +42,11 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
 
             certificate = describe(resolved.certfile)
 
+        urls = [socket_url(sock, certificate is not None) for sock in sockets]
+
         def announce_serving() -> None:
             announce(
-                [socket_url(sock, certificate is not None) for sock in sockets],
+                urls,
                 workers=resolved.workers,
                 codec=http_codec_name(resolved),
                 websocket=websocket_codec_name(resolved),
@@ -61,11 +61,30 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
 
 
 @contextlib.contextmanager
+def _children_are_waited_for() -> Iterator[None]:
+    """Whoever has started us may have left SIGCHLD ignored: then nobody learns how a child has ended
+    (waitpid(2), ECHILD), and a worker that was killed would seem to have stopped.
+    """
+    if (
+        sys.platform == "win32"
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+    ):
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
 def _stopping_signals() -> Iterator[AsyncIterator[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield _no_signals()
         return
-    with trio.open_signal_receiver(*STOPPING_SIGNALS) as signals:
+    with trio.open_signal_receiver(*STOPPING) as signals:
         yield signals
 
 

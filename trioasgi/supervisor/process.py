@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import msgspec
 import trio
 
 import trioasgi
+from trioasgi.net.accept import NO_ROOM
 
 from . import handover
 from .messages import (
@@ -47,6 +49,8 @@ _LAST_WORDS = 0.5
 _REAPING = 5.0
 """Seconds that the kernel gets to end a process that was killed."""
 _CHUNK = 1 << 16
+_NO_ROOM = NO_ROOM | {errno.EAGAIN}
+"""What the system says where it has no room: fork() of processes, too."""
 
 
 class State(Enum):
@@ -85,7 +89,8 @@ class WorkerProcess:
     """A worker; `run` is its life, everything else may be called at any moment of it.
 
     `config` goes to the worker as it is, `sockets` are the listening ones, `terminal` the fd of a terminal or
-    None; `tell` is called, in the supervisor's loop, with each WorkerEvent.
+    None, `directory` where the worker works, also if that was removed and made anew meanwhile. `tell` is
+    called, in the supervisor's loop, with each WorkerEvent.
     """
 
     def __init__(
@@ -94,6 +99,7 @@ class WorkerProcess:
         sockets: Sequence[socket.socket],
         tell: Callable[[WorkerEvent], None],
         *,
+        directory: str,
         terminal: int | None = None,
     ) -> None:
         self.state = State.STARTING
@@ -102,18 +108,23 @@ class WorkerProcess:
         """As in `subprocess`: negative for a signal; None before the end, and if it could not be started."""
         self.failure: Failed | None = None
         """What the worker, or the attempt to start it, said of its failure."""
+        self.lacked_room = False
+        """Whether it could not be started for want of descriptors, memory or processes: that may pass."""
         self.killed: str | None = None
         """Why we killed it, if we did."""
+        self.begun_at = trio.current_time()
         self.ready_at: float | None = None
-        """On Trio's clock."""
+        """Both on Trio's clock."""
         self._config = config
         self._sockets = sockets
         self._terminal = terminal
+        self._directory = directory
         self._tell = tell
         self._process: trio.Process | None = None
-        self._last_sign = trio.current_time()
+        self._last_sign = self.begun_at
         self._ready = trio.Event()
         self._drain_wanted = trio.Event()
+        self._last_drain_wanted = False
         self._leaving = trio.Event()
         self._finished = trio.Event()
 
@@ -125,25 +136,45 @@ class WorkerProcess:
 
         Never raises but for cancellation: what goes wrong is in `failure`, `killed` and `exit_status`.
         """
-        ours, theirs = socket.socketpair()
         try:
-            with theirs:
-                process = await handover.open_with(_command(), [*self._sockets, theirs], self._terminal)
-                with contextlib.ExitStack() as undo:
-                    undo.callback(process.kill)
-                    order = self._order(process.pid, theirs)
-                    undo.pop_all()
-            await self._stay_with(process, order, ours)
-        except OSError as error:
-            reason = f"a worker could not be started: {error}"
-            self.failure = Failed(reason=reason, permanent=False, status=1)
+            if self.state is State.STARTING:  # and not told to stop before it could start
+                await self._live()
         finally:
-            ours.close()
             self.state = State.ENDED
             self._tell(WorkerEnded(self))
 
-    def drain(self) -> None:
-        """Ask the worker to stop; it is killed if it does not in time. May be called more than once."""
+    async def _live(self) -> None:
+        with contextlib.ExitStack() as ours:
+            try:
+                reports, theirs = socket.socketpair()
+                ours.enter_context(reports)
+                # Copies: the supervisor may close its own while the process is being started in a thread.
+                with theirs, handover.copies(self._sockets) as sockets:
+                    process = await handover.open_with(
+                        _command(self._directory), [*sockets, theirs], self._terminal, self._directory
+                    )
+                    with contextlib.ExitStack() as undo:
+                        undo.callback(process.kill)
+                        order = self._order(process.pid, sockets, theirs)
+                        undo.pop_all()
+            except (OSError, RuntimeError) as error:
+                self._take_failed_start(error)
+                return
+            await self._stay_with(process, order, reports)
+
+    def _take_failed_start(self, error: OSError | RuntimeError) -> None:
+        # RuntimeError is what Python says where there is no room for a thread, or from fork().
+        self.lacked_room = not isinstance(error, OSError) or error.errno in _NO_ROOM
+        hint = "; raise the limits of open files and processes" if self.lacked_room else ""
+        reason = f"a worker could not be started: {error}{hint}"
+        self.failure = Failed(reason=reason, permanent=False, status=1)
+
+    def drain(self, *, final: bool = False) -> None:
+        """Ask the worker to stop; it is killed if it does not in time. May be called more than once.
+
+        `final`: no other worker goes on accepting.
+        """
+        self._last_drain_wanted = self._last_drain_wanted or final
         if self.state in (State.STARTING, State.READY):
             self.state = State.DRAINING
         self._leaving.set()
@@ -157,6 +188,11 @@ class WorkerProcess:
         logger.error("%s %s: killed", str(self).capitalize(), reason)
         self._process.kill()
 
+    @property
+    def has_ended_badly(self) -> bool:
+        """Whether it failed, had to be killed, or had to cut requests short."""
+        return self.failure is not None or self.killed is not None or self.exit_status not in (None, 0)
+
     def ending(self) -> str:
         """How the process ended, for people."""
         if self.exit_status is None:
@@ -168,11 +204,11 @@ class WorkerProcess:
         except ValueError:
             return f"was ended by signal {-self.exit_status}"
 
-    def _order(self, pid: int, reports: socket.socket) -> bytes:
+    def _order(self, pid: int, sockets: Sequence[socket.socket], reports: socket.socket) -> bytes:
         return encode_line(
             Order(
                 config=self._config.to_dict(),
-                sockets=[handover.describe(sock, pid) for sock in self._sockets],
+                sockets=[handover.describe(sock, pid) for sock in sockets],
                 reports=handover.describe(reports, pid),
                 stdin=self._terminal,
             )
@@ -209,8 +245,10 @@ class WorkerProcess:
         assert process.stdin is not None
         try:
             await process.stdin.send_all(order)
-            await self._drain_wanted.wait()
-            await process.stdin.send_all(encode_line(Drain()))
+            while True:
+                await self._drain_wanted.wait()
+                self._drain_wanted = trio.Event()
+                await process.stdin.send_all(encode_line(Drain(final=self._last_drain_wanted)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("%s reads no commands any more", str(self).capitalize())
 
@@ -288,12 +326,12 @@ class WorkerProcess:
         return trio.current_time() - self._last_sign
 
 
-def _command() -> list[str]:
-    """The command of a worker, under the interpreter and the flags that the supervisor itself runs with."""
+def _command(directory: str) -> list[str]:
+    """The command of a worker in this directory, under our own interpreter and its flags."""
     flags = [*_warning_flags(), *_x_flags()]
     if sys.flags.optimize:
         flags.append("-" + "O" * sys.flags.optimize)
-    if Path(trioasgi.__file__).parent.parent != Path.cwd():
+    if Path(trioasgi.__file__).parent.parent != Path(directory):
         # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
         # there would break the worker's own imports. (Not where it is that directory that we come from.)
         flags.append("-P")

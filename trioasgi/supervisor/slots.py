@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from enum import Enum
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus
+from trioasgi.net.listeners import close_listeners
+from trioasgi.signals import AGAIN_AFTER
 
-from .process import WorkerDraining, WorkerEnded, WorkerEvent, WorkerProcess, WorkerReady
+from .places import Course, Event, PatienceOver, Place, RestOver, Signalled, Slot
+from .process import WorkerDraining, WorkerEnded, WorkerProcess, WorkerReady
 from .watcher import FilesChanged, forget_bytecode, watch
 
 if TYPE_CHECKING:
@@ -33,65 +35,16 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
 _STABLE = 10.0
 """Seconds after which a worker that was ready is no longer counted as having crashed at once."""
+_MOST_GIVEN_UP = 2
+"""Workers of a slot that changes may replace before they are ready, one after the other."""
+_PATIENCE = 5.0
+"""Seconds that an outdated worker gets to become ready in, or twice the longest start if that is more."""
 _MOST_LEAVING = 3
 """Workers of a slot that may still be draining when one more is replaced; then the oldest is killed."""
 
 
-class Place(Enum):
-    """What a slot is doing."""
-
-    STARTING = "starting"
-    """Its worker is on the way."""
-    SERVING = "serving"
-    """Its worker accepts connections."""
-    RESTING = "resting"
-    """Its worker is gone; the next starts after a delay."""
-    VACANT = "vacant"
-    """Its worker is gone, and another would end as it did: only a change can help."""
-
-
-class Course(Enum):
-    """What the supervisor is doing; it only ever moves down this list."""
-
-    RUNNING = "running"
-    STOPPING = "stopping"
-    """Workers drain; over when the last has ended."""
-    ABORTED = "aborted"
-    """Whatever still runs is killed."""
-
-
-class Slot(msgspec.Struct, eq=False):
-    """A worker's place, kept across restarts."""
-
-    place: Place = Place.VACANT
-    worker: WorkerProcess | None = None
-    leaving: list[WorkerProcess] = msgspec.field(default_factory=list)
-    """Earlier workers that are still draining, the oldest first."""
-    crashes: int = 0
-    """Ends nobody asked for, one soon after the other."""
-    false_starts: int = 0
-    """Ends before a worker was ready, one after the other."""
-    rest: trio.CancelScope | None = None
-
-
-class RestOver(msgspec.Struct, frozen=True):
-    """The delay before a slot's next worker has passed."""
-
-    slot: Slot
-    rest: trio.CancelScope
-
-
-class Signalled(msgspec.Struct, frozen=True):
-    """The supervisor was asked to stop."""
-
-    number: int
-
-
-Event: TypeAlias = WorkerEvent | FilesChanged | RestOver | Signalled
-
-
 class Supervisor:
-    """Keeps `config.workers` workers serving on `sockets`.
+    """Keeps `config.workers` workers serving on `sockets`, which it closes when it stops.
 
     `signals` yields the numbers of signals that ask to stop; `on_serving` is called once, when the first
     worker is ready. `terminal` is the fd of a terminal for a worker's stdin, or None.
@@ -116,6 +69,9 @@ class Supervisor:
         self._living: set[WorkerProcess] = set()
         self._course = Course.RUNNING
         self._status = ExitStatus.OK
+        self._directory = os.getcwd()
+        self._longest_start = 0.0
+        self._asked_at: float | None = None
         self._shown: set[str] = set()
         """Failures said since the last change: N workers that fail alike say it once."""
         # Unbounded, and yet small: a worker brings three events at most, the rest come at a human pace.
@@ -161,16 +117,21 @@ class Supervisor:
                 self._fill(slot)
             case RestOver():
                 pass
+            case PatienceOver(slot, worker):
+                self._take_end_of_patience(slot, worker)
             case Signalled(number):
                 self._take_signal(signal.Signals(number).name)
 
     # Stopping
 
     def _take_signal(self, name: str) -> None:
-        if self._course is Course.RUNNING:
+        now = trio.current_time()
+        if self._asked_at is None:
+            self._asked_at = now
             logger.info("%s: stopping; once more to end at once", name)
-            self._stop(ExitStatus.OK)
-        else:
+            if self._course is Course.RUNNING:
+                self._stop(ExitStatus.OK)
+        elif now >= self._asked_at + AGAIN_AFTER:
             logger.warning("%s again: ending at once", name)
             self._status = ExitStatus.FAILED
             self._course = Course.ABORTED
@@ -180,8 +141,11 @@ class Supervisor:
         self._status = status
         for slot in self._slots:
             self._wake(slot)
+        # Ours first: what waits in the queues is for the workers to take, and when the last of them has done
+        # so there is nobody left with whom a client could wait.
+        close_listeners(self._sockets)
         for worker in self._living:
-            worker.drain()
+            worker.drain(final=True)
 
     # Files
 
@@ -193,19 +157,47 @@ class Supervisor:
         forget_bytecode(paths)
         self._shown.clear()
         for slot in self._slots:
-            self._retire(slot)
-            slot.crashes = slot.false_starts = 0
-            # At once, beside the old one, which no longer accepts: new connections wait in the listener for
-            # the new code, and never meet the old.
-            self._fill(slot)
+            self._renew(slot)
+
+    def _renew(self, slot: Slot) -> None:
+        """Have the slot's worker replaced at once, by one beside it: it no longer accepts, new connections
+        wait in the listener for the new code, and never meet the old.
+
+        But in a storm of changes no worker would ever become ready in this way. Then the one that is starting
+        goes on, and serves until its successor is ready.
+        """
+        slot.crashes = slot.false_starts = 0
+        if slot.place is not Place.STARTING:
+            self._replace(slot)
+        elif slot.given_up < _MOST_GIVEN_UP:
+            slot.given_up += 1
+            self._replace(slot)
+        elif slot.worker is not None and not slot.is_outdated:
+            slot.is_outdated = True
+            self._nursery.start_soon(self._bring_end_of_patience, slot, slot.worker)
+
+    def _replace(self, slot: Slot) -> None:
+        self._retire(slot)
+        self._fill(slot)
+
+    async def _bring_end_of_patience(self, slot: Slot, worker: WorkerProcess) -> None:
+        await trio.sleep(max(_PATIENCE, 2 * self._longest_start))
+        self._tell(PatienceOver(slot, worker))
+
+    def _take_end_of_patience(self, slot: Slot, worker: WorkerProcess) -> None:
+        if self._course is Course.RUNNING and slot.worker is worker and slot.place is Place.STARTING:
+            self._replace(slot)
 
     # Workers
 
     def _fill(self, slot: Slot) -> None:
         self._wake(slot)
-        worker = WorkerProcess(self._config, self._sockets, self._tell, terminal=self._terminal)
+        worker = WorkerProcess(
+            self._config, self._sockets, self._tell, terminal=self._terminal, directory=self._directory
+        )
         slot.worker = worker
         slot.place = Place.STARTING
+        slot.is_outdated = False
         self._living.add(worker)
         self._nursery.start_soon(worker.run)
 
@@ -215,12 +207,16 @@ class Supervisor:
             self._let_go(slot)
 
     def _let_go(self, slot: Slot) -> None:
-        """The slot's worker is on its way out and no longer the slot's."""
+        """The slot's worker is on its way out, now or when its successor is ready."""
         assert slot.worker is not None
         if len(slot.leaving) >= _MOST_LEAVING:
             slot.leaving[0].kill(f"was still draining when {_MOST_LEAVING} more had to")
         slot.leaving.append(slot.worker)
         slot.worker = None
+
+    def _drain_leaving(self, slot: Slot) -> None:
+        for worker in slot.leaving:
+            worker.drain()
 
     def _take_ready(self, worker: WorkerProcess) -> None:
         slot = self._slot_of(worker)
@@ -229,6 +225,15 @@ class Supervisor:
         slot.place = Place.SERVING
         slot.false_starts = 0
         logger.info("%s is ready", _name(worker))
+        if self._course is not Course.RUNNING:
+            return
+        self._longest_start = max(self._longest_start, trio.current_time() - worker.begun_at)
+        self._drain_leaving(slot)
+        if slot.is_outdated:
+            self._let_go(slot)
+            self._fill(slot)
+        else:
+            slot.given_up = 0
         if not self._served:
             self._served = True
             self._on_serving()
@@ -265,9 +270,13 @@ class Supervisor:
     def _take_last_end(self, worker: WorkerProcess) -> None:
         if worker.failure is not None:
             self._show(worker.failure.reason)
-        if (worker.failure is not None or worker.killed) and self._status is ExitStatus.OK:
-            self._status = ExitStatus.FAILED
+        self._note_status(worker)
         logger.info("%s has stopped", _name(worker))
+
+    def _note_status(self, worker: WorkerProcess) -> None:
+        """A stop is a good one if each worker has ended well: by itself, and with nothing cut short."""
+        if worker.has_ended_badly and self._status is ExitStatus.OK:
+            self._status = ExitStatus.FAILED
 
     def _take_leavers_end(self, worker: WorkerProcess) -> None:
         slot = next(slot for slot in self._slots if worker in slot.leaving)
@@ -276,7 +285,11 @@ class Supervisor:
         if worker.failure is not None and worker.ready_at is not None:
             slot.crashes = max(slot.crashes, 1)
             self._show(worker.failure.reason)
+        if self._course is not Course.RUNNING and worker.ready_at is not None:
+            self._note_status(worker)
         logger.info("%s has stopped", _name(worker))
+        if self._course is Course.RUNNING and slot.place is Place.WAITING and not slot.leaving:
+            self._fill(slot)
 
     def _succeed(self, slot: Slot, worker: WorkerProcess) -> None:
         """Decide who follows a worker that has ended by itself."""
@@ -294,10 +307,22 @@ class Supervisor:
             logger.error("%s %s; the next starts in %g s", _name(worker), worker.ending(), delay)
 
     def _take_false_start(self, slot: Slot, worker: WorkerProcess) -> None:
-        slot.false_starts += 1
         permanent = worker.failure is not None and worker.failure.permanent
         if worker.failure is None:
             logger.error("%s %s before it was ready", _name(worker), worker.ending())
+        if worker.lacked_room:
+            delay = self._rest(slot)
+            logger.error("A worker could not be started; %g s until the next attempt", delay)
+            return
+        if slot.is_outdated:
+            self._fill(slot)
+            return
+        if slot.leaving:
+            slot.place = Place.WAITING
+            self._drain_leaving(slot)
+            logger.info("It is tried again when its predecessor has stopped")
+            return
+        slot.false_starts += 1
         if self._config.reload:
             slot.place = Place.VACANT
             if self._is_all_vacant():

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import importlib.util
+import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,11 +15,14 @@ import msgspec
 import trio
 
 from trioasgi.errors import ConfigError, TrioasgiError
+from trioasgi.net.accept import NO_ROOM
 
 if TYPE_CHECKING:
     import watchfiles
 
     from trioasgi.config import Config
+
+logger = logging.getLogger("trioasgi")
 
 DEFAULT_INCLUDES = ("*.py",)
 DEFAULT_EXCLUDES = (
@@ -38,6 +42,12 @@ IGNORED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "site-packages"}
 
 _MAX_BATCH = 1_600
 """Milliseconds after which changes are told even if more keep coming."""
+_LOOK_EVERY = 1_000
+"""Milliseconds between two looks whether the watched directories are still there."""
+_RETRY = 2.0
+"""Seconds until it is tried again to watch, where the system had no room."""
+_ADDED = 1
+"""watchfiles.Change.added, an IntEnum's: that module is imported late."""
 
 
 class FilesChanged(msgspec.Struct, frozen=True):
@@ -51,7 +61,8 @@ class FileFilter:
 
     An include or exclude is a glob for the end of the path (as `PurePath.match` has it) or a directory.
     `*.py` is included unless excluded by the same words. A default exclude yields to an include that names
-    the file itself (`.env`), or that is the same words.
+    the file itself (`.env`, and so does `*.env`), that spells out its leading dot (`.env.*`), or that is the
+    same words.
     """
 
     def __init__(self, roots: Sequence[Path], includes: Sequence[str], excludes: Sequence[str]) -> None:
@@ -60,7 +71,7 @@ class FileFilter:
         self._excluded = [Path(os.path.abspath(name)) for name in excludes if os.path.isdir(name)]
         self._includes = [name for name in includes if not os.path.isdir(name)]
         self._includes += [glob for glob in DEFAULT_INCLUDES if glob not in excludes]
-        self._named = [name for name in includes if not _is_glob(name)]
+        self._given = [name for name in includes if not os.path.isdir(name)]
         self._excludes = [name for name in excludes if not os.path.isdir(name)]
         self._default_excludes = [glob for glob in DEFAULT_EXCLUDES if glob not in includes]
 
@@ -69,7 +80,7 @@ class FileFilter:
         file = Path(path)
         if self._is_excluded(file) or _in_ignored_directory(self._below_root(file)):
             return False
-        if any(file.match(name) for name in self._named):
+        if any(_names(glob, file) for glob in self._given):
             return True
         if any(fnmatch.fnmatch(file.name, glob) for glob in self._default_excludes):
             return False
@@ -89,6 +100,18 @@ class FileFilter:
         """The part of the path that is ours to judge: a project may itself live in a hidden directory."""
         below = [file.relative_to(root) for root in self._roots if root in file.parents]
         return min(below, key=lambda path: len(path.parts), default=file)
+
+
+def _names(include: str, file: Path) -> bool:
+    """Whether an include means this very file, hidden or not: as a shell has it, a `*` stands for no leading
+    dot, but it may stand for nothing.
+    """
+    if not file.match(include):
+        return False
+    last = Path(include).name
+    return not _is_glob(include) or (
+        file.name.startswith(".") and (last.startswith(".") or last == f"*{file.name}")
+    )
 
 
 def _is_glob(name: str) -> bool:
@@ -117,32 +140,127 @@ def watched_directories(config: Config) -> list[Path]:
 async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
     """Call `tell` for changes, those less than `reload_delay` seconds apart together, until cancelled.
 
-    Raises ConfigError as `watched_directories` does, TrioasgiError if the system cannot watch.
+    A directory that is removed is waited for, and watched again when it is back. Where the system has no room
+    (file descriptors) it is tried again. Raises ConfigError as `watched_directories` does, TrioasgiError if
+    the system cannot watch.
     """
     roots = watched_directories(config)
+    here = os.getcwd()
+    matters = FileFilter(roots, config.reload_includes, config.reload_excludes)
     await trio.lowlevel.checkpoint()  # first the workers are on their way
+    returned: tuple[str, ...] = ()
+    while True:
+        try:
+            await _watch_while_there(config, roots, Changes(matters, here), tell, returned)
+        except (OSError, RuntimeError, ImportError) as error:
+            if isinstance(error, OSError) and error.errno in NO_ROOM:
+                logger.warning("Files cannot be watched now: %s; raise the limit of open files", error)
+                await trio.sleep(_RETRY)
+                continue
+            if all(root.is_dir() for root in roots):
+                raise TrioasgiError(
+                    f"files cannot be watched for changes: {error}; "
+                    "WATCHFILES_FORCE_POLLING=true in the environment may help, "
+                    "or a smaller directory given as --reload-dir"
+                ) from error
+        await _until_there(roots, here)
+        returned = tuple(str(root) for root in roots)
+
+
+async def _watch_while_there(
+    config: Config,
+    roots: Sequence[Path],
+    changes: Changes,
+    tell: Callable[[FilesChanged], None],
+    returned: tuple[str, ...],
+) -> None:
+    """Watch until one of the roots is gone, or another stands in its place. `returned` have changed already;
+    that is told once they are watched, so that nothing is missed in between.
+    """
     import watchfiles  # it brings AnyIO and multiprocessing
 
+    watched = _identities(roots)
     delay = max(1, int(config.reload_delay * 1000))
     stop = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
+        async for found in watchfiles.awatch(
+            *roots,
+            watch_filter=changes.matters,
+            stop_event=stop,
+            step=delay,
+            debounce=max(_MAX_BATCH, delay),
+            rust_timeout=_LOOK_EVERY,
+            yield_on_timeout=True,
+            ignore_permission_denied=True,
+        ):
+            if paths := (*returned, *changes.paths(found)):
+                tell(FilesChanged(paths))
+            returned = ()
+            if _identities(roots) != watched:
+                break
+        nursery.cancel_scope.cancel()
+
+
+def _identities(roots: Sequence[Path]) -> list[tuple[int, int] | None]:
+    """What each root is by its device and inode; None for one that is gone."""
+    found: list[tuple[int, int] | None] = []
+    for root in roots:
         try:
-            async for changes in watchfiles.awatch(
-                *roots,
-                watch_filter=FileFilter(roots, config.reload_includes, config.reload_excludes),
-                stop_event=stop,
-                step=delay,
-                debounce=max(_MAX_BATCH, delay),
-                ignore_permission_denied=True,
-            ):
-                tell(FilesChanged(tuple(sorted({_shortest(path) for _, path in changes}))))
-        except (OSError, RuntimeError) as error:
-            raise TrioasgiError(
-                f"files cannot be watched for changes: {error}; "
-                "WATCHFILES_FORCE_POLLING=true in the environment may help, "
-                "or a smaller directory given as --reload-dir"
-            ) from error
+            status = root.stat()
+        except OSError:
+            found.append(None)
+        else:
+            found.append((status.st_dev, status.st_ino))
+    return found
+
+
+async def _until_there(roots: Sequence[Path], here: str) -> None:
+    gone = [str(root) for root in roots if not root.is_dir()]
+    if gone:
+        logger.warning("Gone: %s; waiting for it to come back", ", ".join(gone))
+    while True:
+        if all(root.is_dir() for root in roots):
+            break
+        await trio.sleep(_LOOK_EVERY / 1000)
+    with contextlib.suppress(OSError):
+        os.chdir(here)  # relative paths are of the directory that is there now
+
+
+class Changes:
+    """Picks what matters of the changes that the system tells of, and says which files they are of.
+
+    `here` is the directory that paths are shown relative to.
+    """
+
+    def __init__(self, file_matters: FileFilter, here: str) -> None:
+        self._file_matters = file_matters
+        self._here = here
+
+    def matters(self, change: watchfiles.Change, path: str) -> bool:
+        """Whether this is a file that matters, or a new directory that brings one."""
+        return self._file_matters(change, path) or next(self._brought(change, path), None) is not None
+
+    def paths(self, changes: Iterable[tuple[watchfiles.Change, str]]) -> tuple[str, ...]:
+        """The files, as short as they can be said."""
+        found: set[str] = set()
+        for change, path in changes:
+            found.update(self._brought(change, path))
+            if self._file_matters(change, path):
+                found.add(path)
+        return tuple(sorted(_shortest(path, self._here) for path in found))
+
+    def _brought(self, change: watchfiles.Change, path: str) -> Iterator[str]:
+        """The files that matter in a new directory. (Those that were there before the system could watch it,
+        as with `cp -r`, are told of by nobody.)
+        """
+        if change != _ADDED or not os.path.isdir(path):
+            return
+        for parent, _, names in os.walk(path):
+            for name in names:
+                file = os.path.join(parent, name)
+                if self._file_matters(change, file):
+                    yield file
 
 
 async def _set_when_cancelled(stop: trio.Event) -> None:
@@ -165,9 +283,9 @@ def forget_bytecode(paths: Iterable[str]) -> None:
                 os.unlink(importlib.util.cache_from_source(path))
 
 
-def _shortest(path: str) -> str:
+def _shortest(path: str, here: str) -> str:
     try:
-        relative = os.path.relpath(path)
+        relative = os.path.relpath(path, here)
     except ValueError:  # on another drive
         return path
     return path if relative.startswith(os.pardir) else relative

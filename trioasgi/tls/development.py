@@ -10,6 +10,9 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -22,6 +25,8 @@ from trioasgi.errors import TLSError
 
 logger = logging.getLogger("trioasgi")
 
+_PREFIX = "trioasgi-"
+_FILES = frozenset({"cert.pem", "key.pem", "ca.pem"})
 _NAMES = ("localhost", "127.0.0.1", "::1")
 _CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a little behind
 _LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days, whoever the issuer is
@@ -100,14 +105,62 @@ def resolve_certificate(config: Config) -> Iterator[Config]:
 def _private_directory() -> Iterator[Path]:
     try:
         # Mode 0700 by the standard library's promise. Removing it must not hide why the server ended.
-        temporary = tempfile.TemporaryDirectory(prefix="trioasgi-", ignore_cleanup_errors=True)
+        temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise TLSError(
             f"a development certificate needs a temporary directory: {error}; "
             f"set TMPDIR to a writable one, or give a certificate of your own as --certfile"
         ) from error
-    with temporary as name:
+    with temporary as name, _claimed(Path(name)):
+        _remove_abandoned(Path(name).parent)
         yield Path(name)
+
+
+@contextlib.contextmanager
+def _claimed(directory: Path) -> Iterator[None]:
+    """Hold a lock on the directory, which the system releases however this process ends."""
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    opened = os.open(directory, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Remove the keys of servers that were killed: what stands in directories of ours that nobody holds."""
+    if sys.platform == "win32":
+        return
+    for directory in parent.glob(f"{_PREFIX}*"):
+        try:
+            found = directory.lstat()
+            names = {entry.name for entry in directory.iterdir()}
+        except OSError:
+            continue  # another user's, or gone meanwhile
+        # One without a key may be about to get one: its lock is not there yet.
+        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and _FILES >= names >= {"key.pem"}:
+            _remove_if_abandoned(directory)
+
+
+def _remove_if_abandoned(directory: Path) -> None:
+    if sys.platform == "win32":
+        return
+    import fcntl
+
+    with contextlib.suppress(OSError):
+        opened = os.open(directory, os.O_RDONLY)
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(directory)
+            logger.info("Removed %s, which a server that was killed has left", directory)
+        finally:
+            os.close(opened)
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -1,0 +1,210 @@
+"""How a stop looks to clients and to whoever started the server: the same in every mode."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import Background
+from tests.support.processes import PATIENCE, ServerProcess, start_server, wait_until
+
+from .apps import write_app
+
+if sys.platform == "win32":
+    pytest.skip("signals as Unix has them", allow_module_level=True)
+
+MODES = {"one process": (), "workers": ("--workers", "2"), "reload": ("--reload",)}
+each_mode = pytest.mark.parametrize("mode", MODES.values(), ids=list(MODES))
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+
+def is_refused(where: tuple[str, int] | str) -> bool:
+    """Whether a client cannot even connect."""
+    with socket.socket(socket.AF_UNIX if isinstance(where, str) else socket.AF_INET) as client:
+        client.settimeout(PATIENCE)
+        try:
+            client.connect(where)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return True
+        return False
+
+
+def wait_until_serving(server: ServerProcess, mode: tuple[str, ...]) -> None:
+    """All its workers are ready."""
+    server.wait_for("Serving on")
+    workers = 2 if "--workers" in mode else 1 if mode else 0
+    wait_until(lambda: server.output.count("is ready") >= workers, "all workers")
+
+
+@each_mode
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_clients_are_refused_at_once_while_a_slow_request_drains(
+    mode: tuple[str, ...], unix: bool, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    binds = ("--bind", "127.0.0.1:0", "--bind", "unix:app.sock")
+    with start_server("app:app", *mode, *binds, cwd=tmp_path) as server:
+        url = server.url()
+        where = str(tmp_path / "app.sock") if unix else ("127.0.0.1", server.port())
+        wait_until_serving(server, mode)
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        server.send(signal.SIGTERM)
+        wait_until(lambda: is_refused(where), "the first refusal", patience=5)
+        assert not held.is_done
+        assert all(is_refused(where) for _ in range(20))
+        (tmp_path / "released").touch()
+        assert held.answer().body == "yes"
+        assert server.wait() == 0
+
+
+def test_a_worker_that_is_being_replaced_does_not_keep_clients_waiting_after_the_stop(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        mark = server.output.mark
+        write_app(tmp_path, "two")
+        server.wait_for("is ready", after=mark)
+        server.send(signal.SIGTERM)
+        wait_until(lambda: is_refused(("127.0.0.1", server.port())), "the first refusal", patience=5)
+        assert not held.is_done
+        (tmp_path / "released").touch()
+        assert held.answer().body == "one"
+        assert server.wait() == 0
+
+
+class Visitors:
+    """Clients in threads, each on one new connection after the other until one is refused; `lost` are those
+    that were let in and got no answer.
+    """
+
+    def __init__(self, port: int, count: int) -> None:
+        self._where = ("127.0.0.1", port)
+        self.lost: list[str] = []
+        self.served = 0
+        self._threads = [threading.Thread(target=self._visit, daemon=True) for _ in range(count)]
+        for thread in self._threads:
+            thread.start()
+
+    def are_served(self) -> bool:
+        """Whether many were."""
+        return self.served > 50
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join(PATIENCE)
+            assert not thread.is_alive(), "a client waits for ever"
+
+    def _visit(self) -> None:
+        while True:
+            with socket.socket() as client:
+                client.settimeout(PATIENCE)
+                try:
+                    client.connect(self._where)
+                except ConnectionRefusedError:
+                    return
+                self._ask(client)
+            time.sleep(0.005)
+
+    def _ask(self, client: socket.socket) -> None:
+        begun = time.monotonic()
+        try:
+            client.sendall(REQUEST)
+            head = client.recv(12)
+            while client.recv(1000):
+                pass
+        except OSError as error:
+            self.lost.append(f"{error!r} after {time.monotonic() - begun:.3f} s")
+        else:
+            if head == b"HTTP/1.1 200":
+                self.served += 1
+            else:
+                self.lost.append(f"{head!r} after {time.monotonic() - begun:.3f} s")
+
+
+@each_mode
+def test_no_request_is_lost_at_a_stop_under_light_load(mode: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    for _ in range(3):
+        with start_server("app:app", *mode, "--no-access-log", cwd=tmp_path) as server:
+            port = server.port()
+            wait_until_serving(server, mode)
+            visitors = Visitors(port, 3)
+            wait_until(visitors.are_served, "some visitors")
+            assert server.stop() == 0, server.output.text
+            visitors.join()
+            assert visitors.lost == []
+
+
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--reload",)], ids=["workers", "reload"])
+def test_what_waits_in_the_queue_is_served_at_a_stop(options: tuple[str, ...], tmp_path: Path) -> None:
+    """The workers are held up while the clients connect: only the queue has them when the stop comes."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        port = server.port()
+        wait_until_serving(server, options)
+        pids = server.worker_pids()
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        clients = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(10)]
+        for client in clients:
+            client.sendall(REQUEST)
+        server.send(signal.SIGTERM)
+        server.wait_for("SIGTERM: stopping")
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        for client in clients:
+            with client, client.makefile("rb") as answer:
+                assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+        assert server.wait() == 0
+
+
+@each_mode
+def test_requests_cut_at_the_end_of_the_grace_are_told_by_the_status(
+    mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *mode, "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
+        Background(server.url(), "/held")  # for ever
+        server.wait_for("held has begun")
+        assert server.stop() == 1
+        assert server.output.count("requests that had not ended 0.3 seconds after .* were cut") == 1
+        assert "tasks of the application" not in server.output.text
+
+
+@each_mode
+def test_an_idle_connection_that_the_grace_ends_is_no_request_cut(
+    mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *mode, "--timeout-graceful-shutdown", "0.1", cwd=tmp_path) as server:
+        with socket.create_connection(("127.0.0.1", server.port()), PATIENCE) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+            assert server.stop() == 0, server.output.text
+        assert "were cut" not in server.output.text
+        assert "were cancelled" not in server.output.text
+
+
+def test_a_reload_that_cuts_requests_does_not_count_as_a_bad_end(tmp_path: Path) -> None:
+    write_app(tmp_path, "one")
+    with start_server("app:app", "--reload", "--timeout-graceful-shutdown", "0.2", cwd=tmp_path) as server:
+        Background(server.url(), "/held")  # for ever
+        server.wait_for("held has begun")
+        mark = server.output.mark
+        write_app(tmp_path, "two")
+        server.wait_for("is ready", after=mark)
+        server.wait_for("were cut", after=mark)
+        server.wait_for("has stopped", after=mark)
+        assert server.output.count("WARNING|ERROR") == 1
+        assert server.stop() == 0

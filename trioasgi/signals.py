@@ -1,0 +1,58 @@
+"""The signals that stop a server, and the handlers that an application has put on them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from types import FrameType
+from typing import TypeAlias
+
+logger = logging.getLogger("trioasgi")
+
+STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+if sys.platform == "win32":
+    STOPPING += (signal.SIGBREAK,)
+
+AGAIN_AFTER = 0.5
+"""Seconds from the first signal after which another one means more than the first: a terminal and a process
+manager may both send one when they stop the server."""
+
+Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+
+class Handlers:
+    """Our handlers of some signals, by number, and those that they have displaced. For the main thread."""
+
+    def __init__(self, ours: Mapping[signal.Signals, Handler]) -> None:
+        self._ours = ours
+        self._displaced: dict[signal.Signals, Handler | int | None] = {}
+
+    def install(self) -> None:
+        """Put ours in place; again after the application was imported, which may have brought its own."""
+        for number, handler in self._ours.items():
+            before = signal.signal(number, handler)
+            if before != handler:
+                self._displaced[number] = before
+
+    def restore(self) -> None:
+        """Put back what was there, or what the application has put there since."""
+        for number, handler in self._displaced.items():
+            signal.signal(number, handler)
+
+    def call_displaced(self, number: signal.Signals) -> None:
+        """Call the handler that a program or its application had for this signal, now that we have acted on
+        it. (Python's own would raise KeyboardInterrupt: it is left out.)
+
+        What it raises is logged: how the server has ended is settled by then.
+        """
+        handler = self._displaced.get(number)
+        if not callable(handler) or handler is signal.default_int_handler:
+            return
+        try:
+            handler(number, None)
+        except (SystemExit, KeyboardInterrupt):
+            logger.debug("The application's handler of %s asks for the end that is there", number.name)
+        except Exception:
+            logger.exception("the application's handler of %s failed", number.name)
