@@ -92,6 +92,11 @@ class Connections:
         for connection in self._live:
             connection.drain()
 
+    def abort(self) -> None:
+        """Close all of them at once: whatever waits for one of them ends with an error."""
+        for connection in self._live:
+            connection.channel.abort()
+
     def begin(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """Serve one connection, in a task of its own."""
         info = self._info(client, server)

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from contextvars import copy_context
 from enum import Enum
 from functools import partial
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
     from trioasgi.net.listeners import SocketAddress
 
 logger = logging.getLogger("trioasgi")
+
+LAST_MOMENTS = 2.0
+"""Seconds that a connection gets, once it is cancelled, for what it or its application shields from that."""
 
 
 class Listening(Enum):
@@ -196,6 +200,18 @@ def make_config(config: Config | None, options: dict[str, object]) -> Config:
     return config.replace(**options) if options else config
 
 
+async def _abort_when_cancelled(connections: Connections, last_moments: trio.CancelScope) -> None:
+    """When the server is cancelled, close the connections that a shielded wait keeps from ending: a wait for
+    a client that takes nothing, say, ends with its connection.
+    """
+    try:
+        await trio.sleep_forever()
+    finally:
+        with last_moments:
+            await trio.sleep(LAST_MOMENTS)
+            connections.abort()
+
+
 class _Run:
     """One run of the nursery tree."""
 
@@ -271,8 +287,8 @@ class _Run:
             raise failure
 
     async def _serve_stream(self, stream: trio.abc.Stream, _nursery: trio.Nursery) -> None:
-        async with trio.open_nursery() as busy:
-            self._connections(busy).begin(stream, None, None)
+        async with self._open_connections() as (connections, _busy, _clock):
+            connections.begin(stream, None, None)
         self._background.drain(trio.current_time() + self._config.timeout_graceful_shutdown)
 
     async def _end_background(self) -> None:
@@ -293,29 +309,49 @@ class _Run:
                 )
 
     async def _serve(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
+        if self._access_log is not None:
+            nursery.start_soon(self._access_log.run)
         if supported():
             self._hub = Hub()
             await nursery.start(self._hub.run)
-        if self._access_log is not None:
-            nursery.start_soon(self._access_log.run)
+        try:
+            await self._serve_sockets(task_status)
+        finally:
+            if self._hub is not None:
+                self._hub.stop()
+
+    async def _serve_sockets(self, task_status: trio.TaskStatus[Server]) -> None:
+        async with self._open_connections() as (connections, busy, clock):
+            async with trio.open_nursery() as listening:
+                for sock in self._sockets:
+                    listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
+                listening.start_soon(self._watch_lifespan)
+                if self._announces:
+                    self._announce()
+                task_status.started(self._server)
+                await self._server.wait_draining()
+                listening.cancel_scope.cancel()
+            self._stop_listening(connections)
+            connections.drain()
+            deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+            self._background.drain(deadline)
+            clock.start_soon(self._cut_at, deadline, connections, busy.cancel_scope)
+
+    @asynccontextmanager
+    async def _open_connections(self) -> AsyncIterator[tuple[Connections, trio.Nursery, trio.Nursery]]:
+        """The connections, the nursery that they run in, and one that lasts as long. The block ends with the
+        last of them.
+        """
+        last_moments = trio.CancelScope(shield=True)
         async with trio.open_nursery() as clock:
-            async with trio.open_nursery() as busy:
-                connections = self._connections(busy)
-                async with trio.open_nursery() as listening:
-                    for sock in self._sockets:
-                        listening.start_soon(accept_connections, sock, partial(self._take, sock, connections))
-                    listening.start_soon(self._watch_lifespan)
-                    if self._announces:
-                        self._announce()
-                    task_status.started(self._server)
-                    await self._server.wait_draining()
-                    listening.cancel_scope.cancel()
-                self._stop_listening(connections)
-                connections.drain()
-                deadline = trio.current_time() + self._config.timeout_graceful_shutdown
-                self._background.drain(deadline)
-                clock.start_soon(self._cut_at, deadline, connections, busy.cancel_scope)
-            clock.cancel_scope.cancel()
+            try:
+                async with trio.open_nursery() as busy:
+                    connections = self._connections(busy)
+                    clock.start_soon(_abort_when_cancelled, connections, last_moments)
+                    yield connections, busy, clock
+            finally:
+                last_moments.cancel()
+                clock.cancel_scope.cancel()
 
     def _stop_listening(self, connections: Connections) -> None:
         """Refuse clients from here on, rather than let them wait: a balancer in front goes elsewhere."""
@@ -350,6 +386,8 @@ class _Run:
                 self._config.timeout_graceful_shutdown,
             )
         busy.cancel()
+        await trio.sleep(LAST_MOMENTS)
+        connections.abort()
 
     async def _watch_lifespan(self) -> None:
         await self._lifespan.crashed.wait()

@@ -21,8 +21,10 @@ async def running_hub() -> AsyncIterator[Hub]:
     hub = Hub()
     async with trio.open_nursery() as nursery:
         await nursery.start(hub.run)
-        yield hub
-        nursery.cancel_scope.cancel()
+        try:
+            yield hub
+        finally:
+            hub.stop()
 
 
 def tcp_pair() -> tuple[socket.socket, socket.socket]:

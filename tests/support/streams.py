@@ -161,18 +161,17 @@ async def _running_hub() -> AsyncIterator[Hub]:
 
     It runs in a system task: a nursery here would put a further group around what the server raises.
     """
-    hub, scope, ended = Hub(), trio.CancelScope(), trio.Event()
+    hub, ended = Hub(), trio.Event()
 
     async def run() -> None:
-        with scope:
-            await hub.run()
+        await hub.run()
         ended.set()
 
     trio.lowlevel.spawn_system_task(run)
     try:
         yield hub
     finally:
-        scope.cancel()
+        hub.stop()
         with trio.CancelScope(shield=True):
             await ended.wait()
 

@@ -217,6 +217,7 @@ class StreamChannel(Channel):
         "_unsent_size",
         "_watch_scopes",
         "_writing",
+        "_writing_scope",
     )
 
     def __init__(self, stream: trio.abc.Stream) -> None:
@@ -230,6 +231,7 @@ class StreamChannel(Channel):
         self._aborted = False
         self._eof = False
         self._reading_scope: trio.CancelScope | None = None
+        self._writing_scope: trio.CancelScope | None = None
         self._watch_scopes: set[trio.CancelScope] = set()
         self._read_deadline = math.inf
         self.write_timeout = math.inf
@@ -312,8 +314,10 @@ class StreamChannel(Channel):
 
     async def _send_slice(self, data: memoryview) -> None:
         with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:
+            self._writing_scope = scope
             await self._write(data)
             self._unsent_size -= len(data)
+        self._writing_scope = None
         if scope.cancelled_caught:
             raise TimeoutError(STALLED_WRITE)
 
@@ -390,6 +394,9 @@ class StreamChannel(Channel):
     def abort(self) -> None:
         self._aborted = True
         self.release_watchers()
+        self.interrupt_read()
+        if self._writing_scope is not None:
+            self._writing_scope.cancel()
 
 
 def _read_at(fd: int, offset: int, size: int) -> bytes:

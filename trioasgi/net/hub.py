@@ -47,13 +47,16 @@ def supported() -> bool:
 class Hub:
     """Registers streams once and wakes their tasks.
 
-    `run()` must be running in the same trio run for waits to end.
+    `run()` must be running in the same trio run for waits to end. It is shielded, and ends by `stop()`:
+    whoever wakes others has to live longer than they do, also where all are cancelled together. When it ends,
+    so do all streams, and whoever waits for one of them.
     """
 
     def __init__(self) -> None:
         self._streams: dict[int, HubChannel] = {}
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
+        self._scope = trio.CancelScope(shield=True)
         if sys.platform == "linux":
             self._epoll = select.epoll()
 
@@ -77,15 +80,20 @@ class Hub:
             trio.lowlevel.reschedule(flusher)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Dispatch readiness and deadlines until cancelled."""
+        """Dispatch readiness and deadlines until `stop()`."""
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._dispatch)
-                nursery.start_soon(self._flush)
-                nursery.start_soon(self._tick)
-                task_status.started()
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._dispatch)
+                    nursery.start_soon(self._flush)
+                    nursery.start_soon(self._tick)
+                    task_status.started()
         finally:
             self._close()
+
+    def stop(self) -> None:
+        """End `run()`."""
+        self._scope.cancel()
 
     async def _dispatch(self) -> None:
         if sys.platform != "linux":
@@ -135,6 +143,8 @@ class Hub:
                     stream.on_deadline(now)
 
     def _close(self) -> None:
+        for stream in tuple(self._streams.values()):
+            stream.close()
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
