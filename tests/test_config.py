@@ -76,7 +76,7 @@ def test_every_option_crosses_json(option: Option) -> None:
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=lambda option: option.name)
 def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
-    message = error_of(**{option.name: {"a": 1}})
+    message = error_of(**{option.name: [{}]})
     assert message.startswith(f"bad value for {option.name}: ")
     assert f"(from keyword {option.name})" in message
     assert message.endswith(f"expected {option.expected}")

@@ -26,7 +26,7 @@ from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus, TrioasgiError
 from trioasgi.importing import uncollected_imports
 from trioasgi.options import SWITCH_WORDS, Kind, Option
-from trioasgi.sources import read_config
+from trioasgi.sources import read_config, remarks_on
 
 PROGRAM = "trioasgi"
 DEMO_APP = "trioasgi.demo:app"
@@ -312,7 +312,7 @@ def _start(
         with uncollected_imports():
             from trioasgi.running import run_config  # brings trio, which --help and errors do not need
 
-        status = run_config(config)
+        status = run_config(config, remarks_on(os.environ))
     except TrioasgiError as error:
         _fail(str(error), error.exit_status)
     raise typer.Exit(int(status))

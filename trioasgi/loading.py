@@ -60,6 +60,10 @@ def check_app(app: object, name: str = "the application", config: Config | None 
         kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
         raise LoadError(f"{name} is {kind}, not an ASGI application: it cannot be called")
     config = config or Config()
+    if config.interface == "asgi2":
+        if not _takes(app, 1):
+            raise LoadError(f"{name} cannot be called with a scope alone, as ASGI 2 wants it")
+        return as_asgi(app, "asgi2")
     wsgi = _find_wsgi(app, name, config.interface)
     if wsgi is not None:
         return as_asgi(wsgi, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
@@ -224,8 +228,8 @@ def _why_not(app: Callable[..., object]) -> str:
         return "takes no arguments, as a factory does: add --factory if it returns the application"
     if _takes(app, 1):
         return (
-            "takes only the scope, as ASGI 2 applications did; this server speaks ASGI 3: one callable "
-            "that takes scope, receive and send"
+            "takes only the scope, as ASGI 2 applications did: add --interface asgi2, or make it one "
+            "callable that takes scope, receive and send"
         )
     return "cannot be called with scope, receive and send, as an ASGI application is"
 
