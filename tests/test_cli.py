@@ -298,6 +298,10 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
             ("a:b", "--bind", "a:1", "--uds", "x"),
             "bind = ('a:1',) (from flag --bind) and uds = 'x' (from flag --uds) exclude",
         ),
+        (
+            ("a:b", "--header", "Content-Length: 3"),
+            "bad value for header: 'Content-Length: 3' (from flag --header); expected a field that does not",
+        ),
         (("a:b", "--keyfile", "k"), "keyfile = 'k' (from flag --keyfile) without certfile"),
         (("a:b", "--config", "no.toml"), "cannot read the configuration file no.toml"),
         (("a:b", "--env-file", "no.env"), "cannot read env_file no.env"),

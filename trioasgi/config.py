@@ -36,6 +36,21 @@ FORWARDED_HEADERS = (
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
 
+_FRAMING = frozenset(
+    {
+        "content-length",
+        "transfer-encoding",
+        "trailer",
+        "te",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "http2-settings",
+    }
+)
+"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1)."""
+
 _YEAR = 365 * 24 * 3600
 """Above any wait that makes sense, and below what a clock cannot add to its time (infinity)."""
 
@@ -668,6 +683,12 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
                 entry,
                 origins.get("header", "keyword header"),
                 "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
+            )
+        if entry.partition(":")[0].lower() in _FRAMING:
+            OPTIONS["header"].refuse(
+                entry,
+                origins.get("header", "keyword header"),
+                "a field that does not frame the message: that is the server's own to do (RFC 9112 6)",
             )
 
 

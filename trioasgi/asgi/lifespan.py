@@ -187,6 +187,11 @@ class Lifespan:
                 )
             case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
+            case Phase.FAILED if self.error is not None and str(self.error) not in _BARE_FAILURES:
+                # Frameworks raise again what they have put into the message: it is shown with that.
+                logger.debug("the application raised what it had said that it failed with", exc_info=exc)
+            case Phase.FAILED:
+                logger.error("the application raised when it had said that it failed", exc_info=exc)
             case _:
                 logger.error("the application raised after its lifespan had ended", exc_info=exc)
 
@@ -222,6 +227,10 @@ class Lifespan:
             case "lifespan.shutdown.failed":
                 self._fail(f"failed to stop{_reason(message)}")
         await trio.lowlevel.checkpoint()
+
+
+_BARE_FAILURES = ("the application failed to start", "the application failed to stop")
+"""What is said of a failure that the application says nothing of."""
 
 
 def _reason(message: Message) -> str:

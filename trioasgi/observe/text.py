@@ -66,5 +66,6 @@ def cut(text: str, longest: int = LONGEST_ENTRY) -> str:
     """Return `text`, or its beginning and its end, with a note of its length, if it is longer than that."""
     if len(text) <= longest:
         return text
-    half = longest // 2
-    return f"{text[:half]}\n    [... {len(text):,} characters, shortened ...]\n{text[-half:]}"
+    note = f"\n    [... {len(text):,} characters, shortened ...]\n"
+    half = (longest - len(note)) // 2
+    return f"{text[:half]}{note}{text[-half:]}"
