@@ -52,7 +52,7 @@ def noted(error: BaseException, note: str) -> BaseException:
         raised(ValueError(f"boom\n{FORGED}")),
         raised(ValueError(f"boom\r\n{FORGED}")),
         raised(ValueError(f"\n{FORGED}")),
-        raised(ExceptionGroup("both", [raised(ValueError(f"boom\n{FORGED}"))])),
+        raised(ExceptionGroup("both", [ValueError(f"boom\n{FORGED}")])),
         noted(ValueError("boom"), FORGED),
     ],
     ids=["message", "crlf", "empty first line", "group", "note"],

@@ -211,7 +211,7 @@ def test_the_constructor_knows_all_names_and_one_position() -> None:
     config = Config("main:app", ssl_certfile="c", ws="none")  # type: ignore[call-arg]
     assert config == Config(app="main:app", certfile="c", websocket="off")
     with pytest.raises(ConfigError, match=r"takes one argument by position, the application, not 2"):
-        Config("main:app", "x")  # type: ignore[call-arg]
+        Config("main:app", "x")  # type: ignore[call-arg, arg-type]
     with pytest.raises(ConfigError, match="app is given twice"):
         Config("main:app", app="main:app")  # type: ignore[misc]
     with pytest.raises(ConfigError, match="did you mean port"):
