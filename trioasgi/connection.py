@@ -34,6 +34,14 @@ logger = logging.getLogger("trioasgi")
 CLOSE_SECONDS = 2.0
 """How long an orderly close (TLS's close_notify) may take."""
 
+_DISTRUST = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
+"""What a client says that does not trust the server's certificate (RFC 8446, 6.2)."""
+
+_EXPLANATION = (
+    "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
+    "accept it in the browser, which ends this; further ones are logged at debug)"
+)
+
 
 class ServerTLS(msgspec.Struct, frozen=True):
     """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
@@ -71,6 +79,7 @@ class Connections:
         self._nursery = nursery
         self._live: set[HTTP1Connection] = set()
         self._draining = False
+        self._has_explained = False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -195,9 +204,18 @@ class Connections:
             with trio.fail_after(self._settings.timeout_handshake):
                 await secured.stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            logger.info("%s: TLS handshake failed: %s", peer, _handshake_reason(exc))
+            self._log_handshake(peer, _handshake_reason(exc))
             return False
         return True
+
+    def _log_handshake(self, peer: str, reason: str) -> None:
+        """A browser that does not trust the certificate says so several times a visit: explain it once."""
+        level, explanation = logging.INFO, ""
+        if reason.endswith(_DISTRUST):
+            level = logging.DEBUG if self._has_explained else logging.INFO
+            explanation = f" {_EXPLANATION}"
+            self._has_explained = True
+        logger.log(level, "%s: TLS handshake failed: %s%s", peer, reason, explanation)
 
 
 class _Isolation:

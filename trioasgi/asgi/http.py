@@ -224,7 +224,8 @@ class HTTPHandler:
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
         if is_disconnect(exc):
-            logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)
+            target = request.target.decode("ascii", "replace")
+            logger.debug("%s went away during %s %s", self._info.peer, request.method, target)
             exchange.abort("the client has gone")
             return
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
@@ -244,5 +245,6 @@ class HTTPHandler:
             logger.debug("the application returned %s: %s has gone", what, self._info.peer)
             exchange.abort("the client has gone")
             return
-        logger.error("the application returned %s to %s %r", what, request.method, request.target)
+        target = request.target.decode("ascii", "replace")
+        logger.error("the application returned %s to %s %s", what, request.method, target)
         exchange.fail(500, "Internal Server Error")
