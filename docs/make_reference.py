@@ -25,10 +25,10 @@ file over the default.
 
 - **Names.** An option has the same names in every source: its own, and those that it is also called, mostly
   uvicorn's. In Python None stands for the default.
-- **Environment.** `TRIOASGI_` and the name; below that `UVICORN_` and the name that uvicorn has for it. A switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on`
-  or `off`. A list is split at commas; an entry with a comma of its own goes into a flag or a file. An empty
-  variable counts as not set. `--env-file FILE` sets variables that are not set yet from lines `KEY=VALUE`,
-  before this is looked at.
+- **Environment.** `TRIOASGI_` and the name; below that `UVICORN_` and the name that uvicorn has for it. A
+  switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; an entry
+  with a comma of its own goes into a flag or a file. An empty variable counts as not set. `--env-file FILE`
+  sets variables that are not set yet from lines `KEY=VALUE`, before this is looked at.
 - **File.** `--config FILE` or `TRIOASGI_CONFIG`; else the table `[tool.trioasgi]` of `pyproject.toml` in
   the current directory; else `trioasgi.toml` there, with the options at its top level or in
   `[tool.trioasgi]`. Dashes and underscores in keys are the same. Relative paths start at the current

@@ -150,8 +150,23 @@ class HTTPHandler:
                     self._judge_return(exchange)
             finally:
                 application.count()
+        if exchange.status >= 400:
+            self._look_for_handshake(exchange)
         if log is not None:
             log.write(exchange)
+
+    def _look_for_handshake(self, exchange: Exchange) -> None:
+        """Say why what the client meant as a WebSocket's handshake was answered with an error."""
+        request = exchange.request
+        if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
+            return
+        logger.info(
+            "%s: %s %s is a WebSocket's handshake without its Upgrade and Connection fields: a proxy takes them "
+            "off unless it is told to set them",
+            self._info.peer,
+            request.method,
+            request.target.decode("ascii", "replace"),
+        )
 
     async def _serve_websocket(
         self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
