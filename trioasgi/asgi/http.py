@@ -161,8 +161,8 @@ class HTTPHandler:
         if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
             return
         logger.info(
-            "%s: %s %s is a WebSocket's handshake without its Upgrade and Connection fields: a proxy takes them "
-            "off unless it is told to set them",
+            "%s: %s %s is a WebSocket's handshake without its Upgrade and Connection fields: a proxy takes "
+            "them off unless it is told to set them",
             self._info.peer,
             request.method,
             request.target.decode("ascii", "replace"),
