@@ -209,9 +209,11 @@ async def app(scope, receive, send):
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_lines_stand_in_a_file_in_the_order_in_which_they_were_said(tmp_path: Path) -> None:
     import httpx
 
+    assert sys.platform != "win32"
     (tmp_path / "app.py").write_text(APP)
     log = tmp_path / "log"
     command = f"exec {sys.executable} -m trioasgi app:app --port 0 >>{log} 2>&1"

@@ -147,7 +147,7 @@ def _find(module: ModuleType, attribute: str, app: str) -> object:
             names = [name for name in dir(found) if not name.startswith("_")]
             where = _where(module) if found is module else ""
             hint = _hidden_file(module) or _suggestion(part, names)
-            raise LoadError(f"{walked!r}{where} has no attribute {part!r}{hint}") from error
+            raise LoadError(f"{walked!r} has no attribute {part!r}{where}{hint}") from error
         except (Exception, SystemExit) as error:
             raise _failed(f"looking up {app!r}", error) from error
         walked = f"{walked}:{part}" if found is module else f"{walked}.{part}"
@@ -156,7 +156,7 @@ def _find(module: ModuleType, attribute: str, app: str) -> object:
 
 def _where(module: ModuleType) -> str:
     file = getattr(module, "__file__", None)
-    return f" ({file})" if file else " (built into Python)"
+    return f" (in {file})" if file else " (it is built into Python)"
 
 
 def _hidden_file(module: ModuleType) -> str:

@@ -35,7 +35,7 @@ def test_a_module_that_is_named_like_one_of_the_standard_library_names_both_file
     assert (result.returncode, result.stdout) == (3, "")
     found = os.path.join("http", "__init__.py")
     assert re.fullmatch(
-        rf"trioasgi: 'http' \(\S+{re.escape(found)}\) has no attribute 'app': it is not "
+        rf"trioasgi: 'http' has no attribute 'app' \(in \S+{re.escape(found)}\): it is not "
         rf"{re.escape(str(tmp_path / 'http.py'))}, whose name another module has; rename that file\n",
         result.stderr,
     )
@@ -65,6 +65,7 @@ def test_the_message_of_a_failed_import_is_bounded_and_harmless(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets on Windows")
 def test_of_a_unix_socket_that_is_taken_another_path_is_advised(tmp_path: Path) -> None:
+    assert sys.platform != "win32"
     path = str(tmp_path / "app.sock")
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(path)
