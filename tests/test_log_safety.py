@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -16,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.processes import start
+from tests.support.processes import start, start_server
+from trioasgi.net.proxy import SIGNATURE_V2
 from trioasgi.observe.lines import LineFormatter, Style
 from trioasgi.observe.logs import LineHandler
 from trioasgi.observe.text import LONGEST_ENTRY, cut, tidy
@@ -209,11 +211,11 @@ async def app(scope, receive, send):
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL on Windows")
 def test_lines_stand_in_a_file_in_the_order_in_which_they_were_said(tmp_path: Path) -> None:
     import httpx
 
-    assert sys.platform != "win32"
+    if sys.platform == "win32":
+        pytest.skip("there is no SIGKILL on Windows")
     (tmp_path / "app.py").write_text(APP)
     log = tmp_path / "log"
     command = f"exec {sys.executable} -m trioasgi app:app --port 0 >>{log} 2>&1"
@@ -239,3 +241,42 @@ def test_lines_stand_in_a_file_in_the_order_in_which_they_were_said(tmp_path: Pa
     # The last access line may still have been held back.
     assert order in (expected, expected[:-1])
     assert os.path.getsize(log) > 0
+
+
+def test_the_path_of_a_unix_socket_in_a_proxy_header_forges_nothing(tmp_path: Path) -> None:
+    """A PROXY header of version 2 names a path of any bytes; each kind of line tells of it."""
+    source = f"/x\n{FORGED}\r\x1b[2J".encode()
+    header = SIGNATURE_V2 + b"\x21\x31\x00\xd8" + source.ljust(108, b"\0") + b"/server".ljust(108, b"\0")
+    (tmp_path / "app.py").write_text(APP)
+    options = ("--proxy-protocol", "on", "--lifespan", "off")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        for sent in (b"GET /ok", b"GET /fail", b"\x01\x02"):
+            with socket.create_connection(("127.0.0.1", server.port()), timeout=10) as client:
+                client.sendall(header + sent + b" HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+                while client.recv(65536):
+                    pass
+        server.wait_for("GET /ok HTTP")
+        server.wait_for("ValueError: boom")
+        server.wait_for("request refused: 400")
+        server.stop()
+        text = server.output.text
+    assert text.count("forged") >= 4
+    assert not [line for line in text.split("\n") if line.strip().startswith(FORGED)]
+    assert "\x1b" not in text
+    assert "\r" not in text
+
+
+def test_an_exception_that_cannot_be_shown_does_no_harm() -> None:
+    class Broken(Exception):
+        def __repr__(self) -> str:
+            raise ValueError("no")
+
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger("trioasgi")
+    logger.addHandler(handler)
+    try:
+        logger.error("the application raised %r", Broken())
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == "the application raised %r (with what cannot be shown: ValueError)\n"

@@ -17,6 +17,7 @@ from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import StreamChannel
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
+from trioasgi.observe.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -279,4 +280,5 @@ def _peer_name(client: Peer | None, server: Peer | None) -> str:
     if client is None or not client[0]:
         return "a local client" if server is None or server[1] is None else "an unknown client"
     host, port = client
+    host = escaped(host)  # of a Unix socket that a PROXY header names, it may be any bytes
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -73,7 +73,11 @@ def own_logger(name: str) -> ServerLogger:
 
 def _tidy_record(record: logging.LogRecord) -> bool:
     """A filter that lets everything through, and no message that looks like two, whoever formats it."""
-    message = record.getMessage()
+    try:
+        message = record.getMessage()
+    except Exception as error:  # noqa: BLE001 - an application's exception has a __repr__ of its own
+        message = f"{record.msg} (with what cannot be shown: {type(error).__name__})"
+        record.msg, record.args = message, None
     if not message.isprintable():
         record.msg, record.args = tidy(message), None
     return True
