@@ -24,7 +24,7 @@ Every option can be given as a flag, in the environment, in a file, and as a key
 file over the default.
 
 - **Names.** An option has the same names in every source: its own, and those that it is also called, mostly
-  uvicorn's. In Python None stands for the default (of pings: for none).
+  uvicorn's. In Python None stands for the default; for no pings; for logging left alone.
 - **Environment.** `TRIOASGI_` and the name; below that `UVICORN_` and the name that uvicorn has for it. A
   switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; an entry
   with a comma of its own goes into a flag or a file. An empty variable counts as not set. `--env-file FILE`

@@ -267,7 +267,7 @@ def test_the_path_of_a_unix_socket_in_a_proxy_header_forges_nothing(tmp_path: Pa
 
 
 def test_an_exception_that_cannot_be_shown_does_no_harm() -> None:
-    class Broken(Exception):
+    class BrokenError(Exception):
         def __repr__(self) -> str:
             raise ValueError("no")
 
@@ -276,7 +276,7 @@ def test_an_exception_that_cannot_be_shown_does_no_harm() -> None:
     logger = logging.getLogger("trioasgi")
     logger.addHandler(handler)
     try:
-        logger.error("the application raised %r", Broken())
+        logger.error("the application raised %r", BrokenError())
     finally:
         logger.removeHandler(handler)
     assert stream.getvalue() == "the application raised %r (with what cannot be shown: ValueError)\n"

@@ -419,6 +419,20 @@ def test_a_dict_configures_the_log_and_crosses_to_workers(workers: int, tmp_path
     assert '"GET /path HTTP/1.1" 200 OK' in text
 
 
+def test_none_leaves_logging_to_the_program(tmp_path: Path) -> None:
+    assert Config.from_dict({"log_config": None}).log_config == {}
+    (tmp_path / "app.py").write_text(APP)
+    code = (
+        "import logging, trioasgi\n"
+        "logging.basicConfig(level='INFO', format='PROGRAM %(message)s')\n"
+        "trioasgi.run('app:app', port=0, log_config=None)\n"
+    )
+    with start([sys.executable, "-c", code], cwd=tmp_path) as process:
+        process.wait_for(r"^PROGRAM Serving on http")
+        process.stop()
+        assert process.output.count("Serving on") == 1
+
+
 def test_a_dict_that_workers_cannot_be_told_is_refused() -> None:
     table = {"version": 1, "handlers": {"x": {"class": "logging.StreamHandler", "stream": sys.stderr}}}
     assert Config(log_config=table).log_config == table

@@ -382,14 +382,16 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = True
 
     log_config: Annotated[
-        NonEmpty | dict[str, Any] | None,
+        str | dict[str, Any],
         option(
             "Configure logging by this file.",
             Group.LOGGING,
             metavar="FILE",
-            expected="the path of a JSON, YAML or INI file, or in Python the dict that dictConfig() takes",
+            none={},
+            expected="the path of a JSON, YAML or INI file (in Python also a dict for dictConfig(), or None)",
         ),
-    ] = None
+    ] = ""
+    """Empty: the server's own handlers. An empty dict, which None stands for: logging is left as it is."""
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug", "trace"] | None,
         option(

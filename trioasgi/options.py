@@ -254,7 +254,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
     base, metas = _unwrap(field.type)
     nullable = False
     if get_origin(base) in (Union, types.UnionType):
-        nullable = True
+        nullable = types.NoneType in get_args(base)
         base, inner = _unwrap(next(arm for arm in get_args(base) if arm is not types.NoneType))
         metas += inner
     kind = _KINDS[get_origin(base) or base]

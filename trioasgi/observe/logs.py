@@ -93,7 +93,8 @@ def configure_logging(config: Config, *, show_pid: bool = False) -> None:
     Without `log_config` only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the
     application's loggers and any handler that somebody else has put on these two stay as they are. May be
     called again, and then replaces what it did before. `show_pid` puts the process's id on each line, for
-    workers that share a terminal. Raises ConfigError for a `log_config` that cannot be used.
+    workers that share a terminal. With an empty dict as `log_config` records
+    go to whatever handlers the program has. Raises ConfigError for a `log_config` that cannot be used.
     """
     logging.addLevelName(TRACE, "TRACE")
     server, access = own_logger(SERVER), own_logger(ACCESS)
@@ -102,7 +103,7 @@ def configure_logging(config: Config, *, show_pid: bool = False) -> None:
             if isinstance(handler, LineHandler):
                 logger.removeHandler(handler)
     level = None if config.log_level is None else _LEVELS[config.log_level]
-    if config.log_config is None:
+    if config.log_config == "":
         level = logging.INFO if level is None else level
         _use_own_handlers(server, access, config.use_colors, show_pid=show_pid)
     else:
@@ -128,10 +129,11 @@ def _use_own_handlers(
 def _use_log_config(server: logging.Logger, access: logging.Logger, config: Config) -> None:
     from .logconfig import apply_log_config  # few servers have one
 
-    assert config.log_config is not None
     for logger in (server, access):
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
+    if not config.log_config:
+        return
     apply_log_config(config.log_config, directory=config.app_dir, use_colors=config.use_colors)
     for logger in (server, access):
         logger.disabled = False
