@@ -23,10 +23,12 @@ Every option can be given as a flag, in the environment, in a file, and as a key
 (`trioasgi.Config(log_level="debug")`). A flag wins over the environment, the environment over the file, the
 file over the default.
 
-- **Environment.** `TRIOASGI_` and the name. A switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on`
-  or `off`. A list is split at commas; an entry with a comma of its own goes into a flag or a file. An empty
-  variable counts as not set. `--env-file FILE` sets variables that are not set yet from lines `KEY=VALUE`,
-  before this is looked at.
+- **Names.** An option has the same names in every source: its own, and those that it is also called, mostly
+  uvicorn's. In Python None stands for the default; for no pings; for logging left alone.
+- **Environment.** `TRIOASGI_` and the name; below that `UVICORN_` and the name that uvicorn has for it. A
+  switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; an entry
+  with a comma of its own goes into a flag or a file. An empty variable counts as not set. `--env-file FILE`
+  sets variables that are not set yet from lines `KEY=VALUE`, before this is looked at.
 - **File.** `--config FILE` or `TRIOASGI_CONFIG`; else the table `[tool.trioasgi]` of `pyproject.toml` in
   the current directory; else `trioasgi.toml` there, with the options at its top level or in
   `[tool.trioasgi]`. Dashes and underscores in keys are the same. Relative paths start at the current
@@ -55,8 +57,8 @@ def _entry(option: Option) -> Iterator[str]:
     yield f"### {option.name}\n"
     yield f"{option.help}\n"
     yield f"- Flag: {_flags(option)}"
-    if option.hidden_flags:
-        yield f"- Also understood: {', '.join(f'`{flag}`' for flag in option.hidden_flags)}"
+    if len(option.names) > 1:
+        yield f"- Also called: {', '.join(f'`{name}`' for name in option.names[1:])}"
     aliases = "".join(f"; below it `{alias}`" for alias in option.environment_aliases)
     yield f"- Environment: `{option.environment}`{aliases}"
     yield f"- File: `{option.key}`"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from trio_websocket import open_websocket
 
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import read_body, request, respond
@@ -341,5 +343,70 @@ def test_haproxy_before_nginx_before_the_server(tmp_path: Path) -> None:
             ):
                 async with client_of(outer) as client:
                     assert (await ask(client))["client"] == [CLIENT, 0]
+
+    run(main)
+
+
+# What the documentation says
+
+
+PAGE = Path(__file__).parent.parent / "docs" / "proxies.md"
+
+
+def documented(language: str, mark: str) -> str:
+    """The one block of the page in that language that has `mark` in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    (block,) = (block for block in blocks if mark in block)
+    return cast("str", block)
+
+
+async def show_or_echo(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await show(scope, receive, send)
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": f"{scope['client'][0]} {message['text']}"})
+
+
+async def use(port: int) -> None:
+    """A WebSocket, an upload of 3 MB, and fields that a client may not set for itself."""
+    async with open_websocket("127.0.0.1", port, "/chat", use_ssl=False) as websocket:
+        for text in ("one", "two"):
+            await websocket.send_message(text)
+            assert await websocket.get_message() == f"127.0.0.1 {text}"
+    fields = ("X-Forwarded-Host: evil.example", "X-Forwarded-Prefix: /evil", "Forwarded: for=6.6.6.6")
+    async with client_of(port) as client:
+        shown = await ask(client, request("/", *fields, method="POST", body=b"x" * 3_000_000))
+        assert shown["size"] == 3_000_000
+        assert (shown["client"], shown["scheme"], shown["root_path"]) == ([CLIENT, 0], "http", "")
+        assert shown["headers"]["host"] == "example.org"
+        again = await ask(client, request("/"))
+        assert again["size"] == 0
+
+
+def test_the_documented_nginx_block_carries_websockets_and_uploads(tmp_path: Path) -> None:
+    block = documented("nginx", "location / {")
+
+    async def main() -> None:
+        async with served(show_or_echo, **TRUST) as server:
+            config = block.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}")
+            with nginx(
+                tmp_path, lambda port: config.replace("listen 80;", f"listen 127.0.0.1:{port};")
+            ) as port:
+                await use(port)
+
+    run(main)
+
+
+def test_the_documented_haproxy_block_carries_websockets_and_uploads(tmp_path: Path) -> None:
+    block = documented("haproxy", "mode http")
+
+    async def main() -> None:
+        async with served(show_or_echo, **TRUST) as server:
+            config = block.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}")
+            with haproxy(tmp_path, lambda port: config.replace("bind :80", f"bind 127.0.0.1:{port}")) as port:
+                await use(port)
 
     run(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +40,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parse:
     """Run the command line up to the Config that would be run."""
     ran: list[Config] = []
 
-    def run_config(config: Config) -> ExitStatus:
+    def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
         ran.append(config)
         return ExitStatus.OK
 
@@ -223,7 +223,7 @@ def test_a_module_may_be_named_like_a_command(parse: Parse, monkeypatch: pytest.
 def test_a_failure_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_config(config: Config) -> ExitStatus:
+    def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
         raise LoadError(f"no module {config.app}")
 
     running = ModuleType("trioasgi.running")
@@ -297,6 +297,10 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
         (
             ("a:b", "--bind", "a:1", "--uds", "x"),
             "bind = ('a:1',) (from flag --bind) and uds = 'x' (from flag --uds) exclude",
+        ),
+        (
+            ("a:b", "--header", "Content-Length: 3"),
+            "bad value for header: 'Content-Length: 3' (from flag --header); expected a field that does not",
         ),
         (("a:b", "--keyfile", "k"), "keyfile = 'k' (from flag --keyfile) without certfile"),
         (("a:b", "--config", "no.toml"), "cannot read the configuration file no.toml"),

@@ -140,6 +140,8 @@ def server_tls(config: Config) -> ServerTLS | None:
         config.keyfile_password,
         ca_certs=config.ca_certs,
         client_certs=config.client_certs,
+        version=config.tls_version,
+        ciphers=config.ciphers,
     )
     return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
 

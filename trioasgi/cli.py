@@ -26,7 +26,7 @@ from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus, TrioasgiError
 from trioasgi.importing import uncollected_imports
 from trioasgi.options import SWITCH_WORDS, Kind, Option
-from trioasgi.sources import read_config
+from trioasgi.sources import read_config, remarks_on
 
 PROGRAM = "trioasgi"
 DEMO_APP = "trioasgi.demo:app"
@@ -314,7 +314,7 @@ def _start(
             from trioasgi.running import bound_the_end, run_config
 
         try:
-            status = run_config(config)
+            status = run_config(config, remarks_on(os.environ))
         finally:
             bound_the_end()
     except TrioasgiError as error:

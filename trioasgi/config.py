@@ -5,15 +5,17 @@ Each field of `Config` is an option: type, bounds, default, help, panel and flag
 worker and the reference page are all made from these fields. Adding an option is adding a field.
 """
 
+import json
+import os
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import msgspec.structs
 
 from trioasgi.errors import ConfigError
-from trioasgi.options import Group, Option, Origins, option, read_options, unknown_option
+from trioasgi.options import Group, Option, Origins, option, option_names, read_options, unknown_option
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
@@ -34,6 +36,21 @@ FORWARDED_HEADERS = (
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
 
+_FRAMING = frozenset(
+    {
+        "content-length",
+        "transfer-encoding",
+        "trailer",
+        "te",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "http2-settings",
+    }
+)
+"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1)."""
+
 _YEAR = 365 * 24 * 3600
 """Above any wait that makes sense, and below what a clock cannot add to its time (infinity)."""
 
@@ -45,17 +62,38 @@ Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
 SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Every option of a server, checked.
+class _ConfigMeta(msgspec.StructMeta):
+    """Lets the constructor know every name of an option, and say of a mistake what is wrong with it."""
 
-    Construction raises ConfigError for a value of the wrong type, out of bounds, or at odds with another.
-    A list does where a tuple is declared, and a single string where the tuple would have one entry.
-    """
+    def __call__(self, *arguments: object, **options: object) -> Any:
+        if len(arguments) > 1:
+            raise ConfigError(
+                f"Config takes one argument by position, the application, not {len(arguments)}; "
+                "give options by keyword"
+            )
+        if arguments and "app" in options:
+            raise ConfigError("app is given twice (by position and from keyword app); remove one of them")
+        values = {**options, "app": arguments[0]} if arguments else options
+        return msgspec.convert(_settle(_by_own_name(values), {}), self)
+
+
+class _Served(msgspec.Struct, frozen=True, metaclass=_ConfigMeta):
+    """The one option that may be given by position."""
 
     app: Annotated[
         str | None,
         option("The application, as MODULE:ATTRIBUTE.", Group.APPLICATION, metavar="MODULE:ATTR"),
     ] = None
+
+
+class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
+    """Every option of a server, checked.
+
+    Construction raises ConfigError for a value of the wrong type, out of bounds, or at odds with another.
+    A list does where a tuple is declared, and a single string where the tuple would have one entry. Options
+    have uvicorn's names too (`ssl_certfile`), and None is their default where it is not a value by itself.
+    """
+
     factory: Annotated[
         bool,
         option("Call ATTR to get the application.", Group.APPLICATION),
@@ -73,8 +111,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option("Set environment variables from this file.", Group.APPLICATION, metavar="FILE"),
     ] = None
     interface: Annotated[
-        Literal["auto", "asgi", "wsgi"],
-        option("What the application speaks.", Group.APPLICATION),
+        Literal["auto", "asgi", "asgi2", "wsgi"],
+        option(
+            "asgi, asgi2, wsgi, or auto.",
+            Group.APPLICATION,
+            metavar="KIND",
+            spellings={"asgi3": "asgi"},
+        ),
     ] = "auto"
     threads: Annotated[
         Count,
@@ -126,7 +169,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Serve HTTPS with it, or with one made up.",
             Group.TLS,
-            hidden_flags=("--ssl-certfile",),
+            aliases=("ssl_certfile",),
             metavar="[FILE]",
         ),
     ] = None
@@ -135,7 +178,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Its private key, if not in the same file.",
             Group.TLS,
-            hidden_flags=("--ssl-keyfile",),
+            aliases=("ssl_keyfile",),
             metavar="FILE",
         ),
     ] = None
@@ -144,7 +187,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Better as TRIOASGI_KEYFILE_PASSWORD.",
             Group.TLS,
-            hidden_flags=("--ssl-keyfile-password",),
+            aliases=("ssl_keyfile_password",),
             metavar="TEXT",
             secret=True,
         ),
@@ -155,7 +198,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "none, optional or required.",
             Group.TLS,
             metavar="HOW",
-            hidden_flags=("--ssl-cert-reqs",),
+            aliases=("ssl_cert_reqs",),
             spellings={"0": "none", "1": "optional", "2": "required"},
         ),
     ] = "none"
@@ -164,14 +207,40 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Who signs clients' certificates.",
             Group.TLS,
-            hidden_flags=("--ssl-ca-certs",),
+            aliases=("ssl_ca_certs",),
             metavar="FILE",
+        ),
+    ] = None
+    tls_version: Annotated[
+        Literal["auto", "1.2", "1.3"],
+        option(
+            "1.2 or 1.3 alone, or auto.",
+            Group.TLS,
+            aliases=("ssl_version",),
+            metavar="V",
+            # The numbers of ssl.PROTOCOL_TLS, PROTOCOL_TLS_SERVER and PROTOCOL_TLSv1_2.
+            spellings={"2": "auto", "17": "auto", "5": "1.2"},
+        ),
+    ] = "auto"
+    ciphers: Annotated[
+        NonEmpty | None,
+        option(
+            "OpenSSL's list of TLS 1.2 ciphers.",
+            Group.TLS,
+            aliases=("ssl_ciphers",),
+            metavar="LIST",
         ),
     ] = None
 
     workers: Annotated[
         Positive,
-        option("Worker processes.", Group.PROCESSES, flags=("--workers", "-w"), metavar="N"),
+        option(
+            "Worker processes.",
+            Group.PROCESSES,
+            flags=("--workers", "-w"),
+            environment_aliases=("WEB_CONCURRENCY",),
+            metavar="N",
+        ),
     ] = 1
     reload: Annotated[bool, option("Restart the workers when a file changes.", Group.PROCESSES)] = False
     reload_dirs: Annotated[
@@ -180,7 +249,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "Watch this directory; repeatable. [.]",
             Group.PROCESSES,
             flags=("--reload-dir",),
-            hidden_flags=("--reload-dirs",),
+            separator=os.pathsep,
             metavar="DIR",
         ),
     ] = ()
@@ -190,7 +259,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "Watch these files too; repeatable. [*.py]",
             Group.PROCESSES,
             flags=("--reload-include",),
-            hidden_flags=("--reload-includes",),
             metavar="GLOB",
         ),
     ] = ()
@@ -200,7 +268,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "Never watch these files; repeatable.",
             Group.PROCESSES,
             flags=("--reload-exclude",),
-            hidden_flags=("--reload-excludes",),
             metavar="GLOB",
         ),
     ] = ()
@@ -211,13 +278,19 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     http: Annotated[
         Literal["auto", "h11", "httptools"],
-        option("The HTTP/1 parser.", Group.HTTP),
+        option("The HTTP/1 parser.", Group.HTTP, spellings={"zttp": "auto"}),
     ] = "auto"
     server_header: Annotated[bool, option("Send a server header.", Group.HTTP)] = True
     date_header: Annotated[bool, option("Send a date header.", Group.HTTP)] = True
     header: Annotated[
         tuple[str, ...],
-        option("Add this to every response; repeatable.", Group.HTTP, metavar="NAME:VALUE"),
+        option(
+            "Add this to every response; repeatable.",
+            Group.HTTP,
+            aliases=("headers",),
+            metavar="NAME:VALUE",
+            joiner=": ",
+        ),
     ] = ()
 
     proxy_headers: Annotated[
@@ -230,6 +303,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             "Proxies believed; repeatable. [loopback]",
             Group.PROXIES,
             environment_aliases=("FORWARDED_ALLOW_IPS",),
+            separator=",",
             metavar="ADDR",
         ),
     ] = LOOPBACK
@@ -251,7 +325,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "auto, wsproto, websockets or off.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws",),
+            aliases=("ws",),
             metavar="CODEC",
             spellings={"none": "off", "websockets-sansio": "websockets"},
         ),
@@ -261,7 +335,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "A message's bytes, inflated.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws-max-size",),
+            aliases=("ws_max_size",),
             metavar="BYTES",
         ),
     ] = 16 * 1024 * 1024
@@ -270,7 +344,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Messages read ahead of the app.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws-max-queue",),
+            aliases=("ws_max_queue",),
             metavar="N",
         ),
     ] = 32
@@ -279,8 +353,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Seconds between pings; 0: none.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws-ping-interval",),
+            aliases=("ws_ping_interval",),
             metavar="S",
+            none=0.0,
         ),
     ] = 20.0
     websocket_ping_timeout: Annotated[
@@ -288,8 +363,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "A pong may take; 0: any time.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws-ping-timeout",),
+            aliases=("ws_ping_timeout",),
             metavar="S",
+            none=0.0,
         ),
     ] = 20.0
     websocket_close_timeout: Annotated[
@@ -301,14 +377,37 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Compress where the client offers.",
             Group.WEBSOCKET,
-            hidden_flags=("--ws-per-message-deflate",),
+            aliases=("ws_per_message_deflate",),
         ),
     ] = True
 
+    log_config: Annotated[
+        str | dict[str, Any],
+        option(
+            "Configure logging by this file.",
+            Group.LOGGING,
+            metavar="FILE",
+            none={},
+            expected="the path of a JSON, YAML or INI file (in Python also a dict for dictConfig(), or None)",
+        ),
+    ] = ""
+    """Empty: the server's own handlers. An empty dict, which None stands for: logging is left as it is."""
     log_level: Annotated[
-        Literal["critical", "error", "warning", "info", "debug", "trace"],
-        option("critical, error, warning, info, debug or trace.", Group.LOGGING, metavar="LEVEL"),
-    ] = "info"
+        Literal["critical", "error", "warning", "info", "debug", "trace"] | None,
+        option(
+            "critical, error, warning, info, debug or trace. [info]",
+            Group.LOGGING,
+            metavar="LEVEL",
+            spellings={
+                "50": "critical",
+                "40": "error",
+                "30": "warning",
+                "20": "info",
+                "10": "debug",
+                "5": "trace",
+            },
+        ),
+    ] = None
     access_log: Annotated[bool, option("Log every request.", Group.LOGGING)] = True
     use_colors: Annotated[
         bool | None,
@@ -320,7 +419,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "Bytes of a request's headers.",
             Group.LIMITS,
-            hidden_flags=("--h11-max-incomplete-event-size",),
+            aliases=("h11_max_incomplete_event_size",),
             metavar="BYTES",
         ),
     ] = 65536
@@ -398,10 +497,23 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         option(
             "A worker's silence before it is killed.",
             Group.TIMEOUTS,
-            hidden_flags=("--timeout-worker-healthcheck",),
+            aliases=("timeout_worker_healthcheck",),
             metavar="S",
         ),
     ] = 60.0
+
+    loop: Annotated[
+        NonEmpty,
+        option("Any name: Trio is the loop.", Group.WITHOUT_EFFECT, metavar="NAME"),
+    ] = "auto"
+    http2: Annotated[
+        bool,
+        option("HTTP/2 is not there yet.", Group.WITHOUT_EFFECT),
+    ] = False
+    reset_contextvars: Annotated[
+        bool,
+        option("Always so: a fresh context each call.", Group.WITHOUT_EFFECT),
+    ] = False
 
     def __post_init__(self) -> None:
         chosen = _chosen(self)
@@ -419,7 +531,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         Raises ConfigError as the constructor does, and for an unknown name with the nearest one there is.
         """
-        return msgspec.convert(_settle(values, origins or {}), cls)
+        return msgspec.convert(_settle(_by_own_name(values), origins or {}), cls)
 
     def to_dict(self) -> dict[str, object]:
         """The options that are not at their default, in types that JSON has."""
@@ -429,7 +541,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def replace(self, **changes: object) -> Self:
         """A copy with some options changed; raises ConfigError as `from_dict` does."""
-        return type(self).from_dict({**_chosen(self), **changes})
+        return type(self).from_dict({**_chosen(self), **_by_own_name(changes)})
+
+    def remarks(self) -> list[str]:
+        """What to say of options that were given and have no effect here."""
+        return [remark for given, remark in _remarks(self) if given]
 
     @property
     def binds(self) -> tuple[str, ...]:
@@ -448,6 +564,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 OPTIONS: Mapping[str, Option] = read_options(Config)
 """Every option by name, in the order declared."""
 
+NAMES: Mapping[str, str] = option_names(OPTIONS)
+"""For every name that an option has, in any source, the option's own."""
+
 LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))
 """The ways to say where to listen; a Config uses one of them."""
 
@@ -463,13 +582,33 @@ def _chosen(config: Config) -> dict[str, object]:
     }
 
 
+def _by_own_name(values: Mapping[str, object]) -> dict[str, object]:
+    """`values` by the options' own names; names that no option has stay. Raises ConfigError."""
+    named: dict[str, object] = {}
+    for name, value in values.items():
+        own = NAMES.get(name, name)
+        if own in named:
+            raise ConfigError(f"{own} is given twice, the second time as {name}; remove one of the two")
+        named[own] = value
+    return named
+
+
+def _remarks(config: Config) -> Iterator[tuple[bool, str]]:
+    """Whether there is a reason to say so, and what."""
+    yield (
+        config.loop not in ("auto", "trio"),
+        f"loop = {config.loop!r} has no effect: this server runs on Trio, which is the loop",
+    )
+    yield config.http2, "http2 has no effect yet: this server speaks HTTP/1.1 and WebSocket"
+
+
 def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]:
     """`values` checked, each by itself and then one against another; raises ConfigError."""
     settled: dict[str, object] = {}
     for name, value in values.items():
         origin = origins.get(name, f"keyword {name}")
         if name not in OPTIONS:
-            raise unknown_option(name, origin, OPTIONS)
+            raise unknown_option(name, origin, NAMES)
         settled[name] = OPTIONS[name].check(value, origin)
     for rule in _RULES:
         rule(settled, origins)
@@ -547,6 +686,12 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
                 origins.get("header", "keyword header"),
                 "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
             )
+        if entry.partition(":")[0].lower() in _FRAMING:
+            OPTIONS["header"].refuse(
+                entry,
+                origins.get("header", "keyword header"),
+                "a field that does not frame the message: that is the server's own to do (RFC 9112 6)",
+            )
 
 
 def _check_trusted(values: Mapping[str, object], origins: Origins) -> None:
@@ -575,7 +720,26 @@ def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> 
             )
 
 
+def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
+    log_config = values.get("log_config")
+    if not isinstance(log_config, dict) or not _crosses(values):
+        return
+    try:
+        json.dumps(log_config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"bad value for log_config (from {origins.get('log_config', 'keyword log_config')}): {error}, "
+            "and it goes to the workers as JSON; name objects by their import path, such as 'ext://sys.stderr'"
+        ) from error
+
+
+def _crosses(values: Mapping[str, object]) -> bool:
+    """Whether the options go to another process."""
+    return bool(values.get("reload")) or values.get("workers", 1) != 1
+
+
 _RULES = (
+    _check_log_config,
     _check_listening,
     _check_certificate,
     _check_client_certs,

@@ -18,6 +18,7 @@ from trioasgi.http1.connection import HTTP1Connection, Phase
 from trioasgi.net.channel import StreamChannel
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
+from trioasgi.observe.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +33,14 @@ if TYPE_CHECKING:
     from trioasgi.trust import Trusted
 
 logger = logging.getLogger("trioasgi")
+
+_DISTRUST = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
+"""What a client says that does not trust the server's certificate (RFC 8446, 6.2)."""
+
+_EXPLANATION = (
+    "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
+    "accept it in the browser, which ends this; further ones are logged at debug)"
+)
 
 
 class ServerTLS(msgspec.Struct, frozen=True):
@@ -73,6 +82,7 @@ class Connections:
         self._live: set[HTTP1Connection] = set()
         self._preparing = 0
         self._draining = False
+        self._has_explained = False
 
     def __len__(self) -> int:
         return len(self._live)
@@ -215,9 +225,18 @@ class Connections:
             with trio.fail_after(self._settings.timeout_handshake):
                 await secured.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            logger.info("%s: TLS handshake failed: %s", peer, _handshake_reason(exc))
+            self._log_handshake(peer, _handshake_reason(exc))
             return False
         return True
+
+    def _log_handshake(self, peer: str, reason: str) -> None:
+        """A browser that does not trust the certificate says so several times a visit: explain it once."""
+        level, explanation = logging.INFO, ""
+        if reason.endswith(_DISTRUST):
+            level = logging.DEBUG if self._has_explained else logging.INFO
+            explanation = f" {_EXPLANATION}"
+            self._has_explained = True
+        logger.log(level, "%s: TLS handshake failed: %s%s", peer, reason, explanation)
 
 
 class _Isolation:
@@ -279,4 +298,5 @@ def _peer_name(client: Peer | None, server: Peer | None) -> str:
     if client is None or not client[0]:
         return "a local client" if server is None or server[1] is None else "an unknown client"
     host, port = client
+    host = escaped(host)  # of a Unix socket that a PROXY header names, it may be any bytes
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from trioasgi.asgi.wsgi import as_asgi, is_wsgi
 from trioasgi.config import Config
 from trioasgi.errors import LoadError, MainGuardError
+from trioasgi.observe.text import cut
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -28,6 +29,10 @@ _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _DEMO = os.path.join(_PACKAGE, "demo")  # an application, if one of ours
 _LONGEST_TRACEBACK = 12_000
 """Characters; a RecursionError's would fill the screen several times, and it has to fit into a report."""
+
+
+_LONGEST_SUMMARY = 1000
+"""Characters of an exception's message beside its traceback, which has it too."""
 
 
 def load_app(config: Config) -> ASGIApp:
@@ -84,6 +89,10 @@ def check_app(app: object, name: str = "the application", config: Config | None 
         kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
         raise LoadError(f"{name} is {kind}, not an ASGI application: it cannot be called")
     config = config or Config()
+    if config.interface == "asgi2":
+        if not _takes(app, 1):
+            raise LoadError(f"{name} cannot be called with a scope alone, as ASGI 2 wants it")
+        return as_asgi(app, "asgi2")
     wsgi = _find_wsgi(app, name, config.interface)
     if wsgi is not None:
         return as_asgi(wsgi, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
@@ -162,11 +171,28 @@ def _find(module: ModuleType, attribute: str, app: str) -> object:
             if _frames_of_the_user(error):  # a property, or the module's own __getattr__
                 raise _failed(f"looking up {app!r}", error) from error
             names = [name for name in dir(found) if not name.startswith("_")]
-            raise LoadError(f"{walked!r} has no attribute {part!r}{_suggestion(part, names)}") from error
+            where = _where(module) if found is module else ""
+            hint = _hidden_file(module) or _suggestion(part, names)
+            raise LoadError(f"{walked!r} has no attribute {part!r}{where}{hint}") from error
         except (Exception, SystemExit) as error:
             raise _failed(f"looking up {app!r}", error) from error
         walked = f"{walked}:{part}" if found is module else f"{walked}.{part}"
     return found
+
+
+def _where(module: ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    return f" (in {file})" if file else " (it is built into Python)"
+
+
+def _hidden_file(module: ModuleType) -> str:
+    """What to say where the application's directory has a file that was meant, and another was found."""
+    name, file = module.__name__.replace(".", os.sep), getattr(module, "__file__", None) or ""
+    for meant in (f"{name}.py", os.path.join(name, "__init__.py")):
+        path = os.path.join(sys.path[0], meant)
+        if os.path.isfile(path) and os.path.abspath(file) != path:
+            return f": it is not {path}, whose name another module has; rename that file"
+    return ""
 
 
 def _suggestion(wanted: str, names: Iterable[str]) -> str:
@@ -250,8 +276,8 @@ def _why_not(app: Callable[..., object]) -> str:
         return "takes no arguments, as a factory does: add --factory if it returns the application"
     if _takes(app, 1):
         return (
-            "takes only the scope, as ASGI 2 applications did; this server speaks ASGI 3: one callable "
-            "that takes scope, receive and send"
+            "takes only the scope, as ASGI 2 applications did: add --interface asgi2, or make it one "
+            "callable that takes scope, receive and send"
         )
     return "cannot be called with scope, receive and send, as an ASGI application is"
 
@@ -280,7 +306,7 @@ def _takes(function: Callable[..., object], count: int) -> bool:
 
 
 def _failed(doing: str, error: BaseException) -> LoadError:
-    what = traceback.format_exception_only(error)[-1].strip()
+    what = cut(traceback.format_exception_only(error)[-1].strip(), _LONGEST_SUMMARY)
     return LoadError(f"{doing} failed with {what}\n\n{user_traceback(error)}")
 
 
@@ -289,10 +315,7 @@ def user_traceback(error: BaseException) -> str:
     report = traceback.TracebackException.from_exception(error)
     _trim(report)
     text = "".join(report.format()).rstrip()
-    if len(text) <= _LONGEST_TRACEBACK:
-        return text
-    half = _LONGEST_TRACEBACK // 2
-    return f"{text[:half]}\n  […]\n{text[-half:]}"
+    return cut(text, _LONGEST_TRACEBACK)
 
 
 def _trim(report: traceback.TracebackException) -> None:

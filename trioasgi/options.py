@@ -6,8 +6,9 @@ read them back as `Option` records, so that nothing about an option is written t
 
 from __future__ import annotations
 
+import os
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -33,6 +34,7 @@ class Group(Enum):
     LOGGING = "Logging"
     LIMITS = "Limits"
     TIMEOUTS = "Timeouts, in seconds"
+    WITHOUT_EFFECT = "Without effect, for uvicorn's command lines"
 
 
 class Kind(Enum):
@@ -56,8 +58,8 @@ _KINDS: dict[object, Kind] = {
 }
 
 SWITCH_WORDS = {
-    **dict.fromkeys(("1", "true", "yes", "on"), True),
-    **dict.fromkeys(("0", "false", "no", "off"), False),
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
 """What is written for true and false."""
 
@@ -72,6 +74,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     nullable: bool
     """None is a value too: nothing was chosen."""
     default: object
+    none: object
+    """What None stands for where it is no value by itself; in Python only."""
     help: str
     group: Group
     flags: tuple[str, ...]
@@ -79,8 +83,14 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """For a switch: the flags that turn it off, one for each of `flags`."""
     hidden_flags: tuple[str, ...]
     """Aliases that work and are not shown. A switch's may have its value behind it, as in `--alias false`."""
+    names: tuple[str, ...]
+    """Every name it has: its own, its flags' and other servers'. All of them work in every source."""
     environment_aliases: tuple[str, ...]
     """Variables that other servers read for the same thing; ours wins over them."""
+    separator: str | None
+    """What splits a list in a `UVICORN_` variable; None: white space, as click has it."""
+    joiner: str | None
+    """What joins the two parts of a list's entry that is given as a pair; None: an entry is one text."""
     metavar: str
     choices: tuple[str, ...]
     spellings: Mapping[str, str]
@@ -104,8 +114,11 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         """`value` for a message or a representation."""
         return "'***'" if self.secret else repr(value)
 
-    def parse(self, text: str, origin: str) -> object:
-        """The value that `text` from a command line or the environment stands for; raises ConfigError."""
+    def parse(self, text: str, origin: str, separator: str | None = ",") -> object:
+        """The value that `text` from a command line or the environment stands for; raises ConfigError.
+
+        A list is split at `separator`, or at white space if that is None.
+        """
         try:
             match self.kind:
                 case Kind.SWITCH:
@@ -115,10 +128,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 case Kind.NUMBER:
                     return float(text)
                 case Kind.CHOICE:
-                    word = text.strip().lower()
-                    return self.spellings.get(word, word)
+                    return self._spelt(text.strip())
                 case Kind.LIST:
-                    return tuple(part.strip() for part in text.split(",") if part.strip())
+                    return tuple(part.strip() for part in text.split(separator) if part.strip())
                 case Kind.TEXT:
                     return text
         except (ValueError, KeyError):
@@ -127,15 +139,45 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     def check(self, value: object, origin: str) -> object:
         """`value` in the type declared; raises ConfigError.
 
-        Where that is a tuple, a list becomes one, and a string the one entry of one.
+        Where that is a tuple, a list becomes one, and a string the one entry of one. A path is its string, a
+        choice may be spelt as another server does, and None stands for `none`.
         """
-        if self.kind is Kind.LIST and isinstance(value, str):
-            value = (value,)
+        if value is None and not self.nullable:
+            return self.none
         try:
-            checked: object = msgspec.convert(value, self.type)
+            checked: object = msgspec.convert(self._plain(value), self.type)
         except msgspec.ValidationError:
             self.refuse(value, origin)
         return checked
+
+    def _plain(self, value: object) -> object:
+        """`value` in the types of the declaration, where it is one that means the same."""
+        match self.kind:
+            case Kind.LIST if isinstance(value, str | os.PathLike):
+                return (os.fspath(value),)
+            case Kind.LIST if isinstance(value, list | tuple):
+                return tuple(self._plain_entry(entry) for entry in value)
+            case Kind.TEXT if isinstance(value, os.PathLike):
+                return os.fspath(value)
+            case Kind.CHOICE if isinstance(value, str):
+                return self._spelt(value)
+            case Kind.CHOICE if isinstance(value, int) and not isinstance(value, bool):
+                return self._spelt(str(int(value)))
+            case _:
+                return value
+
+    def _plain_entry(self, entry: object) -> object:
+        match entry:
+            case os.PathLike():
+                return os.fspath(entry)
+            case [str(first), str(second)] if self.joiner is not None:
+                return f"{first}{self.joiner}{second}"
+            case _:
+                return entry
+
+    def _spelt(self, word: str) -> str:
+        lower = word.lower()
+        return self.spellings.get(lower, lower)
 
     def refuse(self, value: object, origin: str, expected: str | None = None) -> NoReturn:
         """Raise the ConfigError for a value that cannot be."""
@@ -150,24 +192,34 @@ def option(
     group: Group,
     *,
     flags: tuple[str, ...] = (),
-    hidden_flags: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
     environment_aliases: tuple[str, ...] = (),
     metavar: str = "",
     spellings: Mapping[str, str] | None = None,
+    none: object = msgspec.UNSET,
+    separator: str | None = None,
+    joiner: str | None = None,
+    expected: str | None = None,
     secret: bool = False,
 ) -> msgspec.Meta:
     """Declare an option beside the type of its field.
 
-    `flags` are the flags shown, `--like-the-name` unless given. A switch gets its `--no-` flags by itself.
+    `flags` are the flags shown, `--like-the-name` unless given; `aliases` are further names, written as the
+    field's. A switch gets its `--no-` flags by itself. `none` is what None means, the default unless given.
+    `expected` says what would be right, where the type does not.
     Bounds belong to the type: `Annotated[int, msgspec.Meta(ge=1)]`.
     """
     extra = {
         "group": group,
         "flags": flags,
-        "hidden_flags": hidden_flags,
+        "aliases": aliases,
         "environment_aliases": environment_aliases,
         "metavar": metavar,
         "spellings": spellings or {},
+        "none": none,
+        "separator": separator,
+        "joiner": joiner,
+        "expected": expected,
         "secret": secret,
     }
     return msgspec.Meta(description=help, extra=extra)
@@ -178,15 +230,20 @@ def read_options(declaration: type[msgspec.Struct]) -> dict[str, Option]:
     return {field.name: _read_option(field) for field in msgspec.structs.fields(declaration)}
 
 
-def unknown_option(name: str, origin: str, known: Mapping[str, Option]) -> ConfigError:
+def option_names(options: Mapping[str, Option]) -> dict[str, str]:
+    """For every name that an option has, the option's own."""
+    return {name: option.name for option in options.values() for name in option.names}
+
+
+def unknown_option(name: str, origin: str, known: Collection[str]) -> ConfigError:
     """The error for a name that no option has; it suggests the nearest that one has."""
     near = nearest_name(name, known)
     hint = f"did you mean {near}?" if near else "see `trioasgi --help` for those there are"
     return ConfigError(f"unknown option {name!r} (from {origin}); {hint}")
 
 
-def nearest_name(name: str, known: Mapping[str, Option], likeness: float = 0.6) -> str | None:
-    """The option whose name is most like `name`, if one is at least so much like it (0 to 1)."""
+def nearest_name(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
+    """The name of an option that is most like `name`, if one is at least so much like it (0 to 1)."""
     import difflib  # only a mistake pays for it
 
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=likeness)
@@ -197,33 +254,47 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
     base, metas = _unwrap(field.type)
     nullable = False
     if get_origin(base) in (Union, types.UnionType):
-        nullable = True
+        nullable = types.NoneType in get_args(base)
         base, inner = _unwrap(next(arm for arm in get_args(base) if arm is not types.NoneType))
         metas += inner
     kind = _KINDS[get_origin(base) or base]
     declared = next(meta for meta in metas if meta.extra is not None)
     extra = declared.extra or {}
-    flags = extra["flags"] or ("--" + field.name.replace("_", "-"),)
+    flags = extra["flags"] or (_flag(field.name),)
     choices = get_args(base) if kind is Kind.CHOICE else ()
-    hidden_flags = extra["hidden_flags"]
+    names = _names(field.name, flags, extra["aliases"])
+    none = extra["none"]
     return Option(
         name=field.name,
         type=field.type,
         kind=kind,
         nullable=nullable,
         default=field.default,
+        none=field.default if none is msgspec.UNSET else none,
         help=declared.description or "",
         group=extra["group"],
         flags=flags,
         negative_flags=_negatives(flags) if kind is Kind.SWITCH else (),
-        hidden_flags=hidden_flags,
+        hidden_flags=tuple(flag for name in names if (flag := _flag(name)) not in flags),
+        names=names,
         environment_aliases=extra["environment_aliases"],
+        separator=extra["separator"],
+        joiner=extra["joiner"],
         metavar=extra["metavar"] or "|".join(choices),
         choices=choices,
         spellings=extra["spellings"],
-        expected=_expected(kind, choices, metas),
+        expected=extra["expected"] or _expected(kind, choices, metas),
         secret=extra["secret"],
     )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _names(name: str, flags: tuple[str, ...], aliases: tuple[str, ...]) -> tuple[str, ...]:
+    of_flags = (flag[2:].replace("-", "_") for flag in flags if flag.startswith("--"))
+    return tuple(dict.fromkeys((name, *of_flags, *aliases)))
 
 
 def _unwrap(annotation: Any) -> tuple[Any, list[msgspec.Meta]]:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ import trio
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
 from trioasgi.loading import check_app, load_app, refuse_while_loading
-from trioasgi.observe import configure_logging
+from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.serving import Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
 from trioasgi.sources import is_supervised, load_env_file
@@ -61,9 +61,13 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
         sys.exit(status)
 
 
-def run_config(config: Config) -> ExitStatus:
-    """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does."""
+def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+    """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does.
+
+    `remarks` are warnings to log first.
+    """
     configure_logging(config, show_pid=is_supervised(config))
+    log_remarks((*remarks, *config.remarks()))
     if is_supervised(config):
         return _supervise(config)
     return _run_here(lambda: load_app(config), config)
@@ -76,6 +80,7 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
             "each worker imports it itself"
         )
     configure_logging(config)
+    log_remarks(config.remarks())
     return _run_here(lambda: check_app(app, config=config), config)
 
 

@@ -48,6 +48,7 @@ from trioasgi.net.listeners import (
 from trioasgi.net.peers import as_client, as_peer, fixed_address
 from trioasgi.net.stream import HubStream
 from trioasgi.observe.access import access_log
+from trioasgi.observe.startup import log_remarks
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -141,6 +142,7 @@ async def serve(
     from trioasgi.tls.development import resolve_certificate
 
     with resolve_certificate(config) as config:
+        log_remarks(config.remarks())
         own = open_listeners(config)
         try:
             await _Run(app, config, own, Listening.ALONE).run(task_status)

@@ -17,6 +17,8 @@ import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.loading import user_traceback
+from trioasgi.observe.errors import asyncio_hint
+from trioasgi.observe.text import cut, tidy
 from trioasgi.server import serve, serve_copies
 
 if TYPE_CHECKING:
@@ -178,7 +180,7 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
     leaves = list(_leaves(error))
     known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]
     if len(known) < len(leaves):
-        what = " and ".join(f"{type(leaf).__name__}: {leaf}" for leaf in leaves)
+        what = " and ".join(cut(f"{type(leaf).__name__}: {leaf}", 1000) for leaf in leaves)
         message = f"the server failed unexpectedly with {what}\n\n{user_traceback(error)}"
         return Failure(message, ExitStatus.FAILED, permanent=False)
     message = "\n".join(dict.fromkeys(_message(leaf) for leaf in known))
@@ -189,9 +191,14 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
 
 
 def _message(error: TrioasgiError) -> str:
-    if isinstance(error, LifespanError) and error.__cause__ is not None:
-        return f"{error}\n\n{user_traceback(error.__cause__)}"  # it was the user's code that raised
-    return str(error)
+    text = tidy(cut(str(error)))
+    if not isinstance(error, LifespanError):
+        return text
+    # Either the user's code has raised, or its framework has sent the traceback as the reason.
+    cause = error.__cause__
+    hint = None if cause is None else asyncio_hint(cause)
+    parts = (text, None if cause is None else tidy(user_traceback(cause)), hint)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

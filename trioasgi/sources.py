@@ -2,9 +2,10 @@
 
 Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
 
-Environment: `TRIOASGI_<NAME>`, and below that what other servers call an option; a switch is 1/0, true/false,
+An option goes by all its names in every source. Environment: `TRIOASGI_<NAME>`, below that `UVICORN_<NAME>`
+with the names that uvicorn has, below that variables that several servers read; a switch is 1/0, true/false,
 yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or
-in a file); an empty variable counts as not set.
+in a file), in a `UVICORN_` variable where uvicorn splits it; an empty variable counts as not set.
 
 File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
 `./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with
@@ -19,7 +20,7 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trioasgi.config import DEVELOPMENT, LISTENING_WAYS, OPTIONS, Config
+from trioasgi.config import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS, Config
 from trioasgi.errors import ConfigError
 from trioasgi.options import Kind, nearest_name, unknown_option
 
@@ -27,8 +28,75 @@ ENVIRONMENT_PREFIX = "TRIOASGI_"
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
 """Names the file, as `--config` does; it is no option of a server and so no field of Config."""
 
-_TYPO_LIKENESS = 0.8
-"""An unknown TRIOASGI_ variable so like an option's is a mistake; any other may belong to somebody else."""
+UVICORN_PREFIX = "UVICORN_"
+UVICORN_NAMES = frozenset(
+    {
+        "access_log",
+        "app",
+        "app_dir",
+        "backlog",
+        "date_header",
+        "env_file",
+        "factory",
+        "fd",
+        "forwarded_allow_ips",
+        "h11_max_incomplete_event_size",
+        "headers",
+        "host",
+        "http",
+        "http2",
+        "interface",
+        "lifespan",
+        "limit_concurrency",
+        "limit_max_requests",
+        "limit_max_requests_jitter",
+        "log_config",
+        "log_level",
+        "loop",
+        "port",
+        "proxy_headers",
+        "reload",
+        "reload_delay",
+        "reload_dirs",
+        "reload_excludes",
+        "reload_includes",
+        "reset_contextvars",
+        "root_path",
+        "server_header",
+        "ssl_ca_certs",
+        "ssl_cert_reqs",
+        "ssl_certfile",
+        "ssl_ciphers",
+        "ssl_keyfile",
+        "ssl_keyfile_password",
+        "ssl_version",
+        "timeout_graceful_shutdown",
+        "timeout_keep_alive",
+        "timeout_worker_healthcheck",
+        "uds",
+        "use_colors",
+        "workers",
+        "ws",
+        "ws_max_queue",
+        "ws_max_size",
+        "ws_per_message_deflate",
+        "ws_ping_interval",
+        "ws_ping_timeout",
+    }
+)
+"""The options of uvicorn, by its own names: of these it reads a variable."""
+
+_LINK = re.compile(
+    r"""
+    TRIOASGI_ (?: \w+_ )?
+    (?: SERVICE_HOST | SERVICE_PORT (?: _\w+ )? | PORT (?: _\d+_ (?: TCP | UDP | SCTP ) \w* )? )
+    """,
+    re.VERBOSE,
+)
+"""The variables that Kubernetes sets in every container for a service whose name begins with `trioasgi`."""
+
+_LINK_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://")
+"""How the value of such a variable begins that is named as an option is."""
 
 
 class Setting(NamedTuple):
@@ -63,12 +131,12 @@ def read_config(
     default_layer = {name: Setting(value, "default") for name, value in (defaults or {}).items()}
     lower = (default_layer, file_layer)
 
-    env_file = merge((*lower, read_environment(environ), flag_layer)).get("env_file")
+    env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
     settled_environ = dict(environ)
     if env_file is not None:
         load_env_file(OPTIONS["env_file"].check(*env_file), settled_environ)
 
-    settings = merge((*lower, read_environment(settled_environ), flag_layer))
+    settings = merge((*lower, *read_environment(settled_environ), flag_layer))
     config = Config.from_dict(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
@@ -119,25 +187,63 @@ def read_flags(flags: Mapping[str, object]) -> Layer:
     return layer
 
 
-def read_environment(environ: Mapping[str, str]) -> Layer:
-    """The layer of `TRIOASGI_*`, and of variables that other servers read."""
-    layer: Layer = {}
+def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
+    """The layers of the environment: what several servers read, `UVICORN_*`, `TRIOASGI_*`."""
+    common: Layer = {}
     for option in OPTIONS.values():
-        for alias in option.environment_aliases:
-            if text := environ.get(alias):
-                origin = f"environment {alias}"
-                layer[option.name] = Setting(option.parse(text, origin), origin)
-    for variable, text in environ.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX) or variable == CONFIG_VARIABLE or not text:
-            continue
-        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        for variable in option.environment_aliases:
+            _read_variable(common, option.name, variable, environ, ",")
+    uvicorns: Layer = {}
+    for name in UVICORN_NAMES:
+        own = NAMES[name]
+        _read_variable(uvicorns, own, UVICORN_PREFIX + name.upper(), environ, OPTIONS[own].separator)
+    ours: Layer = {}
+    for option in OPTIONS.values():
+        for name in reversed(option.names):  # its own name is the last, and wins
+            variable = ENVIRONMENT_PREFIX + name.upper()
+            if not _is_link(variable, environ.get(variable, "")):
+                _read_variable(ours, option.name, variable, environ, ",")
+    return common, uvicorns, ours
+
+
+def _read_variable(
+    layer: Layer, name: str, variable: str, environ: Mapping[str, str], separator: str | None
+) -> None:
+    if text := environ.get(variable):
         origin = f"environment {variable}"
-        if name in OPTIONS:
-            layer[name] = Setting(OPTIONS[name].parse(text, origin), origin)
-        elif near := nearest_name(name, OPTIONS, _TYPO_LIKENESS):
-            hint = f"did you mean {OPTIONS[near].environment}?"
-            raise ConfigError(f"unknown option {variable} (from the environment); {hint}")
-    return layer
+        layer[name] = Setting(OPTIONS[name].parse(text, origin, separator), origin)
+
+
+def remarks_on(environ: Mapping[str, str]) -> list[str]:
+    """What to say of variables that begin as ours do and are not read; they may well be somebody else's."""
+    return [
+        remark
+        for variable, text in environ.items()
+        if variable.startswith(ENVIRONMENT_PREFIX) and (remark := _remark_on(variable, text))
+    ]
+
+
+def _remark_on(variable: str, text: str) -> str | None:
+    name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+    if _is_link(variable, text):
+        if name not in NAMES:
+            return None
+        return (
+            f"{variable}={text} is not read: Kubernetes has set it for a service of that name, "
+            f"and it is no value of the option {name}"
+        )
+    if name in NAMES or variable == CONFIG_VARIABLE:
+        return None
+    near = nearest_name(name, NAMES)
+    hint = f"; did you mean {ENVIRONMENT_PREFIX}{near.upper()}?" if near else ""
+    return f"{variable} in the environment is not read: there is no such option{hint}"
+
+
+def _is_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes has set this variable (its documentation, "Discovering services")."""
+    if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in NAMES and not _LINK_ADDRESS.match(text):
+        return False
+    return _LINK.fullmatch(variable) is not None
 
 
 def read_file(named: str | None, directory: Path) -> Layer:
@@ -176,10 +282,10 @@ def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool
     table, place = _option_table(path, shown, content, must_have_table=must_have_table)
     layer: Layer = {}
     for key, value in table.items():
-        name = key.replace("-", "_")
         origin = f"{place} {key}"
-        if name not in OPTIONS:
-            raise unknown_option(key, origin, OPTIONS)
+        name = NAMES.get(key.replace("-", "_"))
+        if name is None:
+            raise unknown_option(key, origin, NAMES)
         if name in layer:
             raise ConfigError(f"{name} is given twice (from {origin}); remove one of its two spellings")
         layer[name] = Setting(value, origin)

@@ -234,7 +234,7 @@ def test_an_error_is_logged_with_where_it_comes_from_and_ends_its_task_alone(cod
             assert (await client.get(request("/start?a=b"))).body == b"ok"
             line = await log.wait_for("failed")
             assert "work" in line
-            assert "GET b'/start?a=b' from 127.0.0.1:" in line
+            assert "GET /start?a=b from 127.0.0.1:" in line
             assert (await client.get(request())).body == b"ok"
             assert not ended
 

@@ -101,7 +101,8 @@ class ServerNursery:
         request = self._request
         if request is None:
             return f"the task {task}, started in the lifespan,"
-        return f"the task {task}, started by {request.method} {request.target!r} from {self._peer},"
+        target = request.target.decode("ascii", "replace")
+        return f"the task {task}, started by {request.method} {target} from {self._peer},"
 
 
 class _Task:

@@ -148,8 +148,23 @@ class HTTPHandler:
                     self._judge_return(exchange)
             finally:
                 application.count()
+        if exchange.status >= 400:
+            self._look_for_handshake(exchange)
         if log is not None:
             log.write(exchange)
+
+    def _look_for_handshake(self, exchange: Exchange) -> None:
+        """Say why what the client meant as a WebSocket's handshake was answered with an error."""
+        request = exchange.request
+        if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
+            return
+        logger.info(
+            "%s: %s %s is a WebSocket's handshake without its Upgrade and Connection fields: a proxy takes "
+            "them off unless it is told to set them",
+            self._info.peer,
+            request.method,
+            request.target.decode("ascii", "replace"),
+        )
 
     async def _serve_websocket(
         self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
@@ -222,7 +237,8 @@ class HTTPHandler:
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
         if is_disconnect(exc, gone=exchange.disconnected):
-            logger.debug("%s went away during %s %r", self._info.peer, request.method, request.target)
+            target = request.target.decode("ascii", "replace")
+            logger.debug("%s went away during %s %s", self._info.peer, request.method, target)
             exchange.abort("the client has gone")
             return
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
@@ -242,5 +258,6 @@ class HTTPHandler:
             logger.debug("the application returned %s: %s has gone", what, self._info.peer)
             exchange.abort("the client has gone")
             return
-        logger.error("the application returned %s to %s %r", what, request.method, request.target)
+        target = request.target.decode("ascii", "replace")
+        logger.error("the application returned %s to %s %s", what, request.method, target)
         exchange.fail(500, "Internal Server Error")

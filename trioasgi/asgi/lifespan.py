@@ -16,7 +16,7 @@ from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
 from trioasgi.nesting import abandon_nurseries, report_left_open
-from trioasgi.observe.errors import asyncio_hint
+from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -219,19 +219,27 @@ class Lifespan:
                 )
             case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
+            case Phase.FAILED if self.error is not None and (
+                self.error.__cause__ is exc or str(self.error) not in _BARE_FAILURES
+            ):
+                # Frameworks raise again what they have put into the message: it is shown with that.
+                logger.debug("the application raised what it had said that it failed with", exc_info=exc)
             case Phase.FAILED:
-                # It has said so itself, with a message: frameworks raise on what they have told.
-                logger.debug("the application raised %r after it had failed", exc)
+                logger.error("the application raised when it had said that it failed", exc_info=exc)
             case _:
                 logger.error("the application raised after its lifespan had ended", exc_info=exc)
 
     def _fail(self, what: str, cause: BaseException | None = None) -> None:
         running = self._phase is Phase.RUNNING
         self._phase = Phase.FAILED
-        # Where the application tells of its failure while it handles an exception, that is the cause.
-        origin = cause or sys.exception()
-        hint = None if origin is None else asyncio_hint(origin)
-        self.error = LifespanError(f"the application {what}" + (f"\n{hint}" if hint else ""))
+        text = f"the application {what}"
+        if cause is None:
+            # Frameworks tell of a failure while they handle the exception; most put its traceback into the text.
+            origin = sys.exception()
+            cause = origin if text in _BARE_FAILURES else None
+            hint = asyncio_hint_in(text) if origin is None or cause is not None else asyncio_hint(origin)
+            text = f"{text}\n{hint}" if hint else text
+        self.error = LifespanError(text)
         self.error.__cause__ = cause
         self._progress.set()
         if running:
@@ -261,6 +269,10 @@ class Lifespan:
             case "lifespan.shutdown.failed":
                 self._fail(f"failed to stop{_reason(message)}")
         await trio.lowlevel.checkpoint()
+
+
+_BARE_FAILURES = ("the application failed to start", "the application failed to stop")
+"""What is said of a failure that the application says nothing of."""
 
 
 def _reason(message: Message) -> str:

@@ -255,8 +255,8 @@ class WebSocketCall:
         elif exchange.disconnected:
             exchange.abort("the client has gone")
         elif exchange.phase is _NOT_STARTED or exchange.phase is _STARTED:
-            target = exchange.request.target
-            logger.error("the application returned without answering the WebSocket handshake for %r", target)
+            target = exchange.request.target.decode("ascii", "replace")
+            logger.error("the application returned without answering the WebSocket handshake for %s", target)
             exchange.fail(500, "Internal Server Error")
 
     def end_failed(self, exc: BaseException) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import unquote_to_bytes
 
 import trio
 
+from trioasgi.asgi.asgi2 import ASGI2Middleware
 from trioasgi.errors import ClientDisconnected
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from trioasgi.asgi.asgi2 import ASGI2App
     from trioasgi.asgi.types import ASGIApp, Message, Receive, Scope, Send
 
     _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
@@ -83,10 +85,13 @@ class WSGIMiddleware:
 
 def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool = False) -> ASGIApp:
     """What to call as an ASGI application: `app`, or a WSGIMiddleware around it if that is what `interface`
-    says (`wsgi`), or what it looks like (`auto`). `threads` is 0 for the default.
+    says (`wsgi`), or what it looks like (`auto`); an adapter for `asgi2` likewise. `threads` is 0 for the
+    default.
     """
-    if isinstance(app, WSGIMiddleware):
+    if isinstance(app, WSGIMiddleware | ASGI2Middleware):
         return app
+    if interface == "asgi2":
+        return ASGI2Middleware(cast("ASGI2App", app))
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
         wsgi = cast("WSGIApplication", app)
         return WSGIMiddleware(wsgi, threads=threads or DEFAULT_THREADS, multiprocess=multiprocess)

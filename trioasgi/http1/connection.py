@@ -20,6 +20,7 @@ from trioasgi.http1.codec import RequestError
 from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
+from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.rules import Rule
 from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.channel import Delivery
@@ -304,23 +305,23 @@ class HTTP1Connection:
 
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
         request, peer = exchange.request, self.info.peer
-        rule = Rule.CANCELLED
+        error = Rule.CANCELLED.error()
         if self._given_up:
+            error = RequestError(error.status, "its client has gone")
             logger.info(
-                "%s: %s %r was cancelled, as its client has gone (--cancel-on-disconnect)",
+                "%s: %s %s was cancelled, as its client has gone (--cancel-on-disconnect)",
                 peer,
                 request.method,
-                request.target,
+                request.target.decode("ascii", "replace"),
             )
         elif late:
-            rule = Rule.REQUEST_TIMEOUT
+            error = Rule.REQUEST_TIMEOUT.error()
             logger.warning(
-                "%s: %s %r was cancelled at its deadline (--request-timeout)",
+                "%s: %s %s was cancelled at its deadline (--request-timeout)",
                 peer,
                 request.method,
-                request.target,
+                request.target.decode("ascii", "replace"),
             )
-        error = rule.error()
         exchange.fail(error.status, error.reason)
 
     def drain(self) -> None:
@@ -444,7 +445,7 @@ class HTTP1Connection:
         self._log_refusal(error, len(body))
 
     def _log_refusal(self, error: RequestError, size: int) -> None:
-        self.log_limit(f"request refused: {error.status} {error.reason}")
+        self.log_limit(refusal_text(error, self.reader.take_rest()))
         if self.settings.access_log is not None:
             self.settings.access_log.log(self.info.peer, "-", "-", "1.1", error.status, size, 0.0)
 

@@ -26,6 +26,7 @@ from trioasgi.http1.encoder import (
     frame_file,
 )
 from trioasgi.http1.pace import Pace
+from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.rules import Rule
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ class HTTP1Exchange(Exchange):
             try:
                 piece = reader.next_body()
             except RequestError as error:
+                connection.log_limit(refusal_text(error))
                 self.fail(error.status, error.reason)
                 raise ClientDisconnected(error.reason) from error
             if piece is not None:
@@ -162,7 +164,7 @@ class HTTP1Exchange(Exchange):
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
             error = Rule.BODY_TIMEOUT.error()
-            connection.log_limit(f"request refused: {error.status} {error.reason}")
+            connection.log_limit(refusal_text(error))
             self.fail(error.status, error.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
         except OSError as exc:

@@ -30,6 +30,10 @@ _FIXES = {
     errno.ENOENT: "the folder does not exist: make it first",
     errno.ENOTDIR: "a part of the path is not a folder",
 }
+_UNIX_FIXES = {
+    errno.EADDRINUSE: "another program listens there: stop it, or choose another path",
+    errno.EACCES: "permission denied: the folder's owner has to let this user write there",
+}
 
 
 def open_listeners(config: Config) -> list[socket.socket]:
@@ -52,15 +56,18 @@ def open_listeners(config: Config) -> list[socket.socket]:
                     case InheritedAddress():
                         opened.append(_open_inherited(address))
             except (OSError, UnicodeError) as exc:
-                raise BindError(f"cannot listen on {text}: {_reason(exc)}") from exc
+                unix = isinstance(address, UnixAddress)
+                raise BindError(f"cannot listen on {text}: {_reason(exc, unix=unix)}") from exc
         undo.pop_all()
     return opened
 
 
-def _reason(exc: Exception) -> str:
+def _reason(exc: Exception, *, unix: bool) -> str:
     if isinstance(exc, socket.gaierror):
         return f"the host's name could not be resolved ({exc.strerror})"
     if isinstance(exc, OSError):
+        if unix and exc.errno in _UNIX_FIXES:
+            return _UNIX_FIXES[exc.errno]
         return _FIXES.get(exc.errno or 0, exc.strerror or str(exc))
     return str(exc)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .access import AccessLog, access_log
 from .errors import asyncio_hint, log_app_exception
 from .logs import TRACE, configure_logging
-from .startup import announce
+from .startup import announce, log_remarks
 
 __all__ = [
     "TRACE",
@@ -15,4 +15,5 @@ __all__ = [
     "asyncio_hint",
     "configure_logging",
     "log_app_exception",
+    "log_remarks",
 ]

@@ -39,7 +39,6 @@ class AccessLog:
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(ACCESS)
-        self._lines: list[str] = []
         self._has_lines: trio.Event | None = None
 
     async def run(self) -> None:
@@ -90,16 +89,16 @@ class AccessLog:
         line = f'{peer} "{method} {target} HTTP/{http_version}" {status} {size}B {seconds * 1000:.1f}ms'
         if cut:
             line += _CUT
-        self._lines.append(handler.line_formatter.format_line(time.time(), logging.INFO, line))
-        if self._has_lines is None or handler.is_terminal or len(self._lines) >= BATCH_LINES:
-            self._write()
+        held = handler.hold(handler.line_formatter.format_line(time.time(), logging.INFO, line))
+        if self._has_lines is None or handler.is_terminal or held >= BATCH_LINES:
+            handler.write_held()
         else:
             self._has_lines.set()
 
     def _write(self) -> None:
-        lines, self._lines = self._lines, []
-        if lines and (handler := _only_handler(self._logger)) is not None:
-            handler.write_lines(lines)
+        for handler in self._logger.handlers:
+            if isinstance(handler, LineHandler):
+                handler.write_held()
 
 
 def _only_handler(logger: logging.Logger) -> LineHandler | None:
@@ -108,7 +107,9 @@ def _only_handler(logger: logging.Logger) -> LineHandler | None:
     if len(handlers) != 1 or logger.filters or logger.propagate:
         return None
     handler = handlers[0]
-    return handler if isinstance(handler, LineHandler) and not handler.filters else None
+    if not isinstance(handler, LineHandler) or handler.filters or handler.is_replaced:
+        return None
+    return handler
 
 
 def access_log(config: Config) -> AccessLog | None:

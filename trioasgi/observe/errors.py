@@ -66,6 +66,14 @@ def asyncio_hint(exc: BaseException) -> str | None:
     return None
 
 
+def asyncio_hint_in(traceback: str) -> str | None:
+    """As `asyncio_hint`, of a traceback that is a text, as frameworks send it when their start-up fails."""
+    ends = [line.partition(": ") for line in traceback.lower().splitlines()]
+    if any(kind.__name__.lower() == name and sign in said for name, _, said in ends for kind, sign in _SIGNS):
+        return _HINT
+    return None
+
+
 def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
     """Return the traceback from its first frame outside this server on; all of it if there is none."""
     first = traceback

@@ -6,9 +6,12 @@ import logging
 import os
 import sys
 import time
-from contextlib import nullcontext
-from enum import Enum
+from collections import deque
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, TextIO
+
+from .lines import LineFormatter, Style
+from .text import tidy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,35 +34,109 @@ _LEVELS = {
 }
 
 
-class Style(Enum):
-    """How a line looks; decided once for each handler."""
+class ServerLogger(logging.Logger):
+    """A logger of the server's: an application that configures logging while it is imported does not silence
+    it by the way.
 
-    FILE = "file"
-    """Full date and time with the zone's offset: read later, perhaps elsewhere."""
-    TERMINAL = "terminal"
-    """The time of day: read now."""
+    `dictConfig()` and `fileConfig()` disable every logger that they do not name, unless they are told not to.
+    That is refused once after they have closed our handler; `disabled = True` is obeyed otherwise.
+    """
+
+    _disabled = False
+    _is_spared = False
+
+    @property
+    def disabled(self) -> bool:
+        """Whether records are dropped."""
+        return self._disabled
+
+    @disabled.setter
+    def disabled(self, value: bool) -> None:
+        self._disabled = value and not self._is_spared
+        self._is_spared = False
+
+    def spare(self) -> None:
+        """Refuse to be disabled, once."""
+        self._is_spared = True
+
+
+def own_logger(name: str) -> ServerLogger:
+    """The logger of this name, whoever has asked for it before."""
+    logger = logging.getLogger(name)
+    if not isinstance(logger, ServerLogger):
+        was_disabled = logger.__dict__.pop("disabled", False)
+        logger.__class__ = ServerLogger
+        logger.disabled = was_disabled
+    assert isinstance(logger, ServerLogger)
+    return logger
+
+
+def _tidy_record(record: logging.LogRecord) -> bool:
+    """A filter that lets everything through, and no message that looks like two, whoever formats it."""
+    try:
+        message = record.getMessage()
+    except Exception as error:  # noqa: BLE001 - an application's exception has a __repr__ of its own
+        message = f"{record.msg} (with what cannot be shown: {type(error).__name__})"
+        record.msg, record.args = message, None
+    if not message.isprintable():
+        record.msg, record.args = tidy(message), None
+    return True
+
+
+own_logger(SERVER).addFilter(_tidy_record)
 
 
 def configure_logging(config: Config, *, show_pid: bool = False) -> None:
-    """Send the server's log to stderr and its access log to stdout, at `config.log_level`.
+    """Send the server's log to stderr and its access log to stdout, at `config.log_level`; or configure
+    logging as `config.log_config` says.
 
-    Only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the application's loggers
-    and any handler that somebody else has put on these two stay as they are. May be called again, and then
-    replaces what it did before. `show_pid` puts the process's id on each line, for workers that share a
-    terminal.
+    Without `log_config` only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the
+    application's loggers and any handler that somebody else has put on these two stay as they are. May be
+    called again, and then replaces what it did before. `show_pid` puts the process's id on each line, for
+    workers that share a terminal. With an empty dict as `log_config` records
+    go to whatever handlers the program has. Raises ConfigError for a `log_config` that cannot be used.
     """
     logging.addLevelName(TRACE, "TRACE")
-    level = _LEVELS[config.log_level]
-    for name, stream in ((SERVER, sys.stderr), (ACCESS, sys.stdout)):
-        logger = logging.getLogger(name)
+    server, access = own_logger(SERVER), own_logger(ACCESS)
+    for logger in (server, access):
         for handler in [*logger.handlers]:
             if isinstance(handler, LineHandler):
                 logger.removeHandler(handler)
+    level = None if config.log_level is None else _LEVELS[config.log_level]
+    if config.log_config == "":
+        level = logging.INFO if level is None else level
+        _use_own_handlers(server, access, config.use_colors, show_pid=show_pid)
+    else:
+        _use_log_config(server, access, config)
+    if level is not None:
+        server.setLevel(level)
+        access.setLevel(level)
+
+
+def _use_own_handlers(
+    server: logging.Logger, access: logging.Logger, use_colors: bool | None, *, show_pid: bool
+) -> None:
+    previous = None
+    for logger, stream in ((access, sys.stdout), (server, sys.stderr)):
         if stream is not None:  # as under pythonw.exe
-            logger.addHandler(_handler(stream, config.use_colors, show_pid=show_pid))
-        logger.setLevel(level)
+            handler = _handler(stream, use_colors, show_pid=show_pid)
+            handler.earlier, previous = previous, handler
+            logger.addHandler(handler)
         # Else the application's own root handler would print each line a second time.
         logger.propagate = False
+
+
+def _use_log_config(server: logging.Logger, access: logging.Logger, config: Config) -> None:
+    from .logconfig import apply_log_config  # few servers have one
+
+    for logger in (server, access):
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
+    if not config.log_config:
+        return
+    apply_log_config(config.log_config, directory=config.app_dir, use_colors=config.use_colors)
+    for logger in (server, access):
+        logger.disabled = False
 
 
 def wants_colors(stream: TextIO, use_colors: bool | None, environ: Mapping[str, str] = os.environ) -> bool:
@@ -87,7 +164,7 @@ def _is_terminal(stream: TextIO) -> bool:
         return False
 
 
-def _handler(stream: TextIO, use_colors: bool | None, *, show_pid: bool) -> logging.Handler:
+def _handler(stream: TextIO, use_colors: bool | None, *, show_pid: bool) -> LineHandler:
     style = Style.TERMINAL if _is_terminal(stream) else Style.FILE
     formatter = LineFormatter(style, colors=wants_colors(stream, use_colors), show_pid=show_pid)
     return LineHandler(stream, formatter)
@@ -96,7 +173,8 @@ def _handler(stream: TextIO, use_colors: bool | None, *, show_pid: bool) -> logg
 class LineHandler(logging.StreamHandler[TextIO]):
     """A handler of ours, so that a second `configure_logging` knows what it may replace.
 
-    It also takes lines that were formatted already.
+    It also takes lines that were formatted already, and holds some back until they are many. Once an
+    application has configured logging with handlers of its own on the root logger, records go to those.
     """
 
     def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
@@ -104,90 +182,84 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self.setFormatter(formatter)
         self.line_formatter = formatter
         self.is_terminal = _is_terminal(stream)
+        self.earlier: LineHandler | None = None
+        """What this one holds back is older than whatever is written here."""
+        self._held: deque[str] = deque()
+        self._is_closed = False
+        self._failed = 0
+        """Writes that have failed since the last that did not."""
+        self._fault: OSError | None = None
 
-    def write_lines(self, lines: list[str]) -> None:
-        """Write whole lines, at once."""
+    @property
+    def is_replaced(self) -> bool:
+        """Whether the application's handlers have taken over."""
+        return self._is_closed and bool(logging.getLogger().handlers)
+
+    def close(self) -> None:
+        """Called by `dictConfig()` and `fileConfig()` when they replace what was configured before."""
+        super().close()
+        self._is_closed = True
+        for name in (SERVER, ACCESS):
+            own_logger(name).spare()
+
+    def hold(self, line: str) -> int:
+        """Keep a line for `write_held`, and return how many there are; from any thread."""
+        self._held.append(line)
+        return len(self._held)
+
+    def write_held(self) -> None:
+        """Write the lines that are held back; from any thread."""
+        lines = []
+        with suppress(IndexError):
+            while True:
+                lines.append(self._held.popleft())
+        if lines:
+            self._write_lines(lines)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record's entry at once, behind what was logged before it."""
+        for handler in (self.earlier, self):
+            if handler is not None and handler._held:
+                handler.write_held()
+        if self.is_replaced:
+            logging.getLogger().callHandlers(record)
+            return
+        failed = self._failed
+        super().emit(record)
+        if failed and failed == self._failed:
+            self._report_failures()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
+        """Called with the exception that `emit` has met: of what is no mistake in the call, no traceback."""
+        if not self._judge(sys.exc_info()[1]):
+            super().handleError(record)
+
+    def _write_lines(self, lines: list[str]) -> None:
         try:
             with self.lock or nullcontext():
                 self.stream.write("\n".join([*lines, ""]))
                 self.flush()
-        except (OSError, ValueError):
-            # Nobody reads any more, or the disk is full, or the stream was closed: as handleError() has it.
-            logging.getLogger(ACCESS).removeHandler(self)
+        except (OSError, ValueError) as error:
+            self._judge(error)
+        else:
+            if self._failed:
+                self._report_failures()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
-        """Stop writing once nobody reads (`trioasgi … | head`), rather than print a traceback per request."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            logging.getLogger(record.name).removeHandler(self)
-            return
-        super().handleError(record)
+    def _judge(self, error: BaseException | None) -> bool:
+        """Whether `error` says that the stream cannot be written to; then act on it."""
+        if isinstance(error, BrokenPipeError) or (isinstance(error, ValueError) and self.stream.closed):
+            # Nobody reads any more (`trioasgi ... | head`), nor ever will.
+            for name in (SERVER, ACCESS):
+                logging.getLogger(name).removeHandler(self)
+        elif isinstance(error, OSError):
+            # The disk is full, or the terminal is gone for now: it may well work again.
+            self._failed += 1
+            self._fault = error
+        else:
+            return False
+        return True
 
-
-class LineFormatter(logging.Formatter):
-    """`TIME LEVEL    [pid] message`, the message's further lines and any traceback below it."""
-
-    _COLORS = (
-        (logging.CRITICAL, "\x1b[1;31m"),
-        (logging.ERROR, "\x1b[31m"),
-        (logging.WARNING, "\x1b[33m"),
-        (logging.INFO, "\x1b[32m"),
-        (logging.DEBUG, "\x1b[36m"),
-    )
-    _DIM = "\x1b[2m"
-    _RESET = "\x1b[0m"
-    _WIDTH = len("CRITICAL")
-
-    def __init__(self, style: Style, *, colors: bool = False, show_pid: bool = False) -> None:
-        super().__init__()
-        self._look = style
-        self._colors = colors
-        self._pid = f"[{os.getpid()}] " if show_pid else ""
-        self._names: dict[int, str] = {}
-        self._second = -1
-        self._stamp = ""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the whole entry, without a line end."""
-        if record.exc_info or record.exc_text or record.stack_info:
-            return super().format(record)
-        record.message = record.getMessage()
-        return self.formatMessage(record)
-
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802, ARG002
-        """Return the local time of the record, as the style has it."""
-        return self._time(record.created)
-
-    def _time(self, now: float) -> str:
-        second = int(now)
-        if second != self._second:  # strftime costs more than all the rest of a line
-            form = "%H:%M:%S" if self._look is Style.TERMINAL else "%Y-%m-%dT%H:%M:%S%z"
-            self._stamp = time.strftime(form, time.localtime(second))
-            self._second = second
-        if self._look is Style.TERMINAL:
-            return self._stamp
-        clock, offset = self._stamp[:19], self._stamp[19:]
-        return f"{clock}.{int((now - second) * 1000):03d}{offset}"
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
-        """Return the first part of the entry: everything but tracebacks."""
-        return self.format_line(record.created, record.levelno, record.message)
-
-    def format_line(self, now: float, level: int, message: str) -> str:
-        """Return a line without its end: `message` was said at `now`, in seconds since the epoch."""
-        stamp = self._time(now)
-        name = self._name(level)
-        if self._colors:
-            stamp = f"{self._DIM}{stamp}{self._RESET}"
-        return f"{stamp} {name} {self._pid}{message}"
-
-    def _name(self, level: int) -> str:
-        name = self._names.get(level)
-        if name is None:
-            name = logging.getLevelName(level).ljust(self._WIDTH)
-            if self._colors:
-                name = f"{self._color(level)}{name}{self._RESET}"
-            self._names[level] = name
-        return name
-
-    def _color(self, level: int) -> str:
-        return next((code for least, code in self._COLORS if level >= least), self._DIM)
+    def _report_failures(self) -> None:
+        failed, self._failed = self._failed, 0
+        text = f"lines may be missing above: {failed} attempts to write to the log failed: {self._fault}"
+        self._write_lines([self.line_formatter.format_line(time.time(), logging.WARNING, text)])

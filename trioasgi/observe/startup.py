@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,12 @@ def announce(
         problem = certificate.problem(now)
         if problem is not None:
             logger.warning("%s", escaped(problem))
+
+
+def log_remarks(remarks: Iterable[str]) -> None:
+    """Warn of what was given and has no effect."""
+    for remark in remarks:
+        logger.warning("%s", escaped(remark))
 
 
 def _processes(workers: int, *, reload: bool) -> str:

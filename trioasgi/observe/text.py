@@ -28,3 +28,44 @@ def escaped(text: str) -> str:
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return _UNSAFE.sub(_escape, text)
+
+
+LONGEST_ENTRY = 1 << 16
+"""Characters that a message, or a traceback, has in a log at most."""
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but for tab and line feed, those that turn the direction of writing, and surrogates."""
+
+_FORGEABLE = re.compile(
+    r"""
+    \n (?!
+        [ \t\n] | \Z
+        | (?: Traceback | Stack )\ \(most\ recent\ call\ last\): (?: \n | \Z )
+        | The\ above\ exception\ was\ the\ direct\ cause\ of\ the\ following\ exception: (?: \n | \Z )
+        | During\ handling\ of\ the\ above\ exception,\ another\ exception\ occurred: (?: \n | \Z )
+        | [^\W\d] [\w.<>]* (?: :[ \n] | :?\Z | \n )
+    )
+    """,
+    re.VERBOSE,
+)
+"""The beginning of a line that could pass for an entry: no line of a traceback, nor `Type: message`."""
+
+
+def tidy(text: str) -> str:
+    """Return `text`, perhaps of several lines, so that it is shown as one entry of a log and does nothing.
+
+    Control characters are written as Python would; further lines stay lines, but what an exception's message
+    puts at the beginning of one is indented: there, an entry begins.
+    """
+    if text.isprintable():
+        return text
+    return _FORGEABLE.sub("\n    ", _CONTROL.sub(_escape, text))
+
+
+def cut(text: str, longest: int = LONGEST_ENTRY) -> str:
+    """Return `text`, or its beginning and its end, with a note of its length, if it is longer than that."""
+    if len(text) <= longest:
+        return text
+    note = f"\n    [... {len(text):,} characters, shortened ...]\n"
+    half = (longest - len(note)) // 2
+    return f"{text[:half]}{note}{text[-half:]}"

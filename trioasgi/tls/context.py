@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 _CERTIFICATE_MARK = b"-----BEGIN CERTIFICATE-----"
 _KEY_MARK = b"PRIVATE KEY-----"  # PKCS #8, encrypted PKCS #8 and the traditional RSA and EC forms alike
 _DER_SEQUENCE = b"\x30"
+_VERSIONS = {
+    "auto": (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.MAXIMUM_SUPPORTED),
+    "1.2": (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
+    "1.3": (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_3),
+}
+"""The oldest and the newest version of TLS. The older ones are not spoken any more (RFC 8996)."""
+
 _SOON = timedelta(days=14)
 _DATE = "%Y-%m-%d %H:%M UTC"
 
@@ -70,6 +77,8 @@ def server_context(
     alpn: Sequence[str] = ("http/1.1",),
     ca_certs: str | None = None,
     client_certs: Literal["none", "optional", "required"] = "none",
+    version: Literal["auto", "1.2", "1.3"] = "auto",
+    ciphers: str | None = None,
 ) -> ssl.SSLContext:
     """Build the context that a server's side of a connection needs.
 
@@ -79,24 +88,37 @@ def server_context(
     clients are asked for a certificate, and whether they have to have one; `ca_certs`, PEM as well, has the
     authorities that must have signed it.
 
-    TLS 1.2 is the oldest version spoken; ciphers and curves are the standard library's defaults.
+    TLS 1.2 is the oldest version spoken; `version` is the only one, unless it is `auto`. `ciphers`, a
+    cipher list of OpenSSL's, are those of TLS 1.2 (those of TLS 1.3 are OpenSSL's to choose); otherwise
+    ciphers and curves are the standard library's defaults.
 
     Raises TLSError, which names the file at fault and what to do about it.
     """
     check_certificate_file(certfile)
     check_key_file(certfile, keyfile)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version, context.maximum_version = _VERSIONS[version]
     # A renegotiation is work that a client of TLS 1.2 may ask for without end; trio.SSLStream does none.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
     # Many clients close their side of TCP without close_notify: HTTP's messages say themselves where they end
     # (RFC 9112, 9.8). Without this OpenSSL would send nothing more, and such a client got no answer.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
+    if ciphers is not None:
+        _set_ciphers(context, ciphers)
     _load(context, certfile, keyfile, password)
     context.set_alpn_protocols(list(alpn))
     if client_certs != "none":
         _verify_clients(context, ca_certs, required=client_certs == "required")
     return context
+
+
+def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
+    try:
+        context.set_ciphers(ciphers)
+    except ssl.SSLError as error:
+        raise TLSError(
+            f"no cipher is left by --ciphers {ciphers!r}; `openssl ciphers -v` shows what may be listed"
+        ) from error
 
 
 def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: bool) -> None:

@@ -1,0 +1,121 @@
+"""What the command says of a start that fails: each thing once, the file at fault by name, the way out."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trioasgi.config import Config
+from trioasgi.errors import BindError, LoadError
+from trioasgi.loading import load_app
+from trioasgi.net.listeners import close_listeners, open_listeners
+from trioasgi.serving import explain
+
+
+def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "trioasgi", *arguments, "--port", "0"],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
+
+
+def test_a_module_that_is_named_like_one_of_the_standard_library_names_both_files(tmp_path: Path) -> None:
+    (tmp_path / "http.py").write_text("async def app(scope, receive, send): pass\n")
+    result = run("http:app", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (3, "")
+    found = os.path.join("http", "__init__.py")
+    assert re.fullmatch(
+        rf"trioasgi: 'http' has no attribute 'app' \(in \S+{re.escape(found)}\): it is not "
+        rf"{re.escape(str(tmp_path / 'http.py'))}, whose name another module has; rename that file\n",
+        result.stderr,
+    )
+
+
+def test_files_that_are_named_like_our_own_imports_do_no_harm(tmp_path: Path) -> None:
+    for name in ("http", "ssl", "logging", "queue", "socket"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+    (tmp_path / "main.py").write_text("import absent_for_sure\n")
+    result = run("main:app", cwd=tmp_path)
+    assert result.returncode == 3
+    assert "absent_for_sure" in result.stderr
+    assert "the wrong file" not in result.stderr
+
+
+def test_the_message_of_a_failed_import_is_bounded_and_harmless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "too_long.py").write_text("raise ValueError('\\x1b[2Jboom ' * 5_000_000)\n")
+    with pytest.raises(LoadError) as caught:
+        load_app(Config(app="too_long:app", app_dir=str(tmp_path)))
+    assert len(str(caught.value)) < 20_000
+    assert "characters, shortened" in str(caught.value)
+    assert "\x1b" not in explain(caught.value, has_served=False).message
+
+
+def test_of_a_unix_socket_that_is_taken_another_path_is_advised(tmp_path: Path) -> None:
+    if sys.platform == "win32":
+        pytest.skip("there are no Unix sockets on Windows")
+    path = str(tmp_path / "app.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(path)
+        other.listen()
+        with pytest.raises(BindError, match="another program listens there: stop it, or choose another path"):
+            close_listeners(open_listeners(Config(uds=path)))
+
+
+STARLETTE = """
+from contextlib import asynccontextmanager
+from starlette.applications import Starlette
+
+@asynccontextmanager
+async def lifespan(app):
+    FAIL
+    yield
+
+app = Starlette(lifespan=lifespan)
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("lifespan", ["auto", "on"])
+def test_a_start_up_that_fails_in_a_framework_is_told_once_and_with_the_hint(
+    lifespan: str, workers: str, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(STARLETTE.replace("FAIL", "import asyncio; await asyncio.sleep(1)"))
+    result = run("app:app", "--lifespan", lifespan, "--workers", workers, cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.count("RuntimeError: no running event loop") == 1
+    assert result.stderr.count("Traceback (most recent call last)") == 1
+    assert "after its lifespan had ended" not in result.stderr
+    assert result.stderr.count("calls asyncio directly, and this server runs it on Trio") == 1
+
+
+def test_a_start_up_that_raises_has_the_hint_too(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import asyncio\n"
+        "async def app(scope, receive, send):\n"
+        "    await receive()\n"
+        "    await asyncio.sleep(1)\n"
+    )
+    result = run("app:app", "--lifespan", "on", cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.count("Traceback (most recent call last)") == 1
+    assert result.stderr.count("calls asyncio directly") == 1
+
+
+def test_a_start_up_that_fails_otherwise_has_no_hint(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(STARLETTE.replace("FAIL", "raise ValueError('boom')"))
+    result = run("app:app", cwd=tmp_path)
+    assert (result.returncode, result.stderr.count("ValueError: boom")) == (3, 1)
+    assert "asyncio" not in result.stderr

@@ -1,0 +1,529 @@
+"""uvicorn's command lines, variables, keywords and log configurations, against uvicorn's own declarations."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import ssl
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import uvicorn
+import uvicorn.config
+
+from tests.support.certificates import make_certificates
+from tests.support.processes import start, start_server
+from trioasgi.cli import options_for
+from trioasgi.config import NAMES, OPTIONS, Config
+from trioasgi.errors import ConfigError, TLSError
+from trioasgi.options import Kind
+from trioasgi.sources import UVICORN_NAMES, read_config, remarks_on
+from trioasgi.tls.context import server_context
+
+COMMAND = uvicorn.main
+PARAMS = [param for param in COMMAND.params if param.name not in ("version", "help")]
+APP = """\
+async def app(scope, receive, send):
+    assert scope["type"] == "http", scope["type"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+NO_FLAGS_OF_THEIRS = {"timeout_notify", "callback_notify", "ssl_context_factory"}
+"""Keywords of `uvicorn.run` that hold functions, or serve those, and are no options of a command line."""
+
+
+def value_for(param: click.Parameter) -> str:
+    """A value that uvicorn accepts for this option."""
+    special = {
+        "app": "a:b",
+        "headers": "A:1",
+        "root_path": "/x",
+        "forwarded_allow_ips": "10.0.0.1,::1",
+        "ssl_version": "17",
+        "ssl_cert_reqs": "0",
+        "loop": "uvloop",
+        "http": "h11",
+        "ws": "wsproto",
+    }
+    assert param.name is not None
+    if param.name in special:
+        return special[param.name]
+    if isinstance(param.type, click.Choice):
+        return str(param.type.choices[-1])
+    number = isinstance(param.type, click.types.IntParamType | click.types.FloatParamType)
+    return "true" if isinstance(param.type, click.types.BoolParamType) else "3" if number else "x"
+
+
+def company(name: str) -> dict[str, str]:
+    """What the option of that name cannot stand without."""
+    if name.startswith("ssl_ca"):
+        return {"UVICORN_SSL_CERTFILE": "c", "UVICORN_SSL_CERT_REQS": "2"}
+    return {"UVICORN_SSL_CERTFILE": "c"} if name.startswith("ssl_") else {}
+
+
+@pytest.mark.parametrize("param", PARAMS, ids=lambda param: param.name)
+def test_every_flag_of_uvicorn_is_known(param: click.Parameter) -> None:
+    if isinstance(param, click.Argument):
+        return
+    for flag in (*param.opts, *param.secondary_opts):
+        known = {
+            known
+            for option in OPTIONS.values()
+            for known in (*option.flags, *option.hidden_flags, *option.negative_flags)
+        }
+        assert flag in known
+        (option,) = options_for([flag])
+        assert option.name == NAMES[str(param.name)]
+
+
+@pytest.mark.parametrize("param", PARAMS, ids=lambda param: param.name)
+def test_every_variable_of_uvicorn_is_read(param: click.Parameter, tmp_path: Path) -> None:
+    assert param.name is not None
+    environ = {**company(param.name), f"UVICORN_{param.name.upper()}": value_for(param)}
+    if param.name == "env_file":
+        (tmp_path / "x").touch()
+        environ["UVICORN_ENV_FILE"] = str(tmp_path / "x")
+    config = read_config({}, environ=environ, directory=tmp_path)
+    option = OPTIONS[NAMES[param.name]]
+    value = getattr(config, option.name)
+    assert value not in (None, ())
+    assert value is not option.default or param.name in (
+        "ssl_version",
+        "ssl_cert_reqs",
+        *(name for name in UVICORN_NAMES if OPTIONS[NAMES[name]].kind is Kind.SWITCH),
+    )
+
+
+def test_the_names_are_uvicorns_own() -> None:
+    assert {param.name for param in PARAMS} == UVICORN_NAMES
+
+
+@pytest.mark.parametrize("choices", [param for param in PARAMS if isinstance(param.type, click.Choice)])
+def test_every_choice_that_uvicorn_has_is_one(choices: click.Parameter) -> None:
+    option = OPTIONS[NAMES[str(choices.name)]]
+    assert isinstance(choices.type, click.Choice)
+    for choice in choices.type.choices:
+        assert option.check(choice, "uvicorn") is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "literal"),
+    [
+        ("http", uvicorn.config.HTTPProtocolType),
+        ("ws", uvicorn.config.WSProtocolType),
+        ("interface", uvicorn.config.InterfaceType),
+        ("lifespan", uvicorn.config.LifespanType),
+        ("loop", uvicorn.config.LoopFactoryType),
+    ],
+)
+def test_every_word_that_uvicorn_knows_is_understood(name: str, literal: Any) -> None:
+    for word in literal.__args__:
+        assert OPTIONS[NAMES[name]].parse(word, "uvicorn") is not None
+        Config.from_dict({name: word})
+
+
+def test_every_keyword_of_uvicorns_run_may_be_none_or_its_default() -> None:
+    parameters = inspect.signature(uvicorn.run).parameters
+    for name, parameter in parameters.items():
+        if name in NO_FLAGS_OF_THEIRS or name == "app":
+            continue
+        assert name in NAMES, name
+        if parameter.default is None:
+            config = Config.from_dict({name: None})
+            none_is_a_value = name.startswith("ws_ping")
+            assert none_is_a_value or config == Config(), name
+        elif name not in ("host", "port", "log_config", "reload_delay", "timeout_worker_healthcheck"):
+            Config.from_dict({name: parameter.default})
+    assert Config.from_dict({"ws_ping_interval": None}).websocket_ping_interval == 0
+
+
+def test_keywords_as_uvicorn_takes_them(tmp_path: Path) -> None:
+    config = Config.from_dict(
+        {
+            "ssl_certfile": tmp_path / "c",
+            "ssl_keyfile": tmp_path / "k",
+            "ssl_cert_reqs": ssl.CERT_REQUIRED,
+            "ssl_ca_certs": tmp_path / "ca",
+            "ssl_version": ssl.PROTOCOL_TLS_SERVER,
+            "headers": [("X-A", "1"), ("X-B", "2")],
+            "log_level": logging.DEBUG,
+            "ws": "none",
+            "reload_dirs": tmp_path,
+            "limit_concurrency": None,
+            "workers": None,
+        }
+    )
+    assert (config.certfile, config.keyfile) == (str(tmp_path / "c"), str(tmp_path / "k"))
+    assert (config.client_certs, config.tls_version, config.websocket) == ("required", "auto", "off")
+    assert config.header == ("X-A: 1", "X-B: 2")
+    assert (config.log_level, config.reload_dirs) == ("debug", (str(tmp_path),))
+    assert Config.from_dict({"log_level": "INFO"}).log_level == "info"
+
+
+def test_variables_are_split_as_uvicorn_splits_them(tmp_path: Path) -> None:
+    environ = {
+        "UVICORN_HEADERS": "A:1 B:2",
+        "UVICORN_RELOAD_INCLUDES": "*.html *.css",
+        "UVICORN_RELOAD_DIRS": os.pathsep.join(["a b", "c"]),
+        "UVICORN_FORWARDED_ALLOW_IPS": "10.0.0.1,::1",
+    }
+    config = read_config({}, environ=environ, directory=tmp_path)
+    assert config.header == ("A:1", "B:2")
+    assert config.reload_includes == ("*.html", "*.css")
+    assert config.reload_dirs == ("a b", "c")
+    assert config.forwarded_allow_ips == ("10.0.0.1", "::1")
+
+
+def test_our_variables_win_over_uvicorns_and_those_over_what_many_servers_read(tmp_path: Path) -> None:
+    environ = {"WEB_CONCURRENCY": "2"}
+    assert read_config({}, environ=environ, directory=tmp_path).workers == 2
+    environ["UVICORN_WORKERS"] = "3"
+    assert read_config({}, environ=environ, directory=tmp_path).workers == 3
+    environ["TRIOASGI_WORKERS"] = "4"
+    assert read_config({}, environ=environ, directory=tmp_path).workers == 4
+    assert read_config({"workers": "5"}, environ=environ, directory=tmp_path).workers == 5
+    theirs = {"UVICORN_HOST": "::1", "UVICORN_PORT": "1", "TRIOASGI_UDS": "u", "PORT": "x"}
+    assert read_config({}, environ=theirs, directory=tmp_path).binds == ("unix:u",)
+
+
+# The same names in every source
+
+
+def test_an_option_has_all_its_names_in_every_source(tmp_path: Path) -> None:
+    for name, own in NAMES.items():
+        if OPTIONS[own].kind is not Kind.INTEGER:
+            continue
+        expected = Config.from_dict({own: 7})
+        assert read_config({}, environ={f"TRIOASGI_{name.upper()}": "7"}, directory=tmp_path) == expected
+        assert Config.from_dict({name: 7}) == expected
+        assert Config().replace(**{name: 7}) == expected
+        (tmp_path / "o.toml").write_text(f"{name.replace('_', '-')} = 7")
+        assert read_config({}, config_file="o.toml", environ={}, directory=tmp_path) == expected
+
+
+def test_the_constructor_knows_all_names_and_one_position() -> None:
+    config = Config("main:app", ssl_certfile="c", ws="none")  # type: ignore[call-arg]
+    assert config == Config(app="main:app", certfile="c", websocket="off")
+    with pytest.raises(ConfigError, match=r"takes one argument by position, the application, not 2"):
+        Config("main:app", "x")  # type: ignore[call-arg, arg-type]
+    with pytest.raises(ConfigError, match="app is given twice"):
+        Config("main:app", app="main:app")  # type: ignore[misc]
+    with pytest.raises(ConfigError, match="did you mean port"):
+        Config(prot=1)  # type: ignore[call-arg]
+
+
+def test_an_option_that_is_given_by_two_of_its_names_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="certfile is given twice"):
+        Config.from_dict({"certfile": "a", "ssl_certfile": "b"})
+    (tmp_path / "trioasgi.toml").write_text('certfile = "a"\nssl-certfile = "a"')
+    with pytest.raises(ConfigError, match="certfile is given twice"):
+        read_config({}, environ={}, directory=tmp_path)
+    assert Config(certfile="a").replace(ssl_certfile="b").certfile == "b"
+    environ = {"TRIOASGI_SSL_CERTFILE": "b", "TRIOASGI_CERTFILE": "a"}
+    assert read_config({}, environ=environ, directory=tmp_path / "..").certfile == "a"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        (
+            "TRIOASGI_PROT",
+            "1",
+            "TRIOASGI_PROT in the environment is not read: .* did you mean TRIOASGI_PORT?",
+        ),
+        ("TRIOASGI_LOG_LEVL", "info", "did you mean TRIOASGI_LOG_LEVEL?"),
+        ("TRIOASGI_SSL_KEYFIL", "k", "did you mean TRIOASGI_SSL_KEYFILE?"),
+        ("TRIOASGI_QQQQQ", "x", "TRIOASGI_QQQQQ in the environment is not read: there is no such option$"),
+        ("TRIOASGI_PORT", "tcp://10.0.0.1:80", "TRIOASGI_PORT=tcp://10.0.0.1:80 is not read: Kubernetes"),
+    ],
+)
+def test_a_variable_that_is_not_read_is_warned_of(
+    variable: str, text: str, said: str, tmp_path: Path
+) -> None:
+    (remark,) = remarks_on({variable: text, "OTHER": "x"})
+    assert said.partition(".*")[0].rstrip("$") in remark
+    assert said.rpartition(".*")[2].rstrip("$") in remark
+    assert read_config({}, environ={variable: text}, directory=tmp_path) == Config()
+
+
+def test_variables_of_kubernetes_and_options_are_not_warned_of() -> None:
+    links = (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT_80_TCP",
+        "PORT_80_TCP_ADDR",
+        "WEB_PORT",
+    )
+    assert remarks_on({f"TRIOASGI_{name}": "tcp://10.0.0.1:80" for name in links}) == []
+    assert remarks_on({f"TRIOASGI_{name.upper()}": "1" for name in NAMES}) == []
+    assert remarks_on({"TRIOASGI_CONFIG": "x"}) == []
+
+
+def test_what_has_no_effect_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    arguments = ("app:app", "--loop", "uvloop", "--http", "zttp", "--http2", "--reset-contextvars")
+    with start_server(*arguments, "--workers", "2", cwd=tmp_path, env={"TRIOASGI_PROT": "1"}) as server:
+        server.port()
+        server.stop()
+        assert server.output.count("Trio, which is the loop") == 1
+        assert server.output.count("http2 has no effect yet") == 1
+        assert server.output.count("did you mean TRIOASGI_PORT") == 1
+
+
+def test_an_asgi_2_application(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        APP.replace("async def app(scope", "async def answer(scope")
+        + "def app(scope):\n    return lambda receive, send: answer(scope, receive, send)\n"
+    )
+    with start_server("app:app", "--interface", "asgi2", cwd=tmp_path) as server:
+        assert get(server.url()) == "ok"
+
+
+def get(url: str) -> str:
+    import httpx
+
+    return httpx.get(url, trust_env=False).text
+
+
+# TLS
+
+
+def test_tls_version_and_ciphers(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    only = server_context(made.certfile, made.keyfile, version="1.3")
+    assert (only.minimum_version, only.maximum_version) == (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_3)
+    cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
+    few = server_context(made.certfile, made.keyfile, ciphers=cipher)
+    assert {entry["name"] for entry in few.get_ciphers() if entry["protocol"] != "TLSv1.3"} == {cipher}
+    with pytest.raises(TLSError, match="no cipher is left by --ciphers 'nonsense'"):
+        server_context(made.certfile, made.keyfile, ciphers="nonsense")
+    with pytest.raises(ConfigError, match=r"bad value for tls_version: '?3'?"):
+        Config.from_dict({"ssl_version": 3})
+
+
+# --log-config
+
+INI = """\
+[loggers]
+keys=root,uvicorn.error,uvicorn.access
+[handlers]
+keys=file
+[formatters]
+keys=short,access
+[logger_root]
+level=INFO
+handlers=
+[logger_uvicorn.error]
+level=INFO
+qualname=uvicorn.error
+handlers=file
+propagate=0
+[logger_uvicorn.access]
+level=INFO
+qualname=uvicorn.access
+handlers=file
+propagate=0
+[handler_file]
+class=FileHandler
+formatter=short
+args=('log.txt', 'a')
+[formatter_short]
+format=MINE %(process)d %(levelprefix)s %(message)s
+class=uvicorn.logging.DefaultFormatter
+[formatter_access]
+class=uvicorn.logging.AccessFormatter
+"""
+TABLE: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "default": {
+            "()": "uvicorn.logging.DefaultFormatter",
+            "fmt": "MINE %(process)d %(levelprefix)s %(message)s",
+        },
+        "access": {
+            "()": "uvicorn.logging.AccessFormatter",
+            "fmt": 'ACCESS %(levelprefix)s %(client_addr)s - "%(request_line)s" %(status_code)s',
+        },
+    },
+    "handlers": {
+        "default": {"formatter": "default", "class": "logging.FileHandler", "filename": "log.txt"},
+        "access": {"formatter": "access", "class": "logging.FileHandler", "filename": "log.txt"},
+    },
+    "loggers": {
+        "uvicorn": {"handlers": ["default"], "level": "INFO", "propagate": False},
+        "uvicorn.error": {"level": "INFO"},
+        "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+    },
+}
+
+
+def write_config(directory: Path, name: str) -> None:
+    if name.endswith(".json"):
+        text = json.dumps(TABLE)
+    elif name.endswith(".ini"):
+        text = INI
+    else:
+        text = pytest.importorskip("yaml").safe_dump(TABLE)
+    (directory / name).write_text(text)
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.yaml", "log.yml", "log.ini"])
+def test_a_log_config_of_uvicorns_in_supervisor_and_workers(name: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    write_config(tmp_path, name)
+    arguments = ["app:app", "--workers", "2", "--log-config", name, "--port", "0"]
+    log = tmp_path / "log.txt"
+    with start_server(*arguments, cwd=tmp_path) as server:
+        port = wait_for_port(log)
+        assert get(f"http://127.0.0.1:{port}/path") == "ok"
+        assert server.stop() == 0
+        assert server.output.text == ""
+    lines = log.read_text().splitlines()
+    processes = {line.split()[1] for line in lines if line.startswith("MINE")}
+    assert len(processes) >= 2
+    assert "/path HTTP/1.1" in log.read_text()
+    if name != "log.ini":
+        (access,) = (line for line in lines if line.startswith("ACCESS"))
+        assert access.startswith("ACCESS INFO:     127.0.0.1:")
+        assert access.endswith('"GET /path HTTP/1.1" 200 OK')
+
+
+def wait_for_port(log: Path) -> str:
+    from tests.support.processes import wait_until
+
+    def urls() -> list[str]:
+        return [line for line in log.read_text().splitlines() if "Serving on" in line] if log.exists() else []
+
+    wait_until(lambda: bool(urls()), "the server's line in its log file")
+    return urls()[0].split("127.0.0.1:")[1].split()[0]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_dict_configures_the_log_and_crosses_to_workers(workers: int, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    code = f"import trioasgi\ntrioasgi.run('app:app', port=0, workers={workers}, log_config={TABLE!r})"
+    with start(
+        [sys.executable, "-c", f"if __name__ == '__main__':\n  exec({code!r})"], cwd=tmp_path
+    ) as process:
+        assert get(f"http://127.0.0.1:{wait_for_port(tmp_path / 'log.txt')}/path") == "ok"
+        process.stop()
+    text = (tmp_path / "log.txt").read_text()
+    assert '"GET /path HTTP/1.1" 200 OK' in text
+
+
+def test_none_leaves_logging_to_the_program(tmp_path: Path) -> None:
+    assert Config.from_dict({"log_config": None}).log_config == {}
+    (tmp_path / "app.py").write_text(APP)
+    code = (
+        "import logging, trioasgi\n"
+        "logging.basicConfig(level='INFO', format='PROGRAM %(message)s')\n"
+        "trioasgi.run('app:app', port=0, log_config=None)\n"
+    )
+    with start([sys.executable, "-c", code], cwd=tmp_path) as process:
+        process.wait_for(r"^PROGRAM Serving on http")
+        process.stop()
+        assert process.output.count("Serving on") == 1
+
+
+def test_a_dict_that_workers_cannot_be_told_is_refused() -> None:
+    table = {"version": 1, "handlers": {"x": {"class": "logging.StreamHandler", "stream": sys.stderr}}}
+    assert Config(log_config=table).log_config == table
+    for options in ({"workers": 2}, {"reload": True}):
+        with pytest.raises(ConfigError, match=r"log_config .*JSON; name objects by their import path"):
+            Config.from_dict({"log_config": table, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("none.json", None, "No such file"),
+        ("bad.json", "{", "cannot configure logging by bad.json (log_config): "),
+        ("list.json", "[]", "expected a table"),
+        ("handler.json", '{"version": 1, "handlers": {"h": {"class": "no.Such"}}}', "No module named 'no'"),
+        ("bad.yaml", "a: [", "not valid YAML"),
+        ("bad.ini", "[loggers]\n", "cannot configure logging by bad.ini"),
+        ("text.ini", "nothing", "cannot configure logging by text.ini"),
+    ],
+)
+def test_a_log_config_that_cannot_be_used_is_one_message(
+    name: str, text: str | None, said: str, tmp_path: Path
+) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    result = subprocess.run(
+        [sys.executable, "-m", "trioasgi", "app:app", "--port", "0", "--log-config", name],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_yaml_without_its_package_names_it(tmp_path: Path) -> None:
+    write_config(tmp_path, "log.yaml")
+    code = (
+        "import sys; sys.modules['yaml'] = None\n"
+        "from trioasgi.cli import main; main(['app:app', '--log-config', 'log.yaml'])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert result.returncode == 2
+    assert "pip install PyYAML" in result.stderr
+
+
+@pytest.mark.parametrize("existing", [True, False])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_applications_own_dict_config_reaches_the_servers_lines(
+    workers: str, existing: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(
+        "import logging.config\n"
+        "logging.config.dictConfig({'version': 1, "
+        f"'disable_existing_loggers': {existing}, "
+        "'formatters': {'f': {'format': 'ROOT %(name)s %(message)s'}}, "
+        "'handlers': {'h': {'class': 'logging.StreamHandler', 'formatter': 'f'}}, "
+        "'root': {'level': 'INFO', 'handlers': ['h']}})\n" + APP
+    )
+    with start_server("app:app", "--workers", workers, cwd=tmp_path) as server:
+        url = server.url()
+        assert get(f"{url}/path") == "ok"
+        server.wait_for(r'^ROOT trioasgi\.access 127\.0\.0\.1:\d+ "GET /path HTTP/1\.1" 200')
+        server.stop()
+        if workers == "1":
+            assert server.output.count(r"^ROOT trioasgi Serving on") == 1
+
+
+def test_an_application_that_names_our_loggers_has_them(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        "import logging, logging.config\n"
+        "logging.config.dictConfig({'version': 1, "
+        "'formatters': {'f': {'format': 'OURS %(message)s'}}, "
+        "'handlers': {'h': {'class': 'logging.StreamHandler', 'formatter': 'f'}}, "
+        "'loggers': {'trioasgi': {'level': 'INFO', 'handlers': ['h']}}})\n" + APP
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert get(f"{server.url()}/path") == "ok"
+        server.wait_for(r'^OURS 127\.0\.0\.1:\d+ "GET /path')
+        server.stop()
+
+
+def test_a_basic_config_of_the_application_does_not_double_lines(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import logging\nlogging.basicConfig(level='INFO')\n" + APP)
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert get(f"{server.url()}/path") == "ok"
+        server.wait_for("GET /path")
+        server.stop()
+        assert server.output.count("GET /path") == server.output.count("Serving on") == 1
