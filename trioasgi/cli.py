@@ -310,13 +310,9 @@ def _start(
         if config.app in command_names():
             _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
         with uncollected_imports():
-            # They bring trio, which --help and errors do not need.
-            from trioasgi.running import bound_the_end, run_config
+            from trioasgi.running import run_config  # brings trio, which --help and errors do not need
 
-        try:
-            status = run_config(config, remarks_on(os.environ))
-        finally:
-            bound_the_end()
+        status = run_config(config, remarks_on(os.environ))
     except TrioasgiError as error:
         _fail(str(error), error.exit_status)
     raise typer.Exit(int(status))

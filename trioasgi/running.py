@@ -53,7 +53,7 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     if settled.env_file is not None and not is_supervised(settled):
         load_env_file(settled.env_file, os.environ)
     try:
-        status = run_config(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+        status = _run_named(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
     except MainGuardError as error:
         logger.critical("%s", error)
         status = error.exit_status
@@ -64,8 +64,15 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
 def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does.
 
-    `remarks` are warnings to log first.
+    `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after, whatever threads the application has left.
     """
+    try:
+        return _run_named(config, remarks)
+    finally:
+        _bound_the_end()
+
+
+def _run_named(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     configure_logging(config, show_pid=is_supervised(config))
     log_remarks((*remarks, *config.remarks()))
     if is_supervised(config):
@@ -142,9 +149,9 @@ def _only(error: BaseException) -> BaseException:
     return error
 
 
-def bound_the_end() -> None:
+def _bound_the_end() -> None:
     """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
-    the application without a limit. For a process that is the server's own.
+    the application without a limit.
     """
     threading.Thread(target=_end_late, name="trioasgi end", daemon=True).start()
 
