@@ -64,7 +64,8 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
 def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does.
 
-    `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after, whatever threads the application has left.
+    `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
+    whatever threads the application has left.
     """
     try:
         return _run_named(config, remarks)

@@ -234,7 +234,7 @@ class Lifespan:
         self._phase = Phase.FAILED
         text = f"the application {what}"
         if cause is None:
-            # Frameworks tell of a failure while they handle the exception; most put its traceback into the text.
+            # Frameworks tell of it while they handle the exception; most put the traceback into the text.
             origin = sys.exception()
             cause = origin if text in _BARE_FAILURES else None
             hint = asyncio_hint_in(text) if origin is None or cause is not None else asyncio_hint(origin)

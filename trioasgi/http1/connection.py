@@ -228,7 +228,7 @@ class HTTP1Connection:
         """
         abandon_nurseries(task)
         request = exchange.request
-        report_left_open(self.info.peer, f"{request.method} {request.target!r}")
+        report_left_open(self.info.peer, f"{request.method} {request.target.decode('ascii', 'replace')}")
         if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
             exchange.fail(500, "Internal Server Error")
         exchange.close_after = True

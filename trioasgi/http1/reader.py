@@ -106,9 +106,9 @@ class RequestReader:
         part = self._data[self._pos :]
         self._let_go()
         if part:
+            self._part = bytearray(part)
             self._beginning = Beginning(self._limits)
             self._beginning.check(part)
-            self._part = bytearray(part)
 
     def _has_come(self, part: bytearray) -> bool:
         """Has the head that is gathered come to its end? It is in `_data` then."""
