@@ -112,7 +112,7 @@ def test_a_response_that_the_server_gave_up_is_not_said_to_be_the_applications()
         await trio.sleep_forever()
 
     async def main() -> None:
-        options = {"cancel_on_disconnect": True, "disconnect_grace": 0}
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": 0}
         with logged() as log:
             async with served(app, lifespan="off", **options) as server:
                 async with connected(server) as client:

@@ -13,6 +13,7 @@ from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.http1.giving_up import GivesUp
 from trioasgi.http1.settings import HTTP1Settings, Limits
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
@@ -56,7 +57,8 @@ def connection_settings(
             timeout_write=config.timeout_write,
             body_rate=config.limit_body_rate,
             request_timeout=config.request_timeout,
-            disconnect_grace=config.disconnect_grace if config.cancel_on_disconnect else None,
+            gives_up=GivesUp[config.cancel_on_disconnect.upper()],
+            disconnect_grace=config.disconnect_grace,
             access_log=access_log,
         ),
         handler=handler,

@@ -453,12 +453,12 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
         option("A response may take; 0: any time.", Group.TIMEOUTS, metavar="S"),
     ] = 0.0
     cancel_on_disconnect: Annotated[
-        bool,
-        option("End calls whose client has gone.", Group.HTTP),
-    ] = False
+        Literal["streams", "always", "never"],
+        option("Cancel calls whose client has gone.", Group.HTTP, metavar="WHICH"),
+    ] = "streams"
     disconnect_grace: Annotated[
         Seconds,
-        option("Until such a call is cancelled.", Group.TIMEOUTS, metavar="S"),
+        option("From its leaving to the cancelling.", Group.TIMEOUTS, metavar="S"),
     ] = 1.0
     timeout_keep_alive: Annotated[
         Seconds,

@@ -21,7 +21,7 @@ from trioasgi.net.stream import HubStream
 from trioasgi.observe.text import escaped
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
     from trioasgi.http1.connection import Handler
@@ -193,7 +193,13 @@ class Connections:
     def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
         settings = self._settings
         connection = HTTP1Connection(
-            channel, info, settings.http1, settings.handler(info), self._context, self._continue
+            channel,
+            info,
+            settings.http1,
+            settings.handler(info),
+            self._context,
+            self._start_task,
+            self._continue,
         )
         connection.draining = self._draining
         self._live.add(connection)
@@ -202,6 +208,9 @@ class Connections:
     def _continue(self, connection: HTTP1Connection) -> None:
         # This may be called from anywhere: from the task of another request, or from none.
         self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
+
+    def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
+        self._context.run(self._nursery.start_soon, function)
 
     async def _run(self, connection: HTTP1Connection) -> None:
         """Serve a connection's requests, and close it unless another task has it by then."""

@@ -180,8 +180,7 @@ def test_an_idle_stream_ends_when_its_client_has_gone(codec: str, transport: str
 
     async def main() -> None:
         app = Starlette(routes=[Route("/", events)])
-        options = {"cancel_on_disconnect": True, "disconnect_grace": 0.2, "http": codec}
-        async with serving_over(transport, app, tmp_path, **options) as both:
+        async with serving_over(transport, app, tmp_path, disconnect_grace=0.2, http=codec) as both:
             async with both.connect() as client:
                 await client.send(request())
                 await client.until(b"data: 1")
@@ -203,7 +202,8 @@ def test_without_it_an_idle_stream_goes_on(codec: str, transport: str, tmp_path:
         ended.append(True)
 
     async def main() -> None:
-        async with serving_over(transport, app, tmp_path, http=codec, disconnect_grace=0) as both:
+        options = {"cancel_on_disconnect": "never", "disconnect_grace": 0, "http": codec}
+        async with serving_over(transport, app, tmp_path, **options) as both:
             async with both.connect() as client:
                 await client.send(request())
                 await client.until(b"begun")
@@ -212,6 +212,81 @@ def test_without_it_an_idle_stream_goes_on(codec: str, transport: str, tmp_path:
     ended: list[bool] = []
     run(main)
     assert ended == [True]
+
+
+@on_trio
+async def test_an_idle_stream_ends_where_nothing_but_reading_tells_of_the_clients_end(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send(BEGUN)
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append(trio.current_time())
+
+    ended: list[float] = []
+    async with serving(app, codec, disconnect_grace=3) as client:
+        await client.send(request() + request("/next"))
+        await trio.sleep(1000)
+        assert not ended
+        await client.stream.aclose()
+        gone = trio.current_time()
+        await trio.sleep(100)
+        assert len(ended) == 1
+        assert 3 <= ended[0] - gone < 4
+
+
+def test_a_client_that_has_only_closed_its_sending_side_gets_its_stream(codec: str) -> None:
+    """As long as something comes within the grace: who has gone and who reads on look the same."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        for _ in range(10):
+            await trio.sleep(0.1)
+            await send(BEGUN)
+        await send({"type": "http.response.body", "body": bytes(10_000_000), "more_body": True})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", http=codec, disconnect_grace=0.5) as server,
+            connected(server) as client,
+        ):
+            await client.send(request())
+            await client.send_eof()
+            with trio.move_on_after(
+                1.8
+            ):  # the kernel's buffers are full, and stay so for longer than the grace
+                await trio.sleep_forever()
+            response = await client.response()
+            assert len(response.body) == 10_000_050
+            assert not response.cut
+
+    run(main)
+
+
+def test_a_call_that_has_not_answered_yet_is_not_cancelled(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    """It may have something to commit; `--cancel-on-disconnect always` cancels it as well."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await read_body(receive)
+        assert (await receive())["type"] == "http.disconnect"
+        await trio.sleep(0.2)
+        committed.set()
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path, http=codec, disconnect_grace=0) as both:
+            async with both.connect() as client:
+                await client.send(request())
+                await begun.wait()
+            with trio.fail_after(SOON):
+                await committed.wait()
+
+    begun, committed = trio.Event(), trio.Event()
+    run(main)
 
 
 def test_what_ends_within_the_grace_is_not_cancelled(codec: str, transport: str, tmp_path: Path) -> None:
@@ -223,7 +298,7 @@ def test_what_ends_within_the_grace_is_not_cancelled(codec: str, transport: str,
         done.set()
 
     async def main() -> None:
-        options = {"cancel_on_disconnect": True, "disconnect_grace": SOON, "http": codec}
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": SOON, "http": codec}
         async with serving_over(transport, app, tmp_path, **options) as both:
             async with both.connect() as client:
                 await client.send(request())
@@ -244,7 +319,7 @@ def test_a_client_that_has_gone_before_the_call_is_noticed_too(codec: str) -> No
             ended.append(scope["path"])
 
     async def main() -> None:
-        options = {"cancel_on_disconnect": True, "disconnect_grace": 0.1}
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": 0.1}
         async with (
             served(app, lifespan="off", http=codec, **options) as server,
             connected(server) as client,
@@ -274,7 +349,7 @@ def test_work_behind_the_response_is_never_cancelled_and_drains(
     async def main() -> None:
         app = Starlette(routes=[Route("/", answer)])
         options = {
-            "cancel_on_disconnect": True,
+            "cancel_on_disconnect": "always",
             "disconnect_grace": 0,
             "request_timeout": 0.1,
             "http": codec,
@@ -302,7 +377,7 @@ def test_what_was_given_up_stands_in_the_log_and_is_no_error(codec: str) -> None
         await trio.sleep_forever()
 
     async def main() -> None:
-        options = {"cancel_on_disconnect": True, "disconnect_grace": 0}
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": 0}
         async with served(app, lifespan="off", http=codec, **options) as server:
             async with connected(server) as client:
                 await client.send(request("/gone"))

@@ -19,6 +19,7 @@ from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.codec import RequestError
 from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
+from trioasgi.http1.giving_up import GivesUp, GivingUp
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.rules import Rule
@@ -76,26 +77,30 @@ class HTTP1Connection:
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
 
     Each call begins with the context variables of `context`. The task that calls `run` is started in a copy
-    of it: `context.run(nursery.start_soon, connection.run)`.
+    of it: `context.run(nursery.start_soon, connection.run)`. `start_task` starts a task that belongs to this
+    connection and ends with it.
     """
 
     __slots__ = (
         "_context",
         "_deadline",
         "_exchange",
-        "_given_up",
+        "_giving_up",
         "_handler",
         "_on_drain",
         "_on_handover",
         "_turn",
+        "attends",
         "channel",
         "draining",
+        "flushing",
         "info",
         "phase",
         "reader",
         "scope",
         "sets_deadlines",
         "settings",
+        "start_task",
     )
 
     def __init__(
@@ -105,6 +110,7 @@ class HTTP1Connection:
         settings: HTTP1Settings,
         handler: Handler,
         context: Context,
+        start_task: Callable[[Callable[[], Awaitable[None]]], None],
         on_handover: Callable[[HTTP1Connection], None] | None = None,
     ) -> None:
         self.channel = channel
@@ -115,19 +121,24 @@ class HTTP1Connection:
         self.draining = False
         self._deadline = math.inf  # it may be told to drain before its task has begun
         self.scope: trio.CancelScope  # of the task that runs now
-        self.sets_deadlines = settings.request_timeout > 0 or settings.disconnect_grace is not None
+        self.sets_deadlines = settings.request_timeout > 0 or settings.gives_up is GivesUp.ALWAYS
+        self.flushing = 0
+        """How many tasks wait for what was sent to leave."""
+        self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
+        """Is `attend` to be called when a response goes on?"""
+        self._giving_up: GivingUp | None = None
         self._handler = handler
         self._context = context
+        self.start_task = start_task
         self._exchange: HTTP1Exchange | None = None
         self._turn = 0
         self._on_drain: Callable[[], None] | None = None
         self._on_handover = on_handover
-        self._given_up = False
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
             channel.on_unattended(self._hand_over)
-        if settings.disconnect_grace is not None:
-            channel.on_hung_up(self._give_up_later)
+        if settings.gives_up is not GivesUp.NEVER:
+            channel.on_hung_up(self._note_gone)
 
     async def run(self) -> bool:
         """Serve until the connection is to be closed, which is left to the caller.
@@ -254,7 +265,8 @@ class HTTP1Connection:
 
     def response_over(self) -> None:
         """The response is complete, or lost: from here on no deadline is set to the application."""
-        self._given_up = False
+        if self._giving_up is not None:
+            self._giving_up.pending = False
         if self.scope.deadline != math.inf:
             self.scope.deadline = math.inf
 
@@ -266,19 +278,23 @@ class HTTP1Connection:
         if self.settings.request_timeout:
             self.scope.deadline = trio.current_time() + self.settings.request_timeout
         if self.channel.hung_up:
-            self._give_up_later()
+            self._note_gone()
 
-    def _give_up_later(self) -> None:
-        """The client has gone: what the application does for it is cancelled after the grace, but nothing
-        else that it may do.
-        """
-        exchange, grace = self._exchange, self.settings.disconnect_grace
-        if self.phase is not _BUSY or exchange is None or exchange.over or grace is None:
-            return
-        deadline = trio.current_time() + grace
-        if deadline < self.scope.deadline:
-            self._given_up = True
-            self.scope.deadline = deadline
+    @property
+    def exchange_under_way(self) -> HTTP1Exchange | None:
+        """The exchange that the application is called for now."""
+        return self._exchange if self.phase is _BUSY else None
+
+    def _note_gone(self) -> None:
+        self.attends = True
+        self.giving_up.begin()
+
+    @property
+    def giving_up(self) -> GivingUp:
+        """Who sees to it that a call is cancelled when its client has gone."""
+        if self._giving_up is None:
+            self._giving_up = GivingUp(self)
+        return self._giving_up
 
     def _end_cancelled(self, *, late: bool) -> None:
         """The call was cancelled, by its deadline or by the application: that was the exchange's end."""
@@ -306,7 +322,7 @@ class HTTP1Connection:
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
         request, peer = exchange.request, self.info.peer
         error = Rule.CANCELLED.error()
-        if self._given_up:
+        if self._giving_up is not None and self._giving_up.pending:
             error = RequestError(error.status, "its client has gone")
             logger.info(
                 "%s: %s %s was cancelled, as its client has gone (--cancel-on-disconnect)",

@@ -226,7 +226,10 @@ class HTTP1Exchange(Exchange):
             self._head = head
             return False
         self._recallable = head
-        return self._send_soon(head)
+        waits = self._send_soon(head)
+        if connection.attends:
+            connection.giving_up.attend()
+        return waits
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
         """Choose how a body will end that has no length, or may not be; the line that says so.
@@ -277,12 +280,19 @@ class HTTP1Exchange(Exchange):
             else:
                 self._send(head)
         if more:
-            return self._send_soon(data) if data else False
+            waits = self._send_soon(data) if data else False
+            if self._connection.attends:
+                self._connection.giving_up.attend()
+            return waits
         if self._send(data):
             self.phase = _ENDING
             return True
         self._complete()
         return False
+
+    def is_watched(self) -> None:
+        """Somebody waits for the client to hang up, until the response is over."""
+        self._waited_for = True
 
     def _encode_chunk(self, data: bytes, more: bool) -> bytes:
         chunk = encode_chunk(data, more, self._trailers)
@@ -421,9 +431,18 @@ class HTTP1Exchange(Exchange):
             raise self._broken() from exc
 
     async def flush(self) -> None:
-        channel = self._connection.channel
-        with self._telling_of_disconnect():
-            await channel.flush()
+        connection = self._connection
+        channel = connection.channel
+        connection.flushing += 1
+        if connection.attends:
+            connection.giving_up.attend()
+        try:
+            with self._telling_of_disconnect():
+                await channel.flush()
+        finally:
+            connection.flushing -= 1
+        if connection.attends:
+            connection.giving_up.attend()
         # Another task may have given the end of the response while we waited: its own flush sees to that.
         if self.phase is _ENDING and not channel.unsent:
             self._complete()

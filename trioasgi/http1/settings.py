@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from trioasgi.http1.giving_up import GivesUp
+
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec
     from trioasgi.http1.encoder import HeadEncoder
@@ -35,8 +37,8 @@ class HTTP1Settings(msgspec.Struct, frozen=True):
     """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
 
     `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how
-    long a response may take (0: any time), and `disconnect_grace` how long a call goes on when its client
-    has gone (None: as long as it likes).
+    long a response may take (0: any time), `gives_up` which calls are cancelled when their client has gone,
+    and `disconnect_grace` how long after that.
     """
 
     codec: Codec
@@ -48,5 +50,6 @@ class HTTP1Settings(msgspec.Struct, frozen=True):
     timeout_write: float
     body_rate: int
     request_timeout: float
-    disconnect_grace: float | None
+    gives_up: GivesUp
+    disconnect_grace: float
     access_log: AccessLog | None

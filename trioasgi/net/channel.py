@@ -67,6 +67,11 @@ class Channel(ABC):
     write_timeout: float
     _file_left: int
 
+    tells_of_hang_up = True
+    """Is `hung_up` true as soon as the peer hangs up, and is that told to `on_hung_up`? Where not, somebody
+    has to wait in `wait_hung_up()` for it.
+    """
+
     @property
     @abstractmethod
     def hung_up(self) -> bool:
@@ -204,6 +209,8 @@ class StreamChannel(Channel):
     """A Channel on any `trio.abc.Stream`: a cancel scope for each wait, and no look at the peer but by
     reading.
     """
+
+    tells_of_hang_up = False
 
     __slots__ = (
         "_aborted",
