@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support import applications
 from tests.support.http import CODECS, Calls, Client, Response, echo, read_body, request, respond
@@ -324,3 +325,30 @@ def test_a_reset_within_a_response_harms_nobody(codec: str, transport: str, tmp_
         run(main)
         log.expect_no_errors()
     assert all(isinstance(error, OSError) for error in calls.errors)
+
+
+@over_both
+@pytest.mark.parametrize("field", ["Connection: close", "Connection: keep-alive"])
+def test_a_reset_after_a_complete_response_is_nothing_to_log(
+    codec: str, transport: str, field: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"whole")
+        await gone.wait()
+        await trio.testing.wait_all_tasks_blocked()  # the server has heard of it
+
+    async def main() -> None:
+        tls = certificates(tmp_path).context() if transport == "tls" else None
+        async with serving_over(transport, app, tmp_path, http=codec) as both:
+            async with resetting(both.server, tls) as stream:
+                await stream.send_all(request("/", field))
+                while b"whole" not in await stream.receive_some():
+                    pass
+            gone.set()
+            with trio.fail_after(SOON):
+                await both.server.drain()
+
+    gone = trio.Event()
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
