@@ -225,6 +225,30 @@ def test_what_exceeds_the_grace_is_cut_and_logged(codec: str) -> None:
 
 
 @both_codecs
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [("/stream", r'"GET /stream HTTP/1\.1" 200 6B .* cut$'), ("/wait", r'"GET /wait HTTP/1\.1" ')],
+)
+def test_what_exceeds_the_grace_has_its_line_in_the_access_log(codec: str, path: str, line: str) -> None:
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with (
+                serving(app, http=codec, timeout_graceful_shutdown=0.2) as server,
+                connected(server) as client,
+            ):
+                await client.send(request(path))
+                await app.entered.wait()
+                if path == "/stream":
+                    await client.until(b"begun")
+                await server.drain()
+            assert log.count(line) == 1
+            assert log.count('"GET ') == 1
+
+    run(main)
+
+
+@both_codecs
 def test_no_grace_at_all(codec: str) -> None:
     async def main() -> None:
         app = Lived()
