@@ -84,6 +84,8 @@ class GivingUp:
     def _watch(self) -> None:
         """Have a task read ahead, up to a bound, until the client's end: no other way tells of it."""
         exchange = self._exchange
+        if self._connection.reader.body is not None:
+            return  # the application reads, or will
         if exchange is not None and self._watched is not exchange:
             self._watched = exchange
             exchange.is_watched()
