@@ -73,7 +73,6 @@ class HTTP1Exchange(Exchange):
         "_ended",
         "_failure",
         "_framing",
-        "_framing_size",
         "_head",
         "_left",
         "_lost",
@@ -226,10 +225,9 @@ class HTTP1Exchange(Exchange):
             self._head = head
             return False
         self._recallable = head
-        waits = self._send_soon(head)
         if connection.attends:
             connection.giving_up.attend()
-        return waits
+        return self._send_soon(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
         """Choose how a body will end that has no length, or may not be; the line that says so.
@@ -269,7 +267,7 @@ class HTTP1Exchange(Exchange):
         else:
             self._count(len(data), more)
             if framing is _CHUNKED:
-                data = self._encode_chunk(data, more)
+                data = encode_chunk(data, more, self._trailers)
         if self._head:
             head, self._head = self._head, b""
             if not data and more:
@@ -280,10 +278,9 @@ class HTTP1Exchange(Exchange):
             else:
                 self._send(head)
         if more:
-            waits = self._send_soon(data) if data else False
             if self._connection.attends:
                 self._connection.giving_up.attend()
-            return waits
+            return self._send_soon(data) if data else False
         if self._send(data):
             self.phase = _ENDING
             return True
@@ -293,15 +290,6 @@ class HTTP1Exchange(Exchange):
     def is_watched(self) -> None:
         """Somebody waits for the client to hang up, until the response is over."""
         self._waited_for = True
-
-    def _encode_chunk(self, data: bytes, more: bool) -> bytes:
-        chunk = encode_chunk(data, more, self._trailers)
-        self._count_framing(len(chunk) - len(data))
-        return chunk
-
-    def _count_framing(self, size: int) -> None:
-        """Count what is sent with the body and is no part of it."""
-        self._framing_size = getattr(self, "_framing_size", 0) + size
 
     def _count(self, size: int, more: bool) -> None:
         """Hold the body to its Content-Length."""
@@ -326,7 +314,6 @@ class HTTP1Exchange(Exchange):
             return
         self._count(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
-        self._count_framing(len(before) + len(behind))
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
@@ -386,7 +373,9 @@ class HTTP1Exchange(Exchange):
         lost = getattr(self, "_lost", None)
         if lost is None:
             lost = self._connection.channel.unsent
-        if self._head or not self.status or lost > self.sent + getattr(self, "_framing_size", 0):
+        # What frames the pieces is not counted as they are sent: it is taken for less than a head.
+        framing = len(self._recallable) - 1 if self._framing is _CHUNKED else 0
+        if self._head or not self.status or lost > self.sent + framing:
             return None
         return max(0, self.sent - lost)
 
@@ -395,7 +384,7 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         if connection.sets_deadlines:
             connection.response_over()
-        if connection.reader.holds_data:
+        if connection.reader.has_more:
             # The next request is here already: if the application goes on for long, another task serves it.
             connection.channel.read_deadline = PASSED
         if self._waited_for:

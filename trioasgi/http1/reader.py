@@ -32,7 +32,7 @@ MAX_EMPTY: Final = 32
 class RequestReader:
     """Reads requests with `codec` within `limits`."""
 
-    __slots__ = ("_beginning", "_data", "_empty", "_heads", "_limits", "_part", "_pos", "body")
+    __slots__ = ("_beginning", "_data", "_empty", "_heads", "_limits", "_part", "_pos", "body", "has_more")
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._heads = HeadReader(codec, limits)
@@ -45,6 +45,8 @@ class RequestReader:
         self._empty = 0  # bytes of empty lines before the next request
         self.body: SizedBody | ChunkedBody | None = None
         """What is left of the body of the last request; None once it has been read to its end."""
+        self.has_more = False
+        """Has something come behind the last request and its body, as far as that has been read?"""
 
     @property
     def holds_data(self) -> bool:
@@ -94,6 +96,7 @@ class RequestReader:
             request = heads.read(data[pos:end])
         self._pos = end
         self._empty = 0
+        self.has_more = end < len(data)
         fields = request.fields
         if fields.content_length:
             self.body = SizedBody(fields.content_length)
@@ -149,6 +152,7 @@ class RequestReader:
         piece, self._pos = self.body.take(self._data, self._pos)
         if self.body.done:
             self.body = None
+            self.has_more = self._pos < len(self._data)
         elif piece is None and self._pos == len(self._data):
             self._let_go()
         return piece

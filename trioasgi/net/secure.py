@@ -195,16 +195,10 @@ class TLSChannel(Channel):
             return self._transport.receive_nowait()
         if self._eof:
             return self._at_end()
-        if self._dry and not self._feed():
+        if self._dry and not (self._received and self._feed()):
             received = self._transport.receive_nowait()
-            if received is None:
+            if received is None or not self._take(received):
                 return None
-            if not received:
-                self._feed_end()
-            else:
-                self._received += received
-                if not self._feed():
-                    return None
         return self._decrypt()
 
     async def receive(self) -> bytes:
@@ -221,11 +215,27 @@ class TLSChannel(Channel):
                 if self.now() >= self.read_deadline:
                     raise TimeoutError(STALLED_READ)
             if self._dry and len(self._received) < _HEADER:
-                received = await self._transport.receive()
-                if received:
-                    self._received += received
-                else:
-                    self._feed_end()
+                self._take(await self._transport.receive())
+
+    def _take(self, received: bytes) -> bool:
+        """Take bytes off the wire, or their end; is there something to decrypt?"""
+        size = len(received)
+        if (
+            size > _HEADER
+            and size == _HEADER + (received[3] << 8 | received[4])
+            and not self._received
+            and not self._skip
+        ):
+            # Nearly always: one record, and nothing else.
+            self._incoming.write(received)
+            self._empty_records += 1
+            self._dry = False
+            return True
+        if not received:
+            self._feed_end()
+            return True
+        self._received += received
+        return self._feed()
 
     def _feed(self) -> bool:
         """Give OpenSSL the next records, as many as are for one turn; False if there is nothing to give."""
@@ -261,8 +271,12 @@ class TLSChannel(Channel):
         """What the records hold that OpenSSL was given, up to about READ_SIZE; b"" at the end, None if they
         hold nothing.
         """
-        pieces: list[bytes] = []
-        size = 0
+        piece = self._read_record()
+        if self._dry and piece and not self._outgoing.pending:
+            self._empty_records = 0
+            return piece
+        pieces = [] if piece is None else [piece]
+        size = 0 if piece is None else len(piece)
         while not self._dry and size < READ_SIZE:
             piece = self._read_record()
             if piece is not None:
