@@ -8,12 +8,14 @@ import errno
 import functools
 import logging
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import httpx
 import pytest
 import trio
@@ -548,3 +550,62 @@ def test_two_servers_in_one_run() -> None:
             await wait_all_tasks_blocked()
 
     run(main)
+
+
+EMBEDDED = """
+import functools
+import logging
+import trio
+import trioasgi
+
+{configure}
+
+async def app(scope, receive, send):
+    raise ValueError("broken")
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        serve = functools.partial(trioasgi.serve, app, bind=("127.0.0.1:0",), lifespan="off")
+        server = await nursery.start(serve)
+        async with await trio.open_tcp_stream(*server.addresses[0]) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+            while await stream.receive_some():
+                pass
+        await server.drain()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("configure", "information"),
+    [("", 0), ("logging.basicConfig(level=logging.INFO)", 1)],
+    ids=["logging is not configured", "it is"],
+)
+def test_embedded_it_logs_errors_alone_unless_the_program_configures_logging(
+    configure: str, information: int
+) -> None:
+    program = EMBEDDED.format(configure=configure)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("The application failed on") == 1
+    assert done.stderr.count("Serving on http://127.0.0.1") == information
+    assert done.stderr.count('"GET / HTTP/1.1" 500') == information
+
+
+def test_threads_is_how_many_trio_and_anyio_use() -> None:
+    seen: list[tuple[float, float]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        trios = trio.to_thread.current_default_thread_limiter().total_tokens
+        seen.append((trios, anyio.to_thread.current_default_thread_limiter().total_tokens))
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        async with served(app, lifespan="off", threads=3) as server, connected(server) as client:
+            await client.get(request())
+
+    run(main)
+    assert seen == [(3, 3)]
