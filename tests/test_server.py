@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -609,3 +610,19 @@ def test_threads_is_how_many_trio_and_anyio_use() -> None:
 
     run(main)
     assert seen == [(3, 3)]
+
+
+def test_options_of_processes_have_no_effect_on_serve() -> None:
+    pids: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        pids.append(os.getpid())
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        options: dict[str, object] = {"workers": 3, "reload": True, "lifespan": "off"}
+        async with served(app, **options) as server, connected(server) as client:
+            await client.get(request())
+
+    run(main)
+    assert pids == [os.getpid()]
