@@ -231,6 +231,18 @@ def test_run_in_a_program(main: str, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_a_program_goes_on_when_its_run_has_ended(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    main = "trioasgi.run(app, port=0)\n    print([thread.name for thread in threading.enumerate()])"
+    (tmp_path / "program.py").write_text(SCRIPT.format(main=main))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as server:
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+        # The command line has another one by then, which ends the process.
+        assert server.output.count(r"^\['MainThread'.*\]$") == 1
+        assert "trioasgi end" not in server.output.text
+
+
 def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     main = "threading.Thread(target=trioasgi.run, args=(app,), kwargs={'port': 0}, daemon=True).start()"
@@ -288,6 +300,7 @@ def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_rea
         assert get(url).body == "yes"
         server.wait_for("the limit of requests for one worker is reached")
         server.send(signal.SIGTERM)
+        server.wait_for("Stopping already: SIGTERM; once more to end at once")
         (tmp_path / "released").touch()
         assert held.answer().body == "yes"
         assert server.wait() == 0

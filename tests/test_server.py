@@ -28,6 +28,7 @@ from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
 from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.assembly import max_requests
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import StreamChannel
 from trioasgi.net.hub import Hub
@@ -416,6 +417,12 @@ def test_the_limit_of_requests_at_once(codec: str) -> None:
                 assert (await first.get(request("/again"))).body == b"/again"
 
     run(main)
+
+
+def test_the_limit_of_requests_differs_by_up_to_its_jitter() -> None:
+    config = Config(limit_max_requests=10, limit_max_requests_jitter=2)
+    assert {max_requests(config) for _ in range(1000)} == {10, 11, 12}
+    assert max_requests(Config(limit_max_requests_jitter=2)) == 0
 
 
 @both_codecs
