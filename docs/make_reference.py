@@ -19,25 +19,25 @@ INTRODUCTION = """\
 
 # Options
 
-Every option can be given as a flag, in the environment, in a file, and as a keyword in Python
-(`trioasgi.Config(log_level="debug")`). A flag wins over the environment, the environment over the file, the
-file over the default.
+Each option can be given as a flag, in the environment, in a file, and as a keyword in Python
+(`trioasgi.Config(log_level="debug")`). A flag overrides the environment, the environment overrides the file,
+and the file overrides the default.
 
-- **Names.** An option has the same names in every source: its own, and those that it is also called, mostly
-  uvicorn's. In Python None stands for the default; for no pings; for logging left alone.
-- **Environment.** `TRIOASGI_` and the name; below that `UVICORN_` and the name that uvicorn has for it. A
-  switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; an entry
-  with a comma of its own goes into a flag or a file. An empty variable counts as not set. `--env-file FILE`
-  sets variables that are not set yet from lines `KEY=VALUE`, before this is looked at.
-- **File.** `--config FILE` or `TRIOASGI_CONFIG`; else the table `[tool.trioasgi]` of `pyproject.toml` in
-  the current directory; else `trioasgi.toml` there, with the options at its top level or in
-  `[tool.trioasgi]`. Dashes and underscores in keys are the same. Relative paths start at the current
-  directory.
-- **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. Where they come from
-  different sources, the stronger source wins altogether: `--port 9000` overrules a `bind` in a file.
-- **`--certfile` with nothing after it** is `--certfile development`: a certificate for localhost made up
-  for this run. What looks like `MODULE:ATTR` behind it and is no file is the application, not the
-  certificate.
+- **Names.** An option has the same names in every source: its own name and its aliases, mostly uvicorn's
+  names. In Python None means the default, except for `websocket_ping_interval` and `websocket_ping_timeout`,
+  where it means 0, and for `log_config`, where it means that logging is left alone.
+- **Environment.** `TRIOASGI_` and the name. `UVICORN_` and uvicorn's name is read too; `TRIOASGI_` overrides
+  it. A switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; put
+  an entry that contains a comma into a flag or a file. An empty variable counts as not set. `--env-file FILE`
+  is read first: it has lines `KEY=VALUE` and sets only variables that are not set yet.
+- **File.** `--config FILE` or `TRIOASGI_CONFIG`; otherwise the table `[tool.trioasgi]` of `pyproject.toml` in
+  the current directory; otherwise `trioasgi.toml` there, with the options at its top level or in
+  `[tool.trioasgi]`. Keys may have dashes or underscores. Paths are relative to the current directory, not to
+  the file.
+- **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. If they come from
+  different sources, only the first source counts: `--port` on the command line replaces a `bind` from a file.
+- **`--certfile` without a value** is `--certfile development`: a certificate for localhost, made for this
+  run. `--certfile main:app` takes `main:app` as the application unless a file of that name exists.
 """
 
 

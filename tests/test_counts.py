@@ -16,7 +16,9 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
 import pytest
 import trio
@@ -247,6 +249,59 @@ def test_steps_of_one_connection(codec: str) -> None:
         assert await steps(codec, 1, ALONE) <= 2.2
 
     run(main)
+
+
+# What a request makes
+
+MADE = (trio.CancelScope, trio.Lock, trio.Semaphore, trio.MemorySendChannel, trio.MemoryReceiveChannel)
+
+
+class Spawned(trio.abc.Instrument):
+    """Counts the tasks that are started."""
+
+    count = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@contextlib.contextmanager
+def counting(made: Counter[str]) -> Iterator[None]:
+    """Count how many of `MADE` are made while entered."""
+    names = {kind.__init__.__code__: kind.__name__ for kind in MADE}
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code in names:
+            made[names[frame.f_code]] += 1
+
+    sys.setprofile(note)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+@on_the_hub
+@both_codecs
+def test_a_request_starts_no_task_and_makes_no_scope_lock_or_channel(codec: str) -> None:
+    made: Counter[str] = Counter()
+    spawned = Spawned()
+
+    async def main() -> None:
+        async with served(hello, http=codec, access_log=False, timeout_keep_alive=60.0) as server:
+            with connect(port_of(server)) as connection:
+                await exchange([connection])
+                trio.lowlevel.add_instrument(spawned)
+                with counting(made):
+                    for _ in range(ALONE):
+                        await exchange([connection])
+                trio.lowlevel.remove_instrument(spawned)
+        with counting(made):
+            trio.CancelScope()
+
+    run(main)
+    assert spawned.count == 0
+    assert made == {"CancelScope": 1}  # the last one, which shows that they are counted
 
 
 # Work for the garbage collector

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -275,6 +276,24 @@ def test_nothing_of_a_request_can_forge_a_line(streams: Streams) -> None:
     AccessLog().log(evil, evil, evil, evil, 200, 0, 0.0)
     assert len(streams.access) == 1
     assert '"GET' not in streams.access[0].replace(r"\"GET", "")
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "file"])
+def test_access_lines_are_held_back_for_50_ms_unless_on_a_terminal(streams: Streams, terminal: bool) -> None:
+    async def main() -> None:
+        log = AccessLog()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(log.run)
+            await trio.testing.wait_all_tasks_blocked()
+            log.log("127.0.0.1:5", "GET", "/", "1.1", 200, 13, 0.001)
+            await trio.sleep(0.049)
+            assert len(streams.access) == terminal
+            await trio.sleep(0.002)
+            assert len(streams.access) == 1
+            nursery.cancel_scope.cancel()
+
+    streams.configure(terminal=terminal)
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 def test_percent_signs_are_left_alone(streams: Streams) -> None:

@@ -187,3 +187,24 @@ def test_a_proxy_that_does_not_speak_tls_behind_its_header_is_logged_as_its_clie
                 await log.wait_for(r"^192\.0\.2\.7:4711: TLS handshake failed")
 
     run(main)
+
+
+def test_a_client_of_a_unix_socket_may_send_a_header_and_no_header_fields(tmp_path: Path) -> None:
+    """Unless `unix` is among forwarded_allow_ips: the defaults."""
+    calls = Calls(answer)
+
+    async def main() -> None:
+        options: dict[str, object] = {"uds": str(tmp_path / "s"), "lifespan": "off"}
+        sent = request("/", "X-Forwarded-For: 192.0.2.9")
+        async with served(calls, **options) as server, connected(server) as client:
+            await client.get(sent)
+        async with (
+            served(calls, forwarded_allow_ips="unix", **options) as server,
+            connected(server) as client,
+        ):
+            await client.get(sent)
+        async with served(calls, proxy_protocol="on", **options) as server, connected(server) as client:
+            await client.get(HEADER + sent)
+
+    run(main)
+    assert [scope["client"] for scope in calls.scopes] == [None, ("192.0.2.9", 0), ("192.0.2.7", 4711)]

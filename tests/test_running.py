@@ -231,6 +231,18 @@ def test_run_in_a_program(main: str, tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+def test_a_program_goes_on_when_its_run_has_ended(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    main = "trioasgi.run(app, port=0)\n    print([thread.name for thread in threading.enumerate()])"
+    (tmp_path / "program.py").write_text(SCRIPT.format(main=main))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as server:
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+        # The command line has another one by then, which ends the process.
+        assert server.output.count(r"^\['MainThread'.*\]$") == 1
+        assert "trioasgi end" not in server.output.text
+
+
 def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     main = "threading.Thread(target=trioasgi.run, args=(app,), kwargs={'port': 0}, daemon=True).start()"
@@ -277,6 +289,51 @@ def test_one_process_that_has_served_its_number_of_requests_asks_to_be_started_a
         for _ in range(2):
             assert get(url).body == "yes"
         assert server.wait() == 4
+
+
+def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_reached(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--limit-max-requests", "1", cwd=tmp_path) as server:
+        url = server.url()
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        assert get(url).body == "yes"
+        server.wait_for("the limit of requests for one worker is reached")
+        server.send(signal.SIGTERM)
+        server.wait_for("Stopping already: SIGTERM; once more to end at once")
+        (tmp_path / "released").touch()
+        assert held.answer().body == "yes"
+        assert server.wait() == 0
+
+
+def test_run_reads_neither_the_environment_nor_a_file(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    (tmp_path / "trioasgi.toml").write_text("access-log = false\n")
+    (tmp_path / "program.py").write_text(SCRIPT.format(main="trioasgi.run(app, port=0)"))
+    environment = {"TRIOASGI_ACCESS_LOG": "false"}
+    with start([sys.executable, "program.py"], cwd=tmp_path, env=environment) as server:
+        assert get(server.url()).body == "yes"
+        server.wait_for("GET / HTTP/1.1")
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "said"),
+    [
+        ("", 1, r"trioasgi\.errors\.LoadError: there is no module 'nope'"),
+        (", workers=2", 3, "ERROR .* there is no module 'nope'"),
+    ],
+    ids=["one process", "workers"],
+)
+def test_run_raises_what_prevents_the_start_and_exits_where_workers_are_prevented(
+    options: str, status: int, said: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    main = f"trioasgi.run('nope:app', port=0{options})"
+    (tmp_path / "program.py").write_text(SCRIPT.format(main=main))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as program:
+        assert program.wait() == status
+        assert program.output.count(said) == 1
 
 
 def test_a_thread_that_never_ends_does_not_keep_the_process(tmp_path: Path) -> None:

@@ -7,13 +7,16 @@ import contextlib
 import errno
 import functools
 import logging
+import os
 import socket
+import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
 import anyio.abc
+import anyio.to_thread
 import httpx
 import pytest
 import trio
@@ -25,6 +28,7 @@ from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
 from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.assembly import max_requests
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.channel import StreamChannel
 from trioasgi.net.hub import Hub
@@ -415,6 +419,12 @@ def test_the_limit_of_requests_at_once(codec: str) -> None:
     run(main)
 
 
+def test_the_limit_of_requests_differs_by_up_to_its_jitter() -> None:
+    config = Config(limit_max_requests=10, limit_max_requests_jitter=2)
+    assert {max_requests(config) for _ in range(1000)} == {10, 11, 12}
+    assert max_requests(Config(limit_max_requests_jitter=2)) == 0
+
+
 @both_codecs
 def test_an_applications_failure_reaches_nobody_else(codec: str) -> None:
     async def main() -> None:
@@ -548,3 +558,78 @@ def test_two_servers_in_one_run() -> None:
             await wait_all_tasks_blocked()
 
     run(main)
+
+
+EMBEDDED = """
+import functools
+import logging
+import trio
+import trioasgi
+
+{configure}
+
+async def app(scope, receive, send):
+    raise ValueError("broken")
+
+async def main():
+    async with trio.open_nursery() as nursery:
+        serve = functools.partial(trioasgi.serve, app, bind=("127.0.0.1:0",), lifespan="off")
+        server = await nursery.start(serve)
+        async with await trio.open_tcp_stream(*server.addresses[0]) as stream:
+            await stream.send_all(b"GET / HTTP/1.1\\r\\nHost: a\\r\\n\\r\\n")
+            while await stream.receive_some():
+                pass
+        await server.drain()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("configure", "information"),
+    [("", 0), ("logging.basicConfig(level=logging.INFO)", 1)],
+    ids=["logging is not configured", "it is"],
+)
+def test_embedded_it_logs_errors_alone_unless_the_program_configures_logging(
+    configure: str, information: int
+) -> None:
+    program = EMBEDDED.format(configure=configure)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("The application failed on") == 1
+    assert done.stderr.count("Serving on http://127.0.0.1") == information
+    assert done.stderr.count('"GET / HTTP/1.1" 500') == information
+
+
+def test_threads_is_how_many_trio_and_anyio_use() -> None:
+    seen: list[tuple[float, float]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        trios = trio.to_thread.current_default_thread_limiter().total_tokens
+        seen.append((trios, anyio.to_thread.current_default_thread_limiter().total_tokens))
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        async with served(app, lifespan="off", threads=3) as server, connected(server) as client:
+            await client.get(request())
+
+    run(main)
+    assert seen == [(3, 3)]
+
+
+def test_options_of_processes_have_no_effect_on_serve() -> None:
+    pids: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        pids.append(os.getpid())
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        options: dict[str, object] = {"workers": 3, "reload": True, "lifespan": "off"}
+        async with served(app, **options) as server, connected(server) as client:
+            await client.get(request())
+
+    run(main)
+    assert pids == [os.getpid()]

@@ -62,6 +62,13 @@ def test_every_option_is_the_same_from_every_source(option: Option, tmp_path: Pa
     assert read_config(flags, environ={}, directory=tmp_path) == expected
 
 
+def test_a_path_in_a_file_stays_relative_to_the_current_directory(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc" / "server.toml").write_text('certfile = "tls/chain.pem"\n')
+    config = config_of(tmp_path, config_file=str(tmp_path / "etc" / "server.toml"))
+    assert config.certfile == "tls/chain.pem"
+
+
 def test_precedence(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text("[tool.trioasgi]\nworkers = 2\nbacklog = 2\nlimit_body = 2\n")
     environ = {"TRIOASGI_WORKERS": "3", "TRIOASGI_BACKLOG": "3"}

@@ -101,7 +101,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     app_dir: Annotated[
         str,
         option(
-            "Import from here, not the current directory.",
+            "Import from here instead of the current dir.",
             Group.APPLICATION,
             metavar="DIR",
         ),
@@ -113,7 +113,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     interface: Annotated[
         Literal["auto", "asgi", "asgi2", "wsgi"],
         option(
-            "asgi, asgi2, wsgi, or auto.",
+            "auto, asgi, asgi2 or wsgi.",
             Group.APPLICATION,
             metavar="KIND",
             spellings={"asgi3": "asgi"},
@@ -122,7 +122,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     threads: Annotated[
         Count,
         option(
-            "Threads for synchronous code; 0: 40.",
+            "Threads for synchronous code; 0 means 40.",
             Group.APPLICATION,
             metavar="N",
         ),
@@ -167,7 +167,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     certfile: Annotated[
         NonEmpty | None,
         option(
-            "Serve HTTPS with it, or with one made up.",
+            "Serve HTTPS; no FILE: for development.",
             Group.TLS,
             aliases=("ssl_certfile",),
             metavar="[FILE]",
@@ -205,7 +205,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ca_certs: Annotated[
         NonEmpty | None,
         option(
-            "Who signs clients' certificates.",
+            "Authorities that sign client certificates.",
             Group.TLS,
             aliases=("ssl_ca_certs",),
             metavar="FILE",
@@ -214,7 +214,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     tls_version: Annotated[
         Literal["auto", "1.2", "1.3"],
         option(
-            "1.2 or 1.3 alone, or auto.",
+            "auto (both), 1.2 or 1.3.",
             Group.TLS,
             aliases=("ssl_version",),
             metavar="V",
@@ -295,12 +295,12 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
 
     proxy_headers: Annotated[
         bool,
-        option("Believe trusted proxies' headers.", Group.PROXIES),
+        option("Use headers of trusted proxies.", Group.PROXIES),
     ] = True
     forwarded_allow_ips: Annotated[
         tuple[str, ...],
         option(
-            "Proxies believed; repeatable. [loopback]",
+            "Trusted proxies; repeatable. [loopback]",
             Group.PROXIES,
             environment_aliases=("FORWARDED_ALLOW_IPS",),
             separator=",",
@@ -309,7 +309,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = LOOPBACK
     forwarded_headers: Annotated[
         tuple[str, ...],
-        option("Their headers believed; repeatable. [all]", Group.PROXIES, metavar="NAME"),
+        option("Forwarded headers used; repeatable. [all]", Group.PROXIES, metavar="NAME"),
     ] = FORWARDED_HEADERS
     proxy_protocol: Annotated[
         Literal["off", "on", "required"],
@@ -317,7 +317,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = "off"
     proxy_protocol_trusted: Annotated[
         tuple[str, ...],
-        option("Who may send those; repeatable. [local]", Group.PROXIES, metavar="ADDR"),
+        option("May send PROXY headers; repeatable. [local]", Group.PROXIES, metavar="ADDR"),
     ] = (*LOOPBACK, "unix")
 
     websocket: Annotated[
@@ -333,7 +333,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     websocket_max_size: Annotated[
         Positive,
         option(
-            "A message's bytes, inflated.",
+            "Bytes of a message, decompressed.",
             Group.WEBSOCKET,
             aliases=("ws_max_size",),
             metavar="BYTES",
@@ -342,7 +342,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     websocket_max_queue: Annotated[
         Positive,
         option(
-            "Messages read ahead of the app.",
+            "Messages queued for the app.",
             Group.WEBSOCKET,
             aliases=("ws_max_queue",),
             metavar="N",
@@ -361,7 +361,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     websocket_ping_timeout: Annotated[
         Seconds,
         option(
-            "A pong may take; 0: any time.",
+            "Longest wait for a pong; 0: no limit.",
             Group.WEBSOCKET,
             aliases=("ws_ping_timeout",),
             metavar="S",
@@ -370,12 +370,12 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = 20.0
     websocket_close_timeout: Annotated[
         Seconds,
-        option("The answer to a close may take.", Group.WEBSOCKET, metavar="S"),
+        option("Longest wait for the peer's close.", Group.WEBSOCKET, metavar="S"),
     ] = 10.0
     websocket_deflate: Annotated[
         bool,
         option(
-            "Compress where the client offers.",
+            "Compress if the client offers it.",
             Group.WEBSOCKET,
             aliases=("ws_per_message_deflate",),
         ),
@@ -440,62 +440,62 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = 0
     limit_max_requests_jitter: Annotated[
         Count,
-        option("Random number added to that.", Group.LIMITS, metavar="N"),
+        option("Random extra for --limit-max-requests.", Group.LIMITS, metavar="N"),
     ] = 0
 
     limit_body_rate: Annotated[
         Count,
-        option("Least speed of a body; 0: any.", Group.LIMITS, metavar="BYTES/S"),
+        option("Slowest upload; 0: no minimum.", Group.LIMITS, metavar="BYTES/S"),
     ] = 0
 
     request_timeout: Annotated[
         Seconds,
-        option("A response may take; 0: any time.", Group.TIMEOUTS, metavar="S"),
+        option("Longest time for a response; 0: no limit.", Group.TIMEOUTS, metavar="S"),
     ] = 0.0
     cancel_on_disconnect: Annotated[
         Literal["streams", "always", "never"],
-        option("Cancel calls whose client has gone.", Group.HTTP, metavar="WHICH"),
+        option("Cancel calls whose client has left.", Group.HTTP, metavar="WHICH"),
     ] = "streams"
     disconnect_grace: Annotated[
         Seconds,
-        option("From its leaving to the cancelling.", Group.TIMEOUTS, metavar="S"),
+        option("Wait before --cancel-on-disconnect acts.", Group.TIMEOUTS, metavar="S"),
     ] = 1.0
     timeout_keep_alive: Annotated[
         Seconds,
-        option("An idle connection is kept.", Group.TIMEOUTS, metavar="S"),
+        option("How long an idle connection is kept.", Group.TIMEOUTS, metavar="S"),
     ] = 5.0
     timeout_headers: Annotated[
         SomeSeconds,
-        option("A request's headers may take.", Group.TIMEOUTS, metavar="S"),
+        option("Longest time for a request's headers.", Group.TIMEOUTS, metavar="S"),
     ] = 30.0
     timeout_body: Annotated[
         SomeSeconds,
-        option("Silence within a request's body.", Group.TIMEOUTS, metavar="S"),
+        option("Longest pause in a request's body.", Group.TIMEOUTS, metavar="S"),
     ] = 60.0
     timeout_write: Annotated[
         SomeSeconds,
-        option("Client takes nothing of the response.", Group.TIMEOUTS, metavar="S"),
+        option("How long a client may stop reading.", Group.TIMEOUTS, metavar="S"),
     ] = 60.0
     timeout_handshake: Annotated[
         SomeSeconds,
-        option("A handshake or PROXY header may take.", Group.TIMEOUTS, metavar="S"),
+        option("For the TLS handshake or PROXY header.", Group.TIMEOUTS, metavar="S"),
     ] = 10.0
     timeout_graceful_shutdown: Annotated[
         Seconds,
-        option("Requests get to finish at the end.", Group.TIMEOUTS, metavar="S"),
+        option("For running requests at a stop.", Group.TIMEOUTS, metavar="S"),
     ] = 30.0
     timeout_startup: Annotated[
         SomeSeconds,
-        option("The application's start-up may take.", Group.TIMEOUTS, metavar="S"),
+        option("For the lifespan's start-up.", Group.TIMEOUTS, metavar="S"),
     ] = 60.0
     timeout_shutdown: Annotated[
         SomeSeconds,
-        option("The application's shutdown may take.", Group.TIMEOUTS, metavar="S"),
+        option("For the lifespan's shutdown.", Group.TIMEOUTS, metavar="S"),
     ] = 30.0
     timeout_worker: Annotated[
         SomeSeconds,
         option(
-            "A worker's silence before it is killed.",
+            "When a silent worker is killed.",
             Group.TIMEOUTS,
             aliases=("timeout_worker_healthcheck",),
             metavar="S",
@@ -504,7 +504,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
 
     loop: Annotated[
         NonEmpty,
-        option("Any name: Trio is the loop.", Group.WITHOUT_EFFECT, metavar="NAME"),
+        option("Any name works: Trio is the loop.", Group.WITHOUT_EFFECT, metavar="NAME"),
     ] = "auto"
     http2: Annotated[
         bool,
@@ -512,7 +512,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
     ] = False
     reset_contextvars: Annotated[
         bool,
-        option("Always so: a fresh context each call.", Group.WITHOUT_EFFECT),
+        option("Each call always has its own context.", Group.WITHOUT_EFFECT),
     ] = False
 
     def __post_init__(self) -> None:

@@ -131,7 +131,7 @@ class Run:
         return True
 
     def _drain(self, reason: str, *, final: bool) -> None:
-        self._was_asked = True
+        is_first, self._was_asked = not self._was_asked, True
         match self.phase:
             case Phase.STARTING:
                 self.phase = Phase.DRAINING
@@ -144,6 +144,8 @@ class Run:
                 self._on_draining(reason)
                 self._begin_drain(self._server, final=final)
             case Phase.DRAINING if self._server is not None:
+                if is_first:  # it has begun to stop by itself
+                    logger.info("Stopping already: %s", reason)
                 self._begin_drain(self._server, final=final)
             case Phase.LOADING | Phase.DRAINING | Phase.ABORTED | Phase.ENDED:
                 pass

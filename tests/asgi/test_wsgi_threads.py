@@ -8,6 +8,8 @@ from typing import cast
 
 import pytest
 import trio
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from tests.support.http import request
 from tests.support.sockets import connected, logged, run, served
@@ -235,5 +237,18 @@ def test_serve_takes_a_wsgi_application_as_it_is(interface: str) -> None:
         app = cast("ASGIApp", respond([b"ok"]))
         async with served(app, interface=interface) as server, connected(server) as client:
             assert (await client.get(request())).body == b"ok"
+
+    run(main)
+
+
+def test_a_wsgi_application_can_be_mounted_in_an_asgi_one() -> None:
+    def old(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [f"{environ['SCRIPT_NAME']} {environ['PATH_INFO']}".encode()]
+
+    async def main() -> None:
+        app = Starlette(routes=[Mount("/old", WSGIMiddleware(old))])
+        async with served(app) as server, connected(server) as client:
+            assert (await client.get(request("/old/page"))).body == b"/old /page"
 
     run(main)

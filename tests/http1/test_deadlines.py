@@ -12,6 +12,7 @@ import trio.testing
 
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.http1.connection import LINGER_BYTES
 from trioasgi.net.hub import TICK
 
 TIMEOUTS: dict[str, Any] = {
@@ -189,3 +190,42 @@ async def test_a_body_that_nobody_reads_is_waited_for_as_an_idle_connection(code
     async with serving(app, codec, **TIMEOUTS) as client:
         await client.get(request("/", body=b"abc")[:-1])
         assert await lasts(client.rest) <= 8
+
+
+STALLED = request("/", "Content-Length: 10", method="POST")
+
+
+@pytest.mark.parametrize(
+    ("sent", "option"),
+    [
+        (STALLED[:-4], "--timeout-headers"),
+        (STALLED, "--timeout-body"),
+    ],
+    ids=["head", "body"],
+)
+def test_a_timeout_names_its_option_in_the_log(
+    sent: bytes, option: str, codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    @on_trio
+    async def main() -> None:
+        async with serving(echo, codec, **TIMEOUTS) as client:
+            assert (await client.get(sent)).status == 408
+
+    main()
+    told = [record for record in caplog.records if option in record.getMessage()]
+    assert [record.levelno for record in told] == [logging.INFO]
+
+
+@on_trio
+async def test_a_refused_client_may_send_only_so_much_more(codec: str) -> None:
+    async with serving(echo, codec, **TIMEOUTS) as client:
+        assert (await client.get(b"GET / HTTP/1.1\r\n\r\n")).status == 400
+        started = trio.current_time()
+        sent = 0
+        with pytest.raises(trio.BrokenResourceError):
+            while True:
+                await client.stream.send_all(bytes(1 << 20))
+                await trio.testing.wait_all_tasks_blocked()
+                sent += 1 << 20
+        assert sent == pytest.approx(LINGER_BYTES, abs=2 << 20)
+        assert trio.current_time() == started

@@ -62,6 +62,15 @@ def test_a_worker_that_was_killed_is_replaced(tmp_path: Path) -> None:
         assert not is_alive(survivor)
 
 
+def test_the_supervisor_does_not_import_the_application(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import os; print(f'imported by {os.getpid()};', flush=True)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        workers = wait_for_workers(server, 2)
+        importers = [int(pid) for pid in re.findall(r"imported by (\d+);", server.output.text)]
+        assert sorted(importers) == sorted(workers)
+        assert server.stop() == 0
+
+
 def test_sigterm_to_a_worker_drains_it_and_its_successor_starts_meanwhile(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:

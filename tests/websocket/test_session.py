@@ -98,6 +98,14 @@ async def test_compressed_both_ways(codec: str) -> None:
 
 
 @on_trio
+async def test_messages_below_32_bytes_are_not_compressed(codec: str) -> None:
+    async with websocket(echo, codec, DEFLATE) as client:
+        for length, rsv in ((31, 0), (32, 4)):
+            await client.send(frame(TEXT, b"x" * length))
+            assert (await client.frame()).rsv == rsv
+
+
+@on_trio
 async def test_compression_can_be_switched_off(codec: str) -> None:
     async with websocket(echo, codec, DEFLATE, websocket_deflate=False) as client:
         assert client.response["sec-websocket-extensions"] is None
