@@ -74,6 +74,49 @@ def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_p
         assert "again" not in server.output.text
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_second_signal_while_the_process_ends_does_not_make_a_good_stop_a_bad_one(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The terminal's comes first, and there was nothing to finish before the process manager's came."""
+    ending = """
+        import atexit
+        import time
+
+        @atexit.register
+        def end():
+            print("ending", flush=True)
+            time.sleep(0.5)
+    """
+    write_app(tmp_path, "yes")
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(ending))
+    with start_server("app:app", *options, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as server:
+        server.wait_for("Serving on")
+        wait_until(lambda: server.output.count("is ready") == len(options), "all workers")
+        server.send(signal.SIGINT)
+        server.wait_for("SIGINT")
+        wait_until(lambda: server.output.count("^ending") == 1 + len(options), "the end")
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGINT)
+        assert server.wait() == 0, server.output.text
+        assert "Traceback" not in server.output.text
+
+
+def test_a_second_signal_ends_at_once_a_process_that_a_thread_keeps(tmp_path: Path) -> None:
+    write_app(
+        tmp_path,
+        "yes",
+        extra="import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("Stopping")
+        time.sleep(AGAIN_AFTER)
+        assert server.stop() == 1
+        assert "does not end" not in server.output.text
+
+
 HANDLING = """
     import signal
     import sys

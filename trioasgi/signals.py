@@ -41,6 +41,11 @@ class Handlers:
         for number, handler in self._displaced.items():
             signal.signal(number, handler)
 
+    def ignore(self) -> None:
+        """Let the signals do nothing from here on, until the process ends."""
+        for number in self._ours:
+            signal.signal(number, signal.SIG_IGN)
+
     def call_displaced(self, number: signal.Signals) -> None:
         """Call the handler that a program or its application had for this signal, now that we have acted on
         it. (Python's own would raise KeyboardInterrupt: it is left out.)
