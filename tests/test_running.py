@@ -152,6 +152,42 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+FORKING = """
+import multiprocessing
+import time
+
+def wait(has_begun):
+    has_begun.set()  # Python forgets a signal that comes while it forks
+    time.sleep(60)
+
+async def app(scope, receive, send):
+    await receive()
+    context = multiprocessing.get_context("fork")
+    has_begun = context.Event()
+    child = context.Process(target=wait, args=(has_begun,))
+    child.start()
+    has_begun.wait()
+    child.terminate()
+    child.join(10)
+    print("child", child.exitcode, flush=True)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_a_process_that_the_application_forks_can_be_terminated(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It inherits the server's handlers, and is no server."""
+    write(tmp_path, FORKING)
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        assert server.wait_for("^child (.*)$")[1] == "-15"
+        server.wait_for("Serving on")
+        assert server.stop() == 0
+
+
 def test_a_signal_that_the_import_swallows_still_stops(tmp_path: Path) -> None:
     swallowing = """
         import time
