@@ -216,6 +216,33 @@ def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -
         assert server.wait() == 1
 
 
+@pytest.mark.parametrize(
+    "held", ["time.sleep(60)", "with trio.CancelScope(shield=True): await trio.sleep(60)"]
+)
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_stop_ends_whatever_the_application_does(
+    options: tuple[str, ...], held: str, tmp_path: Path
+) -> None:
+    write(tmp_path, HOLDING + f"    {held}\n")
+    limits = ("--timeout-graceful-shutdown", "0.2", "--timeout-shutdown", "0.2")
+    with start_server("app:app", *options, *limits, cwd=tmp_path) as server:
+        Background(server.url(), "/")
+        server.wait_for("it has begun")
+        assert server.stop() == 1
+        assert server.output.count("did not stop within 0.2 s and 3 s more") == 1
+
+
+HOLDING = """
+import time
+
+import trio
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("it has begun", flush=True)
+"""
+
+
 def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
     with start_server("app:app", cwd=tmp_path) as server:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -32,6 +32,10 @@ _LAST_MOMENTS = 1.0
 """Seconds to come to an end in, once cancelled."""
 _THREADS_GRACE = 3.0
 """Seconds that threads of the application get to end in when the server has; as long as in a worker."""
+_MARGIN = 3.0
+"""Seconds beyond each deadline of a stop, until the process is ended; as long as in a worker."""
+_LOOP_ANSWERS = 1.0
+"""Seconds in which a loop that is not blocked does what it is asked to."""
 
 
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
@@ -125,7 +129,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
         try:
             with resolve_certificate(config) as resolved:
                 this = Run(resolved)
-                signals.govern(this)
+                signals.govern(this, resolved)
                 app = load()
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
@@ -167,11 +171,18 @@ def _bound_the_end() -> None:
 
 def _end_late() -> None:
     time.sleep(_THREADS_GRACE)
-    logger.error(
+    _end_process(
         "the server has stopped but the process does not end (is it waiting for a thread?): "
         "it is ended after %g s",
         _THREADS_GRACE,
     )
+
+
+def _end_process(why: str, *arguments: float) -> NoReturn:
+    """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
+    telling = threading.Thread(target=logger.error, args=(why, *arguments), daemon=True)
+    telling.start()
+    telling.join(_LAST_MOMENTS)
     os._exit(ExitStatus.FAILED)
 
 
@@ -190,6 +201,7 @@ class StopSignals:
     def __init__(self, *, until_exit: bool = False) -> None:
         self._until_exit = until_exit
         self._run: Run | None = None
+        self._config: Config | None = None
         self._count = 0
         self._first: signal.Signals | None = None
         self._first_at = 0.0
@@ -197,9 +209,9 @@ class StopSignals:
         self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
 
-    def govern(self, run: Run) -> None:
+    def govern(self, run: Run, config: Config) -> None:
         """This is the run from now on; until then a signal raises KeyboardInterrupt."""
-        self._run = run
+        self._run, self._config = run, config
 
     def install(self) -> None:
         """Take the signals back from whoever has taken them, which will be called at the end."""
@@ -254,11 +266,32 @@ class StopSignals:
         match self._count:
             case 1:
                 run.request_drain(f"{name.name}; once more to end at once")
+                if self._until_exit:
+                    threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
             case 2:
                 run.request_abort(f"{name.name} again")
                 threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
             case _:
                 os._exit(ExitStatus.FAILED)
+
+    def _bound_the_stop(self) -> None:
+        """See to it that a stop ends also where the application blocks the loop, or shields what it does for
+        ever: in a worker the supervisor does.
+        """
+        assert self._run is not None
+        assert self._config is not None
+        grace = self._config.timeout_graceful_shutdown
+        if self._over.wait(grace + _MARGIN):
+            return
+        if self._run.answers(_LOOP_ANSWERS) and self._over.wait(self._config.timeout_shutdown):
+            return
+        if not self._over.is_set():
+            _end_process(
+                "the server did not stop within %g s and %g s more "
+                "(does the application block the loop, or shield what it does?): the process is ended",
+                grace,
+                _MARGIN,
+            )
 
     def _end_soon(self) -> None:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""
