@@ -74,6 +74,49 @@ def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_p
         assert "again" not in server.output.text
 
 
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_second_signal_while_the_process_ends_does_not_make_a_good_stop_a_bad_one(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The terminal's comes first, and there was nothing to finish before the process manager's came."""
+    ending = """
+        import atexit
+        import time
+
+        @atexit.register
+        def end():
+            print("ending", flush=True)
+            time.sleep(0.5)
+    """
+    write_app(tmp_path, "yes")
+    (tmp_path / "sitecustomize.py").write_text(textwrap.dedent(ending))
+    with start_server("app:app", *options, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as server:
+        server.wait_for("Serving on")
+        wait_until(lambda: server.output.count("is ready") == len(options), "all workers")
+        server.send(signal.SIGINT)
+        server.wait_for("SIGINT")
+        wait_until(lambda: server.output.count("^ending") == 1 + len(options), "the end")
+        server.send(signal.SIGTERM)
+        server.send(signal.SIGINT)
+        assert server.wait() == 0, server.output.text
+        assert "Traceback" not in server.output.text
+
+
+def test_a_second_signal_ends_at_once_a_process_that_a_thread_keeps(tmp_path: Path) -> None:
+    write_app(
+        tmp_path,
+        "yes",
+        extra="import threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()",
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("Stopping")
+        time.sleep(AGAIN_AFTER)
+        assert server.stop() == 1
+        assert "does not end" not in server.output.text
+
+
 HANDLING = """
     import signal
     import sys
@@ -109,6 +152,42 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+FORKING = """
+import multiprocessing
+import time
+
+def wait(has_begun):
+    has_begun.set()  # Python forgets a signal that comes while it forks
+    time.sleep(60)
+
+async def app(scope, receive, send):
+    await receive()
+    context = multiprocessing.get_context("fork")
+    has_begun = context.Event()
+    child = context.Process(target=wait, args=(has_begun,))
+    child.start()
+    has_begun.wait()
+    child.terminate()
+    child.join(10)
+    print("child", child.exitcode, flush=True)
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_a_process_that_the_application_forks_can_be_terminated(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It inherits the server's handlers, and is no server."""
+    write(tmp_path, FORKING)
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        assert server.wait_for("^child (.*)$")[1] == "-15"
+        server.wait_for("Serving on")
+        assert server.stop() == 0
+
+
 def test_a_signal_that_the_import_swallows_still_stops(tmp_path: Path) -> None:
     swallowing = """
         import time
@@ -135,6 +214,33 @@ def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -
                 server.popen.wait(0.1)
                 break
         assert server.wait() == 1
+
+
+@pytest.mark.parametrize(
+    "held", ["time.sleep(60)", "with trio.CancelScope(shield=True): await trio.sleep(60)"]
+)
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_stop_ends_whatever_the_application_does(
+    options: tuple[str, ...], held: str, tmp_path: Path
+) -> None:
+    write(tmp_path, HOLDING + f"    {held}\n")
+    limits = ("--timeout-graceful-shutdown", "0.2", "--timeout-shutdown", "0.2")
+    with start_server("app:app", *options, *limits, cwd=tmp_path) as server:
+        Background(server.url(), "/")
+        server.wait_for("it has begun")
+        assert server.stop() == 1
+        assert server.output.count("did not stop within 0.2 s and 3 s more") == 1
+
+
+HOLDING = """
+import time
+
+import trio
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("it has begun", flush=True)
+"""
 
 
 def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:

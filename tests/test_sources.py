@@ -263,7 +263,7 @@ def test_env_file_lines(line: str, value: str, tmp_path: Path) -> None:
     assert environ == {"KEY": value}
 
 
-@pytest.mark.parametrize("line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x"])
+@pytest.mark.parametrize("line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0"])
 def test_bad_env_file_lines(line: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
     with pytest.raises(ConfigError, match=r"bad line 2 in env_file .*\.env; expected KEY=VALUE"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -31,6 +32,10 @@ _LAST_MOMENTS = 1.0
 """Seconds to come to an end in, once cancelled."""
 _THREADS_GRACE = 3.0
 """Seconds that threads of the application get to end in when the server has; as long as in a worker."""
+_MARGIN = 3.0
+"""Seconds beyond each deadline of a stop, until the process is ended; as long as in a worker."""
+_LOOP_ANSWERS = 1.0
+"""Seconds in which a loop that is not blocked does what it is asked to."""
 
 
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
@@ -67,18 +72,20 @@ def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
     whatever threads the application has left.
     """
+    signals = StopSignals(until_exit=True)
     try:
-        return _run_named(config, remarks)
+        return _run_named(config, remarks, signals)
     finally:
         _bound_the_end()
 
 
-def _run_named(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
+    signals = StopSignals() if signals is None else signals
     configure_logging(config, show_pid=is_supervised(config))
     log_remarks((*remarks, *config.remarks()))
     if is_supervised(config):
-        return _supervise(config)
-    return _run_here(lambda: load_app(config), config)
+        return _supervise(config, signals)
+    return _run_here(lambda: load_app(config), config, signals)
 
 
 def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
@@ -89,7 +96,7 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
         )
     configure_logging(config)
     log_remarks(config.remarks())
-    return _run_here(lambda: check_app(app, config=config), config)
+    return _run_here(lambda: check_app(app, config=config), config, StopSignals())
 
 
 def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str, object]) -> Config:
@@ -100,24 +107,29 @@ def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str,
     return config.replace(**options) if options else config
 
 
-def _supervise(config: Config) -> ExitStatus:
+def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
     from trioasgi.supervisor import supervise
 
-    try:
-        return trio.run(supervise, config)
-    except BaseExceptionGroup as group:
-        return _fail(group, has_served=False)
+    with signals:  # before and after the supervisor, which receives its own
+        try:
+            return trio.run(supervise, config)
+        except KeyboardInterrupt:
+            if not signals.have_come:
+                raise
+            return ExitStatus.OK  # it was told to stop before it had begun
+        except BaseExceptionGroup as group:
+            return _fail(group, has_served=False)
 
 
-def _run_here(load: Callable[[], ASGIApp], config: Config) -> ExitStatus:
+def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals) -> ExitStatus:
     from trioasgi.tls.development import resolve_certificate
 
     has_served = False
-    with StopSignals() as signals:
+    with signals:
         try:
             with resolve_certificate(config) as resolved:
                 this = Run(resolved)
-                signals.govern(this)
+                signals.govern(this, resolved)
                 app = load()
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
@@ -159,11 +171,18 @@ def _bound_the_end() -> None:
 
 def _end_late() -> None:
     time.sleep(_THREADS_GRACE)
-    logger.error(
+    _end_process(
         "the server has stopped but the process does not end (is it waiting for a thread?): "
         "it is ended after %g s",
         _THREADS_GRACE,
     )
+
+
+def _end_process(why: str, *arguments: float) -> NoReturn:
+    """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
+    telling = threading.Thread(target=logger.error, args=(why, *arguments), daemon=True)
+    telling.start()
+    telling.join(_LAST_MOMENTS)
     os._exit(ExitStatus.FAILED)
 
 
@@ -173,10 +192,16 @@ class StopSignals:
     A signal that comes within AGAIN_AFTER seconds of the first counts as the same. Not
     `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
     somebody presses Ctrl-C a second and a third time.
+
+    `until_exit`, for a process that is the server's own: the handlers stay when the block is left. A second
+    signal that comes by then would end the process by its default, and a good stop would be told as a bad
+    one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, until_exit: bool = False) -> None:
+        self._until_exit = until_exit
         self._run: Run | None = None
+        self._config: Config | None = None
         self._count = 0
         self._first: signal.Signals | None = None
         self._first_at = 0.0
@@ -184,9 +209,9 @@ class StopSignals:
         self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
 
-    def govern(self, run: Run) -> None:
+    def govern(self, run: Run, config: Config) -> None:
         """This is the run from now on; until then a signal raises KeyboardInterrupt."""
-        self._run = run
+        self._run, self._config = run, config
 
     def install(self) -> None:
         """Take the signals back from whoever has taken them, which will be called at the end."""
@@ -209,7 +234,11 @@ class StopSignals:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
-        self._handlers.restore()
+        if not self._until_exit:
+            self._handlers.restore()
+        elif self._is_heard:
+            # Behind the threads of the application, for which Python waits: until then a signal ends it.
+            atexit.register(self._handlers.ignore)
         if self._first is not None:
             self._handlers.call_displaced(self._first)
 
@@ -221,16 +250,48 @@ class StopSignals:
         elif now < self._first_at + AGAIN_AFTER:
             return
         self._count += 1
-        if self._run is None or self._run.phase is Phase.LOADING:
+        if self._over.is_set():
+            self._end_what_is_left()
+        elif self._run is None or self._run.phase is Phase.LOADING:
             raise KeyboardInterrupt  # the application is being imported, in this very thread
+        else:
+            self._act(self._run, name)
+
+    def _end_what_is_left(self) -> None:
+        """The server has ended, and the process is about to: once more ends it at once."""
+        if self._count > 1:
+            os._exit(ExitStatus.FAILED)
+
+    def _act(self, run: Run, name: signal.Signals) -> None:
         match self._count:
             case 1:
-                self._run.request_drain(f"{name.name}; once more to end at once")
+                run.request_drain(f"{name.name}; once more to end at once")
+                if self._until_exit:
+                    threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
             case 2:
-                self._run.request_abort(f"{name.name} again")
+                run.request_abort(f"{name.name} again")
                 threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
             case _:
                 os._exit(ExitStatus.FAILED)
+
+    def _bound_the_stop(self) -> None:
+        """See to it that a stop ends also where the application blocks the loop, or shields what it does for
+        ever: in a worker the supervisor does.
+        """
+        assert self._run is not None
+        assert self._config is not None
+        grace = self._config.timeout_graceful_shutdown
+        if self._over.wait(grace + _MARGIN):
+            return
+        if self._run.answers(_LOOP_ANSWERS) and self._over.wait(self._config.timeout_shutdown):
+            return
+        if not self._over.is_set():
+            _end_process(
+                "the server did not stop within %g s and %g s more "
+                "(does the application block the loop, or shield what it does?): the process is ended",
+                grace,
+                _MARGIN,
+            )
 
     def _end_soon(self) -> None:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""

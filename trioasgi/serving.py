@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from enum import Enum
 from functools import partial
@@ -120,6 +121,11 @@ class Run:
     def request_abort(self, reason: str) -> bool:
         """Ask to end at once; False as for `request_drain`."""
         return self._call_soon(partial(self._abort, reason))
+
+    def answers(self, seconds: float) -> bool:
+        """Whether the loop does something in this time; to be asked by another thread."""
+        answered = threading.Event()
+        return self._call_soon(answered.set) and answered.wait(seconds)
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         if self._token is None:

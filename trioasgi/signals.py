@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
@@ -23,11 +24,34 @@ Handler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
 class Handlers:
-    """Our handlers of some signals, by number, and those that they have displaced. For the main thread."""
+    """Our handlers of some signals, by number, and those that they have displaced. For the main thread.
+
+    A process that the application forks inherits them: there they give way (`_give_way`).
+    """
 
     def __init__(self, ours: Mapping[signal.Signals, Handler]) -> None:
-        self._ours = ours
+        self._ours = {number: self._in_this_process(handler) for number, handler in ours.items()}
         self._displaced: dict[signal.Signals, Handler | int | None] = {}
+
+    def _in_this_process(self, handler: Handler) -> Handler:
+        pid = os.getpid()
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if os.getpid() == pid:
+                handler(number, frame)
+            else:
+                self._give_way(number)
+
+        return handle
+
+    def _give_way(self, number: int) -> None:
+        """In a forked process: do what the signal would have done there without us.
+
+        It is no server's, and the stop that it would ask for is another's: `Process.terminate()` of the
+        standard library would wait for ever.
+        """
+        self.restore()
+        os.kill(os.getpid(), number)
 
     def install(self) -> None:
         """Put ours in place; again after the application was imported, which may have brought its own."""
@@ -39,7 +63,13 @@ class Handlers:
     def restore(self) -> None:
         """Put back what was there, or what the application has put there since."""
         for number, handler in self._displaced.items():
-            signal.signal(number, handler)
+            if handler is not None:  # as of one that was not put there from Python: there is no way back
+                signal.signal(number, handler)
+
+    def ignore(self) -> None:
+        """Let the signals do nothing from here on, until the process ends."""
+        for number in self._ours:
+            signal.signal(number, signal.SIG_IGN)
 
     def call_displaced(self, number: signal.Signals) -> None:
         """Call the handler that a program or its application had for this signal, now that we have acted on

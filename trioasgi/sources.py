@@ -332,7 +332,7 @@ def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         match = re.fullmatch(_ENV_LINE, line, re.VERBOSE)
-        if match is None:
+        if match is None or "\0" in line:  # which no environment can hold
             raise ConfigError(
                 f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
             )

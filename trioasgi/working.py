@@ -56,6 +56,9 @@ _ORPHANS_END = 0.5
 """Seconds that an orphan has to end in after that, whatever it is doing."""
 _LAST_MOMENTS = 2.0
 """Seconds to get the last report written."""
+_SUPERVISORS_TURN = 0.2
+"""Seconds from a SIGTERM of our own until we act on it: whoever has sent it may have sent it to all (to the
+group, or the control group), and then the supervisor says more, that the others stop as well."""
 _CHUNK = 1 << 16
 
 
@@ -112,7 +115,9 @@ def _failed(failure: Failure) -> Failed:
 
 def _drains(run: Run) -> Handler:
     def drain(_: int, __: FrameType | None) -> None:
-        run.request_drain("SIGTERM")
+        later = threading.Timer(_SUPERVISORS_TURN, run.request_drain, ("SIGTERM",))
+        later.daemon = True
+        later.start()
 
     return drain
 

@@ -169,6 +169,33 @@ def test_what_waits_in_the_queue_is_served_at_a_stop(options: tuple[str, ...], t
         assert server.wait() == 0
 
 
+@pytest.mark.parametrize("mode", [("--workers", "2"), ("--reload",)], ids=["workers", "reload"])
+def test_no_request_is_lost_where_the_workers_get_the_signal_before_the_supervisor(
+    mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    """As systemd has it without KillMode=mixed: all processes get it, one after the other."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *mode, "--no-access-log", cwd=tmp_path) as server:
+        port = server.port()
+        wait_until_serving(server, mode)
+        visitors = Visitors(port, 3)
+        wait_until(visitors.are_served, "some visitors")
+        for pid in server.worker_pids():
+            os.kill(pid, signal.SIGTERM)
+        time.sleep(0.03)
+        assert server.stop() == 0, server.output.text
+        visitors.join()
+        assert visitors.lost == []
+
+
+def test_a_signal_to_all_while_workers_import_is_a_good_stop(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(60)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_until(lambda: server.output.count("importing") == 2, "the workers")
+        server.send(signal.SIGTERM, group=True)
+        assert server.wait() == 0, server.output.text
+
+
 @each_mode
 def test_requests_cut_at_the_end_of_the_grace_are_told_by_the_status(
     mode: tuple[str, ...], tmp_path: Path

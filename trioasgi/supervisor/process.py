@@ -191,7 +191,13 @@ class WorkerProcess:
     @property
     def has_ended_badly(self) -> bool:
         """Whether it failed, had to be killed, or had to cut requests short."""
-        return self.failure is not None or self.killed is not None or self.exit_status not in (None, 0)
+        if self.failure is not None or self.killed is not None:
+            return True
+        # A process manager may send its SIGTERM to the workers as well: one that has not begun to serve, or
+        # has stopped already, has nothing to finish.
+        had_nothing_to_do = self.ready_at is None or self._finished.is_set()
+        good = (None, 0, -signal.SIGTERM) if had_nothing_to_do else (None, 0)
+        return self.exit_status not in good
 
     def ending(self) -> str:
         """How the process ended, for people."""
