@@ -191,7 +191,8 @@ class HTTP1Connection:
                         try:
                             await handler(exchange)
                         finally:
-                            # What the call has set is seen by no other.
+                            # What the call has set is seen by no other, and its scope is its own no more.
+                            exchange.scope = None
                             task.context = base.copy()
                             if task._cancel_status is not innermost:
                                 self._leave_task(task, exchange)
@@ -257,10 +258,6 @@ class HTTP1Connection:
         self._given_up = False
         if self.scope.deadline != math.inf:
             self.scope.deadline = math.inf
-
-    def is_answering(self, exchange: HTTP1Exchange) -> bool:
-        """Is the call for this exchange under way, in the task that runs now?"""
-        return self._exchange is exchange and self.phase is _BUSY
 
     def _set_deadline(self) -> None:
         if self.settings.request_timeout:

@@ -85,10 +85,13 @@ class HTTP1Exchange(Exchange):
         "_trailers",
         "_waited_for",
         "close_after",
+        "scope",
     )
 
     def __init__(self, connection: HTTP1Connection, request: HTTP1Request) -> None:
         self._connection = connection
+        self.scope: trio.CancelScope | None = connection.scope
+        """That of the task which makes the call, for as long as the call is under way."""
         fields = request.fields
         self.request = request
         self.phase = _NOT_STARTED
