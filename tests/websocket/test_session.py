@@ -157,7 +157,7 @@ def compressed(data: bytes) -> bytes:
 async def test_others_run_while_a_client_sends_messages_that_inflate_to_a_thousand_times_their_size(
     codec: str,
 ) -> None:
-    counts = []
+    counts: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)
