@@ -207,7 +207,8 @@ class HTTP1Connection:
                             # What the call has set is seen by no other, and its scope is its own no more.
                             exchange.scope = None
                             task.context = base.copy()
-                            if task._cancel_status is not innermost:
+                            # A scope that ends before a nursery within it takes the status back to ours.
+                            if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange)
                         if turn != self._turn:
                             return False
