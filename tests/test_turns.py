@@ -16,6 +16,9 @@ from trioasgi.http1.body import MAX_CHUNKS
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
 
+DROP = 8
+"""Bytes of a read that has more behind it."""
+
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 
 
@@ -141,3 +144,39 @@ def test_a_websocket_sender_whose_client_is_fast_gives_others_their_turn() -> No
     turns, seen = Turns(), list[int]()
     run(main, 30)
     assert seen[0] >= 1280 // 64 - 1
+
+
+@pytest.mark.parametrize("part", ["head", "trailers", "unread trailers"])
+def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As records of a single byte are."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        more = part == "trailers"
+        while more:
+            more = (await receive())["more_body"]
+        taken.append(turns.taken)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off") as server,
+            connected(server) as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            field = b"X: %b\r\n" % (b"x" * 32_000)
+            if part == "head":
+                data = b"GET / HTTP/1.1\r\nHost: h\r\n%b\r\n" % field
+            else:
+                data = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n%b\r\n" % field
+            await client.send(data + b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            for _ in range(2):
+                assert (await client.response()).status == 200
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr("trioasgi.net.hub_channel.READ_SIZE", DROP)
+    turns, taken = Turns(), list[int]()
+    run(main, 30)
+    reads = 32_000 // DROP
+    assert taken["unread" in part] >= reads // 20

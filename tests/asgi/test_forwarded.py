@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.http import Calls, on_trio, respond, serving
 from tests.support.sockets import connected, logged, run, served
-from trioasgi.asgi.forwarded import Forwarded, Forwarding
+from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.config import FORWARDED_HEADERS, Config
 from trioasgi.errors import ConfigError
@@ -248,6 +248,38 @@ def test_with_everybody_trusted_the_left_most_hop_counts() -> None:
     forwarded = read("X-Forwarded-For: 6.6.6.6, 192.0.2.7", trusted=("*",))
     assert forwarded is not None
     assert forwarded.info.client == ("6.6.6.6", 0)
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded"])
+@pytest.mark.parametrize("trusted", [PROXIES, ("*",)], ids=["some", "everybody"])
+def test_a_chain_of_hops_that_does_not_end_has_an_unknown_client(name: str, trusted: tuple[str, ...]) -> None:
+    def chain(hops: int) -> Forwarded:
+        label = "for=" if name == "Forwarded" else ""
+        entries = [f"{label}10.0.{number // 256}.{number % 256}" for number in range(hops)]
+        forwarded = read(f"{name}: {', '.join(entries)}", trusted=trusted)
+        assert forwarded is not None
+        return forwarded
+
+    assert chain(MAX_HOPS).info.client == ("10.0.0.0", 0)
+    for hops in (MAX_HOPS + 1, MAX_PAIRS + 1):
+        assert (chain(hops).info.client, chain(hops).info.peer) == (None, "an unknown client")
+
+
+def test_what_a_client_puts_before_a_chain_that_ends_changes_nothing() -> None:
+    forwarded = read("X-Forwarded-For: " + "10.0.0.1, " * 5000 + "192.0.2.7, 10.1.1.1")
+    assert forwarded is not None
+    assert forwarded.info.client == ("192.0.2.7", 0)
+
+
+def test_a_forwarded_of_endless_parameters_is_not_read() -> None:
+    def client(pairs: int) -> object:
+        lines = ["Forwarded: for=192.0.2.7" + "".join(f";a{n}=b" for n in range(pairs // 2 - 1))] * 2
+        forwarded = read("\n".join(lines))
+        assert forwarded is not None
+        return forwarded.info.client
+
+    assert client(MAX_PAIRS) == ("192.0.2.7", 0)
+    assert client(MAX_PAIRS + 2) is None
 
 
 def test_only_the_named_headers_are_believed() -> None:

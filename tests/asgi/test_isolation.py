@@ -6,6 +6,7 @@ Over real sockets, plain and TLS: all of this lives in what a connection's task 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import signal
@@ -303,6 +304,33 @@ def test_requests_that_came_together_let_others_run_between_them(codec: str) -> 
     assert len(set(served_at)) >= 100
 
 
+# The scope
+
+
+def test_what_a_call_writes_into_its_scope_is_seen_by_no_other(codec: str, tmp_path: Path) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(repr({key: value for key, value in scope.items() if key != "client"}))
+        for value in (scope["extensions"], *scope["extensions"].values(), scope["asgi"], scope["headers"]):
+            match value:
+                case dict():
+                    value["user"] = "first"
+                case list():
+                    value.append((b"user", b"first"))
+        await respond(send)
+
+    async def main() -> None:
+        async with serving_over("tls", app, tmp_path, http=codec) as server:
+            for _ in range(2):
+                async with server.connect() as client:
+                    for _ in range(2):
+                        assert (await client.get(request())).status == 200
+
+    seen: list[str] = []
+    run(main)
+    assert len(seen) == 4
+    assert not any("first" in text for text in seen)
+
+
 # Cancel scopes
 
 
@@ -367,6 +395,20 @@ async def raise_again() -> None:
     raise Stored.error
 
 
+class SpeechlessError(Exception):
+    """A class with a mistake in its own `__str__`."""
+
+    def __str__(self) -> str:
+        raise SystemExit(4)
+
+
+class Unsplittable(BaseExceptionGroup[BaseException]):
+    """A group that cannot be split by its own means."""
+
+    def derive(self, _: object) -> BaseExceptionGroup[BaseException]:  # type: ignore[override]
+        raise SystemExit(5)
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "GeneratorExit": GeneratorExit,
     "SystemExit": lambda: SystemExit(3),
@@ -374,6 +416,8 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "asyncio.CancelledError": asyncio.CancelledError,
     "a group of them": lambda: BaseExceptionGroup("a", [GeneratorExit(), KeyboardInterrupt(), SystemExit(1)]),
     "a class of its own": lambda: type("Mine", (BaseException,), {})(),
+    "one that cannot say what it is": SpeechlessError,
+    "a group that cannot be split": lambda: Unsplittable("a", [KeyboardInterrupt(), ValueError()]),
 }
 
 
@@ -409,6 +453,43 @@ def test_whatever_a_call_raises_ends_that_call_alone(
     with logged() as log:
         run(main)
     assert log.count("failed") == 1
+
+
+def test_a_nursery_that_fails_and_is_cancelled_from_outside_lets_the_cancellation_go_on(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["cancel_scope"].cancel()
+        try:
+            await trio.sleep_forever()
+        except trio.Cancelled as cancelled:
+            raise Unsplittable("both", [cancelled, ValueError("ours")]) from None
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http=codec) as server:
+            for _ in range(2):
+                async with connected(server) as client:
+                    assert (await client.get(request())).status == 500
+
+    with logged() as log:
+        run(main)
+    assert log.count("failed on") == 2
+
+
+def test_an_interrupt_that_an_application_raises_where_no_signal_can_come_ends_that_call_alone() -> None:
+    """In a thread of its own: Trio sets no handler from there, and Python runs none in it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/interrupt":
+            raise KeyboardInterrupt
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as other:
+            async with connected(server) as client:
+                assert (await client.get(request("/interrupt"))).status == 500
+            assert (await other.get(request())).body == b"fine"
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(run, main).result()
 
 
 def test_a_cancelled_that_is_raised_when_nothing_is_cancelled_ends_that_call_alone(codec: str) -> None:
@@ -592,6 +673,16 @@ def test_a_call_that_leaves_something_open_and_answers_is_answered(transport: st
                 manager_of_scope.__enter__()
                 open_ones.append(manager_of_scope)
                 await respond(send, b"answered")
+            case "/nursery-in-an-ended-scope":
+                outer = trio.CancelScope()
+                outer.__enter__()
+                manager = trio.open_nursery()
+                nursery = await manager.__aenter__()
+                nursery.start_soon(trio.sleep, 60)
+                open_ones.append(manager)
+                with contextlib.suppress(RuntimeError):
+                    outer.__exit__(None, None, None)
+                await respond(send, b"answered")
             case "/websocket":
                 await receive()
                 await send({"type": "websocket.accept"})
@@ -603,7 +694,7 @@ def test_a_call_that_leaves_something_open_and_answers_is_answered(transport: st
 
     async def main() -> None:
         async with serving_over(transport, app, tmp_path) as server, server.connect() as other:
-            for path in ("/generator", "/nursery", "/scope"):
+            for path in ("/generator", "/nursery", "/scope", "/nursery-in-an-ended-scope"):
                 async with server.connect() as client:
                     response = await client.get(request(path))
                     assert (response.status, response.cut) == (200, False)
@@ -622,7 +713,7 @@ def test_a_call_that_leaves_something_open_and_answers_is_answered(transport: st
 
     with logged() as log:
         run(main)
-    assert log.count("aclosing") == 4
+    assert log.count("aclosing") == 5
     assert log.count("the connection failed") == 0
 
 

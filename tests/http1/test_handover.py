@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, run
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.exchange import CallScope
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -90,5 +92,64 @@ def test_a_request_that_was_pipelined_is_served_while_the_application_goes_on(
                 assert (await client.response()).body == b"/a"
             assert not app.ended.is_set()
             app.release.set()
+
+    run(main)
+
+
+def test_a_scope_that_is_kept_beyond_its_call_does_nothing_to_a_call_that_was_left_behind(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(scope["extensions"]["trio"]["cancel_scope"])
+        await busy(scope, receive, send)
+
+    kept: list[CallScope] = []
+    busy = Busy()
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+        ):
+            for path in ("/kept", "/busy", "/next"):  # the last one is served by another task
+                assert (await client.get(request(path))).body == path.encode()
+            kept[0].cancel()
+            kept[0].deadline = trio.current_time()
+            assert not kept[0].cancel_called
+            await trio.testing.wait_all_tasks_blocked()
+            busy.release.set()
+            with trio.fail_after(SOON):
+                await busy.ended.wait()
+
+    run(main)
+
+
+def test_a_call_that_was_left_behind_can_still_ask_for_its_scope(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        await respond(send, path.encode())
+        if path == "/busy":
+            await left_behind.wait()
+            scope["extensions"]["trio"]["cancel_scope"].cancel()
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.set()
+
+    left_behind, cancelled = trio.Event(), trio.Event()
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+        ):
+            for path in ("/busy", "/next"):
+                assert (await client.get(request(path))).body == path.encode()
+            left_behind.set()
+            with trio.fail_after(SOON):
+                await cancelled.wait()
+            assert (await client.get(request("/last"))).body == b"/last"
 
     run(main)

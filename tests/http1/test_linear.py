@@ -9,7 +9,7 @@ import pytest
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
-from trioasgi.http1.body import MAX_CHUNK_LINE, ChunkedBody
+from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
 from trioasgi.http1.codec import RequestError
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader
 from trioasgi.http1.rules import Rule
@@ -138,7 +138,7 @@ def read_body(pieces: int) -> list[bytes | None]:
 
 
 def test_chunks_that_have_arrived_come_joined() -> None:
-    assert read_body(100) == [b"a" * 100, None]
+    assert read_body(MAX_CHUNKS) == [b"a" * MAX_CHUNKS, None]
 
 
 def test_a_piece_of_a_body_has_a_bounded_number_of_chunks() -> None:
@@ -147,6 +147,13 @@ def test_a_piece_of_a_body_has_a_bounded_number_of_chunks() -> None:
     assert b"".join(piece for piece in read if piece) == b"a" * 10_000
     few, many = (lines(lambda: ChunkedBody(WIDE).take(b"1\r\na\r\n" * count, 0)) for count in (2000, 20_000))  # noqa: B023
     assert few == many
+
+
+def test_a_piece_of_a_body_has_few_chunks_where_their_lines_are_long() -> None:
+    chunk = b"1" + b";a=b" * 1000 + b"\r\nx\r\n"
+    piece, pos = ChunkedBody(WIDE).take(chunk * 20, 0)
+    assert piece in (b"x", b"xx")
+    assert pos <= 2 * len(chunk)
 
 
 def test_the_chunks_before_a_fault_come_before_it(codec: str) -> None:

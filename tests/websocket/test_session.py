@@ -154,6 +154,52 @@ async def test_others_run_while_a_client_sends_a_hundred_thousand_fragments(
 # Failures
 
 
+def compressed(data: bytes) -> bytes:
+    """A frame with a message of its own, compressed as well as can be."""
+    deflater = zlib.compressobj(9, zlib.DEFLATED, -15)
+    packed = deflater.compress(data) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    return frame(BINARY, packed[:-4], rsv=4)
+
+
+@on_trio
+async def test_others_run_while_a_client_sends_messages_that_inflate_to_a_thousand_times_their_size(
+    codec: str,
+) -> None:
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with counted_turns() as turns:
+            for _ in range(count):
+                assert len((await receive())["bytes"]) == size
+            counts.append(turns.count)
+        await send({"type": "websocket.send", "text": "got them"})
+
+    count, size = 30, 1024 * 1024
+    async with websocket(app, codec, DEFLATE + "; client_no_context_takeover") as client:
+        await client.send(compressed(bytes(size)) * count)
+        assert await client.message() == "got them"
+    assert counts[0] >= count // 2
+
+
+@on_trio
+async def test_others_run_while_a_message_is_hard_to_inflate(codec: str) -> None:
+    counts = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with counted_turns() as turns:
+            await receive()
+            counts.append(turns.count)
+        await send({"type": "websocket.send", "text": "got it"})
+
+    last_block = b"\x01\x3c\x00\xc3\xff" + bytes(60)  # stored, and 60 bytes long
+    async with websocket(app, codec, DEFLATE) as client:
+        await client.send(frame(BINARY, last_block * 10_000, rsv=4))
+        assert await client.message() == "got it"
+    assert counts[0] >= 10_000 * len(last_block) // 64 // 1024
+
+
 @on_trio
 async def test_too_big(codec: str, caplog: pytest.LogCaptureFixture) -> None:
     calls = Calls(echo)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import trio
@@ -25,9 +26,29 @@ def split_failure(exc: BaseException) -> tuple[BaseException | None, BaseExcepti
     """
     if isinstance(exc, BaseExceptionGroup):
         # An application's nursery that was cancelled from outside while it failed.
-        outside, ours = exc.split(_is_from_outside)
-        return (exc if outside is None else ours), outside
+        return _split_group(exc)
     return (None, exc) if _is_from_outside(exc) else (exc, None)
+
+
+def _split_group(
+    group: BaseExceptionGroup[BaseException],
+) -> tuple[BaseException | None, BaseException | None]:
+    """As `BaseExceptionGroup.split`, which calls a method of the group's own class: it may raise anything."""
+    parts = [split_failure(inner) for inner in group.exceptions]
+    ours = [failure for failure, _ in parts if failure is not None]
+    outside = [rest for _, rest in parts if rest is not None]
+    if not outside:
+        return group, None
+    return _part(group, ours), _part(group, outside)
+
+
+def _part(group: BaseExceptionGroup[BaseException], exceptions: list[BaseException]) -> BaseException | None:
+    if not exceptions:
+        return None
+    part = BaseExceptionGroup(group.message, exceptions)
+    part.__cause__, part.__context__ = group.__cause__, group.__context__
+    part.__suppress_context__ = group.__suppress_context__
+    return part.with_traceback(group.__traceback__)
 
 
 def _is_from_outside(exc: BaseException) -> bool:
@@ -45,6 +66,8 @@ def _is_from_outside(exc: BaseException) -> bool:
 
 def _is_raised_by_handler(exc: BaseException) -> bool:
     """Does it come from the handler of SIGINT (Trio's, or the program's own), and not from a `raise`?"""
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python runs handlers in the main thread alone
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
         return True  # written in C: it leaves no frame to tell by

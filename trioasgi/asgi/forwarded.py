@@ -13,7 +13,8 @@ A hop that is no address       (`unknown`, an obfuscated name, or nonsense) is a
 Both families                  X-Forwarded-* alone counts: proxies that set those tend to pass on a
                                `Forwarded` that the client has made up
 A `Forwarded` that cannot      says nothing, except that the client is not known: an unfinished quotation may
-be read                        have swallowed what the proxy has added
+be read, or is far too long    have swallowed what the proxy has added
+More than `MAX_HOPS` hops      are a client that is not known, where all of them are trusted
 Any other malformed value      says nothing
 =============================  =============================================================================
 """
@@ -47,6 +48,12 @@ FORWARDED: Final = b"forwarded"
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MAX_LABEL: Final = 64
+
+MAX_HOPS: Final = 256
+MAX_PAIRS: Final = 1024
+"""Trusted hops, and parameters of all `Forwarded` elements, behind which nothing more is read. A client may
+send thousands, and each is an address to be parsed; no chain of proxies is that long.
+"""
 
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
 _DOTTED: Final = re.compile(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
@@ -176,11 +183,13 @@ def _entries(values: Sequence[str]) -> list[str]:
 
 def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
     elements: list[dict[str, str]] = []
+    room = MAX_PAIRS
     for value in values:
-        parsed = _parse_elements(value)
+        parsed = _parse_elements(value, room)
         if parsed is None:
             return _Statement(_NOT_KNOWN)
         elements += parsed
+        room -= sum(map(len, parsed))
     if not elements:
         return None
     client, distance = _find_client([element.get("for") for element in elements], trusted)
@@ -188,9 +197,10 @@ def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
     return _Statement(client, element.get("proto", ""), element.get("host", ""))
 
 
-def _parse_elements(value: str) -> list[dict[str, str]] | None:
+def _parse_elements(value: str, room: int) -> list[dict[str, str]] | None:
     """The elements of one `Forwarded` line, their parameters' names in lower case; None if it is malformed
-    (RFC 7239, 4: each parameter once an element; empty elements of a list count for nothing).
+    (RFC 7239, 4: each parameter once an element; empty elements of a list count for nothing), or has more
+    than `room` parameters.
     """
     elements: list[dict[str, str]] = [{}]
     value = value.strip(" \t")
@@ -199,7 +209,8 @@ def _parse_elements(value: str) -> list[dict[str, str]] | None:
         pair = _PAIR.match(value, at)
         if pair is not None:
             name = pair[1].lower()
-            if name in elements[-1]:
+            room -= 1
+            if name in elements[-1] or room < 0:
                 return None
             elements[-1][name] = pair[2] if pair[3] is None else _QUOTED_PAIR.sub(r"\1", pair[3])
             at = pair.end()
@@ -222,9 +233,11 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node |
     """
     client: _Node | None = None
     distance = 0
-    for distance, text in enumerate(reversed(nodes)):  # noqa: B007 - it is the answer
+    for distance, text in enumerate(reversed(nodes)):
         if text is None:
             break
+        if distance == MAX_HOPS:
+            return _NOT_KNOWN, distance
         client = _parse_node(text)
         if not client.is_trusted(trusted):
             break

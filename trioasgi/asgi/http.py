@@ -66,11 +66,6 @@ class Application:
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
-        self.extensions: dict[str, Any] = {
-            "http.response.early_hint": {},
-            "http.response.pathsend": {},
-            "http.response.zerocopysend": {},
-        }
         self.active = 0
         self._answered = 0
         self._on_max_requests = on_max_requests
@@ -95,12 +90,12 @@ class HTTPHandler:
 
     __slots__ = (
         "_application",
-        "_extensions",
         "_forwarded",
         "_forwarding",
         "_info",
         "_raw_root_path",
         "_root_path",
+        "_tls",
     )
 
     def __init__(
@@ -116,10 +111,8 @@ class HTTPHandler:
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
             self._raw_root_path = quote(self._root_path).encode()
-        self._extensions = application.extensions
         # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
-        if info.tls is not None and forwarded is None:
-            self._extensions = {**application.extensions, "tls": dict(info.tls)}
+        self._tls = info.tls if forwarded is None else None
 
     async def __call__(self, exchange: Exchange) -> None:
         """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
@@ -208,7 +201,14 @@ class HTTPHandler:
             text = self._root_path + text
             path = self._raw_root_path + path
         headers = request.headers
-        extensions = self._extensions.copy()
+        # All of it is this call's own: what one writes into it is seen by no other.
+        extensions: dict[str, Any] = {
+            "http.response.early_hint": {},
+            "http.response.pathsend": {},
+            "http.response.zerocopysend": {},
+        }
+        if self._tls is not None:
+            extensions["tls"] = dict(self._tls)
         scope: Scope = {
             "type": "http",
             "asgi": ASGI_VERSIONS.copy(),

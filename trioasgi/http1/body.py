@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
 
-MAX_CHUNKS: Final = 256
+MAX_CHUNKS: Final = 64
 """Chunks that are joined in one piece at most, so that whoever takes pieces can give others their turn."""
+
+_LINE_BITS: Final = 6
+"""Bytes of a line, as a power of two, that are as much work as a chunk."""
 
 _CHUNK_LINE: Final = re.compile(
     rb"""
@@ -67,24 +70,29 @@ class ChunkedBody:
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """Read on in `data` from `pos`: a piece of the body, b"" at its end, None if more is needed; and
-        where reading goes on. A piece is what the chunks have that have come, up to `MAX_CHUNKS` of them.
+        where reading goes on. A piece is what the chunks have that have come, up to `MAX_CHUNKS` of them, or
+        fewer where their lines are long.
 
         Raises RequestError, once all that came before the fault has been taken.
         """
         if self._fault is not None:
             raise self._fault
         pieces: list[bytes] = []
-        while len(pieces) < MAX_CHUNKS and self._step is not _Step.DONE and pos < len(data):
+        effort = 0
+        while (effort < MAX_CHUNKS or not pieces) and self._step is not _Step.DONE and pos < len(data):
             if self._step is _Step.DATA:
                 piece = data[pos : pos + self._left]
                 pieces.append(piece)
+                effort += 1
                 pos += len(piece)
                 self._left -= len(piece)
                 if not self._left:
                     self._step = _Step.DATA_END
                 continue
+            start = pos
             try:
                 pos = self._take_line(data, pos)
+                effort += pos - start >> _LINE_BITS
             except RequestError as error:
                 if not pieces:
                     raise

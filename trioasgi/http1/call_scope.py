@@ -13,38 +13,37 @@ if TYPE_CHECKING:
 class HTTP1CallScope:
     """A `CallScope`.
 
-    A scope for each call would cost every request what hardly any makes use of; so the calls of a
-    connection share one, and this keeps one call from touching the next.
+    A scope for each call would cost every request what hardly any makes use of; so the calls that one task
+    makes share one, and this keeps one call from touching the next. The exchange knows the scope for as long
+    as its call is under way, also where the connection has been handed over; an application may keep this for
+    longer, or ask for it late.
     """
 
-    __slots__ = ("_connection", "_exchange", "_scope")
+    __slots__ = ("_connection", "_exchange")
 
     def __init__(self, connection: HTTP1Connection, exchange: HTTP1Exchange) -> None:
         self._connection = connection
         self._exchange = exchange
-        self._scope = connection.scope
-
-    @property
-    def _is_ours(self) -> bool:
-        connection = self._connection
-        # Where the connection has been handed over, the scope is that of this call alone.
-        return connection.scope is not self._scope or connection.is_answering(self._exchange)
 
     def cancel(self) -> None:
-        if self._is_ours:
-            self._scope.cancel()
+        scope = self._exchange.scope
+        if scope is not None:
+            scope.cancel()
             self._connection.sets_deadlines = True
 
     @property
     def cancel_called(self) -> bool:
-        return self._is_ours and self._scope.cancel_called
+        scope = self._exchange.scope
+        return scope is not None and scope.cancel_called
 
     @property
     def deadline(self) -> float:
-        return self._scope.deadline if self._is_ours else math.inf
+        scope = self._exchange.scope
+        return math.inf if scope is None else scope.deadline
 
     @deadline.setter
     def deadline(self, deadline: float) -> None:
-        if self._is_ours:
-            self._scope.deadline = deadline
+        scope = self._exchange.scope
+        if scope is not None:
+            scope.deadline = deadline
             self._connection.sets_deadlines = True

@@ -51,6 +51,11 @@ dropped costs nothing but its copying."""
 LINGER_YIELD: Final = 256 * 1024
 """Bytes after which others get their turn."""
 
+READS_A_TURN: Final = 16
+"""Reads of a head, none of which had to wait, after which others get their turn: over TLS, each may be many
+records and few bytes.
+"""
+
 FIRST_REQUEST_SECONDS: Final = 1.0
 LAST_REQUEST_SECONDS: Final = 0.5
 """How long a draining server waits for the first request of a client that has connected already, and for
@@ -154,6 +159,7 @@ class HTTP1Connection:
         turn = self._turn
         # Whoever starts the task of a connection does so in a context that is as `base`.
         waited = True
+        reads = 0
         while True:
             if self._exchange is not None and not await self._finish(self._exchange):
                 return True
@@ -175,6 +181,13 @@ class HTTP1Connection:
                                     channel.read_deadline = self._deadline
                                     data = await channel.receive()
                                     waited = True
+                                    reads = 0
+                                elif reads == READS_A_TURN:
+                                    await trio.lowlevel.cancel_shielded_checkpoint()
+                                    waited = True
+                                    reads = 0
+                                else:
+                                    reads += 1
                                 if not data:
                                     if reader.holds_data:
                                         raise Rule.HEAD_CUT.error()
@@ -202,9 +215,11 @@ class HTTP1Connection:
                         try:
                             await handler(exchange)
                         finally:
-                            # What the call has set is seen by no other.
+                            # What the call has set is seen by no other, and its scope is its own no more.
+                            exchange.scope = None
                             task.context = base.copy()
-                            if task._cancel_status is not innermost:
+                            # A scope that ends before a nursery within it takes the status back to ours.
+                            if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange)
                         if turn != self._turn:
                             return False
@@ -269,10 +284,6 @@ class HTTP1Connection:
             self._giving_up.pending = False
         if self.scope.deadline != math.inf:
             self.scope.deadline = math.inf
-
-    def is_answering(self, exchange: HTTP1Exchange) -> bool:
-        """Is the call for this exchange under way, in the task that runs now?"""
-        return self._exchange is exchange and self.phase is _BUSY
 
     def _set_deadline(self) -> None:
         if self.settings.request_timeout:
@@ -426,12 +437,13 @@ class HTTP1Connection:
                     if not data:
                         return False
                     self.reader.receive_data(data)
+                    turn += PIECE_COST
                 else:
                     skipped += len(piece)
                     turn += len(piece) + PIECE_COST
-                    if turn >= LINGER_YIELD:
-                        turn = 0
-                        await trio.lowlevel.checkpoint()
+                if turn >= LINGER_YIELD:
+                    turn = 0
+                    await trio.lowlevel.checkpoint()
         except (RequestError, OSError):
             pass
         return False

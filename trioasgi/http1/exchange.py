@@ -84,10 +84,13 @@ class HTTP1Exchange(Exchange):
         "_trailers",
         "_waited_for",
         "close_after",
+        "scope",
     )
 
     def __init__(self, connection: HTTP1Connection, request: HTTP1Request) -> None:
         self._connection = connection
+        self.scope: trio.CancelScope | None = connection.scope
+        """That of the task which makes the call, for as long as the call is under way."""
         fields = request.fields
         self.request = request
         self.phase = _NOT_STARTED
@@ -125,6 +128,7 @@ class HTTP1Exchange(Exchange):
     async def receive_body(self) -> tuple[bytes, bool]:
         connection = self._connection
         reader = connection.reader
+        has_read = False
         while True:
             if self.phase is not _NOT_STARTED and self.over:
                 raise ClientDisconnected("the exchange is over")
@@ -136,14 +140,24 @@ class HTTP1Exchange(Exchange):
                 raise ClientDisconnected(error.reason) from error
             if piece is not None:
                 break
+            if has_read:
+                # Of what there is between pieces, extensions and trailers, there may be little in each read.
+                await self._count_read(PIECE_COST)
             await self._receive_more()
+            has_read = True
         self._owes_continue = False  # it has come, told to or not
         if piece:
             self._since_yield += len(piece) + PIECE_COST
             if self._since_yield >= YIELD_EVERY:
-                self._since_yield = 0
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                await self._count_read(0)
         return piece, reader.body is not None
+
+    async def _count_read(self, size: int) -> None:
+        """Count so many bytes as read, and let others run if that makes enough."""
+        self._since_yield += size
+        if self._since_yield >= YIELD_EVERY:
+            self._since_yield = 0
+            await trio.lowlevel.cancel_shielded_checkpoint()
 
     async def _receive_more(self) -> None:
         """Read bytes of the body off the wire, having told the client to send it if it waits for that (RFC

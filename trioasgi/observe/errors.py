@@ -60,8 +60,7 @@ def asyncio_hint(exc: BaseException) -> str | None:
     Looks into exception groups and at causes and contexts: frameworks wrap what they catch.
     """
     for part in _parts(exc):
-        message = str(part).lower()
-        if any(isinstance(part, kind) and sign in message for kind, sign in _SIGNS):
+        if any(isinstance(part, kind) and sign in _message(part) for kind, sign in _SIGNS):
             return _HINT + (_DJANGO_HINT if _is_djangos(exc) else "")
     return None
 
@@ -86,6 +85,14 @@ def _is_own(frame: FrameType) -> bool:
     # By its module's name: the file's, where the module is compiled, is that of the build.
     name = f"{frame.f_globals.get('__name__')}."
     return name.startswith(_OWN) and not name.startswith(_DEMO)
+
+
+def _message(exc: BaseException) -> str:
+    """What an exception says, in lower case; nothing where its class cannot say it."""
+    try:
+        return str(exc).lower()
+    except BaseException:  # noqa: BLE001 - an application's own __str__ may raise anything
+        return ""
 
 
 def _parts(exc: BaseException) -> Iterator[BaseException]:

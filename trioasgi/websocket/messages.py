@@ -27,6 +27,15 @@ rounded up): so much longer than the message may be is a compressed frame let be
 FRAMES_AT_ONCE: Final = 256
 """Frames without an event after which `next_event` comes back, so that others get their turn."""
 
+EFFORT_AT_ONCE: Final = 64
+"""`MessageReader.effort` after which it comes back as well."""
+
+_INFLATED_BITS: Final = 14
+_COMPRESSED_BITS: Final = 9
+"""Bytes, as powers of two, that are as much work as a short message: inflated ones, and compressed ones, each
+64 of which may be a last block.
+"""
+
 DEFLATE_FROM: Final = 32
 """Bytes from which a message is compressed: below, little is gained and some CPU lost."""
 
@@ -81,7 +90,17 @@ class MessageReader:
         feed(bytes)  →  next_event() until None  →  feed(bytes) …
     """
 
-    __slots__ = ("_codec", "_frames", "_inflater", "_inflating", "_max_size", "_message", "_room", "feed")
+    __slots__ = (
+        "_codec",
+        "_frames",
+        "_inflater",
+        "_inflating",
+        "_max_size",
+        "_message",
+        "_room",
+        "effort",
+        "feed",
+    )
 
     def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
@@ -94,12 +113,15 @@ class MessageReader:
         self._message: _Text | _Binary | None = None
         self._inflating = False
         self._frames = 0  # since the last pause, those without an event
+        self.effort = 0
+        """What was inflated since this was last set to 0, in short messages: a few bytes can be millions."""
 
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
 
-        However they are cut, PAUSE comes after `FRAMES_AT_ONCE` frames without an event: fragments cost their
-        sender next to nothing. Raises FrameError, after which nothing more can be read.
+        However they are cut, PAUSE comes after `FRAMES_AT_ONCE` frames without an event, or before that if
+        they were much to inflate: fragments cost their sender next to nothing. Raises FrameError, after which
+        nothing more can be read.
         """
         codec = self._codec
         while True:
@@ -122,8 +144,8 @@ class MessageReader:
             if message is not None:
                 return message
             self._frames += 1
-            if self._frames >= FRAMES_AT_ONCE:
-                self._frames = 0
+            if self._frames >= FRAMES_AT_ONCE or self.effort >= EFFORT_AT_ONCE:
+                self._frames = self.effort = 0
                 return PAUSE
 
     def _take(self, frame: Frame) -> str | bytes | None:
@@ -139,7 +161,9 @@ class MessageReader:
             message = self._message = _Text() if opcode == _TEXT else _Binary()
             self._inflating = compressed
         if self._inflating and self._inflater is not None:
+            size = len(payload)
             payload = self._inflater.inflate(payload, end, self._room)
+            self.effort += (size >> _COMPRESSED_BITS) + (len(payload) >> _INFLATED_BITS)
         self._room -= len(payload)
         if self._room < 0:
             raise FrameError(CloseCode.TOO_BIG, "the message is too big")

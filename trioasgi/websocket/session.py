@@ -151,6 +151,8 @@ class WebSocketSession:
                     await self._count_step()
                 else:
                     self._unyielded += 1  # as _count_step: for every message, a call counts
+                    if reader.effort:
+                        self._count_effort()
                     if self._unyielded >= YIELD_EVERY:
                         await self._yield()
                     return event
@@ -251,6 +253,7 @@ class WebSocketSession:
                 self._queue = deque()
             self._queue.append(event)
             self._queued_size += len(event)
+            self._count_effort()
         await self._count_step()
 
     # Sending
@@ -281,6 +284,12 @@ class WebSocketSession:
         self._unyielded += 1
         if self._unyielded >= YIELD_EVERY:
             await self._yield()
+
+    def _count_effort(self) -> None:
+        """Count what a message took to inflate."""
+        reader = self._reader
+        self._unyielded += reader.effort
+        reader.effort = 0
 
     async def _yield(self) -> None:
         """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
