@@ -56,13 +56,13 @@ async def connect(
     """A client whose kernel has little room to receive."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-    await sock.connect(("127.0.0.1", port_of(server)))
-    stream: trio.abc.Stream = trio.SocketStream(sock)
-    if tls is not None:
-        secured = trio.SSLStream(stream, tls, server_hostname="localhost")
-        await secured.do_handshake()
-        stream = secured
     try:
+        await sock.connect(("127.0.0.1", port_of(server)))
+        stream: trio.abc.Stream = trio.SocketStream(sock)
+        if tls is not None:
+            secured = trio.SSLStream(stream, tls, server_hostname="localhost")
+            await secured.do_handshake()
+            stream = secured
         yield stream
     finally:
         sock.close()

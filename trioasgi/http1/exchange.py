@@ -389,8 +389,9 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         if connection.sets_deadlines:
             connection.response_over()
-        if connection.reader.holds_data:
-            # The next request is here already: if the application goes on for long, another task serves it.
+        if self.close_after or connection.reader.holds_data:
+            # The next request is here already, or the client waits for the end of the connection: if the
+            # application goes on for long, another task sees to that.
             connection.channel.read_deadline = PASSED
         if self._waited_for:
             connection.channel.release_watchers()
