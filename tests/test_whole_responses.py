@@ -269,3 +269,28 @@ def test_a_client_that_takes_nothing_ends_all_tasks_that_send(transport: str, tm
     done = trio.Event()
     ended: list[int] = []
     run(main)
+
+
+@over_both
+def test_the_end_of_a_response_that_was_left_to_the_server_is_logged_as_cut_with_the_server(
+    transport: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with trio.move_on_after(0.05):
+            await send({"type": "http.response.body", "body": bytes(20_000_000)})
+        ended.set()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            await ended.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+    ended = trio.Event()
+    with logged() as log:
+        run(main)
+    assert log.count(r'"GET / HTTP/1.1" 200 [1-9]\d+B .*ms cut$') == 1

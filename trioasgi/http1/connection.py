@@ -378,14 +378,12 @@ class HTTP1Connection:
         """Let what is left of the response leave; is the connection to be served on? If not, it is to be
         closed.
         """
-        try:
-            if exchange.phase is not _COMPLETE:
-                # What the server itself has answered, what the application gave before it failed, or the end
-                # of a response for which it has given up waiting; the client need not know.
-                with suppress(ClientDisconnected):
-                    await exchange.flush()
-        finally:
-            exchange.end()
+        if exchange.phase is not _COMPLETE:
+            # What the server itself has answered, what the application gave before it failed, or the end of a
+            # response for which it has given up waiting; the client need not know.
+            with suppress(ClientDisconnected):
+                await exchange.flush()
+        exchange.end()  # where that was cancelled, `cut` does so
         if not exchange.close_after and (self.reader.body is None or await self._skip_body()):
             return True
         self.phase = _CLOSING
