@@ -110,6 +110,31 @@ def test_what_other_tasks_send_waits_for_the_file_that_is_being_sent(
     run(main)
 
 
+@over_both
+def test_a_file_that_cannot_be_read_is_the_applications_failure(transport: str, tmp_path: Path) -> None:
+    """And not taken for a client that has gone."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(start(True, 1000))
+        with path.open("ab") as file:
+            await send({"type": "http.response.zerocopysend", "file": file, "offset": 0, "count": 1000})
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            assert not (await read(stream)).response()[2]
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1000))
+    with logged() as log:
+        run(main)
+    assert log.count("the file cannot be read") == 1
+    assert log.count('The application failed on "GET /"') == 1
+
+
 def test_a_piece_of_a_file_that_waits_to_be_sent_is_counted_once(tmp_path: Path) -> None:
     async def main() -> None:
         ours, _theirs = trio.testing.lockstep_stream_pair()  # takes a send once the last one was read

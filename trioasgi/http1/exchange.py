@@ -326,8 +326,8 @@ class HTTP1Exchange(Exchange):
         with self._telling_of_disconnect():
             try:
                 await self._connection.channel.send_file(fd, offset, count)
-            except EOFError:
-                self.abort("the file that was to be sent has become shorter meanwhile")
+            except EOFError as exc:
+                self.abort(str(exc))
                 raise
         self._framing = framing
         waits = self._send(behind) if behind else False
