@@ -2,107 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 import socket
-import ssl
 import struct
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
-import h11
 import pytest
 import trio
 import trio.testing
 
-from tests.support.sockets import logged, port_of, run, served
-from tests.support.transports import TRANSPORTS, certificates
-from trioasgi import Server
+from tests.support.slow_client import connect, context, head, options, read
+from tests.support.sockets import logged, run, served
+from tests.support.transports import TRANSPORTS
 from trioasgi.asgi.types import Receive, Scope, Send
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 
 RESET = struct.pack("ii", 1, 0)
-
-
-@dataclass
-class Got:
-    """What a client has read; `reset` says how the connection ended: by an error, or in an orderly way."""
-
-    data: bytes
-    reset: bool
-
-    def response(self, method: str = "GET") -> tuple[int, bytes, bool]:
-        """Status, body, and whether the response is whole as far as a client can tell."""
-        parser = h11.Connection(h11.CLIENT)
-        parser.send(h11.Request(method=method, target="/", headers=[("Host", "h")]))
-        parser.send(h11.EndOfMessage())
-        parser.receive_data(self.data)
-        if not self.reset:
-            parser.receive_data(b"")
-        status, body = 0, b""
-        while True:
-            try:
-                event = parser.next_event()
-            except h11.RemoteProtocolError:
-                return status, body, False
-            match event:
-                case h11.Response(status_code=status):
-                    pass
-                case h11.Data(data=data):
-                    body += data
-                case h11.EndOfMessage():
-                    return status, body, True
-                case h11.NEED_DATA | h11.ConnectionClosed():
-                    return status, body, False
-
-
-@contextlib.asynccontextmanager
-async def connect(
-    server: Server, tls: ssl.SSLContext | None, room: int = 8192
-) -> AsyncIterator[trio.abc.Stream]:
-    """A client whose kernel has little room to receive."""
-    sock = trio.socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
-    await sock.connect(("127.0.0.1", port_of(server)))
-    stream: trio.abc.Stream = trio.SocketStream(sock)
-    if tls is not None:
-        secured = trio.SSLStream(stream, tls, server_hostname="localhost")
-        await secured.do_handshake()
-        stream = secured
-    try:
-        yield stream
-    finally:
-        sock.close()
-
-
-async def read(stream: trio.abc.Stream, step: int = 65536, rest: int = 0) -> Got:
-    """Read to the end, `step` bytes at a time, and let the server run `rest` times before each."""
-    parts: list[bytes] = []
-    while True:
-        for _ in range(rest):
-            await trio.lowlevel.checkpoint()
-        try:
-            part = bytes(await stream.receive_some(step))
-        except trio.BrokenResourceError:
-            return Got(b"".join(parts), reset=True)
-        if not part:
-            return Got(b"".join(parts), reset=False)
-        parts.append(part)
-
-
-def context(transport: str, directory: Path) -> ssl.SSLContext | None:
-    return certificates(directory).context() if transport == "tls" else None
-
-
-def options(transport: str, directory: Path) -> dict[str, object]:
-    return dict(certificates(directory).options) if transport == "tls" else {}
-
-
-def head(version: str, *, close: bool) -> bytes:
-    fields = "Connection: close\r\n" if close else ""
-    return f"GET / HTTP/{version}\r\nHost: h\r\n{fields}\r\n".encode()
 
 
 class Pieces:
@@ -352,3 +269,28 @@ def test_a_client_that_takes_nothing_ends_all_tasks_that_send(transport: str, tm
     done = trio.Event()
     ended: list[int] = []
     run(main)
+
+
+@over_both
+def test_the_end_of_a_response_that_was_left_to_the_server_is_logged_as_cut_with_the_server(
+    transport: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with trio.move_on_after(0.05):
+            await send({"type": "http.response.body", "body": bytes(20_000_000)})
+        ended.set()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            await ended.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+
+    ended = trio.Event()
+    with logged() as log:
+        run(main)
+    assert log.count(r'"GET / HTTP/1.1" 200 [1-9]\d+B .*ms cut$') == 1

@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.http import request, respond
+from tests.support.http import read_body, request, respond
 from tests.support.sockets import SOON, run
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
@@ -151,5 +151,70 @@ def test_a_call_that_was_left_behind_can_still_ask_for_its_scope(
             with trio.fail_after(SOON):
                 await cancelled.wait()
             assert (await client.get(request("/last"))).body == b"/last"
+
+    run(main)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connection_that_is_to_be_closed_is_closed_while_the_application_goes_on(
+    codec: str, transport: str, version: str, tmp_path: Path
+) -> None:
+    """Over HTTP/1.0 its end may be all that tells where the response ends."""
+
+    async def main() -> None:
+        release, ended = trio.Event(), trio.Event()
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"all"})
+            await release.wait()
+            ended.set()
+
+        async with (
+            serving_over(transport, stream, tmp_path, http=codec) as both,
+            both.connect() as client,
+        ):
+            await client.send(f"GET / HTTP/{version}\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+            with trio.fail_after(SOON):
+                assert b"all" in await client.rest()
+            assert not ended.is_set()
+            release.set()
+            await ended.wait()
+
+    run(main)
+
+
+def test_a_call_that_was_left_behind_and_leaves_its_task_open_ends_no_other(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    """Nor is the body of the next request taken from it."""
+
+    async def main() -> None:
+        release, released, waiting = trio.Event(), trio.Event(), trio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["method"] == "POST":
+                waiting.set()
+                await respond(send, await read_body(receive))
+                return
+            await respond(send, b"answered")
+            await release.wait()
+            await trio.open_nursery().__aenter__()
+            released.set()
+
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+        ):
+            assert (await client.get(request("/"))).body == b"answered"
+            await client.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 8\r\n\r\n")
+            await waiting.wait()
+            release.set()
+            await released.wait()
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            await client.send(b"a body, ")
+            with trio.fail_after(SOON):
+                assert (await client.response("POST")).body == b"a body, "
+            assert (await client.get(request("/"))).body == b"answered"
 
     run(main)

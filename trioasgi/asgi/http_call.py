@@ -76,27 +76,28 @@ YIELD_EVERY: Final = 16
 """Pieces of a response after which a stream that never had to wait lets the others run."""
 
 
-class Trailers(Enum):
-    """What has become of the trailers of a response."""
+class Due(Enum):
+    """What a response that was begun goes on with."""
 
-    NONE = "the application has announced none"
-    AFTER_BODY = "they follow the body"
-    DUE = "the body is done: nothing but trailers may be sent"
+    BODY = "its body, which is all"
+    BODY_AND_TRAILERS = "its body; trailers follow it"
+    TRAILERS = "trailers: the body is done"
+    FILE = "the file that is being sent: whatever other tasks send has to wait"
 
 
-_NO_TRAILERS = Trailers.NONE
+_BODY = Due.BODY
 
 
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_exchange", "_length", "_log", "_request_done", "_trailers", "_unyielded")
+    __slots__ = ("_due", "_exchange", "_file_over", "_length", "_log", "_request_done", "_unyielded")
 
     def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
         self._exchange = exchange
         self._log = log
         self._request_done = False
-        self._trailers = _NO_TRAILERS
+        self._due = _BODY
         self._unyielded = 0
         self._length: int | None = None
 
@@ -133,7 +134,7 @@ class HTTPCall:
         except (KeyError, TypeError):
             kind = check_message(message).get("type")
         phase = exchange.phase
-        if phase is _STARTED and kind == "http.response.body" and self._trailers is _NO_TRAILERS:
+        if phase is _STARTED and kind == "http.response.body" and self._due is _BODY:
             body = message.get("body", b"")
             if type(body) is not bytes:
                 body = check_body(body)
@@ -154,7 +155,7 @@ class HTTPCall:
             headers, self._length = check_headers(message.get("headers", ()))
             length = self._length
             if message.get("trailers"):
-                self._trailers = Trailers.AFTER_BODY
+                self._due = Due.BODY_AND_TRAILERS
                 if exchange.request.accepts_trailers:
                     # Only a body without a length can have trailers behind it (RFC 9112, 7.1.2).
                     length = None
@@ -190,6 +191,8 @@ class HTTPCall:
     # Messages of the extensions, and those that are out of place
 
     async def _send_other(self, message: Message) -> None:
+        while self._due is Due.FILE:
+            await self._file_over.wait()
         phase = self._exchange.phase
         if phase is _REFUSED or phase is _FAILED:
             raise ClientDisconnected("the client has gone, or the server has ended the exchange")
@@ -200,7 +203,7 @@ class HTTPCall:
             check_type(message, "nothing, as the response is complete")
         elif message.get("type") == "http.response.early_hint":
             await self._send_early_hint(message)
-        elif self._trailers is Trailers.DUE:
+        elif self._due is Due.TRAILERS:
             check_type(message, "http.response.trailers")
             await self._send_trailers(message)
         else:
@@ -217,7 +220,7 @@ class HTTPCall:
             message, "http.response.body", "http.response.pathsend", "http.response.zerocopysend"
         )
         more = kind != "http.response.pathsend" and bool(message.get("more_body"))
-        trailers_follow = not more and self._trailers is Trailers.AFTER_BODY
+        trailers_follow = not more and self._due is Due.BODY_AND_TRAILERS
         match kind:
             case "http.response.body":
                 await self._send_body(check_body(message.get("body", b"")), more or trailers_follow)
@@ -231,7 +234,7 @@ class HTTPCall:
             case "http.response.zerocopysend":
                 await self._send_open_file(message, more or trailers_follow)
         if trailers_follow:
-            self._trailers = Trailers.DUE
+            self._due = Due.TRAILERS
 
     async def _send_open_file(self, message: Message, more: bool) -> None:
         """`http.response.zerocopysend`: without an offset from the file's position on, which then moves."""
@@ -257,10 +260,15 @@ class HTTPCall:
         if count is None:
             # A file may have grown since its length was promised: logs do.
             count = left if self._length is None else min(left, self._length - self._exchange.sent)
+        due, self._due = self._due, Due.FILE
+        self._file_over = trio.Event()
         try:
             await self._exchange.send_file(fd, offset, count, more)
         except BodyLengthError as exc:
             raise ASGIMessageError(str(exc)) from exc
+        finally:
+            self._due = due
+            self._file_over.set()
         if not more:
             self._complete()
         return count

@@ -220,7 +220,7 @@ class HTTP1Connection:
                             task.context = base.copy()
                             # A scope that ends before a nursery within it takes the status back to ours.
                             if task._cancel_status is not innermost or task._child_nurseries:
-                                self._leave_task(task, exchange)
+                                self._leave_task(task, exchange, ours=turn == self._turn)
                         if turn != self._turn:
                             return False
                         if self.sets_deadlines:
@@ -247,14 +247,17 @@ class HTTP1Connection:
             if scope.cancelled_caught:
                 self._end_cancelled(late=trio.current_time() >= scope.deadline)
 
-    def _leave_task(self, task: trio.lowlevel.Task, exchange: HTTP1Exchange) -> None:
+    def _leave_task(self, task: trio.lowlevel.Task, exchange: HTTP1Exchange, *, ours: bool) -> None:
         """The call has left a nursery or a cancel scope open: this task is good for nothing any more.
 
-        Another task brings the exchange to its end and closes the connection.
+        Another task brings the exchange to its end and closes the connection, unless it is another's already:
+        not `ours`.
         """
         abandon_nurseries(task)
         request = exchange.request
         report_left_open(self.info.peer, f"{request.method} {request.target.decode('ascii', 'replace')}")
+        if not ours:
+            return
         if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
             exchange.fail(500, "Internal Server Error")
         exchange.close_after = True
@@ -268,12 +271,16 @@ class HTTP1Connection:
         """Something is there that nobody waits for: the next request, while the application is still busy?
 
         An application may go on after its response (Starlette's BackgroundTask does). This task is its own
-        then; the connection is served on by another, so that the client need not wait.
+        then; the connection is served on, or closed, by another, so that the client need not wait.
         """
         exchange = self._exchange
         if self.phase is not _BUSY or exchange is None or self._on_handover is None:
             return
-        if exchange.phase is _COMPLETE and not exchange.close_after and self.reader.body is None:
+        if (
+            exchange.phase is not _COMPLETE or exchange.status == 101
+        ):  # a WebSocket's channel is still its own
+            return
+        if exchange.close_after or self.reader.body is None:
             self._turn += 1
             self.phase = _IDLE
             self._on_handover(self)
@@ -398,14 +405,12 @@ class HTTP1Connection:
         """Let what is left of the response leave; is the connection to be served on? If not, it is to be
         closed.
         """
-        try:
-            if exchange.phase is not _COMPLETE:
-                # What the server itself has answered, what the application gave before it failed, or the end
-                # of a response for which it has given up waiting; the client need not know.
-                with suppress(ClientDisconnected):
-                    await exchange.flush()
-        finally:
-            exchange.end()
+        if exchange.phase is not _COMPLETE:
+            # What the server itself has answered, what the application gave before it failed, or the end of a
+            # response for which it has given up waiting; the client need not know.
+            with suppress(ClientDisconnected):
+                await exchange.flush()
+        exchange.end()  # where that was cancelled, `cut` does so
         if not exchange.close_after and (self.reader.body is None or await self._skip_body()):
             return True
         self.phase = _CLOSING

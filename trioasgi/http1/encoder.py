@@ -20,6 +20,7 @@ class Framing(Enum):
     LENGTH = "Content-Length"
     CHUNKED = "the chunked coding"
     CLOSE = "the connection's end"
+    LOST = "it cannot be told any more: a part of the body was begun, and given up within"
 
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}

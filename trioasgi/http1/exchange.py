@@ -53,7 +53,7 @@ costs less in a second send.
 
 _NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
 
-_NONE, _LENGTH, _CHUNKED = Framing.NONE, Framing.LENGTH, Framing.CHUNKED
+_NONE, _LENGTH, _CHUNKED, _LOST = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.LOST
 
 _BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
@@ -312,6 +312,8 @@ class HTTP1Exchange(Exchange):
             if left and (left < 0 or not more):
                 self._left += size
                 raise self._wrong_length(left)
+        elif self._framing is _LOST:
+            raise BodyLengthError("the response cannot go on: a file was given up before all of it was sent")
         self.sent += size
 
     def _wrong_length(self, left: int) -> BodyLengthError:
@@ -328,15 +330,17 @@ class HTTP1Exchange(Exchange):
             return
         self._count(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
+        self._framing = _LOST  # until all of it has been sent: this may be cancelled
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
         with self._telling_of_disconnect():
             try:
                 await self._connection.channel.send_file(fd, offset, count)
-            except EOFError:
-                self.abort("the file that was to be sent has become shorter meanwhile")
+            except EOFError as exc:
+                self.abort(str(exc))
                 raise
+        self._framing = framing
         waits = self._send(behind) if behind else False
         if not more:
             self.phase = _ENDING
@@ -398,8 +402,9 @@ class HTTP1Exchange(Exchange):
         connection = self._connection
         if connection.sets_deadlines:
             connection.response_over()
-        if connection.reader.has_more:
-            # The next request is here already: if the application goes on for long, another task serves it.
+        if self.close_after or connection.reader.has_more:
+            # The next request is here already, or the client waits for the end of the connection: if the
+            # application goes on for long, another task sees to that.
             connection.channel.read_deadline = PASSED
         if self._waited_for:
             connection.channel.release_watchers()
@@ -485,7 +490,7 @@ class HTTP1Exchange(Exchange):
     @property
     def ends_with_connection(self) -> bool:
         """Is it the connection's end alone that tells where the body ends?"""
-        return self._framing is Framing.CLOSE
+        return self._framing is Framing.CLOSE or self._framing is _LOST
 
     def fail(self, status: int, reason: str) -> None:
         if self.over or self.phase is _ENDING:

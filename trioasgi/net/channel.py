@@ -136,13 +136,13 @@ class Channel(ABC):
                 raise EOFError(f"the file cannot be read: {exc}") from exc
             if not piece:
                 raise EOFError(f"the file ends {count} bytes before what was to be sent")
+            offset += len(piece)
+            count -= len(piece)
+            self._file_left = count
             if self.send_nowait(piece):
                 await trio.lowlevel.checkpoint()
             else:
                 await self.flush()
-            offset += len(piece)
-            count -= len(piece)
-            self._file_left = count
 
     @abstractmethod
     async def wait_hung_up(self) -> None:

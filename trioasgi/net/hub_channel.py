@@ -32,8 +32,10 @@ if sys.platform == "linux":
 else:
     _READ_EVENTS = _WRITE_EVENTS = _HANGUP_EVENTS = 0
 
-_NO_SENDFILE: Final = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
-"""sendfile(2): file systems there are whose files cannot be sent that way."""
+_NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
+"""sendfile(2): file systems there are whose files cannot be sent that way; and files that cannot be read, of
+which reading tells.
+"""
 
 
 class _Wake(outcome.Outcome[None]):
@@ -348,7 +350,7 @@ class HubChannel(Channel):
                     self._end_turn()
                     continue
                 except OSError as exc:
-                    if exc.errno not in _NO_SENDFILE:
+                    if exc.errno not in _NO_SENDFILE or self._fd == -1:
                         raise
                     await super().send_file(fd, offset, count)
                     return
