@@ -118,11 +118,13 @@ def test_a_second_signal_ends_at_once_a_process_that_a_thread_keeps(tmp_path: Pa
 
 
 HANDLING = """
+    import os
     import signal
     import sys
 
     def handle(number, frame):
-        print("handled", signal.Signals(number).name, flush=True)
+        # In one piece: the workers write to the same pipe.
+        os.write(1, f"handled {{signal.Signals(number).name}}\\n".encode())
         {then}
 
     signal.signal(signal.SIGTERM, handle)

@@ -150,6 +150,7 @@ def test_a_stuck_worker_is_killed_after_the_grace(tmp_path: Path) -> None:
         assert get(url).body == "two"  # long before the old one is gone
         server.wait_for(rf"Worker {old} did not stop within 0.5 s")
         wait_until(lambda: not is_alive(old), "the stuck worker's end")
+        server.wait_for(rf"Worker {old} has stopped")  # the supervisor has learnt of it
         with pytest.raises(OSError):
             stuck.answer()
         assert server.stop() == 0
