@@ -57,6 +57,8 @@ class Hub:
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
+        self.current_time = trio.lowlevel.current_clock().current_time
+        """As `trio.current_time`, without the way to the run's clock."""
         if sys.platform == "linux":
             self._epoll = select.epoll()
 

@@ -210,7 +210,7 @@ class HubChannel(Channel):
         return self._hung_up
 
     def now(self) -> float:
-        return trio.current_time()
+        return self.hub.current_time()
 
     def receive_nowait(self) -> bytes | None:
         if not self._readable:
