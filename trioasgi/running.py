@@ -166,16 +166,25 @@ def _bound_the_end() -> None:
     """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
     the application without a limit.
     """
-    threading.Thread(target=_end_late, name="trioasgi end", daemon=True).start()
+    # Both begin now: from Python 3.12 on an interpreter that is about to end starts no thread any more.
+    for end in (_end_late, _end_later):
+        threading.Thread(target=end, name="trioasgi end", daemon=True).start()
 
 
 def _end_late() -> None:
     time.sleep(_THREADS_GRACE)
-    _end_process(
+    logger.error(
         "the server has stopped but the process does not end (is it waiting for a thread?): "
         "it is ended after %g s",
         _THREADS_GRACE,
     )
+    os._exit(ExitStatus.FAILED)
+
+
+def _end_later() -> None:
+    """End the process though its log is blocked, as nobody reads that pipe."""
+    time.sleep(_THREADS_GRACE + _LAST_MOMENTS)
+    os._exit(ExitStatus.FAILED)
 
 
 def _end_process(why: str, *arguments: float) -> NoReturn:

@@ -507,6 +507,25 @@ def test_a_cancelled_that_is_raised_when_nothing_is_cancelled_ends_that_call_alo
     run(main)
 
 
+def test_a_generator_exit_that_is_thrown_where_trio_waits_ends_that_call_alone(codec: str) -> None:
+    """As by an application that drives a coroutine by hand."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/thrown":
+            coroutine = trio.sleep_forever()
+            coroutine.send(None)
+            coroutine.throw(GeneratorExit())
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http=codec) as server, connected(server) as other:
+            async with connected(server) as client:
+                assert (await client.get(request("/thrown"))).status == 500
+            assert (await other.get(request())).body == b"fine"
+
+    run(main)
+
+
 @pytest.mark.parametrize("name", RAISED)
 def test_whatever_a_generator_of_starlette_raises_ends_that_response_alone(name: str) -> None:
     async def endpoint(_: Request) -> StreamingResponse:

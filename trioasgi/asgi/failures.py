@@ -60,7 +60,8 @@ def _is_from_outside(exc: BaseException) -> bool:
         case KeyboardInterrupt():
             return _is_raised_by_handler(exc)
         case GeneratorExit():
-            return _is_thrown_by_close(exc)
+            # A coroutine that is closed, as the interpreter does when it ends; not one that its task runs.
+            return not trio.lowlevel.in_trio_task()
     return False
 
 
@@ -75,12 +76,6 @@ def _is_raised_by_handler(exc: BaseException) -> bool:
     return code is not None and code is getattr(handler, "__code__", None)
 
 
-def _is_thrown_by_close(exc: BaseException) -> bool:
-    """Was it thrown into the task's coroutine, as the interpreter does when it ends, where Trio waits?"""
-    code = _raising_code(exc)
-    return code is not None and code.co_filename == _WHERE_TRIO_WAITS
-
-
 def _raising_code(exc: BaseException) -> CodeType | None:
     traceback = exc.__traceback__
     if traceback is None:
@@ -88,9 +83,6 @@ def _raising_code(exc: BaseException) -> CodeType | None:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     return traceback.tb_frame.f_code
-
-
-_WHERE_TRIO_WAITS = trio.lowlevel.wait_task_rescheduled.__code__.co_filename
 
 
 def is_disconnect(exc: BaseException, *, gone: bool) -> bool:
