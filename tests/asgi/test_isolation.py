@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -512,7 +512,8 @@ def test_a_generator_exit_that_is_thrown_where_trio_waits_ends_that_call_alone(c
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/thrown":
-            coroutine = trio.sleep_forever()
+            make: Callable[[], Coroutine[object, None, None]] = trio.sleep_forever
+            coroutine = make()
             coroutine.send(None)
             coroutine.throw(GeneratorExit())
         await respond(send, b"fine")
