@@ -5,7 +5,6 @@ Each field of `Config` is an option: type, bounds, default, help, panel and flag
 worker and the reference page are all made from these fields. Adding an option is adding a field.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -724,6 +723,8 @@ def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
     log_config = values.get("log_config")
     if not isinstance(log_config, dict) or not _crosses(values):
         return
+    import json  # few starts have one
+
     try:
         json.dumps(log_config)
     except (TypeError, ValueError) as error:

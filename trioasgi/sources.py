@@ -201,7 +201,7 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
     for option in OPTIONS.values():
         for name in reversed(option.names):  # its own name is the last, and wins
             variable = ENVIRONMENT_PREFIX + name.upper()
-            if not _is_link(variable, environ.get(variable, "")):
+            if variable in environ and not _is_link(variable, environ[variable]):
                 _read_variable(ours, option.name, variable, environ, ",")
     return common, uvicorns, ours
 

@@ -105,8 +105,6 @@ class HTTP1Exchange(Exchange):
         self._trailers = b""
         self._pace: Pace | None = None
         self._waited_for = False
-        self._recallable = b""  # a head that may not have left yet
-        self._ended = False
 
     # The request
 
@@ -367,7 +365,7 @@ class HTTP1Exchange(Exchange):
 
     @property
     def ended(self) -> bool:
-        return self._ended or self.phase is _COMPLETE
+        return self.phase is _COMPLETE or getattr(self, "_ended", False)
 
     def end(self) -> None:
         """For the connection: everything has left that ever will."""
@@ -517,7 +515,7 @@ class HTTP1Exchange(Exchange):
     def _take_head_back(self) -> bool:
         """Forget the head that was given, if it has not left and no body was given with it."""
         head, self._head = self._head, b""
-        recallable = self._recallable
+        recallable = getattr(self, "_recallable", b"")  # a head that may not have left yet
         return bool(head) or (
             not self.sent and bool(recallable) and self._connection.channel.take_back(recallable)
         )

@@ -36,9 +36,16 @@ class HttptoolsCodec(Codec):
 
 
 class _Receiver:
-    """Takes the fields of one head from the parser."""
+    """Takes the fields of one head from the parser.
+
+    The parser asks for all its callbacks when it is made. One that is None costs less than one that is
+    missing, for which an AttributeError is made and dropped.
+    """
 
     __slots__ = ("fields",)
+
+    on_message_begin = on_url = on_status = on_headers_complete = on_body = None
+    on_message_complete = on_chunk_header = on_chunk_complete = None
 
     def __init__(self) -> None:
         self.fields: list[Header] = []
