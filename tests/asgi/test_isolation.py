@@ -12,6 +12,7 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -756,3 +757,129 @@ def test_a_background_task_that_leaves_a_nursery_open_ends_alone() -> None:
 
     with logged() as log:
         run(main)
+
+
+async def numbers_with_tasks() -> AsyncIterator[int]:
+    async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+        outer.start_soon(trio.sleep_forever)
+        inner.start_soon(trio.sleep_forever)
+        number = 0
+        while True:
+            await trio.lowlevel.checkpoint()
+            yield number
+            number += 1
+
+
+async def leave_numbers() -> None:
+    async for _ in numbers_with_tasks():
+        break
+
+
+async def wait_in_a_scope() -> None:
+    with trio.move_on_after(0.05):
+        await trio.sleep_forever()
+
+
+async def wait_in_a_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 0.05)
+        await trio.to_thread.run_sync(int)
+
+
+async def take_steps() -> None:
+    for _ in range(20):
+        await trio.lowlevel.checkpoint()
+
+
+async def leave_more_and_wait() -> None:
+    await leave_numbers()
+    await take_steps()
+
+
+WAITS: list[Callable[[], Coroutine[object, object, None]]] = [
+    take_steps,
+    partial(trio.sleep, 0.05),
+    wait_in_a_scope,
+    wait_in_a_nursery,
+    leave_more_and_wait,
+]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@transports
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_call_that_leaves_a_generator_and_then_waits_goes_on(
+    transport: str, wait: Callable[[], Coroutine[object, object, None]], tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await leave_numbers()
+            await wait()
+            await send({"type": "websocket.send", "text": "went on"})
+            return
+        match scope["path"]:
+            case "/own-task":
+                await leave_numbers()
+                await wait()
+            case "/child-task":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(leave_numbers)
+                    nursery.start_soon(wait)
+        await respond(send, b"went on")
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server, server.connect() as other:
+            async with server.connect() as client:
+                for _ in range(3):
+                    response = await client.get(request("/own-task"))
+                    assert (response.status, response.body) == (200, b"went on")
+                response = await client.get(request("/child-task"))
+                assert response.status == 500  # Trio's own "Nursery stack corrupted", in the app's nursery
+                assert (await other.get(request())).body == b"went on"
+            async with server.connect() as client:
+                socket = WebSocketClient(client)
+                assert (await socket.shake_hands()).status == 101
+                assert await socket.message() == "went on"
+                assert await socket.close_code() == 1000
+            assert (await other.get(request())).body == b"went on"
+
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@transports
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_client_that_leaves_a_stream_which_cleans_up_ends_that_connection_alone(
+    transport: str, wait: Callable[[], Coroutine[object, object, None]], tmp_path: Path
+) -> None:
+    cleaned_up = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/fine":
+            await respond(send, b"fine")
+            return
+        await send({"type": "http.response.start", "status": 200})
+        try:
+            async for piece in ticks_of_trio():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            await wait()
+            cleaned_up.set()
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server, server.connect() as other:
+            async with server.connect() as client:
+                await client.send(request())
+                await client.until(b"tick")
+                await trio.aclose_forcefully(client.stream)
+            with trio.fail_after(SOON):
+                await cleaned_up.wait()
+            assert (await other.get(request("/fine"))).body == b"fine"
+
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
