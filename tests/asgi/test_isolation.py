@@ -19,6 +19,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
+import trio.testing
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -420,6 +421,51 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "one that cannot say what it is": SpeechlessError,
     "a group that cannot be split": lambda: Unsplittable("a", [KeyboardInterrupt(), ValueError()]),
 }
+
+
+@transports
+@pytest.mark.parametrize("how", ["raises", "returns", "cuts"])
+def test_a_call_that_fails_while_a_task_of_its_own_waits_for_the_body_is_answered(
+    transport: str, how: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await respond(send, b"fine")
+            return
+        waits = trio.Event()
+
+        async def read() -> None:
+            await receive()
+            waits.set()
+            assert (await receive())["type"] == "http.disconnect"
+            told.set()
+
+        scope["extensions"]["trio"]["nursery"].start_soon(read)
+        await waits.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        if how == "raises":
+            raise ValueError
+        if how == "cuts":
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server:
+            async with server.connect() as client:
+                await client.send(request("/", "Content-Length: 300000", method="POST") + bytes(1000))
+                await client.until(b"piece\r\n" if how == "cuts" else b"500 Internal Server Error\n")
+                with trio.fail_after(SOON):
+                    await told.wait()
+                await client.send(bytes(299000))
+                with trio.fail_after(SOON):
+                    assert await client.is_closed()
+            async with server.connect() as client:
+                assert (await client.get(request())).body == b"fine"
+
+    told = trio.Event()
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
 
 
 @transports
