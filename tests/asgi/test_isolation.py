@@ -929,3 +929,50 @@ def test_a_client_that_leaves_a_stream_which_cleans_up_ends_that_connection_alon
     with logged() as log:
         run(main)
     assert log.count("the connection failed") == 0
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+def test_a_background_task_that_leaves_a_scope_open_ends_alone() -> None:
+    kept: list[AsyncIterator[bytes]] = []
+    ended: list[str] = []
+
+    async def soon_over() -> AsyncIterator[bytes]:
+        with trio.move_on_after(0.01):
+            while True:
+                yield b"piece"
+
+    async def leave_open() -> None:
+        pieces = soon_over()
+        kept.append(pieces)
+        async for _ in pieces:
+            break
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("this one")
+
+    async def stay() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("the other")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nursery = scope["extensions"]["trio"]["nursery"]
+        if scope["path"] == "/leave":
+            nursery.start_soon(leave_open)
+        else:
+            nursery.start_soon(stay)
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            await client.get(request("/stay"))
+            await client.get(request("/leave"))
+            await log.wait_for("in the background: .* left a nursery, a task group or a cancel scope open")
+            assert ended == ["this one"]
+            assert (await client.get(request("/stay"))).body == b"fine"
+
+    with logged() as log:
+        run(main)
+    assert log.count("closed to new arrivals") == 0
