@@ -411,6 +411,19 @@ class Unsplittable(BaseExceptionGroup[BaseException]):
         raise SystemExit(5)
 
 
+class UnlookableError(Exception):
+    """A class with a mistake in what looks up its attributes."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise ValueError(name)
+
+
+def in_groups(error: Exception, depth: int) -> Exception:
+    for _ in range(depth):
+        error = ExceptionGroup("a", [error])
+    return error
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "GeneratorExit": GeneratorExit,
     "SystemExit": lambda: SystemExit(3),
@@ -419,6 +432,8 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "a group of them": lambda: BaseExceptionGroup("a", [GeneratorExit(), KeyboardInterrupt(), SystemExit(1)]),
     "a class of its own": lambda: type("Mine", (BaseException,), {})(),
     "one that cannot say what it is": SpeechlessError,
+    "one that cannot be looked at": UnlookableError,
+    "groups in groups": lambda: in_groups(ValueError(), 3000),
     "a group that cannot be split": lambda: Unsplittable("a", [KeyboardInterrupt(), ValueError()]),
 }
 

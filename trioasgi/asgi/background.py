@@ -6,7 +6,6 @@ end, before the application's lifespan is shut down.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,12 +15,10 @@ import trio
 
 from trioasgi.asgi.failures import split_failure
 from trioasgi.nesting import abandon_nurseries, report_left_open
-from trioasgi.observe.errors import without_own_frames
+from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:
     from trioasgi.exchange import Exchange, Request
-
-logger = logging.getLogger("trioasgi")
 
 AsyncFunction = Callable[..., Awaitable[Any]]
 
@@ -161,8 +158,7 @@ class _Task:
     def _judge(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
         if ours is not None:
-            traceback = without_own_frames(ours.__traceback__)
-            logger.error("%s failed", self._origin, exc_info=(type(ours), ours, traceback))
+            log_failure(f"{self._origin} failed", ours)
         if outside is not None:
             raise outside
 
