@@ -272,6 +272,30 @@ def test_the_fields_that_a_logger_adds_to_its_lines_are_those_of_the_request(cod
     assert users == ["a", "nobody"]
 
 
+def test_the_line_of_a_refused_request_has_nothing_of_the_one_before(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((user.get(), record.getMessage()))
+
+    lines: list[tuple[str, str]] = []
+    for name in ("trioasgi", "trioasgi.access"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, Kept()])
+        monkeypatch.setattr(logger, "level", logging.INFO)
+
+    async def main() -> None:
+        async with served(tell_user, lifespan="off", http=codec) as server, connected(server) as client:
+            await client.send(authorized("a") + b"GET / HTTP/1.1\r\n\r\n")
+            assert [(await client.response()).status for _ in range(2)] == [200, 400]
+            assert await client.is_closed()
+
+    run(main)
+    assert {name for name, line in lines if '"GET / HTTP/1.1" 200' in line} == {"a"}
+    assert {name for name, line in lines if "400" in line} == {"nobody"}
+
+
 def test_requests_that_came_together_let_others_run_between_them(codec: str) -> None:
     """A client that pipelines does not keep the server to itself: counted in turns of another task.
 
