@@ -57,7 +57,8 @@ def report_left_open(who: str, what: str) -> None:
     logger.error(_ADVICE, who, what)
 
 
-_end_in_own_task = trio.Nursery._nested_child_finished
+# Trio's own; a version of it that has another name for this is served without the guard.
+_end_in_own_task = getattr(trio.Nursery, "_nested_child_finished", None)
 
 
 def guard_nurseries() -> None:
@@ -67,14 +68,16 @@ def guard_nurseries() -> None:
     nothing to a nursery that is used as it should be.
     """
     # There is nowhere else to stand between a generator that is collected and Trio.
-    trio.Nursery._nested_child_finished = _end_nursery  # type: ignore[method-assign, assignment]
+    if _end_in_own_task is not None:
+        trio.Nursery._nested_child_finished = _end_nursery  # type: ignore[method-assign, assignment]
 
 
 def _end_nursery(
     nursery: trio.Nursery, exc: BaseException | None
 ) -> Coroutine[object, object, BaseException | None]:
-    if nursery._parent_task is current_task():
-        return _end_in_own_task(nursery, exc)
+    if nursery._parent_task is current_task() and _end_in_own_task is not None:
+        own: Coroutine[object, object, BaseException | None] = _end_in_own_task(nursery, exc)
+        return own
     return _end_in_another_task(nursery, exc)
 
 
