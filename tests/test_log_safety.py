@@ -11,19 +11,26 @@ import socket
 import subprocess
 import sys
 import textwrap
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.http import request, respond
 from tests.support.processes import start, start_server
+from tests.support.sockets import connected, run, served
+from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.proxy import SIGNATURE_V2
 from trioasgi.observe.lines import LineFormatter, Style
 from trioasgi.observe.logs import LineHandler
 from trioasgi.observe.text import LONGEST_ENTRY, cut, tidy
 
 ENTRY = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4} [A-Z]+ +")
+request_id: ContextVar[str] = ContextVar("request_id")
+
 FORGED = "2026-01-01T00:00:00.000+0000 ERROR    forged"
 
 
@@ -280,3 +287,59 @@ def test_an_exception_that_cannot_be_shown_does_no_harm() -> None:
     finally:
         logger.removeHandler(handler)
     assert stream.getvalue() == "the application raised %r (with what cannot be shown: ValueError)\n"
+
+
+class NeedsRequestFilter(logging.Filter):
+    """What many programs have, with its usual mistake: there is no request where the server itself logs."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.request_id = request_id.get()
+        return True
+
+
+def record_with_request(*args: Any, **options: Any) -> logging.LogRecord:
+    record = logging.LogRecord(*args, **options)
+    record.request_id = request_id.get()
+    return record
+
+
+class UndecidedError(Exception):
+    """Whoever asks whether there is one, as `traceback` does, gets no answer."""
+
+    def __bool__(self) -> bool:
+        raise SystemExit(7)
+
+
+@pytest.mark.parametrize("what", ["filter", "factory", "exception"])
+def test_logging_that_fails_ends_nothing(
+    what: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/fail":
+            raise UndecidedError if what == "exception" else ValueError
+        request_id.set("1")
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off", access_log=True) as server, connected(server) as other:
+            assert (await other.get(request())).body == b"fine"
+            async with connected(server) as client:
+                assert (await client.get(request("/fail"))).status == 500
+            async with connected(server) as client:
+                assert (await client.get(b"GET / HTTP/1.1\r\n\r\n")).status == 400
+            assert (await other.get(request())).body == b"fine"
+
+    if what == "factory":
+        before = logging.getLogRecordFactory()
+        monkeypatch.setattr(logging, "_logRecordFactory", record_with_request, raising=True)
+        assert logging.getLogRecordFactory() is not before
+    handler = logging.StreamHandler(sys.stderr)
+    if what == "filter":
+        handler.addFilter(NeedsRequestFilter())
+    for name in ("trioasgi", "trioasgi.access"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, handler])
+    run(main)
+    told = capfd.readouterr().err
+    assert "the logging of this program failed; " in told
+    assert 'The application failed on "GET /fail"' in told  # no entry is lost

@@ -36,6 +36,7 @@ from trioasgi.assembly import (
 from trioasgi.config import Config
 from trioasgi.connection import Connections
 from trioasgi.errors import ConfigError, TrioasgiError
+from trioasgi.nesting import guard_nurseries
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
 from trioasgi.net.listeners import (
@@ -262,6 +263,7 @@ class _Run:
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
         """Start the application, serve, shut it down, however serving ends."""
         failure: TrioasgiError | None = None
+        guard_nurseries()
         if self._config.threads:
             trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         try:

@@ -12,12 +12,14 @@ import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 import trio
+import trio.testing
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -270,6 +272,30 @@ def test_the_fields_that_a_logger_adds_to_its_lines_are_those_of_the_request(cod
     assert users == ["a", "nobody"]
 
 
+def test_the_line_of_a_refused_request_has_nothing_of_the_one_before(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kept(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append((user.get(), record.getMessage()))
+
+    lines: list[tuple[str, str]] = []
+    for name in ("trioasgi", "trioasgi.access"):
+        logger = logging.getLogger(name)
+        monkeypatch.setattr(logger, "handlers", [*logger.handlers, Kept()])
+        monkeypatch.setattr(logger, "level", logging.INFO)
+
+    async def main() -> None:
+        async with served(tell_user, lifespan="off", http=codec) as server, connected(server) as client:
+            await client.send(authorized("a") + b"GET / HTTP/1.1\r\n\r\n")
+            assert [(await client.response()).status for _ in range(2)] == [200, 400]
+            assert await client.is_closed()
+
+    run(main)
+    assert {name for name, line in lines if '"GET / HTTP/1.1" 200' in line} == {"a"}
+    assert {name for name, line in lines if "400" in line} == {"nobody"}
+
+
 def test_requests_that_came_together_let_others_run_between_them(codec: str) -> None:
     """A client that pipelines does not keep the server to itself: counted in turns of another task.
 
@@ -409,6 +435,19 @@ class Unsplittable(BaseExceptionGroup[BaseException]):
         raise SystemExit(5)
 
 
+class UnlookableError(Exception):
+    """A class with a mistake in what looks up its attributes."""
+
+    def __getattribute__(self, name: str) -> object:
+        raise ValueError(name)
+
+
+def in_groups(error: Exception, depth: int) -> Exception:
+    for _ in range(depth):
+        error = ExceptionGroup("a", [error])
+    return error
+
+
 RAISED: dict[str, Callable[[], BaseException]] = {
     "GeneratorExit": GeneratorExit,
     "SystemExit": lambda: SystemExit(3),
@@ -417,8 +456,55 @@ RAISED: dict[str, Callable[[], BaseException]] = {
     "a group of them": lambda: BaseExceptionGroup("a", [GeneratorExit(), KeyboardInterrupt(), SystemExit(1)]),
     "a class of its own": lambda: type("Mine", (BaseException,), {})(),
     "one that cannot say what it is": SpeechlessError,
+    "one that cannot be looked at": UnlookableError,
+    "groups in groups": lambda: in_groups(ValueError(), 3000),
     "a group that cannot be split": lambda: Unsplittable("a", [KeyboardInterrupt(), ValueError()]),
 }
+
+
+@transports
+@pytest.mark.parametrize("how", ["raises", "returns", "cuts"])
+def test_a_call_that_fails_while_a_task_of_its_own_waits_for_the_body_is_answered(
+    transport: str, how: str, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await respond(send, b"fine")
+            return
+        waits = trio.Event()
+
+        async def read() -> None:
+            await receive()
+            waits.set()
+            assert (await receive())["type"] == "http.disconnect"
+            told.set()
+
+        scope["extensions"]["trio"]["nursery"].start_soon(read)
+        await waits.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        if how == "raises":
+            raise ValueError
+        if how == "cuts":
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server:
+            async with server.connect() as client:
+                await client.send(request("/", "Content-Length: 300000", method="POST") + bytes(1000))
+                await client.until(b"piece\r\n" if how == "cuts" else b"500 Internal Server Error\n")
+                with trio.fail_after(SOON):
+                    await told.wait()
+                await client.send(bytes(299000))
+                with trio.fail_after(SOON):
+                    assert await client.is_closed()
+            async with server.connect() as client:
+                assert (await client.get(request())).body == b"fine"
+
+    told = trio.Event()
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
 
 
 @transports
@@ -756,3 +842,176 @@ def test_a_background_task_that_leaves_a_nursery_open_ends_alone() -> None:
 
     with logged() as log:
         run(main)
+
+
+async def numbers_with_tasks() -> AsyncIterator[int]:
+    async with trio.open_nursery() as outer, trio.open_nursery() as inner:
+        outer.start_soon(trio.sleep_forever)
+        inner.start_soon(trio.sleep_forever)
+        number = 0
+        while True:
+            await trio.lowlevel.checkpoint()
+            yield number
+            number += 1
+
+
+async def leave_numbers() -> None:
+    async for _ in numbers_with_tasks():
+        break
+
+
+async def wait_in_a_scope() -> None:
+    with trio.move_on_after(0.05):
+        await trio.sleep_forever()
+
+
+async def wait_in_a_nursery() -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep, 0.05)
+        await trio.to_thread.run_sync(int)
+
+
+async def take_steps() -> None:
+    for _ in range(20):
+        await trio.lowlevel.checkpoint()
+
+
+async def leave_more_and_wait() -> None:
+    await leave_numbers()
+    await take_steps()
+
+
+WAITS: list[Callable[[], Coroutine[object, object, None]]] = [
+    take_steps,
+    partial(trio.sleep, 0.05),
+    wait_in_a_scope,
+    wait_in_a_nursery,
+    leave_more_and_wait,
+]
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@transports
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_call_that_leaves_a_generator_and_then_waits_goes_on(
+    transport: str, wait: Callable[[], Coroutine[object, object, None]], tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+            await leave_numbers()
+            await wait()
+            await send({"type": "websocket.send", "text": "went on"})
+            return
+        match scope["path"]:
+            case "/own-task":
+                await leave_numbers()
+                await wait()
+            case "/child-task":
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(leave_numbers)
+                    nursery.start_soon(wait)
+        await respond(send, b"went on")
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server, server.connect() as other:
+            async with server.connect() as client:
+                for _ in range(3):
+                    response = await client.get(request("/own-task"))
+                    assert (response.status, response.body) == (200, b"went on")
+                response = await client.get(request("/child-task"))
+                assert response.status == 500  # Trio's own "Nursery stack corrupted", in the app's nursery
+                assert (await other.get(request())).body == b"went on"
+            async with server.connect() as client:
+                socket = WebSocketClient(client)
+                assert (await socket.shake_hands()).status == 101
+                assert await socket.message() == "went on"
+                assert await socket.close_code() == 1000
+            assert (await other.get(request())).body == b"went on"
+
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@transports
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_client_that_leaves_a_stream_which_cleans_up_ends_that_connection_alone(
+    transport: str, wait: Callable[[], Coroutine[object, object, None]], tmp_path: Path
+) -> None:
+    cleaned_up = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/fine":
+            await respond(send, b"fine")
+            return
+        await send({"type": "http.response.start", "status": 200})
+        try:
+            async for piece in ticks_of_trio():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        finally:
+            await wait()
+            cleaned_up.set()
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as server, server.connect() as other:
+            async with server.connect() as client:
+                await client.send(request())
+                await client.until(b"tick")
+                await trio.aclose_forcefully(client.stream)
+            with trio.fail_after(SOON):
+                await cleaned_up.wait()
+            assert (await other.get(request("/fine"))).body == b"fine"
+
+    with logged() as log:
+        run(main)
+    assert log.count("the connection failed") == 0
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+def test_a_background_task_that_leaves_a_scope_open_ends_alone() -> None:
+    kept: list[AsyncIterator[bytes]] = []
+    ended: list[str] = []
+
+    async def soon_over() -> AsyncIterator[bytes]:
+        with trio.move_on_after(0.01):
+            while True:
+                yield b"piece"
+
+    async def leave_open() -> None:
+        pieces = soon_over()
+        kept.append(pieces)
+        async for _ in pieces:
+            break
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("this one")
+
+    async def stay() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("the other")
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nursery = scope["extensions"]["trio"]["nursery"]
+        if scope["path"] == "/leave":
+            nursery.start_soon(leave_open)
+        else:
+            nursery.start_soon(stay)
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            await client.get(request("/stay"))
+            await client.get(request("/leave"))
+            await log.wait_for("in the background: .* left a nursery, a task group or a cancel scope open")
+            assert ended == ["this one"]
+            assert (await client.get(request("/stay"))).body == b"fine"
+
+    with logged() as log:
+        run(main)
+    assert log.count("closed to new arrivals") == 0

@@ -506,6 +506,37 @@ async def test_a_nursery_that_it_leaves_open_ends_nothing_else(
     assert [line for line in warnings(caplog) if "aclosing" in line]
 
 
+@pytest.mark.parametrize("when", ["starting", "running", "stopping"])
+@on_trio
+async def test_a_scope_that_it_leaves_open_and_that_ends_it_is_a_crash(
+    mode: Mode, when: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if when != "starting":
+            await send(STARTED)
+        if when == "stopping":
+            await receive()
+        trio.move_on_after(0.5).__enter__()
+        await trio.sleep_forever()
+
+    with pytest.raises(LifespanError, match="was cancelled by what it had left open"):
+        await run(app, mode, meanwhile=1)
+    assert [line for line in warnings(caplog) if "aclosing" in line]
+
+
+@on_trio
+async def test_a_scope_that_it_leaves_open_and_that_ends_nothing_is_no_failure(
+    mode: Mode, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        trio.move_on_after(1000).__enter__()
+        await good(scope, receive, send)
+
+    await run(app, mode, meanwhile=1)
+    assert [line for line in warnings(caplog) if "aclosing" in line]
+
+
 @pytest.mark.parametrize("way", ["fails", "takes too long"])
 def test_a_failure_to_stop_is_logged_where_the_server_is_cancelled(
     way: str, caplog: pytest.LogCaptureFixture

@@ -154,6 +154,16 @@ async def test_an_error_can_be_survived(codec: str) -> None:
 # What may be sent, though it is not what most send
 
 
+class Shy(bytes):
+    """A byte string that does not tell how long it is, nor, as bytes, what it is."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __bytes__(self) -> bytes:
+        return b"a\r\nx-forged: b"
+
+
 @pytest.mark.parametrize(
     "start",
     [
@@ -173,7 +183,9 @@ async def test_a_start_in_another_form(codec: str, start: dict[str, Any]) -> Non
         assert (response.status, response.body, response["a"] in {b"b", None}) == (200, b"abc", True)
 
 
-@pytest.mark.parametrize("body", [bytearray(b"abc"), memoryview(b"abc")])
+@pytest.mark.parametrize(
+    "body", [bytearray(b"abc"), memoryview(b"abc"), memoryview(b"aXbXc")[::2], Shy(b"abc")]
+)
 @on_trio
 async def test_a_body_in_another_form(codec: str, body: object) -> None:
     async with serving(sending(START, {**BODY, "body": body}), codec) as client:
@@ -220,6 +232,13 @@ def test_fields_that_are_known_stay_what_they_were() -> None:
     assert check_headers(fields) == (((b"x-changes", b"the value for this test"),), None)
     fields.append((b"x-more", b"1"))
     assert len(check_headers(fields)[0]) == 2
+
+
+def test_a_field_is_what_was_checked() -> None:
+    for _ in range(2):
+        checked, _ = check_headers([(b"x-shy", Shy(b"abc"))])
+        assert checked == ((b"x-shy", b"abc"),)
+        assert type(checked[0][1]) is bytes
 
 
 def test_fields_are_refused_again() -> None:

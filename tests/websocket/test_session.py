@@ -623,6 +623,70 @@ async def test_a_sender_waits_for_a_slow_reader_up_to_the_write_limit(codec: str
     assert times[1] - times[0] == pytest.approx(3, abs=0.1)
 
 
+def test_a_second_task_that_receives_is_told_so_and_disturbs_nothing(
+    codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages: list[Message] = []
+    refused: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def take() -> None:
+            messages.append(await receive())
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            await trio.testing.wait_all_tasks_blocked()
+            try:
+                await receive()
+            except trio.BusyResourceError as error:
+                refused.append(str(error))
+
+    @on_trio
+    async def run() -> None:
+        async with websocket(app, codec) as client:
+            await trio.sleep(3)
+            await client.send(frame(PING, b"one"))
+            assert await client.frame() == ServerFrame(PONG, b"one")
+            await client.send(frame(TEXT, b"message"))
+            assert await client.close_code() == 1000
+            await client.send(close())
+
+    run()
+    assert received(messages) == ["message"]
+    assert refused == ["another task is receiving from this WebSocket"]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_task_that_receives_beyond_its_call_is_told_of_the_end(
+    codec: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def take() -> None:
+            while len(messages) < 2:
+                messages.append(await receive())
+
+        trio.lowlevel.spawn_system_task(take)
+        await trio.testing.wait_all_tasks_blocked()
+
+    @on_trio
+    async def run() -> None:
+        async with websocket(app, codec) as client:
+            assert await client.close_code() == 1000
+            await trio.sleep(3)
+            await client.send(close())
+            assert await client.is_closed()
+
+    run()
+    assert received(messages) == [1000, 1000]
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 @on_trio
 async def test_many_tasks_send_at_once(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,9 +6,8 @@ end, before the application's lifespan is shut down.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,12 +15,10 @@ import trio
 
 from trioasgi.asgi.failures import split_failure
 from trioasgi.nesting import abandon_nurseries, report_left_open
-from trioasgi.observe.errors import without_own_frames
+from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:
     from trioasgi.exchange import Exchange, Request
-
-logger = logging.getLogger("trioasgi")
 
 AsyncFunction = Callable[..., Awaitable[Any]]
 
@@ -114,40 +111,54 @@ class _Task:
         self._has_started = False
 
     async def run(self, async_fn: AsyncFunction, *args: object) -> None:
-        try:
-            await async_fn(*args)
-        except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-            self._judge(exc)
-        finally:
-            self._abandon()
+        with self._contained():
+            try:
+                await async_fn(*args)
+            except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+                self._judge(exc)
 
     async def run_until_started(
         self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
     ) -> None:
         self._status = task_status
-        try:
-            await async_fn(*args, task_status=self)
-        except BaseException as exc:
-            if not self._has_started:
-                raise
-            self._judge(exc)
-        finally:
-            self._abandon()
+        with self._contained():
+            try:
+                await async_fn(*args, task_status=self)
+            except BaseException as exc:
+                if not self._has_started:
+                    raise
+                self._judge(exc)
 
     def started(self, value: object = None) -> None:
         """As `trio.TaskStatus.started`."""
         self._status.started(value)
         self._has_started = True
 
-    def _abandon(self) -> None:
-        if abandon_nurseries(trio.lowlevel.current_task()):
+    @contextmanager
+    def _contained(self) -> Iterator[None]:
+        """Keep what the task leaves open from the others: a scope whose deadline comes, for example, would
+        cancel them all.
+        """
+        task = trio.lowlevel.current_task()
+        left_open = False
+        try:
+            with trio.CancelScope():
+                innermost = task._cancel_status
+                try:
+                    yield
+                finally:
+                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
+        except RuntimeError:
+            # Trio says that the scope's block has ended before one that was opened within it.
+            if not left_open:
+                raise
+        if left_open:
             report_left_open("in the background", self._origin)
 
     def _judge(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
         if ours is not None:
-            traceback = without_own_frames(ours.__traceback__)
-            logger.error("%s failed", self._origin, exc_info=(type(ours), ours, traceback))
+            log_failure(f"{self._origin} failed", ours)
         if outside is not None:
             raise outside
 

@@ -24,6 +24,14 @@ def split_failure(exc: BaseException) -> tuple[BaseException | None, BaseExcepti
 
     To be called where `exc` was caught, in the task that raised it.
     """
+    try:
+        return _split(exc)
+    except Exception:  # noqa: BLE001 - its class may do anything, and groups may hold groups without end
+        # A cancellation that is lost in it comes again at the next wait.
+        return exc, None
+
+
+def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
     if isinstance(exc, BaseExceptionGroup):
         # An application's nursery that was cancelled from outside while it failed.
         return _split_group(exc)
@@ -34,7 +42,7 @@ def _split_group(
     group: BaseExceptionGroup[BaseException],
 ) -> tuple[BaseException | None, BaseException | None]:
     """As `BaseExceptionGroup.split`, which calls a method of the group's own class: it may raise anything."""
-    parts = [split_failure(inner) for inner in group.exceptions]
+    parts = [_split(inner) for inner in group.exceptions]
     ours = [failure for failure, _ in parts if failure is not None]
     outside = [rest for _, rest in parts if rest is not None]
     if not outside:
@@ -92,8 +100,15 @@ def is_disconnect(exc: BaseException, *, gone: bool) -> bool:
     handled, and, where the client is `gone`, as the end of a generator with a nursery that is closed because
     of it: of its GeneratorExit Trio makes a group.
     """
+    try:
+        return _is_disconnect(exc, gone=gone)
+    except Exception:  # noqa: BLE001 - as in split_failure
+        return False
+
+
+def _is_disconnect(exc: BaseException, *, gone: bool) -> bool:
     if isinstance(exc, BaseExceptionGroup):
-        return all(is_disconnect(inner, gone=gone) for inner in exc.exceptions)
+        return all(_is_disconnect(inner, gone=gone) for inner in exc.exceptions)
     if isinstance(exc, GeneratorExit):
         return gone
     if isinstance(exc, ClientDisconnected) or isinstance(exc.__cause__, ClientDisconnected):

@@ -39,6 +39,9 @@ class Phase(Enum):
     FAILED = "the application failed to start, crashed, or failed to stop"
 
 
+_UNDER_WAY: Final = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
+"""Where it stands as long as the call has neither returned nor raised."""
+
 _NOTHING: Final = ("nothing at this time",)
 
 _EXPECTED: Final = {
@@ -154,9 +157,11 @@ class Lifespan:
         }
         if self._extensions is not None:
             scope["extensions"] = self._extensions
+        task = trio.lowlevel.current_task()
         left_open = False
         try:
             with self._scope:
+                innermost = task._cancel_status
                 try:
                     await self._app(scope, self._receive, self._send)
                 except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
@@ -164,12 +169,15 @@ class Lifespan:
                 else:
                     self._judge_return()
                 finally:
-                    left_open = abandon_nurseries(trio.lowlevel.current_task())
+                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
         except RuntimeError:
-            # Trio says that the scope's block has ended before a nursery that was opened within it.
+            # Trio says that the scope's block has ended before one that was opened within it.
             if not left_open:
                 raise
+        if left_open:
             report_left_open("the application", "its lifespan call")
+            if self._phase in _UNDER_WAY:
+                self._fail("was cancelled by what it had left open in its lifespan call")
         self._progress.set()
         self._ended.set()
 

@@ -10,7 +10,6 @@ import os
 import re
 import stat
 from collections.abc import Iterable, MutableMapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
@@ -81,7 +80,15 @@ def _check_fields(fields: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders:
         joined = b"".join(values)
         if _BAD_VALUE.search(joined):
             _reject_value(checked)
-        result = tuple([(name, bytes(value)) for name, value in checked]), length
+        result = (
+            tuple(
+                [
+                    (name, value if type(value) is bytes else bytes(memoryview(value)))
+                    for name, value in checked
+                ]
+            ),
+            length,
+        )
         if len(joined) <= _MAX_KNOWN_SIZE:
             _remember(fields, result)
     except (TypeError, ValueError, AttributeError) as exc:
@@ -90,10 +97,11 @@ def _check_fields(fields: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders:
 
 
 def _remember(fields: tuple[tuple[ByteString, ...], ...], checked: CheckedHeaders) -> None:
+    if any(type(part) is not bytes for field in fields for part in field):
+        return  # it may become another
     if len(_known_headers) >= _MAX_KNOWN_HEADERS:
         _known_headers.clear()
-    with suppress(TypeError):  # a bytearray may become another
-        _known_headers[fields] = checked
+    _known_headers[fields] = checked
 
 
 def _learn_name(given: ByteString) -> bytes:
@@ -141,11 +149,13 @@ def check_status(status: object) -> int:
 
 
 def check_body(body: object) -> bytes:
-    """The body of an `http.response.body` message: a byte string; other bytes-like objects are copied."""
-    if isinstance(body, bytes):
+    """The body of an `http.response.body` message: a byte string; other bytes-like objects are copied, those
+    of a class derived from bytes as well: its `len()` may not be the number of bytes that are sent.
+    """
+    if type(body) is bytes:
         return body
-    if isinstance(body, bytearray | memoryview):
-        return bytes(body)
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(memoryview(body))
     raise ASGIMessageError(f"body must be a byte string, not {type(body).__name__}; encode str first")
 
 

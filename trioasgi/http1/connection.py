@@ -199,6 +199,8 @@ class HTTP1Connection:
                                 return True
                             continue
                         except RequestError as error:
+                            if not waited:  # the log is not to take it for a part of the last call
+                                await trio.lowlevel.cancel_shielded_checkpoint()
                             await self._answer(error)
                             return True
                         except OSError:

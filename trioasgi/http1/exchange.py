@@ -405,9 +405,14 @@ class HTTP1Exchange(Exchange):
             # application goes on for long, another task sees to that.
             connection.channel.read_deadline = PASSED
         if self._waited_for:
-            connection.channel.release_watchers()
-            if connection.reader.body is not None:
-                connection.channel.interrupt_read()  # a receive() that waits for more of the body
+            self._end_waits()
+
+    def _end_waits(self) -> None:
+        """End what other tasks wait for in `receive()`: the exchange is over."""
+        connection = self._connection
+        connection.channel.release_watchers()
+        if connection.reader.body is not None:
+            connection.channel.interrupt_read()  # the connection may have to read what is left of it
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
         connection = self._connection
@@ -483,7 +488,7 @@ class HTTP1Exchange(Exchange):
         self._failure = reason
         self.phase = _FAILED
         self.close_after = True
-        self._connection.channel.release_watchers()
+        self._end_waits()
 
     @property
     def ends_with_connection(self) -> bool:
@@ -498,7 +503,7 @@ class HTTP1Exchange(Exchange):
             return
         self._failure = reason
         self._connection.refuse(RequestError(status, reason), self)
-        self._connection.channel.release_watchers()
+        self._end_waits()
 
     def refuse(self, status: int, answer: bytes, size: int) -> None:
         """For the connection: answer in the application's place; `size` is the bytes of the answer's body."""

@@ -42,14 +42,20 @@ def log_app_exception(exc: BaseException, method: str, target: str, peer: str) -
     The traceback begins with the first frame outside this server. `method`, `target` and `peer` may be
     anything a client can send.
     """
-    logger.error(
-        'The application failed on "%s %s" from %s',
-        escaped(method),
-        escaped(target),
-        escaped(peer),
-        exc_info=(type(exc), exc, without_own_frames(exc.__traceback__)),
-    )
-    hint = asyncio_hint(exc)
+    log_failure(f'The application failed on "{escaped(method)} {escaped(target)}" from {escaped(peer)}', exc)
+
+
+def log_failure(what: str, exc: BaseException) -> None:
+    """Log that `what` has happened, with the exception that the application raised, and the hint where one
+    helps; whatever its class does when it is asked for something.
+    """
+    try:
+        exc_info = (type(exc), exc, without_own_frames(exc.__traceback__))
+        hint = asyncio_hint(exc)
+    except Exception:
+        logger.exception("%s, with %s", what, object.__repr__(exc))
+        return
+    logger.error("%s", what, exc_info=exc_info)
     if hint is not None:
         logger.error("%s", hint)
 

@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections import deque
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from .lines import LineFormatter, Style
-from .text import tidy
+from .text import cut, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,6 +41,9 @@ class ServerLogger(logging.Logger):
 
     `dictConfig()` and `fileConfig()` disable every logger that they do not name, unless they are told not to.
     That is refused once after they have closed our handler; `disabled = True` is obeyed otherwise.
+
+    What fails while a record is made or handled is told on stderr, as the server logs where nothing may fail:
+    a filter that asks for a context variable which only requests have, an exception that cannot be shown.
     """
 
     _disabled = False
@@ -58,6 +62,49 @@ class ServerLogger(logging.Logger):
     def spare(self) -> None:
         """Refuse to be disabled, once."""
         self._is_spared = True
+
+    def makeRecord(self, *args: Any, **options: Any) -> logging.LogRecord:  # noqa: N802 - logging's name
+        """As `logging.Logger.makeRecord`; without the program's record factory where that fails."""
+        try:
+            return super().makeRecord(*args, **options)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it may be anything that the program does
+            _tell_failure(error, "a record's fields may be missing")
+            name, level, path, line, message, arguments, exc_info, function, extra = args[:9]
+            record = logging.LogRecord(name, level, path, line, message, arguments, exc_info, function)
+            record.__dict__.update(extra or {})
+            return record
+
+    def handle(self, record: logging.LogRecord) -> None:
+        """As `logging.Logger.handle`; raises nothing but KeyboardInterrupt."""
+        try:
+            super().handle(record)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            _tell_failure(error, f"not logged: {_message(record)}")
+
+
+def _tell_failure(error: BaseException, what: str) -> None:
+    """Say on stderr what has failed in the logging of the program, and where; nothing of `error` itself is
+    called but its `__str__`.
+    """
+    try:
+        said = str(error)
+    except BaseException:  # noqa: BLE001 - an application's own class
+        said = "(it cannot be shown)"
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    text = f"{frames}{type(error).__name__}: {said}\nthe logging of this program failed; {what}\n"
+    with suppress(OSError, ValueError, AttributeError):  # there may be no stderr, or nobody who reads it
+        sys.stderr.write(tidy(cut(text)))
+
+
+def _message(record: logging.LogRecord) -> str:
+    try:
+        return record.getMessage()
+    except BaseException:  # noqa: BLE001 - what is logged may be anything
+        return str(record.msg)
 
 
 def own_logger(name: str) -> ServerLogger:

@@ -109,7 +109,7 @@ class WebSocketSession:
         self._close_deadline = math.inf
         self._queue: deque[str | bytes] | None = None
         self._queued_size = 0
-        self._receiving = False
+        self._receiving = 0  # tasks in `receive`, which is one at most, and `finish`
         self._away = False
         self._standing_in: trio.Event | None = None
         self._unyielded = 0
@@ -121,11 +121,16 @@ class WebSocketSession:
     async def receive(self) -> str | bytes | None:
         """The next message; None once the session is closed, which `close_code` explains.
 
-        What has arrived is returned before any checkpoint.
+        What has arrived is returned before any checkpoint. Raises trio.BusyResourceError where another task
+        waits for a message.
         """
         if self._queue:
             return self._take_queued(self._queue)
-        self._receiving = True
+        if self.state is not _OPEN:
+            return None
+        if self._receiving:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket")
+        self._receiving += 1
         self._away = False
         try:
             if self._standing_in is not None:
@@ -163,7 +168,7 @@ class WebSocketSession:
         except OSError:
             self._note_broken()
         finally:
-            self._receiving = False
+            self._receiving -= 1
         return None
 
     def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
@@ -338,7 +343,7 @@ class WebSocketSession:
         """
         try:
             self.close(CloseCode.GOING_AWAY)
-            self._receiving = True
+            self._receiving += 1
             if self._standing_in is not None:
                 await self._relieve(self._standing_in)
             await self._channel.flush()
