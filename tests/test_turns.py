@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,11 @@ import trio
 
 from tests.support.sockets import connected, run, served
 from tests.support.transports import TRANSPORTS, serving_over
-from tests.support.websocket import KEY
+from tests.support.websocket import BINARY, KEY, frame, handshake
+from trioasgi import Server
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
@@ -144,6 +148,55 @@ def test_a_websocket_sender_whose_client_is_fast_gives_others_their_turn() -> No
     turns, seen = Turns(), list[int]()
     run(main, 30)
     assert seen[0] >= 1280 // 64 - 1
+
+
+def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go.wait()
+        for _ in range(2):
+            assert len((await receive())["bytes"]) == size
+        await send({"type": "websocket.send", "text": "x"})
+
+    async def attack(server: Server) -> None:
+        async with connected(server) as client:
+            await client.send(
+                handshake("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+            )
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            await client.send(2 * packed)
+            sent.append(1)
+            if len(sent) == connections:
+                go.set()
+            await client.until(b"\x81\x01x")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(connections):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(Inflater):
+        def go_on(self, room: int) -> bytes:
+            out = super().go_on(room)
+            inflated[turns.taken] += len(out)
+            return out
+
+    size, connections = 4 << 20, 20
+    deflater = zlib.compressobj(9, wbits=-12)
+    data = deflater.compress(bytes(size)) + deflater.flush(zlib.Z_FULL_FLUSH)
+    packed = frame(BINARY, data[:-4], rsv=4)
+    monkeypatch.setattr("trioasgi.websocket.session.Inflater", Counted)
+    turns, go, sent, inflated = Turns(), trio.Event(), list[int](), Counter[int]()
+    run(main, 60)
+    assert sum(inflated.values()) == 2 * size * connections
+    # Each may begin in the same turn; what comes then goes by turns.
+    assert max(inflated.values()) <= (1 << 20) + connections * STEP_OUT
 
 
 @pytest.mark.parametrize("part", ["head", "trailers", "unread trailers"])

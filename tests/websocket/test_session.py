@@ -30,6 +30,7 @@ from tests.support.websocket import (
 from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
 from trioasgi.websocket.messages import FRAMES_AT_ONCE
+from trioasgi.websocket.session import WebSocketSession
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 
@@ -180,6 +181,51 @@ async def test_others_run_while_a_client_sends_messages_that_inflate_to_a_thousa
         await client.send(compressed(bytes(size)) * count)
         assert await client.message() == "got them"
     assert counts[0] >= count // 2
+
+
+@on_trio
+async def test_others_run_while_a_message_inflates_to_the_most_that_it_may(codec: str) -> None:
+    counts = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with counted_turns() as turns:
+            assert len((await receive())["bytes"]) == size
+            counts.append(turns.count)
+        await send({"type": "websocket.send", "text": "got it"})
+
+    size = 16 * 1024 * 1024
+    async with websocket(app, codec, DEFLATE) as client:
+        await client.send(compressed(bytes(size)))
+        assert await client.message() == "got it"
+    assert counts[0] >= 16
+
+
+@on_trio
+async def test_others_run_while_messages_are_dropped_that_inflate_to_a_thousand_times_their_size(
+    codec: str,
+) -> None:
+    """Behind our Close, while the client's is waited for."""
+    counts = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close"})
+
+    class CountedSession(WebSocketSession):
+        async def finish(self) -> None:
+            with counted_turns() as turns:
+                await super().finish()
+                counts.append(turns.count)
+
+    size = 16 * 1024 * 1024
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trioasgi.asgi.websocket.WebSocketSession", CountedSession)
+        async with websocket(app, codec, DEFLATE) as client:
+            await client.send(compressed(bytes(size)), close())
+            assert await client.close_code() == 1000
+            assert await client.is_closed()
+    assert counts[0] >= 16
 
 
 @on_trio

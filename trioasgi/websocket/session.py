@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.errors import ClientDisconnected
+from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater, Inflater
 from trioasgi.websocket.frames import (
     CloseCode,
@@ -152,7 +153,7 @@ class WebSocketSession:
                 else:
                     self._unyielded += 1  # as _count_step: for every message, a call counts
                     if reader.effort:
-                        self._count_effort()
+                        await self._count_effort()
                     if self._unyielded >= YIELD_EVERY:
                         await self._yield()
                     return event
@@ -182,7 +183,8 @@ class WebSocketSession:
                 if answers:
                     await self._answer(encode_close(code))
             case Pause():
-                await self._yield()
+                self._unyielded = 0
+                await wait_for_long_step()
             case Pong():
                 self._heartbeat.note_pong(self._channel.now())
 
@@ -253,7 +255,7 @@ class WebSocketSession:
                 self._queue = deque()
             self._queue.append(event)
             self._queued_size += len(event)
-            self._count_effort()
+            await self._count_effort()
         await self._count_step()
 
     # Sending
@@ -285,11 +287,14 @@ class WebSocketSession:
         if self._unyielded >= YIELD_EVERY:
             await self._yield()
 
-    def _count_effort(self) -> None:
-        """Count what a message took to inflate."""
+    async def _count_effort(self) -> None:
+        """Count what a message took to inflate and to put together."""
         reader = self._reader
         self._unyielded += reader.effort
         reader.effort = 0
+        if self._unyielded >= YIELD_EVERY:
+            self._unyielded = 0
+            await wait_for_long_step()
 
     async def _yield(self) -> None:
         """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
