@@ -185,7 +185,7 @@ async def test_others_run_while_a_client_sends_messages_that_inflate_to_a_thousa
 
 @on_trio
 async def test_others_run_while_a_message_inflates_to_the_most_that_it_may(codec: str) -> None:
-    counts = []
+    counts: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)
@@ -206,7 +206,7 @@ async def test_others_run_while_messages_are_dropped_that_inflate_to_a_thousand_
     codec: str,
 ) -> None:
     """Behind our Close, while the client's is waited for."""
-    counts = []
+    counts: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)

@@ -199,9 +199,10 @@ class Inflater:
         data, at, stream = self._data, self._at, self._stream
         if stream is None:
             stream = self._stream = zlib.decompressobj(-self._bits)
-        window = data[at : at + STEP_IN]
+        left = len(data) - at
+        window = data if left <= STEP_IN and not at else data[at : at + STEP_IN]
         # One byte more than there may be tells whether there is more.
-        most = min(room + 1, STEP_OUT)
+        most = STEP_OUT if room >= STEP_OUT else room + 1
         try:
             piece = stream.decompress(window, most)
         except zlib.error:
@@ -209,27 +210,27 @@ class Inflater:
         size = len(piece)
         if size > room:
             raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
-        taken = len(window) - len(stream.unconsumed_tail)
         if stream.eof:
             taken = self._end_stream(stream, at, len(window))
-            self.pending = at + taken < len(data)
+            self.pending = taken < left
+        elif size < most:
+            taken = len(window)
+            self.pending = taken < left
         else:
-            self.pending = at + taken < len(data) or size == most
+            taken = len(window) - len(stream.unconsumed_tail)
+            self.pending = True
         self.effort = (taken >> _COMPRESSED_BITS) + (size >> _INFLATED_BITS)
         if self.pending:
             self._at = at + taken
             self.effort += 1  # for the step itself: a block may be a byte, and say that it is the last
-        else:
-            self._end_piece()
-        return piece
-
-    def _end_piece(self) -> None:
-        self._size += len(self._data)
+            return piece
+        self._size += len(data)
         self._data = b""
         if self._end:
             self._last_blocks = self._size = 0
             if not self._keeps_context:
                 self._stream = None
+        return piece
 
     def _end_stream(self, stream: zlib._Decompress, at: int, size: int) -> int:
         """A block has said that it is the last one (RFC 7692, 7.2.3.4), in the `size` bytes behind `at`; what

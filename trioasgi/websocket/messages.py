@@ -177,10 +177,11 @@ class MessageReader:
         else:
             message = self._message = _Text() if opcode == _TEXT else _Binary()
             self._inflating = compressed
-        if self._inflating and self._inflater is not None:
-            payload = self._inflater.inflate(payload, end, self._room)
-            self.effort += self._inflater.effort
-            if self._inflater.pending:
+        inflater = self._inflater
+        if self._inflating and inflater is not None:
+            payload = inflater.inflate(payload, end, self._room)
+            self.effort += inflater.effort
+            if inflater.pending:
                 self._next, self._ends, end = _INFLATE, end, False
                 self.effort += EFFORT_AT_ONCE  # from here on step by step, each in its turn
         return self._add(message, payload, end)
@@ -206,8 +207,8 @@ class MessageReader:
         if not end:
             self._codec.room = self._bound(self._room)
             return None
-        self._count_whole()
-        if self.effort < EFFORT_AT_ONCE:
+        self.effort = effort = self.effort + (self._max_size - self._room >> _WHOLE_BITS)
+        if effort < EFFORT_AT_ONCE:
             return self._finish(message)
         self._next = _WHOLE
         return None
@@ -217,11 +218,8 @@ class MessageReader:
         message = self._message
         assert message is not None
         self._next = _FRAME
-        self._count_whole()
-        return self._finish(message)
-
-    def _count_whole(self) -> None:
         self.effort += self._max_size - self._room >> _WHOLE_BITS
+        return self._finish(message)
 
     def _finish(self, message: _Text | _Binary) -> str | bytes:
         self._message = None
