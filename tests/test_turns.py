@@ -204,9 +204,7 @@ def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_do
 
 
 @pytest.mark.parametrize("pipelined", [1, 3])
-def test_of_all_long_heads_one_is_read_in_each_round(
-    pipelined: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/wait":
             await go.wait()
