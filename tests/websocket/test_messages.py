@@ -451,6 +451,26 @@ def test_a_long_message_is_made_of_its_pieces_in_a_step_of_its_own(codec: str, o
     assert messages.effort >= EFFORT_AT_ONCE
 
 
+def test_a_long_binary_message_is_not_copied(codec: str) -> None:
+    messages = reader(codec, max_size=MAX_LONG)
+    size = 8 << 20
+    messages.feed(frame(BINARY, fin=False))
+    piece = frame(CONTINUATION, bytes(1 << 16), fin=False)
+    tracemalloc.start()
+    try:
+        for _ in range(size >> 16):
+            assert events(messages, piece) in ([], [PAUSE])
+        tracemalloc.reset_peak()
+        held, _ = tracemalloc.get_traced_memory()
+        message = events(messages, frame(CONTINUATION))[-1]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(message, bytes)
+    assert len(message) == size
+    assert peak < held + (1 << 20)
+
+
 def test_no_pause_comes_before_an_ordinary_message(codec: str) -> None:
     data = bytes(range(256)) * 128
     plain = frame(BINARY, data[:100], fin=False) + frame(CONTINUATION, data[100:])

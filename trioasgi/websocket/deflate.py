@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -47,6 +48,9 @@ _LAST_BLOCK_BYTES: Final = 64
 at each of them zlib has to begin anew. Compressors that make them end a write with one.
 """
 
+MAX_OFFERS: Final = 100
+"""Extensions of one client that are looked at. Browsers offer one or two."""
+
 _EXTENSION: Final = b"permessage-deflate"
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -85,10 +89,10 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """Take the first offer of permessage-deflate that can be kept to, from the values of
     Sec-WebSocket-Extensions; None where there is none.
 
-    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable. Empty
-    elements count for nothing (RFC 9110, 5.6.1.2).
+    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable, or
+    `MAX_OFFERS` others. Empty elements count for nothing (RFC 9110, 5.6.1.2).
     """
-    for name, parameters in _read_offers(values):
+    for name, parameters in islice(_read_offers(values), MAX_OFFERS):
         if name.lower() == _EXTENSION:
             agreed = _accept(parameters)
             if agreed is not None:

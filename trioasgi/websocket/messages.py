@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 from dataclasses import dataclass
 from enum import Enum
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode, frame_header, read_close
@@ -283,13 +284,13 @@ class _Binary:
     __slots__ = ("_data",)
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data = BytesIO()  # it gives away what it holds, where a bytearray would have to be copied
 
     def add(self, payload: bytes, _end: bool) -> None:
-        self._data += payload
+        self._data.write(payload)
 
     def whole(self) -> bytes:
-        return bytes(self._data)
+        return self._data.getvalue()
 
 
 def _not_utf8() -> FrameError:
