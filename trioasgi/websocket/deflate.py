@@ -33,7 +33,8 @@ _TAIL: Final = b"\x00\x00\xff\xff"
 
 STEP_IN: Final = 8192
 STEP_OUT: Final = 64 * 1024
-"""Bytes that one step of inflating takes, and that it makes, at the most. zlib copies what it has not used.
+"""Bytes that one step of inflating takes, and that it makes, at the most; one of deflating takes as many as
+the latter. zlib copies what it has not used.
 """
 
 _INFLATED_BITS: Final = 14
@@ -265,9 +266,19 @@ class Deflater:
 
     def deflate(self, data: bytes) -> bytes:
         """Deflate a whole message."""
-        stream = self._stream
-        if stream is None:
-            stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)
-            if self._keeps_context:
-                self._stream = stream
+        stream = self._stream or self._begin()
         return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def deflate_in_steps(self, data: bytes) -> Iterator[bytes]:
+        """Deflate a whole message, piece by piece: all of them have to be taken before the next message."""
+        stream = self._stream or self._begin()
+        view = memoryview(data)
+        for start in range(0, len(view), STEP_OUT):
+            yield stream.compress(view[start : start + STEP_OUT])
+        yield stream.flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+    def _begin(self) -> zlib._Compress:
+        stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)
+        if self._keeps_context:
+            self._stream = stream
+        return stream

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode, frame_header, read_close
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trioasgi.websocket.codec import Codec
     from trioasgi.websocket.deflate import Deflater, Inflater
     from trioasgi.websocket.frames import Frame
@@ -251,6 +253,18 @@ class MessageWriter:
         if deflater is None or len(payload) < DEFLATE_FROM:
             return frame_header(kind, len(payload)), payload
         payload = deflater.deflate(payload)
+        return frame_header(kind | COMPRESSED, len(payload)), payload
+
+    def encode_in_steps(self, message: str | bytes) -> Generator[None, None, tuple[bytes, bytes]]:
+        """As `encode` for a long message that is to be compressed. Others may run wherever it yields."""
+        deflater = self._deflater
+        assert deflater is not None
+        kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
+        pieces = []
+        for piece in deflater.deflate_in_steps(data):
+            pieces.append(piece)
+            yield
+        payload = b"".join(pieces)
         return frame_header(kind | COMPRESSED, len(payload)), payload
 
 

@@ -39,6 +39,9 @@ logger = logging.getLogger("trioasgi")
 JOIN_BELOW: Final = 64 * 1024
 """A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
 
+LONG_MESSAGE: Final = 128 * 1024
+"""A longer message is compressed step by step, which takes 3 ms for each 64 KiB that do not get smaller."""
+
 YIELD_EVERY: Final = 64
 """Reads, messages and pings after which a task that never had to wait lets the others run."""
 
@@ -87,6 +90,8 @@ class WebSocketSession:
         "_writer",
         "close_code",
         "close_reason",
+        "long_from",
+        "sending",
         "state",
     )
 
@@ -102,6 +107,10 @@ class WebSocketSession:
         codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
         self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
+        self.long_from: float = LONG_MESSAGE if deflate else math.inf
+        """Bytes, or characters, of the longest message that is for `send`."""
+        self.sending: trio.Event | None = None
+        """Set while a longer one is compressed: whoever sends then has to wait until it is over."""
         if early:
             self._reader.feed(early)
         self.state = _OPEN
@@ -260,14 +269,14 @@ class WebSocketSession:
 
     # Sending
 
-    def send(self, message: str | bytes) -> bool:
-        """Send a message. True if `flush()` must be awaited.
+    def send(self, message: str | bytes, encoded: tuple[bytes, bytes] | None = None) -> bool:
+        """Send a message, which may be `encoded` already. True if `flush()` must be awaited.
 
         Raises ClientDisconnected once the session is closed.
         """
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
-        header, payload = self._writer.encode(message)
+        header, payload = encoded or self._writer.encode(message)
         channel = self._channel
         try:
             if len(payload) <= JOIN_BELOW:
@@ -280,6 +289,37 @@ class WebSocketSession:
             raise ClientDisconnected("the client broke the connection") from exc
         self._unyielded += 1
         return waits or self._unyielded >= YIELD_EVERY
+
+    async def send_long(self, message: str | bytes) -> None:
+        """Send a message that is longer than `long_from`, or any while `sending` is set, and flush.
+
+        It is compressed step by step. The stream of compressed data is the session's own, so others have to
+        wait meanwhile, and a message that was begun cannot be cancelled. Raises as `send`, and as `flush`.
+        """
+        while self.sending is not None:
+            await self.sending.wait()
+        if self.state is not _OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+        encoded = None
+        if len(message) > self.long_from:
+            self.sending = done = trio.Event()
+            try:
+                encoded = await self._encode(message)
+            finally:
+                self.sending = None
+                done.set()
+        if self.send(message, encoded):
+            await self.flush()
+
+    async def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
+        steps = self._writer.encode_in_steps(message)
+        while True:
+            await wait_for_long_step()
+            try:
+                next(steps)
+            except StopIteration as end:
+                encoded: tuple[bytes, bytes] = end.value
+                return encoded
 
     async def _count_step(self) -> None:
         """Count a step; after so many of them without a wait it is somebody else's turn."""
