@@ -165,7 +165,7 @@ class WebSocketCall:
         elif message.get("type") == "websocket.send":
             payload = _read_payload(message)
             try:
-                if len(payload) > session.long_from or session.sending is not None:
+                if len(payload) > session.long_from:
                     await session.send_long(payload)
                     return
                 waits = session.send(payload)

@@ -115,7 +115,7 @@ class HeadReader:
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
         # h11 may take 30 ms for the fields of 64 KiB, only for them to be counted. Each has a line of its
         # own, as have the request line and the end.
-        if len(head) > COUNT_FROM and head.count(b"\r\n") - 2 > self._limits.header_count:
+        if len(head) > COUNT_FROM and head.count(b"\n") - 2 > self._limits.header_count:
             raise Rule.FIELDS_COUNT.error()
         try:
             headers = self._codec.read_fields(head)

@@ -78,6 +78,7 @@ class WebSocketSession:
         "_away",
         "_channel",
         "_close_deadline",
+        "_compressed",
         "_heartbeat",
         "_peer",
         "_queue",
@@ -91,7 +92,6 @@ class WebSocketSession:
         "close_code",
         "close_reason",
         "long_from",
-        "sending",
         "state",
     )
 
@@ -108,9 +108,10 @@ class WebSocketSession:
         self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
         self.long_from: float = LONG_MESSAGE if deflate else math.inf
-        """Bytes, or characters, of the longest message that is for `send`."""
-        self.sending: trio.Event | None = None
-        """Set while a longer one is compressed: whoever sends then has to wait until it is over."""
+        """Bytes, or characters, of the longest message that is for `send`; -1 while a longer one is
+        compressed, for which all others have to wait.
+        """
+        self._compressed: trio.Event | None = None
         if early:
             self._reader.feed(early)
         self.state = _OPEN
@@ -291,22 +292,24 @@ class WebSocketSession:
         return waits or self._unyielded >= YIELD_EVERY
 
     async def send_long(self, message: str | bytes) -> None:
-        """Send a message that is longer than `long_from`, or any while `sending` is set, and flush.
+        """Send a message that is longer than `long_from`, and flush.
 
         It is compressed step by step. The stream of compressed data is the session's own, so others have to
         wait meanwhile, and a message that was begun cannot be cancelled. Raises as `send`, and as `flush`.
         """
-        while self.sending is not None:
-            await self.sending.wait()
+        while self._compressed is not None:
+            await self._compressed.wait()
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
         encoded = None
         if len(message) > self.long_from:
-            self.sending = done = trio.Event()
+            self.long_from, limit = -1, self.long_from
+            self._compressed = done = trio.Event()
             try:
                 encoded = await self._encode(message)
             finally:
-                self.sending = None
+                self.long_from = limit
+                self._compressed = None
                 done.set()
         if self.send(message, encoded):
             await self.flush()
