@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,9 +11,14 @@ import trio
 
 from tests.support.sockets import connected, run, served
 from tests.support.transports import TRANSPORTS, serving_over
-from tests.support.websocket import KEY
+from tests.support.websocket import BINARY, KEY, frame, handshake
+from trioasgi import Server
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.http1.codec import HTTP1Request
+from trioasgi.http1.reader import LONG_HEAD
+from trioasgi.http1.rules import HeadReader
+from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
@@ -144,6 +151,95 @@ def test_a_websocket_sender_whose_client_is_fast_gives_others_their_turn() -> No
     turns, seen = Turns(), list[int]()
     run(main, 30)
     assert seen[0] >= 1280 // 64 - 1
+
+
+def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go.wait()
+        for _ in range(2):
+            assert len((await receive())["bytes"]) == size
+        await send({"type": "websocket.send", "text": "x"})
+
+    async def attack(server: Server) -> None:
+        async with connected(server) as client:
+            await client.send(
+                handshake("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits")
+            )
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            await client.send(2 * packed)
+            sent.append(1)
+            if len(sent) == connections:
+                go.set()
+            await client.until(b"\x81\x01x")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(connections):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(Inflater):
+        def go_on(self, room: int) -> bytes:
+            out = super().go_on(room)
+            inflated[turns.taken] += len(out)
+            return out
+
+    size, connections = 4 << 20, 20
+    deflater = zlib.compressobj(9, wbits=-12)
+    data = deflater.compress(bytes(size)) + deflater.flush(zlib.Z_FULL_FLUSH)
+    packed = frame(BINARY, data[:-4], rsv=4)
+    monkeypatch.setattr("trioasgi.websocket.session.Inflater", Counted)
+    turns, go, sent, inflated = Turns(), trio.Event(), list[int](), Counter[int]()
+    run(main, 60)
+    assert sum(inflated.values()) == 2 * size * connections
+    # Each may begin in the same round. Then each round has one step of one of them; Trio chooses who comes
+    # before whom.
+    assert max(inflated.values()) <= (2 << 20) + connections * STEP_OUT
+
+
+@pytest.mark.parametrize("pipelined", [1, 3])
+def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/wait":
+            await go.wait()
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def attack(server: Server) -> None:
+        async with connected(server) as client:
+            await client.send(b"GET /wait HTTP/1.1\r\nHost: h\r\n\r\n" + pipelined * long)
+            sent.append(1)
+            if len(sent) == connections:
+                go.set()
+            for _ in range(1 + pipelined):
+                assert (await client.response()).status == 200
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http="h11") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(connections):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(HeadReader):
+        def read(self, head: bytes) -> HTTP1Request:
+            heads[turns.taken] += len(head) > LONG_HEAD
+            return super().read(head)
+
+    long, connections = b"GET / HTTP/1.1\r\nHost: h\r\nX: %b\r\n\r\n" % (b"x" * 18_000), 20
+    monkeypatch.setattr("trioasgi.http1.reader.HeadReader", Counted)
+    turns, go, sent, heads = Turns(), trio.Event(), list[int](), Counter[int]()
+    run(main, 60)
+    assert sum(heads.values()) == connections * pipelined
+    # One in a round of the scheduler, in which Trio chooses who comes before whom.
+    assert max(heads.values()) <= 2
 
 
 @pytest.mark.parametrize("part", ["head", "trailers", "unread trailers"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.http import CODECS, make_codec, request
 from tests.support.reading import LIMITS, bytewise, read_all
 from tests.support.requests import cuts, streams
-from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.reader import LONG_HEAD, RequestReader
 from trioasgi.http1.settings import Limits
 
 ROUNDS = settings(
@@ -20,6 +20,7 @@ ROUNDS = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
+LONG_LIMITS = Limits(header_bytes=2 * LONG_HEAD, header_count=20, target=256, body=0)
 TIGHT = Limits(header_bytes=60, header_count=3, target=12, body=20)
 
 
@@ -100,6 +101,33 @@ def test_an_empty_line_after_a_body_is_passed_over(codec: str) -> None:
     # RFC 9112, 2.2: some old clients send one.
     stream = request("/", body=b"abc") + b"\r\n" + request("/next")
     assert len(read_all(codec, [stream]).requests) == 2
+
+
+def test_a_long_head_waits_for_its_turn(codec: str) -> None:
+    """However it comes; to read it is a long step."""
+    long = request("/long", "X: " + "x" * LONG_HEAD)
+    for size in (len(long), 1000):
+        reader = RequestReader(make_codec(codec), LONG_LIMITS)
+        for _ in range(2):  # each of those that come together
+            for start in range(0, len(long), size):
+                assert reader.next_request() is None
+                assert not reader.needs_turn
+                reader.receive_data(long[start : start + size])
+            assert reader.next_request() is None
+            assert reader.needs_turn
+            assert reader.holds_data
+            assert (read := reader.next_request()) is not None
+            assert read.path == b"/long"
+            assert not reader.needs_turn
+
+
+def test_each_of_several_long_heads_waits_for_its_turn(codec: str) -> None:
+    reader = RequestReader(make_codec(codec), LONG_LIMITS)
+    reader.receive_data(3 * request("/", "X: " + "x" * LONG_HEAD) + request("/short"))
+    for _ in range(3):
+        assert reader.next_request() is None
+        assert reader.next_request() is not None
+    assert reader.next_request() is not None
 
 
 def test_what_has_been_used_up_is_let_go(codec: str) -> None:

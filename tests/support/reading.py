@@ -74,7 +74,8 @@ class Conversation:
         try:
             while True:
                 while (request := self._reader.next_request()) is None:
-                    yield
+                    if not self._reader.needs_turn:
+                        yield
                 yield from self._read_body(request)
                 if not self._requests[-1].keep_alive:
                     self._end = Reading(tuple(self._requests))

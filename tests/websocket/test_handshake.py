@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.websocket import ACCEPT, KEY
-from trioasgi.websocket.deflate import Deflate, negotiate
-from trioasgi.websocket.handshake import Handshake, HandshakeError, accept_key, read_handshake
+from trioasgi.websocket.deflate import MAX_OFFERS, Deflate, negotiate
+from trioasgi.websocket.handshake import _TOKEN, Handshake, HandshakeError, accept_key, read_handshake
 
 Header = tuple[bytes, bytes]
 
@@ -49,6 +49,19 @@ def test_a_good_one() -> None:
 def test_subprotocols_of_several_fields_are_one_list() -> None:
     headers = [*fields(), (b"sec-websocket-protocol", b"a,,b"), (b"sec-websocket-protocol", b"c ,")]
     assert read_handshake("GET", headers).subprotocols == ("a", "b", "c")
+
+
+def test_however_many_subprotocols_are_looked_at_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted:
+        def fullmatch(self, text: str) -> object:
+            looked_at.append(text)
+            return _TOKEN.fullmatch(text)
+
+    looked_at: list[str] = []
+    monkeypatch.setattr("trioasgi.websocket.handshake._TOKEN", Counted())
+    read = read_handshake("GET", [*fields(), (b"sec-websocket-protocol", b"a, b," * 10_000)])
+    assert read.subprotocols == ("a", "b") * 10_000
+    assert len(looked_at) == 1
 
 
 @pytest.mark.parametrize("version", [None, b"", b"12", b"14", b"8", b"13, 8", b"013", b"\xff"])
@@ -155,6 +168,12 @@ def test_declined(offer: bytes) -> None:
 
 def test_offers_of_several_fields_are_one_list() -> None:
     assert negotiate([b"other", b"permessage-deflate"]) == Deflate(12)
+
+
+def test_of_many_offers_those_behind_the_first_hundred_are_not_looked_at() -> None:
+    others = b"permessage-deflate; x, " * (MAX_OFFERS - 1)
+    assert negotiate([others, b"permessage-deflate"]) is not None
+    assert negotiate([others + b"x", b"permessage-deflate"]) is None
 
 
 def test_what_is_answered() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import zlib
 from collections.abc import Awaitable, Callable
 
@@ -28,8 +29,10 @@ from tests.support.websocket import (
     websocket,
 )
 from trioasgi.asgi.types import Message, Receive, Scope, Send
-from trioasgi.errors import ClientDisconnected
+from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.websocket.deflate import STEP_OUT
 from trioasgi.websocket.messages import FRAMES_AT_ONCE
+from trioasgi.websocket.session import WebSocketSession
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 
@@ -180,6 +183,51 @@ async def test_others_run_while_a_client_sends_messages_that_inflate_to_a_thousa
         await client.send(compressed(bytes(size)) * count)
         assert await client.message() == "got them"
     assert counts[0] >= count // 2
+
+
+@on_trio
+async def test_others_run_while_a_message_inflates_to_the_most_that_it_may(codec: str) -> None:
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with counted_turns() as turns:
+            assert len((await receive())["bytes"]) == size
+            counts.append(turns.count)
+        await send({"type": "websocket.send", "text": "got it"})
+
+    size = 16 * 1024 * 1024
+    async with websocket(app, codec, DEFLATE) as client:
+        await client.send(compressed(bytes(size)))
+        assert await client.message() == "got it"
+    assert counts[0] >= 16
+
+
+@on_trio
+async def test_others_run_while_messages_are_dropped_that_inflate_to_a_thousand_times_their_size(
+    codec: str,
+) -> None:
+    """Behind our Close, while the client's is waited for."""
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.close"})
+
+    class CountedSession(WebSocketSession):
+        async def finish(self) -> None:
+            with counted_turns() as turns:
+                await super().finish()
+                counts.append(turns.count)
+
+    size = 16 * 1024 * 1024
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trioasgi.asgi.websocket.WebSocketSession", CountedSession)
+        async with websocket(app, codec, DEFLATE) as client:
+            await client.send(compressed(bytes(size)), close())
+            assert await client.close_code() == 1000
+            assert await client.is_closed()
+    assert counts[0] >= 16
 
 
 @on_trio
@@ -596,6 +644,109 @@ async def test_a_sender_that_never_has_to_wait_lets_others_run(codec: str) -> No
         assert await client.close_code() == 1000
         await client.send(close())
     assert counts[0] > 1
+
+
+NOISE = random.Random(19).randbytes(1 << 19).hex()
+"""A mebibyte of text that is hard to compress."""
+
+
+async def inflated(client: WebSocketClient, inflater: zlib._Decompress) -> str:
+    """The next message, which has to be compressed."""
+    found = await client.frame()
+    assert (found.opcode, found.rsv, found.fin) == (TEXT, 4, True)
+    return inflater.decompress(found.payload + b"\x00\x00\xff\xff").decode()
+
+
+@on_trio
+async def test_others_run_while_a_long_message_is_compressed(codec: str) -> None:
+    counts: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with counted_turns() as turns:
+            await send({"type": "websocket.send", "text": NOISE})
+            counts.append(turns.count)
+        await receive()
+
+    async with websocket(app, codec, DEFLATE) as client:
+        assert await inflated(client, zlib.decompressobj(-12)) == NOISE
+    assert counts[0] >= len(NOISE) // STEP_OUT
+
+
+@on_trio
+async def test_messages_of_several_tasks_are_compressed_one_after_the_other(codec: str) -> None:
+    texts = [NOISE, "short", NOISE[::-1], "a little longer than what is not compressed", NOISE[:200_000]]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        async with trio.open_nursery() as nursery:
+            for text in texts:
+                nursery.start_soon(send, {"type": "websocket.send", "text": text})
+                for _ in range(3):  # by then the first is being compressed
+                    await trio.lowlevel.checkpoint()
+        await receive()
+
+    async with websocket(app, codec, DEFLATE) as client:
+        inflater, got = zlib.decompressobj(-12), list[str]()
+        for _ in texts:
+            found = await client.frame()
+            data = found.payload
+            got.append((inflater.decompress(data + b"\x00\x00\xff\xff") if found.rsv else data).decode())
+    assert sorted(got) == sorted(texts)
+
+
+@on_trio
+async def test_a_message_that_is_being_compressed_is_not_cancelled(codec: str) -> None:
+    """What is compressed behind it refers to it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with trio.CancelScope() as scope_:
+            scope_.cancel()
+            await send({"type": "websocket.send", "text": NOISE})
+        await send({"type": "websocket.send", "text": NOISE[:100]})
+        await receive()
+
+    async with websocket(app, codec, DEFLATE) as client:
+        inflater = zlib.decompressobj(-12)
+        assert await inflated(client, inflater) == NOISE
+        assert await inflated(client, inflater) == NOISE[:100]
+
+
+@on_trio
+async def test_a_long_text_that_is_no_utf_8_is_the_applications_fault_alone(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with pytest.raises(ASGIMessageError):
+            await send({"type": "websocket.send", "text": NOISE + "\ud800"})
+        await send({"type": "websocket.send", "text": NOISE})
+        await receive()
+
+    async with websocket(app, codec, DEFLATE) as client:
+        assert await inflated(client, zlib.decompressobj(-12)) == NOISE
+
+
+@on_trio
+async def test_a_long_message_is_not_sent_behind_a_close(codec: str) -> None:
+    raised: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_long() -> None:
+            with pytest.raises(ClientDisconnected):
+                await send({"type": "websocket.send", "text": NOISE})
+            raised.append("once")
+
+        await accept(receive, send)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_long)
+            nursery.start_soon(send_long)
+            await trio.lowlevel.checkpoint()
+            await send({"type": "websocket.close"})
+
+    async with websocket(app, codec, DEFLATE) as client:
+        assert await client.close_code() == 1000
+        await client.send(close())
+    assert raised == ["once", "once"]
 
 
 @pytest.mark.streams

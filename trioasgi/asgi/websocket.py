@@ -165,6 +165,9 @@ class WebSocketCall:
         elif message.get("type") == "websocket.send":
             payload = _read_payload(message)
             try:
+                if len(payload) > session.long_from:
+                    await session.send_long(payload)
+                    return
                 waits = session.send(payload)
             except UnicodeEncodeError as exc:
                 raise ASGIMessageError(f"text must be encodable in UTF-8: {exc}") from exc

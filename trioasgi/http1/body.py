@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
 
-MAX_CHUNKS: Final = 64
+MAX_CHUNKS: Final = 32
 """Chunks that are joined in one piece at most, so that whoever takes pieces can give others their turn."""
 
 _LINE_BITS: Final = 6

@@ -25,6 +25,7 @@ from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.rules import Rule
 from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.channel import Delivery
+from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from contextvars import Context
@@ -174,6 +175,10 @@ class HTTP1Connection:
                         try:
                             request = reader.next_request()
                             if request is None:
+                                if reader.needs_turn:
+                                    await wait_for_long_step()
+                                    waited = True
+                                    continue
                                 data = channel.receive_nowait()
                                 if data is None:
                                     if reader.holds_data or self.draining:

@@ -29,10 +29,25 @@ MAX_EMPTY: Final = 32
 """Bytes of empty lines that are passed over before a request (RFC 9112, 2.2)."""
 
 
+LONG_HEAD: Final = 16 * 1024
+"""Bytes of a head from which reading it is a long step (h11 takes 2 ms and more)."""
+
+
 class RequestReader:
     """Reads requests with `codec` within `limits`."""
 
-    __slots__ = ("_beginning", "_data", "_empty", "_heads", "_limits", "_part", "_pos", "body", "has_more")
+    __slots__ = (
+        "_beginning",
+        "_data",
+        "_empty",
+        "_heads",
+        "_limits",
+        "_part",
+        "_pos",
+        "body",
+        "has_more",
+        "needs_turn",
+    )
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
         self._heads = HeadReader(codec, limits)
@@ -47,6 +62,8 @@ class RequestReader:
         """What is left of the body of the last request; None once it has been read to its end."""
         self.has_more = False
         """Has something come behind the last request and its body, as far as that has been read?"""
+        self.needs_turn = False
+        """Has a long head come, for which `next_request` has returned None? Others get their turn first."""
 
     @property
     def holds_data(self) -> bool:
@@ -70,7 +87,7 @@ class RequestReader:
             self._pos = 0
 
     def next_request(self) -> HTTP1Request | None:
-        """The next request, or None if more bytes are needed.
+        """The next request, or None if more bytes are needed, or if `needs_turn`.
 
         Raises RequestError, after which nothing more can be read.
         """
@@ -93,6 +110,10 @@ class RequestReader:
                 self._gather()
                 return None
             end += 4
+            if end - pos > LONG_HEAD and not self.needs_turn:
+                self.needs_turn = True
+                return None
+            self.needs_turn = False
             request = heads.read(data[pos:end])
         self._pos = end
         self._empty = 0

@@ -13,8 +13,10 @@ import trio
 
 logger = logging.getLogger("trioasgi")
 
-BATCH: Final = 64
-"""Connections taken at one wake-up before others get their turn."""
+BATCH: Final = 16
+"""Connections taken at one wake-up before others get their turn: the first steps of all of them come in the
+next round.
+"""
 
 PAUSE: Final = 0.1
 """Seconds to wait when the system has no room for another connection: trying again at once would only burn

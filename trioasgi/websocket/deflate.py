@@ -1,12 +1,14 @@
 """permessage-deflate (RFC 7692): what is agreed on, and the two streams of compressed data.
 
-Inflating is bounded: never more than a message may have comes out of a piece, however much is in it.
+Inflating is bounded: never more than a message may have comes out of a piece, however much is in it, and
+never more at once than one step may take.
 """
 
 from __future__ import annotations
 
 import re
 import zlib
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -29,14 +31,26 @@ _LEAST_BITS: Final = 9
 _TAIL: Final = b"\x00\x00\xff\xff"
 """What ends each message and is left off (RFC 7692, 7.2.1)."""
 
-_WINDOW: Final = 4096
-"""Bytes that are inflated at once behind a last block: zlib copies what it has not used."""
+STEP_IN: Final = 8192
+STEP_OUT: Final = 64 * 1024
+"""Bytes that one step of inflating takes, and that it makes, at the most; one of deflating takes as many as
+the latter. zlib copies what it has not used.
+"""
+
+_INFLATED_BITS: Final = 14
+_COMPRESSED_BITS: Final = 9
+"""Bytes, as powers of two, that are as much work as a short message: inflated ones, and compressed ones, each
+few of which may be a block with tables of its own.
+"""
 
 _LAST_BLOCKS: Final = 16
 _LAST_BLOCK_BYTES: Final = 64
 """A message may have so many blocks that say they are the last, and one more for each so many of its bytes:
 at each of them zlib has to begin anew. Compressors that make them end a write with one.
 """
+
+MAX_OFFERS: Final = 100
+"""Extensions of one client that are looked at. Browsers offer one or two."""
 
 _EXTENSION: Final = b"permessage-deflate"
 
@@ -76,10 +90,10 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """Take the first offer of permessage-deflate that can be kept to, from the values of
     Sec-WebSocket-Extensions; None where there is none.
 
-    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable. Empty
-    elements count for nothing (RFC 9110, 5.6.1.2).
+    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable, or
+    `MAX_OFFERS` others. Empty elements count for nothing (RFC 9110, 5.6.1.2).
     """
-    for name, parameters in _read_offers(values):
+    for name, parameters in islice(_read_offers(values), MAX_OFFERS):
         if name.lower() == _EXTENSION:
             agreed = _accept(parameters)
             if agreed is not None:
@@ -138,9 +152,27 @@ def _accept(parameters: bytes) -> Deflate | None:
 
 
 class Inflater:
-    """Inflates the peer's messages. What zlib holds for it is made at the first message."""
+    """Inflates the peer's messages, step by step. What zlib holds for it is made at the first message.
 
-    __slots__ = ("_bits", "_keeps_context", "_last_blocks", "_size", "_stream")
+    ::
+
+        inflate(piece)  →  go_on() while `pending`  →  inflate(piece) …
+
+    `effort` says what the last step took, in short messages: a few bytes can be millions.
+    """
+
+    __slots__ = (
+        "_at",
+        "_bits",
+        "_data",
+        "_end",
+        "_keeps_context",
+        "_last_blocks",
+        "_size",
+        "_stream",
+        "effort",
+        "pending",
+    )
 
     def __init__(self, agreed: Deflate) -> None:
         # Some compressors write a window of 512 bytes when they are asked for one of 256.
@@ -150,50 +182,70 @@ class Inflater:
         # Of the message that is being inflated: its blocks that said they were the last, and its bytes.
         self._last_blocks = 0
         self._size = 0
+        # The piece of it that is being inflated, how much of that is done, and whether it is the last one.
+        self._data = b""
+        self._at = 0
+        self._end = False
+        self.pending = False
+        self.effort = 0
 
     def inflate(self, data: bytes, end: bool, room: int) -> bytes:
-        """Inflate a piece of a message, the last one if `end`.
+        """Take a piece of a message, the last one if `end`, and inflate it as far as `go_on` does."""
+        self._data = data + _TAIL if end else data
+        self._at = 0
+        self._end = end
+        return self.go_on(room)
+
+    def go_on(self, room: int) -> bytes:
+        """Inflate as much as is for one step. If there may be more, `pending` is set.
 
         Raises FrameError: 1009 as soon as more than `room` bytes come out, 1007 for what is no such data.
         """
-        out = self._feed(data + _TAIL if end else data, room)
-        if end:
+        data, at, stream = self._data, self._at, self._stream
+        if stream is None:
+            stream = self._stream = zlib.decompressobj(-self._bits)
+        left = len(data) - at
+        window = data if left <= STEP_IN and not at else data[at : at + STEP_IN]
+        # One byte more than there may be tells whether there is more.
+        most = STEP_OUT if room >= STEP_OUT else room + 1
+        try:
+            piece = stream.decompress(window, most)
+        except zlib.error:
+            raise FrameError(CloseCode.INVALID_DATA, "compressed data is malformed") from None
+        size = len(piece)
+        if size > room:
+            raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
+        if stream.eof:
+            taken = self._end_stream(stream, at, len(window))
+            self.pending = taken < left
+        elif size < most:
+            taken = len(window)
+            self.pending = taken < left
+        else:
+            taken = len(window) - len(stream.unconsumed_tail)
+            self.pending = True
+        self.effort = (taken >> _COMPRESSED_BITS) + (size >> _INFLATED_BITS)
+        if self.pending:
+            self._at = at + taken
+            self.effort += 1  # for the step itself: a block may be a byte, and say that it is the last
+            return piece
+        self._size += len(data)
+        self._data = b""
+        if self._end:
             self._last_blocks = self._size = 0
             if not self._keeps_context:
                 self._stream = None
-        return out
+        return piece
 
-    def _feed(self, data: bytes, room: int) -> bytes:
-        pieces: list[bytes] = []
-        size = len(data)
-        at = 0
-        window = data
-        while True:
-            stream = self._stream
-            if stream is None:
-                stream = self._stream = zlib.decompressobj(-self._bits)
-            try:
-                # One byte more than there may be tells whether there is more.
-                piece = stream.decompress(window, room + 1)
-            except zlib.error:
-                raise FrameError(CloseCode.INVALID_DATA, "compressed data is malformed") from None
-            room -= len(piece)
-            if room < 0:
-                raise FrameError(CloseCode.TOO_BIG, "the message is too big once inflated")
-            pieces.append(piece)
-            at += len(window)
-            if stream.eof:
-                # A block that says it is the last one (RFC 7692, 7.2.3.4); what follows is a stream of its
-                # own.
-                at -= len(stream.unused_data)
-                self._stream = None
-                self._count_last_block(self._size + at)
-                if size - at == len(_TAIL) and data.endswith(_TAIL):
-                    at = size
-            if at >= size:
-                self._size += size
-                return piece if len(pieces) == 1 else b"".join(pieces)
-            window = data[at : at + _WINDOW]
+    def _end_stream(self, stream: zlib._Decompress, at: int, size: int) -> int:
+        """A block has said that it is the last one (RFC 7692, 7.2.3.4), in the `size` bytes behind `at`; what
+        follows is a stream of its own. How many of those bytes are done.
+        """
+        self._stream = None
+        taken = size - len(stream.unused_data)
+        self._count_last_block(self._size + at + taken)
+        left = len(self._data) - at - taken
+        return taken + left if left == len(_TAIL) and self._data.endswith(_TAIL) else taken
 
     def _count_last_block(self, size: int) -> None:
         """A block has said that it is the last one, of the first `size` bytes of a message."""
@@ -214,9 +266,19 @@ class Deflater:
 
     def deflate(self, data: bytes) -> bytes:
         """Deflate a whole message."""
-        stream = self._stream
-        if stream is None:
-            stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)
-            if self._keeps_context:
-                self._stream = stream
+        stream = self._stream or self._begin()
         return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+    def deflate_in_steps(self, data: bytes) -> Iterator[bytes]:
+        """Deflate a whole message, piece by piece: all of them have to be taken before the next message."""
+        stream = self._stream or self._begin()
+        view = memoryview(data)
+        for start in range(0, len(view), STEP_OUT):
+            yield stream.compress(view[start : start + STEP_OUT])
+        yield stream.flush(zlib.Z_SYNC_FLUSH)[:-4]
+
+    def _begin(self) -> zlib._Compress:
+        stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)
+        if self._keeps_context:
+            self._stream = stream
+        return stream

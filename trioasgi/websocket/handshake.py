@@ -21,7 +21,7 @@ VERSION: Final = b"13"
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE: Final = 16
-_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
 class HandshakeError(Exception):
@@ -103,12 +103,13 @@ def _announces_body(name: bytes, value: bytes) -> bool:
 
 
 def _read_subprotocols(headers: Sequence[Header]) -> tuple[str, ...]:
-    found: list[str] = []
-    for value in _values(headers, b"sec-websocket-protocol"):
-        for part in value.split(b","):
-            name = part.strip(b" \t")
-            if name and _TOKEN.fullmatch(name) is None:
-                raise HandshakeError(400, "Sec-WebSocket-Protocol must be a list of tokens")
-            if name:
-                found.append(name.decode("ascii"))
+    found = [
+        name
+        for value in _values(headers, b"sec-websocket-protocol")
+        for part in value.decode("latin-1").split(",")
+        if (name := part.strip(" \t"))
+    ]
+    # Tokens in a row are a token. To look at each by itself takes several times as long.
+    if found and _TOKEN.fullmatch("".join(found)) is None:
+        raise HandshakeError(400, "Sec-WebSocket-Protocol must be a list of tokens")
     return tuple(found)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import codecs
 from dataclasses import dataclass
+from enum import Enum
+from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode, frame_header, read_close
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from trioasgi.websocket.codec import Codec
     from trioasgi.websocket.deflate import Deflater, Inflater
     from trioasgi.websocket.frames import Frame
@@ -30,11 +34,8 @@ FRAMES_AT_ONCE: Final = 256
 EFFORT_AT_ONCE: Final = 64
 """`MessageReader.effort` after which it comes back as well."""
 
-_INFLATED_BITS: Final = 14
-_COMPRESSED_BITS: Final = 9
-"""Bytes, as powers of two, that are as much work as a short message: inflated ones, and compressed ones, each
-64 of which may be a last block.
-"""
+_WHOLE_BITS: Final = 14
+"""Bytes, as a power of two, that are as much work as a short message where pieces become a message."""
 
 DEFLATE_FROM: Final = 32
 """Bytes from which a message is compressed: below, little is gained and some CPU lost."""
@@ -82,6 +83,17 @@ Event = str | bytes | Control
 """A text message, a binary message, a control frame, or PAUSE."""
 
 
+class _Next(Enum):
+    """What `next_event` goes on with."""
+
+    FRAME = "the next frame"
+    INFLATE = "what is left to inflate of the last one"
+    WHOLE = "the message whose pieces are all here"
+
+
+_FRAME, _INFLATE, _WHOLE = _Next
+
+
 class MessageReader:
     """Puts messages of up to `max_size` bytes together, counted across fragments and after inflation.
 
@@ -92,11 +104,13 @@ class MessageReader:
 
     __slots__ = (
         "_codec",
+        "_ends",
         "_frames",
         "_inflater",
         "_inflating",
         "_max_size",
         "_message",
+        "_next",
         "_room",
         "effort",
         "feed",
@@ -109,38 +123,44 @@ class MessageReader:
         self._inflater = inflater
         self._room = max_size
         codec.room = self._bound(max_size)
-        # The message that is being put together, if one is.
+        # The message that is being put together, if one is; whether it is compressed, and whether the frame
+        # that is being inflated is its last.
         self._message: _Text | _Binary | None = None
         self._inflating = False
+        self._ends = False
+        self._next = _FRAME
         self._frames = 0  # since the last pause, those without an event
         self.effort = 0
-        """What was inflated since this was last set to 0, in short messages: a few bytes can be millions."""
+        """What messages took since this was last set to 0, in short ones."""
 
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
 
         However they are cut, PAUSE comes after `FRAMES_AT_ONCE` frames without an event, or before that if
-        they were much to inflate: fragments cost their sender next to nothing. Raises FrameError, after which
-        nothing more can be read.
+        they were much to inflate: fragments cost their sender next to nothing. Also before a long message is
+        made of its pieces. Raises FrameError, after which nothing more can be read.
         """
         codec = self._codec
         while True:
-            frame = codec.next_frame()
-            if frame is None:
-                return None
-            opcode, payload, end, compressed = frame
-            if opcode > _BINARY:
-                return _read_control(opcode, payload)
-            if end and not compressed and self._message is None and len(payload) <= self._room:
-                # Nearly every message there is: one frame, and all of it there.
-                if opcode == _TEXT:
-                    try:
-                        return payload.decode()
-                    except UnicodeDecodeError:
-                        raise _not_utf8() from None
-                if opcode == _BINARY:
-                    return payload
-            message = self._take(frame)
+            if self._next is _FRAME:
+                frame = codec.next_frame()
+                if frame is None:
+                    return None
+                opcode, payload, end, compressed = frame
+                if opcode > _BINARY:
+                    return _read_control(opcode, payload)
+                if end and not compressed and self._message is None and len(payload) <= self._room:
+                    # Nearly every message there is: one frame, and all of it there.
+                    if opcode == _TEXT:
+                        try:
+                            return payload.decode()
+                        except UnicodeDecodeError:
+                            raise _not_utf8() from None
+                    if opcode == _BINARY:
+                        return payload
+                message = self._take(frame)
+            else:
+                message = self._inflate_on() if self._next is _INFLATE else self._finish_long()
             if message is not None:
                 return message
             self._frames += 1
@@ -160,10 +180,28 @@ class MessageReader:
         else:
             message = self._message = _Text() if opcode == _TEXT else _Binary()
             self._inflating = compressed
-        if self._inflating and self._inflater is not None:
-            size = len(payload)
-            payload = self._inflater.inflate(payload, end, self._room)
-            self.effort += (size >> _COMPRESSED_BITS) + (len(payload) >> _INFLATED_BITS)
+        inflater = self._inflater
+        if self._inflating and inflater is not None:
+            payload = inflater.inflate(payload, end, self._room)
+            self.effort += inflater.effort
+            if inflater.pending:
+                self._next, self._ends, end = _INFLATE, end, False
+                self.effort += EFFORT_AT_ONCE  # from here on step by step, each in its turn
+        return self._add(message, payload, end)
+
+    def _inflate_on(self) -> str | bytes | None:
+        """Inflate the next part of a frame; the message if it was the last one."""
+        inflater, message = self._inflater, self._message
+        assert inflater is not None
+        assert message is not None
+        payload = inflater.go_on(self._room)
+        self.effort += inflater.effort
+        end = False
+        if not inflater.pending:
+            self._next, end = _FRAME, self._ends
+        return self._add(message, payload, end)
+
+    def _add(self, message: _Text | _Binary, payload: bytes, end: bool) -> str | bytes | None:
         self._room -= len(payload)
         if self._room < 0:
             raise FrameError(CloseCode.TOO_BIG, "the message is too big")
@@ -172,6 +210,21 @@ class MessageReader:
         if not end:
             self._codec.room = self._bound(self._room)
             return None
+        self.effort = effort = self.effort + (self._max_size - self._room >> _WHOLE_BITS)
+        if effort < EFFORT_AT_ONCE:
+            return self._finish(message)
+        self._next = _WHOLE
+        return None
+
+    def _finish_long(self) -> str | bytes:
+        """Make a long message of its pieces: a step of its own, for which it must be counted once more."""
+        message = self._message
+        assert message is not None
+        self._next = _FRAME
+        self.effort += self._max_size - self._room >> _WHOLE_BITS
+        return self._finish(message)
+
+    def _finish(self, message: _Text | _Binary) -> str | bytes:
         self._message = None
         self._room = self._max_size
         self._codec.room = self._bound(self._max_size)
@@ -200,6 +253,18 @@ class MessageWriter:
         if deflater is None or len(payload) < DEFLATE_FROM:
             return frame_header(kind, len(payload)), payload
         payload = deflater.deflate(payload)
+        return frame_header(kind | COMPRESSED, len(payload)), payload
+
+    def encode_in_steps(self, message: str | bytes) -> Generator[None, None, tuple[bytes, bytes]]:
+        """As `encode` for a long message that is to be compressed. Others may run wherever it yields."""
+        deflater = self._deflater
+        assert deflater is not None
+        kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
+        pieces = []
+        for piece in deflater.deflate_in_steps(data):
+            pieces.append(piece)
+            yield
+        payload = b"".join(pieces)
         return frame_header(kind | COMPRESSED, len(payload)), payload
 
 
@@ -233,13 +298,13 @@ class _Binary:
     __slots__ = ("_data",)
 
     def __init__(self) -> None:
-        self._data = bytearray()
+        self._data = BytesIO()  # it gives away what it holds, where a bytearray would have to be copied
 
     def add(self, payload: bytes, _end: bool) -> None:
-        self._data += payload
+        self._data.write(payload)
 
     def whole(self) -> bytes:
-        return bytes(self._data)
+        return self._data.getvalue()
 
 
 def _not_utf8() -> FrameError:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.errors import ClientDisconnected
+from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater, Inflater
 from trioasgi.websocket.frames import (
     CloseCode,
@@ -37,6 +38,9 @@ logger = logging.getLogger("trioasgi")
 
 JOIN_BELOW: Final = 64 * 1024
 """A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
+
+LONG_MESSAGE: Final = 128 * 1024
+"""A longer message is compressed step by step, which takes 3 ms for each 64 KiB that do not get smaller."""
 
 YIELD_EVERY: Final = 64
 """Reads, messages and pings after which a task that never had to wait lets the others run."""
@@ -74,6 +78,7 @@ class WebSocketSession:
         "_away",
         "_channel",
         "_close_deadline",
+        "_compressed",
         "_heartbeat",
         "_peer",
         "_queue",
@@ -86,6 +91,7 @@ class WebSocketSession:
         "_writer",
         "close_code",
         "close_reason",
+        "long_from",
         "state",
     )
 
@@ -101,6 +107,11 @@ class WebSocketSession:
         codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
         self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
+        self.long_from: float = LONG_MESSAGE if deflate else math.inf
+        """Bytes, or characters, of the longest message that is for `send`; -1 while a longer one is
+        compressed, for which all others have to wait.
+        """
+        self._compressed: trio.Event | None = None
         if early:
             self._reader.feed(early)
         self.state = _OPEN
@@ -157,7 +168,7 @@ class WebSocketSession:
                 else:
                     self._unyielded += 1  # as _count_step: for every message, a call counts
                     if reader.effort:
-                        self._count_effort()
+                        await self._count_effort()
                     if self._unyielded >= YIELD_EVERY:
                         await self._yield()
                     return event
@@ -187,7 +198,8 @@ class WebSocketSession:
                 if answers:
                     await self._answer(encode_close(code))
             case Pause():
-                await self._yield()
+                self._unyielded = 0
+                await wait_for_long_step()
             case Pong():
                 self._heartbeat.note_pong(self._channel.now())
 
@@ -258,19 +270,19 @@ class WebSocketSession:
                 self._queue = deque()
             self._queue.append(event)
             self._queued_size += len(event)
-            self._count_effort()
+            await self._count_effort()
         await self._count_step()
 
     # Sending
 
-    def send(self, message: str | bytes) -> bool:
-        """Send a message. True if `flush()` must be awaited.
+    def send(self, message: str | bytes, encoded: tuple[bytes, bytes] | None = None) -> bool:
+        """Send a message, which may be `encoded` already. True if `flush()` must be awaited.
 
         Raises ClientDisconnected once the session is closed.
         """
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
-        header, payload = self._writer.encode(message)
+        header, payload = encoded or self._writer.encode(message)
         channel = self._channel
         try:
             if len(payload) <= JOIN_BELOW:
@@ -284,17 +296,53 @@ class WebSocketSession:
         self._unyielded += 1
         return waits or self._unyielded >= YIELD_EVERY
 
+    async def send_long(self, message: str | bytes) -> None:
+        """Send a message that is longer than `long_from`, and flush.
+
+        It is compressed step by step. The stream of compressed data is the session's own, so others have to
+        wait meanwhile, and a message that was begun cannot be cancelled. Raises as `send`, and as `flush`.
+        """
+        while self._compressed is not None:
+            await self._compressed.wait()
+        if self.state is not _OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+        encoded = None
+        if len(message) > self.long_from:
+            self.long_from, limit = -1, self.long_from
+            self._compressed = done = trio.Event()
+            try:
+                encoded = await self._encode(message)
+            finally:
+                self.long_from = limit
+                self._compressed = None
+                done.set()
+        if self.send(message, encoded):
+            await self.flush()
+
+    async def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
+        steps = self._writer.encode_in_steps(message)
+        while True:
+            await wait_for_long_step()
+            try:
+                next(steps)
+            except StopIteration as end:
+                encoded: tuple[bytes, bytes] = end.value
+                return encoded
+
     async def _count_step(self) -> None:
         """Count a step; after so many of them without a wait it is somebody else's turn."""
         self._unyielded += 1
         if self._unyielded >= YIELD_EVERY:
             await self._yield()
 
-    def _count_effort(self) -> None:
-        """Count what a message took to inflate."""
+    async def _count_effort(self) -> None:
+        """Count what a message took to inflate and to put together."""
         reader = self._reader
         self._unyielded += reader.effort
         reader.effort = 0
+        if self._unyielded >= YIELD_EVERY:
+            self._unyielded = 0
+            await wait_for_long_step()
 
     async def _yield(self) -> None:
         """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
