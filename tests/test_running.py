@@ -271,6 +271,29 @@ def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:
         assert "Traceback" not in server.output.text
 
 
+@pytest.mark.parametrize("rounds", range(6))
+def test_a_signal_right_behind_the_startup_is_a_clean_stop(rounds: int, tmp_path: Path) -> None:
+    """Whichever of the server's own tasks are on their way by then."""
+    write(
+        tmp_path,
+        textwrap.dedent(f"""
+            import os, signal, trio
+
+            async def app(scope, receive, send):
+                await receive()
+                await send({{"type": "lifespan.startup.complete"}})
+                for _ in range({rounds}):
+                    await trio.lowlevel.checkpoint()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await receive()
+                await send({{"type": "lifespan.shutdown.complete"}})
+        """),
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert server.wait() == 0
+        assert "Traceback" not in server.output.text
+
+
 def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: Path) -> None:
     write(
         tmp_path,

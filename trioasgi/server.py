@@ -315,7 +315,8 @@ class _Run:
             nursery.start_soon(self._access_log.run)
         if supported():
             self._hub = Hub()
-            await nursery.start(self._hub.run)
+            # Not `nursery.start`: cancelled meanwhile, that would wait for a task which is shielded.
+            nursery.start_soon(self._hub.run)
         try:
             await self._serve_sockets(task_status)
         finally:
