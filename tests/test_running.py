@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -154,6 +155,57 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+HANDLING_LATE = """
+import os, signal
+import trio
+
+def handle(number, frame):
+    os.write(1, b"handled\\n")
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({{"type": "http.response.start", "status": 204}})
+        await send({{"type": "http.response.body"}})
+        return
+    await receive()
+    {first}
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        print("shutting down", flush=True)
+    await send({{"type": "lifespan.shutdown.complete"}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "calls"),
+    [
+        ("if signal.signal(signal.SIGTERM, handle):", 1),
+        ("with trio.open_signal_receiver(signal.SIGTERM):", 0),
+    ],
+    ids=["handler", "receiver"],
+)
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_a_handler_that_the_startup_installs_does_not_make_the_server_deaf(
+    options: tuple[str, ...], first: str, calls: int, tmp_path: Path
+) -> None:
+    write(tmp_path, HANDLING_LATE.format(first=first))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        assert get(server.url()).status == 204
+        if not options:
+            server.send(signal.SIGTERM)
+        else:
+            server.wait_for("is ready")
+            [worker] = server.worker_pids()
+            os.kill(worker, signal.SIGTERM)
+            server.wait_for(f"{worker}. Stopping: SIGTERM")
+            server.wait_for(f"Worker {worker} has stopped")
+            server.send(signal.SIGTERM)
+        server.wait_for("shutting down")
+        assert server.wait() == 0
+        assert server.output.count("handled") == calls
+        assert "Traceback" not in server.output.text
+
+
 FORKING = """
 import multiprocessing
 import time
@@ -232,6 +284,16 @@ def test_a_stop_ends_whatever_the_application_does(
         server.wait_for("it has begun")
         assert server.stop() == 1
         assert server.output.count("did not stop within 0.2 s and 3 s more") == 1
+
+
+def test_a_handler_of_the_application_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra=HANDLING.format(then="__import__('time').sleep(600)"))
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("handled SIGTERM")
+        assert server.wait() == 1
+        assert server.output.count("the process does not end") == 1
 
 
 HOLDING = """
@@ -431,7 +493,8 @@ def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_rea
         assert get(url).body == "yes"
         server.wait_for("the limit of requests for one worker is reached")
         server.send(signal.SIGTERM)
-        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")  # it may come before the stop
+        # It may come before the stop.
+        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")
         (tmp_path / "released").touch()
         assert held.answer().body == "yes"
         assert server.wait() == 0

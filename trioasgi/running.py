@@ -72,11 +72,7 @@ def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
     whatever threads the application has left.
     """
-    signals = StopSignals(until_exit=True)
-    try:
-        return _run_named(config, remarks, signals)
-    finally:
-        _bound_the_end()
+    return _run_named(config, remarks, StopSignals(until_exit=True))
 
 
 def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
@@ -128,7 +124,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
-                this = Run(resolved)
+                this = Run(resolved, on_serving=signals.install_after_startup)
                 signals.govern(this, resolved)
                 app = load()
                 signals.install()
@@ -163,8 +159,8 @@ def _only(error: BaseException) -> BaseException:
 
 
 def _bound_the_end() -> None:
-    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
-    the application without a limit.
+    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads and
+    the exit handlers of the application without a limit.
     """
     # Both begin now: from Python 3.12 on an interpreter that is about to end starts no thread any more.
     for end in (_end_late, _end_later):
@@ -202,9 +198,9 @@ class StopSignals:
     `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
     somebody presses Ctrl-C a second and a third time.
 
-    `until_exit`, for a process that is the server's own: the handlers stay when the block is left. A second
-    signal that comes by then would end the process by its default, and a good stop would be told as a bad
-    one.
+    `until_exit`, for a process that is the server's own: it is ended soon after the block is left, and the
+    handlers stay until then. A second signal that comes by then would end the process by its default, and a
+    good stop would be told as a bad one.
     """
 
     def __init__(self, *, until_exit: bool = False) -> None:
@@ -227,6 +223,11 @@ class StopSignals:
         if self._is_heard:
             self._handlers.install()
 
+    def install_after_startup(self) -> None:
+        """As `install`, from whoever has taken them in the application's start-up."""
+        if self._is_heard:
+            self._handlers.install_after_startup()
+
     @property
     def have_come(self) -> bool:
         """Whether there was any."""
@@ -245,9 +246,11 @@ class StopSignals:
         self._over.set()
         if not self._until_exit:
             self._handlers.restore()
-        elif self._is_heard:
-            # Behind the threads of the application, for which Python waits: until then a signal ends it.
-            atexit.register(self._handlers.ignore)
+        else:
+            _bound_the_end()  # a handler of the application's, which is called below, included
+            if self._is_heard:
+                # Behind the threads of the application, for which Python waits: until then a signal ends it.
+                atexit.register(self._handlers.ignore)
         if self._first is not None:
             self._handlers.call_displaced(self._first)
 

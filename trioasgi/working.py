@@ -90,12 +90,12 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         run = Run(
             config,
             sockets=[handover.take(description) for description in order.sockets],
-            on_serving=lambda: reports.send(Ready()),
+            on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=lambda reason: reports.send(Draining(reason)),
         )
+        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         app = load_app(config)
-        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         handlers.install()
         status = trio.run(run.run, app, _heart(reports, config))
         # The supervisor's word stands for the signal that another server would have sent.
@@ -107,6 +107,11 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
     reports.send_last(Stopped())
     # The supervisor knows what to do without a worker that has served its number of requests.
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
+
+
+def _begin_serving(handlers: Handlers, reports: Reports) -> None:
+    handlers.install_after_startup()
+    reports.send(Ready())
 
 
 def _failed(failure: Failure) -> Failed:
