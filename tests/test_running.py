@@ -307,6 +307,43 @@ async def app(scope, receive, send):
 """
 
 
+SHIELDED = """
+import trio
+
+async def app(scope, receive, send):
+    await receive()
+    {steps}
+    with trio.CancelScope(shield=True):
+        await receive()
+        await trio.sleep_forever()
+"""
+COMPLETE = 'await send({"type": "lifespan.startup.complete"})'
+FAILED = 'await send({"type": "lifespan.startup.failed", "message": "no database"})'
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "said"),
+    [
+        ("pass", 3, "did not complete its start-up within 0.3 seconds"),
+        (FAILED, 3, "the application failed to start: no database"),
+        (COMPLETE, 1, "did not complete its shutdown within 0.3 seconds"),
+    ],
+    ids=["time-out", "failed", "shutdown"],
+)
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_lifespan_that_is_shielded_does_not_keep_the_server(
+    options: tuple[str, ...], steps: str, status: int, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, SHIELDED.format(steps=steps))
+    limits = ("--timeout-startup", "0.3", "--timeout-shutdown", "0.3")
+    with start_server("app:app", *options, *limits, cwd=tmp_path) as server:
+        if status == 1:
+            server.wait_for("Serving on")
+            server.send(signal.SIGTERM)
+        assert server.wait() == status, server.output.text
+        server.wait_for(said)
+
+
 def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
     with start_server("app:app", cwd=tmp_path) as server:

@@ -19,7 +19,7 @@ from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
 from trioasgi.loading import check_app, load_app, refuse_while_loading
 from trioasgi.observe import configure_logging, log_remarks
-from trioasgi.serving import Phase, Run, explain
+from trioasgi.serving import Failure, Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
 from trioasgi.sources import is_supervised, load_env_file
 
@@ -124,7 +124,11 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
-                this = Run(resolved, on_serving=signals.install_after_startup)
+                this = Run(
+                    resolved,
+                    on_serving=signals.install_after_startup,
+                    on_stuck=_end_with if signals.until_exit else None,
+                )
                 signals.govern(this, resolved)
                 app = load()
                 signals.install()
@@ -158,6 +162,10 @@ def _only(error: BaseException) -> BaseException:
     return error
 
 
+def _end_with(failure: Failure) -> NoReturn:
+    _end_process(failure.message, status=failure.status)
+
+
 def _bound_the_end() -> None:
     """See to it that this process, which has nothing to do any more, ends: Python waits for the threads and
     the exit handlers of the application without a limit.
@@ -183,12 +191,12 @@ def _end_later() -> None:
     os._exit(ExitStatus.FAILED)
 
 
-def _end_process(why: str, *arguments: float) -> NoReturn:
+def _end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
     """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
-    telling = threading.Thread(target=logger.error, args=(why, *arguments), daemon=True)
+    telling = threading.Thread(target=logger.critical, args=("%s", why), daemon=True)
     telling.start()
     telling.join(_LAST_MOMENTS)
-    os._exit(ExitStatus.FAILED)
+    os._exit(status)
 
 
 class StopSignals:
@@ -204,7 +212,7 @@ class StopSignals:
     """
 
     def __init__(self, *, until_exit: bool = False) -> None:
-        self._until_exit = until_exit
+        self.until_exit = until_exit
         self._run: Run | None = None
         self._config: Config | None = None
         self._count = 0
@@ -244,7 +252,7 @@ class StopSignals:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
-        if not self._until_exit:
+        if not self.until_exit:
             self._handlers.restore()
         else:
             _bound_the_end()  # a handler of the application's, which is called below, included
@@ -278,7 +286,7 @@ class StopSignals:
         match self._count:
             case 1:
                 run.request_drain(f"{name.name}; once more to end at once")
-                if self._until_exit:
+                if self.until_exit:
                     threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
             case 2:
                 run.request_abort(f"{name.name} again")
@@ -299,10 +307,8 @@ class StopSignals:
             return
         if not self._over.is_set():
             _end_process(
-                "the server did not stop within %g s and %g s more "
-                "(does the application block the loop, or shield what it does?): the process is ended",
-                grace,
-                _MARGIN,
+                f"the server did not stop within {grace:g} s and {_MARGIN:g} s more "
+                "(does the application block the loop, or shield what it does?): the process is ended"
             )
 
     def _end_soon(self) -> None:

@@ -92,6 +92,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
             sockets=[handover.take(description) for description in order.sockets],
             on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=lambda reason: reports.send(Draining(reason)),
+            on_stuck=lambda failure: _end_with(failure, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
@@ -112,6 +113,11 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
 def _begin_serving(handlers: Handlers, reports: Reports) -> None:
     handlers.install_after_startup()
     reports.send(Ready())
+
+
+def _end_with(failure: Failure, reports: Reports) -> NoReturn:
+    reports.send_last(_failed(failure))
+    _exit(failure.status)
 
 
 def _failed(failure: Failure) -> Failed:
