@@ -7,6 +7,7 @@ application is loaded, and also when the loop is blocked.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -98,6 +99,8 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         app = load_app(config)
         handlers.install()
+        # Behind the threads of the application: Python would put the defaults back, which end the process.
+        atexit.register(handlers.ignore)
         status = trio.run(run.run, app, _heart(reports, config))
         # The supervisor's word stands for the signal that another server would have sent.
         handlers.call_displaced(signal.SIGTERM)
@@ -126,6 +129,8 @@ def _failed(failure: Failure) -> Failed:
 
 def _drains(run: Run) -> Handler:
     def drain(_: int, __: FrameType | None) -> None:
+        if run.phase is Phase.ENDED:
+            return  # and no thread can be started, perhaps
         later = threading.Timer(_SUPERVISORS_TURN, run.request_drain, ("SIGTERM",))
         later.daemon = True
         later.start()
