@@ -241,23 +241,22 @@ def test_a_reload_that_cuts_requests_does_not_count_as_a_bad_end(tmp_path: Path)
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * 3)
 def test_signals_that_reach_a_worker_at_its_end_do_not_make_a_good_stop_a_bad_one(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     """They come until the very end of the process; each of them is within half a second of the first."""
     write_app(tmp_path, "yes", extra="import atexit, time; atexit.register(time.sleep, 0.3)")
-    for _ in range(3):
-        with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
-            wait_until(lambda server=server: len(server.worker_pids()) == 2, "all workers")  # type: ignore[misc]
-            workers = server.worker_pids()
-            server.send(number)
-            for pid in workers * 200:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
-                time.sleep(0.002)
-            assert server.wait() == 0, server.output.text
-            assert "Traceback" not in server.output.text
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_until(lambda: len(server.worker_pids()) == 2, "all workers")
+        workers = server.worker_pids()
+        server.send(number)
+        for pid in workers * 200:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            time.sleep(0.002)
+        assert server.wait() == 0, server.output.text
+        assert "Traceback" not in server.output.text
 
 
 def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path) -> None:
