@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
 
 
-_LAST_MOMENTS = 2.0
+_LAST_MOMENTS = 1.0
 """Seconds to come to an end in, after the second signal."""
 
 
