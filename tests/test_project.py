@@ -117,7 +117,7 @@ def test_the_changelog_begins_with_this_version() -> None:
 
 
 def test_the_command_is_installed_under_the_projects_name() -> None:
-    assert PYPROJECT["project"]["scripts"] == {"trioasgi": "trioasgi.cli:main"}
+    assert PYPROJECT["project"]["scripts"] == {"trioasgi": "trioasgi.__main__:main"}
 
 
 def rooms() -> dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -154,6 +155,57 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+HANDLING_LATE = """
+import os, signal
+import trio
+
+def handle(number, frame):
+    os.write(1, b"handled\\n")
+
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({{"type": "http.response.start", "status": 204}})
+        await send({{"type": "http.response.body"}})
+        return
+    await receive()
+    {first}
+        await send({{"type": "lifespan.startup.complete"}})
+        await receive()
+        print("shutting down", flush=True)
+    await send({{"type": "lifespan.shutdown.complete"}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "calls"),
+    [
+        ("if signal.signal(signal.SIGTERM, handle):", 1),
+        ("with trio.open_signal_receiver(signal.SIGTERM):", 0),
+    ],
+    ids=["handler", "receiver"],
+)
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_a_handler_that_the_startup_installs_does_not_make_the_server_deaf(
+    options: tuple[str, ...], first: str, calls: int, tmp_path: Path
+) -> None:
+    write(tmp_path, HANDLING_LATE.format(first=first))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        assert get(server.url()).status == 204
+        if not options:
+            server.send(signal.SIGTERM)
+        else:
+            server.wait_for("is ready")
+            [worker] = server.worker_pids()
+            os.kill(worker, signal.SIGTERM)
+            server.wait_for(f"{worker}. Stopping: SIGTERM")
+            server.wait_for(f"Worker {worker} has stopped")
+            server.send(signal.SIGTERM)
+        server.wait_for("shutting down")
+        assert server.wait() == 0
+        assert server.output.count("handled") == calls
+        assert "Traceback" not in server.output.text
+
+
 FORKING = """
 import multiprocessing
 import time
@@ -234,6 +286,16 @@ def test_a_stop_ends_whatever_the_application_does(
         assert server.output.count("did not stop within 0.2 s and 3 s more") == 1
 
 
+def test_a_handler_of_the_application_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra=HANDLING.format(then="__import__('time').sleep(600)"))
+    with start_server("app:app", cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        server.send(signal.SIGTERM)
+        server.wait_for("handled SIGTERM")
+        assert server.wait() == 1
+        assert server.output.count("the process does not end") == 1
+
+
 HOLDING = """
 import time
 
@@ -243,6 +305,43 @@ async def app(scope, receive, send):
     assert scope["type"] == "http"
     print("it has begun", flush=True)
 """
+
+
+SHIELDED = """
+import trio
+
+async def app(scope, receive, send):
+    await receive()
+    {steps}
+    with trio.CancelScope(shield=True):
+        await receive()
+        await trio.sleep_forever()
+"""
+COMPLETE = 'await send({"type": "lifespan.startup.complete"})'
+FAILED = 'await send({"type": "lifespan.startup.failed", "message": "no database"})'
+
+
+@pytest.mark.parametrize(
+    ("steps", "status", "said"),
+    [
+        ("pass", 3, "did not complete its start-up within 0.3 seconds"),
+        (FAILED, 3, "the application failed to start: no database"),
+        (COMPLETE, 1, "did not complete its shutdown within 0.3 seconds"),
+    ],
+    ids=["time-out", "failed", "shutdown"],
+)
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_lifespan_that_is_shielded_does_not_keep_the_server(
+    options: tuple[str, ...], steps: str, status: int, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, SHIELDED.format(steps=steps))
+    limits = ("--timeout-startup", "0.3", "--timeout-shutdown", "0.3")
+    with start_server("app:app", *options, *limits, cwd=tmp_path) as server:
+        if status == 1:
+            server.wait_for("Serving on")
+            server.send(signal.SIGTERM)
+        assert server.wait() == status, server.output.text
+        server.wait_for(said)
 
 
 def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
@@ -268,6 +367,29 @@ def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:
     with start_server("app:app", cwd=tmp_path) as server:
         server.wait_for("starting")
         assert server.stop() == 0
+        assert "Traceback" not in server.output.text
+
+
+@pytest.mark.parametrize("rounds", range(6))
+def test_a_signal_right_behind_the_startup_is_a_clean_stop(rounds: int, tmp_path: Path) -> None:
+    """Whichever of the server's own tasks are on their way by then."""
+    write(
+        tmp_path,
+        textwrap.dedent(f"""
+            import os, signal, trio
+
+            async def app(scope, receive, send):
+                await receive()
+                await send({{"type": "lifespan.startup.complete"}})
+                for _ in range({rounds}):
+                    await trio.lowlevel.checkpoint()
+                os.kill(os.getpid(), signal.SIGTERM)
+                await receive()
+                await send({{"type": "lifespan.shutdown.complete"}})
+        """),
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert server.wait() == 0
         assert "Traceback" not in server.output.text
 
 
@@ -408,7 +530,8 @@ def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_rea
         assert get(url).body == "yes"
         server.wait_for("the limit of requests for one worker is reached")
         server.send(signal.SIGTERM)
-        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")  # it may come before the stop
+        # It may come before the stop.
+        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")
         (tmp_path / "released").touch()
         assert held.answer().body == "yes"
         assert server.wait() == 0

@@ -1,10 +1,14 @@
-"""How a process of ours gets its modules: without the garbage collector looking at them again and again."""
+"""How a process of ours gets its modules: without the garbage collector looking at them again and again; and
+where from."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
+
+from trioasgi.errors import LoadError
 
 
 @contextlib.contextmanager
@@ -24,3 +28,13 @@ def uncollected_imports() -> Iterator[None]:
         gc.freeze()
         if was_enabled:
             gc.enable()
+
+
+def working_directory() -> str:
+    """The current directory. Raises LoadError if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        raise LoadError(
+            "the working directory was removed: change to one that is there, and start again"
+        ) from error

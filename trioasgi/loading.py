@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, cast
 from trioasgi.asgi.wsgi import as_asgi, is_wsgi
 from trioasgi.config import Config
 from trioasgi.errors import LoadError, MainGuardError
+from trioasgi.importing import working_directory
 from trioasgi.observe.text import cut
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def _has_slash(module: str) -> bool:
 
 
 def _put_first(app_dir: str) -> None:
-    path = os.path.abspath(app_dir or os.curdir)
+    path = os.path.normpath(app_dir if os.path.isabs(app_dir) else os.path.join(working_directory(), app_dir))
     if not os.path.isdir(path):
         raise LoadError(f"the application's directory {app_dir!r} (app_dir) is not there")
     if sys.path[:1] != [path]:

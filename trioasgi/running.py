@@ -19,7 +19,7 @@ from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
 from trioasgi.loading import check_app, load_app, refuse_while_loading
 from trioasgi.observe import configure_logging, log_remarks
-from trioasgi.serving import Phase, Run, explain
+from trioasgi.serving import Failure, Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
 from trioasgi.sources import is_supervised, load_env_file
 
@@ -72,11 +72,7 @@ def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
     `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
     whatever threads the application has left.
     """
-    signals = StopSignals(until_exit=True)
-    try:
-        return _run_named(config, remarks, signals)
-    finally:
-        _bound_the_end()
+    return _run_named(config, remarks, StopSignals(until_exit=True))
 
 
 def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
@@ -128,7 +124,11 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
-                this = Run(resolved)
+                this = Run(
+                    resolved,
+                    on_serving=signals.install_after_startup,
+                    on_stuck=_end_with if signals.until_exit else None,
+                )
                 signals.govern(this, resolved)
                 app = load()
                 signals.install()
@@ -162,9 +162,13 @@ def _only(error: BaseException) -> BaseException:
     return error
 
 
+def _end_with(failure: Failure) -> NoReturn:
+    _end_process(failure.message, status=failure.status)
+
+
 def _bound_the_end() -> None:
-    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads of
-    the application without a limit.
+    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads and
+    the exit handlers of the application without a limit.
     """
     # Both begin now: from Python 3.12 on an interpreter that is about to end starts no thread any more.
     for end in (_end_late, _end_later):
@@ -187,12 +191,12 @@ def _end_later() -> None:
     os._exit(ExitStatus.FAILED)
 
 
-def _end_process(why: str, *arguments: float) -> NoReturn:
+def _end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
     """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
-    telling = threading.Thread(target=logger.error, args=(why, *arguments), daemon=True)
+    telling = threading.Thread(target=logger.critical, args=("%s", why), daemon=True)
     telling.start()
     telling.join(_LAST_MOMENTS)
-    os._exit(ExitStatus.FAILED)
+    os._exit(status)
 
 
 class StopSignals:
@@ -202,13 +206,13 @@ class StopSignals:
     `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
     somebody presses Ctrl-C a second and a third time.
 
-    `until_exit`, for a process that is the server's own: the handlers stay when the block is left. A second
-    signal that comes by then would end the process by its default, and a good stop would be told as a bad
-    one.
+    `until_exit`, for a process that is the server's own: it is ended soon after the block is left, and the
+    handlers stay until then. A second signal that comes by then would end the process by its default, and a
+    good stop would be told as a bad one.
     """
 
     def __init__(self, *, until_exit: bool = False) -> None:
-        self._until_exit = until_exit
+        self.until_exit = until_exit
         self._run: Run | None = None
         self._config: Config | None = None
         self._count = 0
@@ -227,6 +231,11 @@ class StopSignals:
         if self._is_heard:
             self._handlers.install()
 
+    def install_after_startup(self) -> None:
+        """As `install`, from whoever has taken them in the application's start-up."""
+        if self._is_heard:
+            self._handlers.install_after_startup()
+
     @property
     def have_come(self) -> bool:
         """Whether there was any."""
@@ -243,11 +252,13 @@ class StopSignals:
         traceback: TracebackType | None,
     ) -> None:
         self._over.set()
-        if not self._until_exit:
+        if not self.until_exit:
             self._handlers.restore()
-        elif self._is_heard:
-            # Behind the threads of the application, for which Python waits: until then a signal ends it.
-            atexit.register(self._handlers.ignore)
+        else:
+            _bound_the_end()  # a handler of the application's, which is called below, included
+            if self._is_heard:
+                # Behind the threads of the application, for which Python waits: until then a signal ends it.
+                atexit.register(self._handlers.ignore)
         if self._first is not None:
             self._handlers.call_displaced(self._first)
 
@@ -275,7 +286,7 @@ class StopSignals:
         match self._count:
             case 1:
                 run.request_drain(f"{name.name}; once more to end at once")
-                if self._until_exit:
+                if self.until_exit:
                     threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
             case 2:
                 run.request_abort(f"{name.name} again")
@@ -296,10 +307,8 @@ class StopSignals:
             return
         if not self._over.is_set():
             _end_process(
-                "the server did not stop within %g s and %g s more "
-                "(does the application block the loop, or shield what it does?): the process is ended",
-                grace,
-                _MARGIN,
+                f"the server did not stop within {grace:g} s and {_MARGIN:g} s more "
+                "(does the application block the loop, or shield what it does?): the process is ended"
             )
 
     def _end_soon(self) -> None:

@@ -35,7 +35,7 @@ from trioasgi.assembly import (
 )
 from trioasgi.config import Config
 from trioasgi.connection import Connections
-from trioasgi.errors import ConfigError, TrioasgiError
+from trioasgi.errors import ConfigError, LifespanError, TrioasgiError
 from trioasgi.nesting import guard_nurseries
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
@@ -140,13 +140,29 @@ async def serve(
     if sockets is not None:
         await _Run(app, config, list(sockets), Listening.FOR_CALLER).run(task_status)
         return
+    await serve_alone(app, config, task_status=task_status)
+
+
+OnStuck = Callable[[TrioasgiError], None]
+"""What a process does that is the server's own, when the application's lifespan call does not end: it is
+given why the server stops, or that this keeps it from ending."""
+
+
+async def serve_alone(
+    app: ASGIApp,
+    config: Config,
+    *,
+    on_stuck: OnStuck | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """As `serve`, on `config.binds`."""
     from trioasgi.tls.development import resolve_certificate
 
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
         own = open_listeners(config)
         try:
-            await _Run(app, config, own, Listening.ALONE).run(task_status)
+            await _Run(app, config, own, Listening.ALONE, on_stuck).run(task_status)
         finally:
             close_listeners(own)
 
@@ -156,13 +172,14 @@ async def serve_copies(
     config: Config,
     sockets: Sequence[socket.socket],
     *,
+    on_stuck: OnStuck | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, in a worker: `sockets` are its own copies of what other workers listen on as well.
 
     They are closed when the server drains, so that no client waits in a queue from which nobody accepts.
     """
-    await _Run(app, config, list(sockets), Listening.WITH_OTHERS).run(task_status)
+    await _Run(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).run(task_status)
 
 
 async def serve_stream(
@@ -219,9 +236,15 @@ class _Run:
     """One run of the nursery tree."""
 
     def __init__(
-        self, app: ASGIApp, config: Config, sockets: list[socket.socket], listening: Listening
+        self,
+        app: ASGIApp,
+        config: Config,
+        sockets: list[socket.socket],
+        listening: Listening,
+        on_stuck: OnStuck | None = None,
     ) -> None:
         self._config = config
+        self._on_stuck = on_stuck
         self._sockets = sockets
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
@@ -281,6 +304,9 @@ class _Run:
                 except TrioasgiError as exc:
                     # Raised outside of the nursery: it is one error, and should not come in a group.
                     failure = exc
+                finally:
+                    if not await self._lifespan.wait_over(LAST_MOMENTS):
+                        self._tell_stuck(failure)
                 nursery.cancel_scope.cancel()
         except BaseException:
             if failure is not None:
@@ -289,6 +315,19 @@ class _Run:
             raise
         if failure is not None:
             raise failure
+
+    def _tell_stuck(self, failure: TrioasgiError | None) -> None:
+        """Say what nobody will be told otherwise: the nursery waits for the call, and nothing can end it."""
+        logger.error(
+            "the application's lifespan call does not end though it was cancelled: it shields what it waits "
+            "for. The server cannot end either"
+        )
+        if failure is None:
+            failure = LifespanError("the application's lifespan call does not end")
+        elif self._on_stuck is None:
+            logger.error("%s", failure, exc_info=failure.__cause__)
+        if self._on_stuck is not None:
+            self._on_stuck(failure)
 
     async def _serve_stream(self, stream: trio.abc.Stream, _nursery: trio.Nursery) -> None:
         async with self._open_connections() as (connections, _busy, _clock):
@@ -317,7 +356,8 @@ class _Run:
             nursery.start_soon(self._access_log.run)
         if supported():
             self._hub = Hub()
-            await nursery.start(self._hub.run)
+            # Not `nursery.start`: cancelled meanwhile, that would wait for a task which is shielded.
+            nursery.start_soon(self._hub.run)
         try:
             await self._serve_sockets(task_status)
         finally:

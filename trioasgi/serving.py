@@ -20,7 +20,7 @@ from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.loading import user_traceback
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.text import cut, tidy
-from trioasgi.server import serve, serve_copies
+from trioasgi.server import serve_alone, serve_copies
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -48,7 +48,8 @@ class Run:
     """One `serve()` that can be asked to drain, and to end, from its loop, a thread or a signal handler.
 
     `sockets` are a worker's copies of those that the supervisor has bound; `on_serving` and `on_draining`
-    (given the reason) are called in the loop.
+    (given the reason) are called in the loop; and so is `on_stuck`, in a process that is the server's own, if
+    the application keeps the server from ending.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Run:
         sockets: Sequence[socket.socket] | None = None,
         on_serving: Callable[[], None] = lambda: None,
         on_draining: Callable[[str], None] = lambda _: None,
+        on_stuck: Callable[[Failure], None] | None = None,
     ) -> None:
         self.phase = Phase.LOADING
         self.has_served = False
@@ -65,6 +67,7 @@ class Run:
         self._sockets = sockets
         self._on_serving = on_serving
         self._on_draining = on_draining
+        self._on_stuck = None if on_stuck is None else partial(self._tell_stuck, on_stuck)
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
@@ -89,6 +92,9 @@ class Run:
         finally:
             self.phase = Phase.ENDED
 
+    def _tell_stuck(self, on_stuck: Callable[[Failure], None], error: TrioasgiError) -> None:
+        on_stuck(explain(error, has_served=self.has_served))
+
     def _status(self) -> ExitStatus:
         if self.phase is Phase.ABORTED or (self._server is not None and self._server.has_cut):
             return ExitStatus.FAILED
@@ -99,9 +105,9 @@ class Run:
     async def _serve(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             if self._sockets is None:
-                start = partial(serve, app, self._config)
+                start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck)
             else:
-                start = partial(serve_copies, app, self._config, self._sockets)
+                start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
             self._server = await nursery.start(start)
             self.phase = Phase.SERVING
             self.has_served = True

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TypeAlias
 
+import trio
+
 logger = logging.getLogger("trioasgi")
 
 STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
@@ -32,6 +34,7 @@ class Handlers:
     def __init__(self, ours: Mapping[signal.Signals, Handler]) -> None:
         self._ours = {number: self._in_this_process(handler) for number, handler in ours.items()}
         self._displaced: dict[signal.Signals, Handler | int | None] = {}
+        self._of_startup: dict[signal.Signals, Handler | int | None] = {}
 
     def _in_this_process(self, handler: Handler) -> Handler:
         pid = os.getpid()
@@ -60,8 +63,15 @@ class Handlers:
             if before != handler:
                 self._displaced[number] = before
 
+    def install_after_startup(self) -> None:
+        """Put ours in place of those that the application's start-up has brought, which end with it."""
+        for number, handler in self._ours.items():
+            before = signal.signal(number, handler)
+            if before != handler:
+                self._of_startup[number] = before
+
     def restore(self) -> None:
-        """Put back what was there, or what the application has put there since."""
+        """Put back what was there, or what the application has put there while it was imported."""
         for number, handler in self._displaced.items():
             if handler is not None:  # as of one that was not put there from Python: there is no way back
                 signal.signal(number, handler)
@@ -77,12 +87,14 @@ class Handlers:
 
         What it raises is logged: how the server has ended is settled by then.
         """
-        handler = self._displaced.get(number)
+        handler = self._of_startup.get(number, self._displaced.get(number))
         if not callable(handler) or handler is signal.default_int_handler:
             return
         try:
             handler(number, None)
         except (SystemExit, KeyboardInterrupt):
             logger.debug("The application's handler of %s asks for the end that is there", number.name)
+        except trio.RunFinishedError:
+            logger.debug("The application's handler of %s speaks to a loop that has ended", number.name)
         except Exception:
             logger.exception("the application's handler of %s failed", number.name)

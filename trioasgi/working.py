@@ -7,6 +7,7 @@ application is loaded, and also when the loop is blocked.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
@@ -90,13 +91,16 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         run = Run(
             config,
             sockets=[handover.take(description) for description in order.sockets],
-            on_serving=lambda: reports.send(Ready()),
+            on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=lambda reason: reports.send(Draining(reason)),
+            on_stuck=lambda failure: _end_with(failure, reports),
         )
+        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         app = load_app(config)
-        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         handlers.install()
+        # Behind the threads of the application: Python would put the defaults back, which end the process.
+        atexit.register(handlers.ignore)
         status = trio.run(run.run, app, _heart(reports, config))
         # The supervisor's word stands for the signal that another server would have sent.
         handlers.call_displaced(signal.SIGTERM)
@@ -109,12 +113,24 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
 
 
+def _begin_serving(handlers: Handlers, reports: Reports) -> None:
+    handlers.install_after_startup()
+    reports.send(Ready())
+
+
+def _end_with(failure: Failure, reports: Reports) -> NoReturn:
+    reports.send_last(_failed(failure))
+    _exit(failure.status)
+
+
 def _failed(failure: Failure) -> Failed:
     return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
 
 
 def _drains(run: Run) -> Handler:
     def drain(_: int, __: FrameType | None) -> None:
+        if run.phase is Phase.ENDED:
+            return  # and no thread can be started, perhaps
         later = threading.Timer(_SUPERVISORS_TURN, run.request_drain, ("SIGTERM",))
         later.daemon = True
         later.start()

@@ -22,7 +22,7 @@ import pytest
 import trustme
 
 from tests.support.client import Background, get
-from tests.support.processes import PATIENCE, ServerProcess, start_server, wait_until
+from tests.support.processes import PATIENCE, ServerProcess, start, start_server, wait_until
 
 APPLICATION = """
     import json
@@ -189,6 +189,28 @@ def test_what_prevents_a_start_is_one_message_and_a_status(
         assert said in server.output.text
         assert server.output.count("^Traceback") <= (1 if source == "1 / 0" else 0), server.output.text
         assert "site-packages/trio/" not in server.output.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a directory in which a process works")
+@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--reload",)])
+def test_a_working_directory_that_was_removed_is_said(options: tuple[str, ...], tmp_path: Path) -> None:
+    """Seen from a shell in a directory that a build has made anew."""
+    (tmp_path / "gone").mkdir()
+    begin = f"rmdir ../gone; exec {sys.executable} -P -m trioasgi main:app --port 0 " + " ".join(options)
+    with start(["/bin/sh", "-c", begin], cwd=tmp_path / "gone") as server:
+        assert server.wait() == 3
+        assert "the working directory was removed" in server.output.text
+        assert "Traceback" not in server.output.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
+def test_a_ctrl_c_while_the_server_imports_itself_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    program = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_module('trioasgi')"
+    with start([sys.executable, "-c", program]) as server:
+        server.wait_for("importing")
+        assert server.stop(signal.SIGINT) == -signal.SIGINT
+        assert "Traceback" not in server.output.text
 
 
 # Where it listens

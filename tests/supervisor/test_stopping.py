@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Background
-from tests.support.processes import PATIENCE, ServerProcess, start_server, wait_until
+from tests.support.processes import PATIENCE, ServerProcess, is_alive, start_server, wait_until
+from trioasgi.signals import AGAIN_AFTER
 
-from .apps import write_app
+from .apps import write, write_app
 
 if sys.platform == "win32":
     pytest.skip("signals as Unix has them", allow_module_level=True)
@@ -235,3 +239,48 @@ def test_a_reload_that_cuts_requests_does_not_count_as_a_bad_end(tmp_path: Path)
         server.wait_for("has stopped", after=mark)
         assert server.output.count("WARNING|ERROR") == 1
         assert server.stop() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT] * 3)
+def test_signals_that_reach_a_worker_at_its_end_do_not_make_a_good_stop_a_bad_one(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    """They come until the very end of the process; each of them is within half a second of the first."""
+    write_app(tmp_path, "yes", extra="import atexit, time; atexit.register(time.sleep, 0.3)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_until(lambda: len(server.worker_pids()) == 2, "all workers")
+        workers = server.worker_pids()
+        server.send(number)
+        for pid in workers * 200:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+            time.sleep(0.002)
+        assert server.wait() == 0, server.output.text
+        assert "Traceback" not in server.output.text
+
+
+def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path) -> None:
+    telling = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\n"
+    write(tmp_path, telling + "os.write(2, b'x' * 1_000_000)\n")
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "trioasgi", "app:app", "--port", "0", "--reload"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=writer, stderr=writer) as supervisor:
+        try:
+            wait_until(
+                lambda: bool((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()), "a worker"
+            )
+            wait_until(lambda: _is_full(writer), "a full pipe")
+            supervisor.send_signal(signal.SIGTERM)
+            time.sleep(AGAIN_AFTER + 0.1)
+            supervisor.send_signal(signal.SIGTERM)
+            assert supervisor.wait(10) == 1
+            worker = int((tmp_path / "pid").read_text())
+            wait_until(lambda: not is_alive(worker), "the worker's end")
+        finally:
+            supervisor.kill()
+            os.close(reader)
+            os.close(writer)
+
+
+def _is_full(writer: int) -> bool:
+    return not select.select([], [writer], [], 0)[1]

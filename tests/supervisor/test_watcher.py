@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import py_compile
+import sys
 from pathlib import Path
 
 import pytest
 from watchfiles import Change
 
+from tests.support.processes import start
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
 from trioasgi.supervisor.watcher import Changes, FileFilter, forget_bytecode, watched_directories
@@ -117,3 +119,46 @@ def test_compiled_code_of_a_changed_file_is_forgotten(tmp_path: Path) -> None:
     assert compiled.exists()
     forget_bytecode([str(source), str(tmp_path / "gone.py"), "page.html"])
     assert not compiled.exists()
+
+
+STARVED = """
+import logging, os, pathlib, resource
+import trio
+from trioasgi.config import Config
+from trioasgi.supervisor.watcher import watch
+
+logging.basicConfig()
+
+async def main():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.dup(0)
+    os.close(free)
+    send, receive = trio.open_memory_channel(100)
+    async with trio.open_nursery() as nursery:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        nursery.start_soon(watch, Config(reload=True), send.send_nowait)
+        await trio.sleep(1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        with trio.fail_after(15):
+            number = 0
+            while not receive.statistics().current_buffer_used:
+                number += 1
+                pathlib.Path("app.py").write_text(str(number))
+                await trio.sleep(0.2)
+        print("told:", receive.receive_nowait(), flush=True)
+        nursery.cancel_scope.cancel()
+
+{imports}
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no RLIMIT_NOFILE on Windows")
+@pytest.mark.parametrize("imports", ["", "import watchfiles, anyio; anyio.create_task_group"])
+def test_watching_is_tried_again_where_there_were_no_descriptors(imports: str, tmp_path: Path) -> None:
+    """To open the modules that watch, or to watch."""
+    with start([sys.executable, "-c", STARVED.format(imports=imports)], cwd=tmp_path) as program:
+        assert program.wait() == 0, program.output.text
+        assert "Files cannot be watched now:" in program.output.text
+        assert "told: FilesChanged(paths=('app.py',))" in program.output.text
+        assert "Traceback" not in program.output.text

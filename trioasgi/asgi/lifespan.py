@@ -84,6 +84,8 @@ class Lifespan:
         self._progress = trio.Event()
         self._shutdown = trio.Event()
         self._ended = trio.Event()  # the call is over, or waits for a message that will never come
+        self._over = trio.Event()  # the call is over
+        self._over.set()  # or has not begun
         self.state: dict[str, Any] | None = None
         self.context: Context | None = None
         self.crashed = trio.Event()
@@ -95,6 +97,7 @@ class Lifespan:
             self._phase = Phase.UNSUPPORTED
             return
         self.state = {}
+        self._over = trio.Event()
         nursery.start_soon(self._run, name="lifespan")
         try:
             await self._wait_started()
@@ -149,7 +152,24 @@ class Lifespan:
         """End the call, whatever it is doing."""
         self._scope.cancel()
 
+    async def wait_over(self, seconds: float) -> bool:
+        """Whether the call, which was told to end, does so in this time, also where everything around is
+        cancelled.
+
+        It does not if the application shields what it waits for.
+        """
+        if not self._over.is_set():
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
+                await self._over.wait()
+        return self._over.is_set()
+
     async def _run(self) -> None:
+        try:
+            await self._call()
+        finally:
+            self._over.set()
+
+    async def _call(self) -> None:
         scope: dict[str, Any] = {
             "type": "lifespan",
             "asgi": {"version": "3.0", "spec_version": "2.0"},

@@ -8,7 +8,9 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import trio
@@ -17,7 +19,7 @@ from trioasgi.codecs import http_codec_name, websocket_codec_name
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
-from trioasgi.signals import STOPPING
+from trioasgi.signals import AGAIN_AFTER, STOPPING
 from trioasgi.tls.development import resolve_certificate
 
 from . import handover
@@ -25,6 +27,10 @@ from .slots import Supervisor
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+
+
+_LAST_MOMENTS = 1.0
+"""Seconds to come to an end in, after the second signal."""
 
 
 async def bind_and_supervise(config: Config) -> ExitStatus:
@@ -84,8 +90,42 @@ def _stopping_signals() -> Iterator[AsyncIterator[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield _no_signals()
         return
-    with trio.open_signal_receiver(*STOPPING) as signals:
+    with trio.open_signal_receiver(*STOPPING) as signals, _ended_by_a_second_signal():
         yield signals
+
+
+@contextlib.contextmanager
+def _ended_by_a_second_signal() -> Iterator[None]:
+    """See to it that a second signal ends this process also where the loop does not hear of it, as it is
+    blocked: by a log that nobody reads, say. The workers end when we are gone.
+    """
+    receivers = {number: signal.getsignal(number) for number in STOPPING}
+    over = threading.Event()
+    first_at: float | None = None
+
+    def end_soon() -> None:
+        if not over.wait(_LAST_MOMENTS):
+            os._exit(ExitStatus.FAILED)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if first_at is None:
+            first_at = now
+        elif now >= first_at + AGAIN_AFTER:
+            threading.Thread(target=end_soon, name="trioasgi end", daemon=True).start()
+        receiver = receivers[signal.Signals(number)]
+        assert callable(receiver)
+        receiver(number, frame)
+
+    for number in receivers:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        over.set()
+        for number, receiver in receivers.items():
+            signal.signal(number, receiver)
 
 
 async def _no_signals() -> AsyncIterator[int]:

@@ -193,10 +193,10 @@ class WorkerProcess:
         """Whether it failed, had to be killed, or had to cut requests short."""
         if self.failure is not None or self.killed is not None:
             return True
-        # A process manager may send its SIGTERM to the workers as well: one that has not begun to serve, or
-        # has stopped already, has nothing to finish.
+        # A process manager may send its SIGTERM to the workers as well, and a terminal its SIGINT: one that
+        # has not begun to serve, or has stopped already, has nothing to finish.
         had_nothing_to_do = self.ready_at is None or self._finished.is_set()
-        good = (None, 0, -signal.SIGTERM) if had_nothing_to_do else (None, 0)
+        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if had_nothing_to_do else (None, 0)
         return self.exit_status not in good
 
     def ending(self) -> str:

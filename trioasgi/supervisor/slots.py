@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.errors import ExitStatus
+from trioasgi.importing import working_directory
 from trioasgi.net.listeners import close_listeners
 from trioasgi.signals import AGAIN_AFTER
 
@@ -69,7 +69,7 @@ class Supervisor:
         self._living: set[WorkerProcess] = set()
         self._course = Course.RUNNING
         self._status = ExitStatus.OK
-        self._directory = os.getcwd()
+        self._directory = working_directory()
         self._longest_start = 0.0
         self._asked_at: float | None = None
         self._shown: set[str] = set()

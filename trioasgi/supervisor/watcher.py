@@ -7,6 +7,7 @@ import fnmatch
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -46,6 +47,8 @@ _LOOK_EVERY = 1_000
 """Milliseconds between two looks whether the watched directories are still there."""
 _RETRY = 2.0
 """Seconds until it is tried again to watch, where the system had no room."""
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How Rust ends the message of an error that comes from the system."""
 _ADDED = 1
 """watchfiles.Change.added, an IntEnum's: that module is imported late."""
 
@@ -153,7 +156,7 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
         try:
             await _watch_while_there(config, roots, Changes(matters, here), tell, returned)
         except (OSError, RuntimeError, ImportError) as error:
-            if isinstance(error, OSError) and error.errno in NO_ROOM:
+            if _is_for_want_of_room(error):
                 logger.warning("Files cannot be watched now: %s; raise the limit of open files", error)
                 await trio.sleep(_RETRY)
                 continue
@@ -182,24 +185,38 @@ async def _watch_while_there(
     watched = _identities(roots)
     delay = max(1, int(config.reload_delay * 1000))
     stop = trio.Event()
+    failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
-        async for found in watchfiles.awatch(
-            *roots,
-            watch_filter=changes.matters,
-            stop_event=stop,
-            step=delay,
-            debounce=max(_MAX_BATCH, delay),
-            rust_timeout=_LOOK_EVERY,
-            yield_on_timeout=True,
-            ignore_permission_denied=True,
-        ):
-            if paths := (*returned, *changes.paths(found)):
-                tell(FilesChanged(paths))
-            returned = ()
-            if _identities(roots) != watched:
-                break
+        try:
+            async for found in watchfiles.awatch(
+                *roots,
+                watch_filter=changes.matters,
+                stop_event=stop,
+                step=delay,
+                debounce=max(_MAX_BATCH, delay),
+                rust_timeout=_LOOK_EVERY,
+                yield_on_timeout=True,
+                ignore_permission_denied=True,
+            ):
+                if paths := (*returned, *changes.paths(found)):
+                    tell(FilesChanged(paths))
+                returned = ()
+                if _identities(roots) != watched:
+                    break
+        except (OSError, RuntimeError, ImportError) as error:
+            failure = error  # raised outside of the nursery, which would make a group of it
         nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+def _is_for_want_of_room(error: Exception) -> bool:
+    """Whether it may be tried again: watchfiles has the system's number in its message alone."""
+    number = error.errno if isinstance(error, OSError) else None
+    if number is None and (found := _OS_ERROR.search(str(error))):
+        number = int(found[1])
+    return number in NO_ROOM
 
 
 def _identities(roots: Sequence[Path]) -> list[tuple[int, int] | None]:
