@@ -17,7 +17,7 @@ from tests.support.transports import TRANSPORTS, Both, serving_over
 from tests.support.websocket import PING, WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
-from trioasgi.server import LAST_MOMENTS
+from trioasgi.nesting import LAST_MOMENTS
 
 transports = pytest.mark.parametrize("transport", TRANSPORTS)
 

@@ -5,15 +5,28 @@ stops early, as `async for` does when `send()` raises. The generator stays suspe
 open in the task that iterated over it. Trio ends such a task with RuntimeError("Nursery stack corrupted")
 after its coroutine has returned, where nothing within the task can catch it: the error reaches the task's own
 nursery, and with it all other connections.
+
+The tasks in such a nursery are cancelled, but nobody waits for them: `trio.run` fails with TrioInternalError
+if one of them, shielded from that, is still there when the main task has ended. A server that ends waits for
+those that come from its calls, with a deadline (`end_left_behind`).
+
+Trio has no public way to do either. This is the one module that uses its private names.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING, Final
 
+import trio
+from trio.lowlevel import current_task
+
 if TYPE_CHECKING:
-    import trio
+    from collections.abc import Callable, Collection, Iterable, Iterator
+
+    from trio._core._run import CancelStatus
+    from trio.lowlevel import Task
 
 logger = logging.getLogger("trioasgi")
 
@@ -25,7 +38,16 @@ _ADVICE: Final = (
 )
 
 
-def abandon_nurseries(task: trio.lowlevel.Task) -> bool:
+LAST_MOMENTS: Final = 2.0
+"""Seconds that a task gets, once it is cancelled, for what it shields from that."""
+
+_VERSION: Final = trio.__version__
+
+_NAMES_SHOWN: Final = 5
+"""How many kinds of tasks a log line names."""
+
+
+def abandon_nurseries(task: Task) -> bool:
     """Cancel the nurseries that are open in `task`, and have Trio not wait for them any more; were there any?
 
     To be called when the call of the application is over, before the task waits again: a generator that is
@@ -33,7 +55,7 @@ def abandon_nurseries(task: trio.lowlevel.Task) -> bool:
 
     It does what Trio does with the open nurseries of a task that ends (`task_exited`), but raises no error.
     """
-    # Trio has no public way to end a nursery but from the block that opened it, which nobody can reach.
+    # A nursery can be ended only from the block that opened it, which nobody can reach.
     nurseries = task._child_nurseries
     if not nurseries:
         return False
@@ -47,3 +69,149 @@ def abandon_nurseries(task: trio.lowlevel.Task) -> bool:
 def report_left_open(who: str, what: str) -> None:
     """Log that `what`, which ran for `who`, has left something open, and how to mend it."""
     logger.error(_ADVICE, who, what)
+
+
+async def end_left_behind(
+    ours: Collection[trio.Nursery],
+    deadline: float,
+    report: Callable[[BaseException], None] = lambda _: None,
+) -> bool:
+    """Wait for the tasks that calls, made in the nurseries `ours`, have left in nurseries of which nobody
+    takes care any more; did they all end by `deadline`, in Trio's time?
+
+    They were cancelled when they were left; those that are still here are shielded from it. LAST_MOMENTS
+    after the deadline, or after the cancellation of this wait, their shields are removed. What runs in a
+    thread is waited for without limit, as Trio does. `report` is called with each exception that one of them
+    raises, Trio's Cancelled aside.
+    """
+    in_time = True
+    while left := _find_left_behind(frozenset(ours)):
+        if not _can_be_adopted(left[0]):
+            logger.error("%s are left behind, and Trio %s lets nobody wait for them", _names(left), _VERSION)
+            return False
+        logger.warning(
+            "calls of the application have left nurseries open, and tasks in them that are shielded from "
+            "cancellation: the server waits for %s",
+            _names(left),
+        )
+        in_time = await _wait_for(left, deadline, report) and in_time
+    return in_time
+
+
+def _find_left_behind(ours: frozenset[trio.Nursery]) -> list[Task]:
+    """The tasks from calls in `ours` whose nursery is open no more, or is that of a task which has ended.
+
+    Their nursery may have been left by a task of the application's own, which nobody here has seen end.
+    """
+    runner = getattr(current_task(), "_runner", None)
+    tasks: Collection[Task] = getattr(runner, "tasks", ())
+    return [task for task in tasks if _is_left_behind(task, tasks) and not ours.isdisjoint(_ancestors(task))]
+
+
+def _is_left_behind(task: Task, living: Collection[Task]) -> bool:
+    nursery = task.parent_nursery
+    if nursery is None:
+        return False
+    parent = nursery.parent_task
+    return parent not in living or nursery not in parent.child_nurseries
+
+
+def _ancestors(task: Task) -> Iterator[trio.Nursery]:
+    """The nurseries around a task, from the inside."""
+    while (nursery := task.parent_nursery) is not None:
+        yield nursery
+        task = nursery.parent_task
+
+
+async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
+    """Be the parent of the tasks `left` until they have ended; was that by `deadline`?"""
+    last_moments = trio.CancelScope(shield=True)
+    timer = _Timer()
+    async with trio.open_nursery() as beside:
+        try:
+            async with trio.open_nursery() as nursery:
+                for task in left:
+                    _adopt(task, nursery)
+                beside.start_soon(timer.run, nursery, deadline, last_moments)
+        except BaseExceptionGroup as group:
+            for error in _own_failures(group):
+                report(error)
+        finally:
+            last_moments.cancel()
+            beside.cancel_scope.cancel()
+    return not timer.is_over
+
+
+class _Timer:
+    """Removes the shields of tasks that do not end."""
+
+    is_over = False
+    """Whether the deadline has passed, or the wait was cancelled."""
+
+    async def run(self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope) -> None:
+        """Wait until the deadline, and then do what ends the tasks in `nursery`.
+
+        `last_moments` is shielded, and cancelled when they have ended.
+        """
+        try:
+            await trio.sleep_until(deadline)
+        finally:
+            self.is_over = bool(nursery.child_tasks)
+            with last_moments:
+                await trio.sleep(LAST_MOMENTS)
+                logger.warning("%s: cancelled in spite of a shield", _names(nursery.child_tasks))
+                _remove_shields(nursery.child_tasks)
+                await trio.sleep(LAST_MOMENTS)
+                logger.warning("%s: still running (in a thread?)", _names(nursery.child_tasks))
+                while True:  # they may open further shields while they end
+                    _remove_shields(nursery.child_tasks)
+                    await trio.sleep(LAST_MOMENTS)
+
+
+def _can_be_adopted(task: Task) -> bool:
+    """Does Trio have the names that `_adopt` and `_remove_shields` use?"""
+    status = getattr(task, "_cancel_status", None)
+    has_names = hasattr(task, "_parent_nursery") and hasattr(status, "_scope") and hasattr(status, "parent")
+    return has_names and hasattr(task.parent_nursery, "_children")
+
+
+def _adopt(task: Task, nursery: trio.Nursery) -> None:
+    """Have `nursery` wait for a task of another one, as Trio does with a task that `start()` hands on."""
+    assert task._parent_nursery is not None
+    task._parent_nursery._children.remove(task)
+    task._parent_nursery = nursery
+    nursery._children.add(task)
+
+
+def _remove_shields(tasks: Iterable[Task]) -> None:
+    """Let the cancellation of the nurseries that were left reach these tasks, and what they have started."""
+    todo = [*tasks]
+    while todo:
+        task = todo.pop()
+        todo += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+        status: CancelStatus | None = task._cancel_status
+        while status is not None and not status._scope.cancel_called:
+            status._scope.shield = False
+            status = status.parent
+
+
+def _own_failures(error: BaseException | None) -> Iterator[BaseException]:
+    """What the tasks have raised, without what Trio has: the cancellation of the nursery that they were left
+    in, and its complaint that this has gone, which stands for what the task has raised.
+    """
+    match error:
+        case BaseExceptionGroup():
+            for inner in error.exceptions:
+                yield from _own_failures(inner)
+        case RuntimeError() if "stack corrupted" in str(error):
+            yield from _own_failures(error.__context__)
+        case None | trio.Cancelled():
+            pass
+        case _:
+            yield error
+
+
+def _names(tasks: Iterable[Task]) -> str:
+    counts = Counter(task.name for task in tasks)
+    names = [name if count == 1 else f"{name} ({count} times)" for name, count in counts.most_common()]
+    return ", ".join(names[:_NAMES_SHOWN]) + (", and others" if len(names) > _NAMES_SHOWN else "")
