@@ -227,7 +227,10 @@ def test_what_exceeds_the_grace_is_cut_and_logged(codec: str) -> None:
 @both_codecs
 @pytest.mark.parametrize(
     ("path", "line"),
-    [("/stream", r'"GET /stream HTTP/1\.1" 200 6B .* cut$'), ("/wait", r'"GET /wait HTTP/1\.1" ')],
+    [
+        ("/stream", r'"GET /stream HTTP/1\.1" 200 6B .* cut$'),
+        ("/wait", r'"GET /wait HTTP/1\.1" 444 0B .* cut$'),
+    ],
 )
 def test_what_exceeds_the_grace_has_its_line_in_the_access_log(codec: str, path: str, line: str) -> None:
     async def main() -> None:

@@ -16,6 +16,7 @@ from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.observe.uvicorn_style import AccessFormatter
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -198,6 +199,51 @@ def test_a_client_that_resets_before_the_head_is_logged_as_unanswered(transport:
     assert getattr(record, "cut", None) is True
     assert isinstance(record.args, tuple)
     assert len(record.args) == 7
+
+
+@over_both
+@pytest.mark.parametrize("ends", ["grace", "cancellation"])
+@pytest.mark.parametrize(("leaves", "status"), [(False, 444), (True, 499)], ids=["stays", "leaves"])
+def test_the_status_of_an_unanswered_request_says_who_ended_it(
+    transport: str, ends: str, leaves: bool, status: int, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with (
+            served(
+                app, lifespan="off", timeout_graceful_shutdown=0.1, **options(transport, tmp_path)
+            ) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            await arrived.wait()
+            if leaves:
+                under = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                await trio.aclose_forcefully(under)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            if ends == "grace":
+                await server.drain()
+            else:
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await log.wait_for("GET / HTTP/1.1")
+
+    async def bounded() -> None:
+        with scope:
+            await main()
+
+    arrived = trio.Event()
+    scope = trio.CancelScope()
+    with logged() as log:
+        run(bounded)
+    (record,) = [each for each in log.records if each.name == "trioasgi.access"]
+    assert f'" {status} 0B ' in record.getMessage()
+    assert record.getMessage().endswith("ms cut")
+    shown = AccessFormatter("%(request_line)s %(status_code)s").format(record)
+    assert shown == f"GET / HTTP/1.1 {status} cut"
 
 
 @over_both
