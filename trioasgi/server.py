@@ -40,6 +40,7 @@ from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.nesting import LAST_MOMENTS, end_left_behind
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
+from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import (
     close_listeners,
     open_listeners,
@@ -221,6 +222,8 @@ class _Run:
     ) -> None:
         self._config = config
         self._sockets = sockets
+        # With one that was inherited another server may go on.
+        self._owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -388,8 +391,9 @@ class _Run:
             case Listening.ALONE:
                 remove_paths(self._sockets)
                 for sock in self._sockets:
+                    if self._owns_sockets:
+                        refuse_newcomers(sock)
                     self._take_waiting(sock, connections)
-                    # At once: TCP has no way to refuse clients and still hand over those that wait.
                     sock.close()
         close_listeners(self._sockets)
 
