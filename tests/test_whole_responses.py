@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,7 @@ from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.observe.uvicorn_style import AccessFormatter
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
@@ -95,6 +97,35 @@ def test_no_time_for_a_goodbye_bounds_what_is_left_of_a_response(
                 await stream.send_all(b"still more")
             assert (await read(stream)).response() == (200, body, True)
 
+    run(main)
+
+
+@over_both
+def test_an_answer_of_the_servers_own_leaves_behind_what_its_client_has_not_taken(
+    transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bytes(4_000_000)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("no request that it should see")
+
+    def connect_and_send(*args: Any) -> HTTP1Connection:
+        connection = HTTP1Connection(*args)
+        assert not connection.channel.send_nowait(before)
+        return connection
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(b"NO REQUEST\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            got = await read(stream)
+            assert got.data.startswith(before + b"HTTP/1.1 400 ")
+            assert not got.reset
+
+    monkeypatch.setattr("trioasgi.connection.HTTP1Connection", connect_and_send)
     run(main)
 
 
