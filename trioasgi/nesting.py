@@ -77,14 +77,16 @@ async def end_left_behind(
     report: Callable[[BaseException], None] = lambda _: None,
 ) -> bool:
     """Wait for the tasks that calls, made in the nurseries `ours`, have left in nurseries of which nobody
-    takes care any more; did they all end by `deadline`, in Trio's time?
+    takes care any more; did they all end by themselves?
 
     They were cancelled when they were left; those that are still here are shielded from it. LAST_MOMENTS
-    after the deadline, or after the cancellation of this wait, their shields are removed. What runs in a
-    thread is waited for without limit, as Trio does. `report` is called with each exception that one of them
-    raises, Trio's Cancelled aside.
+    after `deadline`, in Trio's time, or after the cancellation of this wait, their shields are removed. What
+    runs in a thread is waited for without limit, as Trio does. `report` is called with each exception that
+    one of them raises, Trio's Cancelled aside.
     """
-    in_time = True
+    for _ in range(2):  # what was left just now and is not shielded ends
+        await trio.lowlevel.cancel_shielded_checkpoint()
+    all_ended = True
     while left := _find_left_behind(frozenset(ours)):
         if not _can_be_adopted(left[0]):
             logger.error("%s are left behind, and Trio %s lets nobody wait for them", _names(left), _VERSION)
@@ -94,8 +96,8 @@ async def end_left_behind(
             "cancellation: the server waits for %s",
             _names(left),
         )
-        in_time = await _wait_for(left, deadline, report) and in_time
-    return in_time
+        all_ended = await _wait_for(left, deadline, report) and all_ended
+    return all_ended
 
 
 def _find_left_behind(ours: frozenset[trio.Nursery]) -> list[Task]:
@@ -124,7 +126,7 @@ def _ancestors(task: Task) -> Iterator[trio.Nursery]:
 
 
 async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
-    """Be the parent of the tasks `left` until they have ended; was that by `deadline`?"""
+    """Be the parent of the tasks `left` until they have ended; was that by themselves?"""
     last_moments = trio.CancelScope(shield=True)
     timer = _Timer()
     async with trio.open_nursery() as beside:
@@ -139,14 +141,13 @@ async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[Bas
         finally:
             last_moments.cancel()
             beside.cancel_scope.cancel()
-    return not timer.is_over
+    return not timer.has_removed_shields
 
 
 class _Timer:
     """Removes the shields of tasks that do not end."""
 
-    is_over = False
-    """Whether the deadline has passed, or the wait was cancelled."""
+    has_removed_shields = False
 
     async def run(self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope) -> None:
         """Wait until the deadline, and then do what ends the tasks in `nursery`.
@@ -156,10 +157,10 @@ class _Timer:
         try:
             await trio.sleep_until(deadline)
         finally:
-            self.is_over = bool(nursery.child_tasks)
             with last_moments:
                 await trio.sleep(LAST_MOMENTS)
                 logger.warning("%s: cancelled in spite of a shield", _names(nursery.child_tasks))
+                self.has_removed_shields = True
                 _remove_shields(nursery.child_tasks)
                 await trio.sleep(LAST_MOMENTS)
                 logger.warning("%s: still running (in a thread?)", _names(nursery.child_tasks))
