@@ -12,12 +12,12 @@ import trio
 import trio.testing
 
 from tests.support.http import request, respond
-from tests.support.sockets import SOON, run
+from tests.support.sockets import SOON, connected, run, served
 from tests.support.transports import TRANSPORTS, Both, serving_over
 from tests.support.websocket import PING, WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
-from trioasgi.server import LAST_MOMENTS
+from trioasgi.nesting import LAST_MOMENTS
 
 transports = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -168,3 +168,19 @@ def test_a_stream_that_is_cancelled_ends_with_a_client_that_reads_nothing(codec:
     clock = trio.testing.MockClock(autojump_threshold=0)
     trio.run(main, clock=clock)
     assert clock.current_time() < 600
+
+
+def test_a_call_that_was_cancelled_is_not_counted_among_those_under_way() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/cancelled":
+            scope["extensions"]["trio"]["cancel_scope"].cancel()
+            await trio.sleep_forever()
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        async with served(app, lifespan="off", limit_concurrency=1) as server:
+            for path, status in (("/cancelled", 503), ("/", 200)):
+                async with connected(server) as client:
+                    assert (await client.get(request(path))).status == status
+
+    run(main)

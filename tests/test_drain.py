@@ -18,6 +18,7 @@ from tests.support.http import CODECS, request, respond
 from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, port_of, run
 from trioasgi import Config, LifespanError, Server, serve
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.net.accept import BATCH, Take, accept_waiting
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 
@@ -227,7 +228,10 @@ def test_what_exceeds_the_grace_is_cut_and_logged(codec: str) -> None:
 @both_codecs
 @pytest.mark.parametrize(
     ("path", "line"),
-    [("/stream", r'"GET /stream HTTP/1\.1" 200 6B .* cut$'), ("/wait", r'"GET /wait HTTP/1\.1" ')],
+    [
+        ("/stream", r'"GET /stream HTTP/1\.1" 200 6B .* cut$'),
+        ("/wait", r'"GET /wait HTTP/1\.1" 444 0B .* cut$'),
+    ],
 )
 def test_what_exceeds_the_grace_has_its_line_in_the_access_log(codec: str, path: str, line: str) -> None:
     async def main() -> None:
@@ -420,13 +424,16 @@ def test_a_request_may_begin_the_drain_of_its_own_server() -> None:
     run(main, SOON)
 
 
-def test_clients_that_the_queue_holds_when_the_drain_begins_are_served() -> None:
-    """They are accepted at that very moment: their tasks have not begun when all are told to drain."""
+@pytest.mark.parametrize("count", [5, BATCH + 20])
+def test_clients_that_the_queue_holds_when_the_drain_begins_are_served(count: int) -> None:
+    """They are accepted at that very moment: their tasks have not begun when all are told to drain. Of more
+    than are accepted in one go, the rest is taken when the listeners have ended.
+    """
 
     async def main() -> None:
         async with serving(Lived()) as server:
             where = ("127.0.0.1", port_of(server))
-            clients = [socket.create_connection(where, 5) for _ in range(5)]  # the loop stands still
+            clients = [socket.create_connection(where, 5) for _ in range(count)]  # the loop stands still
             for client in clients:
                 client.sendall(request("/"))
             server.begin_drain()
@@ -436,6 +443,45 @@ def test_clients_that_the_queue_holds_when_the_drain_begins_are_served() -> None
                     assert (await Client(stream).response()).status == 200
 
     run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are reset, in that short moment")
+def test_a_client_that_comes_between_the_last_accept_and_the_close_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def accept_and_wait(listener: socket.socket, take: Take, most: int) -> None:
+        accept_waiting(listener, take, most)
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(listener.getsockname(), 5)
+        refused.append(1)
+
+    async def main() -> None:
+        async with serving(Lived()) as server, connected(server) as client:
+            server.begin_drain()
+            assert (await client.get(request("/"))).status == 200
+
+    refused: list[int] = []
+    monkeypatch.setattr("trioasgi.server.accept_waiting", accept_and_wait)
+    run(main)
+    assert refused
+
+
+def test_an_inherited_socket_is_left_as_it_was() -> None:
+    """Whoever has opened it may have another server go on with it."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            for _ in range(2):
+                async with (
+                    serving(Lived(), bind=(f"fd:{own.fileno()}",)) as server,
+                    connected(server) as client,
+                ):
+                    assert (await client.get(request("/"))).status == 200
+            with socket.create_connection(own.getsockname(), 5):
+                accepted, _ = own.accept()
+                accepted.close()
+
+    run(main, SOON)
 
 
 def test_a_task_of_the_application_is_told_of_only_where_there_is_one() -> None:

@@ -6,12 +6,15 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from typing import Any
 
 import pytest
+import trio
 
 from tests.support.http import request, respond
-from tests.support.sockets import connected, run, served
+from tests.support.sockets import SOON, connected, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.connection import Connections
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.websocket.messages import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
@@ -101,3 +104,25 @@ def test_heads_of_responses_are_remembered_within_a_bound() -> None:
         for number in range(300):
             encoder.encode(200, ((b"set-cookie", b"%d" % number * 10_000),))
         assert allocated() - before < 1_000_000
+
+
+def test_no_connection_is_kept_that_has_ended(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Connections] = []
+
+    def make(*args: Any) -> Connections:
+        made.append(Connections(*args))
+        return made[0]
+
+    async def main() -> None:
+        async with served(fine, http=codec, lifespan="off", access_log=False) as server:
+            for last in (request(), request("/", "Connection: close"), b"NO REQUEST\r\n\r\n", b"GET / HT"):
+                async with connected(server) as client:
+                    await client.get(request())
+                    assert len(made[0]) == 1
+                    await client.send(last)
+                with trio.fail_after(SOON):
+                    while len(made[0]):  # noqa: ASYNC110 - nothing tells
+                        await trio.sleep(0.01)
+
+    monkeypatch.setattr("trioasgi.server.Connections", make)
+    run(main)

@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,6 +17,8 @@ from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
 from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.http1.connection import HTTP1Connection
+from trioasgi.observe.uvicorn_style import AccessFormatter
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 
@@ -94,6 +97,35 @@ def test_no_time_for_a_goodbye_bounds_what_is_left_of_a_response(
                 await stream.send_all(b"still more")
             assert (await read(stream)).response() == (200, body, True)
 
+    run(main)
+
+
+@over_both
+def test_an_answer_of_the_servers_own_leaves_behind_what_its_client_has_not_taken(
+    transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bytes(4_000_000)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("no request that it should see")
+
+    def connect_and_send(*args: Any) -> HTTP1Connection:
+        connection = HTTP1Connection(*args)
+        assert not connection.channel.send_nowait(before)
+        return connection
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(b"NO REQUEST\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            got = await read(stream)
+            assert got.data.startswith(before + b"HTTP/1.1 400 ")
+            assert not got.reset
+
+    monkeypatch.setattr("trioasgi.connection.HTTP1Connection", connect_and_send)
     run(main)
 
 
@@ -198,6 +230,51 @@ def test_a_client_that_resets_before_the_head_is_logged_as_unanswered(transport:
     assert getattr(record, "cut", None) is True
     assert isinstance(record.args, tuple)
     assert len(record.args) == 7
+
+
+@over_both
+@pytest.mark.parametrize("ends", ["grace", "cancellation"])
+@pytest.mark.parametrize(("leaves", "status"), [(False, 444), (True, 499)], ids=["stays", "leaves"])
+def test_the_status_of_an_unanswered_request_says_who_ended_it(
+    transport: str, ends: str, leaves: bool, status: int, tmp_path: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with (
+            served(
+                app, lifespan="off", timeout_graceful_shutdown=0.1, **options(transport, tmp_path)
+            ) as server,
+            connect(server, context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            await arrived.wait()
+            if leaves:
+                under = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                await trio.aclose_forcefully(under)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+            if ends == "grace":
+                await server.drain()
+            else:
+                scope.cancel()
+                with trio.CancelScope(shield=True):
+                    await log.wait_for("GET / HTTP/1.1")
+
+    async def bounded() -> None:
+        with scope:
+            await main()
+
+    arrived = trio.Event()
+    scope = trio.CancelScope()
+    with logged() as log:
+        run(bounded)
+    (record,) = [each for each in log.records if each.name == "trioasgi.access"]
+    assert f'" {status} 0B ' in record.getMessage()
+    assert record.getMessage().endswith("ms cut")
+    shown = AccessFormatter("%(request_line)s %(status_code)s").format(record)
+    assert shown == f"GET / HTTP/1.1 {status} cut"
 
 
 @over_both

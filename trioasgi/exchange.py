@@ -115,6 +115,11 @@ class Exchange(ABC):
 
     @property
     @abstractmethod
+    def cut_by_server(self) -> bool:
+        """Was it the server that gave the response up, with its client still there as far as it knew?"""
+
+    @property
+    @abstractmethod
     def disconnected(self) -> bool:
         """Has the peer gone, or is the exchange over? (Never a queue item: it is true from that moment
         on.)

@@ -11,6 +11,7 @@ ended, the application is told to shut down. Nothing lives outside that tree.
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.asgi.background import Background, ServerNursery
+from trioasgi.asgi.background import Background, ServerNursery, report_left_behind
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.asgi.wsgi import as_asgi
@@ -36,9 +37,10 @@ from trioasgi.assembly import (
 from trioasgi.config import Config
 from trioasgi.connection import Connections
 from trioasgi.errors import ConfigError, LifespanError, TrioasgiError
-from trioasgi.nesting import guard_nurseries
+from trioasgi.nesting import LAST_MOMENTS, end_left_behind, guard_nurseries
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
+from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import (
     close_listeners,
     open_listeners,
@@ -57,9 +59,6 @@ if TYPE_CHECKING:
     from trioasgi.net.listeners import SocketAddress
 
 logger = logging.getLogger("trioasgi")
-
-LAST_MOMENTS = 2.0
-"""Seconds that a connection gets, once it is cancelled, for what it or its application shields from that."""
 
 
 class Listening(Enum):
@@ -246,6 +245,8 @@ class _Run:
         self._config = config
         self._on_stuck = on_stuck
         self._sockets = sockets
+        # With one that was inherited another server may go on.
+        self._owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -266,6 +267,9 @@ class _Run:
         self._server = Server(sockets, tls=self._tls is not None, listening=listening)
         self._access_log = access_log(config)
         self._hub: Hub | None = None
+        self._grace_ends = -math.inf
+        self._nurseries: list[trio.Nursery] = []
+        """Those that calls of the application are made in."""
         self._fixed_server = {sock: fixed_address(sock) for sock in sockets}
 
     async def run(self, task_status: trio.TaskStatus[Server]) -> None:
@@ -273,6 +277,7 @@ class _Run:
         try:
             await self._within_lifespan(partial(self._serve, task_status))
         finally:
+            await self._end_last_left_behind()
             self._server.begin_drain()
             self._server._ended.set()
 
@@ -281,6 +286,7 @@ class _Run:
         try:
             await self._within_lifespan(partial(self._serve_stream, stream))
         finally:
+            await self._end_last_left_behind()
             await trio.aclose_forcefully(stream)
 
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
@@ -291,13 +297,17 @@ class _Run:
             trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         try:
             async with trio.open_nursery() as nursery:
+                self._nurseries.append(nursery)
                 try:
                     await nursery.start(self._background.run)
                     await self._lifespan.startup(nursery)
                     try:
                         if self._websocket is not None:
                             await nursery.start(self._websocket.keepalive.run)
-                        await serve(nursery)
+                        try:
+                            await serve(nursery)
+                        finally:
+                            await self._end_left_behind()
                     finally:
                         await self._end_background()
                         await self._lifespan.shutdown()
@@ -332,7 +342,21 @@ class _Run:
     async def _serve_stream(self, stream: trio.abc.Stream, _nursery: trio.Nursery) -> None:
         async with self._open_connections() as (connections, _busy, _clock):
             connections.begin(stream, None, None)
-        self._background.drain(trio.current_time() + self._config.timeout_graceful_shutdown)
+        self._grace_ends = trio.current_time() + self._config.timeout_graceful_shutdown
+        self._background.drain(self._grace_ends)
+
+    async def _end_left_behind(self) -> None:
+        """Let tasks end that requests have left behind, in what is left of the grace: what they use of the
+        application's may be gone after its shutdown.
+        """
+        if not await end_left_behind(self._nurseries, self._grace_ends, report_left_behind):
+            self._server.has_cut = True
+
+    async def _end_last_left_behind(self) -> None:
+        """As above, of those that the lifespan call and tasks in the background have left."""
+        self._grace_ends = trio.current_time()
+        with trio.CancelScope(shield=True):  # each wait within has a deadline
+            await self._end_left_behind()
 
     async def _end_background(self) -> None:
         """Let the tasks that the application has started through the server end, in what is left of the
@@ -377,7 +401,7 @@ class _Run:
                 listening.cancel_scope.cancel()
             self._stop_listening(connections)
             connections.drain()
-            deadline = trio.current_time() + self._config.timeout_graceful_shutdown
+            self._grace_ends = deadline = trio.current_time() + self._config.timeout_graceful_shutdown
             self._background.drain(deadline)
             clock.start_soon(self._cut_at, deadline, connections, busy.cancel_scope)
 
@@ -390,6 +414,7 @@ class _Run:
         async with trio.open_nursery() as clock:
             try:
                 async with trio.open_nursery() as busy:
+                    self._nurseries.append(busy)
                     connections = self._connections(busy)
                     clock.start_soon(_abort_when_cancelled, connections, last_moments)
                     yield connections, busy, clock
@@ -407,8 +432,9 @@ class _Run:
             case Listening.ALONE:
                 remove_paths(self._sockets)
                 for sock in self._sockets:
+                    if self._owns_sockets:
+                        refuse_newcomers(sock)
                     self._take_waiting(sock, connections)
-                    # At once: TCP has no way to refuse clients and still hand over those that wait.
                     sock.close()
         close_listeners(self._sockets)
 

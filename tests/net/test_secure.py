@@ -16,7 +16,7 @@ from tests.support.openssl import RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
 from trioasgi.net import secure
-from trioasgi.net.secure import MAX_EMPTY_RECORDS, RECORDS_A_TURN, Secured, TLSChannel
+from trioasgi.net.secure import MAX_ANSWERS, MAX_EMPTY_RECORDS, RECORDS_A_TURN, Secured, TLSChannel
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -203,6 +203,40 @@ def test_a_client_that_sends_nothing_but_key_updates_is_closed(tmp_path: Path) -
                 await channel.receive()
 
     run(main)
+
+
+def test_a_client_that_does_not_read_what_tls_answers_is_closed(tmp_path: Path) -> None:
+    """What is there to answer depends on OpenSSL: 3 has one answer to all key updates, 1.1.1 one to each."""
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, transport, peer):
+            assert not transport.send_nowait(bytes(1 << 25))  # as of a client that reads nothing
+            for _ in range(MAX_ANSWERS // 1000):
+                peer.records.write(b"more")
+                await peer.flush()
+                channel._outgoing.write(bytes(1000))  # where OpenSSL puts its answer
+                assert await channel.receive() == b"more"
+            peer.records.write(b"too much")
+            await peer.flush()
+            channel._outgoing.write(bytes(1000))
+            assert await channel.receive() == b"too much"
+            with pytest.raises(ConnectionAbortedError, match="does not read the answers"):
+                await channel.receive()
+
+    run(main, 10)
+
+
+def test_answers_that_its_client_reads_are_not_counted(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            for _ in range(2 * MAX_ANSWERS // 1000):
+                peer.records.write(b"more")
+                await peer.flush()
+                channel._outgoing.write(bytes(1000))
+                assert await channel.receive() == b"more"
+            assert await read_exactly(peer.stream, 2 * MAX_ANSWERS // 1000 * 1000)
+
+    run(main, 10)
 
 
 def test_a_client_that_breaks_tls_is_told_by_an_alert(tmp_path: Path) -> None:

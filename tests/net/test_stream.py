@@ -674,3 +674,27 @@ def test_tls_on_top_of_it() -> None:
             assert await read_exactly(client, len(data)) == data
 
     run(main)
+
+
+def test_closing_waits_for_what_the_kernel_has_not_taken() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            data = bytes(range(256)) * 40_000
+            assert not stream.send_nowait(data)
+            nursery.start_soon(stream.aclose)
+            assert await read_exactly(peer, len(data) + 1) == data
+
+    run(main, SOON)
+
+
+def test_what_is_given_back_comes_first_and_in_order() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            await peer.send_all(b"third")
+            assert await stream.receive() == b"third"
+            stream.unread(b"third")
+            stream.unread(b"second ")
+            stream.unread(b"first ")
+            assert await stream.receive() == b"first second third"
+
+    run(main, SOON)

@@ -163,6 +163,15 @@ class _Task:
             raise outside
 
 
+def report_left_behind(error: BaseException) -> None:
+    """Log what a task that a call has left behind has raised, and raise it again if it is not its own."""
+    ours, outside = split_failure(error)
+    if ours is not None:
+        log_failure("a task that a call of the application has left behind failed", ours)
+    if outside is not None:
+        raise outside
+
+
 class TrioExtension(Mapping[str, Any]):
     """What the extension `trio` offers to a request.
 

@@ -24,7 +24,7 @@ from trioasgi.asgi.messages import (
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
-from trioasgi.observe.access import UNANSWERED
+from trioasgi.observe.access import CUT_OFF, UNANSWERED
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
@@ -60,12 +60,15 @@ class AccessEntry:
         self._written = True
         request = exchange.request
         delivered = exchange.delivered
+        status = exchange.status
+        if delivered is None:
+            status = CUT_OFF if exchange.cut_by_server else UNANSWERED
         self._log.log(
             self._peer,
             request.method,
             request.target.decode("ascii", "replace"),
             request.http_version,
-            exchange.status if delivered is not None else UNANSWERED,
+            status,
             delivered or 0,
             perf_counter() - self._started,
             cut=exchange.phase is _FAILED,

@@ -69,6 +69,7 @@ class HTTP1Exchange(Exchange):
     """
 
     __slots__ = (
+        "_by_server",
         "_connection",
         "_ended",
         "_failure",
@@ -364,6 +365,10 @@ class HTTP1Exchange(Exchange):
         return getattr(self, "_failure", "")
 
     @property
+    def cut_by_server(self) -> bool:
+        return getattr(self, "_by_server", False)
+
+    @property
     def ended(self) -> bool:
         return self.phase is _COMPLETE or getattr(self, "_ended", False)
 
@@ -377,9 +382,12 @@ class HTTP1Exchange(Exchange):
 
     def cut_off(self, reason: str) -> None:
         """For the connection: it ends now, whatever has not left yet."""
+        connection = self._connection
         if not self.over:
-            self._connection.log_limit(reason)
-            self._lose(reason)
+            connection.log_limit(reason)
+            self._lose(reason, by_server=not connection.channel.hung_up)
+        elif self.phase is _REFUSED and connection.channel.unsent:
+            self._lose(self.failure, by_server=not connection.channel.hung_up)
         self.end()
 
     @property
@@ -465,7 +473,7 @@ class HTTP1Exchange(Exchange):
             yield
         except TimeoutError as exc:
             self._connection.log_limit("the client took nothing of the response for too long")
-            self._lose("the client stopped reading the response")
+            self._lose("the client stopped reading the response", by_server=True)
             raise ClientDisconnected("the client stopped reading the response") from exc
         except OSError as exc:
             raise self._broken() from exc
@@ -473,19 +481,20 @@ class HTTP1Exchange(Exchange):
     def _broken(self) -> ClientDisconnected:
         """Give the response up, as its connection is broken: what to raise."""
         reason = "the client broke the connection"
-        self._lose(reason)
+        self._lose(reason, by_server=False)
         return ClientDisconnected(reason)
 
-    def _lose(self, reason: str) -> None:
+    def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken, for all who use it: whatever else waits for it need wait no longer."""
         channel = self._connection.channel
         if getattr(self, "_lost", None) is None:
             self._lost = channel.unsent
-        self._give_up(reason)
+        self._give_up(reason, by_server=by_server)
         channel.abort()
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, reason: str, *, by_server: bool) -> None:
         self._failure = reason
+        self._by_server = by_server
         self.phase = _FAILED
         self.close_after = True
         self._end_waits()
@@ -528,4 +537,4 @@ class HTTP1Exchange(Exchange):
     def abort(self, reason: str) -> None:
         if not self.over and self.phase is not _ENDING:
             self._connection.log_limit(reason)
-            self._give_up(reason)
+            self._give_up(reason, by_server=not self._connection.channel.hung_up)

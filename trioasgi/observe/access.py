@@ -21,6 +21,9 @@ BATCH_LINES: Final = 256
 UNANSWERED: Final = 499
 """The status in the line of a request whose client went before any response could leave: nginx's number."""
 
+CUT_OFF: Final = 444
+"""As UNANSWERED, where it was the server that ended the request: nginx's number, too."""
+
 _FORMAT: Final = '%s "%s %s HTTP/%s" %d %dB %.1fms'
 _CUT: Final = " cut"
 """What stands at the end of the line of a response that has not left whole."""

@@ -50,7 +50,9 @@ class DefaultFormatter(logging.Formatter):
 
 
 class AccessFormatter(DefaultFormatter):
-    """Adds the fields `client_addr`, `request_line` and `status_code`, which has its phrase behind it."""
+    """Adds the fields `client_addr`, `request_line` and `status_code`, which has its phrase behind it, and
+    ` cut` if the response ended before it was whole.
+    """
 
     def add_fields(self, record: logging.LogRecord) -> None:
         super().add_fields(record)
@@ -59,7 +61,8 @@ class AccessFormatter(DefaultFormatter):
             case (client, method, target, version, int(status), *_):
                 record.client_addr = client
                 record.request_line = f"{method} {target} HTTP/{version}"
-                record.status_code = f"{status} {_phrase(status)}".rstrip()
+                mark = " cut" if getattr(record, "cut", False) else ""
+                record.status_code = f"{status} {_phrase(status)}".rstrip() + mark
 
 
 def _phrase(status: int) -> str:
