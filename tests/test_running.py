@@ -408,7 +408,8 @@ def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_rea
         assert get(url).body == "yes"
         server.wait_for("the limit of requests for one worker is reached")
         server.send(signal.SIGTERM)
-        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")  # it may come before the stop
+        # It may come before the stop.
+        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")
         (tmp_path / "released").touch()
         assert held.answer().body == "yes"
         assert server.wait() == 0
