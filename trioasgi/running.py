@@ -82,8 +82,9 @@ def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
 def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
     signals = StopSignals() if signals is None else signals
     configure_logging(config, show_pid=is_supervised(config))
-    log_remarks((*remarks, *config.remarks()))
+    log_remarks(remarks)
     if is_supervised(config):
+        log_remarks(config.remarks())  # in this process serve() does so
         return _supervise(config, signals)
     return _run_here(lambda: load_app(config), config, signals)
 
@@ -95,7 +96,6 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
             "each worker imports it itself"
         )
     configure_logging(config)
-    log_remarks(config.remarks())
     return _run_here(lambda: check_app(app, config=config), config, StopSignals())
 
 
