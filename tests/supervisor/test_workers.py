@@ -254,7 +254,7 @@ def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("path", ["/", "/held", "/block"])
+@pytest.mark.parametrize("path", ["/", "/held", "/block", "/spin"])
 def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
@@ -266,7 +266,7 @@ def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path
         server.popen.kill()
         begun = time.monotonic()
         wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all workers")
-        assert time.monotonic() - begun < 2 + 1  # the machine may be busy
+        assert time.monotonic() - begun < 2  # as docs/deployment.md promises; an orphan takes 1.5 at most
 
 
 def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
@@ -276,7 +276,9 @@ def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path:
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         pid = int(server.wait_for(r"importing (\d+)")[1])
         server.popen.kill()
+        begun = time.monotonic()
         wait_until(lambda: not is_alive(pid), "the end of the worker")
+        assert time.monotonic() - begun < 2
 
 
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
