@@ -49,7 +49,8 @@ _FRAMING = frozenset(
         "http2-settings",
     }
 )
-"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1)."""
+"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1); those of a
+WebSocket's handshake (RFC 6455 11.3) are refused with them."""
 
 _FOREIGN_CLASS = {r".*[.:].*": "a class for asyncio cannot run on Trio"}
 """Why a protocol of somebody's own is refused that uvicorn takes."""
@@ -717,7 +718,8 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
                 origins.get("header", "keyword header"),
                 "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
             )
-        if entry.partition(":")[0].lower() in _FRAMING:
+        name = entry.partition(":")[0].lower()
+        if name in _FRAMING or name.startswith("sec-websocket-"):
             OPTIONS["header"].refuse(
                 entry,
                 origins.get("header", "keyword header"),

@@ -186,7 +186,9 @@ def _where(module: ModuleType) -> str:
 
 
 def _hidden_file(module: ModuleType) -> str:
-    """What to say where the application's directory has a file that was meant, and another was found."""
+    """What to say where another module was found than the one that was meant."""
+    if module.__name__ == "__main__":
+        return ": __main__ is the program that was started; name the application by its own module"
     name, file = module.__name__.replace(".", os.sep), getattr(module, "__file__", None) or ""
     for meant in (f"{name}.py", os.path.join(name, "__init__.py")):
         path = os.path.join(sys.path[0], meant)

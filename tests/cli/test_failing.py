@@ -41,6 +41,13 @@ def test_a_module_that_is_named_like_one_of_the_standard_library_names_both_file
     )
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_main_is_the_program_that_was_started_and_not_the_application(workers: str, tmp_path: Path) -> None:
+    result = run("__main__:app", "--workers", workers, cwd=tmp_path)
+    assert result.returncode == 3
+    assert "__main__ is the program that was started; name the application by its own module" in result.stderr
+
+
 @pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_files_that_are_named_like_our_own_imports_do_no_harm(
