@@ -187,8 +187,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return entry
 
     def _spelt(self, word: str) -> str:
+        """The choice that `word` is, in whatever case; or else `word` itself, to be refused."""
         lower = word.lower()
-        return self.spellings.get(lower, lower)
+        return self.spellings.get(lower, lower if lower in self.choices else word)
 
     def refuse(self, value: object, origin: str, expected: str | None = None) -> NoReturn:
         """Raise the ConfigError for a value that cannot be."""
