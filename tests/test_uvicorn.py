@@ -216,7 +216,7 @@ def test_a_protocol_given_as_uvicorns_class() -> None:
     assert Config.from_dict({"http": H11Protocol}).http == "h11"
     with pytest.raises(ConfigError, match="h11, httptools: a class for asyncio cannot run on Trio"):
         Config.from_dict({"http": asyncio.Protocol})
-    with pytest.raises(ConfigError, match="'my.module:MyProtocol' .* cannot run on Trio"):
+    with pytest.raises(ConfigError, match=r"'my\.module:MyProtocol' .* cannot run on Trio"):
         read_config({"http": "my.module:MyProtocol"}, environ={})
 
 

@@ -17,7 +17,7 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
-from trioasgi.loading import check_app, load_app, refuse_while_loading
+from trioasgi.loading import check_app, load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.serving import Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
@@ -58,6 +58,8 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     if settled.env_file is not None and not is_supervised(settled):
         load_env_file(settled.env_file, os.environ)
     try:
+        if is_supervised(settled):
+            refuse_in_worker()
         status = _run_named(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
     except MainGuardError as error:
         logger.critical("%s", error)

@@ -281,6 +281,26 @@ def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path:
         assert time.monotonic() - begun < 2
 
 
+def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
+    """A thread that the application starts while it is imported may get as far as that."""
+    again = """
+        import threading, trioasgi
+        def serve_again():
+            try:
+                trioasgi.run("app:app", port=0, workers=2)
+            except SystemExit as error:
+                print("status", error.code, flush=True)
+        threading.Thread(target=serve_again).start()
+    """
+    write_app(tmp_path, "yes", extra=again)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        server.wait_for(r"trioasgi\.run\(\) with workers or reload was called in a worker process")
+        server.wait_for("^status 3$")
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+        assert server.output.count("Serving on") == 1
+
+
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}')\n""")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
