@@ -34,8 +34,9 @@ and the file overrides the default.
   the current directory; otherwise `trioasgi.toml` there, with the options at its top level or in
   `[tool.trioasgi]`. Keys may have dashes or underscores. Paths are relative to the current directory, not to
   the file.
-- **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. If they come from
-  different sources, only the first source counts: `--port` on the command line replaces a `bind` from a file.
+- **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. (Beside `uds` or `fd`,
+  `host` and `port` have no effect, which a warning says.) If they come from different sources, only the first
+  source counts: `--port` on the command line replaces a `bind` from a file.
 - **`--certfile` without a value** is `--certfile development`: a certificate for localhost, made for this
   run. `--certfile main:app` takes `main:app` as the application unless a file of that name exists.
 """

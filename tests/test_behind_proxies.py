@@ -347,6 +347,67 @@ def test_haproxy_before_nginx_before_the_server(tmp_path: Path) -> None:
     run(main)
 
 
+# A proxy that was not told of WebSockets
+
+UPGRADES = r"^ *(proxy_set_header (Upgrade|Connection) .*|proxy_http_version 1\.1;)$"
+
+
+HANDSHAKE = (
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+)
+
+
+async def expect_the_reason(port: int) -> None:
+    """What the server says of a WebSocket's handshake that has come through the proxy at `port`."""
+    with logged() as log:
+        async with client_of(port) as client:
+            await client.send(request("/chat", *HANDSHAKE))
+            assert (await client.response()).status == 404
+        await log.wait_for(r'"GET /chat HTTP/1\.[01]" 404')
+        assert log.count("GET /chat is a WebSocket's handshake without its Upgrade and Connection") == 1
+
+
+async def websockets_alone(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "http":
+        await respond(send, b"no", status=404)
+        return
+    await show_or_echo(scope, receive, send)
+
+
+def test_of_a_websocket_through_nginx_without_the_map_the_log_says_why_it_failed(tmp_path: Path) -> None:
+    block = re.sub(UPGRADES, "", documented("nginx", "location / {"), flags=re.MULTILINE)
+    assert "Upgrade" not in block
+
+    async def main() -> None:
+        async with served(websockets_alone, **TRUST) as server:
+            config = block.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}")
+            with nginx(
+                tmp_path, lambda port: config.replace("listen 80;", f"listen 127.0.0.1:{port};")
+            ) as port:
+                await expect_the_reason(port)
+
+    run(main)
+
+
+def test_of_a_websocket_through_a_haproxy_that_drops_upgrade_the_log_says_why_it_failed(
+    tmp_path: Path,
+) -> None:
+    block = documented("haproxy", "mode http")
+    dropping = "    http-request del-header Upgrade\n    server one"
+
+    async def main() -> None:
+        async with served(websockets_alone, **TRUST) as server:
+            config = block.replace("    server one", dropping)
+            config = config.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}")
+            with haproxy(tmp_path, lambda port: config.replace("bind :80", f"bind 127.0.0.1:{port}")) as port:
+                await expect_the_reason(port)
+
+    run(main)
+
+
 # What the documentation says
 
 

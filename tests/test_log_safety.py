@@ -6,21 +6,24 @@ import io
 import logging
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.http import request, respond
-from tests.support.processes import start, start_server
+from tests.support.processes import start, start_server, wait_until
 from tests.support.sockets import connected, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.proxy import SIGNATURE_V2
@@ -208,6 +211,57 @@ def test_both_logs_recover_in_real_files(tmp_path: Path) -> None:
         assert "Traceback" not in text
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """The mount point of a file system of 64 KiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = shutil.which("mount")
+    command = [str(mount), "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("this user may not mount a file system")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_whose_disk_is_full_goes_on_and_logs_again_when_there_is_room(
+    workers: str, small_disk: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    log, ballast = small_disk / "log", small_disk / "ballast"
+    command = f"exec {sys.executable} -m trioasgi app:app --port 0 --workers {workers} >>{log} 2>&1"
+    with start(["sh", "-c", command], cwd=tmp_path) as process:
+        wait_until(lambda: log.exists() and "http://" in log.read_text(), "the server's URL")
+        match = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
+        assert match is not None
+        with httpx.Client(base_url=match[0], trust_env=False) as client:
+            assert client.get("/before").text == "ok"
+            wait_until(lambda: "/before" in log.read_text(), "the line of the access log")
+            with ballast.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space left"):
+                while True:
+                    file.write(bytes(1024))
+            # More than what the log's last page has room for: both kinds of line are lost.
+            for _ in range(100):
+                assert client.get("/while").text == "ok"
+                assert client.get("/fail").status_code == 500
+            assert log.stat().st_size < 65536
+            ballast.unlink()
+            wait_until(lambda: says_so(client, log), "lines that are written again")
+        process.stop()
+    text = log.read_text()
+    assert "No space left on device" in text
+    assert "Logging error" not in text
+
+
+def says_so(client: httpx.Client, log: Path) -> bool:
+    """Ask once more, and see whether every worker's failure has been told and later lines stand there."""
+    assert client.get("/after").text == "ok"
+    return "lines may be missing above" in log.read_text() and "/after" in log.read_text()
+
+
 APP = """
 async def app(scope, receive, send):
     assert scope["type"] == "http", scope["type"]
@@ -219,16 +273,12 @@ async def app(scope, receive, send):
 
 
 def test_lines_stand_in_a_file_in_the_order_in_which_they_were_said(tmp_path: Path) -> None:
-    import httpx
-
     if sys.platform == "win32":
         pytest.skip("there is no SIGKILL on Windows")
     (tmp_path / "app.py").write_text(APP)
     log = tmp_path / "log"
     command = f"exec {sys.executable} -m trioasgi app:app --port 0 >>{log} 2>&1"
     with start(["sh", "-c", command], cwd=tmp_path) as process:
-        from tests.support.processes import wait_until
-
         wait_until(lambda: log.exists() and "http://" in log.read_text(), "the server's URL")
         match = re.search(r"http://127\.0\.0\.1:\d+", log.read_text())
         assert match is not None

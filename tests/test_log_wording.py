@@ -127,15 +127,16 @@ def test_a_response_that_the_server_gave_up_is_not_said_to_be_the_applications()
 
 def test_a_websocket_handshake_that_has_lost_its_upgrade_is_called_so() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await respond(send, b"no", status=404 if scope["path"] != "/fine" else 200)
+        await respond(send, b"no", status={"/fine": 200, "/moved": 307}.get(scope["path"], 404))
 
     async def main() -> None:
         with logged() as log:
             async with served(app, lifespan="off") as server, connected(server) as client:
                 key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
-                for path, fields in (("/a", (key,)), ("/b", ()), ("/fine", (key,))):
+                for path, fields in (("/a", (key,)), ("/moved", (key,)), ("/b", ()), ("/fine", (key,))):
                     await client.get(request(path, *fields))
-            assert log.count("is a WebSocket's handshake without its Upgrade") == 1
+            assert log.count("is a WebSocket's handshake without its Upgrade") == 2
+            assert log.count("GET /moved is a WebSocket's handshake") == 1
             assert log.count("GET /a is a WebSocket's handshake") == 1
 
     run(main)

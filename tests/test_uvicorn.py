@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import logging
@@ -9,10 +10,12 @@ import os
 import ssl
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
+import httpx
 import pytest
 import uvicorn
 import uvicorn.config
@@ -192,6 +195,86 @@ def test_our_variables_win_over_uvicorns_and_those_over_what_many_servers_read(t
     assert read_config({}, environ=theirs, directory=tmp_path).binds == ("unix:u",)
 
 
+# What uvicorn takes as well, though it makes little sense
+
+CLASSES = {
+    "http": {**uvicorn.config.HTTP_PROTOCOLS},
+    "ws": {word: name for word, name in uvicorn.config.WS_PROTOCOLS.items() if name is not None},
+}
+
+
+@pytest.mark.parametrize(("name", "word"), [(name, word) for name in CLASSES for word in CLASSES[name]])
+def test_uvicorns_protocols_may_be_named_by_their_class(name: str, word: str, tmp_path: Path) -> None:
+    expected = Config.from_dict({name: word})
+    for named in every_source(name, CLASSES[name][word], tmp_path):
+        assert named == expected
+
+
+def test_a_protocol_given_as_uvicorns_class() -> None:
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    assert Config.from_dict({"http": H11Protocol}).http == "h11"
+    with pytest.raises(ConfigError, match="h11, httptools: a class for asyncio cannot run on Trio"):
+        Config.from_dict({"http": asyncio.Protocol})
+    with pytest.raises(ConfigError, match=r"'my\.module:MyProtocol' .* cannot run on Trio"):
+        read_config({"http": "my.module:MyProtocol"}, environ={})
+
+
+def every_source(name: str, value: str, directory: Path) -> Iterator[Config]:
+    """What a value of the option that uvicorn calls `name` makes of each source in turn."""
+    for prefix in ("UVICORN_", "TRIOASGI_"):
+        yield read_config({}, environ={f"{prefix}{name.upper()}": value}, directory=directory)
+    yield read_config({NAMES[name]: value}, environ={}, directory=directory)
+    (directory / "o.toml").write_text(f"{name.replace('_', '-')} = {json.dumps(value)}")
+    yield read_config({}, config_file="o.toml", environ={}, directory=directory)
+    yield Config.from_dict({name: value})
+
+
+@pytest.mark.parametrize(
+    ("value", "mount"), [("foo", "/foo"), ("/foo/", "/foo"), ("a/b", "/a/b"), ("/", ""), ("", "")]
+)
+def test_a_root_path_has_one_slash_before_it_and_none_behind(value: str, mount: str, tmp_path: Path) -> None:
+    for config in every_source("root_path", value, tmp_path):
+        assert config.root_path == mount
+
+
+@pytest.mark.parametrize(
+    ("options", "remark"),
+    [
+        ({"ssl_cert_reqs": "2"}, "client_certs = 'required' has no effect without certfile"),
+        ({"ssl_cert_reqs": "1", "ssl_certfile": "c"}, "client_certs = 'optional' without ca_certs: every"),
+        ({"ssl_ca_certs": "ca", "ssl_certfile": "c"}, "ca_certs = 'ca' has no effect: clients are not asked"),
+        ({"ssl_ca_certs": "ca"}, "ca_certs = 'ca' has no effect: clients are not asked"),
+        ({"ssl_keyfile_password": "p"}, "keyfile_password has no effect without certfile"),
+        ({"uds": "u", "port": 8000}, "port = 8000 has no effect: uds says where to listen"),
+        ({"fd": 3, "host": "h"}, "host = 'h' has no effect: fd says where to listen"),
+    ],
+)
+def test_what_uvicorn_takes_without_effect_is_taken_and_said(options: dict[str, object], remark: str) -> None:
+    (said,) = Config.from_dict(options).remarks()
+    assert said.startswith(remark)
+
+
+def test_a_command_line_of_uvicorns_with_needless_options_serves(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    flags = f"--root-path foo --ssl-cert-reqs 2 --ws {CLASSES['ws']['auto']} --uds x.sock --port 8000"
+    with start_server("app:app", *flags.split(), cwd=tmp_path) as server:
+        server.wait_for("Serving on unix:x.sock")
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(tmp_path / "x.sock"))) as client:
+            assert client.get("http://localhost/").text == "ok"
+        server.stop()
+        assert server.output.count("has no effect") == 2
+
+
+@pytest.mark.parametrize("value", ["1", "3", "4"])
+def test_versions_of_tls_that_are_broken_are_refused_with_the_reason(value: str, tmp_path: Path) -> None:
+    for refused in ({"UVICORN_SSL_VERSION": value}, {"TRIOASGI_SSL_VERSION": value}):
+        with pytest.raises(ConfigError, match=r"one of auto, 1\.2, 1\.3: .*1\.0.*not spoken any more"):
+            read_config({}, environ=refused, directory=tmp_path)
+    with pytest.raises(ConfigError, match="16 is a client's; a server's is 17"):
+        Config.from_dict({"ssl_version": ssl.PROTOCOL_TLS_CLIENT})
+
+
 # The same names in every source
 
 
@@ -266,10 +349,11 @@ def test_variables_of_kubernetes_and_options_are_not_warned_of() -> None:
     assert remarks_on({"TRIOASGI_CONFIG": "x"}) == []
 
 
-def test_what_has_no_effect_is_said_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_has_no_effect_is_said_once(workers: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     arguments = ("app:app", "--loop", "uvloop", "--http", "zttp", "--http2", "--reset-contextvars")
-    with start_server(*arguments, "--workers", "2", cwd=tmp_path, env={"TRIOASGI_PROT": "1"}) as server:
+    with start_server(*arguments, "--workers", workers, cwd=tmp_path, env={"TRIOASGI_PROT": "1"}) as server:
         server.port()
         server.stop()
         assert server.output.count("Trio, which is the loop") == 1
@@ -287,8 +371,6 @@ def test_an_asgi_2_application(tmp_path: Path) -> None:
 
 
 def get(url: str) -> str:
-    import httpx
-
     return httpx.get(url, trust_env=False).text
 
 

@@ -10,10 +10,9 @@
 Nothing is imported before it is used: `import trioasgi` costs next to nothing.
 """
 
-from __future__ import annotations
-
-import importlib
-from typing import TYPE_CHECKING
+# Nothing of the standard library is imported here: `python -m trioasgi` runs this with the current directory
+# first on sys.path, where a typing.py may lie. (Type checkers take this name for true.)
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -64,6 +63,8 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     found: object = getattr(importlib.import_module(_HOMES.get(name, "trioasgi.errors")), name)
     globals()[name] = found
     return found

@@ -48,7 +48,11 @@ _FRAMING = frozenset(
         "http2-settings",
     }
 )
-"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1)."""
+"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1); those of a
+WebSocket's handshake (RFC 6455 11.3) are refused with them."""
+
+_FOREIGN_CLASS = {r".*[.:].*": "a class for asyncio cannot run on Trio"}
+"""Why a protocol of somebody's own is refused that uvicorn takes."""
 
 _YEAR = 365 * 24 * 3600
 """Above any wait that makes sense, and below what a clock cannot add to its time (infinity)."""
@@ -145,8 +149,9 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
         ),
     ] = ()
     host: Annotated[
-        NonEmpty | None, option(f"Listen on this address. [{DEFAULT_HOST}]", Group.LISTENING, metavar="HOST")
+        str | None, option(f"Listen on this address. [{DEFAULT_HOST}]", Group.LISTENING, metavar="HOST")
     ] = None
+    """Empty: every interface, in each family."""
     port: Annotated[
         Port | None,
         option(f"Listen on this port; 0: a free one. [{DEFAULT_PORT}]", Group.LISTENING, metavar="PORT"),
@@ -219,6 +224,11 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
             metavar="V",
             # The numbers of ssl.PROTOCOL_TLS, PROTOCOL_TLS_SERVER and PROTOCOL_TLSv1_2.
             spellings={"2": "auto", "17": "auto", "5": "1.2"},
+            refused={
+                "[013-4]": "the ssl module's numbers 0, 1, 3 and 4 are SSL 2 and 3, TLS 1.0 and 1.1, "
+                "which are broken and not spoken any more (RFC 8996)",
+                "16": "the ssl module's number 16 is a client's; a server's is 17",
+            },
         ),
     ] = "auto"
     ciphers: Annotated[
@@ -277,7 +287,18 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
 
     http: Annotated[
         Literal["auto", "h11", "httptools"],
-        option("The HTTP/1 parser.", Group.HTTP, spellings={"zttp": "auto"}),
+        option(
+            "The HTTP/1 parser.",
+            Group.HTTP,
+            spellings={
+                "zttp": "auto",
+                "uvicorn.protocols.http.auto:autohttpprotocol": "auto",
+                "uvicorn.protocols.http.zttp_impl:zttpprotocol": "auto",
+                "uvicorn.protocols.http.h11_impl:h11protocol": "h11",
+                "uvicorn.protocols.http.httptools_impl:httptoolsprotocol": "httptools",
+            },
+            refused=_FOREIGN_CLASS,
+        ),
     ] = "auto"
     server_header: Annotated[bool, option("Send a server header.", Group.HTTP)] = True
     date_header: Annotated[bool, option("Send a date header.", Group.HTTP)] = True
@@ -326,7 +347,15 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
             Group.WEBSOCKET,
             aliases=("ws",),
             metavar="CODEC",
-            spellings={"none": "off", "websockets-sansio": "websockets"},
+            spellings={
+                "none": "off",
+                "websockets-sansio": "websockets",
+                "uvicorn.protocols.websockets.auto:autowebsocketsprotocol": "auto",
+                "uvicorn.protocols.websockets.websockets_impl:websocketprotocol": "websockets",
+                "uvicorn.protocols.websockets.websockets_sansio_impl:websocketssansioprotocol": "websockets",
+                "uvicorn.protocols.websockets.wsproto_impl:wsprotocol": "wsproto",
+            },
+            refused=_FOREIGN_CLASS,
         ),
     ] = "auto"
     websocket_max_size: Annotated[
@@ -555,7 +584,7 @@ class Config(_Served, frozen=True, kw_only=True, omit_defaults=True):
             return (f"unix:{self.uds}",)
         if self.fd is not None:
             return (f"fd:{self.fd}",)
-        host = self.host or DEFAULT_HOST
+        host = DEFAULT_HOST if self.host is None else self.host
         port = DEFAULT_PORT if self.port is None else self.port
         return (f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}",)
 
@@ -598,6 +627,31 @@ def _remarks(config: Config) -> Iterator[tuple[bool, str]]:
         config.loop not in ("auto", "trio"),
         f"loop = {config.loop!r} has no effect: this server runs on Trio, which is the loop",
     )
+    yield (
+        config.client_certs != "none" and config.certfile is None,
+        f"client_certs = {config.client_certs!r} has no effect without certfile: "
+        "clients show certificates over TLS alone, and this is plain HTTP",
+    )
+    yield (
+        config.client_certs != "none" and config.certfile is not None and config.ca_certs is None,
+        f"client_certs = {config.client_certs!r} without ca_certs: every client that shows a certificate is "
+        "refused; set ca_certs to the file of the authorities that sign clients' certificates",
+    )
+    yield (
+        config.ca_certs is not None and config.client_certs == "none",
+        f"ca_certs = {config.ca_certs!r} has no effect: clients are not asked for certificates; "
+        "set client_certs to optional or required",
+    )
+    yield (
+        config.keyfile_password is not None and config.certfile is None,
+        "keyfile_password has no effect without certfile: this is plain HTTP",
+    )
+    for name in ("host", "port"):
+        value = getattr(config, name)
+        yield (
+            value is not None and (config.uds is not None or config.fd is not None),
+            f"{name} = {value!r} has no effect: {'fd' if config.uds is None else 'uds'} says where to listen",
+        )
     yield config.http2, "http2 has no effect yet: this server speaks HTTP/1.1 and WebSocket"
 
 
@@ -609,9 +663,17 @@ def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]
         if name not in OPTIONS:
             raise unknown_option(name, origin, NAMES)
         settled[name] = OPTIONS[name].check(value, origin)
+    if "root_path" in settled:
+        settled["root_path"] = _as_mount(str(settled["root_path"]))
     for rule in _RULES:
         rule(settled, origins)
     return settled
+
+
+def _as_mount(path: str) -> str:
+    """The path with one slash before it and none behind; empty for the root (ASGI's `root_path`)."""
+    inner = path.strip("/")
+    return f"/{inner}" if inner else ""
 
 
 def _said(name: str, values: Mapping[str, object], origins: Origins) -> str:
@@ -625,54 +687,24 @@ def _is_set(name: str, values: Mapping[str, object]) -> bool:
 def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
     used = [name for way in LISTENING_WAYS for name in way if _is_set(name, values)]
     ways = [way for way in LISTENING_WAYS if not set(way).isdisjoint(used)]
-    if len(ways) > 1:
+    # Beside uds or fd, host and port have no effect, as with uvicorn: Config.remarks() says so.
+    if len(ways) > 1 and (_is_set("bind", values) or (_is_set("uds", values) and _is_set("fd", values))):
         both = " and ".join(_said(name, values, origins) for name in used)
         raise ConfigError(f"{both} exclude each other; give every address to listen on as a bind of its own")
 
 
 def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
     certfile = values.get("certfile")
+    if certfile is None and _is_set("keyfile", values):
+        raise ConfigError(
+            f"{_said('keyfile', values, origins)} without certfile; set certfile to the certificate's chain"
+        )
     for name in ("keyfile", "keyfile_password"):
-        if not _is_set(name, values):
-            continue
-        if certfile is None:
-            raise ConfigError(
-                f"{_said(name, values, origins)} without certfile; set certfile to the certificate's chain"
-            )
-        if certfile == DEVELOPMENT:
+        if certfile == DEVELOPMENT and _is_set(name, values):
             raise ConfigError(
                 f"{_said(name, values, origins)} with {_said('certfile', values, origins)}, "
                 "which has a key of its own; set certfile to the certificate's file"
             )
-
-
-def _check_client_certs(values: Mapping[str, object], origins: Origins) -> None:
-    asked = values.get("client_certs", "none") != "none"
-    if asked and not _is_set("certfile", values):
-        raise ConfigError(
-            f"{_said('client_certs', values, origins)} without certfile; "
-            "clients show certificates over TLS alone: set certfile"
-        )
-    if asked and not _is_set("ca_certs", values):
-        raise ConfigError(
-            f"{_said('client_certs', values, origins)} without ca_certs; "
-            "set ca_certs to the file of the authorities that sign clients' certificates"
-        )
-    if _is_set("ca_certs", values) and not asked:
-        raise ConfigError(
-            f"{_said('ca_certs', values, origins)}, but clients are not asked for certificates; "
-            "set client_certs to optional or required"
-        )
-
-
-def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
-    root_path = str(values.get("root_path", ""))
-    if root_path and (not root_path.startswith("/") or root_path.endswith("/")):
-        OPTIONS["root_path"].refuse(
-            root_path,
-            origins.get("root_path", "keyword root_path"),
-            "a path that begins with / and does not end with it, such as /api",
-        )
 
 
 def _check_header(values: Mapping[str, object], origins: Origins) -> None:
@@ -685,7 +717,8 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
                 origins.get("header", "keyword header"),
                 "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
             )
-        if entry.partition(":")[0].lower() in _FRAMING:
+        name = entry.partition(":")[0].lower()
+        if name in _FRAMING or name.startswith("sec-websocket-"):
             OPTIONS["header"].refuse(
                 entry,
                 origins.get("header", "keyword header"),
@@ -743,8 +776,6 @@ _RULES = (
     _check_log_config,
     _check_listening,
     _check_certificate,
-    _check_client_certs,
-    _check_root_path,
     _check_header,
     _check_trusted,
     _check_forwarded_headers,

@@ -78,6 +78,24 @@ def refuse_while_loading() -> None:
         )
 
 
+def refuse_in_worker() -> None:
+    """Raise MainGuardError in a worker, for one that starts workers: those would do so too, without end."""
+    if _in_worker.is_set():
+        raise MainGuardError(
+            "trioasgi.run() with workers or reload was called in a worker process; put the call below\n\n"
+            '    if __name__ == "__main__":\n\n'
+            "so that it runs when the file is started as a program, and not when a worker imports it"
+        )
+
+
+def declare_worker() -> None:
+    """This process is a worker from now on."""
+    _in_worker.set()
+
+
+_in_worker = threading.Event()
+
+
 def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:
     """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send; or an adapter
     for it if it is a WSGI application, by `config.interface` or by its looks.
@@ -187,7 +205,9 @@ def _where(module: ModuleType) -> str:
 
 
 def _hidden_file(module: ModuleType) -> str:
-    """What to say where the application's directory has a file that was meant, and another was found."""
+    """What to say where another module was found than the one that was meant."""
+    if module.__name__ == "__main__":
+        return ": __main__ is the program that was started; name the application by its own module"
     name, file = module.__name__.replace(".", os.sep), getattr(module, "__file__", None) or ""
     for meant in (f"{name}.py", os.path.join(name, "__init__.py")):
         path = os.path.join(sys.path[0], meant)

@@ -7,6 +7,7 @@ read them back as `Option` records, so that nothing about an option is written t
 from __future__ import annotations
 
 import os
+import re
 import types
 from collections.abc import Collection, Mapping
 from enum import Enum
@@ -95,6 +96,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...]
     spellings: Mapping[str, str]
     """Other ways to write a choice: what other servers call it."""
+    refused: Mapping[str, str]
+    """For values of other servers that cannot be taken, as regular expressions: why not, and what to use."""
     expected: str
     """What would be right, to follow the word `expected`."""
     secret: bool
@@ -147,8 +150,14 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
         except msgspec.ValidationError:
-            self.refuse(value, origin)
+            self.refuse(value, origin, self._why_refused(value))
         return checked
+
+    def _why_refused(self, value: object) -> str | None:
+        text = str(self._plain(value))
+        reasons = (reason for form, reason in self.refused.items() if re.fullmatch(form, text))
+        reason = next(reasons, None)
+        return None if reason is None else f"{self.expected}: {reason}"
 
     def _plain(self, value: object) -> object:
         """`value` in the types of the declaration, where it is one that means the same."""
@@ -161,6 +170,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return os.fspath(value)
             case Kind.CHOICE if isinstance(value, str):
                 return self._spelt(value)
+            case Kind.CHOICE if isinstance(value, type):  # a class, which the command line has by its name
+                return self._spelt(f"{value.__module__}:{value.__qualname__}")
             case Kind.CHOICE if isinstance(value, int) and not isinstance(value, bool):
                 return self._spelt(str(int(value)))
             case _:
@@ -176,8 +187,9 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return entry
 
     def _spelt(self, word: str) -> str:
+        """The choice that `word` is, in whatever case; or else `word` itself, to be refused."""
         lower = word.lower()
-        return self.spellings.get(lower, lower)
+        return self.spellings.get(lower, lower if lower in self.choices else word)
 
     def refuse(self, value: object, origin: str, expected: str | None = None) -> NoReturn:
         """Raise the ConfigError for a value that cannot be."""
@@ -196,6 +208,7 @@ def option(
     environment_aliases: tuple[str, ...] = (),
     metavar: str = "",
     spellings: Mapping[str, str] | None = None,
+    refused: Mapping[str, str] | None = None,
     none: object = msgspec.UNSET,
     separator: str | None = None,
     joiner: str | None = None,
@@ -206,7 +219,8 @@ def option(
 
     `flags` are the flags shown, `--like-the-name` unless given; `aliases` are further names, written as the
     field's. A switch gets its `--no-` flags by itself. `none` is what None means, the default unless given.
-    `expected` says what would be right, where the type does not.
+    `expected` says what would be right, where the type does not, and `refused` why values of other servers
+    are not.
     Bounds belong to the type: `Annotated[int, msgspec.Meta(ge=1)]`.
     """
     extra = {
@@ -216,6 +230,7 @@ def option(
         "environment_aliases": environment_aliases,
         "metavar": metavar,
         "spellings": spellings or {},
+        "refused": refused or {},
         "none": none,
         "separator": separator,
         "joiner": joiner,
@@ -283,6 +298,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         metavar=extra["metavar"] or "|".join(choices),
         choices=choices,
         spellings=extra["spellings"],
+        refused=extra["refused"],
         expected=extra["expected"] or _expected(kind, choices, metas),
         secret=extra["secret"],
     )

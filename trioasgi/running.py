@@ -17,7 +17,7 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
-from trioasgi.loading import check_app, load_app, refuse_while_loading
+from trioasgi.loading import check_app, load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.serving import Failure, Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
@@ -58,6 +58,8 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     if settled.env_file is not None and not is_supervised(settled):
         load_env_file(settled.env_file, os.environ)
     try:
+        if is_supervised(settled):
+            refuse_in_worker()
         status = _run_named(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
     except MainGuardError as error:
         logger.critical("%s", error)
@@ -78,8 +80,9 @@ def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
 def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
     signals = StopSignals() if signals is None else signals
     configure_logging(config, show_pid=is_supervised(config))
-    log_remarks((*remarks, *config.remarks()))
+    log_remarks(remarks)
     if is_supervised(config):
+        log_remarks(config.remarks())  # in this process serve() does so
         return _supervise(config, signals)
     return _run_here(lambda: load_app(config), config, signals)
 
@@ -91,7 +94,6 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
             "each worker imports it itself"
         )
     configure_logging(config)
-    log_remarks(config.remarks())
     return _run_here(lambda: check_app(app, config=config), config, StopSignals())
 
 

@@ -24,7 +24,7 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.errors import ExitStatus
-from trioasgi.loading import load_app
+from trioasgi.loading import declare_worker, load_app
 from trioasgi.observe import configure_logging
 from trioasgi.serving import Failure, Phase, Run, explain
 from trioasgi.signals import Handler, Handlers
@@ -97,6 +97,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
         )
         handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
+        declare_worker()
         app = load_app(config)
         handlers.install()
         # Behind the threads of the application: Python would put the defaults back, which end the process.

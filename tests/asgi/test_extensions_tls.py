@@ -14,8 +14,7 @@ import trustme
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, Calls, echo, request
 from tests.support.sockets import SOON, connected, logged, run, secured, served
-from trioasgi import Config
-from trioasgi.errors import ConfigError, TLSError
+from trioasgi.errors import TLSError
 from trioasgi.tls.context import server_context
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -186,17 +185,25 @@ def test_who_is_not_known_is_not_let_in(
 # The options
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ({"client_certs": "required", "ca_certs": "ca.pem"}, "certfile"),
-        ({"client_certs": "required", "certfile": "c.pem"}, "ca_certs"),
-        ({"ca_certs": "ca.pem", "certfile": "c.pem"}, "client_certs"),
-    ],
-)
-def test_options_that_cannot_stand_alone(options: dict[str, object], said: str) -> None:
-    with pytest.raises(ConfigError, match=f"set {said}"):
-        Config.from_dict(options)
+def test_without_authorities_no_certificate_is_accepted(certificates: Certificates, people: People) -> None:
+    calls = Calls(echo)
+    options = {**certificates.options, "client_certs": "required", "lifespan": "off"}
+
+    async def main() -> None:
+        async with served(calls, **options) as server:
+            with suppress(trio.BrokenResourceError, AssertionError):
+                async with secured(server, context_of(certificates, people.alice)) as client:
+                    await client.get(request())
+            await log.wait_for("TLS handshake failed: certificate verify failed", seconds=SOON)
+
+    with logged() as log:
+        run(main)
+    assert calls.scopes == []
+
+
+def test_authorities_alone_ask_nobody_for_a_certificate(certificates: Certificates, people: People) -> None:
+    tls = seen(certificates, context_of(certificates), ca_certs=people.cafile)
+    assert (tls["client_cert_chain"], tls["client_cert_name"]) == ((), None)
 
 
 @pytest.mark.parametrize("content", ["", "no certificate", "-----BEGIN CERTIFICATE-----\n!\n"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 
 import anyio
 import pytest
@@ -64,6 +65,38 @@ async def test_a_deadline_is_a_504(codec: str) -> None:
         started = trio.current_time()
         assert (await client.get(request())).status == 504
         assert trio.current_time() - started == pytest.approx(7)
+
+
+@pytest.mark.parametrize("how", ["Trio", "AnyIO"])
+def test_a_thread_is_not_cancelled_and_the_response_waits_for_it(how: str, codec: str) -> None:
+    released, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        assert released.wait(SOON)
+        ended.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope["extensions"]["trio"]["cancel_scope"])
+        begun.set()
+        await (trio if how == "Trio" else anyio).to_thread.run_sync(work)
+        await trio.sleep_forever()  # where it is cancelled
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
+            await client.send(request())
+            await begun.wait()
+            scopes[0].cancel()
+            with trio.move_on_after(0.2) as waiting:  # it has no reason to come until the thread has ended
+                await client.response()
+            assert waiting.cancelled_caught
+            assert not ended.is_set()
+            released.set()
+            assert (await client.response()).status == 503
+            assert ended.is_set()
+
+    scopes: list[trio.CancelScope] = []
+    begun = trio.Event()
+    run(main)
 
 
 @on_trio

@@ -41,14 +41,42 @@ def test_a_module_that_is_named_like_one_of_the_standard_library_names_both_file
     )
 
 
-def test_files_that_are_named_like_our_own_imports_do_no_harm(tmp_path: Path) -> None:
-    for name in ("http", "ssl", "logging", "queue", "socket"):
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong file')\n")
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_main_is_the_program_that_was_started_and_not_the_application(workers: str, tmp_path: Path) -> None:
+    result = run("__main__:app", "--workers", workers, cwd=tmp_path)
+    assert result.returncode == 3
+    assert "__main__ is the program that was started; name the application by its own module" in result.stderr
+
+
+@pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_files_that_are_named_like_our_own_imports_do_no_harm(
+    workers: str, form: str, tmp_path: Path
+) -> None:
+    for name in ("http", "ssl", "logging", "queue", "socket", "typing", "enum", "re", "inspect", "json"):
+        file = tmp_path / form.format(name)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("raise SystemExit('the wrong file')\n")
     (tmp_path / "main.py").write_text("import absent_for_sure\n")
-    result = run("main:app", cwd=tmp_path)
+    result = run("main:app", "--workers", workers, cwd=tmp_path)
     assert result.returncode == 3
     assert "absent_for_sure" in result.stderr
     assert "the wrong file" not in result.stderr
+
+
+def test_the_few_names_that_python_itself_needs_for_m_do_no_harm_to_the_command(tmp_path: Path) -> None:
+    for name in ("importlib", "types", "collections"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise SystemExit('the wrong file')\n")
+    # As docs/getting-started.md says.
+    assert "Could not import runpy module" in run("main:app", cwd=tmp_path).stderr
+    command = Path(sys.executable).with_name("trioasgi")
+    for start in ([str(command)], [sys.executable, "-P", "-m", "trioasgi"]):
+        result = subprocess.run(
+            [*start, "main:app"], cwd=tmp_path, capture_output=True, text=True, timeout=40, check=False
+        )
+        assert (result.returncode, result.stdout) == (3, "")
+        assert result.stderr.startswith("trioasgi: there is no module 'main'")
 
 
 def test_the_message_of_a_failed_import_is_bounded_and_harmless(

@@ -27,6 +27,10 @@ ANSWERING = """
         elif path == "/block":
             print("block has begun", flush=True)
             time.sleep(600)
+        elif path == "/spin":
+            print("spin has begun", flush=True)
+            while True:
+                pass
         elif path == "/thread":
             threading.Thread(target=time.sleep, args=(600,)).start()
         elif path == "/stdin":

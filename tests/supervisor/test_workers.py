@@ -254,7 +254,7 @@ def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
         assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("path", ["/", "/held", "/block"])
+@pytest.mark.parametrize("path", ["/", "/held", "/block", "/spin"])
 def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
@@ -266,7 +266,7 @@ def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path
         server.popen.kill()
         begun = time.monotonic()
         wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all workers")
-        assert time.monotonic() - begun < 2 + 1  # the machine may be busy
+        assert time.monotonic() - begun < 2  # as docs/deployment.md promises; an orphan takes 1.5 at most
 
 
 def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
@@ -276,7 +276,29 @@ def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path:
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         pid = int(server.wait_for(r"importing (\d+)")[1])
         server.popen.kill()
+        begun = time.monotonic()
         wait_until(lambda: not is_alive(pid), "the end of the worker")
+        assert time.monotonic() - begun < 2
+
+
+def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
+    """A thread that the application starts while it is imported may get as far as that."""
+    again = """
+        import threading, trioasgi
+        def serve_again():
+            try:
+                trioasgi.run("app:app", port=0, workers=2)
+            except SystemExit as error:
+                print("status", error.code, flush=True)
+        threading.Thread(target=serve_again).start()
+    """
+    write_app(tmp_path, "yes", extra=again)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        server.wait_for(r"trioasgi\.run\(\) with workers or reload was called in a worker process")
+        server.wait_for("^status 3$")
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+        assert server.output.count("Serving on") == 1
 
 
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:

@@ -141,13 +141,13 @@ class HTTPHandler:
                     self._judge_return(exchange)
             finally:
                 application.count()
-        if exchange.status >= 400:
+        if exchange.status >= 300:
             self._look_for_handshake(exchange)
         if log is not None:
             log.write(exchange)
 
     def _look_for_handshake(self, exchange: Exchange) -> None:
-        """Say why what the client meant as a WebSocket's handshake was answered with an error."""
+        """Say why what the client meant as a WebSocket's handshake was not accepted."""
         request = exchange.request
         if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
             return

@@ -122,18 +122,15 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
 
 
 def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: bool) -> None:
-    if ca_certs is None:
-        raise TLSError(
-            "clients' certificates cannot be verified without the authorities that sign them: give --ca-certs"
-        )
-    check_certificate_file(ca_certs)
-    try:
-        context.load_verify_locations(ca_certs)
-    except ssl.SSLError as error:
-        raise TLSError(
-            f"certificate file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
-            f"copy it again from where it was made"
-        ) from error
+    if ca_certs is not None:  # without authorities no certificate is accepted
+        check_certificate_file(ca_certs)
+        try:
+            context.load_verify_locations(ca_certs)
+        except ssl.SSLError as error:
+            raise TLSError(
+                f"certificate file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
+                f"copy it again from where it was made"
+            ) from error
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
 
 

@@ -1,0 +1,212 @@
+"""What the pages say that no other test shows: the service unit, the benchmarks, the compiled wheel."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trioasgi.exchange
+from benchmarks import cases, proctable, servers
+from benchmarks.check import check
+from benchmarks.process import Failed
+from tests.support.http import CODECS
+from tests.support.processes import start, start_server
+from trioasgi.config import Config
+from trioasgi.errors import ExitStatus
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs"
+APP = """\
+async def app(scope, receive, send):
+    assert scope["type"] == "http", scope["type"]
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+# deployment.md: the service unit
+
+
+def unit_text() -> str:
+    (block,) = re.findall(r"^```ini\n(.*?)^```$", (PAGES / "deployment.md").read_text("utf-8"), re.M | re.S)
+    return str(block)
+
+
+def unit() -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's names have capitals
+    parser.read_string(unit_text())
+    return parser["Service"]
+
+
+def here(text: str, directory: Path) -> str:
+    """With the command of this environment, and an application's directory that is there."""
+    programs = str(Path(sys.executable).parent)
+    return text.replace("/srv/app/.venv/bin", programs).replace("/srv/app", str(directory))
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        pytest.skip("systemd-analyze is not installed")
+    file = tmp_path / "app.service"
+    file.write_text(here(unit_text(), tmp_path))
+    result = subprocess.run(
+        [program, "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_the_units_command_serves_and_stops_as_the_unit_wants_it(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    command = shlex.split(here(unit()["ExecStart"], tmp_path))
+    assert command[1:] == ["app:app", "--workers", "4"]
+    with start([*command, "--port", "0"], cwd=tmp_path) as process:
+        process.wait_for(r"Serving on http://127\.0\.0\.1:\d+")
+        # KillMode=mixed: SIGTERM for the supervisor alone.
+        assert process.stop() == ExitStatus.OK
+        assert process.output.count(r"Worker \d+ has stopped$") == 4
+
+
+def test_the_unit_waits_long_enough_and_restarts_what_it_should() -> None:
+    service, config = unit(), Config()
+    assert service["KillMode"] == "mixed"
+    longest = config.timeout_graceful_shutdown + config.timeout_shutdown
+    assert float(service["TimeoutStopSec"]) > longest
+    assert service["Restart"] == "on-failure"
+    final = {int(status) for status in service["RestartPreventExitStatus"].split()}
+    assert final == {ExitStatus.USAGE, ExitStatus.NOT_STARTED}
+
+
+# README: the platforms
+
+
+def test_the_platforms_that_the_readme_names_are_those_whose_types_are_checked() -> None:
+    text = " ".join((ROOT / "README.md").read_text("utf-8").split())
+    assert "tested and measured on Linux" in text
+    assert "macOS and Windows" in text
+    (platforms,) = (
+        ast.literal_eval(node.value)
+        for node in ast.parse((ROOT / "noxfile.py").read_text("utf-8")).body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "PLATFORMS"
+    )
+    assert platforms == ["linux", "darwin", "win32"]
+
+
+# design.md: the tests
+
+ON_BOTH = "body", "connection", "deadlines", "framing", "handover", "queue", "refusals", "rules", "uploads"
+
+
+@pytest.mark.parametrize("name", ON_BOTH)
+def test_every_test_of_the_protocol_runs_on_both_codecs(name: str) -> None:
+    tree = ast.parse((ROOT / f"tests/http1/test_{name}.py").read_text("utf-8"))
+    tests = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    ]
+    assert tests
+    for test in tests:
+        assert "codec" in {argument.arg for argument in (*test.args.args, *test.args.kwonlyargs)}, test.name
+
+
+def test_there_are_two_codecs_and_this_test_runs_on_one_of_them(codec: str) -> None:
+    assert CODECS == ("h11", "httptools")
+    assert codec in CODECS
+
+
+# benchmarks.md
+
+
+def tables() -> dict[str, list[list[str]]]:
+    """For each case of the page its rows, of the server's name and its figures."""
+    text = (PAGES / "benchmarks.md").read_text("utf-8")
+    found: dict[str, list[list[str]]] = {}
+    for section in text.split("\n### ")[1:]:
+        title, _, body = section.partition("\n")
+        lines = [line for line in body.split("\n") if line.startswith("|")]
+        if title != "Goals":
+            found[title] = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+    return found
+
+
+def test_the_page_has_figures_of_every_case_and_of_no_other() -> None:
+    known = {server.name for server in servers.SERVERS}
+    shown = tables()
+    assert {case.name for case in cases.CASES} == shown.keys()
+    for title, rows in shown.items():
+        assert rows[0][0] == "trioasgi", title
+        assert {row[0] for row in rows} <= known, title
+        for row in rows:
+            assert re.fullmatch(r"[\d,.]+|-", row[1]), row
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_cpu_time_of_a_server_includes_that_of_its_descendants() -> None:
+    spin = "import time\nwhile time.process_time() < 0.3: pass\nprint('spun', flush=True)\ntime.sleep(600)"
+    parent = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {spin!r}])"
+    with start([sys.executable, "-c", parent]) as process:
+        before = proctable.cpu_seconds(process.popen.pid)
+        process.wait_for("^spun$")
+        assert proctable.cpu_seconds(process.popen.pid) - before > 0.2
+        assert len(proctable.family(process.popen.pid)) == 2
+
+
+def test_a_server_that_answers_anything_else_is_not_compared(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with start_server("app:app", cwd=tmp_path) as server:
+        check(cases.Case("right", body=b"ok"), server.port())
+        with pytest.raises(Failed, match="not what it should"):
+            check(cases.Case("wrong", body=b"Hello, world!"), server.port())
+        with pytest.raises(Failed, match="keeps the connection open"):
+            check(cases.Case("closing", body=b"ok", reconnect=True), server.port())
+
+
+@pytest.mark.parametrize("name", ["trioasgi", "uvicorn", "hypercorn", "granian"])
+def test_every_server_runs_one_process_with_its_defaults(name: str) -> None:
+    (server,) = (server for server in servers.SERVERS if server.name == name)
+    arguments = server.arguments(servers.Way.QUIET, app="a:b", port=1, cert="c", key="k")
+    assert arguments is not None
+    text = " ".join(arguments)
+    assert not re.search(r"--workers (?!1\b)|timeout|limit|backlog", text), text
+
+
+# deployment.md: the limits of the compiled wheel
+
+IS_COMPILED = not str(trioasgi.exchange.__file__).endswith(".py")
+compiled = pytest.mark.skipif(not IS_COMPILED, reason="this is the pure Python wheel: see nox -s compiled")
+
+
+@compiled
+def test_classes_of_compiled_modules_cannot_be_subclassed() -> None:
+    from trioasgi.http1.reader import RequestReader
+
+    anything: Any = RequestReader
+    with pytest.raises(TypeError):
+        type("Mine", (anything,), {})()
+
+
+@compiled
+def test_a_traceback_through_compiled_code_names_file_and_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # the file's name is relative to where it was built
+    from trioasgi.asgi.messages import check_status
+
+    with pytest.raises(Exception, match="status") as caught:
+        check_status("x")
+    frames = traceback.extract_tb(caught.tb)
+    assert frames[-1].filename.endswith(os.path.join("asgi", "messages.py"))
+    assert frames[-1].lineno
+    assert not frames[-1].line
