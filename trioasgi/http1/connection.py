@@ -160,6 +160,7 @@ class HTTP1Connection:
         turn = self._turn
         # Whoever starts the task of a connection does so in a context that is as `base`.
         waited = True
+        has_data = True
         reads = 0
         while True:
             if self._exchange is not None and not await self._finish(self._exchange):
@@ -173,7 +174,7 @@ class HTTP1Connection:
                     innermost = task._cancel_status
                     while True:
                         try:
-                            request = reader.next_request()
+                            request = reader.next_request() if has_data else None
                             if request is None:
                                 if reader.needs_turn:
                                     await wait_for_long_step()
@@ -181,7 +182,7 @@ class HTTP1Connection:
                                     continue
                                 data = channel.receive_nowait()
                                 if data is None:
-                                    if reader.holds_data or self.draining:
+                                    if reader.part is not None or self.draining:
                                         self._limit_wait()
                                     channel.read_deadline = self._deadline
                                     data = await channel.receive()
@@ -198,10 +199,12 @@ class HTTP1Connection:
                                         raise Rule.HEAD_CUT.error()
                                     return True
                                 reader.receive_data(data)
+                                has_data = True
                                 continue
                         except TimeoutError:
                             if await self._is_too_late():
                                 return True
+                            has_data = True
                             continue
                         except RequestError as error:
                             if not waited:  # the log is not to take it for a part of the last call
@@ -244,6 +247,7 @@ class HTTP1Connection:
                         if not goes_on:
                             return True
                         self.phase = _IDLE
+                        has_data = reader.has_more
                         self._deadline = channel.now() + keep_alive
             except RuntimeError:
                 # Trio says that the scope's block has ended before one that was opened within it.

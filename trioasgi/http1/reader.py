@@ -42,11 +42,11 @@ class RequestReader:
         "_empty",
         "_heads",
         "_limits",
-        "_part",
         "_pos",
         "body",
         "has_more",
         "needs_turn",
+        "part",
     )
 
     def __init__(self, codec: Codec, limits: Limits) -> None:
@@ -54,8 +54,9 @@ class RequestReader:
         self._limits = limits
         self._data = b""
         self._pos = 0
-        # A head that does not come in one read is gathered in a buffer of its own, which grows in place.
-        self._part: bytearray | None = None
+        self.part: bytearray | None = None
+        """What has come of a head that does not come in one read: a buffer of its own, which grows in place.
+        """
         self._beginning: Beginning | None = None
         self._empty = 0  # bytes of empty lines before the next request
         self.body: SizedBody | ChunkedBody | None = None
@@ -67,8 +68,8 @@ class RequestReader:
 
     @property
     def holds_data(self) -> bool:
-        """Are there bytes that nobody has taken yet? (When `next_request` needs more: has a head begun?)"""
-        return self._pos < len(self._data) or self._part is not None
+        """Are there bytes that nobody has taken yet? (When `next_request` needs more: of a head, `part`.)"""
+        return self._pos < len(self._data) or self.part is not None
 
     @property
     def body_too_long_to_skip(self) -> bool:
@@ -77,8 +78,8 @@ class RequestReader:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes off the wire. What they contain is looked at in `next_request` and `next_body`."""
-        if self._part is not None:
-            self._part += data
+        if self.part is not None:
+            self.part += data
         elif self._pos < len(self._data):
             self._data = self._data[self._pos :] + data
             self._pos = 0
@@ -91,7 +92,7 @@ class RequestReader:
 
         Raises RequestError, after which nothing more can be read.
         """
-        if self._part is not None and not self._has_come(self._part):
+        if self.part is not None and not self._has_come(self.part):
             return None
         data, pos = self._data, self._pos
         if pos == len(data):
@@ -115,9 +116,13 @@ class RequestReader:
                 return None
             self.needs_turn = False
             request = heads.read(data[pos:end])
-        self._pos = end
         self._empty = 0
-        self.has_more = end < len(data)
+        if end == len(data):
+            self._let_go()
+            self.has_more = False
+        else:
+            self._pos = end
+            self.has_more = True
         fields = request.fields
         if fields.content_length:
             self.body = SizedBody(fields.content_length)
@@ -130,7 +135,7 @@ class RequestReader:
         part = self._data[self._pos :]
         self._let_go()
         if part:
-            self._part = bytearray(part)
+            self.part = bytearray(part)
             self._beginning = Beginning(self._limits)
             self._beginning.check(part)
 
@@ -143,7 +148,7 @@ class RequestReader:
             beginning.check(part)
             return False
         self._data, self._pos = bytes(part), 0
-        self._part = self._beginning = None
+        self.part = self._beginning = None
         return True
 
     def _skip_empty_lines(self) -> int:
@@ -158,8 +163,8 @@ class RequestReader:
 
     def take_rest(self) -> bytes:
         """The bytes that nobody has taken, for whoever reads on when this reader is done."""
-        rest = self._data[self._pos :] if self._part is None else bytes(self._part)
-        self._part = self._beginning = None
+        rest = self._data[self._pos :] if self.part is None else bytes(self.part)
+        self.part = self._beginning = None
         self._let_go()
         return rest
 
@@ -179,6 +184,6 @@ class RequestReader:
         return piece
 
     def _let_go(self) -> None:
-        """Let go of what has been taken, as a long wait may be ahead."""
+        """Drop consumed bytes: the next wait may be long."""
         self._data = b""
         self._pos = 0

@@ -77,12 +77,7 @@ class HeadReader:
 
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
-        request = self._read(head, self.request)
-        # A connection may be idle for long behind it.
-        self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
-        return request
-
-    def _read(self, head: bytes, last: HTTP1Request | None) -> HTTP1Request:
+        last = self.request
         line = REQUEST_LINE.match(head)
         if line is None:
             raise diagnose_line(head, self._limits)
@@ -110,7 +105,10 @@ class HeadReader:
         headers: Sequence[Header] = fields.headers
         if authority is not None:
             headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-        return HTTP1Request(method, target, path, query or b"", http_version, headers, fields)
+        request = HTTP1Request(method, target, path, query or b"", http_version, headers, fields)
+        # A connection may be idle for long behind it.
+        self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
+        return request
 
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
         # h11 may take 30 ms for the fields of 64 KiB, only for them to be counted. Each has a line of its
