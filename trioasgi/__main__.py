@@ -1,17 +1,18 @@
 """`python -m trioasgi`, and the command `trioasgi`: where a process of the command line begins."""
 
 import os
-import signal
 import sys
-
-if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Until the server takes it: a KeyboardInterrupt in the midst of our imports is a traceback, or is lost.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 if not sys.flags.safe_path and sys.path and os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd():
     # `-m` has put the current directory first: an http.py there would take the place of the standard
     # library's in our own imports. It comes back, as for the command `trioasgi`, to load the application.
     del sys.path[0]
+
+import signal
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # Until the server takes it: a KeyboardInterrupt in the midst of our imports is a traceback, or is lost.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from trioasgi.cli import main
 

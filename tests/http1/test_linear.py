@@ -9,10 +9,11 @@ import pytest
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
+from trioasgi.exchange import Header
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
-from trioasgi.http1.codec import RequestError
+from trioasgi.http1.codec import Codec, RequestError
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.rules import HeadReader, Rule
 from trioasgi.http1.settings import Limits
 
 WIDE = Limits(header_bytes=1 << 20, header_count=1 << 20, target=1 << 20, body=0)
@@ -193,3 +194,21 @@ def test_empty_lines_are_counted_for_each_request(codec: str) -> None:
 def test_empty_lines_without_end_take_a_bounded_number_of_steps(codec: str) -> None:
     few, many = b"\r\n" * 100, b"\r\n" * 100_000
     assert lines(lambda: read_all(codec, [many])) <= lines(lambda: read_all(codec, [few]))
+
+
+def test_fields_of_a_long_head_are_counted_before_they_are_read() -> None:
+    """A codec may take long for those that are too many anyhow."""
+
+    class Unused(Codec):
+        name = "unused"
+
+        def read_fields(self, head: bytes) -> list[Header]:
+            raise AssertionError("the codec was asked")
+
+    limits = Limits(header_bytes=1 << 16, header_count=1000, target=256, body=0)
+    reader = HeadReader(Unused(), limits)
+    with pytest.raises(RequestError) as caught:
+        reader.read(request("/", *["a:"] * 1000))
+    assert caught.value.status == 431
+    with pytest.raises(AssertionError):
+        reader.read(request("/", *["a:"] * 999))

@@ -9,8 +9,6 @@ import pytest
 
 from tests.support.http import make_codec, request
 from tests.support.reading import LIMITS, Read, bytewise, read_all
-from trioasgi.exchange import Header
-from trioasgi.http1.codec import Codec, RequestError
 from trioasgi.http1.reader import RequestReader
 from trioasgi.http1.rules import METHODS, HeadReader, Rule
 from trioasgi.http1.settings import Limits
@@ -307,24 +305,6 @@ def test_what_the_client_wants_of_the_connection(
     codec: str, version: str, fields: list[str], keeps: bool
 ) -> None:
     assert only(codec, get(HOST, *fields, version=version)).keep_alive is keeps
-
-
-def test_fields_of_a_long_head_are_counted_before_they_are_read() -> None:
-    """A codec may take long for those that are too many anyhow."""
-
-    class Unused(Codec):
-        name = "unused"
-
-        def read_fields(self, head: bytes) -> list[Header]:
-            raise AssertionError("the codec was asked")
-
-    limits = msgspec.structs.replace(LIMITS, header_count=1000, header_bytes=1 << 16)
-    reader = HeadReader(Unused(), limits)
-    with pytest.raises(RequestError) as caught:
-        reader.read(get(HOST, *["a:"] * 1000))
-    assert caught.value.status == 431
-    with pytest.raises(AssertionError):
-        reader.read(get(HOST, *["a:"] * 999))
 
 
 def test_as_many_fields_as_may_be_are_read(codec: str) -> None:
