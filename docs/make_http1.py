@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from tests.http1 import test_body, test_rules  # noqa: E402 - they are not installed
-from trioasgi.http1.rules import Rule  # noqa: E402
+from trioasgi.http1.rule import Rule  # noqa: E402
 
 PAGE = Path(__file__).with_name("http1.md")
 
@@ -34,7 +34,7 @@ def _rules() -> Iterator[str]:
     yield "| Said in the answer | Status | Written in |"
     yield "|---|---|---|"
     for rule in Rule:
-        status, reason, section = rule.value
+        status, reason, section = rule.status, rule.reason, rule.section
         yield f"| {reason} | {status} | {section} |"
 
 
@@ -45,7 +45,7 @@ def _forms() -> Iterator[str]:
     for rule in Rule:
         names = [name for name, (_, broken) in wrong.items() if broken is rule]
         if names:
-            yield f"- **{rule.error().status} {rule.error().reason}**: {_list(names)}"
+            yield f"- **{rule.status} {rule.reason}**: {_list(names)}"
     yield "\n## Forms that are taken\n"
     yield _list([*test_rules.RIGHT, *(f"chunked: {name}" for name in test_body.RIGHT)]) + ".\n"
 

@@ -6,7 +6,7 @@ import runpy
 from pathlib import Path
 
 from tests.http1 import test_body, test_rules
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.rule import Rule
 
 PAGE = Path(__file__).parent.parent / "docs" / "http1.md"
 

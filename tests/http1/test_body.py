@@ -8,7 +8,7 @@ import pytest
 from tests.support.http import request
 from tests.support.reading import LIMITS, Reading, bytewise, read_all
 from trioasgi.http1.body import MAX_CHUNK_LINE
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.rule import Rule
 from trioasgi.http1.settings import Limits
 
 HEAD = request("/", "Transfer-Encoding: chunked", method="POST")
@@ -95,7 +95,7 @@ def test_a_chunked_body_is_decoded(codec: str, name: str) -> None:
 def test_a_wrong_chunked_body_gets_its_answer(codec: str, name: str) -> None:
     coded, rule = WRONG[name]
     reading = read(codec, coded + NEXT)
-    assert (reading.status, reading.reason) == (rule.error().status, rule.error().reason)
+    assert (reading.status, reading.reason) == (rule.status, rule.reason)
     assert [each.whole for each in reading.requests] == [False]
 
 

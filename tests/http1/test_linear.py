@@ -11,9 +11,10 @@ from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
 from trioasgi.exchange import Header
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
-from trioasgi.http1.codec import Codec, RequestError
+from trioasgi.http1.codec import Codec
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader
-from trioasgi.http1.rules import HeadReader, Rule
+from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.http1.rules import HeadReader
 from trioasgi.http1.settings import Limits
 
 WIDE = Limits(header_bytes=1 << 20, header_count=1 << 20, target=1 << 20, body=0)
@@ -161,7 +162,7 @@ def test_the_chunks_before_a_fault_come_before_it(codec: str) -> None:
     stream = CHUNKED + b"1\r\na\r\n2\r\nbc\r\nx\r\n"
     (only,) = (reading := read_all(codec, [stream])).requests
     assert only.body == b"abc"
-    assert (reading.status, reading.reason) == (400, Rule.CHUNK.error().reason)
+    assert (reading.status, reading.reason) == (400, Rule.CHUNK.reason)
 
 
 def test_steps_for_chunks_grow_with_their_number() -> None:
@@ -182,7 +183,7 @@ def test_a_few_empty_lines_are_passed_over_and_no_more(codec: str, cut: bool) ->
     assert len(empty_lines(codec, MAX_EMPTY // 2, cut=cut).requests) == 1
     refused = empty_lines(codec, MAX_EMPTY // 2 + 1, cut=cut)
     assert (refused.status, refused.requests) == (400, ())
-    assert refused.reason == Rule.EMPTY_LINES.error().reason
+    assert refused.reason == Rule.EMPTY_LINES.reason
 
 
 def test_empty_lines_are_counted_for_each_request(codec: str) -> None:
@@ -209,6 +210,6 @@ def test_fields_of_a_long_head_are_counted_before_they_are_read() -> None:
     reader = HeadReader(Unused(), limits)
     with pytest.raises(RequestError) as caught:
         reader.read(request("/", *["a:"] * 1000))
-    assert caught.value.status == 431
+    assert caught.value.rule.status == 431
     with pytest.raises(AssertionError):
         reader.read(request("/", *["a:"] * 999))

@@ -6,8 +6,9 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
-from trioasgi.http1.codec import Codec, HTTP1Request, RequestError
+from trioasgi.http1.codec import Codec, HTTP1Request
 from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.rule import RequestError
 from trioasgi.http1.settings import Limits
 
 from .http import make_codec
@@ -81,7 +82,7 @@ class Conversation:
                     self._end = Reading(tuple(self._requests))
                     return
         except RequestError as error:
-            self._end = Reading(tuple(self._requests), error.status, error.reason)
+            self._end = Reading(tuple(self._requests), error.rule.status, error.rule.reason)
 
     def _read_body(self, request: HTTP1Request) -> Generator[None, None, None]:
         body, whole = b"", False

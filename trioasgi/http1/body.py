@@ -6,8 +6,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.codec import RequestError
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
     from trioasgi.http1.settings import Limits
@@ -111,16 +110,16 @@ class ChunkedBody:
         if end < 0:
             self._line += data[pos : pos + limit + 2 - held]
             if len(self._line) > limit + 1:
-                raise too_long.error()
+                raise RequestError(too_long)
             if self._step is _Step.DATA_END and self._line != b"\r":
-                raise Rule.CHUNK.error()
+                raise RequestError(Rule.CHUNK)
             return len(data)
         line = data[pos:end]
         if held:
             line = bytes(self._line) + line
             self._line.clear()
         if line[-1:] != b"\r":
-            raise Rule.CHUNK.error()
+            raise RequestError(Rule.CHUNK)
         self._end_line(line[:-1])
         return end + 1
 
@@ -146,11 +145,11 @@ class ChunkedBody:
     def _begin_chunk(self, line: bytes) -> None:
         match = _CHUNK_LINE.fullmatch(line)
         if match is None:
-            raise Rule.CHUNK.error()
+            raise RequestError(Rule.CHUNK)
         self._left = int(match[1], 16)
         self._size += self._left
         if self._limits.body and self._size > self._limits.body:
-            raise Rule.BODY_SIZE.error()
+            raise RequestError(Rule.BODY_SIZE)
         self._step = _Step.DATA if self._left else _Step.TRAILERS
 
     def _take_trailer(self, line: bytes) -> None:
@@ -160,9 +159,9 @@ class ChunkedBody:
         self._trailers += 1
         self._trailers_size += len(line) + 2
         if self._trailers > self._limits.header_count:
-            raise Rule.TRAILERS_SIZE.error()
+            raise RequestError(Rule.TRAILERS_SIZE)
         if _TRAILER_LINE.fullmatch(line) is None:
-            raise Rule.CHUNK.error()
+            raise RequestError(Rule.CHUNK)
 
 
 class SizedBody:

@@ -19,15 +19,6 @@ if TYPE_CHECKING:
     from trioasgi.exchange import Header
 
 
-class RequestError(Exception):
-    """A request that the server answers itself, with `status`, after which the connection closes."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-
-
 class GrammarError(Exception):
     """A head that the codec does not read."""
 

@@ -16,13 +16,11 @@ from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
-from trioasgi.http1.codec import RequestError
-from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.giving_up import GivesUp, GivingUp
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
-from trioasgi.http1.refusals import refusal_text
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.refusals import error_answer, refusal_text
+from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.channel import Delivery
 from trioasgi.net.turns import wait_for_long_step
@@ -195,8 +193,7 @@ class HTTP1Connection:
                                 else:
                                     reads += 1
                                 if not data:
-                                    if reader.holds_data:
-                                        raise Rule.HEAD_CUT.error()
+                                    reader.receive_end()
                                     return True
                                 reader.receive_data(data)
                                 has_data = True
@@ -209,7 +206,7 @@ class HTTP1Connection:
                         except RequestError as error:
                             if not waited:  # the log is not to take it for a part of the last call
                                 await trio.lowlevel.cancel_shielded_checkpoint()
-                            await self._answer(error)
+                            await self._answer(error.rule)
                             return True
                         except OSError:
                             return True
@@ -350,9 +347,9 @@ class HTTP1Connection:
 
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
         request, peer = exchange.request, self.info.peer
-        error = Rule.CANCELLED.error()
+        rule, reason = Rule.CANCELLED, Rule.CANCELLED.reason
         if self._giving_up is not None and self._giving_up.pending:
-            error = RequestError(error.status, "its client has gone")
+            reason = "its client has gone"
             logger.info(
                 "%s: %s %s was cancelled, as its client has gone (--cancel-on-disconnect)",
                 peer,
@@ -360,14 +357,14 @@ class HTTP1Connection:
                 request.target.decode("ascii", "replace"),
             )
         elif late:
-            error = Rule.REQUEST_TIMEOUT.error()
+            rule, reason = Rule.REQUEST_TIMEOUT, Rule.REQUEST_TIMEOUT.reason
             logger.warning(
                 "%s: %s %s was cancelled at its deadline (--request-timeout)",
                 peer,
                 request.method,
                 request.target.decode("ascii", "replace"),
             )
-        exchange.fail(error.status, error.reason)
+        exchange.fail(rule.status, reason)
 
     def drain(self) -> None:
         """Serve what is under way, and then no more."""
@@ -401,7 +398,7 @@ class HTTP1Connection:
         served.
         """
         if self.reader.holds_data:
-            await self._answer(Rule.HEAD_TIMEOUT.error())
+            await self._answer(Rule.HEAD_TIMEOUT)
             return True
         with suppress(OSError):
             data = self.channel.receive_nowait()
@@ -466,32 +463,19 @@ class HTTP1Connection:
 
     # Answers of the server's own
 
-    async def _answer(self, error: RequestError) -> None:
-        """Answer a request that never became an exchange."""
+    async def _answer(self, rule: Rule) -> None:
+        """Answer a request that breaks `rule` and so never became an exchange; the connection closes."""
         self.phase = _CLOSING
-        self.refuse(error, None)
-        await self._linger()
-
-    def refuse(self, error: RequestError, exchange: HTTP1Exchange | None) -> None:
-        """Send an error's answer, after which the connection closes."""
-        body = f"{error.status} {error.reason}\n".encode()
-        head, _ = self.settings.heads.encode(error.status)
-        fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
-        only_head = exchange is not None and exchange.request.method == "HEAD"
-        answer = b"".join((head, fields, CONNECTION_CLOSE, b"\r\n", b"" if only_head else body))
-        if exchange is not None:
-            exchange.refuse(error.status, answer, 0 if only_head else len(body))
-            return
+        answer, size = error_answer(self.settings.heads, rule.status, rule.reason)
         try:
             self.channel.send_nowait(answer)
         except OSError:
-            return  # there is nobody left to tell
-        self._log_refusal(error, len(body))
-
-    def _log_refusal(self, error: RequestError, size: int) -> None:
-        self.log_limit(refusal_text(error, self.reader.take_rest()))
-        if self.settings.access_log is not None:
-            self.settings.access_log.log(self.info.peer, "-", "-", "1.1", error.status, size, 0.0)
+            pass  # there is nobody left to tell
+        else:
+            self.log_limit(refusal_text(rule, self.reader.take_rest()))
+            if self.settings.access_log is not None:
+                self.settings.access_log.log(self.info.peer, "-", "-", "1.1", rule.status, size, 0.0)
+        await self._linger()
 
     async def _linger(self) -> None:
         """Drop what the client still sends until it closes, within bounds, or for as long as the response is

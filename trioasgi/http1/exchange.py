@@ -12,7 +12,6 @@ import trio
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import BodyLengthError, Exchange, ResponsePhase
 from trioasgi.http1.call_scope import HTTP1CallScope
-from trioasgi.http1.codec import RequestError
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
     CONNECTION_KEEP_ALIVE,
@@ -26,8 +25,8 @@ from trioasgi.http1.encoder import (
     frame_file,
 )
 from trioasgi.http1.pace import Pace
-from trioasgi.http1.refusals import refusal_text
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.refusals import error_answer, refusal_text
+from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,9 +133,9 @@ class HTTP1Exchange(Exchange):
             try:
                 piece = reader.next_body()
             except RequestError as error:
-                connection.log_limit(refusal_text(error))
-                self.fail(error.status, error.reason)
-                raise ClientDisconnected(error.reason) from error
+                connection.log_limit(refusal_text(error.rule))
+                self.fail(error.rule.status, error.rule.reason)
+                raise ClientDisconnected(error.rule.reason) from error
             if piece is not None:
                 break
             if has_read:
@@ -175,9 +174,9 @@ class HTTP1Exchange(Exchange):
         except TimeoutError as exc:
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
-            error = Rule.BODY_TIMEOUT.error()
-            connection.log_limit(refusal_text(error))
-            self.fail(error.status, error.reason)
+            rule = Rule.BODY_TIMEOUT
+            connection.log_limit(refusal_text(rule))
+            self.fail(rule.status, rule.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
         except OSError as exc:
             raise self._broken() from exc
@@ -511,11 +510,13 @@ class HTTP1Exchange(Exchange):
             self.abort(reason)
             return
         self._failure = reason
-        self._connection.refuse(RequestError(status, reason), self)
+        with_body = self.request.method != "HEAD"
+        answer, size = error_answer(self._connection.settings.heads, status, reason, with_body=with_body)
+        self._refuse(status, answer, size)
         self._end_waits()
 
-    def refuse(self, status: int, answer: bytes, size: int) -> None:
-        """For the connection: answer in the application's place; `size` is the bytes of the answer's body."""
+    def _refuse(self, status: int, answer: bytes, size: int) -> None:
+        """Answer in the application's place; `size` is the bytes of the answer's body."""
         self.status = status
         self.sent = size
         self.close_after = True

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.body import ChunkedBody, SizedBody
 from trioasgi.http1.request_line import Beginning
-from trioasgi.http1.rules import HeadReader, Rule
+from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.http1.rules import HeadReader
 
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec, HTTP1Request
@@ -87,6 +88,11 @@ class RequestReader:
             self._data = data
             self._pos = 0
 
+    def receive_end(self) -> None:
+        """The client has sent its last byte. Raises RequestError if that is within a head."""
+        if self.holds_data:
+            raise RequestError(Rule.HEAD_CUT)
+
     def next_request(self) -> HTTP1Request | None:
         """The next request, or None if more bytes are needed, or if `needs_turn`.
 
@@ -157,7 +163,7 @@ class RequestReader:
         size = len(start) - len(start.lstrip(b"\r\n"))
         self._empty += size
         if self._empty > MAX_EMPTY:
-            raise Rule.EMPTY_LINES.error()
+            raise RequestError(Rule.EMPTY_LINES)
         self._pos += size
         return self._pos
 

@@ -1,32 +1,46 @@
-"""What the log says of a request that the server refuses: the reason, and the option that set the limit."""
+"""The answer to a request that the server refuses, and what the log says of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.rules import Rule
+from trioasgi.http1.encoder import CONNECTION_CLOSE
+from trioasgi.http1.rule import Rule
 
 if TYPE_CHECKING:
-    from trioasgi.http1.codec import RequestError
+    from trioasgi.http1.encoder import HeadEncoder
 
 _OPTIONS: Final = {
-    Rule.BODY_SIZE.error().reason: "--limit-body",
-    Rule.TARGET_LENGTH.error().reason: "--limit-target",
-    Rule.FIELDS_SIZE.error().reason: "--limit-header-bytes",
-    Rule.FIELDS_COUNT.error().reason: "--limit-header-count",
-    Rule.TRAILERS_SIZE.error().reason: "--limit-header-bytes",
-    Rule.HEAD_TIMEOUT.error().reason: "--timeout-headers",
-    Rule.BODY_TIMEOUT.error().reason: "--timeout-body",
+    Rule.BODY_SIZE: "--limit-body",
+    Rule.TARGET_LENGTH: "--limit-target",
+    Rule.FIELDS_SIZE: "--limit-header-bytes",
+    Rule.FIELDS_COUNT: "--limit-header-count",
+    Rule.TRAILERS_SIZE: "--limit-header-bytes",
+    Rule.HEAD_TIMEOUT: "--timeout-headers",
+    Rule.BODY_TIMEOUT: "--timeout-body",
 }
+"""The options that set the limits which these rules are about."""
 
 _TLS_RECORD: Final = b"\x16\x03"
 """How a handshake of TLS begins: the record's type and the first byte of its version (RFC 8446, 5.1)."""
 
 
-def refusal_text(error: RequestError, rest: bytes = b"") -> str:
+def error_answer(
+    heads: HeadEncoder, status: int, reason: str, *, with_body: bool = True
+) -> tuple[bytes, int]:
+    """The answer that says `reason`, and the bytes of its body; the connection closes behind it."""
+    body = f"{status} {reason}\n".encode()
+    head, _ = heads.encode(status)
+    fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
+    if not with_body:  # HEAD: the fields are those of the answer to a GET (RFC 9110, 9.3.2)
+        body = b""
+    return b"".join((head, fields, CONNECTION_CLOSE, b"\r\n", body)), len(body)
+
+
+def refusal_text(rule: Rule, rest: bytes = b"") -> str:
     """A line for the log; `rest` is what has been received and could not be read."""
-    text = f"request refused: {error.status} {error.reason}"
-    option = _OPTIONS.get(error.reason)
+    text = f"request refused: {rule.status} {rule.reason}"
+    option = _OPTIONS.get(rule)
     if option is not None:
         return f"{text} ({option})"
     if rest.startswith(_TLS_RECORD):

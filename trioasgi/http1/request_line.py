@@ -11,11 +11,10 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http1.rule import Rule
+from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import AROUND_TARGET
 
 if TYPE_CHECKING:
-    from trioasgi.http1.codec import RequestError
     from trioasgi.http1.settings import Limits
 
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -92,9 +91,9 @@ class Beginning:
         if self._part is not _Part.FIELDS:
             rule = self._check_line(head)
             if rule is not None:
-                raise rule.error()
+                raise RequestError(rule)
         if len(head) > self._limits.head_bytes:
-            raise Rule.FIELDS_SIZE.error()
+            raise RequestError(Rule.FIELDS_SIZE)
 
     def _check_line(self, head: bytes | bytearray) -> Rule | None:
         end = head.find(b"\n", self._at)
@@ -131,11 +130,11 @@ class Beginning:
         return True
 
 
-def diagnose_line(head: bytes, limits: Limits) -> RequestError:
-    """Find out what is wrong with the request line of a head."""
+def diagnose_line(head: bytes, limits: Limits) -> Rule:
+    """The rule that the request line of a head breaks."""
     rule = Beginning(limits)._check_line(head)
     assert rule is not None, "a request line is wrong, and breaks no rule"
-    return rule.error()
+    return rule
 
 
 def _check_whole(line: bytes, limits: Limits) -> Rule | None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from enum import Enum
 
-from trioasgi.http1.codec import RequestError
-
 
 class Rule(Enum):
-    """A way in which a request can be wrong: (status, what is said of it, where that is written)."""
+    """A way in which a request can be wrong: the status and the reason that are answered, and the section
+    that says so.
+    """
 
     REQUEST_LINE = (400, "malformed request line", "RFC 9112, 3")
     METHOD = (501, "unknown method", "RFC 9110, 9.1")
@@ -44,7 +44,15 @@ class Rule(Enum):
     CANCELLED = (503, "the application gave this request up", "RFC 9110, 15.6.4")
     HEAD_CUT = (400, "the connection ended within the head of a request", "RFC 9112, 8")
 
-    def error(self) -> RequestError:
-        """The error that carries this rule's answer."""
-        status, reason, _section = self.value
-        return RequestError(status, reason)
+    def __init__(self, status: int, reason: str, section: str) -> None:
+        self.status = status
+        self.reason = reason
+        self.section = section
+
+
+class RequestError(Exception):
+    """A request breaks `rule`: the server answers it itself, and the connection closes."""
+
+    def __init__(self, rule: Rule) -> None:
+        super().__init__(rule.reason)
+        self.rule = rule

@@ -12,9 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request
-from trioasgi.http1.request_line import METHODS as METHODS
-from trioasgi.http1.request_line import REQUEST_LINE, TOKEN, VERSIONS, diagnose_line
-from trioasgi.http1.rule import Rule as Rule
+from trioasgi.http1.request_line import METHODS, REQUEST_LINE, TOKEN, VERSIONS, diagnose_line
+from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -80,13 +79,13 @@ class HeadReader:
         last = self.request
         line = REQUEST_LINE.match(head)
         if line is None:
-            raise diagnose_line(head, self._limits)
+            raise RequestError(diagnose_line(head, self._limits))
         name, target, path, query, version = line.groups()
         method = METHODS.get(name)
         if method is None or len(target) > self._limits.target:
-            raise diagnose_line(head, self._limits)
+            raise RequestError(diagnose_line(head, self._limits))
         if len(head) > self._max_bytes:
-            raise Rule.FIELDS_SIZE.error()
+            raise RequestError(Rule.FIELDS_SIZE)
         authority: bytes | None = None
         if path is None:
             # Before the fields: what llhttp thinks of the target is not for it to say.
@@ -114,7 +113,7 @@ class HeadReader:
         # h11 may take 30 ms for the fields of 64 KiB, only for them to be counted. Each has a line of its
         # own, as have the request line and the end.
         if len(head) > COUNT_FROM and head.count(b"\n") - 2 > self._limits.header_count:
-            raise Rule.FIELDS_COUNT.error()
+            raise RequestError(Rule.FIELDS_COUNT)
         try:
             headers = self._codec.read_fields(head)
         except GrammarError:
@@ -133,7 +132,7 @@ def _read_field_lines(head: bytes) -> list[Header]:
     fields = []
     for line in head.split(b"\r\n")[1:-2]:
         if _FIELD_LINE.fullmatch(line) is None:
-            raise Rule.FIELDS.error()
+            raise RequestError(Rule.FIELDS)
         name, _, value = line.partition(b":")
         fields.append((name.lower(), value.strip(b" \t")))
     return fields
@@ -142,7 +141,7 @@ def _read_field_lines(head: bytes) -> list[Header]:
 def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int) -> None:
     headers = fields.headers
     if len(headers) > limits.header_count:
-        raise Rule.FIELDS_COUNT.error()
+        raise RequestError(Rule.FIELDS_COUNT)
     notes = _NOTES
     closes = False
     for name, value in headers:
@@ -155,16 +154,16 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int
         fields.keep_alive = False
     # What is not longer with its request line need not be counted without.
     if head_size > limits.header_bytes and _size(headers) > limits.header_bytes:
-        raise Rule.FIELDS_SIZE.error()
+        raise RequestError(Rule.FIELDS_SIZE)
     if fields.host is None and version == b"1.1":
-        raise Rule.HOST_MISSING.error()
+        raise RequestError(Rule.HOST_MISSING)
     # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0.
     fields.websocket = fields.upgrades and fields.names_websocket and version == b"1.1"
     if fields.content_length is not None:
         if fields.chunked:
-            raise Rule.LENGTH_AND_CODING.error()
+            raise RequestError(Rule.LENGTH_AND_CODING)
         if limits.body and fields.content_length > limits.body:
-            raise Rule.BODY_SIZE.error()
+            raise RequestError(Rule.BODY_SIZE)
 
 
 def _size(headers: list[Header]) -> int:
@@ -191,23 +190,23 @@ def _note_connection(fields: Fields, value: bytes) -> bool:
 
 def _note_host(fields: Fields, value: bytes, _version: bytes) -> None:
     if fields.host is not None:
-        raise Rule.HOST_REPEATED.error()
+        raise RequestError(Rule.HOST_REPEATED)
     if len(value) > _MAX_AUTHORITY or not _is_authority(value):
-        raise Rule.HOST_INVALID.error()
+        raise RequestError(Rule.HOST_INVALID)
     fields.host = value
 
 
 def _note_content_length(fields: Fields, value: bytes, _version: bytes) -> None:
     if fields.content_length is not None:
-        raise Rule.LENGTH_REPEATED.error()
+        raise RequestError(Rule.LENGTH_REPEATED)
     if not value.isdigit() or len(value) > _LENGTH_DIGITS:
-        raise Rule.LENGTH_INVALID.error()
+        raise RequestError(Rule.LENGTH_INVALID)
     fields.content_length = int(value)
 
 
 def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> None:
     if version == b"1.0":
-        raise Rule.CODING_IN_1_0.error()
+        raise RequestError(Rule.CODING_IN_1_0)
     codings = _members(value)
     # RFC 9112, 6.3: a field that is there, without chunked at its end, leaves the length unknown. So does an
     # empty one, which a recipient may well take for none.
@@ -217,16 +216,16 @@ def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> Non
         or codings.count(b"chunked") > 1
         or (b"chunked" in codings and codings[-1] != b"chunked")
     ):
-        raise Rule.CODING_NOT_FINAL.error()
+        raise RequestError(Rule.CODING_NOT_FINAL)
     if codings != [b"chunked"]:
-        raise Rule.CODING_UNKNOWN.error()
+        raise RequestError(Rule.CODING_UNKNOWN)
     fields.chunked = True
 
 
 def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
     for expectation in _members(value):
         if expectation != b"100-continue":
-            raise Rule.EXPECTATION.error()
+            raise RequestError(Rule.EXPECTATION)
         # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
         fields.expects_continue = version == b"1.1"
 
@@ -260,11 +259,11 @@ def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | 
     """
     if target == b"*":
         if method != "OPTIONS":
-            raise Rule.ASTERISK.error()
+            raise RequestError(Rule.ASTERISK)
         return target, b"", None
     match = _ABSOLUTE.fullmatch(target)
     if match is None or len(match[1]) > _MAX_AUTHORITY or not _is_authority(match[1]):
-        raise Rule.TARGET_FORM.error()
+        raise RequestError(Rule.TARGET_FORM)
     authority, rest = match.groups()
     if method == "OPTIONS" and not rest:
         return b"*", b"", authority  # RFC 9112, 3.2.4: what a proxy makes of it
