@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.trust import Trusted, parse_address
 
@@ -66,11 +67,12 @@ _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255
 """RFC 3986, 3.2.2 and 3.2.3, but only with the characters that names of hosts have."""
 
 _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
-"""A path without empty, `.` or `..` segments (RFC 3986, 3.3)."""
+"""A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
-_TOKEN: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"  # noqa: S105 - a grammar's token
-_VALUE: Final = r"[!#$%&'*+\-.^_`|~0-9A-Za-z:\[\]]+"  # with what strictly has to be quoted, and often is not
-_PAIR: Final = re.compile(rf'({_TOKEN})=(?:({_VALUE})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")')
+_VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # with what strictly has to be quoted, and often is not
+_PAIR: Final = re.compile(
+    rf'({TOKEN.decode()})=(?:({_VALUE})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")'
+)
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
 _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
 from trioasgi.exchange import Header
+from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
 
-_NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+")
-"""A field name (RFC 9110, 5.1), in lower case."""
+_NAME: Final = re.compile(TOKEN)
+"""A field name (RFC 9110, 5.1)."""
 
-_BAD_VALUE: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_BAD_VALUE: Final = re.compile(rb"[" + NO_FIELD_CHARS + rb"]")
 """Control characters, which no field value may have (RFC 9110, 5.5): some end a field, or hide its rest."""
 
 _MAX_KNOWN_NAMES: Final = 1024
@@ -105,7 +106,7 @@ def _remember(fields: tuple[tuple[ByteString, ...], ...], checked: CheckedHeader
 
 
 def _learn_name(given: ByteString) -> bytes:
-    if not isinstance(given, bytes) or _NAME.fullmatch(given.lower()) is None:
+    if not isinstance(given, bytes) or _NAME.fullmatch(given) is None:
         raise ASGIMessageError(f"header name {given!r} must be a byte string that is a token (RFC 9110, 5.1)")
     if len(_known_names) < _MAX_KNOWN_NAMES:
         _known_names[given] = given.lower()

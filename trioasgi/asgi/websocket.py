@@ -14,6 +14,7 @@ from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.http.abnf import TOKEN
 from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
@@ -38,7 +39,7 @@ _SCHEMES: Final = {"http": "ws", "https": "wss"}
 _CLOSES: Final = (b"connection", b"close")
 """Sent with every response in place of a WebSocket: behind the handshake may be frames, and no request."""
 
-_SUBPROTOCOL: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_SUBPROTOCOL: Final = re.compile(TOKEN.decode())
 
 
 async def serve_websocket(

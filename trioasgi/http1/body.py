@@ -6,6 +6,7 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.http.abnf import FIELD_LINE, QUOTED_STRING, TOKEN
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
@@ -20,21 +21,15 @@ MAX_CHUNKS: Final = 32
 _LINE_BITS: Final = 6
 """Bytes of a line, as a power of two, that are as much work as a chunk."""
 
-_CHUNK_LINE: Final = re.compile(
-    rb"""
-    ([0-9A-Fa-f]{1,16})
-    (?: [ \t]*;[ \t]* [!\#$%&'*+\-.^_`|~0-9A-Za-z]+
-        (?: [ \t]*=[ \t]*
-            (?: [!\#$%&'*+\-.^_`|~0-9A-Za-z]+
-              | "(?: [\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff] | \\[\t\x20-\x7e\x80-\xff] )*"
-            )
-        )?
-    )*
-    """,
-    re.VERBOSE,
-)
+_CHUNK_EXT: Final = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED_STRING)
+_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*" % _CHUNK_EXT)
+"""::
 
-_TRAILER_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[^\x00-\x08\x0a-\x1f\x7f]*")
+    chunk     = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
+    chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )   (RFC 9112, 7.1 and 7.1.1)
+"""
+
+_TRAILER_LINE: Final = re.compile(FIELD_LINE)
 
 
 class _Step(Enum):

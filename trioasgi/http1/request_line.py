@@ -11,14 +11,12 @@ import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import AROUND_TARGET
 
 if TYPE_CHECKING:
     from trioasgi.http1.settings import Limits
-
-TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-"""RFC 9110, 5.6.2"""
 
 REQUEST_LINE: Final = re.compile(
     rb"""
@@ -39,7 +37,7 @@ as they are.
 _ANY_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])")
 
 
-_METHOD: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]*")
+_METHOD: Final = re.compile(rb"[" + TOKEN_CHARS + rb"]*")
 _TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
 _VERSION_SO_FAR: Final = re.compile(rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?")
 """What the parts of a request line may look like while its end has not arrived."""

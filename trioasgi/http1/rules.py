@@ -11,8 +11,9 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
+from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
 from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request
-from trioasgi.http1.request_line import METHODS, REQUEST_LINE, TOKEN, VERSIONS, diagnose_line
+from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
@@ -23,17 +24,8 @@ if TYPE_CHECKING:
     from trioasgi.http1.settings import Limits
 
 
-_FIELD_LINE: Final = re.compile(TOKEN + rb":[^\x00-\x08\x0a-\x1f\x7f]*")
-"""RFC 9112, 5, and 9110, 5.5. White space is not told from the value: where two parts of a pattern match the
-same, the time it takes grows with the square of what they match.
-"""
-
-# RFC 3986, 3.2.2 and 3.2.3, without userinfo (RFC 9110, 4.2.4): an IP literal or a registered name, and a
-# port.
-_AUTHORITY: Final = re.compile(
-    rb"(?:\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[A-Za-z0-9\-._~!$&'()*+,;=:]+)\]|(?:[A-Za-z0-9\-._~!$&'()*+,;=]|%[0-9A-Fa-f]{2})+)(?::[0-9]{0,5})?"
-)
-
+_FIELD_LINE: Final = re.compile(FIELD_LINE)
+_AUTHORITY: Final = re.compile(AUTHORITY)
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#]*)([^#]*)")
 
 _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port

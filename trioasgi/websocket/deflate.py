@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from trioasgi.http.abnf import TOKEN
 from trioasgi.websocket.frames import CloseCode, FrameError
 
 if TYPE_CHECKING:
@@ -54,12 +55,11 @@ MAX_OFFERS: Final = 100
 
 _EXTENSION: Final = b"permessage-deflate"
 
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _PARAMETER: Final = re.compile(
-    rb"[ \t]*;[ \t]*(" + _TOKEN + rb')(?:[ \t]*=[ \t]*(?:"([^"\\,;]*)"|(' + _TOKEN + rb")))?"
+    rb"[ \t]*;[ \t]*(" + TOKEN + rb')(?:[ \t]*=[ \t]*(?:"([^"\\,;]*)"|(' + TOKEN + rb")))?"
 )
 _EMPTY: Final = re.compile(rb"[ \t,]*")
-_OFFER: Final = re.compile(rb"[ \t]*(" + _TOKEN + rb")((?:" + _PARAMETER.pattern + rb")*)[ \t]*(?:,|$)")
+_OFFER: Final = re.compile(rb"[ \t]*(" + TOKEN + rb")((?:" + _PARAMETER.pattern + rb")*)[ \t]*(?:,|$)")
 _BITS: Final = re.compile(rb"8|9|1[0-5]")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from trioasgi.http.abnf import TOKEN
 from trioasgi.websocket.deflate import Deflate, negotiate
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ VERSION: Final = b"13"
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE: Final = 16
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TOKEN: Final = re.compile(TOKEN.decode())
 
 
 class HandshakeError(Exception):

@@ -1,0 +1,69 @@
+"""The grammars of HTTP that more than one module reads, each once, as patterns of `re` for bytes.
+
+Each stands beside its ABNF and section. They are put together with others, so they have no groups and no
+anchors: match them with `fullmatch`. In each, no two parts that follow one another match the same character:
+the time for a match would grow with the square of its input.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+TOKEN_CHARS: Final = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
+"""The characters of a token, for use within brackets.
+
+::
+
+    tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~"
+          / DIGIT / ALPHA                                                       (RFC 9110, 5.6.2)
+"""
+
+TOKEN: Final = rb"[" + TOKEN_CHARS + rb"]+"
+"""token = 1*tchar (RFC 9110, 5.6.2)"""
+
+NO_FIELD_CHARS: Final = rb"\x00-\x08\x0a-\x1f\x7f"
+"""The characters that a field's value has none of, for use within brackets: all controls but HTAB.
+
+::
+
+    field-vchar   = VCHAR / obs-text
+    field-content = field-vchar [ 1*( SP / HTAB / field-vchar ) field-vchar ]   (RFC 9110, 5.5)
+"""
+
+FIELD_LINE: Final = TOKEN + rb":[^" + NO_FIELD_CHARS + rb"]*"
+"""A field without its line end; the white space around the value is not told from it.
+
+::
+
+    field-line = field-name ":" OWS field-value OWS                             (RFC 9112, 5)
+"""
+
+QUOTED_STRING: Final = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*"'
+"""::
+
+    quoted-string = DQUOTE *( qdtext / quoted-pair ) DQUOTE
+    qdtext        = HTAB / SP / %x21 / %x23-5B / %x5D-7E / obs-text
+    quoted-pair   = "\\" ( HTAB / SP / VCHAR / obs-text )                       (RFC 9110, 5.6.4)
+"""
+
+_UNRESERVED: Final = rb"A-Za-z0-9\-._~"
+"""unreserved = ALPHA / DIGIT / "-" / "." / "_" / "~" (RFC 3986, 2.3)"""
+
+_SUB_DELIMS: Final = rb"!$&'()*+,;="
+"""sub-delims = "!" / "$" / "&" / "'" / "(" / ")" / "*" / "+" / "," / ";" / "=" (RFC 3986, 2.2)"""
+
+_PCT_ENCODED: Final = rb"%[0-9A-Fa-f]{2}"
+"""pct-encoded = "%" HEXDIG HEXDIG (RFC 3986, 2.1)"""
+
+_IP_LITERAL: Final = rb"\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[" + _UNRESERVED + _SUB_DELIMS + rb":]+)\]"
+_REG_NAME: Final = rb"(?:[" + _UNRESERVED + _SUB_DELIMS + rb"]|" + _PCT_ENCODED + rb")+"
+
+AUTHORITY: Final = rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5})?"
+"""Without userinfo (RFC 9110, 4.2.4), and not empty. Whether an IPv6 address is one is not looked at.
+
+::
+
+    authority = host [ ":" port ]
+    host      = IP-literal / IPv4address / reg-name                             (RFC 3986, 3.2.2)
+    port      = *DIGIT                                                          (RFC 3986, 3.2.3)
+"""
