@@ -29,7 +29,9 @@ logger = logging.getLogger("trioasgi")
 
 ASGI_VERSIONS: Final = {"version": "3.0", "spec_version": "2.5"}
 
-_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
+_COMPLETE: Final = ResponsePhase.COMPLETE
 
 
 class Application:

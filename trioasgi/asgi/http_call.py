@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from trioasgi.exchange import Exchange
     from trioasgi.observe.access import AccessLog
 
-_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
+_COMPLETE: Final = ResponsePhase.COMPLETE
+_REFUSED: Final = ResponsePhase.REFUSED
+_FAILED: Final = ResponsePhase.FAILED
 
 
 class AccessEntry:

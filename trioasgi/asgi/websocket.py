@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
 
 _SCHEMES: Final = {"http": "ws", "https": "wss"}
 

@@ -73,8 +73,12 @@ class Phase(Enum):
     CLOSING = "no more requests will be read"
 
 
-_NEW, _IDLE, _HEAD, _BUSY, _CLOSING = Phase
-_COMPLETE = ResponsePhase.COMPLETE
+_NEW: Final = Phase.NEW
+_IDLE: Final = Phase.IDLE
+_HEAD: Final = Phase.HEAD
+_BUSY: Final = Phase.BUSY
+_CLOSING: Final = Phase.CLOSING
+_COMPLETE: Final = ResponsePhase.COMPLETE
 
 
 class HTTP1Connection:

@@ -50,9 +50,17 @@ JOIN_BELOW: Final = 64 * 1024
 costs less in a second send.
 """
 
-_NOT_STARTED, _STARTED, _ENDING, _COMPLETE, _REFUSED, _FAILED = ResponsePhase
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
+_ENDING: Final = ResponsePhase.ENDING
+_COMPLETE: Final = ResponsePhase.COMPLETE
+_REFUSED: Final = ResponsePhase.REFUSED
+_FAILED: Final = ResponsePhase.FAILED
 
-_NONE, _LENGTH, _CHUNKED, _LOST = Framing.NONE, Framing.LENGTH, Framing.CHUNKED, Framing.LOST
+_NONE: Final = Framing.NONE
+_LENGTH: Final = Framing.LENGTH
+_CHUNKED: Final = Framing.CHUNKED
+_LOST: Final = Framing.LOST
 
 _BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
