@@ -76,3 +76,7 @@ class ClientDisconnected(ConnectionError):  # noqa: N818 - it tells of an event,
 
 class ASGIMessageError(TrioasgiError, RuntimeError):
     """The application sent a message that ASGI does not allow, or at a moment when it may not be sent."""
+
+
+class BodyLengthError(ASGIMessageError):
+    """The application's body is longer or shorter than its Content-Length (RFC 9110, 8.6)."""

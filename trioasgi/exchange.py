@@ -215,7 +215,3 @@ class Exchange(ABC):
     @abstractmethod
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the server begins to drain, in this exchange's time; at once if it has."""
-
-
-class BodyLengthError(Exception):
-    """The application's body is longer or shorter than its Content-Length."""

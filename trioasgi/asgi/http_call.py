@@ -23,7 +23,7 @@ from trioasgi.asgi.messages import (
     open_file,
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.exchange import ResponsePhase
 from trioasgi.observe.access import CUT_OFF, UNANSWERED
 
 if TYPE_CHECKING:
@@ -147,10 +147,7 @@ class HTTPCall:
                 body = check_body(body)
             done = not message.get("more_body")
             # As _send_body, which would be another coroutine for each message.
-            try:
-                waits = exchange.send_body(body, not done)
-            except BodyLengthError as exc:
-                raise ASGIMessageError(str(exc)) from exc
+            waits = exchange.send_body(body, not done)
             if waits or not done:
                 await self._flush(waits)
             if self._log is not None and done:
@@ -172,10 +169,7 @@ class HTTPCall:
             await self._send_other(message)
 
     async def _send_body(self, body: bytes, more: bool) -> None:
-        try:
-            waits = self._exchange.send_body(body, more)
-        except BodyLengthError as exc:
-            raise ASGIMessageError(str(exc)) from exc
+        waits = self._exchange.send_body(body, more)
         if waits or more:
             await self._flush(waits)
         if not more:
@@ -271,8 +265,6 @@ class HTTPCall:
         self._file_over = trio.Event()
         try:
             await self._exchange.send_file(fd, offset, count, more)
-        except BodyLengthError as exc:
-            raise ASGIMessageError(str(exc)) from exc
         finally:
             self._due = due
             self._file_over.set()
@@ -288,10 +280,7 @@ class HTTPCall:
         self._exchange.add_trailers(headers)
         if message.get("more_trailers"):
             return
-        try:
-            waits = self._exchange.send_body(b"", more=False)
-        except BodyLengthError as exc:
-            raise ASGIMessageError(str(exc)) from exc
+        waits = self._exchange.send_body(b"", more=False)
         if waits:
             await self._exchange.flush()
         self._complete()

@@ -13,7 +13,7 @@ from trio.lowlevel import current_task
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.exchange import BodyLengthError, ResponsePhase
+from trioasgi.exchange import ResponsePhase
 from trioasgi.http.abnf import TOKEN
 from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
@@ -244,10 +244,7 @@ class WebSocketCall:
 
     async def _continue_response(self, message: Message) -> None:
         exchange = self._exchange
-        try:
-            exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
-        except BodyLengthError as exc:
-            raise ASGIMessageError(str(exc)) from exc
+        exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
         await exchange.flush()
 
     # The end

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.errors import ClientDisconnected
-from trioasgi.exchange import BodyLengthError, Exchange, ResponsePhase
+from trioasgi.errors import BodyLengthError, ClientDisconnected
+from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.call_scope import HTTP1CallScope
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
