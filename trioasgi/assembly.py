@@ -13,8 +13,7 @@ from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.encoder import HeadEncoder
-from trioasgi.http1.giving_up import GivesUp
-from trioasgi.http1.settings import HTTP1Settings, Limits
+from trioasgi.http1.settings import GivesUp, HTTP1Settings, Limits
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings

@@ -17,10 +17,11 @@ from trio.lowlevel import current_task
 from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
-from trioasgi.http1.giving_up import GivesUp, GivingUp
+from trioasgi.http1.giving_up import GivingUp
 from trioasgi.http1.reader import MAX_SKIP, RequestReader
 from trioasgi.http1.refusals import error_answer, refusal_text
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.http1.settings import GivesUp
 from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.channel import Delivery
 from trioasgi.net.turns import wait_for_long_step

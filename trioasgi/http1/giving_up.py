@@ -9,24 +9,16 @@ once.
 from __future__ import annotations
 
 import math
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trioasgi.exchange import ResponsePhase
+from trioasgi.http1.settings import GivesUp
 
 if TYPE_CHECKING:
     from trioasgi.http1.connection import HTTP1Connection
     from trioasgi.http1.exchange import HTTP1Exchange
-
-
-class GivesUp(Enum):
-    """Which calls are cancelled when their client has gone."""
-
-    NEVER = "none"
-    STREAMS = "those whose response is under way"
-    ALWAYS = "all"
 
 
 _CONCERNED: Final = {

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import msgspec
-
-from trioasgi.http1.giving_up import GivesUp
 
 if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec
@@ -31,6 +30,14 @@ class Limits(msgspec.Struct, frozen=True):
     def head_bytes(self) -> int:
         """The most bytes that are held while the end of a head has not been seen."""
         return self.header_bytes + self.target + AROUND_TARGET
+
+
+class GivesUp(Enum):
+    """Which calls are cancelled when their client has gone."""
+
+    NEVER = "none"
+    STREAMS = "those whose response is under way"
+    ALWAYS = "all"
 
 
 class HTTP1Settings(msgspec.Struct, frozen=True):

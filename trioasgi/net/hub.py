@@ -21,8 +21,6 @@ import trio
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trioasgi.net.hub_channel import HubChannel
-
 TICK: Final = 0.25
 """Seconds between two looks at the deadlines: how late a time-out may come."""
 
@@ -39,6 +37,22 @@ class HoldsBack(Protocol):
         """Send what is held back."""
 
 
+class Watched(Protocol):
+    """A stream whose socket is registered. Its deadlines are in Trio's time."""
+
+    read_deadline: float
+    write_deadline: float
+
+    def on_event(self, flags: int) -> None:
+        """Take what epoll tells of the socket."""
+
+    def on_deadline(self, now: float) -> None:
+        """End the waits whose deadline has come by `now`."""
+
+    def close(self) -> None:
+        """Close the socket at once."""
+
+
 def supported() -> bool:
     """Is there epoll here? Where not, connections use plain trio streams."""
     return sys.platform == "linux"
@@ -53,7 +67,7 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self._streams: dict[int, HubChannel] = {}
+        self._streams: dict[int, Watched] = {}
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
@@ -62,7 +76,7 @@ class Hub:
         if sys.platform == "linux":
             self._epoll = select.epoll()
 
-    def register(self, fd: int, stream: HubChannel) -> None:
+    def register(self, fd: int, stream: Watched) -> None:
         """Watch `fd` for the rest of its life on behalf of `stream`."""
         if sys.platform == "linux":
             self._epoll.register(fd, INTEREST)

@@ -5,19 +5,24 @@ does not.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trioasgi.websocket.session import WebSocketSession
-
 logger = logging.getLogger("trioasgi")
 
 TICK: Final = 0.25
 """Seconds between two looks at the sessions: how late a ping or a time-out may come."""
+
+
+class LookedAfter(Protocol):
+    """A session, as its keepalive sees it."""
+
+    def on_tick(self, now: float) -> None:
+        """Do what is due at `now`, in Trio's time."""
 
 
 class Keepalive:
@@ -27,19 +32,19 @@ class Keepalive:
     """
 
     def __init__(self) -> None:
-        self._sessions: set[WebSocketSession] = set()
+        self._sessions: set[LookedAfter] = set()
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def add(self, session: WebSocketSession) -> None:
+    def add(self, session: LookedAfter) -> None:
         """Look after `session` from now on."""
         self._sessions.add(session)
         self._some.set()
 
-    def discard(self, session: WebSocketSession) -> None:
+    def discard(self, session: LookedAfter) -> None:
         """Look after `session` no more."""
         self._sessions.discard(session)
 
