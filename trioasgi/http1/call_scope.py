@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from trioasgi.http1.connection import HTTP1Connection
-    from trioasgi.http1.exchange import HTTP1Exchange
+    import trio
+
+    from trioasgi.http1.state import ConnectionState
+
+
+class HasScope(Protocol):
+    """An exchange: `scope` is that of the task which makes its call, for as long as the call is under way."""
+
+    scope: trio.CancelScope | None
 
 
 class HTTP1CallScope:
@@ -21,7 +28,7 @@ class HTTP1CallScope:
 
     __slots__ = ("_connection", "_exchange")
 
-    def __init__(self, connection: HTTP1Connection, exchange: HTTP1Exchange) -> None:
+    def __init__(self, connection: ConnectionState, exchange: HasScope) -> None:
         self._connection = connection
         self._exchange = exchange
 

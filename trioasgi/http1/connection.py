@@ -18,10 +18,11 @@ from trioasgi.errors import ClientDisconnected
 from trioasgi.exchange import Exchange, ResponsePhase
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
-from trioasgi.http1.reader import MAX_SKIP, RequestReader
+from trioasgi.http1.reader import MAX_SKIP
 from trioasgi.http1.refusals import error_answer, refusal_text
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
+from trioasgi.http1.state import ConnectionState
 from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.channel import Delivery
 from trioasgi.net.turns import wait_for_long_step
@@ -82,7 +83,7 @@ _CLOSING: Final = Phase.CLOSING
 _COMPLETE: Final = ResponsePhase.COMPLETE
 
 
-class HTTP1Connection:
+class HTTP1Connection(ConnectionState):
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
 
     Each call begins with the context variables of `context`. The task that calls `run` is started in a copy
@@ -96,20 +97,9 @@ class HTTP1Connection:
         "_exchange",
         "_giving_up",
         "_handler",
-        "_on_drain",
         "_on_handover",
         "_turn",
-        "attends",
-        "channel",
-        "draining",
-        "flushing",
-        "info",
         "phase",
-        "reader",
-        "scope",
-        "sets_deadlines",
-        "settings",
-        "start_task",
     )
 
     def __init__(
@@ -122,26 +112,14 @@ class HTTP1Connection:
         start_task: Callable[[Callable[[], Awaitable[None]]], None],
         on_handover: Callable[[HTTP1Connection], None] | None = None,
     ) -> None:
-        self.channel = channel
-        self.info = info
-        self.settings = settings
-        self.reader = RequestReader(settings.codec, settings.limits)
+        super().__init__(channel, info, settings, start_task)
         self.phase = _NEW
-        self.draining = False
         self._deadline = math.inf  # it may be told to drain before its task has begun
-        self.scope: trio.CancelScope  # of the task that runs now
-        self.sets_deadlines = settings.request_timeout > 0 or settings.gives_up is GivesUp.ALWAYS
-        self.flushing = 0
-        """How many tasks wait for what was sent to leave."""
-        self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
-        """Is `attend` to be called when a response goes on?"""
         self._giving_up: GivingUp | None = None
         self._handler = handler
         self._context = context
-        self.start_task = start_task
         self._exchange: HTTP1Exchange | None = None
         self._turn = 0
-        self._on_drain: Callable[[], None] | None = None
         self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
         if on_handover is not None:
@@ -299,7 +277,6 @@ class HTTP1Connection:
             self._on_handover(self)
 
     def response_over(self) -> None:
-        """The response is complete, or lost: from here on no deadline is set to the application."""
         if self._giving_up is not None:
             self._giving_up.pending = False
         if self.scope.deadline != math.inf:
@@ -313,15 +290,16 @@ class HTTP1Connection:
 
     @property
     def exchange_under_way(self) -> HTTP1Exchange | None:
-        """The exchange that the application is called for now."""
         return self._exchange if self.phase is _BUSY else None
 
     def _note_gone(self) -> None:
         self.attends = True
-        self.giving_up.begin()
+        self._watch().begin()
 
-    @property
-    def giving_up(self) -> GivingUp:
+    def attend(self) -> None:
+        self._watch().attend()
+
+    def _watch(self) -> GivingUp:
         """Who sees to it that a call is cancelled when its client has gone."""
         if self._giving_up is None:
             self._giving_up = GivingUp(self)
@@ -380,12 +358,6 @@ class HTTP1Connection:
             self.channel.read_deadline = self._deadline
         elif self._on_drain is not None:
             self._on_drain()
-
-    def on_drain(self, callback: Callable[[], None]) -> None:
-        """Tell the exchange that is under way, and the last one here, when the server drains."""
-        self._on_drain = callback
-        if self.draining:
-            callback()
 
     # Requests
 
@@ -514,7 +486,3 @@ class HTTP1Connection:
                     await trio.lowlevel.checkpoint()
         except OSError:
             pass  # the client has gone: it had its chance
-
-    def log_limit(self, reason: str) -> None:
-        """Say why a connection is ended by the server."""
-        logger.info("%s: %s", self.info.peer, reason)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from trioasgi.exchange import Header
     from trioasgi.http1.codec import HTTP1Request
-    from trioasgi.http1.connection import HTTP1Connection
+    from trioasgi.http1.state import ConnectionState
     from trioasgi.net.channel import Channel
 
 YIELD_EVERY: Final = 256 * 1024
@@ -95,7 +95,7 @@ class HTTP1Exchange(Exchange):
         "scope",
     )
 
-    def __init__(self, connection: HTTP1Connection, request: HTTP1Request) -> None:
+    def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
         self._connection = connection
         self.scope: trio.CancelScope | None = connection.scope
         """That of the task which makes the call, for as long as the call is under way."""
@@ -246,7 +246,7 @@ class HTTP1Exchange(Exchange):
             return False
         self._recallable = head
         if connection.attends:
-            connection.giving_up.attend()
+            connection.attend()
         return self._send_soon(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
@@ -299,17 +299,13 @@ class HTTP1Exchange(Exchange):
                 self._send(head)
         if more:
             if self._connection.attends:
-                self._connection.giving_up.attend()
+                self._connection.attend()
             return self._send_soon(data) if data else False
         if self._send(data):
             self.phase = _ENDING
             return True
         self._complete()
         return False
-
-    def is_watched(self) -> None:
-        """Somebody waits for the client to hang up, until the response is over."""
-        self._waited_for = True
 
     def _count(self, size: int, more: bool) -> None:
         """Hold the body to its Content-Length."""
@@ -461,14 +457,14 @@ class HTTP1Exchange(Exchange):
         channel = connection.channel
         connection.flushing += 1
         if connection.attends:
-            connection.giving_up.attend()
+            connection.attend()
         try:
             with self._telling_of_disconnect():
                 await channel.flush()
         finally:
             connection.flushing -= 1
         if connection.attends:
-            connection.giving_up.attend()
+            connection.attend()
         # Another task may have given the end of the response while we waited: its own flush sees to that.
         if self.phase is _ENDING and not channel.unsent:
             self._complete()

@@ -9,6 +9,7 @@ once.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -17,8 +18,8 @@ from trioasgi.exchange import ResponsePhase
 from trioasgi.http1.settings import GivesUp
 
 if TYPE_CHECKING:
-    from trioasgi.http1.connection import HTTP1Connection
-    from trioasgi.http1.exchange import HTTP1Exchange
+    from trioasgi.exchange import Exchange
+    from trioasgi.http1.state import ConnectionState
 
 
 _CONCERNED: Final = {
@@ -34,10 +35,10 @@ class GivingUp:
 
     __slots__ = ("_connection", "_deadline_before", "_watched", "pending")
 
-    def __init__(self, connection: HTTP1Connection) -> None:
+    def __init__(self, connection: ConnectionState) -> None:
         self._connection = connection
         self._deadline_before = math.inf
-        self._watched: object = None
+        self._watched: Exchange | None = None
         self.pending = False
         """Is the call to be cancelled?"""
 
@@ -65,7 +66,7 @@ class GivingUp:
         scope.deadline = min(self._deadline_before, trio.current_time() + grace)
 
     @property
-    def _exchange(self) -> HTTP1Exchange | None:
+    def _exchange(self) -> Exchange | None:
         """The exchange that the application is called for now, if that call is one to cancel."""
         connection = self._connection
         exchange = connection.exchange_under_way
@@ -80,11 +81,9 @@ class GivingUp:
             return  # the application reads, or will
         if exchange is not None and self._watched is not exchange:
             self._watched = exchange
-            exchange.is_watched()
-            self._connection.start_task(self._wait_for_end)
+            self._connection.start_task(partial(self._wait_for_end, exchange))
 
-    async def _wait_for_end(self) -> None:
-        exchange = self._watched
-        await self._connection.channel.wait_hung_up()
+    async def _wait_for_end(self, exchange: Exchange) -> None:
+        await exchange.wait_disconnected()
         if self._connection.channel.hung_up and self._exchange is exchange:
             self.begin()

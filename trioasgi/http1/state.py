@@ -1,0 +1,93 @@
+"""What an HTTP/1 connection shares with the exchange that is under way on it.
+
+It stands below both, so that neither imports the other's module in a circle. Fields are plain attributes, as
+each is read several times for a request.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.settings import GivesUp
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import trio
+
+    from trioasgi.exchange import Exchange
+    from trioasgi.http1.settings import HTTP1Settings
+    from trioasgi.net.channel import Channel
+    from trioasgi.net.peers import ConnectionInfo
+
+logger = logging.getLogger("trioasgi")
+
+
+class ConnectionState(ABC):
+    """A connection, as its exchanges see it.
+
+    `start_task` starts a task that belongs to this connection and ends with it.
+    """
+
+    __slots__ = (
+        "_on_drain",
+        "attends",
+        "channel",
+        "draining",
+        "flushing",
+        "info",
+        "reader",
+        "scope",
+        "sets_deadlines",
+        "settings",
+        "start_task",
+    )
+
+    def __init__(
+        self,
+        channel: Channel,
+        info: ConnectionInfo,
+        settings: HTTP1Settings,
+        start_task: Callable[[Callable[[], Awaitable[None]]], None],
+    ) -> None:
+        self.channel = channel
+        self.info = info
+        self.settings = settings
+        self.start_task = start_task
+        self.reader = RequestReader(settings.codec, settings.limits)
+        self.draining = False
+        self.scope: trio.CancelScope
+        """Of the task that runs now."""
+        self.sets_deadlines = settings.request_timeout > 0 or settings.gives_up is GivesUp.ALWAYS
+        """May `scope` have a deadline or be cancelled, so that it has to be looked after?"""
+        self.flushing = 0
+        """How many tasks wait for what was sent to leave."""
+        self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
+        """Is `attend` to be called when a response goes on?"""
+        self._on_drain: Callable[[], None] | None = None
+
+    @property
+    @abstractmethod
+    def exchange_under_way(self) -> Exchange | None:
+        """The exchange that the application is called for now."""
+
+    @abstractmethod
+    def attend(self) -> None:
+        """A response is under way, or has gone on: its client may have gone."""
+
+    @abstractmethod
+    def response_over(self) -> None:
+        """The response is complete, or lost: from here on no deadline is set to the application."""
+
+    def on_drain(self, callback: Callable[[], None]) -> None:
+        """Tell the exchange that is under way, and the last one here, when the server drains."""
+        self._on_drain = callback
+        if self.draining:
+            callback()
+
+    def log_limit(self, reason: str) -> None:
+        """Say why a connection is ended by the server."""
+        logger.info("%s: %s", self.info.peer, reason)
