@@ -25,7 +25,7 @@ def main() -> NoReturn:
     with uncollected_imports():
         from trioasgi.working import work
 
-    sys.exit(work(commands))
+    sys.exit(work(commands, ignore_interrupt))
 
 
 def ignore_interrupt(_: int, __: FrameType | None) -> None:

@@ -47,7 +47,6 @@ from trioasgi.supervisor.messages import (
     heartbeat_interval,
     shortened,
 )
-from trioasgi.worker import ignore_interrupt
 
 logger = logging.getLogger("trioasgi")
 
@@ -63,8 +62,11 @@ group, or the control group), and then the supervisor says more, that the others
 _CHUNK = 1 << 16
 
 
-def work(commands: int) -> ExitStatus:
-    """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well."""
+def work(commands: int, on_interrupt: Handler) -> ExitStatus:
+    """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well.
+
+    `on_interrupt` is the handler of SIGINT, which the application may displace while it is imported.
+    """
     lines = _lines(commands)
     try:
         order = decode_order(next(lines, b""))
@@ -75,10 +77,10 @@ def work(commands: int) -> ExitStatus:
     if order.stdin is not None:
         os.dup2(order.stdin, 0)
         os.close(order.stdin)
-    return _serve(order, lines, reports)
+    return _serve(order, lines, reports, on_interrupt)
 
 
-def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitStatus:
+def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: Handler) -> ExitStatus:
     run: Run | None = None
     try:
         config = Config.from_dict(order.config)
@@ -95,7 +97,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports) -> ExitSta
             on_draining=lambda reason: reports.send(Draining(reason)),
             on_stuck=lambda failure: _end_with(failure, reports),
         )
-        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: ignore_interrupt})
+        handlers = Handlers({signal.SIGTERM: _drains(run), signal.SIGINT: on_interrupt})
         threading.Thread(target=obey, args=(commands, run), name="trioasgi commands", daemon=True).start()
         declare_worker()
         app = load_app(config)

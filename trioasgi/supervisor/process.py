@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import trio
 
-import trioasgi
 from trioasgi.net.accept import NO_ROOM
 
 from . import handover
@@ -337,7 +336,7 @@ def _command(directory: str) -> list[str]:
     flags = [*_warning_flags(), *_x_flags()]
     if sys.flags.optimize:
         flags.append("-" + "O" * sys.flags.optimize)
-    if Path(trioasgi.__file__).parent.parent != Path(directory):
+    if Path(__file__).parents[2] != Path(directory):
         # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
         # there would break the worker's own imports. (Not where it is that directory that we come from.)
         flags.append("-P")
