@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -120,40 +118,10 @@ def test_the_command_is_installed_under_the_projects_name() -> None:
     assert PYPROJECT["project"]["scripts"] == {"trioasgi": "trioasgi.__main__:main"}
 
 
-def rooms() -> dict[str, int]:
-    """The rooms of docs/design.md, each with its line in the list."""
+def test_the_page_of_the_design_lists_the_rooms_in_the_order_that_is_checked() -> None:
+    layers = PYPROJECT["tool"]["importlinter"]["contracts"][0]["layers"]
+    line = {room: number for number, layer in enumerate(layers) for room in layer.split(" | ")}
     chapter = (ROOT / "docs" / "design.md").read_text("utf-8").partition("## Rooms")[2].partition("\n## ")[0]
-    lines = [line.split("|")[1] for line in chapter.splitlines() if line.startswith("| `")]
-    return {room: number for number, line in enumerate(lines) for room in re.findall(r"`(\w+)", line)}
-
-
-class Imports(ast.NodeVisitor):
-    """What a module of the package imports from other rooms when it runs."""
-
-    def __init__(self) -> None:
-        self.rooms: set[str] = set()
-
-    def visit_If(self, node: ast.If) -> None:
-        if not (isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"):
-            self.generic_visit(node)
-
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
-        package, _, inner = (node.module or "").partition(".")
-        if package == "trioasgi" and not node.level:
-            self.rooms |= {inner.partition(".")[0]} if inner else {alias.name for alias in node.names}
-
-
-def imports_going_up() -> Iterator[str]:
-    line = rooms()
-    for file in (ROOT / "trioasgi").rglob("*.py"):
-        room = file.relative_to(ROOT / "trioasgi").parts[0].removesuffix(".py")
-        imports = Imports()
-        imports.visit(ast.parse(file.read_text("utf-8")))
-        for other in imports.rooms & line.keys():
-            if room in line and line[other] < line[room]:
-                yield f"{file.relative_to(ROOT)} imports {other}"
-
-
-def test_imports_go_down_the_list_of_rooms() -> None:
-    assert {"cli", "http1", "asgi", "net", "config"} <= rooms().keys()
-    assert list(imports_going_up()) == []
+    rooms = [match[1] for row in chapter.splitlines() if (match := re.match(r"\| `(\w+)", row))]
+    assert {*rooms} == line.keys() - {"__main__"}
+    assert [line[room] for room in rooms] == sorted(line[room] for room in rooms)
