@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import trioasgi.exchange
+import trioasgi.http.exchange
 from benchmarks import cases, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
@@ -184,7 +184,7 @@ def test_every_server_runs_one_process_with_its_defaults(name: str) -> None:
 
 # deployment.md: the limits of the compiled wheel
 
-IS_COMPILED = not str(trioasgi.exchange.__file__).endswith(".py")
+IS_COMPILED = not str(trioasgi.http.exchange.__file__).endswith(".py")
 compiled = pytest.mark.skipif(not IS_COMPILED, reason="this is the pure Python wheel: see nox -s compiled")
 
 

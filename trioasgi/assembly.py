@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.config import Config
-    from trioasgi.http1.connection import Handler
+    from trioasgi.http.exchange import Handler
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.codec import Codec as WebSocketCodec

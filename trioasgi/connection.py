@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
-    from trioasgi.http1.connection import Handler
+    from trioasgi.http.exchange import Handler
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import Peer

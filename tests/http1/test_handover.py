@@ -12,7 +12,7 @@ from tests.support.http import read_body, request, respond
 from tests.support.sockets import SOON, run
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.exchange import CallScope
+from trioasgi.http.exchange import CallScope
 
 
 @pytest.fixture(params=TRANSPORTS)

@@ -9,7 +9,7 @@ import pytest
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
-from trioasgi.exchange import Header
+from trioasgi.http.exchange import Header
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader

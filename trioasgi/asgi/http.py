@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.http_call import AccessEntry, HTTPCall
-from trioasgi.exchange import ResponsePhase
+from trioasgi.http.exchange import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
     from trioasgi.asgi.types import ASGIApp, Scope
-    from trioasgi.exchange import Exchange
+    from trioasgi.http.exchange import Exchange
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.websocket.settings import WebSocketSettings

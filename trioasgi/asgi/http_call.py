@@ -23,12 +23,12 @@ from trioasgi.asgi.messages import (
     open_file,
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.exchange import ResponsePhase
+from trioasgi.http.exchange import ResponsePhase
 from trioasgi.observe.access import CUT_OFF, UNANSWERED
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
-    from trioasgi.exchange import Exchange
+    from trioasgi.http.exchange import Exchange
     from trioasgi.observe.access import AccessLog
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED

@@ -13,8 +13,8 @@ from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
-from trioasgi.exchange import Header
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
+from trioasgi.http.exchange import Header
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message

@@ -13,8 +13,8 @@ from trio.lowlevel import current_task
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.exchange import ResponsePhase
 from trioasgi.http.abnf import TOKEN
+from trioasgi.http.exchange import ResponsePhase
 from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from trioasgi.asgi.http_call import AccessEntry
     from trioasgi.asgi.types import ASGIApp, Message, Scope
-    from trioasgi.exchange import Exchange, Header
+    from trioasgi.http.exchange import Exchange, Header
     from trioasgi.websocket.handshake import Handshake
     from trioasgi.websocket.settings import WebSocketSettings
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from trioasgi.exchange import Request
+from trioasgi.http.exchange import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trioasgi.exchange import Header
+    from trioasgi.http.exchange import Header
 
 
 class GrammarError(Exception):

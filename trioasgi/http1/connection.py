@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
@@ -15,7 +14,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
-from trioasgi.exchange import Exchange, ResponsePhase
+from trioasgi.http.exchange import ResponsePhase
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
 from trioasgi.http1.reader import MAX_SKIP
@@ -28,19 +27,15 @@ from trioasgi.net.channel import Delivery
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from contextvars import Context
 
+    from trioasgi.http.exchange import Handler
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
 logger = logging.getLogger("trioasgi")
-
-Handler = Callable[[Exchange], Awaitable[None]]
-"""What answers an exchange.
-
-It leaves the response complete or failed, and raises nothing but cancellation.
-"""
 
 LINGER_BYTES: Final = 16 * 1024 * 1024
 LINGER_SECONDS: Final = 2.0

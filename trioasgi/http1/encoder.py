@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trioasgi.exchange import Header
+    from trioasgi.http.exchange import Header
 
 
 class Framing(Enum):

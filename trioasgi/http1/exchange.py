@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
-from trioasgi.exchange import Exchange, ResponsePhase
+from trioasgi.http.exchange import Exchange, ResponsePhase
 from trioasgi.http1.call_scope import HTTP1CallScope
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
@@ -31,7 +31,7 @@ from trioasgi.http1.rule import RequestError, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trioasgi.exchange import Header
+    from trioasgi.http.exchange import Header
     from trioasgi.http1.codec import HTTP1Request
     from trioasgi.http1.state import ConnectionState
     from trioasgi.net.channel import Channel

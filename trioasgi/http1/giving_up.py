@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.exchange import ResponsePhase
+from trioasgi.http.exchange import ResponsePhase
 from trioasgi.http1.settings import GivesUp
 
 if TYPE_CHECKING:
-    from trioasgi.exchange import Exchange
+    from trioasgi.http.exchange import Exchange
     from trioasgi.http1.state import ConnectionState
 
 

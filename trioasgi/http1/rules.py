@@ -19,7 +19,7 @@ from trioasgi.http1.rule import RequestError, Rule
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trioasgi.exchange import Header
+    from trioasgi.http.exchange import Header
     from trioasgi.http1.codec import Codec
     from trioasgi.http1.settings import Limits
 

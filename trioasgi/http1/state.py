@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import trio
 
-    from trioasgi.exchange import Exchange
+    from trioasgi.http.exchange import Exchange
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from trioasgi.net.channel import Channel
 
@@ -215,3 +215,10 @@ class Exchange(ABC):
     @abstractmethod
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the server begins to drain, in this exchange's time; at once if it has."""
+
+
+Handler: TypeAlias = "Callable[[Exchange], Awaitable[None]]"
+"""What answers an exchange.
+
+It leaves the response complete or failed, and raises nothing but cancellation.
+"""
