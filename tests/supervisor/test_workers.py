@@ -246,7 +246,7 @@ def test_a_thread_that_never_ends_does_not_keep_a_worker(tmp_path: Path) -> None
 
 
 def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
+    write_app(tmp_path, "yes", extra=r"import time; print('importing\n', end=''); time.sleep(600)")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         server.wait_for("importing")
         begun = time.monotonic()
@@ -319,7 +319,7 @@ def test_garbage_among_the_reports_is_survived(tmp_path: Path) -> None:
                 found = socket.socket(fileno=os.dup(fd))
                 if found.family == socket.AF_UNIX and found.getpeername() == "":
                     found.sendall(b"\\xff\\n{}\\n[1]\\n" + b"x" * 200_000 + b'\\n{"report": "nonsense"}\\n')
-                    print("garbage was sent by", os.getpid(), flush=True)
+                    print(f"garbage was sent by {os.getpid()}\\n", end="")  # in one write: others print too
                 found.close()
             except OSError:
                 pass
