@@ -30,9 +30,9 @@ from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serv
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.assembly import max_requests
 from trioasgi.http1.connection import HTTP1Connection
-from trioasgi.net.channel import StreamChannel
 from trioasgi.net.hub import Hub
 from trioasgi.net.hub_channel import HubChannel
+from trioasgi.net.stream_channel import StreamChannel
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

@@ -13,7 +13,7 @@ from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.net.channel import StreamChannel
+from trioasgi.net.stream_channel import StreamChannel
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 

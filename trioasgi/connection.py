@@ -15,9 +15,9 @@ import msgspec.structs
 import trio
 
 from trioasgi.http1.connection import HTTP1Connection, Phase
-from trioasgi.net.channel import StreamChannel
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
+from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.observe.text import escaped
 
 if TYPE_CHECKING:

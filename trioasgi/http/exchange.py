@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from trioasgi.net.channel import Channel
+    from trioasgi.net.channel import ByteChannel
 
 Header = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
@@ -204,7 +204,7 @@ class Exchange(ABC):
         """
 
     @abstractmethod
-    def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
+    def upgrade(self, headers: Sequence[Header]) -> tuple[ByteChannel, bytes]:
         """Accept the WebSocket that the request asks for, with `headers` validated and their names in lower
         case: the channel of its bytes, and those of them that have been read already.
 

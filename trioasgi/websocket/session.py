@@ -30,7 +30,7 @@ from trioasgi.websocket.heartbeat import Beat, Heartbeat
 from trioasgi.websocket.messages import Close, Control, MessageReader, MessageWriter, Pause, Ping, Pong
 
 if TYPE_CHECKING:
-    from trioasgi.net.channel import Channel
+    from trioasgi.net.channel import ByteChannel
     from trioasgi.websocket.deflate import Deflate
     from trioasgi.websocket.settings import WebSocketSettings
 
@@ -96,7 +96,12 @@ class WebSocketSession:
     )
 
     def __init__(
-        self, channel: Channel, early: bytes, settings: WebSocketSettings, deflate: Deflate | None, peer: str
+        self,
+        channel: ByteChannel,
+        early: bytes,
+        settings: WebSocketSettings,
+        deflate: Deflate | None,
+        peer: str,
     ) -> None:
         """Begin on `channel`, whose handshake is done; `early` is what has been read behind it. `peer` is
         how the log names the client.

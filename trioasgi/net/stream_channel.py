@@ -1,0 +1,229 @@
+"""`StreamChannel`: a channel on a stream of Trio's, where there is no readiness hub."""
+
+from __future__ import annotations
+
+import math
+import ssl
+from collections import deque
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trioasgi.net.channel import READ_SIZE, STALLED_READ, STALLED_WRITE, WRITE_SLICE, Channel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+READ_AHEAD: Final = 64 * 1024
+"""Bytes that watching a stream for its end may take from it before it stops watching."""
+
+GOODBYE_SECONDS: Final = 2.0
+"""How long a stream's own goodbye may take, once all that was to be sent has been."""
+
+
+class StreamChannel(Channel):
+    """A Channel on any `trio.abc.Stream`: a cancel scope for each wait, and no look at the peer but by
+    reading.
+    """
+
+    tells_of_hang_up = False
+
+    __slots__ = (
+        "_aborted",
+        "_buffered",
+        "_eof",
+        "_read_deadline",
+        "_reading",
+        "_reading_scope",
+        "_stream",
+        "_unsent",
+        "_unsent_size",
+        "_watch_scopes",
+        "_writing",
+        "_writing_scope",
+    )
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+        self._buffered: deque[bytes] = deque()
+        self._unsent: deque[bytes] = deque()
+        self._unsent_size = 0
+        self._file_left = 0
+        self._reading = trio.Lock()
+        self._writing = trio.Lock()
+        self._aborted = False
+        self._eof = False
+        self._reading_scope: trio.CancelScope | None = None
+        self._writing_scope: trio.CancelScope | None = None
+        self._watch_scopes: set[trio.CancelScope] = set()
+        self._read_deadline = math.inf
+        self.write_timeout = math.inf
+
+    @property
+    def read_deadline(self) -> float:
+        return self._read_deadline
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float) -> None:
+        self._read_deadline = deadline
+        if self._reading_scope is not None:
+            self._reading_scope.deadline = deadline
+
+    @property
+    def hung_up(self) -> bool:
+        return self._eof
+
+    def now(self) -> float:
+        return trio.current_time()
+
+    def receive_nowait(self) -> bytes | None:
+        if self._buffered:
+            return self._buffered.popleft()
+        return b"" if self._eof else None
+
+    async def receive(self) -> bytes:
+        ready = self.receive_nowait()
+        if ready is not None:
+            return ready
+        with trio.CancelScope(deadline=self.read_deadline) as scope:
+            self._reading_scope = scope
+            try:
+                # Whoever watches for the end reads too, and may have to be waited for.
+                async with self._reading:
+                    ready = self.receive_nowait()
+                    return await self._read() if ready is None else ready
+            finally:
+                self._reading_scope = None
+        raise TimeoutError(STALLED_READ)
+
+    async def _read(self) -> bytes:
+        try:
+            data = bytes(await self._stream.receive_some(READ_SIZE))
+        except trio.BrokenResourceError as exc:
+            self._eof = True
+            if _is_ragged_eof(exc):
+                return b""
+            raise ConnectionResetError("the connection was broken") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionAbortedError("this side has closed the connection") from exc
+        if not data:
+            self._eof = True
+        return data
+
+    def send_nowait(self, data: bytes) -> bool:
+        if data:
+            self._unsent.append(data)
+            self._unsent_size += len(data)
+        return not self._unsent_size
+
+    @property
+    def unsent(self) -> int:
+        return self._unsent_size + self._file_left
+
+    async def flush(self) -> None:
+        async with self._writing:
+            if self._aborted:
+                raise ConnectionAbortedError("a piece of what was to be sent was lost")
+            whole = False
+            try:
+                while self._unsent:
+                    view = memoryview(self._unsent.popleft())
+                    for start in range(0, len(view), WRITE_SLICE):
+                        await self._send_slice(view[start : start + WRITE_SLICE])
+                whole = True
+            finally:
+                # Nobody knows how much of a write that was cancelled has left, and SSLStream is broken by it.
+                self._aborted = self._aborted or not whole
+
+    async def _send_slice(self, data: memoryview) -> None:
+        with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:
+            self._writing_scope = scope
+            await self._write(data)
+            self._unsent_size -= len(data)
+        self._writing_scope = None
+        if scope.cancelled_caught:
+            raise TimeoutError(STALLED_WRITE)
+
+    async def _write(self, data: memoryview) -> None:
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError as exc:
+            raise ConnectionResetError("the connection was broken") from exc
+        except trio.ClosedResourceError as exc:
+            raise ConnectionAbortedError("this side has closed the connection") from exc
+
+    async def wait_hung_up(self) -> None:
+        # There is no way to learn of the end of an unknown stream but to read it; what comes is kept for
+        # receive().
+        if self._eof:
+            return
+        with trio.CancelScope() as scope:
+            self._watch_scopes.add(scope)
+            try:
+                await self._read_ahead()
+            finally:
+                self._watch_scopes.discard(scope)
+
+    async def _read_ahead(self) -> None:
+        async with self._reading:
+            while not self._eof:
+                if sum(map(len, self._buffered)) >= READ_AHEAD:
+                    await trio.sleep_forever()
+                try:
+                    data = await self._read()
+                except ConnectionError:
+                    return
+                if data:
+                    self._buffered.append(data)
+
+    def release_watchers(self) -> None:
+        for scope in self._watch_scopes:
+            scope.cancel()
+
+    def interrupt_read(self) -> None:
+        if self._reading_scope is not None:
+            self._reading_scope.cancel()
+
+    def on_unattended(self, callback: Callable[[], None]) -> None:
+        """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
+
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        """Nothing tells of an unknown stream that its peer has gone: `callback` is not called."""
+
+    async def send_eof(self) -> None:
+        if isinstance(self._stream, trio.abc.HalfCloseableStream):
+            try:
+                await self._stream.send_eof()
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                pass  # the peer has closed first: it needs no telling
+
+    async def aclose(self) -> None:
+        try:
+            if self._unsent_size:
+                with suppress(OSError):  # flush() has noted it
+                    await self.flush()
+        finally:
+            if self._aborted:
+                await trio.aclose_forcefully(self._stream)
+        if not self._aborted:
+            with trio.move_on_after(GOODBYE_SECONDS):
+                await self._stream.aclose()
+
+    async def cut(self) -> None:
+        with suppress(OSError):
+            await self.flush()
+        self.abort()
+
+    def abort(self) -> None:
+        self._aborted = True
+        self.release_watchers()
+        self.interrupt_read()
+        if self._writing_scope is not None:
+            self._writing_scope.cancel()
+
+
+def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:
+    # A TLS peer that closes its TCP side without close_notify: common, and no worse than a plain
+    # connection's end for HTTP, whose messages say themselves where they end (RFC 9112, 9.8).
+    return isinstance(exc.__cause__, ssl.SSLEOFError)
