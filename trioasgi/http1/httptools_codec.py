@@ -44,8 +44,13 @@ class _Receiver:
 
     __slots__ = ("fields",)
 
-    on_message_begin = on_url = on_status = on_headers_complete = on_body = None
-    on_message_complete = on_chunk_header = on_chunk_complete = None
+    on_message_begin = None
+    on_url = None
+    on_headers_complete = None
+    on_body = None
+    on_message_complete = None
+    on_chunk_header = None
+    on_chunk_complete = None
 
     def __init__(self) -> None:
         self.fields: list[Header] = []

@@ -313,7 +313,7 @@ class WebSocketSession:
             raise ClientDisconnected("the WebSocket is closed")
         encoded = None
         if len(message) > self.long_from:
-            self.long_from, limit = -1, self.long_from
+            self.long_from, limit = -1.0, self.long_from
             self._compressed = done = trio.Event()
             try:
                 encoded = await self._encode(message)
