@@ -287,6 +287,8 @@ class HTTP1Connection:
         exchange = self._exchange
         if self.phase is not _BUSY or exchange is None or self._on_handover is None:
             return
+        if exchange.scope is None:  # the call is over: its task sees to what comes next
+            return
         if (
             exchange.phase is not _COMPLETE or exchange.status == 101
         ):  # a WebSocket's channel is still its own
