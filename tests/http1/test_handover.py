@@ -11,7 +11,7 @@ import trio
 import trio.testing
 
 from tests.support.http import Client, read_body, request, respond
-from tests.support.sockets import SOON, logged, run, served
+from tests.support.sockets import SOON, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.exchange import CallScope
@@ -236,7 +236,7 @@ def test_a_connection_is_not_handed_over_while_its_own_task_reads_what_is_left_o
 
         async with served(app, lifespan="off", http=codec) as server:
             for _ in range(30):  # two tasks are ready at once, and either may be the first
-                with socket.create_connection(server.addresses[0][:2]) as other_end:
+                with socket.create_connection(("127.0.0.1", port_of(server))) as other_end:
                     stream = trio.SocketStream(trio.socket.from_stdlib_socket(other_end.dup()))
                     async with stream:
                         client = Client(stream)

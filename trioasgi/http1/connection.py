@@ -158,8 +158,10 @@ class HTTP1Connection:
         keep_alive = self.settings.timeout_keep_alive
         task, base = current_task(), self._context
         turn = self._turn
-        # Whoever starts the task of a connection does so in a context that is as `base`.
-        waited = True
+        # How many steps the task had made when its context was last set. A wait for bytes need not be a step:
+        # over TLS some may be there though there were none to be had. (Whoever starts the task of a
+        # connection does so in a context that is as `base`.)
+        steps = -1
         has_data = True
         reads = 0
         while True:
@@ -178,7 +180,6 @@ class HTTP1Connection:
                             if request is None:
                                 if reader.needs_turn:
                                     await wait_for_long_step()
-                                    waited = True
                                     continue
                                 data = channel.receive_nowait()
                                 if data is None:
@@ -186,11 +187,9 @@ class HTTP1Connection:
                                         self._limit_wait()
                                     channel.read_deadline = self._deadline
                                     data = await channel.receive()
-                                    waited = True
                                     reads = 0
                                 elif reads == READS_A_TURN:
                                     await trio.lowlevel.cancel_shielded_checkpoint()
-                                    waited = True
                                     reads = 0
                                 else:
                                     reads += 1
@@ -207,17 +206,17 @@ class HTTP1Connection:
                             has_data = True
                             continue
                         except RequestError as error:
-                            if not waited:  # the log is not to take it for a part of the last call
+                            if task._schedule_points == steps:
+                                # The log is not to take it for a part of the last call.
                                 await trio.lowlevel.cancel_shielded_checkpoint()
                             await self._answer(error)
                             return True
                         except OSError:
                             return True
-                        if not waited:
+                        if task._schedule_points == steps:
                             # Others get their turn between requests that came together; and the context
                             # that was set below is the task's only from its next step on.
                             await trio.lowlevel.cancel_shielded_checkpoint()
-                        waited = False
                         self.phase = _BUSY
                         self._exchange = exchange = HTTP1Exchange(self, request)
                         if self.sets_deadlines:
@@ -228,6 +227,7 @@ class HTTP1Connection:
                             # What the call has set is seen by no other, and its scope is its own no more.
                             exchange.scope = None
                             task.context = base.copy()
+                            steps = task._schedule_points
                             # A scope that ends before a nursery within it takes the status back to ours.
                             if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange, ours=turn == self._turn)
