@@ -32,6 +32,7 @@ from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.asgi.wsgi import WSGIMiddleware
+from trioasgi.net.secure import RECORDS_A_TURN
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 
@@ -124,7 +125,9 @@ class Held(trio.abc.Stream):
 def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_two(
     codec: str, tmp_path: Path
 ) -> None:
-    """There is nothing to be had of the record's beginning, and yet the wait for more is none."""
+    """It is the first of a turn of records: there is nothing to be had of its beginning, and yet the wait for
+    the rest is none.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/first":
@@ -142,7 +145,10 @@ def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_t
                 client = Client(cast("trio.abc.HalfCloseableStream", tls))
                 await client.get(request())
                 stream.is_open = False
-                await client.send(authorized("first", "/first"))
+                first = authorized("first", "/first")
+                for start in range(RECORDS_A_TURN - 1):
+                    await client.send(first[start : start + 1])
+                await client.send(first[RECORDS_A_TURN - 1 :])
                 whole = len(stream.held)
                 await client.send(request())
                 await stream.let_go(whole + 20)
