@@ -15,7 +15,8 @@ The tasks in such a nursery are cancelled, but nobody waits for them: `trio.run`
 if one of them, shielded from that, is still there when the main task has ended. A server that ends waits for
 those that come from its calls, with a deadline (`end_left_behind`).
 
-Trio has no public way to do any of this. This is the one module that uses its private names.
+Trio has no public way to do any of this. This is the one module that changes what is private to it; elsewhere
+it is only read.
 """
 
 from __future__ import annotations

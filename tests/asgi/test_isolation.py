@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -26,12 +26,13 @@ from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
 from tests.support.http import read_body, request, respond
-from tests.support.sockets import SOON, Client, connected, logged, run, served
-from tests.support.transports import TRANSPORTS, serving_over
+from tests.support.sockets import SOON, Client, connected, logged, open_stream, run, served
+from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.asgi.wsgi import WSGIMiddleware
+from trioasgi.net.secure import RECORDS_A_TURN
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 
@@ -90,6 +91,73 @@ def test_a_context_variable_is_not_seen_by_a_pipelined_request(
             await client.send((authorized("first") + request() + request(body=b"abc")) * 3)
             assert await bodies(client, 9) == [b"first", b"nobody", b"nobody"] * 3
 
+    run(main)
+
+
+class Held(trio.abc.Stream):
+    """Keeps what is to be sent, up to `let_go`."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        self.held = b""
+        self.is_open = True
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self.held += data
+        if self.is_open:
+            await self.let_go(len(self.held))
+
+    async def let_go(self, size: int) -> None:
+        """Send so much of what is kept."""
+        data, self.held = self.held[:size], self.held[size:]
+        await self._stream.send_all(data)
+
+
+def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_two(
+    codec: str, tmp_path: Path
+) -> None:
+    """It is the first of a turn of records: there is nothing to be had of its beginning, and yet the wait for
+    the rest is none.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await sent.wait()
+            await held[-1].let_go(len(held[-1].held))
+            await trio.sleep(0.02)  # for the server to see that it has come
+        await tell_user(scope, receive, send)
+
+    async def main() -> None:
+        async with serving_over("tls", app, tmp_path, http=codec) as both:
+            stream = Held(await open_stream(both.server))
+            held.append(stream)
+            tls = trio.SSLStream(stream, certificates(tmp_path).context(), server_hostname="localhost")
+            async with stream:
+                client = Client(cast("trio.abc.HalfCloseableStream", tls))
+                await client.get(request())
+                stream.is_open = False
+                first = authorized("first", "/first")
+                for start in range(RECORDS_A_TURN - 1):
+                    await client.send(first[start : start + 1])
+                await client.send(first[RECORDS_A_TURN - 1 :])
+                whole = len(stream.held)
+                await client.send(request())
+                await stream.let_go(whole + 20)
+                stream.is_open = True
+                sent.set()
+                assert await bodies(client, 2) == [b"first", b"nobody"]
+
+    held: list[Held] = []
+    sent = trio.Event()
     run(main)
 
 

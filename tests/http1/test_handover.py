@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import socket
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from tests.support.http import read_body, request, respond
-from tests.support.sockets import SOON, run
+from tests.support.http import Client, read_body, request, respond
+from tests.support.sockets import SOON, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http.exchange import CallScope
+from trioasgi.http1.body import MAX_CHUNKS
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -218,3 +221,31 @@ def test_a_call_that_was_left_behind_and_leaves_its_task_open_ends_no_other(
             assert (await client.get(request("/"))).body == b"answered"
 
     run(main)
+
+
+def test_a_connection_is_not_handed_over_while_its_own_task_reads_what_is_left_of_a_body(codec: str) -> None:
+    """More arrives just then, which nobody waits for: two tasks would read on."""
+    chunks = b"1\r\nx\r\n" * (15 * MAX_CHUNKS + 1) + b"0\r\n\r\n"
+    upload = request("/upload", "Transfer-Encoding: chunked", method="POST") + chunks
+
+    async def main() -> None:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await respond(send, scope["path"].encode())
+            if scope["path"] == "/upload":
+                other_end.send(request("/second"))
+
+        async with served(app, lifespan="off", http=codec) as server:
+            for _ in range(30):  # two tasks are ready at once, and either may be the first
+                with socket.create_connection(("127.0.0.1", port_of(server))) as other_end:
+                    stream = trio.SocketStream(trio.socket.from_stdlib_socket(other_end.dup()))
+                    async with stream:
+                        client = Client(stream)
+                        with trio.fail_after(SOON):
+                            assert (await client.get(upload + request("/first"))).body == b"/upload"
+                            assert (await client.response()).body == b"/first"
+                            assert (await client.response()).body == b"/second"
+                            assert (await client.get(request("/third"))).body == b"/third"
+
+    with logged(logging.WARNING) as log:
+        run(main)
+    log.expect_no_errors()

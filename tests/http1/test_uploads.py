@@ -226,3 +226,31 @@ async def test_a_broken_body_that_nobody_reads_ends_the_connection(codec: str) -
         await client.send_eof()
         assert await client.is_closed()
     assert len(calls.scopes) == 1
+
+
+@on_trio
+async def test_a_receiver_that_never_has_to_wait_can_be_cancelled_and_loses_nothing(codec: str) -> None:
+    here = trio.Event()
+    soon: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        body, more = b"", True
+        await here.wait()
+        with trio.CancelScope() as scope_:
+            scope_.cancel()
+            while more:
+                message = await receive()
+                body, more = body + message["body"], message["more_body"]
+        soon.append(len(body))
+        while more:
+            message = await receive()
+            body, more = body + message["body"], message["more_body"]
+        await respond(send, body)
+
+    content = bytes(number % 251 for number in range(9000))
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in content)
+    async with serving(app, codec) as client:
+        await client.send(CHUNKED + chunks + b"0\r\n\r\n")
+        here.set()
+        assert (await client.response()).body == content
+    assert soon[0] < len(content)

@@ -15,6 +15,7 @@ from tests.net.pairs import clog, hub_pair, read_exactly
 from tests.support.openssl import RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
+from tests.support.turns import counted_turns
 from trioasgi.net import secure
 from trioasgi.net.secure import MAX_ANSWERS, MAX_EMPTY_RECORDS, RECORDS_A_TURN, Secured, TLSChannel
 from trioasgi.net.stream import HubStream
@@ -133,6 +134,42 @@ def test_records_that_are_there_are_read_together(tmp_path: Path) -> None:
             assert len(pieces) <= 30
 
     run(main)
+
+
+def test_a_wait_lets_others_run_though_there_is_something_by_then(tmp_path: Path) -> None:
+    """Of a record's beginning there was nothing to be had, but the rest of it is there."""
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, transport, peer):
+            for _ in range(RECORDS_A_TURN + 1):
+                peer.records.write(b"x")
+            data = peer.records.take()
+            await peer.stream.send_all(data[:-10])
+            assert await channel.receive() == b"x" * RECORDS_A_TURN
+            await peer.stream.send_all(data[-10:])
+            await trio.sleep(0.02)
+            assert transport._readable
+            with counted_turns() as turns:
+                assert await channel.receive() == b"x"
+                assert turns.count > 0
+
+    run(main, 5)
+
+
+def test_what_is_behind_records_without_content_is_waited_for_a_turn(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            for _ in range(RECORDS_A_TURN):
+                peer.records.update_keys()
+            peer.records.write(b"x")
+            await peer.flush()
+            await trio.sleep(0.02)
+            assert channel.receive_nowait() is None
+            with counted_turns() as turns:
+                assert await channel.receive() == b"x"
+                assert turns.count > 0
+
+    run(main, 5)
 
 
 @pytest.mark.parametrize("cut", [1, 3, 5, 7, 100])

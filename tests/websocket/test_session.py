@@ -16,6 +16,7 @@ from tests.support.turns import counted_turns
 from tests.support.websocket import (
     BINARY,
     CLOSE,
+    CONTINUATION,
     PING,
     PONG,
     TEXT,
@@ -32,7 +33,7 @@ from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.websocket.deflate import STEP_OUT
 from trioasgi.websocket.messages import FRAMES_AT_ONCE
-from trioasgi.websocket.session import WebSocketSession
+from trioasgi.websocket.session import YIELD_EVERY, WebSocketSession
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 
@@ -646,6 +647,51 @@ async def test_a_sender_that_never_has_to_wait_lets_others_run(codec: str) -> No
     assert counts[0] > 1
 
 
+def many_messages() -> tuple[bytes, list[object]]:
+    return b"".join(frame(TEXT, b"%d" % number) for number in range(3000)), [str(n) for n in range(3000)]
+
+
+def many_fragments() -> tuple[bytes, list[object]]:
+    empty = frame(TEXT, fin=False), *[frame(CONTINUATION, fin=False)] * 5000
+    return b"".join((*empty, frame(CONTINUATION, b"end"))), ["end"]
+
+
+def long_message() -> tuple[bytes, list[object]]:
+    deflater = zlib.compressobj(wbits=-12)
+    data = deflater.compress(bytes(1 << 23)) + deflater.flush(zlib.Z_SYNC_FLUSH)
+    return frame(BINARY, data[:-4], rsv=4), [bytes(1 << 23)]
+
+
+@pytest.mark.parametrize("make", [many_messages, many_fragments, long_message])
+@on_trio
+async def test_a_receiver_that_never_has_to_wait_can_be_cancelled_and_loses_nothing(
+    make: Callable[[], tuple[bytes, list[object]]], codec: str
+) -> None:
+    data, contents = make()
+    here = trio.Event()
+    messages: list[Message] = []
+    soon: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await here.wait()
+        with trio.CancelScope() as scope_:
+            scope_.cancel()
+            while not messages or messages[-1]["type"] == "websocket.receive":
+                messages.append(await receive())
+        soon.append(len(messages))
+        while not messages or messages[-1]["type"] == "websocket.receive":
+            messages.append(await receive())
+
+    async with websocket(app, codec, DEFLATE) as client:
+        await client.send(data, close())
+        here.set()
+        assert await client.close_code() == 1000
+    assert soon[0] < len(contents)
+    assert soon[0] <= YIELD_EVERY
+    assert received(messages) == [*contents, 1000]
+
+
 NOISE = random.Random(19).randbytes(1 << 19).hex()
 """A mebibyte of text that is hard to compress."""
 
@@ -696,21 +742,30 @@ async def test_messages_of_several_tasks_are_compressed_one_after_the_other(code
 
 
 @on_trio
-async def test_a_message_that_is_being_compressed_is_not_cancelled(codec: str) -> None:
-    """What is compressed behind it refers to it."""
+async def test_a_message_that_is_being_compressed_can_be_cancelled(codec: str) -> None:
+    """What is compressed behind it does not refer to it, and others do not wait for it."""
+    got_through: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)
-        with trio.CancelScope() as scope_:
-            scope_.cancel()
-            await send({"type": "websocket.send", "text": NOISE})
         await send({"type": "websocket.send", "text": NOISE[:100]})
+        with trio.CancelScope() as scope_:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send, {"type": "websocket.send", "text": NOISE})
+                for _ in range(3):  # by then it is being compressed
+                    await trio.lowlevel.checkpoint()
+                scope_.cancel()
+        got_through.append(scope_.cancelled_caught)
+        await send({"type": "websocket.send", "text": NOISE[:100]})
+        await send({"type": "websocket.send", "text": NOISE})
         await receive()
 
     async with websocket(app, codec, DEFLATE) as client:
         inflater = zlib.decompressobj(-12)
-        assert await inflated(client, inflater) == NOISE
         assert await inflated(client, inflater) == NOISE[:100]
+        assert await inflated(client, inflater) == NOISE[:100]
+        assert await inflated(client, inflater) == NOISE
+    assert got_through == [True]
 
 
 @on_trio

@@ -133,7 +133,8 @@ class Exchange(ABC):
     async def receive_body(self) -> tuple[bytes, bool]:
         """The next piece of the request's body, and whether more may follow.
 
-        What has arrived is returned before any checkpoint. Raises ClientDisconnected if the body will never
+        What has arrived is returned before any checkpoint, but for one now and then in the middle of much of
+        it. Where that is cancelled, nothing is lost. Raises ClientDisconnected if the body will never
         be whole. Not to be called again after it has said that no more follows.
         """
 

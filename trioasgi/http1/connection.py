@@ -134,8 +134,10 @@ class HTTP1Connection(ConnectionState):
         keep_alive = self.settings.timeout_keep_alive
         task, base = current_task(), self._context
         turn = self._turn
-        # Whoever starts the task of a connection does so in a context that is as `base`.
-        waited = True
+        # How many steps the task had made when its context was last set. A wait for bytes need not be a step:
+        # over TLS some may be there though there were none to be had. (Whoever starts the task of a
+        # connection does so in a context that is as `base`.)
+        steps = -1
         has_data = True
         reads = 0
         while True:
@@ -154,7 +156,6 @@ class HTTP1Connection(ConnectionState):
                             if request is None:
                                 if reader.needs_turn:
                                     await wait_for_long_step()
-                                    waited = True
                                     continue
                                 data = channel.receive_nowait()
                                 if data is None:
@@ -162,11 +163,9 @@ class HTTP1Connection(ConnectionState):
                                         self._limit_wait()
                                     channel.read_deadline = self._deadline
                                     data = await channel.receive()
-                                    waited = True
                                     reads = 0
                                 elif reads == READS_A_TURN:
                                     await trio.lowlevel.cancel_shielded_checkpoint()
-                                    waited = True
                                     reads = 0
                                 else:
                                     reads += 1
@@ -182,17 +181,17 @@ class HTTP1Connection(ConnectionState):
                             has_data = True
                             continue
                         except RequestError as error:
-                            if not waited:  # the log is not to take it for a part of the last call
+                            if task._schedule_points == steps:
+                                # The log is not to take it for a part of the last call.
                                 await trio.lowlevel.cancel_shielded_checkpoint()
                             await self._answer(error.rule)
                             return True
                         except OSError:
                             return True
-                        if not waited:
+                        if task._schedule_points == steps:
                             # Others get their turn between requests that came together; and the context
                             # that was set below is the task's only from its next step on.
                             await trio.lowlevel.cancel_shielded_checkpoint()
-                        waited = False
                         self.phase = _BUSY
                         self._exchange = exchange = HTTP1Exchange(self, request)
                         if self.sets_deadlines:
@@ -203,6 +202,7 @@ class HTTP1Connection(ConnectionState):
                             # What the call has set is seen by no other, and its scope is its own no more.
                             exchange.scope = None
                             task.context = base.copy()
+                            steps = task._schedule_points
                             # A scope that ends before a nursery within it takes the status back to ours.
                             if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange, ours=turn == self._turn)
@@ -261,6 +261,8 @@ class HTTP1Connection(ConnectionState):
         """
         exchange = self._exchange
         if self.phase is not _BUSY or exchange is None or self._on_handover is None:
+            return
+        if exchange.scope is None:  # the call is over: its task sees to what comes next
             return
         if (
             exchange.phase is not _COMPLETE or exchange.status == 101

@@ -134,6 +134,8 @@ class HTTP1Exchange(Exchange):
     async def receive_body(self) -> tuple[bytes, bool]:
         connection = self._connection
         reader = connection.reader
+        if self._since_yield >= YIELD_EVERY:
+            await self._yield()
         has_read = False
         while True:
             if self.phase is not _NOT_STARTED and self.over:
@@ -148,22 +150,20 @@ class HTTP1Exchange(Exchange):
                 break
             if has_read:
                 # Of what there is between pieces, extensions and trailers, there may be little in each read.
-                await self._count_read(PIECE_COST)
+                self._since_yield += PIECE_COST
+                if self._since_yield >= YIELD_EVERY:
+                    await self._yield()
             await self._receive_more()
             has_read = True
         self._owes_continue = False  # it has come, told to or not
         if piece:
             self._since_yield += len(piece) + PIECE_COST
-            if self._since_yield >= YIELD_EVERY:
-                await self._count_read(0)
         return piece, reader.body is not None
 
-    async def _count_read(self, size: int) -> None:
-        """Count so many bytes as read, and let others run if that makes enough."""
-        self._since_yield += size
-        if self._since_yield >= YIELD_EVERY:
-            self._since_yield = 0
-            await trio.lowlevel.cancel_shielded_checkpoint()
+    async def _yield(self) -> None:
+        """Let others run, or be cancelled: no piece is in our hands."""
+        self._since_yield = 0
+        await trio.lowlevel.checkpoint()
 
     async def _receive_more(self) -> None:
         """Read bytes of the body off the wire, having told the client to send it if it waits for that (RFC

@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
+from trio.lowlevel import current_task
 
 from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
 
@@ -195,19 +196,26 @@ class TLSChannel(Channel):
             return self._transport.receive_nowait()
         if self._eof:
             return self._at_end()
-        if self._dry and not (self._received and self._feed()):
+        if self._dry and self._received:
+            self._feed()
+        if self._dry:  # of a record's beginning alone there is nothing to be had
             received = self._transport.receive_nowait()
             if received is None or not self._take(received):
                 return None
         return self._decrypt()
 
     async def receive(self) -> bytes:
+        """As `Channel.receive`. Others come to their turn, though there may be something by now."""
         if self._ended:
             return await self._transport.receive()
+        task = current_task()
+        steps = task._schedule_points
         turns = 0
         while True:
             data = self.receive_nowait()
             if data is not None:
+                if task._schedule_points == steps:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
             turns += 1
             if turns % TURNS_BEFORE_YIELD == 0:

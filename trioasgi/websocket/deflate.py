@@ -270,12 +270,17 @@ class Deflater:
         return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     def deflate_in_steps(self, data: bytes) -> Iterator[bytes]:
-        """Deflate a whole message, piece by piece: all of them have to be taken before the next message."""
+        """Deflate a whole message, piece by piece. Where not all of them are taken, the message must not be
+        sent; the next one refers to nothing that was before it.
+        """
         stream = self._stream or self._begin()
+        self._stream = None
         view = memoryview(data)
         for start in range(0, len(view), STEP_OUT):
             yield stream.compress(view[start : start + STEP_OUT])
         yield stream.flush(zlib.Z_SYNC_FLUSH)[:-4]
+        if self._keeps_context:
+            self._stream = stream
 
     def _begin(self) -> zlib._Compress:
         stream = zlib.compressobj(wbits=-self._bits, memLevel=MEMORY_LEVEL)

@@ -137,8 +137,9 @@ class WebSocketSession:
     async def receive(self) -> str | bytes | None:
         """The next message; None once the session is closed, which `close_code` explains.
 
-        What has arrived is returned before any checkpoint. Raises trio.BusyResourceError where another task
-        waits for a message.
+        What has arrived is returned before any checkpoint, but for one now and then in the middle of much of
+        it. Where that is cancelled, nothing is lost. Raises trio.BusyResourceError where another task waits
+        for a message.
         """
         if self._queue:
             return self._take_queued(self._queue)
@@ -155,12 +156,14 @@ class WebSocketSession:
                     return self._take_queued(self._queue)
             reader, channel = self._reader, self._channel
             while self.state is _OPEN:
+                if not self._unyielded:  # we may have yielded, with a message in our hands
+                    await trio.lowlevel.checkpoint_if_cancelled()
                 event = reader.next_event()
                 if event is None:
                     data = channel.receive_nowait()
                     if data is None:
-                        self._unyielded = 0
                         data = await channel.receive()
+                        self._unyielded = 1
                     else:
                         await self._count_step()
                     if data:
@@ -168,8 +171,8 @@ class WebSocketSession:
                     else:
                         self._lose("the connection ended without a close")
                 elif isinstance(event, Control):
-                    await self._take_control(event)
                     await self._count_step()
+                    await self._take_control(event)
                 else:
                     self._unyielded += 1  # as _count_step: for every message, a call counts
                     if reader.effort:
@@ -262,21 +265,24 @@ class WebSocketSession:
         if event is None:
             data = self._channel.receive_nowait()
             if data is None:
-                self._unyielded = 0
                 data = await self._channel.receive()
+                self._unyielded = 0
             if data:
                 self._reader.feed(data)
             else:
                 self._lose("the connection ended without a close")
+            await self._count_step()
         elif isinstance(event, Control):
+            await self._count_step()
             await self._take_control(event)
-        elif self.state is _OPEN:
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append(event)
-            self._queued_size += len(event)
-            await self._count_effort()
-        await self._count_step()
+        else:
+            if self.state is _OPEN:
+                if self._queue is None:
+                    self._queue = deque()
+                self._queue.append(event)
+                self._queued_size += len(event)
+                await self._count_effort()
+            await self._count_step()
 
     # Sending
 
@@ -305,7 +311,8 @@ class WebSocketSession:
         """Send a message that is longer than `long_from`, and flush.
 
         It is compressed step by step. The stream of compressed data is the session's own, so others have to
-        wait meanwhile, and a message that was begun cannot be cancelled. Raises as `send`, and as `flush`.
+        wait meanwhile. Where this is cancelled before all of it is compressed, nothing is sent. Raises as
+        `send`, and as `flush`.
         """
         while self._compressed is not None:
             await self._compressed.wait()
@@ -328,6 +335,9 @@ class WebSocketSession:
         steps = self._writer.encode_in_steps(message)
         while True:
             await wait_for_long_step()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.state is not _OPEN:
+                raise ClientDisconnected("the WebSocket is closed")
             try:
                 next(steps)
             except StopIteration as end:
@@ -403,6 +413,8 @@ class WebSocketSession:
             self._channel.read_deadline = self._close_deadline
             while self.state is _CLOSING:
                 await self._read_on()
+                if not self._unyielded:
+                    await trio.lowlevel.checkpoint_if_cancelled()
             if self.state is _FAILED or self._channel.receive_nowait():
                 await self._linger()
         except (FrameError, OSError):
