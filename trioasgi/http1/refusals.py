@@ -22,6 +22,9 @@ _OPTIONS: Final = {
 _TLS_RECORD: Final = b"\x16\x03"
 """How a handshake of TLS begins: the record's type and the first byte of its version (RFC 8446, 5.1)."""
 
+_PROXY_HEADER_2: Final = b"\0\r\nQUIT\n"
+"""The signature of a PROXY header of version 2, behind the empty lines that it begins with."""
+
 
 def refusal_text(error: RequestError, rest: bytes = b"") -> str:
     """A line for the log; `rest` is what has been received and could not be read."""
@@ -31,4 +34,6 @@ def refusal_text(error: RequestError, rest: bytes = b"") -> str:
         return f"{text} ({option})"
     if rest.startswith(_TLS_RECORD):
         return f"{text}: it is a TLS handshake, and this port speaks plain HTTP (https:// needs --certfile)"
+    if rest.startswith(b"PROXY ") or _PROXY_HEADER_2 in rest[:12]:
+        return f"{text}: it is a PROXY header: see --proxy-protocol"
     return text
