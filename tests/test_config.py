@@ -139,7 +139,7 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"certfile": "development", "keyfile": "k"}, "a key of its own"),
         (
             {"bind": "a:1", "port": 1},
-            "bind = ('a:1',) (from keyword bind) and port = 1 (from keyword port) exclude",
+            "bind = 'a:1' (from keyword bind) and port = 1 (from keyword port) exclude",
         ),
         ({"bind": "a:1", "host": "h"}, "exclude each other"),
         ({"bind": "a:1", "uds": "u"}, "exclude each other"),

@@ -133,7 +133,7 @@ def test_a_variable_of_other_servers_stands_below_our_own(tmp_path: Path) -> Non
     both = {**theirs, "TRIOASGI_FORWARDED_ALLOW_IPS": "unix"}
     assert config_of(tmp_path, both).forwarded_allow_ips == ("unix",)
     said = error_of(tmp_path, {"FORWARDED_ALLOW_IPS": "nginx"})
-    assert "'nginx',) (from environment FORWARDED_ALLOW_IPS); expected IP addresses" in said
+    assert "'nginx' (from environment FORWARDED_ALLOW_IPS); expected IP addresses" in said
 
 
 def test_pyproject_wins_over_the_dedicated_file_and_need_not_mention_us(tmp_path: Path) -> None:

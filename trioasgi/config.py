@@ -679,7 +679,7 @@ def _as_mount(path: str) -> str:
 
 
 def _said(name: str, values: Mapping[str, object], origins: Origins) -> str:
-    return f"{name} = {OPTIONS[name].show(values[name])} (from {origins.get(name, f'keyword {name}')})"
+    return f"{name} = {OPTIONS[name].quote(values[name])} (from {origins.get(name, f'keyword {name}')})"
 
 
 def _is_set(name: str, values: Mapping[str, object]) -> bool:
