@@ -734,7 +734,7 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
             OPTIONS["header"].refuse(
                 entry,
                 origins.get("header", "keyword header"),
-                "a field that does not frame the message: that is the server's own to do (RFC 9112 6)",
+                "a field that does not frame the message: the server sets those itself (RFC 9112 6)",
             )
 
 
