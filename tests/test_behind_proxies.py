@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from trio_websocket import open_websocket
 
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import read_body, request, respond
-from tests.support.proxies import haproxy, nginx
+from tests.support.proxies import haproxy, nginx, program
 from tests.support.sockets import Client, logged, port_of, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
 
@@ -459,6 +460,14 @@ def test_the_documented_nginx_block_carries_websockets_and_uploads(tmp_path: Pat
                 await use(port)
 
     run(main)
+
+
+@pytest.mark.parametrize("mark", ["mode http", "mode tcp"])
+def test_haproxy_has_nothing_to_say_of_a_documented_block(mark: str, tmp_path: Path) -> None:
+    (tmp_path / "haproxy.cfg").write_text(documented("haproxy", mark))
+    command = [program("haproxy"), "-c", "-f", str(tmp_path / "haproxy.cfg")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
 def test_the_documented_haproxy_block_carries_websockets_and_uploads(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
         (("a:b", "--lifespan", "maybe"), "expected one of auto, on, off\n"),
         (
             ("a:b", "--bind", "a:1", "--uds", "x"),
-            "bind = ('a:1',) (from flag --bind) and uds = 'x' (from flag --uds) exclude",
+            "bind = 'a:1' (from flag --bind) and uds = 'x' (from flag --uds) exclude",
         ),
         (
             ("a:b", "--header", "Content-Length: 3"),

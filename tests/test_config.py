@@ -129,11 +129,17 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"header": [["Content-Length", "3"]]}, "a field that does not frame the message"),
         ({"header": [["Content-Length ", "3"]]}, "expected 'Name: value'"),
         ({"header": [["A", "b\r\nContent-Length: 3"]]}, "expected 'Name: value'"),
+        (
+            {"host": "localhost:8000"},
+            "bad value for host: 'localhost:8000' (from keyword host); expected a name",
+        ),
+        ({"host": "[::1]:8000"}, "a name or an IP address without a port: the port is an option of its own"),
+        ({"host": "http://localhost"}, "bad value for host: 'http://localhost'"),
         ({"keyfile": "k"}, "keyfile = 'k' (from keyword keyfile) without certfile"),
         ({"certfile": "development", "keyfile": "k"}, "a key of its own"),
         (
             {"bind": "a:1", "port": 1},
-            "bind = ('a:1',) (from keyword bind) and port = 1 (from keyword port) exclude",
+            "bind = 'a:1' (from keyword bind) and port = 1 (from keyword port) exclude",
         ),
         ({"bind": "a:1", "host": "h"}, "exclude each other"),
         ({"bind": "a:1", "uds": "u"}, "exclude each other"),

@@ -271,6 +271,12 @@ def test_a_property_that_raises_is_the_users_failure(write: Write, tmp_path: Pat
     ("app", "said"),
     [
         ("main.py:app", "did you mean 'main:app'?"),
+        (
+            r"C:\project\main.py:app",
+            "names a file; did you mean 'main:app', with --app-dir for its directory?",
+        ),
+        (r"C:\project\main.py", "file; did you mean 'main:app', with --app-dir for its directory?"),
+        ("/project/main.py:app", "file; did you mean 'main:app', with --app-dir for its directory?"),
         ("src/main:app", "did you mean 'src.main:app'?"),
         ("./main.py", "did you mean 'main:app'?"),
         ("main", "did you mean 'main:app'?"),

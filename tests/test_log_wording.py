@@ -68,6 +68,27 @@ def test_a_tls_handshake_on_a_plain_port_is_called_so(codec: str) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"PROXY TCP4 192.0.2.7 192.0.2.8 4711 80\r\n",
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),
+    ],
+    ids=["version 1", "version 2"],
+)
+def test_a_proxy_header_that_is_not_expected_is_called_so(header: bytes, codec: str) -> None:
+    async def main() -> None:
+        with logged() as log:
+            async with served(read_and_answer, lifespan="off", http=codec) as server:
+                async with connected(server) as client:
+                    await client.send(header + request("/"))
+                    assert (await client.response()).status == 400
+                await log.wait_for("it is a PROXY header: see --proxy-protocol")
+
+    run(main)
+
+
 def distrust(port: int) -> None:
     """Shake hands as a browser that does not trust the certificate."""
     with (

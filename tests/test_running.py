@@ -40,7 +40,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         Background(server.url(), "/held")  # for ever
         server.wait_for("held has begun")
         server.send(signal.SIGINT)
-        server.wait_for("Stopping: SIGINT; once more to end at once")
+        server.wait_for("Stopping: SIGINT; a second signal ends it at once")
         time.sleep(AGAIN_AFTER)
         assert server.stop(signal.SIGINT) == 1
         assert "Traceback" not in server.output.text
@@ -531,7 +531,7 @@ def test_a_stop_that_was_asked_for_is_clean_though_the_limit_of_requests_was_rea
         server.wait_for("the limit of requests for one worker is reached")
         server.send(signal.SIGTERM)
         # It may come before the stop.
-        server.wait_for(r"Stopping( already)?: SIGTERM; once more to end at once")
+        server.wait_for(r"Stopping( already)?: SIGTERM; a second signal ends it at once")
         (tmp_path / "released").touch()
         assert held.answer().body == "yes"
         assert server.wait() == 0

@@ -26,7 +26,7 @@ import trioasgi
 from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
-from trioasgi import BindError, Config, ConfigError, LifespanError, Server, serve, serve_stream
+from trioasgi import BindError, Config, ConfigError, LifespanError, LoadError, Server, serve, serve_stream
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.assembly import max_requests
 from trioasgi.http1.connection import HTTP1Connection
@@ -124,6 +124,26 @@ def test_a_stream_of_ones_own() -> None:
             assert (await client.get(request("/memory"))).body == b"/memory"
             await ours.aclose()
         assert app.events == ["startup", "shutdown"]
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [
+        ("main:app", "takes the application itself, not its name: import it, and pass the object"),
+        (None, "the application is of type NoneType, not an ASGI application: it cannot be called"),
+        (lambda: hello, "takes no arguments, as a factory does"),
+    ],
+)
+def test_what_is_no_application_is_refused_at_the_start(app: object, said: str) -> None:
+    async def main() -> None:
+        start = functools.partial(serve, app, port=0)  # type: ignore[arg-type]  # bad on purpose
+        stream, _ = memory_stream_pair()
+        on_stream = functools.partial(serve_stream, app, stream)  # type: ignore[arg-type]
+        with trio.fail_after(SOON):
+            assert said in await expect_end(start, LoadError)
+            assert said in await expect_end(on_stream, LoadError)
 
     run(main)
 

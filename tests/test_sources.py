@@ -133,7 +133,7 @@ def test_a_variable_of_other_servers_stands_below_our_own(tmp_path: Path) -> Non
     both = {**theirs, "TRIOASGI_FORWARDED_ALLOW_IPS": "unix"}
     assert config_of(tmp_path, both).forwarded_allow_ips == ("unix",)
     said = error_of(tmp_path, {"FORWARDED_ALLOW_IPS": "nginx"})
-    assert "'nginx',) (from environment FORWARDED_ALLOW_IPS); expected IP addresses" in said
+    assert "'nginx' (from environment FORWARDED_ALLOW_IPS); expected IP addresses" in said
 
 
 def test_pyproject_wins_over_the_dedicated_file_and_need_not_mention_us(tmp_path: Path) -> None:
@@ -200,7 +200,16 @@ def test_dedicated_file_may_use_the_tool_table(tmp_path: Path) -> None:
         ("pyproject.toml", "[tool]\ntrioasgi = 1", "expected a table of options"),
         ("pyproject.toml", "[tool.trioasgi", "pyproject.toml is not valid TOML: "),
         ("trioasgi.toml", "workers = 0", "workers: 0 (from trioasgi.toml workers)"),
-        ("trioasgi.toml", "log-level = 'info'\nlog_level = 'info'", "log_level is given twice"),
+        (
+            "trioasgi.toml",
+            "ssl-certfile = 'a'\ncertfile = 'b'",
+            "certfile is given twice, as ssl-certfile and as certfile (from trioasgi.toml certfile)",
+        ),
+        (
+            "trioasgi.toml",
+            "[trioasgi]\nworkers = 1",
+            "a table [trioasgi]; put the options at the top level or into [tool.trioasgi]",
+        ),
         ("trioasgi.toml", "workers = 1\n[tool.trioasgi]\nworkers = 1", "put them into one place"),
         ("trioasgi.toml", "timeout-body = inf", "expected a number of seconds"),
     ],

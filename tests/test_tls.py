@@ -210,6 +210,25 @@ def test_missing_files(files: Files) -> None:
     assert f"key file {str(nowhere)!r} does not exist" in failure(files.cert, nowhere)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "does not exist"),
+        (
+            b"-----BEGIN PRIVATE KEY-----",
+            "holds no certificate in PEM: give the certificates of the authorities",
+        ),
+    ],
+)
+def test_a_file_of_authorities_that_cannot_be_used(content: bytes | None, said: str, files: Files) -> None:
+    path = files.directory / "authorities.pem"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(TLSError) as caught:
+        server_context(str(files.cert), str(files.key), ca_certs=str(path), client_certs="required")
+    assert f"ca_certs file {str(path)!r} {said}" in str(caught.value)
+
+
 def test_a_directory(files: Files) -> None:
     assert f"certificate file {str(files.directory)!r} is a directory" in failure(files.directory)
 

@@ -394,8 +394,41 @@ def test_plain_http_to_the_https_port(certificates: Certificates) -> None:
                     await stream.send_all(request())
                     port = stream.socket.getsockname()[1]
                     await Client(stream).rest()
-                await log.wait_for(rf"127\.0\.0\.1:{port}: TLS handshake failed: http request")
+                await log.wait_for(
+                    rf"127\.0\.0\.1:{port}: TLS handshake failed: http request \(use https://\)$"
+                )
                 await expect_answer(server, certificates)
+
+    run(main)
+
+
+def client_hello() -> bytes:
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="localhost")
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (client_hello() + b"\x15\x03\x03\x00\x02\x01\x00", "the client closed the connection"),
+        (
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c" + bytes(12),
+            r"wrong version number \(not TLS; for a PROXY header see --proxy-protocol\)",
+        ),
+    ],
+    ids=["close_notify", "a PROXY header"],
+)
+def test_a_handshake_that_fails_is_explained(data: bytes, said: str, certificates: Certificates) -> None:
+    async def main() -> None:
+        with nothing_worse_than(logging.INFO) as log:
+            async with https(certificates, Lived()) as server:
+                async with await open_stream(server) as stream:
+                    await stream.send_all(data)
+                    await Client(stream).rest()
+                await log.wait_for(rf"127\.0\.0\.1:\d+: TLS handshake failed: {said}$")
 
     run(main)
 

@@ -273,7 +273,7 @@ def serve(config: str | None = None, version: bool | None = None, **given: objec
     """Serve an ASGI application on Trio.
 
     trioasgi app:app --reload        while you write it
-    trioasgi app:app --certfile      over HTTPS, with a certificate made up
+    trioasgi app:app --certfile      over HTTPS, with a certificate for localhost
     trioasgi app:app -b :8000 -w 4   four worker processes
     """
     _start(given, config_file=config)
@@ -284,7 +284,7 @@ def serve(config: str | None = None, version: bool | None = None, **given: objec
 def demo(config: str | None = None, plain: bool = False, **given: object) -> None:
     """Serve the built-in demo over HTTPS.
 
-    Without --certfile a development certificate is made up for it.
+    Without --certfile it uses a certificate for localhost, made for this run.
     """
     fixed: dict[str, object] = {"app": DEMO_APP, "factory": False, "app_dir": ""}
     if plain:

@@ -35,6 +35,8 @@ FORWARDED_HEADERS = (
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
 
+_IPV6 = re.compile(r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?")
+
 _FRAMING = frozenset(
     {
         "content-length",
@@ -677,7 +679,7 @@ def _as_mount(path: str) -> str:
 
 
 def _said(name: str, values: Mapping[str, object], origins: Origins) -> str:
-    return f"{name} = {OPTIONS[name].show(values[name])} (from {origins.get(name, f'keyword {name}')})"
+    return f"{name} = {OPTIONS[name].quote(values[name])} (from {origins.get(name, f'keyword {name}')})"
 
 
 def _is_set(name: str, values: Mapping[str, object]) -> bool:
@@ -691,6 +693,16 @@ def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
     if len(ways) > 1 and (_is_set("bind", values) or (_is_set("uds", values) and _is_set("fd", values))):
         both = " and ".join(_said(name, values, origins) for name in used)
         raise ConfigError(f"{both} exclude each other; give every address to listen on as a bind of its own")
+
+
+def _check_host(values: Mapping[str, object], origins: Origins) -> None:
+    host = str(values.get("host") or "")
+    if "/" in host or (":" in host and not _IPV6.fullmatch(host)):
+        OPTIONS["host"].refuse(
+            host,
+            origins.get("host", "keyword host"),
+            "a name or an IP address without a port: the port is an option of its own",
+        )
 
 
 def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
@@ -722,7 +734,7 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
             OPTIONS["header"].refuse(
                 entry,
                 origins.get("header", "keyword header"),
-                "a field that does not frame the message: that is the server's own to do (RFC 9112 6)",
+                "a field that does not frame the message: the server sets those itself (RFC 9112 6)",
             )
 
 
@@ -775,6 +787,7 @@ def _crosses(values: Mapping[str, object]) -> bool:
 _RULES = (
     _check_log_config,
     _check_listening,
+    _check_host,
     _check_certificate,
     _check_header,
     _check_trusted,

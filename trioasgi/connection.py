@@ -42,6 +42,12 @@ _EXPLANATION = (
     "accept it in the browser, which ends this; further ones are logged at debug)"
 )
 
+_WAYS_OUT = {
+    "http request": " (use https://)",
+    "wrong version number": " (not TLS; for a PROXY header see --proxy-protocol)",
+}
+"""What to do about OpenSSL's reasons that come of a setting."""
+
 
 class ServerTLS(msgspec.Struct, frozen=True):
     """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
@@ -298,8 +304,11 @@ def _handshake_reason(exc: Exception) -> str:
     if isinstance(exc, trio.TooSlowError):
         return "it took too long (--timeout-handshake)"
     cause = exc.__cause__
+    if isinstance(cause, ssl.SSLZeroReturnError):
+        return "the client closed the connection"
     if isinstance(cause, ssl.SSLError):
-        return (cause.reason or str(cause)).replace("_", " ").lower()
+        reason = (cause.reason or str(cause)).replace("_", " ").lower()
+        return f"{reason}{_WAYS_OUT.get(reason, '')}"
     return str(cause or exc) or "the client closed the connection"
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
+import re
 import sys
 import threading
 import traceback
@@ -129,12 +130,22 @@ def _split(app: str | None) -> tuple[str, str]:
     if not app:
         raise LoadError("no application was given: name one as MODULE:ATTRIBUTE, such as main:app")
     module, colon, attribute = app.partition(":")
+    if os.path.isabs(app) or _WINDOWS_PATH.match(app):
+        module, _, attribute = app[2:].partition(":")
+        name = module.replace("\\", "/").rpartition("/")[2].removesuffix(".py") or "main"
+        raise LoadError(
+            f"the application {app!r} names a file; did you mean '{name}:{attribute or 'app'}', "
+            "with --app-dir for its directory?"
+        )
     if module and attribute and not module.endswith(".py") and not _has_slash(module):
         return module, attribute
     # What was probably meant: a file's path, or the attribute left out.
     meant = module.removesuffix(".py").replace("\\", "/").strip("./").replace("/", ".") or "main"
     reason = "names a file" if module and colon and attribute else "is not of the form MODULE:ATTRIBUTE"
     raise LoadError(f"the application {app!r} {reason}; did you mean '{meant}:{attribute or 'app'}'?")
+
+
+_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
 
 
 def _has_slash(module: str) -> bool:
@@ -294,7 +305,10 @@ def _why_not(app: Callable[..., object]) -> str:
     if called is not None and "start_response" in _parameters(called):
         return "is a WSGI application, not an ASGI one: leave out --interface asgi"
     if _takes(app, 0) and not isinstance(app, type):
-        return "takes no arguments, as a factory does: add --factory if it returns the application"
+        return (
+            "takes no arguments, as a factory does: if it returns the application, add --factory "
+            "(in Python, pass what it returns)"
+        )
     if _takes(app, 1):
         return (
             "takes only the scope, as ASGI 2 applications did: add --interface asgi2, or make it one "

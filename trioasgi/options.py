@@ -117,6 +117,13 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         """`value` for a message or a representation."""
         return "'***'" if self.secret else repr(value)
 
+    def quote(self, value: object) -> str:
+        """`value` for an error: of a list the entries, as they were written."""
+        entries = value if isinstance(value, tuple) and self.kind is Kind.LIST else ()
+        if entries and all(isinstance(entry, str) for entry in entries):
+            return ", ".join(map(repr, entries))
+        return self.show(value)
+
     def parse(self, text: str, origin: str, separator: str | None = ",") -> object:
         """The value that `text` from a command line or the environment stands for; raises ConfigError.
 
@@ -194,7 +201,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     def refuse(self, value: object, origin: str, expected: str | None = None) -> NoReturn:
         """Raise the ConfigError for a value that cannot be."""
         raise ConfigError(
-            f"bad value for {self.name}: {self.show(value)} (from {origin}); "
+            f"bad value for {self.name}: {self.quote(value)} (from {origin}); "
             f"expected {self.expected if expected is None else expected}"
         )
 

@@ -287,7 +287,7 @@ class StopSignals:
     def _act(self, run: Run, name: signal.Signals) -> None:
         match self._count:
             case 1:
-                run.request_drain(f"{name.name}; once more to end at once")
+                run.request_drain(f"{name.name}; a second signal ends it at once")
                 if self.until_exit:
                     threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
             case 2:

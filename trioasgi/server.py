@@ -36,7 +36,8 @@ from trioasgi.assembly import (
 )
 from trioasgi.config import Config
 from trioasgi.connection import Connections
-from trioasgi.errors import ConfigError, LifespanError, TrioasgiError
+from trioasgi.errors import ConfigError, LifespanError, LoadError, TrioasgiError
+from trioasgi.loading import check_app
 from trioasgi.nesting import LAST_MOMENTS, end_left_behind, guard_nurseries
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.hub import Hub, supported
@@ -132,10 +133,11 @@ async def serve(
     Cancelling the scope around it stops accepting and ends what is under way at once; the application's
     lifespan is shut down, within its deadline, either way.
 
-    Raises ConfigError, BindError, TLSError, LifespanError.
+    Raises ConfigError, LoadError (`app` is no application), BindError, TLSError, LifespanError.
     """
     require_trio("trioasgi.serve")
     config = make_config(config, options)
+    app = _checked("trioasgi.serve", app, config)
     if sockets is not None:
         await _Run(app, config, list(sockets), Listening.FOR_CALLER).run(task_status)
         return
@@ -195,7 +197,9 @@ async def serve_stream(
     require_trio("trioasgi.serve_stream")
     from trioasgi.tls.development import resolve_certificate
 
-    with resolve_certificate(make_config(config, options)) as config:
+    config = make_config(config, options)
+    app = _checked("trioasgi.serve_stream", app, config)
+    with resolve_certificate(config) as config:
         await _Run(app, config, [], Listening.FOR_CALLER).run_stream(stream)
 
 
@@ -206,6 +210,16 @@ def require_trio(name: str) -> None:
             f"{name} runs on Trio, and this is not a Trio run. Start your program with trio.run(main), or "
             'with anyio.run(main, backend="trio"); from synchronous code call trioasgi.run(app).'
         )
+
+
+def _checked(name: str, app: object, config: Config) -> ASGIApp:
+    """`app`, if it is an application; raises LoadError."""
+    if isinstance(app, str):
+        raise LoadError(
+            f"{name} takes the application itself, not its name: import it, and pass the object "
+            f"instead of {app!r}"
+        )
+    return check_app(app, config=config)
 
 
 def make_config(config: Config | None, options: dict[str, object]) -> Config:

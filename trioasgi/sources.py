@@ -281,13 +281,22 @@ _TABLE = rb"""
 def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool = True) -> Layer:
     table, place = _option_table(path, shown, content, must_have_table=must_have_table)
     layer: Layer = {}
+    keys: dict[str, str] = {}
     for key, value in table.items():
         origin = f"{place} {key}"
         name = NAMES.get(key.replace("-", "_"))
         if name is None:
+            if key == "trioasgi" and isinstance(value, dict):
+                raise ConfigError(
+                    f"{place} has a table [trioasgi]; put the options at the top level "
+                    "or into [tool.trioasgi]"
+                )
             raise unknown_option(key, origin, NAMES)
         if name in layer:
-            raise ConfigError(f"{name} is given twice (from {origin}); remove one of its two spellings")
+            raise ConfigError(
+                f"{name} is given twice, as {keys[name]} and as {key} (from {origin}); remove one of them"
+            )
+        keys[name] = key
         layer[name] = Setting(value, origin)
     return layer
 

@@ -475,6 +475,15 @@ NO_EXCEPTIONS: dict[str, Callable[[], BaseException]] = {
 }
 
 
+@on_trio
+async def test_one_without_lifespan_is_told_of_the_option_that_demands_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise ValueError(scope["type"])
+
+    with pytest.raises(LifespanError, match="--lifespan on; an application without lifespan needs"):
+        await run(app, "on")
+
+
 @pytest.mark.parametrize("name", NO_EXCEPTIONS)
 @pytest.mark.parametrize("when", ["starting", "running", "stopping"])
 @on_trio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
@@ -14,6 +15,7 @@ import pytest
 
 from trioasgi.config import Config
 from trioasgi.errors import BindError, ConfigError, ExitStatus
+from trioasgi.net import listeners
 from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
 
@@ -105,7 +107,9 @@ def test_an_address_is_read(text: str, address: Address) -> None:
         ("[::1:80", "not an address"),
         ("http://localhost:80", "not an address"),
         ("unix:", "not a Unix socket's address"),
-        ("unix:a.sock,mode=999", "not a Unix socket's address"),
+        ("unix:a.sock,mode=999", "the mode is three or four octal digits, such as mode=660"),
+        ("unix:a.sock,mode=rw", "the mode is three or four octal digits, such as mode=660"),
+        ("0.0.0.0", "a port is missing"),
         ("unix:a.sock,user=www", "not a Unix socket's address"),
         ("fd:", "does not name a file descriptor"),
         ("fd:three", "does not name a file descriptor"),
@@ -387,6 +391,25 @@ def test_a_port_in_use() -> None:
         f"cannot listen on 127.0.0.1:{port}: another program listens there: stop it, or choose another port"
     )
     assert caught.value.exit_status is ExitStatus.FAILED
+
+
+def test_a_port_that_this_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def bind(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(listeners, "_set_tcp_options", bind)  # the tests may run as root
+    with pytest.raises(BindError) as caught:
+        open_listeners(Config(port=80))
+    assert str(caught.value) == (
+        "cannot listen on 127.0.0.1:80: permission denied: a port below 1024 needs root or the capability "
+        "CAP_NET_BIND_SERVICE; choose a higher port, or grant the capability"
+    )
+
+
+@unix_only
+def test_a_path_that_is_too_long_for_a_unix_socket(tmp_path: Path) -> None:
+    with pytest.raises(BindError, match=r"too long for a Unix socket \(at most \d+ bytes\): choose"):
+        open_listeners(Config(uds=str(tmp_path / ("x" * 120))))
 
 
 def test_an_address_of_another_machine() -> None:

@@ -167,7 +167,9 @@ def test_a_worker_whose_loop_is_stuck_is_killed_and_replaced(tmp_path: Path) -> 
         wait_for_workers(server, 2)
         stuck = Background(url, "/block")
         server.wait_for("block has begun")
-        killed = int(server.wait_for(r"Worker (\d+) has given no sign of life for 1 s: killed")[1])
+        killed = int(
+            server.wait_for(r"Worker (\d+) has given no sign of life for 1 s \(--timeout-worker\): killed")[1]
+        )
         wait_for_workers(server, 3)
         with pytest.raises((OSError, http.client.HTTPException)):
             stuck.answer()

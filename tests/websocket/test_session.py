@@ -265,7 +265,8 @@ async def test_too_big(codec: str, caplog: pytest.LogCaptureFixture) -> None:
         "code": 1009,
         "reason": "the message is too big",
     }
-    assert any("closed with 1009: the message is too big" in record.getMessage() for record in caplog.records)
+    said = [record.getMessage() for record in caplog.records]
+    assert any("closed with 1009: the message is too big (--websocket-max-size)" in line for line in said)
 
 
 @on_trio

@@ -245,6 +245,9 @@ class Lifespan:
                     exc,
                     f"\n{hint}" if hint else "",
                 )
+            case Phase.STARTING if self._mode == "on" and not self._startup_read:
+                option = "--lifespan on; an application without lifespan needs auto or off"
+                self._fail(f"crashed in its lifespan call ({option})", exc)
             case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
             case Phase.FAILED if self.error is not None and (

@@ -24,6 +24,9 @@ _OPTIONS: Final = {
 _TLS_RECORD: Final = b"\x16\x03"
 """How a handshake of TLS begins: the record's type and the first byte of its version (RFC 8446, 5.1)."""
 
+_PROXY_HEADER_2: Final = b"\0\r\nQUIT\n"
+"""The signature of a PROXY header of version 2, behind the empty lines that it begins with."""
+
 
 def error_answer(
     heads: HeadEncoder, status: int, reason: str, *, with_body: bool = True
@@ -45,4 +48,6 @@ def refusal_text(rule: Rule, rest: bytes = b"") -> str:
         return f"{text} ({option})"
     if rest.startswith(_TLS_RECORD):
         return f"{text}: it is a TLS handshake, and this port speaks plain HTTP (https:// needs --certfile)"
+    if rest.startswith(b"PROXY ") or _PROXY_HEADER_2 in rest[:12]:
+        return f"{text}: it is a PROXY header: see --proxy-protocol"
     return text

@@ -61,7 +61,8 @@ def parse_bind(text: str) -> Address:
 def _parse_unix(text: str) -> UnixAddress:
     match = _UNIX.fullmatch(text)
     if match is None:
-        raise ConfigError(f"bind {text!r} is not a Unix socket's address: {_FIX}")
+        hint = " (the mode is three or four octal digits, such as mode=660)" if ",mode=" in text else ""
+        raise ConfigError(f"bind {text!r} is not a Unix socket's address{hint}: {_FIX}")
     mode = match["mode"]
     return UnixAddress(match["path"], None if mode is None else int(mode, 8))
 
@@ -78,10 +79,16 @@ def _parse_tcp(text: str) -> TCPAddress:
         text = f"127.0.0.1:{text}"
     match = _TCP.fullmatch(text)
     if match is None:
-        hint = " (an IPv6 address goes in brackets)" if text.count(":") > 1 else ""
-        raise ConfigError(f"bind {text!r} is not an address{hint}: {_FIX}")
+        raise ConfigError(f"bind {text!r} is not an address{_hint(text)}: {_FIX}")
     port = int(match["port"])
     if port > 65535:
         raise ConfigError(f"bind {text!r} has port {port}: a port is a number from 0 to 65535")
     host = match["v6"] or match["host"]
     return TCPAddress(None if host in {"", "*"} else host, port)
+
+
+def _hint(text: str) -> str:
+    """What is probably wrong with the address."""
+    if text.count(":") > 1:
+        return " (an IPv6 address goes in brackets)"
+    return "" if ":" in text else " (a port is missing)"

@@ -25,11 +25,17 @@ NOT_SENT: Final = 1024 * 1024
 
 _FIXES = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
-    errno.EACCES: "permission denied: ports below 1024 and foreign folders need rights that this user lacks",
+    errno.EACCES: (
+        "permission denied: a port below 1024 needs root or the capability CAP_NET_BIND_SERVICE; choose a "
+        "higher port, or grant the capability"
+    ),
     errno.EADDRNOTAVAIL: "this machine has no such address",
     errno.ENOENT: "the folder does not exist: make it first",
     errno.ENOTDIR: "a part of the path is not a folder",
 }
+_LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
+"""Bytes: the kernel's `sun_path`, less the null byte."""
+
 _UNIX_FIXES = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another path",
     errno.EACCES: "permission denied: the folder's owner has to let this user write there",
@@ -68,6 +74,11 @@ def _reason(exc: Exception, *, unix: bool) -> str:
     if isinstance(exc, OSError):
         if unix and exc.errno in _UNIX_FIXES:
             return _UNIX_FIXES[exc.errno]
+        if unix and exc.errno is None:  # Python's own check, "AF_UNIX path too long"
+            return (
+                f"the path is too long for a Unix socket (at most {_LONGEST_UNIX_PATH} bytes): choose a "
+                "shorter one, or a relative one"
+            )
         return _FIXES.get(exc.errno or 0, exc.strerror or str(exc))
     return str(exc)
 

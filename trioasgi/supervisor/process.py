@@ -308,7 +308,7 @@ class WorkerProcess:
             # It may be we who stood still (a suspended machine, SIGSTOP): read first what has come meanwhile.
             await trio.sleep(heartbeat_interval(timeout))
             if self.state is State.READY and self._silence() >= timeout:
-                self.kill(f"has given no sign of life for {timeout:g} s")
+                self.kill(f"has given no sign of life for {timeout:g} s (--timeout-worker)")
                 return
 
     async def _watch_leaving(self) -> None:

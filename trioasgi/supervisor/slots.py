@@ -128,7 +128,7 @@ class Supervisor:
         now = trio.current_time()
         if self._asked_at is None:
             self._asked_at = now
-            logger.info("%s: stopping; once more to end at once", name)
+            logger.info("%s: stopping; a second signal ends it at once", name)
             if self._course is Course.RUNNING:
                 self._stop(ExitStatus.OK)
         elif now >= self._asked_at + AGAIN_AFTER:

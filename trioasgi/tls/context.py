@@ -123,12 +123,16 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
 
 def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: bool) -> None:
     if ca_certs is not None:  # without authorities no certificate is accepted
-        check_certificate_file(ca_certs)
+        if _CERTIFICATE_MARK not in _read(ca_certs, "ca_certs"):
+            raise TLSError(
+                f"ca_certs file {ca_certs!r} holds no certificate in PEM: give the certificates of the "
+                "authorities that sign clients' certificates"
+            )
         try:
             context.load_verify_locations(ca_certs)
         except ssl.SSLError as error:
             raise TLSError(
-                f"certificate file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
+                f"ca_certs file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
                 f"copy it again from where it was made"
             ) from error
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL

@@ -52,6 +52,12 @@ may still be sending: closing with bytes unread makes the kernel send a reset, w
 that says why.
 """
 
+_OPTIONS: Final = {
+    CloseCode.TOO_BIG: " (--websocket-max-size)",
+    CloseCode.INTERNAL_ERROR: " (--websocket-ping-timeout)",
+}
+"""For the log: the option that sets the limit, where a code that the server closes with comes of one."""
+
 
 class State(Enum):
     """How far a session has come; it only ever moves down this list."""
@@ -446,7 +452,7 @@ class WebSocketSession:
     def _fail(self, code: CloseCode, reason: str) -> None:
         """RFC 6455, 7.1.7: say why, and read no more."""
         if self.state is _OPEN:
-            self._log(f"closed with {code:d}: {reason}")
+            self._log(f"closed with {code:d}: {reason}{_OPTIONS.get(code, '')}")
             self._note_end(_FAILED, code, reason)
             self._put(encode_close(code, reason))
         else:
