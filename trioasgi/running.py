@@ -126,9 +126,10 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
+                is_over = threading.Event()
                 this = Run(
                     resolved,
-                    on_serving=signals.install_after_startup,
+                    on_serving=lambda: _begin_serving(signals, is_over),
                     on_stuck=_end_with if signals.until_exit else None,
                 )
                 signals.govern(this, resolved)
@@ -136,9 +137,12 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
                     return ExitStatus.OK
+                if signals.until_exit:
+                    _bound_the_startup(this, resolved.timeout_startup, is_over)
                 try:
                     return trio.run(this.run, app)
                 finally:
+                    is_over.set()
                     has_served = this.has_served
         except KeyboardInterrupt:
             if not signals.have_come:
@@ -146,6 +150,28 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
             return ExitStatus.OK  # it was told to stop before it had begun
         except (TrioasgiError, BaseExceptionGroup) as error:
             return _fail(error, has_served=has_served)
+
+
+def _begin_serving(signals: StopSignals, startup_is_over: threading.Event) -> None:
+    startup_is_over.set()
+    signals.install_after_startup()
+
+
+def _bound_the_startup(run: Run, timeout: float, is_over: threading.Event) -> None:
+    """See to it that a start-up ends also where the application blocks the loop, which keeps the deadline
+    otherwise: in a worker the supervisor does.
+    """
+
+    def watch() -> None:
+        while not is_over.wait(timeout + _MARGIN):
+            if run.phase is Phase.STARTING and not run.answers(_LOOP_ANSWERS) and not is_over.is_set():
+                _end_process(
+                    f"the application did not complete its start-up within {timeout:g} s and {_MARGIN:g} s "
+                    "more (--timeout-startup): it blocks the loop",
+                    ExitStatus.NOT_STARTED,
+                )
+
+    threading.Thread(target=watch, name="trioasgi start", daemon=True).start()
 
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
