@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
 from tests.support.processes import start, start_server, wait_until
+from trioasgi.errors import ExitStatus
+from trioasgi.serving import Run
 from trioasgi.signals import AGAIN_AFTER
 
 
@@ -376,6 +379,12 @@ def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
         server.wait_for("importing")
         assert server.stop() == 0
         assert "Traceback" not in server.output.text
+
+
+def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
+    this = Run(trioasgi.Config(port=0, lifespan="off"))
+    assert not this.request_drain("a signal behind the import")
+    assert trio.run(this.run, application) is ExitStatus.OK
 
 
 def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:

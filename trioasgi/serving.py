@@ -72,6 +72,8 @@ class Run:
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
         self._was_asked = False
+        self._early: list[Callable[[], None]] = []
+        """What was asked for before there was a loop."""
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
         """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
@@ -81,6 +83,8 @@ class Run:
         """
         self._token = trio.lowlevel.current_trio_token()
         self.phase = Phase.STARTING
+        for early in self._early:
+            self._token.run_sync_soon(early)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -118,7 +122,8 @@ class Run:
                 self._on_draining("by itself")
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
-        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked.
+        """Ask to finish what runs and end; False if there is no loop to be asked: any more, or yet, and then
+        it is done as the first thing.
 
         `final` tells a worker that the others stop as well. May be asked again, with or without.
         """
@@ -135,6 +140,7 @@ class Run:
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         if self._token is None:
+            self._early.append(function)
             return False
         try:
             self._token.run_sync_soon(function)

@@ -9,14 +9,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from trioasgi.config import Config
     from trioasgi.errors import ExitStatus
 
 __all__ = ["supervise"]
 
 
-async def supervise(config: Config) -> ExitStatus:
+async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: False) -> ExitStatus:
     """Serve `config.app` in `config.workers` processes until a signal; with `config.reload`, anew on changes.
+    `is_stopped` tells whether a signal has come before this receives them.
 
     Returns OK after a stop in which every worker ended by itself, FAILED if one had to be killed, NOT_STARTED
     if none could be started. Raises BindError, ConfigError or TLSError before any worker is started, and
@@ -25,4 +28,4 @@ async def supervise(config: Config) -> ExitStatus:
     """
     from .parent import bind_and_supervise
 
-    return await bind_and_supervise(config)
+    return await bind_and_supervise(config, is_stopped)
