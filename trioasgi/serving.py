@@ -21,6 +21,7 @@ from trioasgi.loading import user_traceback
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.text import cut, tidy
 from trioasgi.server import serve_alone, serve_copies
+from trioasgi.signals import wake_no_loop
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -77,7 +78,7 @@ class Run:
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
         """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
-        aborted (FAILED), and run the functions `beside` as long.
+        aborted (FAILED), and run the functions `beside` as long. To be the main task of the loop.
 
         Raises what `serve` raises, in an ExceptionGroup.
         """
@@ -95,6 +96,7 @@ class Run:
             return self._status()
         finally:
             self.phase = Phase.ENDED
+            wake_no_loop()
 
     def _tell_stuck(self, on_stuck: Callable[[Failure], None], error: TrioasgiError) -> None:
         on_stuck(explain(error, has_served=self.has_served))

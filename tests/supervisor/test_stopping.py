@@ -263,7 +263,15 @@ SIGNALLED_AS_THE_LOOP_ENDS = """
 import signal
 
 import trio._core._run
+import trio._core._wakeup_socketpair
 import trioasgi
+
+closed = trio._core._wakeup_socketpair.WakeupSocketpair.close
+
+def signalled_half_closed(pair):
+    pair.wakeup_sock.close()
+    signal.raise_signal(signal.SIGTERM)
+    closed(pair)
 
 ended = trio._core._run.Runner.task_exited
 
@@ -274,6 +282,7 @@ def signalled(runner, task, outcome):
 
 if __name__ == "__main__":
     trio._core._run.Runner.task_exited = signalled
+    trio._core._wakeup_socketpair.WakeupSocketpair.close = signalled_half_closed
     trioasgi.run("app:app", port=0, workers=WORKERS)
 """
 

@@ -26,6 +26,11 @@ async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: Fal
     TrioasgiError, perhaps in an ExceptionGroup, if files cannot be watched. Signals are received in the main
     thread only.
     """
+    from trioasgi.signals import wake_no_loop
+
     from .parent import bind_and_supervise
 
-    return await bind_and_supervise(config, is_stopped)
+    try:
+        return await bind_and_supervise(config, is_stopped)
+    finally:
+        wake_no_loop()
