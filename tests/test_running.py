@@ -12,11 +12,14 @@ import time
 from pathlib import Path
 
 import pytest
+import trio
 
 import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
 from tests.support.processes import start, start_server, wait_until
+from trioasgi.errors import ExitStatus
+from trioasgi.serving import Run
 from trioasgi.signals import AGAIN_AFTER
 
 
@@ -344,12 +347,44 @@ def test_a_lifespan_that_is_shielded_does_not_keep_the_server(
         server.wait_for(said)
 
 
+BLOCKING = """
+import time
+
+async def app(scope, receive, send):
+    await receive()
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_startup_that_blocks_the_loop_is_ended(options: tuple[str, ...], tmp_path: Path) -> None:
+    write(tmp_path, BLOCKING)
+    with start_server("app:app", *options, "--timeout-startup", "0.3", cwd=tmp_path) as server:
+        assert server.wait() == 3, server.output.text
+        server.wait_for(r"start-up within 0\.3 s.*\(--timeout-startup\)")
+
+
+def test_a_reload_whose_startup_blocks_the_loop_waits_for_a_change(tmp_path: Path) -> None:
+    write(tmp_path, BLOCKING)
+    with start_server("app:app", "--reload", "--timeout-startup", "0.3", cwd=tmp_path) as server:
+        server.wait_for("waiting for a file to change")
+        write_app(tmp_path, "yes")
+        server.wait_for("Serving on")
+        assert server.stop() == 0
+
+
 def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
     with start_server("app:app", cwd=tmp_path) as server:
         server.wait_for("importing")
         assert server.stop() == 0
         assert "Traceback" not in server.output.text
+
+
+def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
+    this = Run(trioasgi.Config(port=0, lifespan="off"))
+    assert not this.request_drain("a signal behind the import")
+    assert trio.run(this.run, application) is ExitStatus.OK
 
 
 def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:

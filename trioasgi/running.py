@@ -110,7 +110,8 @@ def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
 
     with signals:  # before and after the supervisor, which receives its own
         try:
-            return trio.run(supervise, config)
+            signals.raise_nothing()
+            return trio.run(supervise, config, lambda: signals.have_come)
         except KeyboardInterrupt:
             if not signals.have_come:
                 raise
@@ -126,9 +127,10 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
+                is_over = threading.Event()
                 this = Run(
                     resolved,
-                    on_serving=signals.install_after_startup,
+                    on_serving=lambda: _begin_serving(signals, is_over),
                     on_stuck=_end_with if signals.until_exit else None,
                 )
                 signals.govern(this, resolved)
@@ -136,9 +138,13 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
                     return ExitStatus.OK
+                signals.raise_nothing()
+                if signals.until_exit:
+                    _bound_the_startup(this, resolved.timeout_startup, is_over)
                 try:
                     return trio.run(this.run, app)
                 finally:
+                    is_over.set()
                     has_served = this.has_served
         except KeyboardInterrupt:
             if not signals.have_come:
@@ -146,6 +152,28 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
             return ExitStatus.OK  # it was told to stop before it had begun
         except (TrioasgiError, BaseExceptionGroup) as error:
             return _fail(error, has_served=has_served)
+
+
+def _begin_serving(signals: StopSignals, startup_is_over: threading.Event) -> None:
+    startup_is_over.set()
+    signals.install_after_startup()
+
+
+def _bound_the_startup(run: Run, timeout: float, is_over: threading.Event) -> None:
+    """See to it that a start-up ends also where the application blocks the loop, which keeps the deadline
+    otherwise: in a worker the supervisor does.
+    """
+
+    def watch() -> None:
+        while not is_over.wait(timeout + _MARGIN):
+            if run.phase is Phase.STARTING and not run.answers(_LOOP_ANSWERS) and not is_over.is_set():
+                _end_process(
+                    f"the application did not complete its start-up within {timeout:g} s and {_MARGIN:g} s "
+                    "more (--timeout-startup): it blocks the loop",
+                    ExitStatus.NOT_STARTED,
+                )
+
+    threading.Thread(target=watch, name="trioasgi start", daemon=True).start()
 
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
@@ -220,13 +248,20 @@ class StopSignals:
         self._count = 0
         self._first: signal.Signals | None = None
         self._first_at = 0.0
+        self._may_raise = True
         self._over = threading.Event()
         self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
 
     def govern(self, run: Run, config: Config) -> None:
-        """This is the run from now on; until then a signal raises KeyboardInterrupt."""
+        """This is the run from now on."""
         self._run, self._config = run, config
+
+    def raise_nothing(self) -> None:
+        """Until now a signal raises KeyboardInterrupt. In a loop that would hit Trio itself, which takes it
+        for a fault of its own.
+        """
+        self._may_raise = False
 
     def install(self) -> None:
         """Take the signals back from whoever has taken them, which will be called at the end."""
@@ -274,9 +309,9 @@ class StopSignals:
         self._count += 1
         if self._over.is_set():
             self._end_what_is_left()
-        elif self._run is None or self._run.phase is Phase.LOADING:
+        elif self._may_raise:
             raise KeyboardInterrupt  # the application is being imported, in this very thread
-        else:
+        elif self._run is not None:  # and not the supervisor, which asks whether any have come
             self._act(self._run, name)
 
     def _end_what_is_left(self) -> None:

@@ -21,6 +21,7 @@ from trioasgi.loading import user_traceback
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.text import cut, tidy
 from trioasgi.server import serve_alone, serve_copies
+from trioasgi.signals import wake_no_loop
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp
@@ -72,15 +73,19 @@ class Run:
         self._token: trio.lowlevel.TrioToken | None = None
         self._server: Server | None = None
         self._was_asked = False
+        self._early: list[Callable[[], None]] = []
+        """What was asked for before there was a loop."""
 
     async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
         """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
-        aborted (FAILED), and run the functions `beside` as long.
+        aborted (FAILED), and run the functions `beside` as long. To be the main task of the loop.
 
         Raises what `serve` raises, in an ExceptionGroup.
         """
         self._token = trio.lowlevel.current_trio_token()
         self.phase = Phase.STARTING
+        for early in self._early:
+            self._token.run_sync_soon(early)
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
@@ -91,6 +96,7 @@ class Run:
             return self._status()
         finally:
             self.phase = Phase.ENDED
+            wake_no_loop()
 
     def _tell_stuck(self, on_stuck: Callable[[Failure], None], error: TrioasgiError) -> None:
         on_stuck(explain(error, has_served=self.has_served))
@@ -118,7 +124,8 @@ class Run:
                 self._on_draining("by itself")
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
-        """Ask to finish what runs and end; False if there is no loop (yet, or any more) to be asked.
+        """Ask to finish what runs and end; False if there is no loop to be asked: any more, or yet, and then
+        it is done as the first thing.
 
         `final` tells a worker that the others stop as well. May be asked again, with or without.
         """
@@ -135,6 +142,7 @@ class Run:
 
     def _call_soon(self, function: Callable[[], None]) -> bool:
         if self._token is None:
+            self._early.append(function)
             return False
         try:
             self._token.run_sync_soon(function)

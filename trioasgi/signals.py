@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TypeAlias
@@ -23,6 +24,14 @@ AGAIN_AFTER = 0.5
 manager may both send one when they stop the server."""
 
 Handler: TypeAlias = Callable[[int, FrameType | None], object]
+
+
+def wake_no_loop() -> None:
+    """Have signals wake the loop no more, as the last thing in it: when it ends, Trio closes what they would
+    be written to, and Python prints a traceback. Handlers are called all the same.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.set_wakeup_fd(-1)
 
 
 class Handlers:

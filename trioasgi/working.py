@@ -40,6 +40,7 @@ from trioasgi.supervisor.messages import (
     Order,
     Ready,
     Report,
+    Starting,
     Stopped,
     decode_command,
     decode_order,
@@ -104,6 +105,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interru
         handlers.install()
         # Behind the threads of the application: Python would put the defaults back, which end the process.
         atexit.register(handlers.ignore)
+        reports.send(Starting())
         status = trio.run(run.run, app, _heart(reports, config))
         # The supervisor's word stands for the signal that another server would have sent.
         handlers.call_displaced(signal.SIGTERM)

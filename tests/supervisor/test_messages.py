@@ -19,6 +19,7 @@ from trioasgi.supervisor.messages import (
     Order,
     Ready,
     Report,
+    Starting,
     Stopped,
     decode_command,
     decode_order,
@@ -51,7 +52,14 @@ def test_a_line_that_is_too_long_is_dropped_and_the_next_is_not(long: int, size:
 
 @pytest.mark.parametrize(
     "report",
-    [Ready(), Heartbeat(), Stopped(), Draining("SIGTERM"), Failed(reason="a\nb", permanent=True, status=3)],
+    [
+        Starting(),
+        Ready(),
+        Heartbeat(),
+        Stopped(),
+        Draining("SIGTERM"),
+        Failed("a\nb", permanent=True, status=3),
+    ],
 )
 def test_reports_survive_the_way(report: Report) -> None:
     line = encode_line(report)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Background
-from tests.support.processes import PATIENCE, ServerProcess, is_alive, start_server, wait_until
+from tests.support.processes import PATIENCE, ServerProcess, is_alive, start, start_server, wait_until
 from trioasgi.signals import AGAIN_AFTER
 
 from .apps import write, write_app
@@ -256,6 +256,45 @@ def test_signals_that_reach_a_worker_at_its_end_do_not_make_a_good_stop_a_bad_on
                 os.kill(pid, number)
             time.sleep(0.002)
         assert server.wait() == 0, server.output.text
+        assert "Traceback" not in server.output.text
+
+
+SIGNALLED_AS_THE_LOOP_ENDS = """
+import signal
+
+import trio._core._run
+import trio._core._wakeup_socketpair
+import trioasgi
+
+closed = trio._core._wakeup_socketpair.WakeupSocketpair.close
+
+def signalled_half_closed(pair):
+    pair.wakeup_sock.close()
+    signal.raise_signal(signal.SIGTERM)
+    closed(pair)
+
+ended = trio._core._run.Runner.task_exited
+
+def signalled(runner, task, outcome):
+    if task is runner.main_task:
+        signal.raise_signal(signal.SIGTERM)
+    ended(runner, task, outcome)
+
+if __name__ == "__main__":
+    trio._core._run.Runner.task_exited = signalled
+    trio._core._wakeup_socketpair.WakeupSocketpair.close = signalled_half_closed
+    trioasgi.run("app:app", port=0, workers=WORKERS)
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_signal_as_the_loop_ends_does_not_hit_the_loop_itself(workers: int, tmp_path: Path) -> None:
+    """A KeyboardInterrupt there is a fault of Trio's own to Trio, or keeps it waiting for ever."""
+    write_app(tmp_path, "yes")
+    (tmp_path / "program.py").write_text(SIGNALLED_AS_THE_LOOP_ENDS.replace("WORKERS", str(workers)))
+    with start([sys.executable, "program.py"], cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        assert server.stop() == 0, server.output.text
         assert "Traceback" not in server.output.text
 
 

@@ -1,7 +1,7 @@
 """What supervisor and worker say to each other: one JSON object a line, in both directions.
 
     supervisor ─► worker   stdin    Order first, then commands (Drain); end of file: the supervisor is gone
-    worker ─► supervisor   a socket of their own: Ready, Draining, Heartbeat, then Stopped or Failed
+    worker ─► supervisor   a socket of their own: Starting, Ready, Draining, Heartbeat, then Stopped or Failed
 
 The application has stdout and stderr for itself: nothing it prints can be taken for a report.
 """
@@ -43,6 +43,10 @@ class Drain(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
     """Whether all workers stop: then what waits in the queues of the listening sockets is to be taken."""
 
 
+class Starting(msgspec.Struct, frozen=True, tag_field="report", tag="starting"):
+    """The application was loaded; from now on its start-up has `timeout_startup` seconds."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag_field="report", tag="ready"):
     """The application has started and connections are accepted."""
 
@@ -72,7 +76,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
 
 
 Command = Drain
-Report = Ready | Draining | Heartbeat | Stopped | Failed
+Report = Starting | Ready | Draining | Heartbeat | Stopped | Failed
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ _LAST_MOMENTS = 1.0
 """Seconds to come to an end in, after the second signal."""
 
 
-async def bind_and_supervise(config: Config) -> ExitStatus:
+async def bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) -> ExitStatus:
     """See `supervise`."""
     with (
         _children_are_waited_for(),
@@ -42,6 +42,8 @@ async def bind_and_supervise(config: Config) -> ExitStatus:
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
     ):
+        if is_stopped():
+            return ExitStatus.OK
         certificate = None
         if resolved.certfile is not None:
             from trioasgi.tls.context import describe

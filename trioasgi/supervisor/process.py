@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import msgspec
 import trio
 
+from trioasgi.errors import ExitStatus
 from trioasgi.net.accept import NO_ROOM
 
 from . import handover
@@ -30,6 +31,7 @@ from .messages import (
     Order,
     Ready,
     Report,
+    Starting,
     Stopped,
     decode_report,
     encode_line,
@@ -121,6 +123,7 @@ class WorkerProcess:
         self._tell = tell
         self._process: trio.Process | None = None
         self._last_sign = self.begun_at
+        self._starting = trio.Event()
         self._ready = trio.Event()
         self._drain_wanted = trio.Event()
         self._last_drain_wanted = False
@@ -226,6 +229,7 @@ class WorkerProcess:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._instruct, process, order)
+                nursery.start_soon(self._watch_startup)
                 nursery.start_soon(self._watch_heart)
                 nursery.start_soon(self._watch_leaving)
                 all_read = trio.Event()
@@ -272,6 +276,8 @@ class WorkerProcess:
     def _take(self, report: Report | None) -> None:
         self._last_sign = trio.current_time()
         match report:
+            case Starting():
+                self._starting.set()
             case Ready():
                 self._take_ready()
             case Draining(reason) if self.state in (State.STARTING, State.READY):
@@ -298,6 +304,27 @@ class WorkerProcess:
         if self.state is State.STARTING:
             self.state = State.READY
             self._tell(WorkerReady(self))
+
+    async def _watch_startup(self) -> None:
+        """Kill a worker whose start-up blocks the loop, which keeps the deadline otherwise."""
+        timeout = self._config.timeout_startup
+        await self._starting.wait()
+        with trio.move_on_after(timeout + MARGIN):
+            await self._ready.wait()
+        # It may be we who stood still: read first what has come meanwhile.
+        await trio.sleep(heartbeat_interval(self._config.timeout_worker))
+        while self.state is State.STARTING and not self._finished.is_set():
+            if self._silence() >= MARGIN:
+                self._end_startup(timeout)
+                return
+            await trio.sleep(MARGIN)
+
+    def _end_startup(self, timeout: float) -> None:
+        why = f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more (--timeout-startup)"
+        self.kill(why)
+        if self.killed is not None:
+            reason = f"the application {why}: it blocks the loop"
+            self.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
 
     async def _watch_heart(self) -> None:
         """Kill a worker that serves and whose loop does not run any more."""
