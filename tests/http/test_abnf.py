@@ -20,16 +20,14 @@ def matches(pattern: bytes, text: bytes) -> bool:
     return re.fullmatch(pattern, text) is not None
 
 
-@pytest.mark.parametrize("char", range(256))
-def test_each_byte_is_in_the_sets_where_the_rfcs_have_it(char: int) -> None:
-    byte = bytes([char])
-    is_visible = 0x21 <= char <= 0x7E or char >= 0x80
-    assert matches(abnf.TOKEN, byte) is (chr(char) in TCHARS)
-    assert matches(abnf.FIELD_LINE, b"a:" + byte) is (is_visible or char in b" \t")
-    assert matches(abnf.QUOTED_STRING, b'"' + byte + b'"') is (
-        (is_visible or char in b" \t") and char not in b'"\\'
-    )
-    assert matches(abnf.QUOTED_STRING, b'"\\' + byte + b'"') is (is_visible or char in b" \t")
+def test_each_byte_is_in_the_sets_where_the_rfcs_have_it() -> None:
+    for char in range(256):
+        byte = bytes([char])
+        is_text = 0x21 <= char <= 0x7E or char >= 0x80 or char in b" \t"
+        assert matches(abnf.TOKEN, byte) is (chr(char) in TCHARS), byte
+        assert matches(abnf.FIELD_LINE, b"a:" + byte) is is_text, byte
+        assert matches(abnf.QUOTED_STRING, b'"' + byte + b'"') is (is_text and char not in b'"\\'), byte
+        assert matches(abnf.QUOTED_STRING, b'"\\' + byte + b'"') is is_text, byte
 
 
 @pytest.mark.parametrize(
@@ -83,8 +81,9 @@ def test_matching_takes_as_long_as_the_input_is(name: str, text: bytes) -> None:
     )
 
 
-@pytest.mark.parametrize("char", range(256))
-def test_the_option_header_has_the_same_grammar(char: int) -> None:
+def test_the_option_header_has_the_same_grammar() -> None:
     """Options stand below this room and cannot import it."""
-    for line in (bytes([char]) + b":a", b"a:" + bytes([char])):
-        assert bool(config._HEADER.fullmatch(line.decode("latin-1"))) is matches(abnf.FIELD_LINE, line)
+    for byte in (bytes([char]) for char in range(256)):
+        for line in (byte + b":a", b"a:" + byte):
+            matched = config._HEADER.fullmatch(line.decode("latin-1")) is not None
+            assert matched is matches(abnf.FIELD_LINE, line), line
