@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.net.pairs import clog, hub_pair, read_exactly
 from tests.support.openssl import RecordClient
@@ -288,6 +289,27 @@ def test_a_client_that_breaks_tls_is_told_by_an_alert(tmp_path: Path) -> None:
                 await channel.receive()
             assert tickets
             assert await peer.stream.receive_some(65536)  # without anything else to be sent
+
+    run(main, 5)
+
+
+@pytest.mark.parametrize("behind", [b"", bytes(100)], ids=["header", "header and more"])
+def test_a_record_that_claims_to_be_too_long_is_refused_by_its_header(behind: bytes, tmp_path: Path) -> None:
+    """RFC 8446, 5.2: record_overflow. Nothing is waited for that may never come."""
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            assert await peer.stream.receive_some(65536)  # the session tickets
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    await trio.testing.wait_all_tasks_blocked()  # the channel waits
+                    await peer.stream.send_all(b"\x17\x03\x03\xff\xff" + behind)
+
+                nursery.start_soon(send)
+                with pytest.raises(ConnectionAbortedError, match=r"TLS failed: .*TOO_LONG"):
+                    await channel.receive()
+            assert await peer.stream.receive_some(65536)  # the alert
 
     run(main, 5)
 

@@ -41,6 +41,9 @@ MAX_ANSWERS: Final = 16 * 1024
 _HEADER: Final = 5
 """Bytes before each record: its type, a version, and its length in two bytes (RFC 8446, 5.1)."""
 
+_MAX_RECORD: Final = (1 << 14) + 256
+"""Bytes of the longest record (RFC 8446, 5.2): OpenSSL refuses a longer one by its header."""
+
 
 class Secured:
     """The server's side of TLS on a stream: trio's SSLStream, and what that is made of.
@@ -253,8 +256,9 @@ class TLSChannel(Channel):
         for _ in range(RECORDS_A_TURN):
             if end + _HEADER > size:
                 break
-            end += _HEADER + (received[end + 3] << 8 | received[end + 4])
-            whole += end <= size
+            length = received[end + 3] << 8 | received[end + 4]
+            end += _HEADER + length
+            whole += end <= size or length > _MAX_RECORD
         if not end or not size:
             return False
         if end < size:
