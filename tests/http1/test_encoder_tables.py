@@ -7,7 +7,8 @@ from http import HTTPStatus
 
 import pytest
 
-from trioasgi.http1.encoder import STATUS_LINES, http_date
+from trioasgi.http1 import encoder
+from trioasgi.http1.encoder import STATUS_LINES, HeadEncoder, http_date
 
 
 @pytest.mark.parametrize("month", range(12))
@@ -22,3 +23,27 @@ def test_status_lines() -> None:
     for status in HTTPStatus:
         assert STATUS_LINES[status] == f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
     assert STATUS_LINES[299] == b"HTTP/1.1 299 Unknown\r\n"
+
+
+def test_the_date_is_made_once_a_second_though_no_two_responses_are_alike(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[float] = []
+    now = 1_000_000.0
+
+    def counted(second: float) -> bytes:
+        made.append(second)
+        return http_date(second)
+
+    monkeypatch.setattr(encoder, "http_date", counted)
+    monkeypatch.setattr("time.time", lambda: now)
+    heads = HeadEncoder(date=True, server=True, extra=[(b"x-extra", b"1")])
+    for second in (0, 1, -5):
+        now = 1_000_000.0 + second
+        for number in range(20):
+            head, _ = heads.encode(200, ((b"x-request-id", b"%d" % number),))
+            assert head == (
+                b"HTTP/1.1 200 OK\r\ndate: %b\r\nserver: trioasgi\r\nx-extra: 1\r\nx-request-id: %d\r\n"
+                % (http_date(now), number)
+            )
+    assert made == [1_000_000, 1_000_001, 999_995]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from trioasgi.http.exchange import Header
 
@@ -57,14 +58,17 @@ class HeadEncoder:
     A field that the application sends itself takes the place of ours.
     """
 
-    __slots__ = ("_date", "_extra", "_heads", "_second", "_server")
+    __slots__ = ("_date", "_defaults", "_extra", "_heads", "_names", "_second", "_server")
 
     def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
         self._extra = tuple(extra)
         own = {name for name, _ in extra}
         self._date = date and b"date" not in own
         self._server = b"server: trioasgi\r\n" if server and b"server" not in own else b""
+        self._names = frozenset({b"date", b"server", *own})
         self._second = -1
+        self._defaults = b""
+        """All default fields, as they are in this second."""
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
@@ -78,6 +82,7 @@ class HeadEncoder:
         if second != self._second:  # not only later: a clock may be set back
             heads.clear()
             self._second = second
+            self._defaults = self._default_fields(frozenset())
         head = heads.get((status, headers))
         if head is None:
             head = self._encode(status, headers)
@@ -89,7 +94,8 @@ class HeadEncoder:
 
     def _encode(self, status: int, headers: tuple[Header, ...]) -> tuple[bytes, bool]:
         names = {name for name, _ in headers}
-        lines = [STATUS_LINES[status], self._default_fields(names)]
+        defaults = self._defaults if self._names.isdisjoint(names) else self._default_fields(names)
+        lines = [STATUS_LINES[status], defaults]
         closes = False
         for field in headers:
             name, value = field
@@ -101,7 +107,7 @@ class HeadEncoder:
                 lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
         return b"".join(lines), closes
 
-    def _default_fields(self, given: set[bytes]) -> bytes:
+    def _default_fields(self, given: AbstractSet[bytes]) -> bytes:
         """The default fields but for those that are `given` by the application."""
         date = b"date: %b\r\n" % http_date(self._second) if self._date and b"date" not in given else b""
         server = b"" if b"server" in given else self._server
