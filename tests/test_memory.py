@@ -15,6 +15,7 @@ from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.connection import Connections
+from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.websocket.messages import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
@@ -98,7 +99,7 @@ def test_a_partial_text_message_is_one_block() -> None:
 
 
 def test_heads_of_responses_are_remembered_within_a_bound() -> None:
-    encoder = HeadEncoder(date=False, server=False)
+    encoder = HeadEncoder(DefaultFields(date=False, server=False))
     with counting():
         before = allocated()
         for number in range(300):

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.connection import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.errors import ConfigError
+from trioasgi.http.fields import DefaultFields
+from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.encoder import HeadEncoder
-from trioasgi.http1.settings import GivesUp, HTTP1Settings, Limits
+from trioasgi.http1.settings import GivesUp, HTTP1Settings
 from trioasgi.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
@@ -46,9 +48,11 @@ def connection_settings(
                 body=config.limit_body,
             ),
             heads=HeadEncoder(
-                date=config.date_header,
-                server=config.server_header,
-                extra=[_parse_header(header) for header in config.header],
+                DefaultFields(
+                    date=config.date_header,
+                    server=config.server_header,
+                    extra=[_parse_header(header) for header in config.header],
+                )
             ),
             timeout_keep_alive=config.timeout_keep_alive,
             timeout_headers=config.timeout_headers,

@@ -12,7 +12,7 @@ from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.config import FORWARDED_HEADERS, Config
 from trioasgi.errors import ConfigError
-from trioasgi.http.exchange import Header
+from trioasgi.http.request import Header
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.trust import Trusted
 

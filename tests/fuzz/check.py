@@ -9,7 +9,7 @@ from itertools import zip_longest
 from tests.http1 import test_body, test_rules
 from tests.support.http import CODECS, make_codec, request
 from tests.support.reading import LIMITS, Conversation, Reading, read_all
-from trioasgi.http1.settings import Limits
+from trioasgi.http.limits import Limits
 
 TIGHT = Limits(header_bytes=60, header_count=3, target=12, body=20)
 STATUSES = frozenset({0, 400, 413, 414, 417, 431, 501, 505})

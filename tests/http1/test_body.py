@@ -7,9 +7,9 @@ import pytest
 
 from tests.support.http import request
 from tests.support.reading import LIMITS, Reading, bytewise, read_all
+from trioasgi.http.limits import Limits
 from trioasgi.http1.body import MAX_CHUNK_LINE
 from trioasgi.http1.rule import Rule
-from trioasgi.http1.settings import Limits
 
 HEAD = request("/", "Transfer-Encoding: chunked", method="POST")
 NEXT = request("/next")

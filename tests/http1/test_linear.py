@@ -9,11 +9,11 @@ import pytest
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
+from trioasgi.http.limits import Limits
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.rules import HeadReader
-from trioasgi.http1.settings import Limits
 
 WIDE = Limits(header_bytes=1 << 20, header_count=1 << 20, target=1 << 20, body=0)
 
@@ -128,7 +128,7 @@ def test_trailers_that_come_byte_by_byte_are_looked_at_once(codec: str) -> None:
 
 def read_body(pieces: int) -> list[bytes | None]:
     """What comes of a body of `pieces` chunks that have all arrived."""
-    reader = RequestReader(make_codec("h11"), WIDE)
+    reader = RequestReader(make_codec("h11"), WIDE, "http")
     reader.receive_data(CHUNKED + b"1\r\na\r\n" * pieces)
     assert reader.next_request() is not None
     read: list[bytes | None] = []
@@ -201,6 +201,8 @@ def test_fields_of_a_long_head_are_counted_before_they_are_read(codec: str) -> N
     answers = {}
     for count in (999, 1000):
         with pytest.raises(RequestError) as caught:
-            HeadReader(make_codec(codec), limits).read(request("/", "no field", *["a:"] * (count - 1)))
+            HeadReader(make_codec(codec), limits, "http").read(
+                request("/", "no field", *["a:"] * (count - 1))
+            )
         answers[count] = caught.value.rule
     assert answers == {999: Rule.FIELDS, 1000: Rule.FIELDS_COUNT}

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from tests.support.http import CODECS, make_codec, request
 from tests.support.reading import LIMITS, bytewise, read_all
 from tests.support.requests import cuts, streams
+from trioasgi.http.limits import Limits
 from trioasgi.http1.reader import LONG_HEAD, RequestReader
-from trioasgi.http1.settings import Limits
 
 ROUNDS = settings(
     max_examples=400,
@@ -107,7 +107,7 @@ def test_a_long_head_waits_for_its_turn(codec: str) -> None:
     """However it comes; to read it is a long step."""
     long = request("/long", "X: " + "x" * LONG_HEAD)
     for size in (len(long), 1000):
-        reader = RequestReader(make_codec(codec), LONG_LIMITS)
+        reader = RequestReader(make_codec(codec), LONG_LIMITS, "http")
         for _ in range(2):  # each of those that come together
             for start in range(0, len(long), size):
                 assert reader.next_request() is None
@@ -122,7 +122,7 @@ def test_a_long_head_waits_for_its_turn(codec: str) -> None:
 
 
 def test_each_of_several_long_heads_waits_for_its_turn(codec: str) -> None:
-    reader = RequestReader(make_codec(codec), LONG_LIMITS)
+    reader = RequestReader(make_codec(codec), LONG_LIMITS, "http")
     reader.receive_data(3 * request("/", "X: " + "x" * LONG_HEAD) + request("/short"))
     for _ in range(3):
         assert reader.next_request() is None
@@ -132,7 +132,7 @@ def test_each_of_several_long_heads_waits_for_its_turn(codec: str) -> None:
 
 def test_what_has_been_used_up_is_let_go(codec: str) -> None:
     """A connection that waits for more of a body, or for a request, holds nothing of what has been taken."""
-    reader = RequestReader(make_codec(codec), LIMITS)
+    reader = RequestReader(make_codec(codec), LIMITS, "http")
     tracemalloc.start()
     try:
         reader.receive_data(request("/", "Content-Length: 120000", method="POST"))

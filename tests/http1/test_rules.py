@@ -9,11 +9,11 @@ import pytest
 
 from tests.support.http import make_codec, request
 from tests.support.reading import LIMITS, Read, bytewise, read_all
+from trioasgi.http.limits import Limits
 from trioasgi.http1.reader import RequestReader
 from trioasgi.http1.request_line import METHODS
 from trioasgi.http1.rule import Rule
 from trioasgi.http1.rules import HeadReader
-from trioasgi.http1.settings import Limits
 
 HOST = "Host: example.org"
 
@@ -310,7 +310,7 @@ def test_what_the_client_wants_of_the_connection(
 
 def test_as_many_fields_as_may_be_are_read(codec: str) -> None:
     limits = msgspec.structs.replace(LIMITS, header_count=1000, header_bytes=1 << 16)
-    read = HeadReader(make_codec(codec), limits).read(get(HOST, *["a:"] * 999))
+    read = HeadReader(make_codec(codec), limits, "http").read(get(HOST, *["a:"] * 999))
     assert len(read.headers) == 1000
 
 
@@ -333,15 +333,29 @@ def test_an_expectation_of_nothing_is_none(codec: str, value: str) -> None:
 def test_lists_with_empty_elements_are_read_without_them(codec: str) -> None:
     """RFC 9110, 5.6.1.2"""
     head = get(HOST, "Connection: , upgrade,,TE ,", "Upgrade: ,\twebsocket ,", "TE: ,trailers ,")
-    reader = RequestReader(make_codec(codec), LIMITS)
+    reader = RequestReader(make_codec(codec), LIMITS, "http")
     reader.receive_data(head)
     read = reader.next_request()
     assert read is not None
     assert read.websocket
-    assert read.accepts_trailers
+    assert read.fields.accepts_trailers
 
 
 def test_a_body_above_the_limit_is_refused_by_its_length(codec: str) -> None:
     limits = msgspec.structs.replace(LIMITS, body=10)
     assert only(codec, post("Content-Length: 10") + bytes(10), limits).whole
     assert read_all(codec, [post("Content-Length: 11")], limits).status == 413
+
+
+@pytest.mark.parametrize(
+    ("head", "authority"),
+    [
+        (get("Host: example.org:81"), b"example.org:81"),
+        (b"GET http://other.example/a HTTP/1.1\r\nHost: example.org\r\n\r\n", b"other.example"),
+        (b"GET / HTTP/1.0\r\n\r\n", None),
+    ],
+    ids=["host", "absolute-form", "none"],
+)
+def test_scheme_and_authority_are_the_requests(codec: str, head: bytes, authority: bytes | None) -> None:
+    read = HeadReader(make_codec(codec), LIMITS, "https").read(head)
+    assert (read.scheme, read.authority) == ("https", authority)

@@ -14,8 +14,8 @@ from tests.support.http import CODECS, echo, make_codec, request
 from tests.support.reading import LIMITS, Conversation, Reading, read_all
 from tests.support.requests import cuts, streams
 from tests.support.sockets import connected, run, served
+from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
-from trioasgi.http1.settings import Limits
 
 CHUNKED = request("/", "Transfer-Encoding: chunked", method="POST")
 

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
+from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec, HTTP1Request
 from trioasgi.http1.reader import RequestReader
 from trioasgi.http1.rule import RequestError
-from trioasgi.http1.settings import Limits
 
 from .http import make_codec
 
@@ -49,7 +49,7 @@ class Conversation:
 
     def __init__(self, codec: Codec, limits: Limits = LIMITS) -> None:
         self._requests: list[Read] = []
-        self._reader = RequestReader(codec, limits)
+        self._reader = RequestReader(codec, limits, "http")
         self._end: Reading | None = None
         self._steps = self._read()
         next(self._steps)

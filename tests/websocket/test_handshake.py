@@ -8,10 +8,18 @@ from hypothesis import strategies as st
 
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.websocket import ACCEPT, KEY
+from trioasgi.http.exchange import Refusal
+from trioasgi.http.request import Header
 from trioasgi.websocket.deflate import MAX_OFFERS, Deflate, negotiate
-from trioasgi.websocket.handshake import _TOKEN, Handshake, HandshakeError, accept_key, read_handshake
-
-Header = tuple[bytes, bytes]
+from trioasgi.websocket.handshake import (
+    _TOKEN,
+    Offer,
+    accept_field,
+    accept_key,
+    answer_fields,
+    check_upgrade,
+    read_offer,
+)
 
 
 def fields(**changes: bytes | None) -> list[Header]:
@@ -27,10 +35,10 @@ def fields(**changes: bytes | None) -> list[Header]:
     return [(name.replace("_", "-").encode(), value) for name, value in good.items() if value is not None]
 
 
-def refused(headers: list[Header], method: str = "GET") -> HandshakeError:
-    with pytest.raises(HandshakeError) as caught:
-        read_handshake(method, headers)
-    return caught.value
+def refused(headers: list[Header], method: str = "GET") -> Refusal:
+    refusal = check_upgrade(method, headers)
+    assert refusal is not None
+    return refusal
 
 
 def test_accept_key() -> None:
@@ -38,17 +46,17 @@ def test_accept_key() -> None:
 
 
 def test_a_good_one() -> None:
-    handshake = read_handshake("GET", fields(sec_websocket_protocol=b"chat, superchat"))
-    assert handshake == Handshake(KEY.encode(), ("chat", "superchat"), ())
-    assert handshake.response("chat", None) == [
-        (b"sec-websocket-accept", ACCEPT),
-        (b"sec-websocket-protocol", b"chat"),
-    ]
+    headers = fields(sec_websocket_protocol=b"chat, superchat")
+    assert check_upgrade("GET", headers) is None
+    assert read_offer(headers) == Offer(("chat", "superchat"), ())
+    assert accept_field(headers) == (b"sec-websocket-accept", ACCEPT)
+    assert answer_fields("chat", None) == [(b"sec-websocket-protocol", b"chat")]
 
 
 def test_subprotocols_of_several_fields_are_one_list() -> None:
     headers = [*fields(), (b"sec-websocket-protocol", b"a,,b"), (b"sec-websocket-protocol", b"c ,")]
-    assert read_handshake("GET", headers).subprotocols == ("a", "b", "c")
+    assert check_upgrade("GET", headers) is None
+    assert read_offer(headers).subprotocols == ("a", "b", "c")
 
 
 def test_however_many_subprotocols_are_looked_at_in_one_go(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +67,9 @@ def test_however_many_subprotocols_are_looked_at_in_one_go(monkeypatch: pytest.M
 
     looked_at: list[str] = []
     monkeypatch.setattr("trioasgi.websocket.handshake._TOKEN", Counted())
-    read = read_handshake("GET", [*fields(), (b"sec-websocket-protocol", b"a, b," * 10_000)])
-    assert read.subprotocols == ("a", "b") * 10_000
+    headers = [*fields(), (b"sec-websocket-protocol", b"a, b," * 10_000)]
+    assert check_upgrade("GET", headers) is None
+    assert read_offer(headers).subprotocols == ("a", "b") * 10_000
     assert len(looked_at) == 1
 
 
@@ -68,7 +77,7 @@ def test_however_many_subprotocols_are_looked_at_in_one_go(monkeypatch: pytest.M
 def test_another_version(version: bytes | None) -> None:
     error = refused(fields(sec_websocket_version=version))
     assert error.status == 426
-    assert (b"sec-websocket-version", b"13") in error.headers
+    assert error.headers == ((b"sec-websocket-version", b"13"), (b"upgrade", b"websocket"))
 
 
 def test_a_version_given_twice() -> None:
@@ -110,7 +119,7 @@ def test_a_body(headers: dict[str, bytes]) -> None:
 
 
 def test_no_body_and_said_so() -> None:
-    read_handshake("GET", fields(content_length=b"0"))
+    assert check_upgrade("GET", fields(content_length=b"0")) is None
 
 
 @pytest.mark.parametrize("value", [b"a b", b"\xff", b"chat;x", b'"chat"'])
@@ -187,9 +196,9 @@ def test_what_is_answered() -> None:
 
 
 def test_nothing_is_agreed_where_it_is_not_wanted() -> None:
-    handshake = read_handshake("GET", fields(sec_websocket_extensions=b"permessage-deflate"))
-    assert handshake.agree(deflate=True) is not None
-    assert handshake.agree(deflate=False) is None
+    offer = read_offer(fields(sec_websocket_extensions=b"permessage-deflate"))
+    assert offer.agree(deflate=True) is not None
+    assert offer.agree(deflate=False) is None
 
 
 @given(value=st.binary(max_size=200) | st.text(alphabet='permsag-dflt;=," 0123', max_size=80).map(str.encode))

@@ -18,7 +18,8 @@ from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:
-    from trioasgi.http.exchange import Exchange, Request
+    from trioasgi.http.exchange import Exchange
+    from trioasgi.http.request import Request
 
 AsyncFunction = Callable[..., Awaitable[Any]]
 

@@ -35,7 +35,7 @@ from trioasgi.trust import Trusted, parse_address
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.request import Header
     from trioasgi.net.peers import Peer
     from trioasgi.trust import IPAddress
 

@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote
 
 from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
-from trioasgi.asgi.http_call import AccessEntry, HTTPCall
-from trioasgi.http.exchange import ResponsePhase
+from trioasgi.asgi.http_call import HTTPCall
+from trioasgi.http.access import AccessEntry
+from trioasgi.http.response import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
 
 if TYPE_CHECKING:
@@ -126,18 +127,19 @@ class HTTPHandler:
                 return
             exchange.request.unforwarded = True
         application = self._application
-        log = None if application.access_log is None else AccessEntry(application.access_log, self._info.peer)
+        if application.access_log is not None:
+            exchange.on_end = AccessEntry(application.access_log, self._info.peer).write
         if application.concurrency and application.active >= application.concurrency:
             self._refuse(exchange)
         elif exchange.request.websocket and application.websocket is not None:
-            await self._serve_websocket(exchange, application.websocket, log)
+            await self._serve_websocket(exchange, application.websocket)
         else:
-            call = HTTPCall(exchange, log)
+            call = HTTPCall(exchange)
             application.active += 1
             try:
                 await application.app(self._make_scope(exchange), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-                self._judge(exchange, exc, log)
+                self._judge(exchange, exc)
             else:
                 if exchange.phase is not _COMPLETE:
                     self._judge_return(exchange)
@@ -145,8 +147,6 @@ class HTTPHandler:
                 application.count()
         if exchange.status >= 300:
             self._look_for_handshake(exchange)
-        if log is not None:
-            log.write(exchange)
 
     def _look_for_handshake(self, exchange: Exchange) -> None:
         """Say why what the client meant as a WebSocket's handshake was not accepted."""
@@ -161,9 +161,7 @@ class HTTPHandler:
             request.target.decode("ascii", "replace"),
         )
 
-    async def _serve_websocket(
-        self, exchange: Exchange, settings: WebSocketSettings, log: AccessEntry | None
-    ) -> None:
+    async def _serve_websocket(self, exchange: Exchange, settings: WebSocketSettings) -> None:
         # Loaded for the first WebSocket: most servers never see one.
         from trioasgi.asgi.websocket import serve_websocket
 
@@ -171,7 +169,7 @@ class HTTPHandler:
         scope = self._make_scope(exchange)
         application.active += 1
         try:
-            await serve_websocket(application.app, exchange, scope, settings, self._info.peer, log)
+            await serve_websocket(application.app, exchange, scope, settings, self._info.peer)
         finally:
             application.count()
 
@@ -180,16 +178,14 @@ class HTTPHandler:
         logger.warning(
             "%s: 503, as %d requests are served at once (--limit-concurrency)", self._info.peer, limit
         )
-        exchange.fail(503, "the server is busy")
+        exchange.refuse(503, "the server is busy")
 
-    def _judge(self, exchange: Exchange, exc: BaseException, log: AccessEntry | None) -> None:
+    def _judge(self, exchange: Exchange, exc: BaseException) -> None:
         """Whatever the application raises ends its own request and no other; cancellation goes on."""
         ours, outside = split_failure(exc)
         if ours is not None:
             self._handle_exception(exchange, ours)
         if outside is not None:
-            if log is not None:
-                exchange.on_cut(log.write)  # what is answered then is not known yet
             raise outside
 
     def _make_scope(self, exchange: Exchange) -> Scope:
@@ -216,7 +212,7 @@ class HTTPHandler:
             "asgi": ASGI_VERSIONS.copy(),
             "http_version": request.http_version,
             "method": request.method,
-            "scheme": info.scheme,
+            "scheme": request.scheme if self._forwarded is None else info.scheme,
             "path": text,
             "raw_path": path,
             "query_string": request.query,
@@ -226,9 +222,9 @@ class HTTPHandler:
             "server": info.server,
             "extensions": extensions,
         }
-        if request.http_version != "1.1":
-            del extensions["http.response.early_hint"]  # RFC 8297, 2: such a client does not know of 103
-        if request.accepts_trailers:
+        if not exchange.offers_informational:
+            del extensions["http.response.early_hint"]
+        if exchange.offers_trailers:
             extensions["http.response.trailers"] = {}
         if application.background is not None:
             extensions["trio"] = TrioExtension(application.background, exchange, info.peer)
@@ -247,7 +243,7 @@ class HTTPHandler:
         exchange.fail(500, "Internal Server Error")
 
     def _judge_return(self, exchange: Exchange) -> None:
-        if exchange.phase is not _NOT_STARTED and exchange.phase is not _STARTED:
+        if not exchange.can_fail:
             return
         what = (
             "without sending a response"

@@ -7,7 +7,6 @@ from __future__ import annotations
 import io
 import os
 from enum import Enum
-from time import perf_counter
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -23,60 +22,17 @@ from trioasgi.asgi.messages import (
     open_file,
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
-from trioasgi.http.exchange import ResponsePhase
-from trioasgi.observe.access import CUT_OFF, UNANSWERED
+from trioasgi.http.response import ResponsePhase
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message
     from trioasgi.http.exchange import Exchange
-    from trioasgi.observe.access import AccessLog
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
 _COMPLETE: Final = ResponsePhase.COMPLETE
 _REFUSED: Final = ResponsePhase.REFUSED
 _FAILED: Final = ResponsePhase.FAILED
-
-
-class AccessEntry:
-    """The access log's line for one exchange: written once, when the response has left, or what there is of
-    it.
-
-    Not when the application returns: it may go on for long after its response, and the response for long
-    after the application.
-    """
-
-    __slots__ = ("_log", "_peer", "_started", "_written")
-
-    def __init__(self, log: AccessLog, peer: str) -> None:
-        self._log = log
-        self._peer = peer
-        self._started = perf_counter()
-        self._written = False
-
-    def write(self, exchange: Exchange) -> None:
-        """Write the line, unless it has been written; if not everything has left yet, once it has."""
-        if self._written:
-            return
-        if not exchange.ended:
-            exchange.on_cut(self.write)
-            return
-        self._written = True
-        request = exchange.request
-        delivered = exchange.delivered
-        status = exchange.status
-        if delivered is None:
-            status = CUT_OFF if exchange.cut_by_server else UNANSWERED
-        self._log.log(
-            self._peer,
-            request.method,
-            request.target.decode("ascii", "replace"),
-            request.http_version,
-            status,
-            delivered or 0,
-            perf_counter() - self._started,
-            cut=exchange.phase is _FAILED,
-        )
 
 
 YIELD_EVERY: Final = 16
@@ -98,11 +54,10 @@ _BODY = Due.BODY
 class HTTPCall:
     """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
 
-    __slots__ = ("_due", "_exchange", "_file_over", "_length", "_log", "_request_done", "_unyielded")
+    __slots__ = ("_due", "_exchange", "_file_over", "_length", "_request_done", "_unyielded")
 
-    def __init__(self, exchange: Exchange, log: AccessEntry | None) -> None:
+    def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._log = log
         self._request_done = False
         self._due = _BODY
         self._unyielded = 0
@@ -150,8 +105,6 @@ class HTTPCall:
             waits = exchange.send_body(body, not done)
             if waits or not done:
                 await self._flush(waits)
-            if self._log is not None and done:
-                self._log.write(exchange)
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:
@@ -160,7 +113,7 @@ class HTTPCall:
             length = self._length
             if message.get("trailers"):
                 self._due = Due.BODY_AND_TRAILERS
-                if exchange.request.accepts_trailers:
+                if exchange.offers_trailers:
                     # Only a body without a length can have trailers behind it (RFC 9112, 7.1.2).
                     length = None
             if exchange.send_head(status, headers, length):
@@ -172,8 +125,6 @@ class HTTPCall:
         waits = self._exchange.send_body(body, more)
         if waits or more:
             await self._flush(waits)
-        if not more:
-            self._complete()
 
     async def _flush(self, waits: bool) -> None:
         if waits:
@@ -184,10 +135,6 @@ class HTTPCall:
         if self._unyielded == YIELD_EVERY:
             self._unyielded = 0
             await trio.lowlevel.checkpoint()
-
-    def _complete(self) -> None:
-        if self._log is not None:
-            self._log.write(self._exchange)
 
     # Messages of the extensions, and those that are out of place
 
@@ -268,8 +215,6 @@ class HTTPCall:
         finally:
             self._due = due
             self._file_over.set()
-        if not more:
-            self._complete()
         return count
 
     async def _send_trailers(self, message: Message) -> None:
@@ -283,4 +228,3 @@ class HTTPCall:
         waits = self._exchange.send_body(b"", more=False)
         if waits:
             await self._exchange.flush()
-        self._complete()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from trioasgi.errors import ASGIMessageError
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
-from trioasgi.http.exchange import Header
+from trioasgi.http.request import Header
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import Message

@@ -14,20 +14,18 @@ from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.abnf import TOKEN
-from trioasgi.http.exchange import ResponsePhase
+from trioasgi.http.exchange import Refusal
+from trioasgi.http.response import ResponsePhase
 from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
-from trioasgi.websocket.handshake import HandshakeError, read_handshake
+from trioasgi.websocket.handshake import answer_fields, read_offer
 from trioasgi.websocket.session import State, WebSocketSession
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from trioasgi.asgi.http_call import AccessEntry
     from trioasgi.asgi.types import ASGIApp, Message, Scope
-    from trioasgi.http.exchange import Exchange, Header
-    from trioasgi.websocket.handshake import Handshake
+    from trioasgi.http.exchange import Exchange
+    from trioasgi.websocket.handshake import Offer
     from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
@@ -36,9 +34,6 @@ _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
 
 _SCHEMES: Final = {"http": "ws", "https": "wss"}
-
-_CLOSES: Final = (b"connection", b"close")
-"""Sent with every response in place of a WebSocket: behind the handshake may be frames, and no request."""
 
 _SUBPROTOCOL: Final = re.compile(TOKEN.decode())
 
@@ -49,21 +44,20 @@ async def serve_websocket(
     scope: Scope,
     settings: WebSocketSettings,
     peer: str,
-    log: AccessEntry | None,
 ) -> None:
     """Answer `exchange`, which asks for a WebSocket, and call the application for it if it may have one.
 
     `scope` is what an HTTP request's would be. The WebSocket and its closing handshake are over when this
     returns. Raises nothing but cancellation.
     """
-    try:
-        handshake = read_handshake(exchange.request.method, exchange.request.headers)
-    except HandshakeError as error:
-        logger.info("%s: WebSocket handshake refused: %d %s", peer, error.status, error.reason)
-        await _refuse(exchange, error.status, error.reason, error.headers)
+    refusal = exchange.check_websocket()
+    if refusal is not None:
+        logger.info("%s: WebSocket handshake refused: %d %s", peer, refusal.status, refusal.reason)
+        await _refuse(exchange, refusal)
         return
-    _make_websocket_scope(scope, handshake)
-    call = WebSocketCall(exchange, handshake, settings, peer, log)
+    offer = read_offer(exchange.request.headers)
+    _make_websocket_scope(scope, offer)
+    call = WebSocketCall(exchange, offer, settings, peer)
     try:
         await app(scope, call.receive, call.send)
     except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
@@ -81,10 +75,10 @@ async def serve_websocket(
             await call.finish()
 
 
-def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
+def _make_websocket_scope(scope: Scope, offer: Offer) -> None:
     scope["type"] = "websocket"
     scope["scheme"] = _SCHEMES.get(scope["scheme"], scope["scheme"])
-    scope["subprotocols"] = list(handshake.subprotocols)
+    scope["subprotocols"] = list(offer.subprotocols)
     extensions = scope["extensions"]
     scope["extensions"] = {"websocket.http.response": {}}
     if "tls" in extensions:  # the connection's own; the others are for HTTP responses
@@ -92,14 +86,15 @@ def _make_websocket_scope(scope: Scope, handshake: Handshake) -> None:
     del scope["method"]
 
 
-async def _refuse(exchange: Exchange, status: int, reason: str, headers: Sequence[Header] = ()) -> None:
+async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
     """Answer with an HTTP response of our own."""
+    status, reason, headers = refusal
     body = f"{status} {reason}\n".encode() if reason else b""
-    fields = [*headers, _CLOSES]
     if body:
-        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+        headers = (*headers, (b"content-type", b"text/plain; charset=utf-8"))
+    exchange.decline_websocket()
     try:
-        exchange.send_head(status, tuple(fields), len(body))
+        exchange.send_head(status, headers, len(body))
         if exchange.send_body(body, more=False):
             await exchange.flush()
     except ClientDisconnected:
@@ -113,21 +108,19 @@ class WebSocketCall:
     once it is accepted, there is a session.
     """
 
-    __slots__ = ("_connect_told", "_exchange", "_handshake", "_log", "_peer", "_session", "_settings")
+    __slots__ = ("_connect_told", "_exchange", "_offer", "_peer", "_session", "_settings")
 
     def __init__(
         self,
         exchange: Exchange,
-        handshake: Handshake,
+        offer: Offer,
         settings: WebSocketSettings,
         peer: str,
-        log: AccessEntry | None,
     ) -> None:
         self._exchange = exchange
-        self._handshake = handshake
+        self._offer = offer
         self._settings = settings
         self._peer = peer
-        self._log = log
         self._connect_told = False
         self._session: WebSocketSession | None = None
 
@@ -193,7 +186,7 @@ class WebSocketCall:
                     await self._accept(message)
                 case "websocket.close":
                     # Code and reason go nowhere, and are not looked at: FastAPI's reason is a list here.
-                    await _refuse(exchange, 403, "")
+                    await _refuse(exchange, Refusal(403, ""))
                 case _:
                     await self._begin_response(message)
         elif exchange.phase is _STARTED:
@@ -210,13 +203,11 @@ class WebSocketCall:
                 raise ASGIMessageError(
                     f"header {name.decode()} is the server's to send; a subprotocol goes into 'subprotocol'"
                 )
-        deflate = self._handshake.agree(deflate=self._settings.deflate)
+        deflate = self._offer.agree(deflate=self._settings.deflate)
         exchange = self._exchange
-        channel, early = exchange.upgrade([*self._handshake.response(subprotocol, deflate), *given])
+        channel, early = exchange.accept_websocket([*answer_fields(subprotocol, deflate), *given])
         session = WebSocketSession(channel, early, self._settings, deflate, self._peer)
         self._session = session
-        if self._log is not None:
-            self._log.write(exchange)
         exchange.on_drain(session.drain)
         await session.flush()
 
@@ -226,9 +217,9 @@ class WebSocketCall:
             return None
         if not isinstance(subprotocol, str) or _SUBPROTOCOL.fullmatch(subprotocol) is None:
             raise ASGIMessageError(f"subprotocol must be a token as a str, or None, not {subprotocol!r}")
-        if subprotocol not in self._handshake.subprotocols:
+        if subprotocol not in self._offer.subprotocols:
             # RFC 6455, 4.1: the client would have to fail the connection.
-            offered = ", ".join(self._handshake.subprotocols) or "none"
+            offered = ", ".join(self._offer.subprotocols) or "none"
             raise ASGIMessageError(
                 f"subprotocol {subprotocol!r} is not one that the client offers ({offered})"
             )
@@ -239,7 +230,8 @@ class WebSocketCall:
     async def _begin_response(self, message: Message) -> None:
         status = check_status(message.get("status"))
         headers, length = check_headers(message.get("headers") or ())
-        if self._exchange.send_head(status, (*headers, _CLOSES), length):
+        self._exchange.decline_websocket()
+        if self._exchange.send_head(status, headers, length):
             await self._exchange.flush()
 
     async def _continue_response(self, message: Message) -> None:
@@ -256,7 +248,7 @@ class WebSocketCall:
             session.close()
         elif exchange.disconnected:
             exchange.abort("the client has gone")
-        elif exchange.phase is _NOT_STARTED or exchange.phase is _STARTED:
+        elif exchange.can_fail:
             target = exchange.request.target.decode("ascii", "replace")
             logger.error("the application returned without answering the WebSocket handshake for %s", target)
             exchange.fail(500, "Internal Server Error")

@@ -1,66 +1,36 @@
 """`Exchange`: one request and its response on the wire (RFC 9110, 3.9 "Example Message Exchange").
 
 The one interface between the wire side (`http1/`, later `http2/` and `http3/`), which implements it, and the
-application side (`asgi/`), which is written against it alone. So an ASGI rule stands in one place for every
-version of HTTP.
+application side (`asgi/`, `wsgi/`), which is written against it alone. So an ASGI rule stands in one place
+for every version of HTTP. An exchange is asked what it offers, never for its version.
 
 Sending is in two steps, because a response that fits into the kernel's buffer needs no wait, and a coroutine
-for nothing is a tenth of a small request's cost: `send_head` and `send_body` hand over bytes at once and say
-whether `flush()` must be awaited.
+costs a tenth of a small request: `send_head` and `send_body` hand over bytes at once and say whether
+`flush()` must be awaited.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from enum import Enum
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+
+from trioasgi.http.response import Response, ResponsePhase
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from trioasgi.http.request import Header, Request
     from trioasgi.net.channel import ByteChannel
 
-Header = tuple[bytes, bytes]
-"""A header field: its name in lower case, and its value without surrounding white space."""
 
-
-class Request(ABC):
-    """The head of a request as every version of HTTP has it.
-
-    `path` is the percent-encoded path of the target and `query` what follows its first `?`, both as
-    received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order of their arrival.
-    `websocket` says that the client asks for a WebSocket in place of a response.
-
-    Nobody changes a request: it may serve several exchanges. Only `unforwarded` is set, by who has found out
-    that no proxy says anything in its header fields.
+class Refusal(NamedTuple):
+    """Why a WebSocket's handshake cannot be accepted: the status and the header fields that are answered, and
+    a reason for people.
     """
 
-    __slots__ = ("headers", "http_version", "method", "path", "query", "target", "unforwarded", "websocket")
-
-    @property
-    @abstractmethod
-    def accepts_trailers(self) -> bool:
-        """May the response have trailer fields (RFC 9110, 10.1.4: `TE: trailers`)?"""
-
-    method: str
-    target: bytes
-    path: bytes
-    query: bytes
-    http_version: str
-    headers: Sequence[Header]
-    websocket: bool
-    unforwarded: bool
-
-
-class ResponsePhase(Enum):
-    """How far a response has come."""
-
-    NOT_STARTED = "no head yet"
-    STARTED = "head given, body under way"
-    ENDING = "the whole response has been given, but has not left yet"
-    COMPLETE = "the whole response has been given, and has left"
-    REFUSED = "the server has answered in the application's place"
-    FAILED = "no more can be sent: the peer has gone, or the response was cut"
+    status: int
+    reason: str
+    headers: tuple[Header, ...] = ()
 
 
 class CallScope(Protocol):
@@ -82,29 +52,29 @@ class CallScope(Protocol):
         """Was the call cancelled, by whomever, or has its deadline come?"""
 
 
-class Exchange(ABC):
+class Exchange(Response, ABC):
     """One request and its response.
 
-    `phase` says how far the response has come, `status` which one was sent (0: none yet) and `sent` how many
-    bytes of body were taken for sending. How many of them have left is known when the exchange has `ended`.
+    `sent` counts the bytes of body that were taken for sending; how many of them have left is known when the
+    exchange ends. It ends exactly once, whatever becomes of it: `on_end` is called then, if it is not None.
     """
 
-    __slots__ = ("phase", "request", "sent", "status")
+    __slots__ = ("on_end", "request")
 
-    phase: ResponsePhase
     request: Request
-    status: int
-    sent: int
+    on_end: Callable[[Exchange], None] | None
+
+    def end(self) -> None:
+        """Note that everything has left that ever will."""
+        on_end = self.on_end
+        if on_end is not None:
+            self.on_end = None
+            on_end(self)
 
     @property
     @abstractmethod
     def failure(self) -> str:
         """Why nothing more can be sent, where `phase` is REFUSED or FAILED; else empty."""
-
-    @property
-    @abstractmethod
-    def ended(self) -> bool:
-        """Has everything left that ever will?"""
 
     @property
     @abstractmethod
@@ -117,6 +87,8 @@ class Exchange(ABC):
     @abstractmethod
     def cut_by_server(self) -> bool:
         """Was it the server that gave the response up, with its client still there as far as it knew?"""
+
+    # The request
 
     @property
     @abstractmethod
@@ -138,10 +110,24 @@ class Exchange(ABC):
         be whole. Not to be called again after it has said that no more follows.
         """
 
+    # What it offers
+
+    @property
+    @abstractmethod
+    def offers_informational(self) -> bool:
+        """May interim responses be sent: does the client know of them (RFC 9110, 15.2)?"""
+
+    @property
+    @abstractmethod
+    def offers_trailers(self) -> bool:
+        """May the response have trailer fields (RFC 9110, 6.5.1 and 10.1.4: `TE: trailers`)?"""
+
+    # The response
+
     @abstractmethod
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
-        """Send an interim response (RFC 9110, 15.2), unless it is too late for one. True if `flush()` must be
-        awaited.
+        """Send an interim response, unless it is too late for one, or none is offered. True if `flush()` must
+        be awaited.
         """
 
     @abstractmethod
@@ -162,8 +148,8 @@ class Exchange(ABC):
 
     @abstractmethod
     def add_trailers(self, headers: Sequence[Header]) -> None:
-        """Have these trailer fields sent at the response's end, if the request accepts any and its framing
-        has room for them.
+        """Have these trailer fields sent at the response's end, if they are offered and its framing has room
+        for them.
         """
 
     @abstractmethod
@@ -171,18 +157,7 @@ class Exchange(ABC):
         """Send `count` bytes of a regular file, from `offset` on, as a piece of the response's body.
 
         Raises BodyLengthError as `send_body`, ClientDisconnected as `flush`, and EOFError, with the response
-        cut, if the file has become shorter meanwhile.
-        """
-
-    @property
-    @abstractmethod
-    def call_scope(self) -> CallScope:
-        """What ends the call that answers this exchange."""
-
-    @abstractmethod
-    def on_cut(self, callback: Callable[[Exchange], None]) -> None:
-        """Call `callback` once when the exchange has ended, if it has not: what was given last may still have
-        to leave, and what becomes of a call that is cancelled is not known yet.
+        cut, if the file has become shorter meanwhile. Where this is cancelled, the response is cut.
         """
 
     @abstractmethod
@@ -192,10 +167,30 @@ class Exchange(ABC):
         Raises ClientDisconnected if the peer has gone.
         """
 
-    @abstractmethod
+    # Its failure
+
     def fail(self, status: int, reason: str) -> None:
-        """End the exchange from the server's side: answer `status` if the head has not left and no body was
-        given, else abort; `reason` is for people. A response that was given whole stays as it is.
+        """End the exchange from the server's side: answer `status` if nothing of the response has left, else
+        cut it; `reason` is for people. A response that was given whole stays as it is.
+        """
+        if not self.can_fail:
+            return
+        if self.phase is ResponsePhase.STARTED and not self.take_head_back():
+            self.abort(reason)
+        else:
+            self.refuse(status, reason)
+
+    @abstractmethod
+    def take_head_back(self) -> bool:
+        """Forget the head that was given, if it has not left and no body was given with it. Has it been
+        forgotten?
+        """
+
+    @abstractmethod
+    def refuse(self, status: int, reason: str) -> None:
+        """Answer in the application's place, which has given nothing yet; `reason` is for people.
+
+        What becomes of the connection then is for the version to say.
         """
 
     @abstractmethod
@@ -204,14 +199,35 @@ class Exchange(ABC):
         tell that more was to come. A response that was given whole stays as it is.
         """
 
+    # WebSockets
+
     @abstractmethod
-    def upgrade(self, headers: Sequence[Header]) -> tuple[ByteChannel, bytes]:
+    def check_websocket(self) -> Refusal | None:
+        """Why the WebSocket that the request asks for cannot be accepted; None if it can.
+
+        Each version of HTTP has rules of its own (RFC 6455, 4.2.1; RFC 8441, 5).
+        """
+
+    @abstractmethod
+    def decline_websocket(self) -> None:
+        """Say that what will be answered is a response, and no WebSocket."""
+
+    @abstractmethod
+    def accept_websocket(self, headers: Sequence[Header]) -> tuple[ByteChannel, bytes]:
         """Accept the WebSocket that the request asks for, with `headers` validated and their names in lower
-        case: the channel of its bytes, and those of them that have been read already.
+        case, besides those of the version's handshake: the channel of its bytes, and those of them that have
+        been read already.
 
         The exchange is complete then; the channel is closed once its handler has returned. The answer may
         still have to leave: `flush()` of the channel must be awaited. Raises ClientDisconnected.
         """
+
+    # Its call
+
+    @property
+    @abstractmethod
+    def call_scope(self) -> CallScope:
+        """What ends the call that answers this exchange."""
 
     @abstractmethod
     def on_drain(self, callback: Callable[[], None]) -> None:

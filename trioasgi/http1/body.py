@@ -10,7 +10,7 @@ from trioasgi.http.abnf import FIELD_LINE, QUOTED_STRING, TOKEN
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
-    from trioasgi.http1.settings import Limits
+    from trioasgi.http.limits import Limits
 
 MAX_CHUNK_LINE: Final = 4096
 """Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""

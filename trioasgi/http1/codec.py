@@ -11,12 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from trioasgi.http.exchange import Request
+from trioasgi.http.request import Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.request import Header
 
 
 class GrammarError(Exception):
@@ -28,7 +28,7 @@ class Fields:
 
     `content_length` is None where there is none; `keep_alive` is what the client wants (RFC 9112, 9.3).
     `websocket` says that it asks for a WebSocket: with the option `upgrade` in Connection, and `websocket` in
-    Upgrade (RFC 9110, 7.8), each of which is noted by itself.
+    Upgrade (RFC 9110, 7.8).
     """
 
     __slots__ = (
@@ -39,8 +39,6 @@ class Fields:
         "headers",
         "host",
         "keep_alive",
-        "names_websocket",
-        "upgrades",
         "websocket",
     )
 
@@ -52,8 +50,6 @@ class Fields:
         self.expects_continue = False
         self.host: bytes | None = None
         self.accepts_trailers = False
-        self.upgrades = False
-        self.names_websocket = False
         self.websocket = False
 
 
@@ -64,6 +60,7 @@ class HTTP1Request(Request):
 
     def __init__(
         self,
+        scheme: str,
         method: str,
         target: bytes,
         path: bytes,
@@ -73,6 +70,7 @@ class HTTP1Request(Request):
         fields: Fields,
     ) -> None:
         # Not by super().__init__: this runs once a request.
+        self.scheme = scheme
         self.method = method
         self.target = target
         self.path = path
@@ -84,8 +82,9 @@ class HTTP1Request(Request):
         self.fields = fields
 
     @property
-    def accepts_trailers(self) -> bool:
-        return self.fields.accepts_trailers
+    def authority(self) -> bytes | None:
+        # That of a target in absolute-form has taken the place of Host's.
+        return next((value for name, value in self.headers if name == b"host"), None)
 
 
 class Codec(ABC):

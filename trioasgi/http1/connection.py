@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
-from trioasgi.http.exchange import ResponsePhase
+from trioasgi.http.response import ResponsePhase
 from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
 from trioasgi.http1.reader import MAX_SKIP

@@ -8,10 +8,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from collections.abc import Set as AbstractSet
+    from collections.abc import Iterable, Sequence
 
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.fields import DefaultFields
+    from trioasgi.http.request import Header
 
 
 class Framing(Enum):
@@ -52,23 +52,15 @@ _MAX_KNOWN_BYTES: Final = 2048  # of one head
 
 
 class HeadEncoder:
-    """Encodes status lines and header fields, with the fields that the server adds to every response: Date
-    (RFC 9110, 6.6.1), Server, and those of `--header`.
+    """Encodes status lines and header fields, with the default fields that the application does not send."""
 
-    A field that the application sends itself takes the place of ours.
-    """
+    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second")
 
-    __slots__ = ("_date", "_defaults", "_extra", "_heads", "_names", "_second", "_server")
-
-    def __init__(self, *, date: bool, server: bool, extra: Sequence[Header] = ()) -> None:
-        self._extra = tuple(extra)
-        own = {name for name, _ in extra}
-        self._date = date and b"date" not in own
-        self._server = b"server: trioasgi\r\n" if server and b"server" not in own else b""
-        self._names = frozenset({b"date", b"server", *own})
+    def __init__(self, fields: DefaultFields) -> None:
+        self._fields = fields
         self._second = -1
-        self._defaults = b""
-        """All default fields, as they are in this second."""
+        self._defaults: tuple[Header, ...] = ()  # as they are in this second
+        self._lines = b""  # the same, encoded
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
@@ -82,7 +74,8 @@ class HeadEncoder:
         if second != self._second:  # not only later: a clock may be set back
             heads.clear()
             self._second = second
-            self._defaults = self._default_fields(frozenset())
+            self._defaults = self._fields.at(second)
+            self._lines = _encode_fields(self._defaults)
         head = heads.get((status, headers))
         if head is None:
             head = self._encode(status, headers)
@@ -94,7 +87,9 @@ class HeadEncoder:
 
     def _encode(self, status: int, headers: tuple[Header, ...]) -> tuple[bytes, bool]:
         names = {name for name, _ in headers}
-        defaults = self._defaults if self._names.isdisjoint(names) else self._default_fields(names)
+        defaults = self._lines
+        if not self._fields.names.isdisjoint(names):
+            defaults = _encode_fields([field for field in self._defaults if field[0] not in names])
         lines = [STATUS_LINES[status], defaults]
         closes = False
         for field in headers:
@@ -107,30 +102,9 @@ class HeadEncoder:
                 lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
         return b"".join(lines), closes
 
-    def _default_fields(self, given: AbstractSet[bytes]) -> bytes:
-        """The default fields but for those that are `given` by the application."""
-        date = b"date: %b\r\n" % http_date(self._second) if self._date and b"date" not in given else b""
-        server = b"" if b"server" in given else self._server
-        extra = b"".join([b"%b: %b\r\n" % field for field in self._extra if field[0] not in given])
-        return date + server + extra
 
-
-_DAYS: Final = (b"Mon", b"Tue", b"Wed", b"Thu", b"Fri", b"Sat", b"Sun")
-_MONTHS: Final = (
-    *(b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun"),
-    *(b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"),
-)
-
-
-def http_date(now: float) -> bytes:
-    """Seconds since the epoch as an IMF-fixdate (RFC 9110, 5.6.7).
-
-    Not by strftime, which speaks the language of the application's locale; nor by `email.utils`, which takes
-    longer to load than any module of this package.
-    """
-    year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(now)
-    clock = b"%02d:%02d:%02d" % (hour, minute, second)
-    return b"%b, %02d %b %04d %b GMT" % (_DAYS[weekday], day, _MONTHS[month - 1], year, clock)
+def _encode_fields(fields: Iterable[Header]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
 def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:
@@ -152,5 +126,4 @@ def frame_file(size: int, more: bool, trailers: bytes = b"") -> tuple[bytes, byt
 
 def encode_informational(status: int, headers: Sequence[Header]) -> bytes:
     """An interim response (RFC 9110, 15.2)."""
-    fields = b"".join(b"%b: %b\r\n" % field for field in headers)
-    return STATUS_LINES[status] + fields + b"\r\n"
+    return STATUS_LINES[status] + _encode_fields(headers) + b"\r\n"

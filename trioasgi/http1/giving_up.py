@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.http.exchange import ResponsePhase
+from trioasgi.http.response import ResponsePhase
 from trioasgi.http1.settings import GivesUp
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import h11
 from trioasgi.http1.codec import Codec, GrammarError
 
 if TYPE_CHECKING:
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.request import Header
 
 _CONTROLS: Final = bytes({*range(32), 0x7F} - {*b"\t\r\n"})
 

@@ -9,7 +9,7 @@ import httptools
 from trioasgi.http1.codec import Codec, GrammarError
 
 if TYPE_CHECKING:
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.request import Header
 
 
 class HttptoolsCodec(Codec):

@@ -19,8 +19,8 @@ from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.rules import HeadReader
 
 if TYPE_CHECKING:
+    from trioasgi.http.limits import Limits
     from trioasgi.http1.codec import Codec, HTTP1Request
-    from trioasgi.http1.settings import Limits
 
 
 MAX_SKIP: Final = 64 * 1024
@@ -35,7 +35,7 @@ LONG_HEAD: Final = 16 * 1024
 
 
 class RequestReader:
-    """Reads requests with `codec` within `limits`."""
+    """Reads the requests of a connection of this `scheme`, with `codec` and within `limits`."""
 
     __slots__ = (
         "_beginning",
@@ -50,8 +50,8 @@ class RequestReader:
         "part",
     )
 
-    def __init__(self, codec: Codec, limits: Limits) -> None:
-        self._heads = HeadReader(codec, limits)
+    def __init__(self, codec: Codec, limits: Limits, scheme: str) -> None:
+        self._heads = HeadReader(codec, limits, scheme)
         self._limits = limits
         self._data = b""
         self._pos = 0

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
 from trioasgi.http1.rule import RequestError, Rule
-from trioasgi.http1.settings import AROUND_TARGET
 
 if TYPE_CHECKING:
-    from trioasgi.http1.settings import Limits
+    from trioasgi.http.limits import Limits
 
 REQUEST_LINE: Final = re.compile(
     rb"""
@@ -56,6 +55,19 @@ VERSIONS: Final[dict[bytes, str]] = {b"1.1": "1.1", b"1.0": "1.0"}
 
 _SPACE: Final = 32
 
+_AROUND_TARGET: Final = 64
+"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
+
+
+def longest_line(limits: Limits) -> int:
+    """The most bytes that a request line may have."""
+    return limits.target + _AROUND_TARGET
+
+
+def longest_head(limits: Limits) -> int:
+    """The most bytes that a head may have, and that are held while its end has not been seen."""
+    return longest_line(limits) + limits.header_bytes
+
 
 class _Part(Enum):
     """What the next byte belongs to. A part ends with a space, the line with an LF."""
@@ -76,7 +88,7 @@ class Beginning:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._longest = limits.target + AROUND_TARGET
+        self._longest = longest_line(limits)
         self._part = _Part.METHOD
         self._start = 0  # of the part
         self._at = 0
@@ -90,7 +102,7 @@ class Beginning:
             rule = self._check_line(head)
             if rule is not None:
                 raise RequestError(rule)
-        if len(head) > self._limits.head_bytes:
+        if len(head) > longest_head(self._limits):
             raise RequestError(Rule.FIELDS_SIZE)
 
     def _check_line(self, head: bytes | bytearray) -> Rule | None:

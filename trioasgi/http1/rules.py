@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
 from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request
-from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line
+from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line, longest_head
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from trioasgi.http.exchange import Header
+    from trioasgi.http.limits import Limits
+    from trioasgi.http.request import Header
     from trioasgi.http1.codec import Codec
-    from trioasgi.http1.settings import Limits
 
 
 _FIELD_LINE: Final = re.compile(FIELD_LINE)
@@ -56,12 +56,13 @@ class HeadReader:
     `head` are the bytes of the head that is remembered, and `request` is what they mean.
     """
 
-    __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "head", "request")
+    __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "_scheme", "head", "request")
 
-    def __init__(self, codec: Codec, limits: Limits) -> None:
+    def __init__(self, codec: Codec, limits: Limits, scheme: str) -> None:
+        self._scheme = scheme
         self._codec = codec
         self._limits = limits
-        self._max_bytes = limits.head_bytes
+        self._max_bytes = longest_head(limits)
         self._fields_at = 0
         self.head = b""
         self.request: HTTP1Request | None = None
@@ -96,7 +97,9 @@ class HeadReader:
         headers: Sequence[Header] = fields.headers
         if authority is not None:
             headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-        request = HTTP1Request(method, target, path, query or b"", http_version, headers, fields)
+        request = HTTP1Request(
+            self._scheme, method, target, path, query or b"", http_version, headers, fields
+        )
         # A connection may be idle for long behind it.
         self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
         return request
@@ -135,22 +138,25 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int
     if len(headers) > limits.header_count:
         raise RequestError(Rule.FIELDS_COUNT)
     notes = _NOTES
-    closes = False
+    options: list[bytes] = []
+    protocols: list[bytes] = []
     for name, value in headers:
         if name in notes:
             if name == b"connection":
-                closes = _note_connection(fields, value) or closes
+                options += _members(value)
+            elif name == b"upgrade":
+                protocols += _members(value)
             else:
                 notes[name](fields, value, version)
-    if closes:
-        fields.keep_alive = False
-    # What is not longer with its request line need not be counted without.
+    if options:
+        _note_options(fields, options)
+    # If the whole head is within the limit, so are its fields.
     if head_size > limits.header_bytes and _size(headers) > limits.header_bytes:
         raise RequestError(Rule.FIELDS_SIZE)
     if fields.host is None and version == b"1.1":
         raise RequestError(Rule.HOST_MISSING)
-    # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0.
-    fields.websocket = fields.upgrades and fields.names_websocket and version == b"1.1"
+    if protocols and version == b"1.1":  # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0
+        fields.websocket = b"websocket" in protocols and b"upgrade" in options
     if fields.content_length is not None:
         if fields.chunked:
             raise RequestError(Rule.LENGTH_AND_CODING)
@@ -168,16 +174,12 @@ def _members(value: bytes) -> list[bytes]:
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
-def _note_connection(fields: Fields, value: bytes) -> bool:
-    """Does it say `close`? That goes before `keep-alive`, in whichever order and field they stand (RFC
-    9112, 9.3).
-    """
-    options = _members(value)
-    if b"keep-alive" in options:
+def _note_options(fields: Fields, options: list[bytes]) -> None:
+    """`close` goes before `keep-alive`, in whichever order and field they stand (RFC 9112, 9.3)."""
+    if b"close" in options:
+        fields.keep_alive = False
+    elif b"keep-alive" in options:
         fields.keep_alive = True
-    if b"upgrade" in options:
-        fields.upgrades = True
-    return b"close" in options
 
 
 def _note_host(fields: Fields, value: bytes, _version: bytes) -> None:
@@ -228,18 +230,13 @@ def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
         fields.accepts_trailers |= b"trailers" in _members(value)
 
 
-def _note_upgrade(fields: Fields, value: bytes, _version: bytes) -> None:
-    if b"websocket" in _members(value):
-        fields.names_websocket = True
-
-
-_NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], object]]] = {
+_NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], None]]] = {
+    b"connection": lambda _fields, _value, _version: None,  # these two are read together
+    b"upgrade": lambda _fields, _value, _version: None,
     b"host": _note_host,
-    b"connection": lambda fields, value, _version: _note_connection(fields, value),
     b"content-length": _note_content_length,
     b"transfer-encoding": _note_transfer_encoding,
     b"expect": _note_expectation,
-    b"upgrade": _note_upgrade,
     b"te": _note_te,
 }
 """The fields that say something of the message itself, and what is made of each."""

@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 if TYPE_CHECKING:
+    from trioasgi.http.limits import Limits
     from trioasgi.http1.codec import Codec
     from trioasgi.http1.encoder import HeadEncoder
     from trioasgi.observe.access import AccessLog
-
-AROUND_TARGET: Final = 64
-"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
-
-
-class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
-    a body (0: any).
-    """
-
-    header_bytes: int
-    header_count: int
-    target: int
-    body: int
-
-    @property
-    def head_bytes(self) -> int:
-        """The most bytes that are held while the end of a head has not been seen."""
-        return self.header_bytes + self.target + AROUND_TARGET
 
 
 class GivesUp(Enum):

@@ -57,7 +57,7 @@ class ConnectionState(ABC):
         self.info = info
         self.settings = settings
         self.start_task = start_task
-        self.reader = RequestReader(settings.codec, settings.limits)
+        self.reader = RequestReader(settings.codec, settings.limits, info.scheme)
         self.draining = False
         self.scope: trio.CancelScope
         """Of the task that runs now."""

@@ -1,4 +1,9 @@
-"""The opening handshake (RFC 6455, 4.2): what is checked of a request, and what is answered."""
+"""The opening handshake: what is checked of a request, and what is answered.
+
+What the two sides agree on (version, subprotocol, extensions) is the same in every version of HTTP. How they
+ask and answer is not: HTTP/1.1 has an upgrade with a key (RFC 6455, 4.2), HTTP/2 and HTTP/3 have an extended
+CONNECT (RFC 8441, 5; RFC 9220).
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,13 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from trioasgi.http.abnf import TOKEN
+from trioasgi.http.exchange import Refusal
 from trioasgi.websocket.deflate import Deflate, negotiate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Header = tuple[bytes, bytes]
+    from trioasgi.http.request import Header
 
 VERSION: Final = b"13"
 
@@ -25,22 +31,11 @@ _KEY_SIZE: Final = 16
 _TOKEN: Final = re.compile(TOKEN.decode())
 
 
-class HandshakeError(Exception):
-    """A handshake that is refused with an HTTP response: `status`, a reason for people, and header fields."""
-
-    def __init__(self, status: int, reason: str, headers: Sequence[Header] = ()) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.headers = headers
-
-
-class Handshake(msgspec.Struct, frozen=True):
-    """A handshake that may be accepted: the client's key, its subprotocols in its order, and its extension
-    offers as they stood.
+class Offer(msgspec.Struct, frozen=True):
+    """What the client of a handshake offers, in every version of HTTP: its subprotocols in its order, and its
+    extensions as they stood.
     """
 
-    key: bytes
     subprotocols: tuple[str, ...]
     extensions: tuple[bytes, ...]
 
@@ -48,44 +43,65 @@ class Handshake(msgspec.Struct, frozen=True):
         """The compression to be used; None for none, always so unless `deflate` is wanted."""
         return negotiate(self.extensions) if deflate else None
 
-    def response(self, subprotocol: str | None, deflate: Deflate | None) -> list[Header]:
-        """The header fields of the answer 101, besides Connection and Upgrade (RFC 6455, 4.2.2)."""
-        headers = [(b"sec-websocket-accept", accept_key(self.key))]
-        if subprotocol is not None:
-            headers.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
-        if deflate is not None:
-            headers.append((b"sec-websocket-extensions", deflate.response))
-        return headers
+
+def read_offer(headers: Sequence[Header]) -> Offer:
+    """Read the offer of a handshake that has been checked; names in lower case."""
+    return Offer(_subprotocols(headers), tuple(_values(headers, b"sec-websocket-extensions")))
+
+
+def answer_fields(subprotocol: str | None, deflate: Deflate | None) -> list[Header]:
+    """The header fields that tell what was taken of the offer (RFC 6455, 4.2.2)."""
+    headers = []
+    if subprotocol is not None:
+        headers.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
+    if deflate is not None:
+        headers.append((b"sec-websocket-extensions", deflate.response))
+    return headers
+
+
+def _check_offer(headers: Sequence[Header]) -> Refusal | None:
+    """Why an offer cannot be read, in any version of HTTP; None if it can."""
+    if _values(headers, b"sec-websocket-version") != [VERSION]:
+        return Refusal(426, "Sec-WebSocket-Version must be 13", ((b"sec-websocket-version", VERSION),))
+    found = _subprotocols(headers)
+    # Tokens in a row are a token. To look at each by itself takes several times as long.
+    if found and _TOKEN.fullmatch("".join(found)) is None:
+        return Refusal(400, "Sec-WebSocket-Protocol must be a list of tokens")
+    return None
+
+
+# HTTP/1.1
+
+
+def check_upgrade(method: str, headers: Sequence[Header]) -> Refusal | None:
+    """Why a request of HTTP/1.1 that asks for an upgrade to WebSocket is to be refused; None if it is a
+    handshake (RFC 6455, 4.2.1). Names in lower case.
+    """
+    if method != "GET":
+        return Refusal(400, "a WebSocket handshake is a GET")
+    refusal = _check_offer(headers)
+    if refusal is not None:
+        if refusal.status == 426:  # RFC 9110, 15.5.22
+            return refusal._replace(headers=(*refusal.headers, (b"upgrade", b"websocket")))
+        return refusal
+    keys = _values(headers, b"sec-websocket-key")
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64, once")
+    if any(_announces_body(name, value) for name, value in headers):
+        # Nobody has said which of the bytes that follow are body, and which frames.
+        return Refusal(400, "a WebSocket handshake has no body")
+    return None
+
+
+def accept_field(headers: Sequence[Header]) -> Header:
+    """The field that answers the key of a handshake of HTTP/1.1 which has been checked (RFC 6455, 4.2.2)."""
+    (key,) = _values(headers, b"sec-websocket-key")
+    return b"sec-websocket-accept", accept_key(key)
 
 
 def accept_key(key: bytes) -> bytes:
     """Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455, 4.2.2, 5.4)."""
     return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
-
-
-def read_handshake(method: str, headers: Sequence[Header]) -> Handshake:
-    """Check a request that asks for an upgrade to WebSocket, over HTTP/1.1; names in lower case.
-
-    Raises HandshakeError: 426 with the version that is spoken here, or 400.
-    """
-    if method != "GET":
-        raise HandshakeError(400, "a WebSocket handshake is a GET")
-    versions = _values(headers, b"sec-websocket-version")
-    if versions != [VERSION]:
-        raise HandshakeError(
-            426,
-            "Sec-WebSocket-Version must be 13",
-            [(b"sec-websocket-version", VERSION), (b"upgrade", b"websocket")],
-        )
-    keys = _values(headers, b"sec-websocket-key")
-    if len(keys) != 1 or not _is_key(keys[0]):
-        raise HandshakeError(400, "Sec-WebSocket-Key must be 16 bytes in base64, once")
-    if any(_announces_body(name, value) for name, value in headers):
-        # What would be a frame, and what the body, nobody has said.
-        raise HandshakeError(400, "a WebSocket handshake has no body")
-    return Handshake(
-        keys[0], _read_subprotocols(headers), tuple(_values(headers, b"sec-websocket-extensions"))
-    )
 
 
 def _values(headers: Sequence[Header], name: bytes) -> list[bytes]:
@@ -103,14 +119,10 @@ def _announces_body(name: bytes, value: bytes) -> bool:
     return name == b"transfer-encoding" or (name == b"content-length" and value.strip(b"0") != b"")
 
 
-def _read_subprotocols(headers: Sequence[Header]) -> tuple[str, ...]:
-    found = [
+def _subprotocols(headers: Sequence[Header]) -> tuple[str, ...]:
+    return tuple(
         name
         for value in _values(headers, b"sec-websocket-protocol")
         for part in value.decode("latin-1").split(",")
         if (name := part.strip(" \t"))
-    ]
-    # Tokens in a row are a token. To look at each by itself takes several times as long.
-    if found and _TOKEN.fullmatch("".join(found)) is None:
-        raise HandshakeError(400, "Sec-WebSocket-Protocol must be a list of tokens")
-    return tuple(found)
+    )

@@ -1,0 +1,104 @@
+"""How far a response has come, and whether its body keeps to its Content-Length. Sans-IO, for every version.
+
+::
+
+    NOT_STARTED ──head──► STARTED ──last piece──► ENDING ──has left──► COMPLETE
+         │                   │                      │
+         │                   └──► REFUSED           └──► FAILED
+         └──► REFUSED, FAILED, COMPLETE (a WebSocket was accepted)
+
+- The application moves it forward, piece by piece. It is COMPLETE when its last byte has left, not when that
+  was given.
+- The server may answer in the application's place (REFUSED) as long as nothing of the application's answer
+  has left: no head was given, or the head can be taken back.
+- Otherwise the server can only cut it (FAILED), so that the client can tell that it is not whole. So does a
+  peer that goes away.
+- From COMPLETE and FAILED nothing follows. A refusal may still fail to leave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final
+
+from trioasgi.errors import BodyLengthError
+
+
+class ResponsePhase(Enum):
+    """How far a response has come."""
+
+    NOT_STARTED = "no head yet"
+    STARTED = "head given, body under way"
+    ENDING = "the whole response has been given, but has not left yet"
+    COMPLETE = "the whole response has been given, and has left"
+    REFUSED = "the server has answered in the application's place"
+    FAILED = "no more can be sent: the peer has gone, or the response was cut"
+
+
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
+_ENDING: Final = ResponsePhase.ENDING
+_COMPLETE: Final = ResponsePhase.COMPLETE
+_REFUSED: Final = ResponsePhase.REFUSED
+_FAILED: Final = ResponsePhase.FAILED
+
+TRANSITIONS: Final[Mapping[ResponsePhase, frozenset[ResponsePhase]]] = {
+    _NOT_STARTED: frozenset({_STARTED, _COMPLETE, _REFUSED, _FAILED}),
+    _STARTED: frozenset({_ENDING, _COMPLETE, _REFUSED, _FAILED}),
+    _ENDING: frozenset({_COMPLETE, _FAILED}),
+    _COMPLETE: frozenset(),
+    _REFUSED: frozenset({_FAILED}),
+    _FAILED: frozenset(),
+}
+"""The phases that may follow each phase."""
+
+BODILESS: Final = frozenset({204, 205, 304})
+"""Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
+
+
+class Response:
+    """The state of one response.
+
+    `phase` says how far it has come, `status` is that of its head (0: none yet), and `sent` counts the bytes
+    of its body that were given.
+    """
+
+    __slots__ = ("_left", "phase", "sent", "status")
+
+    phase: ResponsePhase
+    status: int
+    sent: int
+    _left: int | None
+    """Bytes that the Content-Length still promises; None where there is none to keep to."""
+
+    @property
+    def over(self) -> bool:
+        """Can nothing more be given, by the application or in its place?"""
+        phase = self.phase
+        return phase is _COMPLETE or phase is _REFUSED or phase is _FAILED
+
+    @property
+    def can_fail(self) -> bool:
+        """Is it not whole yet, so that a failure has an effect on it?"""
+        phase = self.phase
+        return phase is _NOT_STARTED or phase is _STARTED
+
+    def count(self, size: int, more: bool) -> None:
+        """Count a piece of the body, and hold it to the Content-Length (RFC 9110, 8.6).
+
+        Raises BodyLengthError, and the piece is not counted then.
+        """
+        left = self._left
+        if left is not None:
+            left -= size
+            if left and (left < 0 or not more):
+                raise self._wrong_length(left)
+            self._left = left
+        self.sent += size
+
+    def _wrong_length(self, left: int) -> BodyLengthError:
+        if left < 0:
+            return BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")
+        length = self.sent + (self._left or 0)
+        return BodyLengthError(f"the response body ended {left} bytes before its Content-Length of {length}")

@@ -1,0 +1,387 @@
+"""The response's half of an HTTP/1 exchange: how its body is framed, what leaves together, how it is cut (RFC
+9112, 6 and 7).
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.errors import BodyLengthError, ClientDisconnected
+from trioasgi.http.exchange import Exchange
+from trioasgi.http.response import BODILESS, ResponsePhase
+from trioasgi.http1.encoder import (
+    CONNECTION_CLOSE,
+    CONNECTION_KEEP_ALIVE,
+    NO_CONTENT_LENGTH,
+    TRANSFER_ENCODING_CHUNKED,
+    Framing,
+    encode_chunk,
+    encode_informational,
+    frame_file,
+)
+from trioasgi.http1.refusals import error_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from trioasgi.http.request import Header
+    from trioasgi.http1.codec import HTTP1Request
+    from trioasgi.http1.state import ConnectionState
+
+PASSED: Final = -math.inf
+"""A deadline that has come."""
+
+JOIN_BELOW: Final = 64 * 1024
+"""A body of up to so many bytes is copied behind its head, so that both leave in one send; a larger one
+costs less in a second send.
+"""
+
+_NOT_STARTED: Final = ResponsePhase.NOT_STARTED
+_STARTED: Final = ResponsePhase.STARTED
+_ENDING: Final = ResponsePhase.ENDING
+_COMPLETE: Final = ResponsePhase.COMPLETE
+_REFUSED: Final = ResponsePhase.REFUSED
+_FAILED: Final = ResponsePhase.FAILED
+
+_NONE: Final = Framing.NONE
+_LENGTH: Final = Framing.LENGTH
+_CHUNKED: Final = Framing.CHUNKED
+_LOST: Final = Framing.LOST
+
+
+class HTTP1Response(Exchange):
+    """The response of an exchange.
+
+    The head of a response with a known length, or without a body, waits for the first piece of body, so that
+    both leave in one send. Any other head, and a piece behind which more is to come, leaves in the same
+    round of the scheduler: at once for a stream's client, and yet together with what the application sends
+    before it waits.
+    """
+
+    __slots__ = (
+        "_by_server",
+        "_connection",
+        "_failure",
+        "_framing",
+        "_head",
+        "_lost",
+        "_owes_continue",
+        "_recallable",
+        "_trailers",
+        "_waited_for",
+        "close_after",
+    )
+
+    request: HTTP1Request
+
+    def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
+        fields = request.fields
+        self._connection = connection
+        self.request = request
+        self.on_end = None
+        self.phase = _NOT_STARTED
+        self.status = 0
+        self.sent = 0
+        self.close_after = not fields.keep_alive
+        """Is the connection to be closed behind the response?"""
+        self._owes_continue = fields.expects_continue
+        self._framing = _NONE
+        self._head = b""  # waits for the first piece of body
+        self._recallable = b""  # has been sent, and may not have left yet
+        self._trailers = b""
+        self._failure = ""
+        self._by_server = False
+        self._lost = -1  # bytes that had not left when the connection broke; -1: it has not
+        self._waited_for = False  # may another task wait for the body, or for the client's leaving?
+
+    @property
+    def failure(self) -> str:
+        return self._failure
+
+    @property
+    def cut_by_server(self) -> bool:
+        return self._by_server
+
+    @property
+    def offers_informational(self) -> bool:
+        return self.request.http_version == "1.1"  # RFC 9110, 15.2: a 1.0 client does not know of them
+
+    @property
+    def offers_trailers(self) -> bool:
+        return self.request.fields.accepts_trailers
+
+    @property
+    def delivered(self) -> int | None:
+        if self.phase is _COMPLETE:
+            return self.sent
+        lost = self._connection.channel.unsent if self._lost < 0 else self._lost
+        # What frames the pieces is not counted as they are sent: it is taken for less than a head.
+        framing = len(self._recallable) - 1 if self._framing is _CHUNKED else 0
+        if self._head or not self.status or lost > self.sent + framing:
+            return None
+        return max(0, self.sent - lost)
+
+    # What the application gives
+
+    def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
+        if not self.offers_informational:
+            return False
+        if self.phase is _STARTED and not self._head:
+            return False  # the head of the final response has left
+        return self._send(encode_informational(status, headers))
+
+    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
+        self.status = status
+        self.phase = _STARTED
+        connection = self._connection
+        head, closes = connection.settings.heads.encode(status, headers)
+        if closes:
+            self.close_after = True
+        request = self.request
+        if length is None or status in BODILESS or request.method == "HEAD":
+            self._left = None
+            framing = self._choose_framing(status, length)
+        else:
+            self._left = length
+            self._framing = _LENGTH
+            framing = b"content-length: %d\r\n" % length
+        ordinary = not (
+            self.close_after
+            or self._owes_continue
+            or connection.draining
+            or connection.reader.body is not None
+            or request.http_version != "1.1"
+        )
+        head = b"".join((head, framing, b"\r\n" if ordinary else self._choose_persistence()))
+        if self._framing is _LENGTH or self._framing is _NONE:
+            self._head = head
+            return False
+        self._recallable = head
+        if connection.attends:
+            connection.attend()
+        return self._send_soon(head)
+
+    def _choose_framing(self, status: int, length: int | None) -> bytes:
+        """Choose how a body will end that has no length, or may not be; the line that says so.
+
+        RFC 9112, 6.1 to 6.3; RFC 9110, 8.6.
+        """
+        if status in BODILESS or self.request.method == "HEAD":
+            self._framing = _NONE
+            if status == 204 or length is None:
+                return NO_CONTENT_LENGTH if status == 205 else b""
+            return b"content-length: %d\r\n" % (0 if status == 205 else length)
+        if self.request.http_version == "1.1":
+            self._framing = _CHUNKED
+            return TRANSFER_ENCODING_CHUNKED
+        self._framing = Framing.CLOSE
+        self.close_after = True
+        return b""
+
+    def _choose_persistence(self) -> bytes:
+        """End the head, having said whether the connection goes on (RFC 9112, 9.3 and 9.6)."""
+        connection = self._connection
+        reader = connection.reader
+        unread = reader.body is not None and reader.body_too_long_to_skip
+        if unread or self._owes_continue or connection.draining:
+            # With an expectation unanswered nobody knows whether the body will come (RFC 9110, 10.1.1).
+            self.close_after = True
+        if self.close_after:
+            return CONNECTION_CLOSE + b"\r\n"
+        if self.request.http_version == "1.0":
+            return CONNECTION_KEEP_ALIVE + b"\r\n"
+        return b"\r\n"
+
+    def send_body(self, data: bytes, more: bool) -> bool:
+        framing = self._framing
+        if framing is _NONE:
+            data = b""
+        else:
+            if framing is _LOST:
+                raise _lost_file()
+            self.count(len(data), more)
+            if framing is _CHUNKED:
+                data = encode_chunk(data, more, self._trailers)
+        if self._head:
+            head, self._head = self._head, b""
+            if not data and more:
+                self._recallable = head
+                return self._send_soon(head)
+            if len(data) <= JOIN_BELOW:
+                data = head + data
+            else:
+                self._send(head)
+        if more:
+            if self._connection.attends:
+                self._connection.attend()
+            return self._send_soon(data) if data else False
+        if self._send(data):
+            self.phase = _ENDING
+            return True
+        self._complete()
+        return False
+
+    async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
+        framing = self._framing
+        if framing is _NONE or count == 0:
+            if self.send_body(b"", more):
+                await self.flush()
+            return
+        if framing is _LOST:
+            raise _lost_file()
+        self.count(count, more)
+        before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
+        self._framing = _LOST  # until all of it has been sent: this may be cancelled
+        head, self._head = self._head, b""
+        if (head or before) and self._send(head + before):
+            await self.flush()
+        with self._telling_of_disconnect():
+            try:
+                await self._connection.channel.send_file(fd, offset, count)
+            except EOFError as exc:
+                self.abort(str(exc))
+                raise
+        self._framing = framing
+        waits = self._send(behind) if behind else False
+        if not more:
+            self.phase = _ENDING
+            if not waits:
+                self._complete()
+        if waits:
+            await self.flush()
+
+    def add_trailers(self, headers: Sequence[Header]) -> None:
+        if self.offers_trailers:
+            self._trailers += b"".join([b"%b: %b\r\n" % field for field in headers])
+
+    def cut_off(self, reason: str) -> None:
+        """For the connection: it ends now, whatever has not left yet."""
+        connection = self._connection
+        if not self.over:
+            connection.log_limit(reason)
+            self._lose(reason, by_server=not connection.channel.hung_up)
+        elif self.phase is _REFUSED and connection.channel.unsent:
+            self._lose(self.failure, by_server=not connection.channel.hung_up)
+        self.end()
+
+    def _complete(self) -> None:
+        self.phase = _COMPLETE
+        connection = self._connection
+        if self.on_end is not None:
+            self.end()
+        if connection.sets_deadlines:
+            connection.response_over()
+        if self.close_after or connection.reader.has_more:
+            # The next request is here already, or the client waits for the end of the connection: if the
+            # application goes on for long, another task sees to that.
+            connection.channel.read_deadline = PASSED
+        if self._waited_for:
+            self._end_waits()
+
+    def _end_waits(self) -> None:
+        """End what other tasks wait for in `receive()`: the exchange is over."""
+        connection = self._connection
+        connection.channel.release_watchers()
+        if connection.reader.body is not None:
+            connection.channel.interrupt_read()  # the connection may have to read what is left of it
+
+    def _send(self, data: bytes) -> bool:
+        try:
+            return not self._connection.channel.send_nowait(data)
+        except OSError as exc:
+            raise self._broken() from exc
+
+    def _send_soon(self, data: bytes) -> bool:
+        """Send a piece behind which another may come at once, to leave with it."""
+        try:
+            return not self._connection.channel.send_soon(data)
+        except OSError as exc:
+            raise self._broken() from exc
+
+    async def flush(self) -> None:
+        connection = self._connection
+        channel = connection.channel
+        connection.flushing += 1
+        if connection.attends:
+            connection.attend()
+        try:
+            with self._telling_of_disconnect():
+                await channel.flush()
+        finally:
+            connection.flushing -= 1
+        if connection.attends:
+            connection.attend()
+        # Another task may have given the end of the response while we waited: its own flush sees to that.
+        if self.phase is _ENDING and not channel.unsent:
+            self._complete()
+
+    @contextmanager
+    def _telling_of_disconnect(self) -> Iterator[None]:
+        """Make what goes wrong with the connection the application's ClientDisconnected."""
+        try:
+            yield
+        except TimeoutError as exc:
+            self._connection.log_limit("the client took nothing of the response for too long")
+            self._lose("the client stopped reading the response", by_server=True)
+            raise ClientDisconnected("the client stopped reading the response") from exc
+        except OSError as exc:
+            raise self._broken() from exc
+
+    def _broken(self) -> ClientDisconnected:
+        """Give the response up, as its connection is broken: what to raise."""
+        reason = "the client broke the connection"
+        self._lose(reason, by_server=False)
+        return ClientDisconnected(reason)
+
+    def _lose(self, reason: str, *, by_server: bool) -> None:
+        """The connection is broken, for all who use it: whatever else waits for it need wait no longer."""
+        channel = self._connection.channel
+        if self._lost < 0:
+            self._lost = channel.unsent
+        self._give_up(reason, by_server=by_server)
+        channel.abort()
+
+    def _give_up(self, reason: str, *, by_server: bool) -> None:
+        self._failure = reason
+        self._by_server = by_server
+        self.phase = _FAILED
+        self.close_after = True
+        self._end_waits()
+
+    @property
+    def ends_with_connection(self) -> bool:
+        """Is it the connection's end alone that tells where the body ends?"""
+        return self._framing is Framing.CLOSE or self._framing is _LOST
+
+    def take_head_back(self) -> bool:
+        head, self._head = self._head, b""
+        return bool(head) or (
+            not self.sent and bool(self._recallable) and self._connection.channel.take_back(self._recallable)
+        )
+
+    def refuse(self, status: int, reason: str) -> None:
+        """As `Exchange.refuse`. The connection closes behind the answer."""
+        with_body = self.request.method != "HEAD"
+        answer, size = error_answer(self._connection.settings.heads, status, reason, with_body=with_body)
+        self._failure = reason
+        self.status = status
+        self.sent = size
+        self.close_after = True
+        self._framing = _LENGTH
+        try:
+            self._send(answer)
+        except ClientDisconnected:
+            return
+        self.phase = _REFUSED
+        self._end_waits()
+
+    def abort(self, reason: str) -> None:
+        if self.can_fail:
+            self._connection.log_limit(reason)
+            self._give_up(reason, by_server=not self._connection.channel.hung_up)
+
+
+def _lost_file() -> BodyLengthError:
+    return BodyLengthError("the response cannot go on: a file was given up before all of it was sent")
