@@ -11,13 +11,13 @@ from types import ModuleType
 
 import pytest
 
-from tests.test_config import company
-from tests.test_sources import as_text
+from tests.config.test_config import company
+from tests.config.test_sources import as_text
 from trioasgi import __version__
 from trioasgi.cli import complete_certfile, main, spell_switches
 from trioasgi.config import OPTIONS, Config
+from trioasgi.config.option import Group, Kind, Option
 from trioasgi.errors import ExitStatus, LoadError
-from trioasgi.options import Group, Kind, Option
 
 Parse = Callable[..., Config]
 

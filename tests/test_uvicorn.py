@@ -24,9 +24,10 @@ from tests.support.certificates import make_certificates
 from tests.support.processes import start, start_server
 from trioasgi.cli import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
+from trioasgi.config.option import Kind
+from trioasgi.config.sources import read_config, remarks_on
+from trioasgi.config.uvicorn import UVICORN_NAMES
 from trioasgi.errors import ConfigError, TLSError
-from trioasgi.options import Kind
-from trioasgi.sources import UVICORN_NAMES, read_config, remarks_on
 from trioasgi.tls.context import server_context
 
 COMMAND = uvicorn.main

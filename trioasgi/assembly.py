@@ -14,7 +14,7 @@ from trioasgi.errors import ConfigError
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.http1.settings import GivesUp, HTTP1Settings, Limits
-from trioasgi.trust import Trusted
+from trioasgi.net.trust import Trusted
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
 

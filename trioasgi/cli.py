@@ -23,10 +23,10 @@ from typer.core import TyperCommand
 
 import trioasgi
 from trioasgi.config import DEVELOPMENT, OPTIONS
+from trioasgi.config.option import SWITCH_WORDS, Kind, Option
+from trioasgi.config.sources import read_config, remarks_on
 from trioasgi.errors import ExitStatus, TrioasgiError
 from trioasgi.importing import uncollected_imports
-from trioasgi.options import SWITCH_WORDS, Kind, Option
-from trioasgi.sources import read_config, remarks_on
 
 PROGRAM = "trioasgi"
 DEMO_APP = "trioasgi.demo:app"

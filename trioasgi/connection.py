@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader
     from trioasgi.net.secure import Secured
-    from trioasgi.trust import Trusted
+    from trioasgi.net.trust import Trusted
 
 logger = logging.getLogger("trioasgi")
 

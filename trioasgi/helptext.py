@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from trioasgi.options import Group, Kind, Option
+from trioasgi.config.option import Group, Kind, Option
 
 WIDTH = 80
 

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, NoReturn
 import trio
 
 from trioasgi.config import Config
+from trioasgi.config.env_file import load_env_file
+from trioasgi.config.sources import is_supervised
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
 from trioasgi.loading import check_app, load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.serving import Failure, Phase, Run, explain
 from trioasgi.signals import AGAIN_AFTER, STOPPING, Handlers
-from trioasgi.sources import is_supervised, load_env_file
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp

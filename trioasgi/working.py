@@ -87,7 +87,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interru
         config = Config.from_dict(order.config)
         if config.env_file is not None:
             # The worker's own affair, so that each starts with what the file says by then.
-            from trioasgi.sources import load_env_file
+            from trioasgi.config.env_file import load_env_file
 
             load_env_file(config.env_file, os.environ)
         configure_logging(config, show_pid=True)

@@ -108,7 +108,7 @@ def test_h11_is_loaded_in_place_of_httptools(project: Path) -> None:
 
 def test_a_worker_knows_nothing_of_the_command_line(project: Path) -> None:
     pytest.importorskip("httptools")
-    never = {*NEVER, "typer", "trioasgi.cli", "trioasgi.sources", "trioasgi.supervisor.slots"}
+    never = {*NEVER, "typer", "trioasgi.cli", "trioasgi.config.sources", "trioasgi.supervisor.slots"}
     seen = serve_once(project, "--workers", "2")
     assert seen.modules.isdisjoint(never), seen.modules & never
 

@@ -1,39 +1,26 @@
-"""Which peers are believed when they speak for somebody else: the proxies in front of the server.
-
-A list of addresses (`192.0.2.7`), networks (`10.0.0.0/8`), `unix` for every client of a Unix socket, and `*`
-for everybody. One entry may hold several, between commas.
-"""
+"""Which peers are believed when they speak for somebody else: the proxies in front of the server."""
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+from trioasgi.config.trust_list import read_trust_list
 
-EVERYBODY: Final = "*"
-UNIX: Final = "unix"
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _MAX_KNOWN_HOSTS: Final = 1024
 
-EXPECTED: Final = "IP addresses, networks such as 10.0.0.0/8, unix, or * for everybody"
-
 
 class Trusted:
-    """The peers of such a list. Raises ValueError for an entry that is none of what it may be."""
+    """The peers of a list (`config/trust_list.py`). Raises ValueError for an entry that cannot be."""
 
     __slots__ = ("_everybody", "_has_host", "_networks", "unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
-        names = list(_split(entries))
-        self._everybody = EVERYBODY in names
-        self.unix = UNIX in names or self._everybody
-        self._networks: list[Network] = [
-            ipaddress.ip_network(name) for name in names if name not in (EVERYBODY, UNIX)
-        ]
+        self._everybody, self.unix, self._networks = read_trust_list(entries)
         # To parse an address is a twentieth of what a connection costs, and clients come again.
         self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(self._parse_and_look)
 
@@ -67,8 +54,3 @@ def parse_address(text: str) -> IPAddress | None:
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address
-
-
-def _split(entries: Iterable[str]) -> Iterator[str]:
-    for entry in entries:
-        yield from (name for part in entry.split(",") if (name := part.strip()))

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_config import company
+from tests.config.test_config import company
 from trioasgi.config import OPTIONS, Config
+from trioasgi.config.env_file import load_env_file
+from trioasgi.config.option import Kind, Option
+from trioasgi.config.sources import read_config
 from trioasgi.errors import ConfigError
-from trioasgi.options import Kind, Option
-from trioasgi.sources import load_env_file, read_config
 
 
 def config_of(

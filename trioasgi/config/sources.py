@@ -20,71 +20,17 @@ from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trioasgi.config import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS, Config
 from trioasgi.errors import ConfigError
-from trioasgi.options import Kind, nearest_name, unknown_option
+
+from .config import Config
+from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS
+from .env_file import load_env_file, read_bytes
+from .option import Kind, nearest_name, unknown_option
+from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
 ENVIRONMENT_PREFIX = "TRIOASGI_"
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
 """Names the file, as `--config` does; it is no option of a server and so no field of Config."""
-
-UVICORN_PREFIX = "UVICORN_"
-UVICORN_NAMES = frozenset(
-    {
-        "access_log",
-        "app",
-        "app_dir",
-        "backlog",
-        "date_header",
-        "env_file",
-        "factory",
-        "fd",
-        "forwarded_allow_ips",
-        "h11_max_incomplete_event_size",
-        "headers",
-        "host",
-        "http",
-        "http2",
-        "interface",
-        "lifespan",
-        "limit_concurrency",
-        "limit_max_requests",
-        "limit_max_requests_jitter",
-        "log_config",
-        "log_level",
-        "loop",
-        "port",
-        "proxy_headers",
-        "reload",
-        "reload_delay",
-        "reload_dirs",
-        "reload_excludes",
-        "reload_includes",
-        "reset_contextvars",
-        "root_path",
-        "server_header",
-        "ssl_ca_certs",
-        "ssl_cert_reqs",
-        "ssl_certfile",
-        "ssl_ciphers",
-        "ssl_keyfile",
-        "ssl_keyfile_password",
-        "ssl_version",
-        "timeout_graceful_shutdown",
-        "timeout_keep_alive",
-        "timeout_worker_healthcheck",
-        "uds",
-        "use_colors",
-        "workers",
-        "ws",
-        "ws_max_queue",
-        "ws_max_size",
-        "ws_per_message_deflate",
-        "ws_ping_interval",
-        "ws_ping_timeout",
-    }
-)
-"""The options of uvicorn, by its own names: of these it reads a variable."""
 
 _LINK = re.compile(
     r"""
@@ -250,11 +196,11 @@ def read_file(named: str | None, directory: Path) -> Layer:
     """The layer of the file `named`, or of the one found in `directory`, if any."""
     if named is not None:
         path = directory / named
-        return _file_layer(path, named, _read_bytes(path, named, "the configuration file"))
+        return _file_layer(path, named, read_bytes(path, named, "the configuration file"))
     for name in ("pyproject.toml", "trioasgi.toml"):
         path = directory / name
         if path.is_file():
-            content = _read_bytes(path, name, "the configuration file")
+            content = read_bytes(path, name, "the configuration file")
             # A project's file without a table of ours is not parsed: it takes time, its errors are not ours.
             if name == "trioasgi.toml" or _may_have_table(content):
                 layer = _file_layer(path, name, content, must_have_table=False)
@@ -327,50 +273,3 @@ def _option_table(
             f"{shown} has options at its top level and in [tool.trioasgi]; put them into one place"
         )
     return (table, place) if table else (document, shown)
-
-
-def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
-    """Set what a .env file says and `environ` does not yet have; raises ConfigError.
-
-    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes: single ones
-    keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without quotes it ends before ` #`.
-    """
-    shown = str(path)
-    text = _read_bytes(Path(shown), shown, "env_file").decode("utf-8-sig", "surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.fullmatch(_ENV_LINE, line, re.VERBOSE)
-        if match is None or "\0" in line:  # which no environment can hold
-            raise ConfigError(
-                f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
-            )
-        environ.setdefault(match["key"], _env_value(match))
-
-
-_ENV_LINE = r"""
-    \s* (?: export \s+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) \s* = \s*
-    (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\. )* )" | (?P<plain> (?! ['"] ) .*? ) )
-    (?: \s+ \# .* | \s* )
-"""
-"""Compiled when it is used: few starts read such a file."""
-
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
-
-
-def _env_value(match: re.Match[str]) -> str:
-    if match["literal"] is not None:
-        return match["literal"]
-    if match["escaped"] is not None:
-        return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match["escaped"])
-    # `KEY= # nothing` has no value, and its comment no space of its own before it.
-    return "" if match["plain"].startswith("#") else match["plain"]
-
-
-def _read_bytes(path: Path, shown: str, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {what} {shown}: {error.strerror}; give the path of a file that is there"
-        ) from error

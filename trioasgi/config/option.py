@@ -1,7 +1,7 @@
 """What an option is: its kind, its names, its bounds, and what is said of a bad value.
 
-`config.py` declares the options with `option()`; command line, environment, file, Python and reference all
-read them back as `Option` records, so that nothing about an option is written twice.
+`declaration.py` declares the options with `option()`; command line, environment, file, Python and reference
+all read them back as `Option` records, so that nothing about an option is written twice.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SWITCH_WORDS = {
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
-    """One option, as declared in `config.py`."""
+    """One option, as declared in `declaration.py`."""
 
     name: str
     type: Any

@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from trioasgi.config import OPTIONS, Config
+from trioasgi.config.option import Kind, Option
 from trioasgi.errors import ConfigError, ExitStatus
-from trioasgi.options import Kind, Option
 
 SOMETHING_ELSE: dict[Kind, object] = {
     Kind.INTEGER: 7,
