@@ -183,9 +183,8 @@ def test_both_logs_recover_in_real_files(tmp_path: Path) -> None:
     """A file that may not grow stands for a disk that is full: the same calls fail, and work again."""
     program = """
         import logging, resource, sys
-        from trioasgi.config import Config
-        from trioasgi.observe import AccessLog, configure_logging
-        configure_logging(Config())
+        from trioasgi.observe import AccessLog, LogSettings, configure_logging
+        configure_logging(LogSettings())
         access, server = AccessLog(), logging.getLogger("trioasgi")
         def log(path):
             access.log("1.2.3.4:5", "GET", path, "1.1", 200, 1, 0.001)

@@ -21,7 +21,7 @@ from trioasgi.config import Config
 from trioasgi.observe import (
     TRACE,
     AccessLog,
-    access_log,
+    LogSettings,
     announce,
     asyncio_hint,
     configure_logging,
@@ -30,6 +30,7 @@ from trioasgi.observe import (
 from trioasgi.observe.errors import without_own_frames
 from trioasgi.observe.logs import ACCESS, SERVER, wants_colors
 from trioasgi.observe.text import escaped
+from trioasgi.server.assembly import access_log, log_settings
 from trioasgi.tls.context import Certificate
 
 LOGGERS = (SERVER, ACCESS)
@@ -54,7 +55,7 @@ class Streams:
         self.err, self.out = (Terminal(), Terminal()) if terminal else (io.StringIO(), io.StringIO())
         self._monkeypatch.setattr(sys, "stderr", self.err)
         self._monkeypatch.setattr(sys, "stdout", self.out)
-        configure_logging(Config() if config is None else config, show_pid=show_pid)
+        configure_logging(log_settings(Config() if config is None else config), show_pid=show_pid)
 
     @property
     def server(self) -> list[str]:
@@ -152,7 +153,7 @@ def test_levels(streams: Streams, name: str, level: int) -> None:
 def test_no_streams_at_all(monkeypatch: pytest.MonkeyPatch, streams: Streams) -> None:
     monkeypatch.setattr(sys, "stderr", None)
     monkeypatch.setattr(sys, "stdout", None)
-    configure_logging(Config())
+    configure_logging(LogSettings())
     log_request()
     streams.configure()
 
@@ -167,7 +168,7 @@ def test_a_reader_that_went_away_ends_the_log_quietly(
 ) -> None:
     streams.configure()
     monkeypatch.setattr(sys, "stdout", NobodyReads())
-    configure_logging(Config())
+    configure_logging(LogSettings())
     for _ in range(2):
         log_request()
     assert logging.getLogger(ACCESS).handlers == []

@@ -22,7 +22,7 @@ import uvicorn.config
 
 from tests.support.certificates import make_certificates
 from tests.support.processes import start, start_server
-from trioasgi.cli import options_for
+from trioasgi.cli.command import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
 from trioasgi.config.option import Kind
 from trioasgi.config.sources import read_config, remarks_on
@@ -558,7 +558,7 @@ def test_yaml_without_its_package_names_it(tmp_path: Path) -> None:
     write_config(tmp_path, "log.yaml")
     code = (
         "import sys; sys.modules['yaml'] = None\n"
-        "from trioasgi.cli import main; main(['app:app', '--log-config', 'log.yaml'])"
+        "from trioasgi.cli.command import main; main(['app:app', '--log-config', 'log.yaml'])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
