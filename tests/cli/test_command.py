@@ -331,3 +331,27 @@ def test_origins_from_a_real_command_line(tmp_path: Path) -> None:
     assert "(from pyproject.toml [tool.trioasgi] workers)" in run("a:b", cwd=tmp_path).stderr
     assert "(from environment TRIOASGI_WORKERS)" in run("a:b", cwd=tmp_path, TRIOASGI_WORKERS="0").stderr
     assert "(from flag --workers)" in run("a:b", "-w", "0", cwd=tmp_path, TRIOASGI_WORKERS="0").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        (("--ssl-version", "99"), {}, "ssl_version (tls_version): '99' (from flag --ssl-version)"),
+        (("--ssl-version=99",), {}, "ssl_version (tls_version): '99' (from flag --ssl-version)"),
+        (("--tls-version", "99"), {}, "bad value for tls_version: '99' (from flag --tls-version)"),
+        ((), {"UVICORN_SSL_VERSION": "99"}, "ssl_version (tls_version): '99' (from environment UVICORN_SSL"),
+        ((), {"TRIOASGI_SSL_VERSION": "99"}, "ssl_version (tls_version): '99' (from environment TRIOASGI_"),
+    ],
+)
+def test_a_bad_value_is_named_by_the_name_that_was_typed(
+    arguments: tuple[str, ...], environ: dict[str, str], said: str, tmp_path: Path
+) -> None:
+    result = run("a:b", *arguments, cwd=tmp_path, **environ)
+    assert result.returncode == 2
+    assert said in result.stderr
+
+
+def test_a_bad_value_in_a_file_is_named_by_the_key_that_was_written(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text("[tool.trioasgi]\nssl-version = '99'")
+    said = "ssl_version (tls_version): '99' (from pyproject.toml [tool.trioasgi] ssl-version)"
+    assert said in run("a:b", cwd=tmp_path).stderr

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from trioasgi.config import OPTIONS, Config
-from trioasgi.config.option import Kind, Option
+from trioasgi.config.option import Kind, Option, Origin
 from trioasgi.errors import ConfigError, ExitStatus
 
 SOMETHING_ELSE: dict[Kind, object] = {
@@ -164,7 +164,17 @@ def test_the_constructor_checks_too() -> None:
 
 def test_origins_are_named() -> None:
     with pytest.raises(ConfigError, match=r"workers: 0 \(from flag --workers\)"):
-        Config.from_dict({"workers": 0}, {"workers": "flag --workers"})
+        Config.from_dict({"workers": 0}, {"workers": Origin("flag --workers", "workers")})
+
+
+def test_a_bad_value_is_named_as_it_was_given_and_by_the_options_own_name() -> None:
+    said = r"bad value for ssl_version \(tls_version\): '99' \(from keyword ssl_version\)"
+    with pytest.raises(ConfigError, match=said):
+        Config.from_dict({"ssl_version": "99"})
+    with pytest.raises(ConfigError, match=said):
+        Config().replace(ssl_version="99")
+    with pytest.raises(ConfigError, match=r"bad value for headers \(header\): 'x' \(from keyword headers\)"):
+        Config.from_dict({"headers": ["x"]})
 
 
 def test_lists_and_single_strings_become_tuples() -> None:

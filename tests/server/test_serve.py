@@ -653,3 +653,27 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
 
     run(main)
     assert pids == [os.getpid()]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({}, []),
+        ({"workers": 3}, ["workers = 3"]),
+        ({"reload": True, "env_file": "x.env"}, ["reload = True", "env_file = 'x.env'"]),
+        ({"log_config": {}}, ["log_config = {}"]),
+    ],
+)
+@pytest.mark.parametrize("as_config", [False, True])
+def test_options_that_only_run_can_carry_out_are_warned_of(
+    options: dict[str, object], named: list[str], as_config: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        given = {"config": Config.from_dict(options)} if as_config else options
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(lambda **task: serve(hello, sockets=[], **given, **task))
+            server.begin_drain()
+
+    caplog.set_level("WARNING", "trioasgi")
+    trio.run(main)
+    assert [text.partition(" has no effect in trioasgi.serve()")[0] for text in caplog.messages] == named

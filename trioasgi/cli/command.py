@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line (`sys.argv` unless given) and exit with an ExitStatus."""
     arguments = spell_switches(complete_certfile(sys.argv[1:] if arguments is None else arguments))
     _declare(options_for(arguments))
+    _typed.update(typed_flags(arguments))
     chosen = commands if arguments and arguments[0] in command_names() else serving
     chosen(args=arguments, prog_name=PROGRAM)
     sys.exit(ExitStatus.OK)  # not reached: a Typer exits by itself
@@ -248,6 +249,22 @@ def options_for(arguments: Sequence[str]) -> list[Option]:
     return [*mentioned.values()]
 
 
+_typed: dict[str, str] = {}
+"""For an option's name, the flag that this command line has for it."""
+
+
+def typed_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """For the names of options, the flags that they are given by."""
+    typed = {}
+    for argument in arguments:
+        if argument == "--":
+            break
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and (option := _OPTION_OF_FLAG.get(flag)):
+            typed[option.name] = flag
+    return typed
+
+
 _OPTION_OF_FLAG = {
     flag: option
     for option in OPTIONS.values()
@@ -300,9 +317,11 @@ def _start(
     defaults: Mapping[str, object] | None = None,
 ) -> None:
     """Run what the flags `given` and the other sources amount to; `fixed` is what none of them can change."""
-    flags = {name: value for name, value in given.items() if value is not None}
+    flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     try:
-        config = read_config({**flags, **(fixed or {})}, config_file=config_file, defaults=defaults)
+        config = read_config(
+            {**flags, **(fixed or {})}, typed=_typed, config_file=config_file, defaults=defaults
+        )
         if config.app is None:
             _fail(
                 "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE

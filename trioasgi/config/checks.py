@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from trioasgi.errors import ConfigError
 
 from .declaration import DEVELOPMENT, FORWARDED_HEADERS, LISTENING_WAYS, OPTIONS
-from .option import Origins
+from .option import Origins, origin_of
 
 _HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
@@ -37,7 +37,7 @@ def check_together(values: Mapping[str, object], origins: Origins) -> None:
 
 
 def _quoted(name: str, values: Mapping[str, object], origins: Origins) -> str:
-    return f"{name} = {OPTIONS[name].quote(values[name])} (from {origins.get(name, f'keyword {name}')})"
+    return f"{name} = {OPTIONS[name].quote(values[name])} (from {origin_of(name, origins)})"
 
 
 def _is_set(name: str, values: Mapping[str, object]) -> bool:
@@ -58,7 +58,7 @@ def _check_host(values: Mapping[str, object], origins: Origins) -> None:
     if "/" in host or (":" in host and not _IPV6.fullmatch(host)):
         OPTIONS["host"].refuse(
             host,
-            origins.get("host", "keyword host"),
+            origin_of("host", origins),
             "a name or an IP address without a port: the port is an option of its own",
         )
 
@@ -84,14 +84,14 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
         if not _HEADER.fullmatch(entry):
             OPTIONS["header"].refuse(
                 entry,
-                origins.get("header", "keyword header"),
+                origin_of("header", origins),
                 "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
             )
         name = entry.partition(":")[0].lower()
         if name in _FRAMING or name.startswith("sec-websocket-"):
             OPTIONS["header"].refuse(
                 entry,
-                origins.get("header", "keyword header"),
+                origin_of("header", origins),
                 "a field that does not frame the message: the server sets those itself (RFC 9112 6)",
             )
 
@@ -107,7 +107,7 @@ def _check_trusted(values: Mapping[str, object], origins: Origins) -> None:
         try:
             read_trust_list(entries)
         except ValueError as error:
-            OPTIONS[name].refuse(entries, origins.get(name, f"keyword {name}"), f"{EXPECTED}: {error}")
+            OPTIONS[name].refuse(entries, origin_of(name, origins), f"{EXPECTED}: {error}")
 
 
 def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> None:
@@ -117,7 +117,7 @@ def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> 
         if name.strip().lower() not in FORWARDED_HEADERS:
             OPTIONS["forwarded_headers"].refuse(
                 name,
-                origins.get("forwarded_headers", "keyword forwarded_headers"),
+                origin_of("forwarded_headers", origins),
                 "one of " + ", ".join(FORWARDED_HEADERS),
             )
 
@@ -132,7 +132,7 @@ def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
         json.dumps(log_config)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"bad value for log_config (from {origins.get('log_config', 'keyword log_config')}): {error}, "
+            f"bad value for log_config (from {origin_of('log_config', origins)}): {error}, "
             "and it goes to the workers as JSON; name objects by their import path, such as 'ext://sys.stderr'"
         ) from error
 

@@ -10,7 +10,7 @@ from trioasgi.errors import ConfigError
 
 from .checks import check_together
 from .declaration import DEFAULT_HOST, DEFAULT_PORT, NAMES, OPTIONS, Declaration
-from .option import Origins, unknown_option
+from .option import Origin, Origins, keyword, origin_of, unknown_option
 from .remarks import remarks_on_options
 
 
@@ -26,7 +26,7 @@ class _ConfigMeta(msgspec.StructMeta):
         if arguments and "app" in options:
             raise ConfigError("app is given twice (by position and from keyword app); remove one of them")
         values = {**options, "app": arguments[0]} if arguments else options
-        return msgspec.convert(_settle(_by_own_name(values), {}), self)
+        return msgspec.convert(_settle(*_by_own_name(values)), self)
 
 
 class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metaclass=_ConfigMeta):
@@ -53,7 +53,8 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
 
         Raises ConfigError as the constructor does, and for an unknown name with the nearest one there is.
         """
-        return msgspec.convert(_settle(_by_own_name(values), origins or {}), cls)
+        named, keywords = _by_own_name(values)
+        return msgspec.convert(_settle(named, {**keywords, **(origins or {})}), cls)
 
     def to_dict(self) -> dict[str, object]:
         """The options that are not at their default, in types that JSON has."""
@@ -63,7 +64,8 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
 
     def replace(self, **changes: object) -> Self:
         """A copy with some options changed; raises ConfigError as `from_dict` does."""
-        return type(self).from_dict({**_chosen(self), **_by_own_name(changes)})
+        changed, keywords = _by_own_name(changes)
+        return type(self).from_dict({**_chosen(self), **changed}, keywords)
 
     def remarks(self) -> list[str]:
         """What to say of options that were given and have no effect here."""
@@ -94,22 +96,26 @@ def _chosen(config: Config) -> dict[str, object]:
     }
 
 
-def _by_own_name(values: Mapping[str, object]) -> dict[str, object]:
-    """`values` by the options' own names; names that no option has stay. Raises ConfigError."""
+def _by_own_name(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Origin]]:
+    """Keywords by the options' own names, and what each was called; names that no option has stay. Raises
+    ConfigError.
+    """
     named: dict[str, object] = {}
+    origins: dict[str, Origin] = {}
     for name, value in values.items():
         own = NAMES.get(name, name)
         if own in named:
             raise ConfigError(f"{own} is given twice, the second time as {name}; remove one of the two")
         named[own] = value
-    return named
+        origins[own] = keyword(name)
+    return named, origins
 
 
 def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]:
     """`values` checked, each by itself and then one against another; raises ConfigError."""
     settled: dict[str, object] = {}
     for name, value in values.items():
-        origin = origins.get(name, f"keyword {name}")
+        origin = origin_of(name, origins)
         if name not in OPTIONS:
             raise unknown_option(name, origin, NAMES)
         settled[name] = OPTIONS[name].check(value, origin)

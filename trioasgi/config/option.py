@@ -18,8 +18,31 @@ import msgspec.structs
 
 from trioasgi.errors import ConfigError
 
-Origins = Mapping[str, str]
-"""For an option's name, where its value came from: `flag --workers`, `environment TRIOASGI_WORKERS`, ..."""
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from."""
+
+    place: str
+    """As messages have it: `flag --workers`, `environment TRIOASGI_WORKERS`, ..."""
+    name: str
+    """The option's name that was used there, its own or another."""
+
+    def __str__(self) -> str:
+        return self.place
+
+
+Origins = Mapping[str, Origin]
+"""For an option's name, where its value came from; what is not there is a keyword in Python."""
+
+
+def origin_of(name: str, origins: Origins) -> Origin:
+    """Where the value of the option `name` came from."""
+    return origins.get(name) or keyword(name)
+
+
+def keyword(name: str) -> Origin:
+    """The origin of a keyword in Python."""
+    return Origin(f"keyword {name}", name)
 
 
 class Group(Enum):
@@ -124,7 +147,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return ", ".join(map(repr, entries))
         return self.show(value)
 
-    def parse(self, text: str, origin: str, separator: str | None = ",") -> object:
+    def parse(self, text: str, origin: Origin, separator: str | None = ",") -> object:
         """The value that `text` from a command line or the environment stands for; raises ConfigError.
 
         A list is split at `separator`, or at white space if that is None.
@@ -146,7 +169,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         except (ValueError, KeyError):
             self.refuse(text, origin)
 
-    def check(self, value: object, origin: str) -> object:
+    def check(self, value: object, origin: Origin) -> object:
         """`value` in the type declared; raises ConfigError.
 
         Where that is a tuple, a list becomes one, and a string the one entry of one. A path is its string, a
@@ -198,10 +221,11 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         lower = word.lower()
         return self.spellings.get(lower, lower if lower in self.choices else word)
 
-    def refuse(self, value: object, origin: str, expected: str | None = None) -> NoReturn:
+    def refuse(self, value: object, origin: Origin, expected: str | None = None) -> NoReturn:
         """Raise the ConfigError for a value that cannot be."""
+        called = self.name if origin.name == self.name else f"{origin.name} ({self.name})"
         raise ConfigError(
-            f"bad value for {self.name}: {self.quote(value)} (from {origin}); "
+            f"bad value for {called}: {self.quote(value)} (from {origin}); "
             f"expected {self.expected if expected is None else expected}"
         )
 
@@ -257,7 +281,7 @@ def option_names(options: Mapping[str, Option]) -> dict[str, str]:
     return {name: option.name for option in options.values() for name in option.names}
 
 
-def unknown_option(name: str, origin: str, known: Collection[str]) -> ConfigError:
+def unknown_option(name: str, origin: Origin, known: Collection[str]) -> ConfigError:
     """The error for a name that no option has; it suggests the nearest that one has."""
     near = nearest_name(name, known)
     hint = f"did you mean {near}?" if near else "see `trioasgi --help` for those there are"

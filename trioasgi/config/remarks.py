@@ -10,6 +10,22 @@ def remarks_on_options(config: Declaration) -> list[str]:
     return [remark for given, remark in _remarks(config) if given]
 
 
+def remarks_on_embedding(config: Declaration) -> list[str]:
+    """The warnings that these values call for in a server that is part of a program."""
+    given = {
+        "workers": config.workers > 1,
+        "reload": config.reload,
+        "env_file": config.env_file is not None,
+        "log_config": config.log_config != "",
+    }
+    return [
+        f"{name} = {getattr(config, name)!r} has no effect in trioasgi.serve(), which is part of "
+        "a program and leaves its process as it is; trioasgi.run() is for that"
+        for name, is_given in given.items()
+        if is_given
+    ]
+
+
 def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
     """Whether there is a reason to say so, and what."""
     yield (

@@ -25,7 +25,7 @@ from trioasgi.errors import ConfigError
 from .config import Config
 from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS
 from .env_file import load_env_file, read_bytes
-from .option import Kind, nearest_name, unknown_option
+from .option import Kind, Option, Origin, nearest_name, unknown_option
 from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
 ENVIRONMENT_PREFIX = "TRIOASGI_"
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
     """A value and where it came from."""
 
     value: object
-    origin: str
+    origin: Origin
 
 
 Layer = dict[str, Setting]
@@ -59,6 +59,7 @@ Layer = dict[str, Setting]
 def read_config(
     flags: Mapping[str, object],
     *,
+    typed: Mapping[str, str] | None = None,
     config_file: str | None = None,
     defaults: Mapping[str, object] | None = None,
     environ: MutableMapping[str, str] | None = None,
@@ -66,15 +67,18 @@ def read_config(
 ) -> Config:
     """Merge all sources into a Config; raises ConfigError.
 
-    `flags` are options by name as the command line had them: a text, a list of texts, or a bool. `defaults`
-    stand below every source. An env file, named by any source, adds to `environ` (os.environ) what is not in
-    it yet, before TRIOASGI_ variables are read; where there are workers, only for those variables.
+    `flags` are options by name as the command line had them: a text, a list of texts, or a bool; `typed` says
+    which of an option's flags it was, where that is not the one shown. `defaults` stand below every source.
+    An env file, named by any source, adds to `environ` (os.environ) what is not in it yet, before TRIOASGI_
+    variables are read; where there are workers, only for those variables.
     """
     environ = os.environ if environ is None else environ
     directory = Path() if directory is None else directory
-    flag_layer = read_flags(flags)
+    flag_layer = read_flags(flags, typed or {})
     file_layer = read_file(config_file or environ.get(CONFIG_VARIABLE), directory)
-    default_layer = {name: Setting(value, "default") for name, value in (defaults or {}).items()}
+    default_layer = {
+        name: Setting(value, Origin("default", name)) for name, value in (defaults or {}).items()
+    }
     lower = (default_layer, file_layer)
 
     env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
@@ -121,16 +125,24 @@ def _overruled(layer: Layer) -> Iterator[str]:
         yield from ("keyfile", "keyfile_password")
 
 
-def read_flags(flags: Mapping[str, object]) -> Layer:
-    """The layer of the command line; texts become values."""
+def read_flags(flags: Mapping[str, object], typed: Mapping[str, str]) -> Layer:
+    """The layer of the command line; texts become values. For `typed` see `read_config`."""
     layer: Layer = {}
     for name, value in flags.items():
         option = OPTIONS[name]
-        origin = "argument MODULE:ATTR" if name == "app" else f"flag {option.flags[0]}"
+        origin = _flag_origin(option, typed.get(name, option.flags[0]))
         if isinstance(value, str) and option.kind is not Kind.LIST:
             value = option.parse(value, origin)
         layer[name] = Setting(value, origin)
     return layer
+
+
+def _flag_origin(option: Option, flag: str) -> Origin:
+    if option.name == "app":
+        return Origin("argument MODULE:ATTR", option.name)
+    name = flag.lstrip("-").replace("-", "_")
+    # A flag that is shown is the option itself: `--reload-dir`, `-w`.
+    return Origin(f"flag {flag}", name if flag in option.hidden_flags else option.name)
 
 
 def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
@@ -142,34 +154,60 @@ def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
     uvicorns: Layer = {}
     for name in UVICORN_NAMES:
         own = NAMES[name]
-        _read_variable(uvicorns, own, UVICORN_PREFIX + name.upper(), environ, OPTIONS[own].separator)
+        separator = OPTIONS[own].separator
+        _read_variable(uvicorns, own, UVICORN_PREFIX + name.upper(), environ, separator, called=name)
     ours: Layer = {}
     for option in OPTIONS.values():
         for name in reversed(option.names):  # its own name is the last, and wins
             variable = ENVIRONMENT_PREFIX + name.upper()
             if variable in environ and not _is_link(variable, environ[variable]):
-                _read_variable(ours, option.name, variable, environ, ",")
+                _read_variable(ours, option.name, variable, environ, ",", called=name)
     return common, uvicorns, ours
 
 
 def _read_variable(
-    layer: Layer, name: str, variable: str, environ: Mapping[str, str], separator: str | None
+    layer: Layer,
+    name: str,
+    variable: str,
+    environ: Mapping[str, str],
+    separator: str | None,
+    *,
+    called: str | None = None,
 ) -> None:
+    """Read a variable, in which the option is `called` so, or by its own name, into the layer."""
     if text := environ.get(variable):
-        origin = f"environment {variable}"
+        origin = Origin(f"environment {variable}", name if called is None else called)
         layer[name] = Setting(OPTIONS[name].parse(text, origin, separator), origin)
 
 
 def remarks_on(environ: Mapping[str, str]) -> list[str]:
-    """What to say of variables that begin as ours do and are not read; they may well be somebody else's."""
-    return [
-        remark
-        for variable, text in environ.items()
-        if variable.startswith(ENVIRONMENT_PREFIX) and (remark := _remark_on(variable, text))
-    ]
+    """What to say of variables that begin as ours or uvicorn's do and are not read; they may well be somebody
+    else's.
+    """
+    return [remark for variable, text in environ.items() if (remark := _remark_on(variable, text))]
 
 
 def _remark_on(variable: str, text: str) -> str | None:
+    if variable.startswith(ENVIRONMENT_PREFIX):
+        return _remark_on_ours(variable, text)
+    if variable.startswith(UVICORN_PREFIX):
+        return _remark_on_uvicorns(variable)
+    return None
+
+
+def _remark_on_uvicorns(variable: str) -> str | None:
+    """Of names that are far from all of uvicorn's nothing is said: they are not meant for it."""
+    name = variable.removeprefix(UVICORN_PREFIX).lower()
+    near = None if name in UVICORN_NAMES else nearest_name(name, UVICORN_NAMES, likeness=0.8)
+    if near is None:
+        return None
+    return (
+        f"{variable} in the environment is not read: uvicorn has no such option; "
+        f"did you mean {UVICORN_PREFIX}{near.upper()}?"
+    )
+
+
+def _remark_on_ours(variable: str, text: str) -> str | None:
     name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
     if _is_link(variable, text):
         if name not in NAMES:
@@ -229,7 +267,7 @@ def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool
     layer: Layer = {}
     keys: dict[str, str] = {}
     for key, value in table.items():
-        origin = f"{place} {key}"
+        origin = Origin(f"{place} {key}", key.replace("-", "_"))
         name = NAMES.get(key.replace("-", "_"))
         if name is None:
             if key == "trioasgi" and isinstance(value, dict):

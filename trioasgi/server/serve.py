@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.config import Config
+from trioasgi.config.remarks import remarks_on_embedding
 from trioasgi.errors import ConfigError, LoadError
 from trioasgi.net.listeners import close_listeners, open_listeners
 from trioasgi.observe.startup import log_remarks
@@ -34,7 +35,8 @@ async def serve(
     """Serve `app` in this Trio run until it is cancelled, or drained through the `Server` that
     `nursery.start` returns.
 
-    `config` or `options` (the fields of `Config`, by keyword) say how. `sockets`, where given, are listening
+    `config` or `options` (the fields of `Config`, by keyword) say how; a warning names those that only `run`
+    can carry out (`workers`, `reload`, `env_file`, `log_config`). `sockets`, where given, are listening
     already and stay the caller's to close and to announce; else `config.binds` are bound.
 
     Cancelling the scope around it stops accepting and ends what is under way at once; the application's
@@ -45,6 +47,7 @@ async def serve(
     require_trio("trioasgi.serve")
     config = make_config(config, options)
     app = _checked("trioasgi.serve", app, config)
+    log_remarks(remarks_on_embedding(config))
     if sockets is not None:
         await NurseryTree(app, config, list(sockets), Listening.FOR_CALLER).run(task_status)
         return
@@ -97,6 +100,7 @@ async def serve_stream(
     require_trio("trioasgi.serve_stream")
     config = make_config(config, options)
     app = _checked("trioasgi.serve_stream", app, config)
+    log_remarks(remarks_on_embedding(config))
     with resolve_certificate(config) as config:
         await NurseryTree(app, config, [], Listening.FOR_CALLER).run_stream(stream)
 
