@@ -120,7 +120,7 @@ def test_a_client_that_does_not_trust_the_certificate_is_explained_once(tmp_path
 
 def test_no_line_shows_bytes_as_python_writes_them() -> None:
     """The targets in log lines are texts."""
-    source = Path(__file__).parent.parent / "trioasgi"
+    source = Path(__file__).parent.parent.parent / "trioasgi"
     for file in source.rglob("*.py"):
         text = file.read_text("utf-8")
         assert not re.search(r"target!r|%r[^\n]*request\.target\b(?!\.decode)", text), file
