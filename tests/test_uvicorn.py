@@ -22,7 +22,7 @@ import uvicorn.config
 
 from tests.support.certificates import make_certificates
 from tests.support.processes import start, start_server
-from trioasgi.cli.command import options_for
+from trioasgi.cli.arguments import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
 from trioasgi.config.option import Kind, keyword
 from trioasgi.config.sources import read_config, remarks_on

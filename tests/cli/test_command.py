@@ -14,7 +14,8 @@ import pytest
 from tests.config.test_config import company
 from tests.config.test_sources import as_text
 from trioasgi import __version__
-from trioasgi.cli.command import complete_certfile, main, spell_switches
+from trioasgi.cli.arguments import complete_certfile, spell_switches
+from trioasgi.cli.command import main
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Group, Kind, Option
 from trioasgi.errors import ExitStatus, LoadError

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import get
 from tests.support.processes import start_server
-from trioasgi.cli.command import options_for
+from trioasgi.cli.arguments import options_for
 from trioasgi.config import OPTIONS
 
 APPLICATION = """
@@ -55,6 +55,7 @@ NEVER = frozenset(
         "trioasgi.net.proxy",
         "trioasgi.net.secure",
         "trioasgi.process.supervised",
+        "trioasgi.wsgi.middleware",
         "trioasgi.tls.context",
         "trioasgi.websocket.session",
     }

@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import inspect
 import os
-import re
 import sys
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NamedTuple, NoReturn
 
@@ -22,8 +20,9 @@ import typer
 from typer.core import TyperCommand
 
 import trioasgi
+from trioasgi.cli.arguments import complete_certfile, options_for, spell_switches, typed_flags
 from trioasgi.config import DEVELOPMENT, OPTIONS
-from trioasgi.config.option import SWITCH_WORDS, Kind, Option
+from trioasgi.config.option import Kind, Option
 from trioasgi.config.sources import read_config, remarks_on
 from trioasgi.errors import ExitStatus, TrioasgiError
 from trioasgi.process.imports import uncollected_imports
@@ -32,13 +31,13 @@ PROGRAM = "trioasgi"
 DEMO_APP = "trioasgi.demo:app"
 
 _COMMAND_SETTINGS = {"help_option_names": ["--help", "-h"]}
-_APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line (`sys.argv` unless given) and exit with an ExitStatus."""
     arguments = spell_switches(complete_certfile(sys.argv[1:] if arguments is None else arguments))
     _declare(options_for(arguments))
+    _typed.clear()
     _typed.update(typed_flags(arguments))
     chosen = commands if arguments and arguments[0] in command_names() else serving
     chosen(args=arguments, prog_name=PROGRAM)
@@ -59,64 +58,6 @@ def _further_commands() -> list[tuple[str, str, str]]:
         (f"{PROGRAM} {info.name}", "", (inspect.getdoc(info.callback) or "").partition("\n")[0])
         for info in commands.registered_commands
     ]
-
-
-def complete_certfile(arguments: Sequence[str]) -> list[str]:
-    """`--certfile` with nothing after it, spelt out as `--certfile=development`.
-
-    Nothing is after it at the end, before another flag, and before what looks like MODULE:ATTR and is no file
-    there is. (A chain that is named so can be given as `--certfile=NAME` all the same.)
-    """
-    completed: list[str] = []
-    for index, argument in enumerate(arguments):
-        if argument == "--":
-            return completed + list(arguments[index:])
-        if argument in _CERTFILE_FLAGS and not _is_certfile(arguments[index + 1 : index + 2]):
-            completed.append(f"{argument}={DEVELOPMENT}")
-        else:
-            completed.append(argument)
-    return completed
-
-
-_CERTFILE_FLAGS = OPTIONS["certfile"].flags + OPTIONS["certfile"].hidden_flags
-
-
-def _is_certfile(following: Sequence[str]) -> bool:
-    if not following or following[0].startswith("-"):
-        return False
-    return not _APPLICATION.fullmatch(following[0]) or os.path.exists(following[0])
-
-
-def spell_switches(arguments: Sequence[str]) -> list[str]:
-    """A switch that is written as another server's, `--ws-per-message-deflate false`, spelt out in our own
-    flags: `--no-websocket-deflate`.
-    """
-    spelt: list[str] = []
-    left = deque(arguments)
-    while left:
-        argument = left.popleft()
-        if argument == "--":
-            return [*spelt, argument, *left]
-        flag, equals, word = argument.partition("=")
-        option = _SWITCH_OF_ALIAS.get(flag)
-        if option is None:
-            spelt.append(argument)
-            continue
-        if not equals:
-            word = left.popleft() if left and left[0].lower() in SWITCH_WORDS else "true"
-        match SWITCH_WORDS.get(word.lower()):
-            case True:
-                spelt.append(option.flags[0])
-            case False:
-                spelt.append(option.negative_flags[0])
-            case None:
-                spelt.append(f"{option.flags[0]}={word}")  # for Typer to refuse
-    return spelt
-
-
-_SWITCH_OF_ALIAS = {
-    flag: option for option in OPTIONS.values() if option.kind is Kind.SWITCH for flag in option.hidden_flags
-}
 
 
 class ServingCommand(TyperCommand):
@@ -231,45 +172,8 @@ def _declare(options: Sequence[Option]) -> None:
         command.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() documents it
 
 
-def options_for(arguments: Sequence[str]) -> list[Option]:
-    """The options that Typer has to know for these arguments: those mentioned, or all if something else is
-    mentioned that looks like one, be it `--help` or a mistake.
-
-    Typer takes its time for each, used or not: for all of them a tenth of a whole start.
-    """
-    mentioned = {}
-    for argument in arguments:
-        if argument.startswith("-"):
-            # As in --flag, --flag=value, and -fvalue.
-            flag = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
-            option = _OPTION_OF_FLAG.get(flag)
-            if option is None:
-                return [*OPTIONS.values()]
-            mentioned[option.name] = option
-    return [*mentioned.values()]
-
-
 _typed: dict[str, str] = {}
 """For an option's name, the flag that this command line has for it."""
-
-
-def typed_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """For the names of options, the flags that they are given by."""
-    typed = {}
-    for argument in arguments:
-        if argument == "--":
-            break
-        flag = argument.partition("=")[0]
-        if flag.startswith("--") and (option := _OPTION_OF_FLAG.get(flag)):
-            typed[option.name] = flag
-    return typed
-
-
-_OPTION_OF_FLAG = {
-    flag: option
-    for option in OPTIONS.values()
-    for flag in (*option.flags, *option.hidden_flags, *option.negative_flags)
-}
 
 
 serving = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -11,7 +11,6 @@ from trioasgi.errors import ConfigError
 from .checks import check_together
 from .declaration import DEFAULT_HOST, DEFAULT_PORT, NAMES, OPTIONS, Declaration
 from .option import Origin, Origins, keyword, origin_of, unknown_option
-from .remarks import remarks_on_options
 
 
 class _ConfigMeta(msgspec.StructMeta):
@@ -69,6 +68,8 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
 
     def remarks(self) -> list[str]:
         """What to say of options that were given and have no effect here."""
+        from .remarks import remarks_on_options  # after the start, and not by the command line
+
         return remarks_on_options(self)
 
     @property

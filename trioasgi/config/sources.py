@@ -24,7 +24,6 @@ from trioasgi.errors import ConfigError
 
 from .config import Config
 from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS
-from .env_file import load_env_file, read_bytes
 from .option import Kind, Option, Origin, nearest_name, unknown_option
 from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
@@ -84,6 +83,8 @@ def read_config(
     env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
     settled_environ = dict(environ)
     if env_file is not None:
+        from .env_file import load_env_file  # few starts have one
+
         load_env_file(OPTIONS["env_file"].check(*env_file), settled_environ)
 
     settings = merge((*lower, *read_environment(settled_environ), flag_layer))
@@ -234,17 +235,23 @@ def read_file(named: str | None, directory: Path) -> Layer:
     """The layer of the file `named`, or of the one found in `directory`, if any."""
     if named is not None:
         path = directory / named
-        return _file_layer(path, named, read_bytes(path, named, "the configuration file"))
+        return _file_layer(path, named, _read_bytes(path, named))
     for name in ("pyproject.toml", "trioasgi.toml"):
         path = directory / name
         if path.is_file():
-            content = read_bytes(path, name, "the configuration file")
+            content = _read_bytes(path, name)
             # A project's file without a table of ours is not parsed: it takes time, its errors are not ours.
             if name == "trioasgi.toml" or _may_have_table(content):
                 layer = _file_layer(path, name, content, must_have_table=False)
                 if layer or name == "trioasgi.toml":
                     return layer
     return {}
+
+
+def _read_bytes(path: Path, shown: str) -> bytes:
+    from .env_file import read_bytes  # most starts read no file
+
+    return read_bytes(path, shown, "the configuration file")
 
 
 def _may_have_table(content: bytes) -> bool:

@@ -14,7 +14,7 @@ from trioasgi.asgi.asgi2 import ASGI2Middleware
 from trioasgi.config import Config
 from trioasgi.errors import LoadError
 from trioasgi.observe.tracebacks import summary, user_traceback
-from trioasgi.wsgi.middleware import DEFAULT_THREADS, WSGIMiddleware, is_wsgi
+from trioasgi.wsgi.detect import is_wsgi
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -54,11 +54,13 @@ def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool
     says (`wsgi`), or what it looks like (`auto`); an adapter for `asgi2` likewise. `threads` is 0 for the
     default.
     """
-    if isinstance(app, WSGIMiddleware | ASGI2Middleware):
-        return app
     if interface == "asgi2":
-        return ASGI2Middleware(cast("ASGI2App", app))
+        return app if isinstance(app, ASGI2Middleware) else ASGI2Middleware(cast("ASGI2App", app))
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
+        from trioasgi.wsgi.middleware import DEFAULT_THREADS, WSGIMiddleware  # few servers have one
+
+        if isinstance(app, WSGIMiddleware):
+            return app
         wsgi = cast("WSGIApplication", app)
         return WSGIMiddleware(wsgi, threads=threads or DEFAULT_THREADS, multiprocess=multiprocess)
     return cast("ASGIApp", app)

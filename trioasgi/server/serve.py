@@ -49,7 +49,7 @@ async def serve(
     app = _checked("trioasgi.serve", app, config)
     log_remarks(remarks_on_embedding(config))
     if sockets is not None:
-        await NurseryTree(app, config, list(sockets), Listening.FOR_CALLER).run(task_status)
+        await NurseryTree(app, config, list(sockets), Listening.FOR_CALLER).serve(task_status)
         return
     await serve_alone(app, config, task_status=task_status)
 
@@ -66,7 +66,7 @@ async def serve_alone(
         log_remarks(config.remarks())
         own = open_listeners(config.binds, config.backlog)
         try:
-            await NurseryTree(app, config, own, Listening.ALONE, on_stuck).run(task_status)
+            await NurseryTree(app, config, own, Listening.ALONE, on_stuck).serve(task_status)
         finally:
             close_listeners(own)
 
@@ -83,7 +83,7 @@ async def serve_copies(
 
     They are closed when the server drains, so that no client waits in a queue from which nobody accepts.
     """
-    await NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).run(task_status)
+    await NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).serve(task_status)
 
 
 async def serve_stream(
@@ -102,7 +102,7 @@ async def serve_stream(
     app = _checked("trioasgi.serve_stream", app, config)
     log_remarks(remarks_on_embedding(config))
     with resolve_certificate(config) as config:
-        await NurseryTree(app, config, [], Listening.FOR_CALLER).run_stream(stream)
+        await NurseryTree(app, config, [], Listening.FOR_CALLER).serve_stream(stream)
 
 
 def require_trio(name: str) -> None:

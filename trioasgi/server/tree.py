@@ -95,15 +95,15 @@ class NurseryTree:
             shutdown=config.timeout_shutdown,
         )
 
-    async def run(self, task_status: trio.TaskStatus[Server]) -> None:
+    async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
         try:
-            await self._within_lifespan(partial(self._serve, task_status))
+            await self._within_lifespan(partial(self._serve_sockets, task_status))
         finally:
             await self._drain.end_last_left_behind()
             self._server.end()
 
-    async def run_stream(self, stream: trio.abc.Stream) -> None:
+    async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one stream."""
         try:
             await self._within_lifespan(partial(self._serve_stream, stream))
@@ -166,7 +166,7 @@ class NurseryTree:
             connections.begin(stream, None, None)
         self._drain.begin()
 
-    async def _serve(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
+    async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._access_log is not None:
             nursery.start_soon(self._access_log.run)
         if supported():
@@ -174,12 +174,12 @@ class NurseryTree:
             # Not `nursery.start`: cancelled meanwhile, that would wait for a task which is shielded.
             nursery.start_soon(self._acceptor.hub.run)
         try:
-            await self._serve_sockets(task_status)
+            await self._serve_connections(task_status)
         finally:
             if self._acceptor.hub is not None:
                 self._acceptor.hub.stop()
 
-    async def _serve_sockets(self, task_status: trio.TaskStatus[Server]) -> None:
+    async def _serve_connections(self, task_status: trio.TaskStatus[Server]) -> None:
         async with self._open_connections() as (connections, busy, clock):
             async with trio.open_nursery() as listening:
                 self._acceptor.start(listening, connections)

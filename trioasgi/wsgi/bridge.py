@@ -26,16 +26,16 @@ class Bridge:
         self._open = True
         self._scopes: set[trio.CancelScope] = set()
 
-    def run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+    def await_in_loop(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         """In a thread: await `function(*args)` in the loop. Raises ClientDisconnected once the request is
         over.
         """
         try:
-            return trio.from_thread.run(self._run, function, *args, trio_token=self._token)
+            return trio.from_thread.run(self._await, function, *args, trio_token=self._token)
         except trio.RunFinishedError as exc:
             raise ClientDisconnected("the server has ended") from exc
 
-    async def _run(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
+    async def _await(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
         # This is a system task: it does not know of the request's own cancellation.
         if self._open:
             with trio.CancelScope() as scope:
@@ -71,7 +71,7 @@ class BodyReader(io.RawIOBase):
         Raises ClientDisconnected if the end will never come.
         """
         while not self._piece and self._more:
-            message = self._bridge.run(self._receive)
+            message = self._bridge.await_in_loop(self._receive)
             if message["type"] != "http.request":
                 raise ClientDisconnected("the client has gone within the body of its request")
             self._piece = memoryview(message.get("body", b""))

@@ -104,7 +104,7 @@ class Call:
             messages.insert(0, self._start)
             self._head_sent = True
         self._complete = not more
-        self._bridge.run(self._deliver, messages)
+        self._bridge.await_in_loop(self._deliver, messages)
 
     async def _deliver(self, messages: list[Message]) -> None:
         for message in messages:
