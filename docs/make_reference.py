@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trioasgi.config import OPTIONS
-from trioasgi.options import Group, Kind, Option
+from trioasgi.config.option import Group, Kind, Option
 
 PAGE = Path(__file__).with_name("options.md")
 
 INTRODUCTION = """\
-<!-- Made by docs/make_reference.py from trioasgi/config.py; change that instead. -->
+<!-- Made by docs/make_reference.py from trioasgi/config/declaration.py; change that instead. -->
 
 # Options
 

@@ -23,7 +23,7 @@ from tests.support.processes import start_server
 from tests.support.sockets import FREE, SOON, Log, connected, logged, run
 from trioasgi import Config, Server, nesting, serve
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.signals import AGAIN_AFTER
+from trioasgi.process.signals import AGAIN_AFTER
 
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 

@@ -11,7 +11,7 @@ from tests.support.cost import grows_no_faster_than_its_input
 from trioasgi.asgi.forwarded import read_forwarded
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.proxy import MAX_V2, SIGNATURE_V2, ProxyError, crc32c, parse
-from trioasgi.trust import Trusted
+from trioasgi.net.trust import Trusted
 
 INFO = ConnectionInfo("http", ("127.0.0.1", 1), ("127.0.0.1", 80), "127.0.0.1:1", None)
 TRUSTED = Trusted(["*"])

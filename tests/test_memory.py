@@ -14,9 +14,9 @@ import trio
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.connection import Connections
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.server.connections import Connections
 from trioasgi.websocket.messages import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
 
@@ -125,5 +125,5 @@ def test_no_connection_is_kept_that_has_ended(codec: str, monkeypatch: pytest.Mo
                     while len(made[0]):  # noqa: ASYNC110 - nothing tells
                         await trio.sleep(0.01)
 
-    monkeypatch.setattr("trioasgi.server.Connections", make)
+    monkeypatch.setattr("trioasgi.server.tree.Connections", make)
     run(main)

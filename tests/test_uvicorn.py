@@ -22,11 +22,12 @@ import uvicorn.config
 
 from tests.support.certificates import make_certificates
 from tests.support.processes import start, start_server
-from trioasgi.cli import options_for
+from trioasgi.cli.arguments import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
+from trioasgi.config.option import Kind, keyword
+from trioasgi.config.sources import read_config, remarks_on
+from trioasgi.config.uvicorn import UVICORN_NAMES
 from trioasgi.errors import ConfigError, TLSError
-from trioasgi.options import Kind
-from trioasgi.sources import UVICORN_NAMES, read_config, remarks_on
 from trioasgi.tls.context import server_context
 
 COMMAND = uvicorn.main
@@ -112,7 +113,7 @@ def test_every_choice_that_uvicorn_has_is_one(choices: click.Parameter) -> None:
     option = OPTIONS[NAMES[str(choices.name)]]
     assert isinstance(choices.type, click.Choice)
     for choice in choices.type.choices:
-        assert option.check(choice, "uvicorn") is not None
+        assert option.check(choice, keyword(option.name)) is not None
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_every_choice_that_uvicorn_has_is_one(choices: click.Parameter) -> None:
 )
 def test_every_word_that_uvicorn_knows_is_understood(name: str, literal: Any) -> None:
     for word in literal.__args__:
-        assert OPTIONS[NAMES[name]].parse(word, "uvicorn") is not None
+        assert OPTIONS[NAMES[name]].parse(word, keyword(name)) is not None
         Config.from_dict({name: word})
 
 
@@ -322,6 +323,8 @@ def test_an_option_that_is_given_by_two_of_its_names_is_refused(tmp_path: Path) 
         ),
         ("TRIOASGI_LOG_LEVL", "info", "did you mean TRIOASGI_LOG_LEVEL?"),
         ("TRIOASGI_SSL_KEYFIL", "k", "did you mean TRIOASGI_SSL_KEYFILE?"),
+        ("UVICORN_LOG_LEVL", "info", "did you mean UVICORN_LOG_LEVEL?"),
+        ("UVICORN_SSL_KEYFIL", "k", "UVICORN_SSL_KEYFIL in the environment is not read: uvicorn has no such"),
         ("TRIOASGI_QQQQQ", "x", "TRIOASGI_QQQQQ in the environment is not read: there is no such option$"),
         ("TRIOASGI_PORT", "tcp://10.0.0.1:80", "TRIOASGI_PORT=tcp://10.0.0.1:80 is not read: Kubernetes"),
     ],
@@ -347,6 +350,8 @@ def test_variables_of_kubernetes_and_options_are_not_warned_of() -> None:
     assert remarks_on({f"TRIOASGI_{name}": "tcp://10.0.0.1:80" for name in links}) == []
     assert remarks_on({f"TRIOASGI_{name.upper()}": "1" for name in NAMES}) == []
     assert remarks_on({"TRIOASGI_CONFIG": "x"}) == []
+    assert remarks_on({f"UVICORN_{name.upper()}": "1" for name in UVICORN_NAMES}) == []
+    assert remarks_on({f"UVICORN_{name}": "tcp://10.0.0.1:80" for name in (*links, "QQQQQ")}) == []
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -386,7 +391,7 @@ def test_tls_version_and_ciphers(tmp_path: Path) -> None:
     assert {entry["name"] for entry in few.get_ciphers() if entry["protocol"] != "TLSv1.3"} == {cipher}
     with pytest.raises(TLSError, match="no cipher is left by --ciphers 'nonsense'"):
         server_context(made.certfile, made.keyfile, ciphers="nonsense")
-    with pytest.raises(ConfigError, match=r"bad value for tls_version: '?3'?"):
+    with pytest.raises(ConfigError, match=r"bad value for ssl_version \(tls_version\): '?3'?"):
         Config.from_dict({"ssl_version": 3})
 
 
@@ -557,7 +562,7 @@ def test_yaml_without_its_package_names_it(tmp_path: Path) -> None:
     write_config(tmp_path, "log.yaml")
     code = (
         "import sys; sys.modules['yaml'] = None\n"
-        "from trioasgi.cli import main; main(['app:app', '--log-config', 'log.yaml'])"
+        "from trioasgi.cli.command import main; main(['app:app', '--log-config', 'log.yaml'])"
     )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False

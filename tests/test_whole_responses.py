@@ -125,7 +125,7 @@ def test_an_answer_of_the_servers_own_leaves_behind_what_its_client_has_not_take
             assert got.data.startswith(before + b"HTTP/1.1 400 ")
             assert not got.reset
 
-    monkeypatch.setattr("trioasgi.connection.HTTP1Connection", connect_and_send)
+    monkeypatch.setattr("trioasgi.server.connections.HTTP1Connection", connect_and_send)
     run(main)
 
 

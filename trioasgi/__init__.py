@@ -27,8 +27,9 @@ if TYPE_CHECKING:
         TLSError,
         TrioasgiError,
     )
-    from trioasgi.running import run
-    from trioasgi.server import Server, serve, serve_stream
+    from trioasgi.process.run import run
+    from trioasgi.server.handle import Server
+    from trioasgi.server.serve import serve, serve_stream
 
 __version__ = "0.1.0"
 
@@ -52,10 +53,10 @@ __all__ = [
 
 _HOMES = {
     "Config": "trioasgi.config",
-    "run": "trioasgi.running",
-    "Server": "trioasgi.server",
-    "serve": "trioasgi.server",
-    "serve_stream": "trioasgi.server",
+    "run": "trioasgi.process.run",
+    "Server": "trioasgi.server.handle",
+    "serve": "trioasgi.server.serve",
+    "serve_stream": "trioasgi.server.serve",
 }
 """Where the public names live; what is not here lives in `errors`."""
 

@@ -14,7 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until the server takes it: a KeyboardInterrupt in the midst of our imports is a traceback, or is lost.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from trioasgi.cli import main
+from trioasgi.cli.command import main
 
 if __name__ == "__main__":
     main()

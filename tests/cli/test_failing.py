@@ -13,9 +13,9 @@ import pytest
 
 from trioasgi.config import Config
 from trioasgi.errors import BindError, LoadError
-from trioasgi.loading import load_app
 from trioasgi.net.listeners import close_listeners, open_listeners
-from trioasgi.serving import explain
+from trioasgi.process.lifecycle import explain
+from trioasgi.process.loading import load_app
 
 
 def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ def test_of_a_unix_socket_that_is_taken_another_path_is_advised(tmp_path: Path) 
         other.bind(path)
         other.listen()
         with pytest.raises(BindError, match="another program listens there: stop it, or choose another path"):
-            close_listeners(open_listeners(Config(uds=path)))
+            close_listeners(open_listeners([f"unix:{path}"], 16))
 
 
 STARLETTE = """

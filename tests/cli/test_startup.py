@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.client import get
 from tests.support.processes import start_server
-from trioasgi.cli import options_for
+from trioasgi.cli.arguments import options_for
 from trioasgi.config import OPTIONS
 
 APPLICATION = """
@@ -54,7 +54,8 @@ NEVER = frozenset(
         "trioasgi.asgi.websocket",
         "trioasgi.net.proxy",
         "trioasgi.net.secure",
-        "trioasgi.supervisor.parent",
+        "trioasgi.process.supervised",
+        "trioasgi.wsgi.middleware",
         "trioasgi.tls.context",
         "trioasgi.websocket.session",
     }
@@ -72,7 +73,7 @@ def project(tmp_path: Path) -> Path:
 def test_no_record_of_ours_is_a_dataclass() -> None:
     """Making a frozen dataclass takes 25 times as long as making a Struct that says the same."""
     code = (
-        "import dataclasses, inspect, sys, trioasgi.running\n"
+        "import dataclasses, inspect, sys, trioasgi.process.run\n"
         "ours = [module for name, module in sys.modules.items() if name.startswith('trioasgi.')]\n"
         "print({cls for module in ours for _, cls in inspect.getmembers(module, dataclasses.is_dataclass)})"
     )
@@ -108,7 +109,8 @@ def test_h11_is_loaded_in_place_of_httptools(project: Path) -> None:
 
 def test_a_worker_knows_nothing_of_the_command_line(project: Path) -> None:
     pytest.importorskip("httptools")
-    never = {*NEVER, "typer", "trioasgi.cli", "trioasgi.sources", "trioasgi.supervisor.slots"}
+    ours = {f"trioasgi.{name}" for name in ("cli.command", "config.sources", "supervisor.supervisor")}
+    never = {*NEVER, "typer", *ours}
     seen = serve_once(project, "--workers", "2")
     assert seen.modules.isdisjoint(never), seen.modules & never
 
@@ -121,7 +123,7 @@ def test_the_collector_leaves_the_servers_modules_alone_and_looks_after_the_appl
 
 
 def test_only_reloading_loads_the_watcher() -> None:
-    code = "import sys, trioasgi.supervisor.parent; print('watchfiles' in sys.modules)"
+    code = "import sys, trioasgi.process.supervised; print('watchfiles' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

@@ -24,7 +24,7 @@ unix_only = pytest.mark.skipif(sys.platform == "win32", reason="there are no Uni
 
 @contextmanager
 def listening(*binds: str, backlog: int = 16) -> Iterator[list[socket.socket]]:
-    sockets = open_listeners(Config(bind=binds, backlog=backlog))
+    sockets = open_listeners(binds, backlog)
     try:
         yield sockets
     finally:
@@ -266,7 +266,7 @@ def test_a_unix_socket_that_somebody_answers_at_is_left_alone(tmp_path: Path) ->
     path = tmp_path / "app.sock"
     with listening(f"unix:{path}") as [sock]:
         with pytest.raises(BindError, match="another program listens there"):
-            open_listeners(Config(uds=str(path)))
+            open_listeners(Config(uds=str(path)).binds, 16)
         assert path.exists()
         sock.setblocking(True)
         sock.accept()[0].close()  # the one who asked whether anybody is there
@@ -278,7 +278,7 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     path.write_text("precious")
     with pytest.raises(BindError, match="not a socket"):
-        open_listeners(Config(uds=str(path)))
+        open_listeners(Config(uds=str(path)).binds, 16)
     assert path.read_text() == "precious"
 
 
@@ -322,7 +322,7 @@ def test_a_unix_socket_whose_file_is_gone_is_closed_without_ado(tmp_path: Path) 
 def test_a_unix_socket_that_cannot_be_made(name: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BindError) as caught:
-        open_listeners(Config(uds=str(tmp_path / name)))
+        open_listeners(Config(uds=str(tmp_path / name)).binds, 16)
     assert said in str(caught.value)
     assert name in str(caught.value)
 
@@ -355,12 +355,12 @@ def test_an_inherited_unix_sockets_file_is_left_to_its_maker(tmp_path: Path) -> 
 
 def test_a_number_that_was_not_inherited() -> None:
     with pytest.raises(BindError, match="cannot listen on fd:987654: no socket was inherited"):
-        open_listeners(Config(fd=987654))
+        open_listeners(Config(fd=987654).binds, 16)
 
 
 def test_an_inherited_file_that_is_no_socket(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file, pytest.raises(BindError, match="no socket was inherited"):
-        open_listeners(Config(fd=file.fileno()))
+        open_listeners(Config(fd=file.fileno()).binds, 16)
 
 
 def test_an_inherited_socket_that_does_not_listen() -> None:
@@ -368,7 +368,7 @@ def test_an_inherited_socket_that_does_not_listen() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock,
         pytest.raises(BindError, match="not a listening stream socket"),
     ):
-        open_listeners(Config(fd=sock.fileno()))
+        open_listeners(Config(fd=sock.fileno()).binds, 16)
 
 
 def test_an_inherited_datagram_socket() -> None:
@@ -376,7 +376,7 @@ def test_an_inherited_datagram_socket() -> None:
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
         pytest.raises(BindError, match="not a listening stream socket"),
     ):
-        open_listeners(Config(fd=sock.fileno()))
+        open_listeners(Config(fd=sock.fileno()).binds, 16)
 
 
 # What cannot be had
@@ -386,7 +386,7 @@ def test_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(BindError) as caught:
-            open_listeners(Config(port=port))
+            open_listeners(Config(port=port).binds, 16)
     assert str(caught.value) == (
         f"cannot listen on 127.0.0.1:{port}: another program listens there: stop it, or choose another port"
     )
@@ -399,7 +399,7 @@ def test_a_port_that_this_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(listeners, "_set_tcp_options", bind)  # the tests may run as root
     with pytest.raises(BindError) as caught:
-        open_listeners(Config(port=80))
+        open_listeners(Config(port=80).binds, 16)
     assert str(caught.value) == (
         "cannot listen on 127.0.0.1:80: permission denied: a port below 1024 needs root or the capability "
         "CAP_NET_BIND_SERVICE; choose a higher port, or grant the capability"
@@ -409,12 +409,12 @@ def test_a_port_that_this_user_may_not_have(monkeypatch: pytest.MonkeyPatch) -> 
 @unix_only
 def test_a_path_that_is_too_long_for_a_unix_socket(tmp_path: Path) -> None:
     with pytest.raises(BindError, match=r"too long for a Unix socket \(at most \d+ bytes\): choose"):
-        open_listeners(Config(uds=str(tmp_path / ("x" * 120))))
+        open_listeners(Config(uds=str(tmp_path / ("x" * 120))).binds, 16)
 
 
 def test_an_address_of_another_machine() -> None:
     with pytest.raises(BindError, match="this machine has no such address"):
-        open_listeners(Config(bind=("192.0.2.1:0",)))
+        open_listeners(Config(bind=("192.0.2.1:0",)).binds, 16)
 
 
 def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -423,12 +423,12 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
     with pytest.raises(BindError, match=r"cannot listen on nobody\.test:80: .*could not be resolved"):
-        open_listeners(Config(bind=("nobody.test:80",)))
+        open_listeners(Config(bind=("nobody.test:80",)).binds, 16)
 
 
 def test_a_name_that_cannot_be_one() -> None:
     with pytest.raises(BindError, match="cannot listen on"):
-        open_listeners(Config(bind=(f"{'a' * 70}.test:80",)))
+        open_listeners(Config(bind=(f"{'a' * 70}.test:80",)).binds, 16)
 
 
 @unix_only
@@ -437,10 +437,10 @@ def test_one_that_cannot_be_had_closes_the_others(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(BindError):  # a socket left open would be a ResourceWarning
-            open_listeners(Config(bind=("127.0.0.1:0", f"unix:{path}", address)))
+            open_listeners(Config(bind=("127.0.0.1:0", f"unix:{path}", address)).binds, 16)
     assert not path.exists()
 
 
 def test_a_bad_address_among_good_ones() -> None:
     with pytest.raises(ConfigError):
-        open_listeners(Config(bind=("127.0.0.1:0", "nonsense")))
+        open_listeners(Config(bind=("127.0.0.1:0", "nonsense")).binds, 16)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.client import Background
 from tests.support.processes import PATIENCE, ServerProcess, is_alive, start, start_server, wait_until
-from trioasgi.signals import AGAIN_AFTER
+from trioasgi.process.signals import AGAIN_AFTER
 
 from .apps import write, write_app
 

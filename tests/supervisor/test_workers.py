@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.client import Background, Hammer, get
 from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
-from trioasgi.signals import AGAIN_AFTER
+from trioasgi.process.signals import AGAIN_AFTER
 
 from .apps import write, write_app
 
@@ -355,7 +355,7 @@ def test_workers_that_cannot_even_be_started(tmp_path: Path) -> None:
     program = """
 import sys
 from trioasgi.config import Config
-from trioasgi.running import run_config
+from trioasgi.process.run import run_config
 
 sys.executable = "/nowhere/python"
 sys.exit(run_config(Config(app="app:app", port=0, workers=2)))
@@ -390,7 +390,7 @@ def test_a_supervisor_without_descriptors_left_goes_on_and_tries_again(
     program = """
 import os, resource, sys, threading, time
 from trioasgi.config import Config
-from trioasgi.running import run_config
+from trioasgi.process.run import run_config
 from pathlib import Path
 
 def starve():

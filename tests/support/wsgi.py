@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from trioasgi.asgi.wsgi import WSGIMiddleware
+from trioasgi.wsgi.middleware import WSGIMiddleware
 
 from .http import Response, request
 from .sockets import connected, run, served

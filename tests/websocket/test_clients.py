@@ -37,7 +37,7 @@ from tests.support.websocket import (
 )
 from trioasgi import ConfigError, Server
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.assembly import websocket_codec_factory
+from trioasgi.server.assembly import websocket_codec_factory
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 

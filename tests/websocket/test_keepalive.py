@@ -56,5 +56,5 @@ def test_no_session_is_kept_that_has_ended(end: str, monkeypatch: pytest.MonkeyP
                 while len(kept):  # noqa: ASYNC110 - nothing tells
                     await trio.sleep(0.01)
 
-    monkeypatch.setattr("trioasgi.assembly.Keepalive", lambda: kept)
+    monkeypatch.setattr("trioasgi.server.assembly.Keepalive", lambda: kept)
     run(main)

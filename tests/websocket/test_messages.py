@@ -24,7 +24,7 @@ from tests.support.websocket import (
     close_payload,
     frame,
 )
-from trioasgi.assembly import websocket_codec_factory
+from trioasgi.server.assembly import websocket_codec_factory
 from trioasgi.websocket.deflate import STEP_IN, STEP_OUT, Deflate, Inflater
 from trioasgi.websocket.frames import FrameError
 from trioasgi.websocket.messages import (

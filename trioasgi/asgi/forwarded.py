@@ -30,14 +30,14 @@ import msgspec
 
 from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
 from trioasgi.net.peers import ConnectionInfo
-from trioasgi.trust import Trusted, parse_address
+from trioasgi.net.trust import Trusted, parse_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trioasgi.http.request import Header
     from trioasgi.net.peers import Peer
-    from trioasgi.trust import IPAddress
+    from trioasgi.net.trust import IPAddress
 
 FOR: Final = b"x-forwarded-for"
 PROTO: Final = b"x-forwarded-proto"

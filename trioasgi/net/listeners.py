@@ -16,8 +16,6 @@ from trioasgi.net.address import InheritedAddress, TCPAddress, UnixAddress, pars
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from trioasgi.config import Config
-
 _UNIX_MODE = 0o666
 
 NOT_SENT: Final = 1024 * 1024
@@ -42,13 +40,15 @@ _UNIX_FIXES = {
 }
 
 
-def open_listeners(config: Config) -> list[socket.socket]:
-    """Bind and listen on all of `config.binds`; the sockets are non-blocking.
+def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
+    """Bind and listen on all addresses (as `net/address.py` has them); the sockets are non-blocking.
+
+    `backlog` is how many connections may wait to be accepted, on each.
 
     All or none: where one cannot be bound the others are closed again.
     Raises BindError, naming the address and the fix, or ConfigError for an address that cannot be read.
     """
-    addresses = [(text, parse_bind(text)) for text in config.binds]
+    addresses = [(text, parse_bind(text)) for text in binds]
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
@@ -56,9 +56,9 @@ def open_listeners(config: Config) -> list[socket.socket]:
             try:
                 match address:
                     case TCPAddress():
-                        opened += _open_tcp(address, config.backlog)
+                        opened += _open_tcp(address, backlog)
                     case UnixAddress():
-                        opened.append(_open_unix(address, config.backlog))
+                        opened.append(_open_unix(address, backlog))
                     case InheritedAddress():
                         opened.append(_open_inherited(address))
             except (OSError, UnicodeError) as exc:

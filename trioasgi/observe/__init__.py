@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from .access import AccessLog, access_log
+from .access import AccessLog
 from .errors import asyncio_hint, log_app_exception
-from .logs import TRACE, configure_logging
+from .logs import TRACE, LogSettings, configure_logging
 from .startup import announce, log_remarks
 
 __all__ = [
     "TRACE",
     "AccessLog",
-    "access_log",
+    "LogSettings",
     "announce",
     "asyncio_hint",
     "configure_logging",

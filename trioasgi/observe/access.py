@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
 from .logs import ACCESS, LineHandler
 from .text import escaped
-
-if TYPE_CHECKING:
-    from trioasgi.config import Config
 
 BATCH_SECONDS: Final = 0.05
 BATCH_LINES: Final = 256
@@ -113,10 +110,3 @@ def _only_handler(logger: logging.Logger) -> LineHandler | None:
     if not isinstance(handler, LineHandler) or handler.filters or handler.is_replaced:
         return None
     return handler
-
-
-def access_log(config: Config) -> AccessLog | None:
-    """Return the access log, or None if the config wants none: then a request need not even take the time."""
-    if not config.access_log or config.log_level in ("critical", "error", "warning"):
-        return None
-    return AccessLog()

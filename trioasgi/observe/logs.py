@@ -11,13 +11,13 @@ from collections import deque
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
+import msgspec
+
 from .lines import LineFormatter, Style
 from .text import cut, tidy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from trioasgi.config import Config
 
 TRACE = 5
 """Below DEBUG: every event of every connection."""
@@ -133,9 +133,22 @@ def _tidy_record(record: logging.LogRecord) -> bool:
 own_logger(SERVER).addFilter(_tidy_record)
 
 
-def configure_logging(config: Config, *, show_pid: bool = False) -> None:
-    """Send the server's log to stderr and its access log to stdout, at `config.log_level`; or configure
-    logging as `config.log_config` says.
+class LogSettings(msgspec.Struct, frozen=True):
+    """How the server logs."""
+
+    level: str | None = None
+    """A level by its name, `critical` to `trace`; None: `info`, or what `log_config` says."""
+    use_colors: bool | None = None
+    """None: on a terminal that has them."""
+    log_config: str | dict[str, Any] = ""
+    """The path of a file, or what `logging.config.dictConfig()` takes; empty text: our own handlers."""
+    directory: str = ""
+    """Where classes that `log_config` names are imported from, besides `sys.path`."""
+
+
+def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
+    """Send the server's log to stderr and its access log to stdout; or configure logging as
+    `settings.log_config` says.
 
     Without `log_config` only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the
     application's loggers and any handler that somebody else has put on these two stay as they are. May be
@@ -149,12 +162,12 @@ def configure_logging(config: Config, *, show_pid: bool = False) -> None:
         for handler in [*logger.handlers]:
             if isinstance(handler, LineHandler):
                 logger.removeHandler(handler)
-    level = None if config.log_level is None else _LEVELS[config.log_level]
-    if config.log_config == "":
+    level = None if settings.level is None else _LEVELS[settings.level]
+    if settings.log_config == "":
         level = logging.INFO if level is None else level
-        _use_own_handlers(server, access, config.use_colors, show_pid=show_pid)
+        _use_own_handlers(server, access, settings.use_colors, show_pid=show_pid)
     else:
-        _use_log_config(server, access, config)
+        _use_log_config(server, access, settings)
     if level is not None:
         server.setLevel(level)
         access.setLevel(level)
@@ -173,15 +186,15 @@ def _use_own_handlers(
         logger.propagate = False
 
 
-def _use_log_config(server: logging.Logger, access: logging.Logger, config: Config) -> None:
+def _use_log_config(server: logging.Logger, access: logging.Logger, settings: LogSettings) -> None:
     from .logconfig import apply_log_config  # few servers have one
 
     for logger in (server, access):
         logger.setLevel(logging.NOTSET)
         logger.propagate = True
-    if not config.log_config:
+    if not settings.log_config:
         return
-    apply_log_config(config.log_config, directory=config.app_dir, use_colors=config.use_colors)
+    apply_log_config(settings.log_config, directory=settings.directory, use_colors=settings.use_colors)
     for logger in (server, access):
         logger.disabled = False
 
@@ -278,7 +291,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the standard library's name
         """Called with the exception that `emit` has met: of what is no mistake in the call, no traceback."""
-        if not self._judge(sys.exc_info()[1]):
+        if not self._note_failure(sys.exc_info()[1]):
             super().handleError(record)
 
     def _write_lines(self, lines: list[str]) -> None:
@@ -287,12 +300,12 @@ class LineHandler(logging.StreamHandler[TextIO]):
                 self.stream.write("\n".join([*lines, ""]))
                 self.flush()
         except (OSError, ValueError) as error:
-            self._judge(error)
+            self._note_failure(error)
         else:
             if self._failed:
                 self._report_failures()
 
-    def _judge(self, error: BaseException | None) -> bool:
+    def _note_failure(self, error: BaseException | None) -> bool:
         """Whether `error` says that the stream cannot be written to; then act on it."""
         if isinstance(error, BrokenPipeError) or (isinstance(error, ValueError) and self.stream.closed):
             # Nobody reads any more (`trioasgi ... | head`), nor ever will.

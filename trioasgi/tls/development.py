@@ -20,7 +20,6 @@ from pathlib import Path
 
 import msgspec
 
-from trioasgi.config import DEVELOPMENT, Config
 from trioasgi.errors import TLSError
 
 logger = logging.getLogger("trioasgi")
@@ -84,21 +83,17 @@ def make_development_certificate(directory: Path) -> DevelopmentCertificate:
 
 
 @contextlib.contextmanager
-def resolve_certificate(config: Config) -> Iterator[Config]:
-    """Yield the config with the files of a made-up certificate where it asked for one, else as it is.
+def development_certificate() -> Iterator[DevelopmentCertificate]:
+    """Make a certificate for this run, and log where its CA is; the files are removed at the end.
 
     Meant for the process that lives longest (the supervisor, else the only one), so that a worker that is
-    started anew still shows the certificate the client trusts. The files are removed at the end.
-    Raises TLSError.
+    started anew still shows the certificate the client trusts. Raises TLSError.
     """
-    if config.certfile != DEVELOPMENT:
-        yield config
-        return
     with _private_directory() as directory:
         made = make_development_certificate(directory)
         logger.info("Development certificate for %s, signed by the CA in %s", ", ".join(_NAMES), made.cafile)
         logger.info("SHA-256 fingerprint of that CA: %s", made.fingerprint)
-        yield config.replace(certfile=str(made.certfile), keyfile=str(made.keyfile))
+        yield made
 
 
 @contextlib.contextmanager

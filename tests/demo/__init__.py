@@ -1,0 +1,1 @@
+"""The demo: tests of trioasgi/demo/."""

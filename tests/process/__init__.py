@@ -1,0 +1,1 @@
+"""How a process runs: tests of trioasgi/process/."""

@@ -1,0 +1,73 @@
+"""Names of codecs, told without loading them: what is told is what is taken."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from trioasgi.config import Config
+from trioasgi.server.codecs import websocket_codec_name
+
+# In a process of its own: a module that has been imported, a compiled one above all, does not ask again.
+HTTP = """
+from trioasgi.server.assembly import codec_factory
+from trioasgi.server.codecs import http_codec_name
+config = Config.from_dict({"http": choice})
+print(http_codec_name(config), codec_factory(config.http)().name)
+"""
+
+WEBSOCKET = """
+from trioasgi.server.assembly import websocket_codec_factory
+from trioasgi.server.codecs import websocket_codec_name
+config = Config.from_dict({"websocket": choice})
+print(websocket_codec_name(config), websocket_codec_factory(config.websocket)(deflate=False, room=1).name)
+"""
+
+
+def told_and_taken(script: str, choice: str, *missing: str) -> list[str]:
+    begin = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({missing!r}))\n"
+        "from trioasgi.config import Config\n"
+        f"choice = {choice!r}\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", begin + script],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=30,
+    )
+    return run.stdout.split()
+
+
+@pytest.mark.parametrize(
+    ("http", "missing", "name"),
+    [
+        ("auto", [], "httptools"),
+        ("auto", ["httptools"], "h11"),
+        ("h11", [], "h11"),
+        ("h11", ["httptools"], "h11"),
+    ],
+)
+def test_http(http: str, missing: list[str], name: str) -> None:
+    assert told_and_taken(HTTP, http, *missing) == [name, name]
+
+
+@pytest.mark.parametrize(
+    ("websocket", "missing", "name"),
+    [
+        ("auto", [], "websockets"),
+        ("auto", ["websockets"], "wsproto"),
+        ("wsproto", [], "wsproto"),
+        ("wsproto", ["websockets"], "wsproto"),
+    ],
+)
+def test_websocket(websocket: str, missing: list[str], name: str) -> None:
+    assert told_and_taken(WEBSOCKET, websocket, *missing) == [name, name]
+
+
+def test_no_websockets() -> None:
+    assert websocket_codec_name(Config(websocket="off")) is None

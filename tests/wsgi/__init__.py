@@ -1,0 +1,1 @@
+"""WSGI applications: tests of trioasgi/wsgi/."""

@@ -1,0 +1,254 @@
+"""The threads of WSGI applications: streaming, back-pressure, and the end of a request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from typing import cast
+
+import pytest
+import trio
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from tests.support.http import request
+from tests.support.sockets import connected, logged, run, served
+from tests.support.wsgi import PATIENCE, Closing, Environ, StartResponse, respond
+from trioasgi.asgi.types import ASGIApp, Message
+from trioasgi.wsgi.middleware import WSGIMiddleware
+
+
+def test_pieces_reach_the_client_one_by_one() -> None:
+    seen = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        yield b"first"
+        assert seen.wait(PATIENCE)
+        yield b"second"
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            await client.send(request())
+            await client.until(b"first")
+            seen.set()
+            await client.until(b"second\r\n0\r\n\r\n")
+
+    run(main)
+
+
+def test_request_and_response_stream_at_once() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        for line in environ["wsgi.input"]:
+            yield line.upper()
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            await client.send(request("/", "Transfer-Encoding: chunked", method="POST"))
+            for word in (b"one", b"two", b"three"):
+                await client.send(b"%x\r\n%b\n\r\n" % (len(word) + 1, word))
+                await client.until(word.upper() + b"\n\r\n")
+            await client.send(b"0\r\n\r\n")
+            await client.until(b"0\r\n\r\n")
+
+    run(main)
+
+
+def test_a_client_that_does_not_read_holds_the_application_up() -> None:
+    piece = b"x" * 65536
+    given = [0]
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [])
+        while True:
+            given[0] += 1
+            yield piece
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            await client.send(request())
+            await client.until(b"\r\n\r\n")
+            before = -1
+            while before != given[0]:  # until it stands still
+                before = given[0]
+                await trio.sleep(0.3)
+            assert given[0] * len(piece) < 32 * 1024 * 1024  # what the kernel holds for both sides
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_client_that_goes_ends_the_stream_with_an_oserror(how: str) -> None:
+    errors: list[BaseException] = []
+    pieces = Closing()
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [])
+        try:
+            while True:
+                write(b"x" * 1000)
+        except OSError as error:
+            errors.append(error)
+            raise
+        return pieces
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(WSGIMiddleware(app)) as server:
+                async with connected(server) as client:
+                    await client.send(request())
+                    await client.until(b"\r\n\r\n")
+                    if how == "reset":
+                        assert isinstance(client.stream, trio.SocketStream)
+                        client.stream.setsockopt(1, 13, b"\x01\0\0\0\0\0\0\0")  # SO_LINGER, on, for no time
+                await log.wait_for("went away|has gone")
+            log.expect_no_errors()
+
+    run(main)
+    assert len(errors) == 1
+
+
+def test_only_so_many_threads_at_once() -> None:
+    lock = threading.Lock()
+    go = threading.Event()
+    now, most = [0], [0]
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        with lock:
+            now[0] += 1
+            most[0] = max(most[0], now[0])
+            if now[0] == 2:
+                go.set()
+        assert go.wait(PATIENCE)
+        with lock:
+            now[0] -= 1
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    async def main() -> None:
+        async with served(cast("ASGIApp", app), threads=2) as server:
+
+            async def ask() -> None:
+                async with connected(server) as client:
+                    assert (await client.get(request())).body == b"ok"
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(6):
+                    nursery.start_soon(ask)
+            limiter = trio.to_thread.current_default_thread_limiter()
+            assert limiter.total_tokens == 2
+
+    run(main)
+    assert most[0] == 2
+
+
+def test_a_thread_that_does_not_end_cannot_keep_the_server_from_stopping() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        begun.set()
+        go.wait(PATIENCE)
+        write = start_response("200 OK", [])
+        try:
+            write(b"too late")
+        except OSError as error:
+            errors.append(error)
+        finally:
+            ended.set()
+        return []
+
+    async def main() -> None:
+        adapter = WSGIMiddleware(app)
+        async with served(adapter, timeout_graceful_shutdown=0.2) as server, connected(server) as client:
+            await client.send(request())
+            assert await trio.to_thread.run_sync(begun.wait, PATIENCE)
+            with trio.fail_after(PATIENCE):
+                await server.drain()
+        go.set()
+        assert await trio.to_thread.run_sync(ended.wait, PATIENCE)
+
+    with logged() as log:
+        run(main)
+    assert [type(error).__name__ for error in errors] == ["ClientDisconnected"]
+    assert log.count("were cut") == 1
+
+
+def test_a_cancelled_request_wakes_the_thread_that_waits_for_its_client() -> None:
+    errors: list[BaseException] = []
+    ended = threading.Event()
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        try:
+            environ["wsgi.input"].read()
+        except OSError as error:
+            errors.append(error)
+        finally:
+            ended.set()
+        return []
+
+    async def main() -> None:
+        adapter = WSGIMiddleware(app)
+        async with served(adapter, timeout_graceful_shutdown=0.2) as server, connected(server) as client:
+            await client.send(request("/", "Expect: 100-continue", "Content-Length: 9", method="POST"))
+            await client.until(b"100 Continue")
+            await server.drain()
+        assert await trio.to_thread.run_sync(ended.wait, PATIENCE)
+
+    with logged():
+        run(main)
+    assert [type(error).__name__ for error in errors] == ["ClientDisconnected"]
+
+
+@pytest.mark.parametrize("lifespan", ["auto", "on", "off"])
+def test_the_lifespan_is_none_of_the_applications_business(lifespan: str) -> None:
+    async def main() -> None:
+        with logged() as log:
+            async with served(WSGIMiddleware(respond([b"ok"])), lifespan=lifespan) as server:
+                await server.drain()
+            log.expect_no_errors()
+
+    run(main)
+
+
+def test_a_websocket_is_refused() -> None:
+    sent: list[object] = []
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        adapter = WSGIMiddleware(respond([]))
+        await adapter({"type": "websocket"}, receive, send)
+        with pytest.raises(ValueError, match="'mail'"):
+            await adapter({"type": "mail"}, receive, send)
+
+    run(main)
+    assert sent == [{"type": "websocket.close"}]
+
+
+@pytest.mark.parametrize("interface", ["auto", "wsgi"])
+def test_serve_takes_a_wsgi_application_as_it_is(interface: str) -> None:
+    async def main() -> None:
+        app = cast("ASGIApp", respond([b"ok"]))
+        async with served(app, interface=interface) as server, connected(server) as client:
+            assert (await client.get(request())).body == b"ok"
+
+    run(main)
+
+
+def test_a_wsgi_application_can_be_mounted_in_an_asgi_one() -> None:
+    def old(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        start_response("200 OK", [])
+        return [f"{environ['SCRIPT_NAME']} {environ['PATH_INFO']}".encode()]
+
+    async def main() -> None:
+        app = Starlette(routes=[Mount("/old", WSGIMiddleware(old))])
+        async with served(app) as server, connected(server) as client:
+            assert (await client.get(request("/old/page"))).body == b"/old /page"
+
+    run(main)

@@ -1,0 +1,108 @@
+"""What is read from the arguments of the command line before Typer sees them, or spelt out in them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import deque
+from collections.abc import Sequence
+
+from trioasgi.config import DEVELOPMENT, OPTIONS
+from trioasgi.config.option import SWITCH_WORDS, Kind, Option
+
+_APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+
+def complete_certfile(arguments: Sequence[str]) -> list[str]:
+    """`--certfile` with nothing after it, spelt out as `--certfile=development`.
+
+    Nothing is after it at the end, before another flag, and before what looks like MODULE:ATTR and is no file
+    there is. (A chain that is named so can be given as `--certfile=NAME` all the same.)
+    """
+    completed: list[str] = []
+    for index, argument in enumerate(arguments):
+        if argument == "--":
+            return completed + list(arguments[index:])
+        if argument in _CERTFILE_FLAGS and not _is_certfile(arguments[index + 1 : index + 2]):
+            completed.append(f"{argument}={DEVELOPMENT}")
+        else:
+            completed.append(argument)
+    return completed
+
+
+_CERTFILE_FLAGS = OPTIONS["certfile"].flags + OPTIONS["certfile"].hidden_flags
+
+
+def _is_certfile(following: Sequence[str]) -> bool:
+    if not following or following[0].startswith("-"):
+        return False
+    return not _APPLICATION.fullmatch(following[0]) or os.path.exists(following[0])
+
+
+def spell_switches(arguments: Sequence[str]) -> list[str]:
+    """A switch that is written as another server's, `--ws-per-message-deflate false`, spelt out in our own
+    flags: `--no-websocket-deflate`.
+    """
+    spelt: list[str] = []
+    left = deque(arguments)
+    while left:
+        argument = left.popleft()
+        if argument == "--":
+            return [*spelt, argument, *left]
+        flag, equals, word = argument.partition("=")
+        option = _SWITCH_OF_ALIAS.get(flag)
+        if option is None:
+            spelt.append(argument)
+            continue
+        if not equals:
+            word = left.popleft() if left and left[0].lower() in SWITCH_WORDS else "true"
+        match SWITCH_WORDS.get(word.lower()):
+            case True:
+                spelt.append(option.flags[0])
+            case False:
+                spelt.append(option.negative_flags[0])
+            case None:
+                spelt.append(f"{option.flags[0]}={word}")  # for Typer to refuse
+    return spelt
+
+
+_SWITCH_OF_ALIAS = {
+    flag: option for option in OPTIONS.values() if option.kind is Kind.SWITCH for flag in option.hidden_flags
+}
+
+
+def options_for(arguments: Sequence[str]) -> list[Option]:
+    """The options that Typer has to know for these arguments: those mentioned, or all if something else is
+    mentioned that looks like one, be it `--help` or a mistake.
+
+    Typer takes its time for each, used or not: for all of them a tenth of a whole start.
+    """
+    mentioned = {}
+    for argument in arguments:
+        if argument.startswith("-"):
+            # As in --flag, --flag=value, and -fvalue.
+            flag = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
+            option = _OPTION_OF_FLAG.get(flag)
+            if option is None:
+                return [*OPTIONS.values()]
+            mentioned[option.name] = option
+    return [*mentioned.values()]
+
+
+def typed_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """For the names of options, the flags that they are given by."""
+    typed = {}
+    for argument in arguments:
+        if argument == "--":
+            break
+        flag = argument.partition("=")[0]
+        if flag.startswith("--") and (option := _OPTION_OF_FLAG.get(flag)):
+            typed[option.name] = flag
+    return typed
+
+
+_OPTION_OF_FLAG = {
+    flag: option
+    for option in OPTIONS.values()
+    for flag in (*option.flags, *option.hidden_flags, *option.negative_flags)
+}

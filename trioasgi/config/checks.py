@@ -1,0 +1,153 @@
+"""The rules that options keep beside their types: of one value, and of one beside another."""
+
+import re
+from collections.abc import Mapping
+
+from trioasgi.errors import ConfigError
+
+from .declaration import DEVELOPMENT, FORWARDED_HEADERS, LISTENING_WAYS, OPTIONS
+from .option import Origins, origin_of
+
+_HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+"""`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
+
+_IPV6 = re.compile(r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?")
+
+_FRAMING = frozenset(
+    {
+        "content-length",
+        "transfer-encoding",
+        "trailer",
+        "te",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "upgrade",
+        "http2-settings",
+    }
+)
+"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1); those of a
+WebSocket's handshake (RFC 6455 11.3) are refused with them."""
+
+
+def check_together(values: Mapping[str, object], origins: Origins) -> None:
+    """Raise ConfigError if a value breaks a rule; `values` have the types declared already."""
+    for rule in _RULES:
+        rule(values, origins)
+
+
+def _quoted(name: str, values: Mapping[str, object], origins: Origins) -> str:
+    return f"{name} = {OPTIONS[name].quote(values[name])} (from {origin_of(name, origins)})"
+
+
+def _is_set(name: str, values: Mapping[str, object]) -> bool:
+    return values.get(name) not in (None, ())
+
+
+def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
+    used = [name for way in LISTENING_WAYS for name in way if _is_set(name, values)]
+    ways = [way for way in LISTENING_WAYS if not set(way).isdisjoint(used)]
+    # Beside uds or fd, host and port have no effect, as with uvicorn: Config.remarks() says so.
+    if len(ways) > 1 and (_is_set("bind", values) or (_is_set("uds", values) and _is_set("fd", values))):
+        both = " and ".join(_quoted(name, values, origins) for name in used)
+        raise ConfigError(f"{both} exclude each other; give every address to listen on as a bind of its own")
+
+
+def _check_host(values: Mapping[str, object], origins: Origins) -> None:
+    host = str(values.get("host") or "")
+    if "/" in host or (":" in host and not _IPV6.fullmatch(host)):
+        OPTIONS["host"].refuse(
+            host,
+            origin_of("host", origins),
+            "a name or an IP address without a port: the port is an option of its own",
+        )
+
+
+def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
+    certfile = values.get("certfile")
+    if certfile is None and _is_set("keyfile", values):
+        raise ConfigError(
+            f"{_quoted('keyfile', values, origins)} without certfile; set certfile to the certificate's chain"
+        )
+    for name in ("keyfile", "keyfile_password"):
+        if certfile == DEVELOPMENT and _is_set(name, values):
+            raise ConfigError(
+                f"{_quoted(name, values, origins)} with {_quoted('certfile', values, origins)}, "
+                "which has a key of its own; set certfile to the certificate's file"
+            )
+
+
+def _check_header(values: Mapping[str, object], origins: Origins) -> None:
+    entries = values.get("header", ())
+    assert isinstance(entries, tuple)
+    for entry in entries:
+        if not _HEADER.fullmatch(entry):
+            OPTIONS["header"].refuse(
+                entry,
+                origin_of("header", origins),
+                "'Name: value', the name a token, the value free of control characters (RFC 9110 5.5)",
+            )
+        name = entry.partition(":")[0].lower()
+        if name in _FRAMING or name.startswith("sec-websocket-"):
+            OPTIONS["header"].refuse(
+                entry,
+                origin_of("header", origins),
+                "a field that does not frame the message: the server sets those itself (RFC 9112 6)",
+            )
+
+
+def _check_trusted(values: Mapping[str, object], origins: Origins) -> None:
+    for name in ("forwarded_allow_ips", "proxy_protocol_trusted"):
+        entries = values.get(name, ())
+        assert isinstance(entries, tuple)
+        if not entries:
+            continue
+        from .trust_list import EXPECTED, read_trust_list
+
+        try:
+            read_trust_list(entries)
+        except ValueError as error:
+            OPTIONS[name].refuse(entries, origin_of(name, origins), f"{EXPECTED}: {error}")
+
+
+def _check_forwarded_headers(values: Mapping[str, object], origins: Origins) -> None:
+    names = values.get("forwarded_headers", ())
+    assert isinstance(names, tuple)
+    for name in ",".join(names).split(",") if names else ():
+        if name.strip().lower() not in FORWARDED_HEADERS:
+            OPTIONS["forwarded_headers"].refuse(
+                name,
+                origin_of("forwarded_headers", origins),
+                "one of " + ", ".join(FORWARDED_HEADERS),
+            )
+
+
+def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
+    log_config = values.get("log_config")
+    if not isinstance(log_config, dict) or not _crosses(values):
+        return
+    import json  # few starts have one
+
+    try:
+        json.dumps(log_config)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"bad value for log_config (from {origin_of('log_config', origins)}): {error}, "
+            "and it goes to the workers as JSON; name objects by their import path, such as 'ext://sys.stderr'"
+        ) from error
+
+
+def _crosses(values: Mapping[str, object]) -> bool:
+    """Whether the options go to another process."""
+    return bool(values.get("reload")) or values.get("workers", 1) != 1
+
+
+_RULES = (
+    _check_log_config,
+    _check_listening,
+    _check_host,
+    _check_certificate,
+    _check_header,
+    _check_trusted,
+    _check_forwarded_headers,
+)

@@ -1,0 +1,132 @@
+"""`Config`: the options that were declared, with their values, checked."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import msgspec
+import msgspec.structs
+
+from trioasgi.errors import ConfigError
+
+from .checks import check_together
+from .declaration import DEFAULT_HOST, DEFAULT_PORT, NAMES, OPTIONS, Declaration
+from .option import Origin, Origins, keyword, origin_of, unknown_option
+
+
+class _ConfigMeta(msgspec.StructMeta):
+    """Lets the constructor know every name of an option, and say of a mistake what is wrong with it."""
+
+    def __call__(self, *arguments: object, **options: object) -> Any:
+        if len(arguments) > 1:
+            raise ConfigError(
+                f"Config takes one argument by position, the application, not {len(arguments)}; "
+                "give options by keyword"
+            )
+        if arguments and "app" in options:
+            raise ConfigError("app is given twice (by position and from keyword app); remove one of them")
+        values = {**options, "app": arguments[0]} if arguments else options
+        return msgspec.convert(_settle(*_by_own_name(values)), self)
+
+
+class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metaclass=_ConfigMeta):
+    """Every option of a server, checked.
+
+    Construction raises ConfigError for a value of the wrong type, out of bounds, or at odds with another.
+    A list does where a tuple is declared, and a single string where the tuple would have one entry. Options
+    have uvicorn's names too (`ssl_certfile`), and None is their default where it is not a value by itself.
+    """
+
+    def __post_init__(self) -> None:
+        chosen = _chosen(self)
+        for name, value in _settle(chosen, {}).items():
+            if value is not chosen[name]:
+                msgspec.structs.force_setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={OPTIONS[name].show(value)}" for name, value in _chosen(self).items())
+        return f"Config({', '.join(shown)})"
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object], origins: Origins | None = None) -> Self:
+        """Make a Config of options by name, with `origins` for the errors' messages.
+
+        Raises ConfigError as the constructor does, and for an unknown name with the nearest one there is.
+        """
+        named, keywords = _by_own_name(values)
+        return msgspec.convert(_settle(named, {**keywords, **(origins or {})}), cls)
+
+    def to_dict(self) -> dict[str, object]:
+        """The options that are not at their default, in types that JSON has."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value for name, value in _chosen(self).items()
+        }
+
+    def replace(self, **changes: object) -> Self:
+        """A copy with some options changed; raises ConfigError as `from_dict` does."""
+        changed, keywords = _by_own_name(changes)
+        return type(self).from_dict({**_chosen(self), **changed}, keywords)
+
+    def remarks(self) -> list[str]:
+        """What to say of options that were given and have no effect here."""
+        from .remarks import remarks_on_options  # after the start, and not by the command line
+
+        return remarks_on_options(self)
+
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """The addresses to listen on, as `bind` spells them; never empty."""
+        if self.bind:
+            return self.bind
+        if self.uds is not None:
+            return (f"unix:{self.uds}",)
+        if self.fd is not None:
+            return (f"fd:{self.fd}",)
+        host = DEFAULT_HOST if self.host is None else self.host
+        port = DEFAULT_PORT if self.port is None else self.port
+        return (f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}",)
+
+
+def _chosen(config: Config) -> dict[str, object]:
+    """What is not at its default. (1 is not True here, although it is equal.)"""
+    values = ((option, getattr(config, option.name)) for option in OPTIONS.values())
+    return {
+        option.name: value
+        for option, value in values
+        if value is not option.default
+        and (type(value) is not type(option.default) or value != option.default)
+    }
+
+
+def _by_own_name(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Origin]]:
+    """Keywords by the options' own names, and what each was called; names that no option has stay. Raises
+    ConfigError.
+    """
+    named: dict[str, object] = {}
+    origins: dict[str, Origin] = {}
+    for name, value in values.items():
+        own = NAMES.get(name, name)
+        if own in named:
+            raise ConfigError(f"{own} is given twice, the second time as {name}; remove one of the two")
+        named[own] = value
+        origins[own] = keyword(name)
+    return named, origins
+
+
+def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]:
+    """`values` checked, each by itself and then one against another; raises ConfigError."""
+    settled: dict[str, object] = {}
+    for name, value in values.items():
+        origin = origin_of(name, origins)
+        if name not in OPTIONS:
+            raise unknown_option(name, origin, NAMES)
+        settled[name] = OPTIONS[name].check(value, origin)
+    if "root_path" in settled:
+        settled["root_path"] = _as_mount(str(settled["root_path"]))
+    check_together(settled, origins)
+    return settled
+
+
+def _as_mount(path: str) -> str:
+    """The path with one slash before it and none behind; empty for the root (ASGI's `root_path`)."""
+    inner = path.strip("/")
+    return f"/{inner}" if inner else ""

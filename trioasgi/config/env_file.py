@@ -1,0 +1,57 @@
+"""`--env-file`: variables for the environment, from a file of lines KEY=VALUE."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from trioasgi.errors import ConfigError
+
+
+def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
+    """Set what a .env file says and `environ` does not yet have; raises ConfigError.
+
+    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes: single ones
+    keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without quotes it ends before ` #`.
+    """
+    shown = str(path)
+    text = read_bytes(Path(shown), shown, "env_file").decode("utf-8-sig", "surrogateescape")
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        match = re.fullmatch(_ENV_LINE, line, re.VERBOSE)
+        if match is None or "\0" in line:  # which no environment can hold
+            raise ConfigError(
+                f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
+            )
+        environ.setdefault(match["key"], _env_value(match))
+
+
+_ENV_LINE = r"""
+    \s* (?: export \s+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) \s* = \s*
+    (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\. )* )" | (?P<plain> (?! ['"] ) .*? ) )
+    (?: \s+ \# .* | \s* )
+"""
+"""Compiled when it is used: few starts read such a file."""
+
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+
+
+def _env_value(match: re.Match[str]) -> str:
+    if match["literal"] is not None:
+        return match["literal"]
+    if match["escaped"] is not None:
+        return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match["escaped"])
+    # `KEY= # nothing` has no value, and its comment no space of its own before it.
+    return "" if match["plain"].startswith("#") else match["plain"]
+
+
+def read_bytes(path: Path, shown: str, what: str) -> bytes:
+    """What is in a file that an option names; `shown` and `what` are for the ConfigError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {what} {shown}: {error.strerror}; give the path of a file that is there"
+        ) from error

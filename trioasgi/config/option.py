@@ -1,0 +1,386 @@
+"""What an option is: its kind, its names, its bounds, and what is said of a bad value.
+
+`declaration.py` declares the options with `option()`; command line, environment, file, Python and reference
+all read them back as `Option` records, so that nothing about an option is written twice.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import types
+from collections.abc import Collection, Mapping
+from enum import Enum
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
+
+import msgspec
+import msgspec.structs
+
+from trioasgi.errors import ConfigError
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where a value came from."""
+
+    place: str
+    """As messages have it: `flag --workers`, `environment TRIOASGI_WORKERS`, ..."""
+    name: str
+    """The option's name that was used there, its own or another."""
+
+    def __str__(self) -> str:
+        return self.place
+
+
+Origins = Mapping[str, Origin]
+"""For an option's name, where its value came from; what is not there is a keyword in Python."""
+
+
+def origin_of(name: str, origins: Origins) -> Origin:
+    """Where the value of the option `name` came from."""
+    return origins.get(name) or keyword(name)
+
+
+def keyword(name: str) -> Origin:
+    """The origin of a keyword in Python."""
+    return Origin(f"keyword {name}", name)
+
+
+class Group(Enum):
+    """A panel of `--help` and a chapter of the reference, in the order shown."""
+
+    APPLICATION = "Application"
+    LISTENING = "Listening"
+    TLS = "TLS"
+    PROCESSES = "Processes and reloading"
+    HTTP = "HTTP"
+    WEBSOCKET = "WebSocket"
+    PROXIES = "Behind a proxy"
+    LOGGING = "Logging"
+    LIMITS = "Limits"
+    TIMEOUTS = "Timeouts, in seconds"
+    WITHOUT_EFFECT = "Without effect, for uvicorn's command lines"
+
+
+class Kind(Enum):
+    """How a value is written, in a text and in a file."""
+
+    SWITCH = "boolean"
+    INTEGER = "integer"
+    NUMBER = "number"
+    TEXT = "string"
+    CHOICE = "one word"
+    LIST = "list of strings"
+
+
+_KINDS: dict[object, Kind] = {
+    bool: Kind.SWITCH,
+    int: Kind.INTEGER,
+    float: Kind.NUMBER,
+    str: Kind.TEXT,
+    Literal: Kind.CHOICE,
+    tuple: Kind.LIST,
+}
+
+SWITCH_WORDS = {
+    **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
+    **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
+}
+"""What is written for true and false."""
+
+
+class Option(msgspec.Struct, frozen=True, kw_only=True):
+    """One option, as declared in `declaration.py`."""
+
+    name: str
+    type: Any
+    """The annotation that values are checked against."""
+    kind: Kind
+    nullable: bool
+    """None is a value too: nothing was chosen."""
+    default: object
+    none: object
+    """What None stands for where it is no value by itself; in Python only."""
+    help: str
+    group: Group
+    flags: tuple[str, ...]
+    negative_flags: tuple[str, ...]
+    """For a switch: the flags that turn it off, one for each of `flags`."""
+    hidden_flags: tuple[str, ...]
+    """Aliases that work and are not shown. A switch's may have its value behind it, as in `--alias false`."""
+    names: tuple[str, ...]
+    """Every name it has: its own, its flags' and other servers'. All of them work in every source."""
+    environment_aliases: tuple[str, ...]
+    """Variables that other servers read for the same thing; ours wins over them."""
+    separator: str | None
+    """What splits a list in a `UVICORN_` variable; None: white space, as click has it."""
+    joiner: str | None
+    """What joins the two parts of a list's entry that is given as a pair; None: an entry is one text."""
+    metavar: str
+    choices: tuple[str, ...]
+    spellings: Mapping[str, str]
+    """Other ways to write a choice: what other servers call it."""
+    refused: Mapping[str, str]
+    """For values of other servers that cannot be taken, as regular expressions: why not, and what to use."""
+    expected: str
+    """What would be right, to follow the word `expected`."""
+    secret: bool
+    """The value is never shown."""
+
+    @property
+    def environment(self) -> str:
+        """The environment variable."""
+        return f"TRIOASGI_{self.name.upper()}"
+
+    @property
+    def key(self) -> str:
+        """The key in a TOML file."""
+        return self.name.replace("_", "-")
+
+    def show(self, value: object) -> str:
+        """`value` for a message or a representation."""
+        return "'***'" if self.secret else repr(value)
+
+    def quote(self, value: object) -> str:
+        """`value` for an error: of a list the entries, as they were written."""
+        entries = value if isinstance(value, tuple) and self.kind is Kind.LIST else ()
+        if entries and all(isinstance(entry, str) for entry in entries):
+            return ", ".join(map(repr, entries))
+        return self.show(value)
+
+    def parse(self, text: str, origin: Origin, separator: str | None = ",") -> object:
+        """The value that `text` from a command line or the environment stands for; raises ConfigError.
+
+        A list is split at `separator`, or at white space if that is None.
+        """
+        try:
+            match self.kind:
+                case Kind.SWITCH:
+                    return SWITCH_WORDS[text.strip().lower()]
+                case Kind.INTEGER:
+                    return int(text)
+                case Kind.NUMBER:
+                    return float(text)
+                case Kind.CHOICE:
+                    return self._spelt(text.strip())
+                case Kind.LIST:
+                    return tuple(part.strip() for part in text.split(separator) if part.strip())
+                case Kind.TEXT:
+                    return text
+        except (ValueError, KeyError):
+            self.refuse(text, origin)
+
+    def check(self, value: object, origin: Origin) -> object:
+        """`value` in the type declared; raises ConfigError.
+
+        Where that is a tuple, a list becomes one, and a string the one entry of one. A path is its string, a
+        choice may be spelt as another server does, and None stands for `none`.
+        """
+        if value is None and not self.nullable:
+            return self.none
+        try:
+            checked: object = msgspec.convert(self._plain(value), self.type)
+        except msgspec.ValidationError:
+            self.refuse(value, origin, self._why_refused(value))
+        return checked
+
+    def _why_refused(self, value: object) -> str | None:
+        text = str(self._plain(value))
+        reasons = (reason for form, reason in self.refused.items() if re.fullmatch(form, text))
+        reason = next(reasons, None)
+        return None if reason is None else f"{self.expected}: {reason}"
+
+    def _plain(self, value: object) -> object:
+        """`value` in the types of the declaration, where it is one that means the same."""
+        match self.kind:
+            case Kind.LIST if isinstance(value, str | os.PathLike):
+                return (os.fspath(value),)
+            case Kind.LIST if isinstance(value, list | tuple):
+                return tuple(self._plain_entry(entry) for entry in value)
+            case Kind.TEXT if isinstance(value, os.PathLike):
+                return os.fspath(value)
+            case Kind.CHOICE if isinstance(value, str):
+                return self._spelt(value)
+            case Kind.CHOICE if isinstance(value, type):  # a class, which the command line has by its name
+                return self._spelt(f"{value.__module__}:{value.__qualname__}")
+            case Kind.CHOICE if isinstance(value, int) and not isinstance(value, bool):
+                return self._spelt(str(int(value)))
+            case _:
+                return value
+
+    def _plain_entry(self, entry: object) -> object:
+        match entry:
+            case os.PathLike():
+                return os.fspath(entry)
+            case [str(first), str(second)] if self.joiner is not None:
+                return f"{first}{self.joiner}{second}"
+            case _:
+                return entry
+
+    def _spelt(self, word: str) -> str:
+        """The choice that `word` is, in whatever case; or else `word` itself, to be refused."""
+        lower = word.lower()
+        return self.spellings.get(lower, lower if lower in self.choices else word)
+
+    def refuse(self, value: object, origin: Origin, expected: str | None = None) -> NoReturn:
+        """Raise the ConfigError for a value that cannot be."""
+        called = self.name if origin.name == self.name else f"{origin.name} ({self.name})"
+        raise ConfigError(
+            f"bad value for {called}: {self.quote(value)} (from {origin}); "
+            f"expected {self.expected if expected is None else expected}"
+        )
+
+
+def option(
+    help: str,
+    group: Group,
+    *,
+    flags: tuple[str, ...] = (),
+    aliases: tuple[str, ...] = (),
+    environment_aliases: tuple[str, ...] = (),
+    metavar: str = "",
+    spellings: Mapping[str, str] | None = None,
+    refused: Mapping[str, str] | None = None,
+    none: object = msgspec.UNSET,
+    separator: str | None = None,
+    joiner: str | None = None,
+    expected: str | None = None,
+    secret: bool = False,
+) -> msgspec.Meta:
+    """Declare an option beside the type of its field.
+
+    `flags` are the flags shown, `--like-the-name` unless given; `aliases` are further names, written as the
+    field's. A switch gets its `--no-` flags by itself. `none` is what None means, the default unless given.
+    `expected` says what would be right, where the type does not, and `refused` why values of other servers
+    are not.
+    Bounds belong to the type: `Annotated[int, msgspec.Meta(ge=1)]`.
+    """
+    extra = {
+        "group": group,
+        "flags": flags,
+        "aliases": aliases,
+        "environment_aliases": environment_aliases,
+        "metavar": metavar,
+        "spellings": spellings or {},
+        "refused": refused or {},
+        "none": none,
+        "separator": separator,
+        "joiner": joiner,
+        "expected": expected,
+        "secret": secret,
+    }
+    return msgspec.Meta(description=help, extra=extra)
+
+
+def read_options(declaration: type[msgspec.Struct]) -> dict[str, Option]:
+    """The options declared by the fields of a Struct, by name and in order."""
+    return {field.name: _read_option(field) for field in msgspec.structs.fields(declaration)}
+
+
+def option_names(options: Mapping[str, Option]) -> dict[str, str]:
+    """For every name that an option has, the option's own."""
+    return {name: option.name for option in options.values() for name in option.names}
+
+
+def unknown_option(name: str, origin: Origin, known: Collection[str]) -> ConfigError:
+    """The error for a name that no option has; it suggests the nearest that one has."""
+    near = nearest_name(name, known)
+    hint = f"did you mean {near}?" if near else "see `trioasgi --help` for those there are"
+    return ConfigError(f"unknown option {name!r} (from {origin}); {hint}")
+
+
+def nearest_name(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
+    """The name of an option that is most like `name`, if one is at least so much like it (0 to 1)."""
+    import difflib  # only a mistake pays for it
+
+    near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=likeness)
+    return near[0] if near else None
+
+
+def _read_option(field: msgspec.structs.FieldInfo) -> Option:
+    base, metas = _unwrap(field.type)
+    nullable = False
+    if get_origin(base) in (Union, types.UnionType):
+        nullable = types.NoneType in get_args(base)
+        base, inner = _unwrap(next(arm for arm in get_args(base) if arm is not types.NoneType))
+        metas += inner
+    kind = _KINDS[get_origin(base) or base]
+    declared = next(meta for meta in metas if meta.extra is not None)
+    extra = declared.extra or {}
+    flags = extra["flags"] or (_flag(field.name),)
+    choices = get_args(base) if kind is Kind.CHOICE else ()
+    names = _names(field.name, flags, extra["aliases"])
+    none = extra["none"]
+    return Option(
+        name=field.name,
+        type=field.type,
+        kind=kind,
+        nullable=nullable,
+        default=field.default,
+        none=field.default if none is msgspec.UNSET else none,
+        help=declared.description or "",
+        group=extra["group"],
+        flags=flags,
+        negative_flags=_negatives(flags) if kind is Kind.SWITCH else (),
+        hidden_flags=tuple(flag for name in names if (flag := _flag(name)) not in flags),
+        names=names,
+        environment_aliases=extra["environment_aliases"],
+        separator=extra["separator"],
+        joiner=extra["joiner"],
+        metavar=extra["metavar"] or "|".join(choices),
+        choices=choices,
+        spellings=extra["spellings"],
+        refused=extra["refused"],
+        expected=extra["expected"] or _expected(kind, choices, metas),
+        secret=extra["secret"],
+    )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _names(name: str, flags: tuple[str, ...], aliases: tuple[str, ...]) -> tuple[str, ...]:
+    of_flags = (flag[2:].replace("-", "_") for flag in flags if flag.startswith("--"))
+    return tuple(dict.fromkeys((name, *of_flags, *aliases)))
+
+
+def _unwrap(annotation: Any) -> tuple[Any, list[msgspec.Meta]]:
+    if get_origin(annotation) is not Annotated:
+        return annotation, []
+    base, *metas = get_args(annotation)
+    return base, [meta for meta in metas if isinstance(meta, msgspec.Meta)]
+
+
+def _negatives(flags: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple("--no-" + flag.removeprefix("--") for flag in flags)
+
+
+def _expected(kind: Kind, choices: tuple[str, ...], metas: list[msgspec.Meta]) -> str:
+    match kind:
+        case Kind.SWITCH:
+            return "true or false (in the environment also 1, 0, yes, no, on, off)"
+        case Kind.CHOICE:
+            return "one of " + ", ".join(choices)
+        case Kind.LIST:
+            return "a list of strings"
+        case Kind.TEXT:
+            return "a string that is not empty" if _bound(metas, "min_length") else "a string"
+        case Kind.INTEGER:
+            return "an integer" + _bounds_text(metas)
+        case Kind.NUMBER:
+            return "a number of seconds" + _bounds_text(metas)
+
+
+def _bounds_text(metas: list[msgspec.Meta]) -> str:
+    above, least, most = (_bound(metas, name) for name in ("gt", "ge", "le"))
+    match above, least, most:
+        case None, _, None:
+            return f" of at least {least}"
+        case None, _, _:
+            return f" from {least} to {most}"
+        case _:
+            return f" above {above} and at most {most}"
+
+
+def _bound(metas: list[msgspec.Meta], name: str) -> float | None:
+    return next((bound for meta in metas if (bound := getattr(meta, name)) is not None), None)

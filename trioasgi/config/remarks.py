@@ -1,0 +1,60 @@
+"""What is said of options that were given and have no effect."""
+
+from collections.abc import Iterator
+
+from .declaration import Declaration
+
+
+def remarks_on_options(config: Declaration) -> list[str]:
+    """The warnings that these values call for."""
+    return [remark for given, remark in _remarks(config) if given]
+
+
+def remarks_on_embedding(config: Declaration) -> list[str]:
+    """The warnings that these values call for in a server that is part of a program."""
+    given = {
+        "workers": config.workers > 1,
+        "reload": config.reload,
+        "env_file": config.env_file is not None,
+        "log_config": config.log_config != "",
+    }
+    return [
+        f"{name} = {getattr(config, name)!r} has no effect in trioasgi.serve(), which is part of "
+        "a program and leaves its process as it is; trioasgi.run() is for that"
+        for name, is_given in given.items()
+        if is_given
+    ]
+
+
+def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
+    """Whether there is a reason to say so, and what."""
+    yield (
+        config.loop not in ("auto", "trio"),
+        f"loop = {config.loop!r} has no effect: this server runs on Trio, which is the loop",
+    )
+    yield (
+        config.client_certs != "none" and config.certfile is None,
+        f"client_certs = {config.client_certs!r} has no effect without certfile: "
+        "clients show certificates over TLS alone, and this is plain HTTP",
+    )
+    yield (
+        config.client_certs != "none" and config.certfile is not None and config.ca_certs is None,
+        f"client_certs = {config.client_certs!r} without ca_certs: every client that shows a certificate is "
+        "refused; set ca_certs to the file of the authorities that sign clients' certificates",
+    )
+    yield (
+        config.ca_certs is not None and config.client_certs == "none",
+        f"ca_certs = {config.ca_certs!r} has no effect: clients are not asked for certificates; "
+        "set client_certs to optional or required",
+    )
+    yield (
+        config.keyfile_password is not None and config.certfile is None,
+        "keyfile_password has no effect without certfile: this is plain HTTP",
+    )
+    for name in ("host", "port"):
+        value = getattr(config, name)
+        yield (
+            value is not None and (config.uds is not None or config.fd is not None),
+            f"{name} = {value!r} has no effect: {'fd' if config.uds is None else 'uds'} says where to listen",
+        )
+    yield config.http2, "http2 has no effect yet: this server speaks HTTP/1.1 and WebSocket"

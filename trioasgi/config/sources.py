@@ -1,0 +1,320 @@
+"""Where options come from: flags, the environment, a file; and which of them wins.
+
+Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
+
+An option goes by all its names in every source. Environment: `TRIOASGI_<NAME>`, below that `UVICORN_<NAME>`
+with the names that uvicorn has, below that variables that several servers read; a switch is 1/0, true/false,
+yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or
+in a file), in a `UVICORN_` variable where uvicorn splits it; an empty variable counts as not set.
+
+File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
+`./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with
+dashes or underscores. Paths in a file are relative to the current directory, as they are everywhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trioasgi.errors import ConfigError
+
+from .config import Config
+from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS
+from .option import Kind, Option, Origin, nearest_name, unknown_option
+from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
+
+ENVIRONMENT_PREFIX = "TRIOASGI_"
+CONFIG_VARIABLE = "TRIOASGI_CONFIG"
+"""Names the file, as `--config` does; it is no option of a server and so no field of Config."""
+
+_LINK = re.compile(
+    r"""
+    TRIOASGI_ (?: \w+_ )?
+    (?: SERVICE_HOST | SERVICE_PORT (?: _\w+ )? | PORT (?: _\d+_ (?: TCP | UDP | SCTP ) \w* )? )
+    """,
+    re.VERBOSE,
+)
+"""The variables that Kubernetes sets in every container for a service whose name begins with `trioasgi`."""
+
+_LINK_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://")
+"""How the value of such a variable begins that is named as an option is."""
+
+
+class Setting(NamedTuple):
+    """A value and where it came from."""
+
+    value: object
+    origin: Origin
+
+
+Layer = dict[str, Setting]
+"""Options by name, from one source."""
+
+
+def read_config(
+    flags: Mapping[str, object],
+    *,
+    typed: Mapping[str, str] | None = None,
+    config_file: str | None = None,
+    defaults: Mapping[str, object] | None = None,
+    environ: MutableMapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Config:
+    """Merge all sources into a Config; raises ConfigError.
+
+    `flags` are options by name as the command line had them: a text, a list of texts, or a bool; `typed` says
+    which of an option's flags it was, where that is not the one shown. `defaults` stand below every source.
+    An env file, named by any source, adds to `environ` (os.environ) what is not in it yet, before TRIOASGI_
+    variables are read; where there are workers, only for those variables.
+    """
+    environ = os.environ if environ is None else environ
+    directory = Path() if directory is None else directory
+    flag_layer = read_flags(flags, typed or {})
+    file_layer = read_file(config_file or environ.get(CONFIG_VARIABLE), directory)
+    default_layer = {
+        name: Setting(value, Origin("default", name)) for name, value in (defaults or {}).items()
+    }
+    lower = (default_layer, file_layer)
+
+    env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
+    settled_environ = dict(environ)
+    if env_file is not None:
+        from .env_file import load_env_file  # few starts have one
+
+        load_env_file(OPTIONS["env_file"].check(*env_file), settled_environ)
+
+    settings = merge((*lower, *read_environment(settled_environ), flag_layer))
+    config = Config.from_dict(
+        {name: setting.value for name, setting in settings.items()},
+        {name: setting.origin for name, setting in settings.items()},
+    )
+    if not is_supervised(config):
+        environ.update(settled_environ)
+    return config
+
+
+def is_supervised(config: Config) -> bool:
+    """Whether a supervisor starts workers. Each reads the env file itself, and anew: what this process had
+    set of it would be inherited, and stay when a line is removed.
+    """
+    return config.reload or config.workers > 1
+
+
+def merge(layers: Sequence[Layer]) -> Layer:
+    """One layer of many, the last of which wins.
+
+    Options that say the same thing differently win together: a `port` from the command line also overrules a
+    `bind` from a file, and a development certificate the key of another.
+    """
+    merged: Layer = {}
+    for layer in layers:
+        for name in _overruled(layer):
+            merged.pop(name, None)
+        merged.update(layer)
+    return merged
+
+
+def _overruled(layer: Layer) -> Iterator[str]:
+    for way in LISTENING_WAYS:
+        if not layer.keys().isdisjoint(way):
+            yield from (name for other in LISTENING_WAYS if other is not way for name in other)
+    if "certfile" in layer and layer["certfile"].value == DEVELOPMENT:
+        yield from ("keyfile", "keyfile_password")
+
+
+def read_flags(flags: Mapping[str, object], typed: Mapping[str, str]) -> Layer:
+    """The layer of the command line; texts become values. For `typed` see `read_config`."""
+    layer: Layer = {}
+    for name, value in flags.items():
+        option = OPTIONS[name]
+        origin = _flag_origin(option, typed.get(name, option.flags[0]))
+        if isinstance(value, str) and option.kind is not Kind.LIST:
+            value = option.parse(value, origin)
+        layer[name] = Setting(value, origin)
+    return layer
+
+
+def _flag_origin(option: Option, flag: str) -> Origin:
+    if option.name == "app":
+        return Origin("argument MODULE:ATTR", option.name)
+    name = flag.lstrip("-").replace("-", "_")
+    # A flag that is shown is the option itself: `--reload-dir`, `-w`.
+    return Origin(f"flag {flag}", name if flag in option.hidden_flags else option.name)
+
+
+def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
+    """The layers of the environment: what several servers read, `UVICORN_*`, `TRIOASGI_*`."""
+    common: Layer = {}
+    for option in OPTIONS.values():
+        for variable in option.environment_aliases:
+            _read_variable(common, option.name, variable, environ, ",")
+    uvicorns: Layer = {}
+    for name in UVICORN_NAMES:
+        own = NAMES[name]
+        separator = OPTIONS[own].separator
+        _read_variable(uvicorns, own, UVICORN_PREFIX + name.upper(), environ, separator, called=name)
+    ours: Layer = {}
+    for option in OPTIONS.values():
+        for name in reversed(option.names):  # its own name is the last, and wins
+            variable = ENVIRONMENT_PREFIX + name.upper()
+            if variable in environ and not _is_link(variable, environ[variable]):
+                _read_variable(ours, option.name, variable, environ, ",", called=name)
+    return common, uvicorns, ours
+
+
+def _read_variable(
+    layer: Layer,
+    name: str,
+    variable: str,
+    environ: Mapping[str, str],
+    separator: str | None,
+    *,
+    called: str | None = None,
+) -> None:
+    """Read a variable, in which the option is `called` so, or by its own name, into the layer."""
+    if text := environ.get(variable):
+        origin = Origin(f"environment {variable}", name if called is None else called)
+        layer[name] = Setting(OPTIONS[name].parse(text, origin, separator), origin)
+
+
+def remarks_on(environ: Mapping[str, str]) -> list[str]:
+    """What to say of variables that begin as ours or uvicorn's do and are not read; they may well be somebody
+    else's.
+    """
+    return [remark for variable, text in environ.items() if (remark := _remark_on(variable, text))]
+
+
+def _remark_on(variable: str, text: str) -> str | None:
+    if variable.startswith(ENVIRONMENT_PREFIX):
+        return _remark_on_ours(variable, text)
+    if variable.startswith(UVICORN_PREFIX):
+        return _remark_on_uvicorns(variable)
+    return None
+
+
+def _remark_on_uvicorns(variable: str) -> str | None:
+    """Of names that are far from all of uvicorn's nothing is said: they are not meant for it."""
+    name = variable.removeprefix(UVICORN_PREFIX).lower()
+    near = None if name in UVICORN_NAMES else nearest_name(name, UVICORN_NAMES, likeness=0.8)
+    if near is None:
+        return None
+    return (
+        f"{variable} in the environment is not read: uvicorn has no such option; "
+        f"did you mean {UVICORN_PREFIX}{near.upper()}?"
+    )
+
+
+def _remark_on_ours(variable: str, text: str) -> str | None:
+    name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+    if _is_link(variable, text):
+        if name not in NAMES:
+            return None
+        return (
+            f"{variable}={text} is not read: Kubernetes has set it for a service of that name, "
+            f"and it is no value of the option {name}"
+        )
+    if name in NAMES or variable == CONFIG_VARIABLE:
+        return None
+    near = nearest_name(name, NAMES)
+    hint = f"; did you mean {ENVIRONMENT_PREFIX}{near.upper()}?" if near else ""
+    return f"{variable} in the environment is not read: there is no such option{hint}"
+
+
+def _is_link(variable: str, text: str) -> bool:
+    """Whether Kubernetes has set this variable (its documentation, "Discovering services")."""
+    if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in NAMES and not _LINK_ADDRESS.match(text):
+        return False
+    return _LINK.fullmatch(variable) is not None
+
+
+def read_file(named: str | None, directory: Path) -> Layer:
+    """The layer of the file `named`, or of the one found in `directory`, if any."""
+    if named is not None:
+        path = directory / named
+        return _file_layer(path, named, _read_bytes(path, named))
+    for name in ("pyproject.toml", "trioasgi.toml"):
+        path = directory / name
+        if path.is_file():
+            content = _read_bytes(path, name)
+            # A project's file without a table of ours is not parsed: it takes time, its errors are not ours.
+            if name == "trioasgi.toml" or _may_have_table(content):
+                layer = _file_layer(path, name, content, must_have_table=False)
+                if layer or name == "trioasgi.toml":
+                    return layer
+    return {}
+
+
+def _read_bytes(path: Path, shown: str) -> bytes:
+    from .env_file import read_bytes  # most starts read no file
+
+    return read_bytes(path, shown, "the configuration file")
+
+
+def _may_have_table(content: bytes) -> bool:
+    """Whether `[tool.trioasgi]` may be in a file of TOML, in any of its spellings but for escapes in a key.
+
+    That we are a dependency does not count: so we are in most projects that we serve.
+    """
+    return b"trioasgi" in content and re.search(_TABLE, content, re.VERBOSE | re.MULTILINE) is not None
+
+
+_TABLE = rb"""
+    \btool ["']? [ \t]* \. [ \t]* ["']? trioasgi \b  # [tool.trioasgi], tool.trioasgi.port = 1
+    | ^ [ \t]* \[ [ \t]* ["']? tool ["']? [ \t]* \]    # [tool], with trioasgi = { port = 1 } below it
+    | ^ [ \t]* ["']? tool ["']? [ \t]* =               # tool = { trioasgi = { port = 1 } }
+"""
+
+
+def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool = True) -> Layer:
+    table, place = _option_table(path, shown, content, must_have_table=must_have_table)
+    layer: Layer = {}
+    keys: dict[str, str] = {}
+    for key, value in table.items():
+        origin = Origin(f"{place} {key}", key.replace("-", "_"))
+        name = NAMES.get(key.replace("-", "_"))
+        if name is None:
+            if key == "trioasgi" and isinstance(value, dict):
+                raise ConfigError(
+                    f"{place} has a table [trioasgi]; put the options at the top level "
+                    "or into [tool.trioasgi]"
+                )
+            raise unknown_option(key, origin, NAMES)
+        if name in layer:
+            raise ConfigError(
+                f"{name} is given twice, as {keys[name]} and as {key} (from {origin}); remove one of them"
+            )
+        keys[name] = key
+        layer[name] = Setting(value, origin)
+    return layer
+
+
+def _option_table(
+    path: Path, shown: str, content: bytes, *, must_have_table: bool
+) -> tuple[Mapping[str, object], str]:
+    """The table of options in a file, and how to call that place."""
+    import tomllib  # most starts read no file
+
+    try:
+        document = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{shown} is not valid TOML: {error}") from error
+    tool = document.pop("tool", {})
+    table = tool.get("trioasgi") if isinstance(tool, dict) else None
+    place = f"{shown} [tool.trioasgi]"
+    if table is not None and not isinstance(table, dict):
+        raise ConfigError(
+            f"bad value for tool.trioasgi: {table!r} (from {shown}); expected a table of options"
+        )
+    if path.name == "pyproject.toml":
+        if table is None and must_have_table:
+            raise ConfigError(f"{shown} has no [tool.trioasgi]; add it, or name another file with --config")
+        return table or {}, place
+    if table and document:
+        raise ConfigError(
+            f"{shown} has options at its top level and in [tool.trioasgi]; put them into one place"
+        )
+    return (table, place) if table else (document, shown)

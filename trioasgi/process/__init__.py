@@ -1,0 +1,1 @@
+"""How a process runs the server: alone or under a supervisor, with its signals and its application."""

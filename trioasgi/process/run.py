@@ -1,0 +1,186 @@
+"""Run a server until it is told to stop: in this very process, or in workers under a supervisor."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+from trioasgi.config import Config
+from trioasgi.config.env_file import load_env_file
+from trioasgi.config.sources import is_supervised
+from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
+from trioasgi.observe import configure_logging, log_remarks
+from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, end_process
+from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
+from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
+from trioasgi.process.stop_signals import StopSignals
+from trioasgi.server.application import check_app
+from trioasgi.server.assembly import log_settings, resolve_certificate
+
+if TYPE_CHECKING:
+    from trioasgi.asgi.types import ASGIApp
+
+logger = logging.getLogger("trioasgi")
+
+
+def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
+    """Serve an application until SIGINT or SIGTERM, and return after a clean stop.
+
+    `app` is the application or its name, `MODULE:ATTRIBUTE` (or None, if `config.app` is it); `options` are
+    fields of Config and win over `config`. With `reload` or more than one worker it has to be a name: the
+    workers import it themselves.
+
+    The first signal drains: listeners close, running requests get `timeout_graceful_shutdown` seconds, the
+    lifespan shutdown follows. The second, half a second or more after it, ends all that at once. Signals are
+    received in the main thread only; a handler that the program or the application has put there is called
+    once, at the end.
+
+    Raises ConfigError, LoadError, BindError, TLSError or LifespanError for what prevents the start, and
+    SystemExit with the status if the run ended in any other way than well.
+    """
+    refuse_while_loading()
+    settled = _settle(app, config, options)
+    if settled.env_file is not None and not is_supervised(settled):
+        load_env_file(settled.env_file, os.environ)
+    try:
+        if is_supervised(settled):
+            refuse_in_worker()
+        status = _run_named(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+    except MainGuardError as error:
+        logger.critical("%s", error)
+        status = error.exit_status
+    if status is not ExitStatus.OK:
+        sys.exit(status)
+
+
+def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+    """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does.
+
+    `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
+    whatever threads the application has left.
+    """
+    return _run_named(config, remarks, StopSignals(until_exit=True))
+
+
+def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
+    signals = StopSignals() if signals is None else signals
+    configure_logging(log_settings(config), show_pid=is_supervised(config))
+    log_remarks(remarks)
+    if is_supervised(config):
+        log_remarks(config.remarks())  # in this process serve() does so
+        return _supervise(config, signals)
+    return _run_here(lambda: load_app(config), config, signals)
+
+
+def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
+    if is_supervised(config):
+        raise ConfigError(
+            "reload and workers need the application's name, such as run('main:app', workers=2): "
+            "each worker imports it itself"
+        )
+    configure_logging(log_settings(config))
+    return _run_here(lambda: check_app(app, config=config), config, StopSignals())
+
+
+def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str, object]) -> Config:
+    if isinstance(app, str):
+        options = {**options, "app": app}
+    if config is None:
+        return Config.from_dict(options)
+    return config.replace(**options) if options else config
+
+
+def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
+    from trioasgi.process.supervised import supervise
+
+    with signals:  # before and after the supervisor, which receives its own
+        try:
+            signals.raise_nothing()
+            return trio.run(supervise, config, lambda: signals.have_come)
+        except KeyboardInterrupt:
+            if not signals.have_come:
+                raise
+            return ExitStatus.OK  # it was told to stop before it had begun
+        except BaseExceptionGroup as group:
+            return _fail(group, has_served=False)
+
+
+def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals) -> ExitStatus:
+    has_served = False
+    with signals:
+        try:
+            with resolve_certificate(config) as resolved:
+                is_over = threading.Event()
+                lifecycle = Lifecycle(
+                    resolved,
+                    on_serving=lambda: _begin_serving(signals, is_over),
+                    on_stuck=_end_with if signals.until_exit else None,
+                )
+                signals.attach(lifecycle, resolved)
+                app = load()
+                signals.install()
+                if signals.have_come:  # and the application has caught the KeyboardInterrupt
+                    return ExitStatus.OK
+                signals.raise_nothing()
+                if signals.until_exit:
+                    _bound_the_startup(lifecycle, resolved.timeout_startup, is_over)
+                try:
+                    return trio.run(lifecycle.run, app)
+                finally:
+                    is_over.set()
+                    has_served = lifecycle.has_served
+        except KeyboardInterrupt:
+            if not signals.have_come:
+                raise
+            return ExitStatus.OK  # it was told to stop before it had begun
+        except (TrioasgiError, BaseExceptionGroup) as error:
+            return _fail(error, has_served=has_served)
+
+
+def _begin_serving(signals: StopSignals, startup_is_over: threading.Event) -> None:
+    startup_is_over.set()
+    signals.install_after_startup()
+
+
+def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.Event) -> None:
+    """See to it that a start-up ends also where the application blocks the loop, which keeps the deadline
+    otherwise: in a worker the supervisor does.
+    """
+
+    def watch() -> None:
+        while not is_over.wait(timeout + MARGIN):
+            is_stuck = lifecycle.stage is Stage.STARTING and not lifecycle.answers(LOOP_ANSWERS)
+            if is_stuck and not is_over.is_set():
+                end_process(
+                    f"the application did not complete its start-up within {timeout:g} s and {MARGIN:g} s "
+                    "more (--timeout-startup): it blocks the loop",
+                    ExitStatus.NOT_STARTED,
+                )
+
+    threading.Thread(target=watch, name="trioasgi start", daemon=True).start()
+
+
+def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
+    """Raise what the user has to put right, log what is the server's failure."""
+    failure = explain(error, has_served=has_served)
+    known = _only(error)
+    if isinstance(known, TrioasgiError) and not has_served:
+        raise type(known)(failure.message) from known.__cause__
+    logger.critical("%s", failure.message)
+    return failure.status
+
+
+def _only(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _end_with(failure: Failure) -> NoReturn:
+    end_process(failure.message, status=failure.status)

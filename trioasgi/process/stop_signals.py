@@ -1,0 +1,144 @@
+"""SIGINT and SIGTERM of a process that is the only one of its server."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
+
+from trioasgi.errors import ExitStatus
+from trioasgi.process.ending import LAST_MOMENTS, LOOP_ANSWERS, MARGIN, bound_the_end, end_process
+from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+    from trioasgi.process.lifecycle import Lifecycle
+
+
+class StopSignals:
+    """While entered, in the main thread: SIGINT and SIGTERM drain a run, then abort it, then end the process.
+
+    A signal that comes within AGAIN_AFTER seconds of the first counts as the same. Not
+    `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
+    somebody presses Ctrl-C a second and a third time.
+
+    `until_exit`, for a process that is the server's own: it is ended soon after the block is left, and the
+    handlers stay until then. A second signal that comes by then would end the process by its default, and a
+    good stop would be told as a bad one.
+    """
+
+    def __init__(self, *, until_exit: bool = False) -> None:
+        self.until_exit = until_exit
+        self._lifecycle: Lifecycle | None = None
+        self._config: Config | None = None
+        self._count = 0
+        self._first: signal.Signals | None = None
+        self._first_at = 0.0
+        self._may_raise = True
+        self._over = threading.Event()
+        self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
+        self._is_heard = threading.current_thread() is threading.main_thread()
+
+    def attach(self, lifecycle: Lifecycle, config: Config) -> None:
+        """Signals are for this run from now on."""
+        self._lifecycle, self._config = lifecycle, config
+
+    def raise_nothing(self) -> None:
+        """Until now a signal raises KeyboardInterrupt. In a loop that would hit Trio itself, which takes it
+        for a fault of its own.
+        """
+        self._may_raise = False
+
+    def install(self) -> None:
+        """Take the signals back from whoever has taken them, which will be called at the end."""
+        if self._is_heard:
+            self._handlers.install()
+
+    def install_after_startup(self) -> None:
+        """As `install`, from whoever has taken them in the application's start-up."""
+        if self._is_heard:
+            self._handlers.install_after_startup()
+
+    @property
+    def have_come(self) -> bool:
+        """Whether there was any."""
+        return self._first is not None
+
+    def __enter__(self) -> StopSignals:
+        self.install()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if not self.until_exit:
+            self._handlers.restore()
+        else:
+            bound_the_end()  # a handler of the application's, which is called below, included
+            if self._is_heard:
+                # Behind the threads of the application, for which Python waits: until then a signal ends it.
+                atexit.register(self._handlers.ignore)
+        if self._first is not None:
+            self._handlers.call_displaced(self._first)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        name = signal.Signals(number)
+        now = time.monotonic()
+        if self._first is None:
+            self._first, self._first_at = name, now
+        elif now < self._first_at + AGAIN_AFTER:
+            return
+        self._count += 1
+        if self._over.is_set():
+            self._end_what_is_left()
+        elif self._may_raise:
+            raise KeyboardInterrupt  # the application is being imported, in this very thread
+        elif self._lifecycle is not None:  # and not the supervisor, which asks whether any have come
+            self._stop(self._lifecycle, name)
+
+    def _end_what_is_left(self) -> None:
+        """The server has ended, and the process is about to: once more ends it at once."""
+        if self._count > 1:
+            os._exit(ExitStatus.FAILED)
+
+    def _stop(self, lifecycle: Lifecycle, name: signal.Signals) -> None:
+        match self._count:
+            case 1:
+                lifecycle.request_drain(f"{name.name}; a second signal ends it at once")
+                if self.until_exit:
+                    threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
+            case 2:
+                lifecycle.request_abort(f"{name.name} again")
+                threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
+            case _:
+                os._exit(ExitStatus.FAILED)
+
+    def _bound_the_stop(self) -> None:
+        """See to it that a stop ends also where the application blocks the loop, or shields what it does for
+        ever: in a worker the supervisor does.
+        """
+        assert self._lifecycle is not None
+        assert self._config is not None
+        grace = self._config.timeout_graceful_shutdown
+        if self._over.wait(grace + MARGIN):
+            return
+        if self._lifecycle.answers(LOOP_ANSWERS) and self._over.wait(self._config.timeout_shutdown):
+            return
+        if not self._over.is_set():
+            end_process(
+                f"the server did not stop within {grace:g} s and {MARGIN:g} s more "
+                "(does the application block the loop, or shield what it does?): the process is ended"
+            )
+
+    def _end_soon(self) -> None:
+        """See to it that "at once" is so, also where the application blocks, or shields what it does."""
+        if not self._over.wait(LAST_MOMENTS):
+            os._exit(ExitStatus.FAILED)

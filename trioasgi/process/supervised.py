@@ -1,0 +1,189 @@
+"""The parent process of workers: what surrounds the supervisor.
+
+That is signals, the certificate, the listeners, the terminal, the first lines.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.errors import ExitStatus
+from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
+from trioasgi.observe import announce
+from trioasgi.process.imports import working_directory
+from trioasgi.process.signals import AGAIN_AFTER, STOPPING, wake_no_loop
+from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.codecs import http_codec_name, websocket_codec_name
+from trioasgi.supervisor import handover
+from trioasgi.supervisor.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+
+_LAST_MOMENTS = 1.0
+"""Seconds to come to an end in, after the second signal."""
+
+
+async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: False) -> ExitStatus:
+    """Serve `config.app` in `config.workers` processes until a signal; with `config.reload`, anew on changes.
+    `is_stopped` tells whether a signal has come before this receives them. To be the main task of the loop.
+
+    Returns OK after a stop in which every worker ended by itself, FAILED if one had to be killed, NOT_STARTED
+    if none could be started. Raises BindError, ConfigError or TLSError before any worker is started, and
+    TrioasgiError, perhaps in an ExceptionGroup, if files cannot be watched. Signals are received in the main
+    thread only.
+    """
+    try:
+        return await _bind_and_supervise(config, is_stopped)
+    finally:
+        wake_no_loop()
+
+
+async def _bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) -> ExitStatus:
+    with (
+        _children_are_waited_for(),
+        _stopping_signals() as signals,
+        resolve_certificate(config) as resolved,
+        _listeners(resolved) as sockets,
+        _terminal(resolved) as terminal,
+    ):
+        if is_stopped():
+            return ExitStatus.OK
+        certificate = None
+        if resolved.certfile is not None:
+            from trioasgi.tls.context import describe
+
+            certificate = describe(resolved.certfile)
+
+        urls = [socket_url(sock, certificate is not None) for sock in sockets]
+
+        def announce_serving() -> None:
+            announce(
+                urls,
+                workers=resolved.workers,
+                codec=http_codec_name(resolved),
+                websocket=websocket_codec_name(resolved),
+                certificate=certificate,
+                reload=resolved.reload,
+            )
+
+        supervisor = Supervisor(
+            resolved,
+            sockets,
+            stop_requests=signals,
+            directory=working_directory(),
+            terminal=terminal,
+            on_serving=announce_serving,
+        )
+        return await supervisor.run()
+
+
+@contextlib.contextmanager
+def _children_are_waited_for() -> Iterator[None]:
+    """Whoever has started us may have left SIGCHLD ignored: then nobody learns how a child has ended
+    (waitpid(2), ECHILD), and a worker that was killed would seem to have stopped.
+    """
+    if (
+        sys.platform == "win32"
+        or threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGCHLD) is not signal.SIG_IGN
+    ):
+        yield
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _stopping_signals() -> Iterator[AsyncIterator[int]]:
+    if threading.current_thread() is not threading.main_thread():
+        yield _no_signals()
+        return
+    with trio.open_signal_receiver(*STOPPING) as signals, _ended_by_a_second_signal():
+        yield _without_repeats(signals)
+
+
+@contextlib.contextmanager
+def _ended_by_a_second_signal() -> Iterator[None]:
+    """See to it that a second signal ends this process also where the loop does not hear of it, as it is
+    blocked: by a log that nobody reads, say. The workers end when we are gone.
+    """
+    receivers = {number: signal.getsignal(number) for number in STOPPING}
+    over = threading.Event()
+    first_at: float | None = None
+
+    def end_soon() -> None:
+        if not over.wait(_LAST_MOMENTS):
+            os._exit(ExitStatus.FAILED)
+
+    def receive(number: int, frame: FrameType | None) -> None:
+        nonlocal first_at
+        now = time.monotonic()
+        if first_at is None:
+            first_at = now
+        elif now >= first_at + AGAIN_AFTER:
+            threading.Thread(target=end_soon, name="trioasgi end", daemon=True).start()
+        receiver = receivers[signal.Signals(number)]
+        assert callable(receiver)
+        receiver(number, frame)
+
+    for number in receivers:
+        signal.signal(number, receive)
+    try:
+        yield
+    finally:
+        over.set()
+        for number, receiver in receivers.items():
+            signal.signal(number, receiver)
+
+
+async def _without_repeats(signals: AsyncIterator[int]) -> AsyncIterator[int]:
+    """The first signal, and those that mean more than it (AGAIN_AFTER)."""
+    first_at: float | None = None
+    async for number in signals:
+        now = trio.current_time()
+        if first_at is None:
+            first_at = now
+        elif now < first_at + AGAIN_AFTER:
+            continue
+        yield number
+
+
+async def _no_signals() -> AsyncIterator[int]:
+    await trio.sleep_forever()
+    yield 0
+
+
+@contextlib.contextmanager
+def _listeners(config: Config) -> Iterator[list[socket.socket]]:
+    sockets = open_listeners(config.binds, config.backlog)
+    try:
+        yield sockets
+    finally:
+        close_listeners(sockets)
+
+
+@contextlib.contextmanager
+def _terminal(config: Config) -> Iterator[int | None]:
+    """The terminal for the worker, so that `breakpoint()` works; several workers would fight for it."""
+    terminal = handover.copy_of_terminal() if config.workers == 1 else None
+    try:
+        yield terminal
+    finally:
+        if terminal is not None:
+            os.close(terminal)

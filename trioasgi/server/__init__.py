@@ -1,0 +1,1 @@
+"""One worker's server: the nursery tree, its connections, its drain."""

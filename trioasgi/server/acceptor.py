@@ -1,0 +1,91 @@
+"""Where connections come from: the listening sockets of a server, and what becomes of them when it drains."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.net.accept import accept_connections, accept_waiting
+from trioasgi.net.kernel import refuse_newcomers
+from trioasgi.net.listeners import close_listeners, remove_paths
+from trioasgi.net.peers import as_client, as_peer, fixed_address
+from trioasgi.net.stream import HubStream
+from trioasgi.server.handle import Listening
+
+if TYPE_CHECKING:
+    from trioasgi.net.hub import Hub
+    from trioasgi.server.connections import Connections
+
+logger = logging.getLogger("trioasgi")
+
+
+class Acceptor:
+    """Accepts from `sockets`, and gives each connection to the `Connections`.
+
+    `backlog` is how many connections may wait in the queue of each socket; `owns_sockets` says that no other
+    server goes on with one of them.
+    """
+
+    hub: Hub | None = None
+    """What waits for the connections' sockets; None where that is Trio itself."""
+
+    def __init__(self, sockets: Sequence[socket.socket], *, backlog: int, owns_sockets: bool) -> None:
+        self._sockets = sockets
+        self._backlog = backlog
+        self._owns_sockets = owns_sockets
+        self._fixed_server = {sock: fixed_address(sock) for sock in sockets}
+
+    def start(self, nursery: trio.Nursery, connections: Connections) -> None:
+        """Accept, in a task for each socket, until `nursery` is cancelled."""
+        for sock in self._sockets:
+            nursery.start_soon(accept_connections, sock, partial(self._take, sock, connections))
+
+    def stop(self, connections: Connections, listening: Listening) -> None:
+        """Refuse clients from here on, rather than let them wait: a balancer in front goes elsewhere."""
+        match listening:
+            case Listening.FOR_CALLER:
+                return
+            case Listening.WITH_OTHERS:
+                pass
+            case Listening.ALONE:
+                remove_paths(self._sockets)
+                for sock in self._sockets:
+                    if self._owns_sockets:
+                        refuse_newcomers(sock)
+                    self._take_waiting(sock, connections)
+                    sock.close()
+        close_listeners(self._sockets)
+
+    def _take_waiting(self, sock: socket.socket, connections: Connections) -> None:
+        """Serve what waits in the queue of a socket that is about to be closed: nobody else will."""
+        try:
+            accept_waiting(sock, partial(self._take, sock, connections), self._backlog)
+        except OSError as exc:
+            logger.warning("clients that waited for the server when it stopped are not served: %s", exc)
+
+    def _take(
+        self,
+        listener: socket.socket,
+        connections: Connections,
+        connection: socket.socket,
+        address: object,
+    ) -> None:
+        """Give a connection that was accepted a task of its own."""
+        stream: trio.abc.Stream
+        try:
+            server = self._fixed_server[listener] or as_peer(connection.getsockname(), connection.family)
+            if self.hub is not None:
+                stream = HubStream(connection, self.hub)
+            else:
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        except OSError as exc:
+            # It was reset before we looked at it, or the system has no room to watch another.
+            logger.warning("a connection could not be served: %s", exc)
+            connection.close()
+            return
+        connections.begin(stream, as_client(address, connection.family), server)

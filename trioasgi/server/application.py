@@ -1,0 +1,155 @@
+"""What is an application, of which interface, and what is none.
+
+It is told by its signature, at start-up, rather than by a TypeError at the first request.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
+
+from trioasgi.asgi.asgi2 import ASGI2Middleware
+from trioasgi.config import Config
+from trioasgi.errors import LoadError
+from trioasgi.observe.tracebacks import summary, user_traceback
+from trioasgi.wsgi.detect import is_wsgi
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+    from trioasgi.asgi.asgi2 import ASGI2App
+    from trioasgi.asgi.types import ASGIApp
+
+
+def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:
+    """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send; or an adapter
+    for it if it is a WSGI application, by `config.interface` or by its looks.
+
+    A class is one if its construction is the call (`__await__`, as Starlette's endpoints); if instead its
+    instances are applications and it can be made without arguments, an instance is made and returned.
+    Raises LoadError, with a way out, for anything else; `name` stands for the object in its message.
+    """
+    if not callable(app):
+        kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
+        raise LoadError(f"{name} is {kind}, not an ASGI application: it cannot be called")
+    config = config or Config()
+    if config.interface == "asgi2":
+        if not takes(app, 1):
+            raise LoadError(f"{name} cannot be called with a scope alone, as ASGI 2 wants it")
+        return as_asgi(app, "asgi2")
+    wsgi = _find_wsgi(app, name, config.interface)
+    if wsgi is not None:
+        return as_asgi(wsgi, "wsgi", threads=config.threads, multiprocess=config.workers > 1)
+    if isinstance(app, type) and not hasattr(app, "__await__"):
+        return _instance(app, name)
+    if not takes(app, 3):
+        raise LoadError(f"{name} {_why_not(app)}")
+    return cast("ASGIApp", app)
+
+
+def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool = False) -> ASGIApp:
+    """What to call as an ASGI application: `app`, or a WSGIMiddleware around it if that is what `interface`
+    says (`wsgi`), or what it looks like (`auto`); an adapter for `asgi2` likewise. `threads` is 0 for the
+    default.
+    """
+    if interface == "asgi2":
+        return app if isinstance(app, ASGI2Middleware) else ASGI2Middleware(cast("ASGI2App", app))
+    if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
+        from trioasgi.wsgi.middleware import DEFAULT_THREADS, WSGIMiddleware  # few servers have one
+
+        if isinstance(app, WSGIMiddleware):
+            return app
+        wsgi = cast("WSGIApplication", app)
+        return WSGIMiddleware(wsgi, threads=threads or DEFAULT_THREADS, multiprocess=multiprocess)
+    return cast("ASGIApp", app)
+
+
+def _instance(app: type, name: str) -> ASGIApp:
+    call = _call_of_instances(app)
+    if call is None or not takes(call, 4):  # self and the three
+        raise LoadError(f"{name} {_why_not(app)}")
+    if not takes(app, 0):
+        raise LoadError(
+            f"{name} is a class that needs arguments; name an instance of it, "
+            "or a function that makes one together with --factory"
+        )
+    return cast("ASGIApp", _make(app, name))
+
+
+def _find_wsgi(app: Callable[..., object], name: str, interface: str) -> object | None:
+    """The WSGI application that `app` is, or whose class it is; None if it has to be an ASGI one."""
+    if interface == "asgi":
+        return None
+    if isinstance(app, type) and _makes_wsgi(app):
+        return _make(app, name)
+    if is_wsgi(app) or (interface == "wsgi" and takes(app, 2)):
+        return app
+    if interface == "wsgi":
+        raise LoadError(f"{name} cannot be called with environ and start_response, as WSGI wants it")
+    return None
+
+
+def _makes_wsgi(app: type) -> bool:
+    """Are its instances WSGI applications, and can one be made?"""
+    call = _call_of_instances(app)
+    if call is None or inspect.iscoroutinefunction(call):
+        return False
+    return takes(app, 0) and takes(call, 3) and not takes(call, 4)  # self and the two
+
+
+def _make(app: type, name: str) -> object:
+    try:
+        made: object = app()
+    except (Exception, SystemExit) as error:
+        raise failed(f"making an instance of {name}", error) from error
+    return made
+
+
+def _call_of_instances(app: type) -> Callable[..., object] | None:
+    # Not getattr: that would find the metaclass's, which every class has.
+    return next((vars(base)["__call__"] for base in app.__mro__ if "__call__" in vars(base)), None)
+
+
+def _why_not(app: Callable[..., object]) -> str:
+    """What a callable that does not take scope, receive and send seems to be instead."""
+    called = _call_of_instances(app) if isinstance(app, type) else app
+    if called is not None and "start_response" in _parameters(called):
+        return "is a WSGI application, not an ASGI one: leave out --interface asgi"
+    if takes(app, 0) and not isinstance(app, type):
+        return (
+            "takes no arguments, as a factory does: if it returns the application, add --factory "
+            "(in Python, pass what it returns)"
+        )
+    if takes(app, 1):
+        return (
+            "takes only the scope, as ASGI 2 applications did: add --interface asgi2, or make it one "
+            "callable that takes scope, receive and send"
+        )
+    return "cannot be called with scope, receive and send, as an ASGI application is"
+
+
+def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(function).parameters)
+    except (TypeError, ValueError):
+        return ()
+
+
+def takes(function: Callable[..., object], count: int) -> bool:
+    """Whether it can be called with so many positional arguments; True if it does not say."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # written in C, say
+        return True
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def failed(doing: str, error: BaseException) -> LoadError:
+    """The error for code of the user's that has raised `error` while it was `doing` something."""
+    return LoadError(f"{doing} failed with {summary(error)}\n\n{user_traceback(error)}")

@@ -1,0 +1,211 @@
+"""What the options amount to in each room: a Config in, the rooms' own settings out.
+
+So the rooms below need not know what an option is called, and `server` need not know what they are made of.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from trioasgi.asgi.forwarded import Forwarding
+from trioasgi.config import DEVELOPMENT
+from trioasgi.errors import ConfigError
+from trioasgi.http.fields import DefaultFields
+from trioasgi.http.limits import Limits
+from trioasgi.http1.codec import Codec
+from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.http1.settings import GivesUp, HTTP1Settings
+from trioasgi.net.trust import Trusted
+from trioasgi.observe.access import AccessLog
+from trioasgi.observe.logs import LogSettings
+from trioasgi.server.settings import ConnectionSettings, ProxyProtocol, ServerTLS
+from trioasgi.websocket.keepalive import Keepalive
+from trioasgi.websocket.settings import WebSocketSettings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trioasgi.config import Config
+    from trioasgi.http.exchange import Handler
+    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.websocket.codec import Codec as WebSocketCodec
+
+
+def connection_settings(
+    config: Config,
+    *,
+    tls: ServerTLS | None,
+    handler: Callable[[ConnectionInfo], Handler],
+    access_log: AccessLog | None,
+) -> ConnectionSettings:
+    """How connections are served, whose exchanges `handler` answers."""
+    return ConnectionSettings(
+        http1=HTTP1Settings(
+            codec=codec_factory(config.http)(),
+            limits=Limits(
+                header_bytes=config.limit_header_bytes,
+                header_count=config.limit_header_count,
+                target=config.limit_target,
+                body=config.limit_body,
+            ),
+            heads=HeadEncoder(
+                DefaultFields(
+                    date=config.date_header,
+                    server=config.server_header,
+                    extra=[_parse_header(header) for header in config.header],
+                )
+            ),
+            timeout_keep_alive=config.timeout_keep_alive,
+            timeout_headers=config.timeout_headers,
+            timeout_body=config.timeout_body,
+            timeout_write=config.timeout_write,
+            body_rate=config.limit_body_rate,
+            request_timeout=config.request_timeout,
+            gives_up=GivesUp[config.cancel_on_disconnect.upper()],
+            disconnect_grace=config.disconnect_grace,
+            access_log=access_log,
+        ),
+        handler=handler,
+        tls=tls,
+        timeout_handshake=config.timeout_handshake,
+        proxy_protocol=_proxy_protocol(config),
+    )
+
+
+def codec_factory(http: str) -> Callable[[], Codec]:
+    """The codec that `--http` names; `auto` is httptools where it is installed. Raises ConfigError."""
+    if http != "h11":
+        try:
+            from trioasgi.http1.httptools_codec import HttptoolsCodec
+        except ImportError as exc:
+            if http == "httptools":
+                raise ConfigError(
+                    "--http httptools needs the package httptools: pip install 'trioasgi[fast]'"
+                ) from exc
+        else:
+            return HttptoolsCodec
+    from trioasgi.http1.h11_codec import H11Codec
+
+    return H11Codec
+
+
+def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
+    """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
+    match websocket:
+        case "websockets":
+            try:
+                from trioasgi.websocket.websockets_codec import WebsocketsCodec
+            except ImportError as exc:
+                raise ConfigError(
+                    "--websocket websockets needs the package websockets: pip install 'trioasgi[fast]'"
+                ) from exc
+            return WebsocketsCodec
+        case "wsproto":
+            from trioasgi.websocket.wsproto_codec import WsprotoCodec
+
+            return WsprotoCodec
+        case _:
+            return _best_websocket_codec
+
+
+def _best_websocket_codec(**options: Any) -> WebSocketCodec:
+    """Chosen at the first WebSocket: loading it would cost every start-up, and most servers never see one."""
+    try:
+        factory = websocket_codec_factory("websockets")
+    except ConfigError:
+        factory = websocket_codec_factory("wsproto")
+    return factory(**options)
+
+
+def websocket_settings(config: Config) -> WebSocketSettings | None:
+    """How WebSockets are served; None if they are not."""
+    if config.websocket == "off":
+        return None
+    return WebSocketSettings(
+        codec=websocket_codec_factory(config.websocket),
+        keepalive=Keepalive(),
+        max_size=config.websocket_max_size,
+        max_queue=config.websocket_max_queue,
+        ping_interval=config.websocket_ping_interval,
+        ping_timeout=config.websocket_ping_timeout,
+        close_timeout=config.websocket_close_timeout,
+        deflate=config.websocket_deflate,
+    )
+
+
+def server_tls(config: Config) -> ServerTLS | None:
+    """TLS as the configuration has it; None for none. Raises TLSError."""
+    if config.certfile is None:
+        return None
+    from trioasgi.tls.context import server_context
+    from trioasgi.tls.extension import ConnectionDescriber
+
+    context = server_context(
+        config.certfile,
+        config.keyfile,
+        config.keyfile_password,
+        ca_certs=config.ca_certs,
+        client_certs=config.client_certs,
+        version=config.tls_version,
+        ciphers=config.ciphers,
+    )
+    return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
+
+
+@contextmanager
+def resolve_certificate(config: Config) -> Iterator[Config]:
+    """Yield the config with the files of a certificate for development where it asks for one, else as it is.
+
+    The files are removed at the end. Raises TLSError.
+    """
+    if config.certfile != DEVELOPMENT:
+        yield config
+        return
+    from trioasgi.tls.development import development_certificate
+
+    with development_certificate() as made:
+        yield config.replace(certfile=str(made.certfile), keyfile=str(made.keyfile))
+
+
+def log_settings(config: Config) -> LogSettings:
+    """How the server logs."""
+    return LogSettings(
+        level=config.log_level,
+        use_colors=config.use_colors,
+        log_config=config.log_config,
+        directory=config.app_dir,
+    )
+
+
+def access_log(config: Config) -> AccessLog | None:
+    """The access log, or None if there is to be none: then a request need not even take the time."""
+    if not config.access_log or config.log_level in ("critical", "error", "warning"):
+        return None
+    return AccessLog()
+
+
+def forwarding(config: Config) -> Forwarding | None:
+    """Which proxies' header fields are believed; None for nobody's."""
+    if not config.proxy_headers:
+        return None
+    return Forwarding(Trusted(config.forwarded_allow_ips), config.forwarded_headers)
+
+
+def _proxy_protocol(config: Config) -> ProxyProtocol | None:
+    if config.proxy_protocol == "off":
+        return None
+    return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
+
+
+def max_requests(config: Config) -> int:
+    """After how many requests a worker ends (0: never); drawn anew at each call, to spread the restarts."""
+    if not config.limit_max_requests:
+        return 0
+    return config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)  # noqa: S311 - no secret
+
+
+def _parse_header(text: str) -> tuple[bytes, bytes]:
+    name, _, value = text.partition(":")
+    return name.strip().lower().encode("ascii"), value.strip().encode("latin-1")

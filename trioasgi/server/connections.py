@@ -1,0 +1,167 @@
+"""The connections of a worker: each in a task of its own, and its failures kept there.
+
+A connection's failure ends that connection and is logged with its peer; it never reaches a sibling.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.http1.connection import HTTP1Connection, Phase
+from trioasgi.net.stream import HubStream
+from trioasgi.server.entry import Entry, as_channel
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextvars import Context
+
+    from trioasgi.net.channel import Channel
+    from trioasgi.net.peers import ConnectionInfo, Peer
+    from trioasgi.server.settings import ConnectionSettings
+
+logger = logging.getLogger("trioasgi")
+
+
+class Connections:
+    """The connections of a worker: each is served from `begin` on, and all are drained at once.
+
+    `nursery` runs them, each in a task of its own, and in another one where that is still with an application
+    whose response is complete. `context` has the context variables that each call of the application begins
+    with; it must not be entered by anybody else.
+    """
+
+    def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
+        self._settings = settings
+        self._entry = Entry(settings)
+        self._nursery = nursery
+        self._context = context
+        self._live: set[HTTP1Connection] = set()
+        self._preparing = 0
+        self._draining = False
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    @property
+    def are_busy(self) -> bool:
+        """Whether any has a request under way, or has been handed on while a call of the application still
+        runs.
+        """
+        if any(connection.phase is Phase.BUSY for connection in self._live):
+            return True
+        return len(self._nursery.child_tasks) > len(self._live) + self._preparing
+
+    def drain(self) -> None:
+        """Let what is busy finish its request, and what is idle have a moment for one; then they close."""
+        self._draining = True
+        for connection in self._live:
+            connection.drain()
+
+    def abort(self) -> None:
+        """Close all of them at once: whatever waits for one of them ends with an error."""
+        for connection in self._live:
+            connection.channel.abort()
+
+    def begin(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
+        """Serve one connection, in a task of its own."""
+        info = self._entry.info(client, server)
+        if self._entry.is_open:
+            self._continue(self._connect(as_channel(stream), info))
+        else:
+            self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
+
+    async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
+        self._preparing += 1
+        try:
+            connection = await self._prepare(stream, info)
+        finally:
+            self._preparing -= 1
+        if connection is not None:
+            # In another task: what a handshake needs is not kept for as long as the connection lasts.
+            self._continue(connection)
+
+    async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> HTTP1Connection | None:
+        """Do what comes before HTTP. None if that fails, and the stream is closed then."""
+        connection = None
+        with _Isolation(info.peer):
+            try:
+                entered = await self._entry.enter(stream, info)
+                if entered is not None:
+                    connection = self._connect(*entered)
+            finally:
+                if connection is None:
+                    await _close_at_once(stream)
+        return connection
+
+    def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
+        settings = self._settings
+        connection = HTTP1Connection(
+            channel,
+            info,
+            settings.http1,
+            settings.handler(info),
+            self._context,
+            self._start_task,
+            self._continue,
+        )
+        connection.draining = self._draining
+        self._live.add(connection)
+        return connection
+
+    def _continue(self, connection: HTTP1Connection) -> None:
+        # This may be called from anywhere: from the task of another request, or from none.
+        self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
+
+    def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
+        self._context.run(self._nursery.start_soon, function)
+
+    async def _run(self, connection: HTTP1Connection) -> None:
+        """Serve a connection's requests, and close it unless another task has it by then."""
+        ours = True
+        with _Isolation(connection.info.peer):
+            try:
+                ours = await connection.run()
+                if ours:
+                    await _close(connection.channel)
+            except BaseException:
+                connection.cut()
+                raise
+            finally:
+                if ours:
+                    self._live.discard(connection)
+                    connection.channel.abort()
+
+
+class _Isolation:
+    """Keep an error where it is: logged with its peer, and of no concern to the other connections."""
+
+    __slots__ = ("_peer",)
+
+    def __init__(self, peer: str) -> None:
+        self._peer = peer
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
+        if not isinstance(exc, Exception):
+            return False
+        logger.error("%s: the connection failed; it is closed, the others go on", self._peer, exc_info=exc)
+        return True
+
+
+async def _close(channel: Channel) -> None:
+    # Most have nothing left to be sent, and need not wait.
+    if not (isinstance(channel, HubStream) and channel.finish()):
+        await channel.aclose()
+
+
+async def _close_at_once(stream: trio.abc.Stream) -> None:
+    if isinstance(stream, HubStream):
+        stream.close()
+    else:
+        await trio.aclose_forcefully(stream)

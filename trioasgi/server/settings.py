@@ -1,0 +1,40 @@
+"""What is the same for all connections of a worker."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from trioasgi.http.exchange import Handler
+    from trioasgi.http1.settings import HTTP1Settings
+    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.trust import Trusted
+
+
+class ServerTLS(msgspec.Struct, frozen=True):
+    """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
+
+    context: ssl.SSLContext
+    describe: Callable[[ssl.SSLObject], Mapping[str, object]]
+
+
+class ConnectionSettings(msgspec.Struct, frozen=True):
+    """What is the same for all connections of a worker. Times are in seconds."""
+
+    http1: HTTP1Settings
+    handler: Callable[[ConnectionInfo], Handler]
+    tls: ServerTLS | None
+    timeout_handshake: float
+    proxy_protocol: ProxyProtocol | None = None
+
+
+class ProxyProtocol(msgspec.Struct, frozen=True):
+    """Whose PROXY headers are read, and whether a connection has to have one."""
+
+    trusted: Trusted
+    required: bool

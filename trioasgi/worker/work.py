@@ -1,0 +1,193 @@
+"""A worker's work: the child's side of the supervisor's protocol (`supervisor/messages.py`).
+
+The main thread loads the application, then runs the loop. The loop serves, and sends reports and heartbeats:
+what they say is true of the loop. A thread of its own carries out commands: it is there before the
+application is loaded, and also when the loop is blocked.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from types import FrameType
+from typing import NoReturn
+
+import trio
+
+from trioasgi.config import Config
+from trioasgi.errors import ExitStatus
+from trioasgi.observe import configure_logging
+from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
+from trioasgi.process.loading import declare_worker, load_app
+from trioasgi.process.signals import Handler, Handlers
+from trioasgi.server.assembly import log_settings
+from trioasgi.supervisor import handover
+from trioasgi.supervisor.messages import (
+    LONGEST_ORDER,
+    Drain,
+    Draining,
+    Failed,
+    Heartbeat,
+    LineBuffer,
+    Order,
+    Ready,
+    Starting,
+    Stopped,
+    decode_command,
+    decode_order,
+    heartbeat_interval,
+    shortened,
+)
+from trioasgi.worker.reports import Reports
+
+logger = logging.getLogger("trioasgi")
+
+ORPHAN_GRACE = 1.0
+"""Seconds to finish requests in when the supervisor is gone."""
+_ORPHANS_END = 0.5
+"""Seconds that an orphan has to end in after that, whatever it is doing."""
+_SUPERVISORS_TURN = 0.2
+"""Seconds from a SIGTERM of our own until we act on it: whoever has sent it may have sent it to all (to the
+group, or the control group), and then the supervisor says more, that the others stop as well."""
+_CHUNK = 1 << 16
+
+
+def work(commands: int, on_interrupt: Handler) -> ExitStatus:
+    """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well.
+
+    `on_interrupt` is the handler of SIGINT, which the application may displace while it is imported.
+    """
+    lines = _lines(commands)
+    try:
+        order = decode_order(next(lines, b""))
+        reports = Reports(handover.take(order.reports))
+    except (ValueError, OSError) as error:
+        sys.stderr.write(f"trioasgi.worker is started by `trioasgi --workers N` or `--reload`: {error}\n")
+        return ExitStatus.USAGE
+    if order.stdin is not None:
+        os.dup2(order.stdin, 0)
+        os.close(order.stdin)
+    return _serve(order, lines, reports, on_interrupt)
+
+
+def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: Handler) -> ExitStatus:
+    lifecycle: Lifecycle | None = None
+    try:
+        config = Config.from_dict(order.config)
+        if config.env_file is not None:
+            # The worker's own affair, so that each starts with what the file says by then.
+            from trioasgi.config.env_file import load_env_file
+
+            load_env_file(config.env_file, os.environ)
+        configure_logging(log_settings(config), show_pid=True)
+        lifecycle = Lifecycle(
+            config,
+            sockets=[handover.take(description) for description in order.sockets],
+            on_serving=lambda: _begin_serving(handlers, reports),
+            on_draining=lambda reason: reports.send(Draining(reason)),
+            on_stuck=lambda failure: _end_with(failure, reports),
+        )
+        handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
+        threading.Thread(
+            target=carry_out, args=(commands, lifecycle), name="trioasgi commands", daemon=True
+        ).start()
+        declare_worker()
+        app = load_app(config)
+        handlers.install()
+        # Behind the threads of the application: Python would put the defaults back, which end the process.
+        atexit.register(handlers.ignore)
+        reports.send(Starting())
+        status = trio.run(lifecycle.run, app, _heartbeats(reports, config))
+        # The supervisor's word stands for the signal that another server would have sent.
+        handlers.call_displaced(signal.SIGTERM)
+    except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
+        failure = explain(error, has_served=lifecycle is not None and lifecycle.has_served)
+        reports.send_last(_failed(failure))
+        return failure.status
+    reports.send_last(Stopped())
+    # The supervisor knows what to do without a worker that has served its number of requests.
+    return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
+
+
+def _begin_serving(handlers: Handlers, reports: Reports) -> None:
+    handlers.install_after_startup()
+    reports.send(Ready())
+
+
+def _end_with(failure: Failure, reports: Reports) -> NoReturn:
+    reports.send_last(_failed(failure))
+    _exit(failure.status)
+
+
+def _failed(failure: Failure) -> Failed:
+    return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
+
+
+def _drain_later(lifecycle: Lifecycle) -> Handler:
+    def drain(_: int, __: FrameType | None) -> None:
+        if lifecycle.stage is Stage.ENDED:
+            return  # and no thread can be started, perhaps
+        later = threading.Timer(_SUPERVISORS_TURN, lifecycle.request_drain, ("SIGTERM",))
+        later.daemon = True
+        later.start()
+
+    return drain
+
+
+def _lines(fd: int) -> Iterator[bytes]:
+    buffer = LineBuffer(LONGEST_ORDER)
+    while data := os.read(fd, _CHUNK):
+        yield from buffer.feed(data)
+
+
+def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle) -> None:
+    """Carry out commands until there are no more, which means that the supervisor is gone; in a thread.
+
+    While the application is still being imported there is no loop to be asked, and nothing has begun that
+    could be finished: the process ends on the spot.
+    """
+    with contextlib.suppress(OSError):
+        for line in commands:
+            match decode_command(line):
+                case Drain(final=final):
+                    _drain(lifecycle, "the supervisor said so", final=final)
+                case None:
+                    logger.debug("The supervisor sent something that is not a command")
+    _drain(lifecycle, "the supervisor is gone", final=True)
+    time.sleep(ORPHAN_GRACE)
+    lifecycle.request_abort("the supervisor is gone")
+    time.sleep(_ORPHANS_END)
+    _exit(ExitStatus.FAILED)
+
+
+def _drain(lifecycle: Lifecycle, reason: str, *, final: bool) -> None:
+    if lifecycle.stage is Stage.LOADING:
+        _exit(ExitStatus.OK)
+    lifecycle.request_drain(reason, final=final)
+
+
+def _exit(status: ExitStatus) -> NoReturn:
+    # Not sys.exit: the main thread may be anywhere, and will not come back for this one.
+    os._exit(status)
+
+
+def _heartbeats(reports: Reports, config: Config) -> Callable[[], Awaitable[None]]:
+    interval = heartbeat_interval(config.timeout_worker)
+    on_sigint = signal.getsignal(signal.SIGINT)
+
+    async def send_heartbeats() -> None:
+        while True:
+            reports.send(Heartbeat())
+            if signal.getsignal(signal.SIGINT) is not on_sigint:
+                # pdb leaves a handler behind that would answer Ctrl-C with a prompt in the midst of the loop.
+                signal.signal(signal.SIGINT, on_sigint)
+            await trio.sleep(interval)
+
+    return send_heartbeats

@@ -1,0 +1,1 @@
+"""WSGI applications (PEP 3333) behind ASGI's interface."""
