@@ -145,7 +145,7 @@ def test_a_verifying_client_gets_through(files: Files, version: ssl.TLSVersion) 
     client = verifying_client(files.ca)
     client.minimum_version = client.maximum_version = version
     client.set_alpn_protocols(["h2", "http/1.1"])
-    done = handshake(server_context(str(files.cert), str(files.key)), client)
+    done = handshake(server_context(str(files.cert), str(files.key), alpn=("http/1.1",)), client)
     assert done.version == version.name.replace("_", ".")
     assert done.alpn == "http/1.1"
     assert done.compression is None

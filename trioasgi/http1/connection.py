@@ -273,6 +273,16 @@ class HTTP1Connection(ConnectionState):
             self.phase = _IDLE
             self._on_handover(self)
 
+    @property
+    def peer(self) -> str:
+        """How the log names its client."""
+        return self.info.peer
+
+    @property
+    def is_busy(self) -> bool:
+        """Is a request being answered?"""
+        return self.phase is _BUSY
+
     def response_over(self) -> None:
         if self._giving_up is not None:
             self._giving_up.pending = False

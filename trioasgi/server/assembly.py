@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
@@ -15,11 +15,13 @@ from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
+from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.http1.settings import GivesUp, HTTP1Settings
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
+from trioasgi.server.protocols import Protocols
 from trioasgi.server.settings import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
@@ -29,7 +31,9 @@ if TYPE_CHECKING:
 
     from trioasgi.config import Config
     from trioasgi.http.exchange import Handler
+    from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.server.protocols import ConnectionFactory, Home
     from trioasgi.websocket.codec import Codec as WebSocketCodec
 
 
@@ -42,35 +46,55 @@ def connection_settings(
 ) -> ConnectionSettings:
     """How connections are served, whose exchanges `handler` answers."""
     return ConnectionSettings(
-        http1=HTTP1Settings(
-            codec=codec_factory(config.http)(),
-            limits=Limits(
-                header_bytes=config.limit_header_bytes,
-                header_count=config.limit_header_count,
-                target=config.limit_target,
-                body=config.limit_body,
-            ),
-            heads=HeadEncoder(
-                DefaultFields(
-                    date=config.date_header,
-                    server=config.server_header,
-                    extra=[_parse_header(header) for header in config.header],
-                )
-            ),
-            timeout_keep_alive=config.timeout_keep_alive,
-            timeout_headers=config.timeout_headers,
-            timeout_body=config.timeout_body,
-            timeout_write=config.timeout_write,
-            body_rate=config.limit_body_rate,
-            request_timeout=config.request_timeout,
-            gives_up=GivesUp[config.cancel_on_disconnect.upper()],
-            disconnect_grace=config.disconnect_grace,
-            access_log=access_log,
-        ),
-        handler=handler,
+        protocols=Protocols({name: make(config, handler, access_log) for name, make in _PROTOCOLS.items()}),
         tls=tls,
         timeout_handshake=config.timeout_handshake,
         proxy_protocol=_proxy_protocol(config),
+    )
+
+
+def _http1(
+    config: Config, handler: Callable[[ConnectionInfo], Handler], access_log: AccessLog | None
+) -> ConnectionFactory:
+    settings = _http1_settings(config, access_log)
+
+    def connect(channel: Channel, info: ConnectionInfo, home: Home) -> HTTP1Connection:
+        return HTTP1Connection(
+            channel, info, settings, handler(info), home.context, home.start_task, home.take_over
+        )
+
+    return connect
+
+
+_PROTOCOLS: Final = {"http/1.1": _http1}
+"""What makes the connections of each protocol, by its ALPN name (RFC 7301, 6), in order of preference."""
+
+
+def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settings:
+    return HTTP1Settings(
+        codec=codec_factory(config.http)(),
+        limits=Limits(
+            header_bytes=config.limit_header_bytes,
+            header_count=config.limit_header_count,
+            target=config.limit_target,
+            body=config.limit_body,
+        ),
+        heads=HeadEncoder(
+            DefaultFields(
+                date=config.date_header,
+                server=config.server_header,
+                extra=[_parse_header(header) for header in config.header],
+            )
+        ),
+        timeout_keep_alive=config.timeout_keep_alive,
+        timeout_headers=config.timeout_headers,
+        timeout_body=config.timeout_body,
+        timeout_write=config.timeout_write,
+        body_rate=config.limit_body_rate,
+        request_timeout=config.request_timeout,
+        gives_up=GivesUp[config.cancel_on_disconnect.upper()],
+        disconnect_grace=config.disconnect_grace,
+        access_log=access_log,
     )
 
 
@@ -146,6 +170,7 @@ def server_tls(config: Config) -> ServerTLS | None:
         config.certfile,
         config.keyfile,
         config.keyfile_password,
+        alpn=tuple(_PROTOCOLS),
         ca_certs=config.ca_certs,
         client_certs=config.client_certs,
         version=config.tls_version,

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.http1.connection import HTTP1Connection, Phase
 from trioasgi.net.stream import HubStream
-from trioasgi.server.entry import Entry, as_channel
+from trioasgi.server.entry import Entered, Entry, as_channel
+from trioasgi.server.protocols import Connection, Home
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -35,11 +35,12 @@ class Connections:
     """
 
     def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
-        self._settings = settings
+        self._protocols = settings.protocols
         self._entry = Entry(settings)
         self._nursery = nursery
         self._context = context
-        self._live: set[HTTP1Connection] = set()
+        self._home = Home(context, self._start_task, self._take_over)
+        self._live: set[Connection] = set()
         self._preparing = 0
         self._draining = False
 
@@ -51,7 +52,7 @@ class Connections:
         """Whether any has a request under way, or has been handed on while a call of the application still
         runs.
         """
-        if any(connection.phase is Phase.BUSY for connection in self._live):
+        if any(connection.is_busy for connection in self._live):
             return True
         return len(self._nursery.child_tasks) > len(self._live) + self._preparing
 
@@ -70,7 +71,7 @@ class Connections:
         """Serve one connection, in a task of its own."""
         info = self._entry.info(client, server)
         if self._entry.is_open:
-            self._continue(self._connect(as_channel(stream), info))
+            self._take_over(self._connect(Entered(as_channel(stream), info)))
         else:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
 
@@ -82,47 +83,40 @@ class Connections:
             self._preparing -= 1
         if connection is not None:
             # In another task: what a handshake needs is not kept for as long as the connection lasts.
-            self._continue(connection)
+            self._take_over(connection)
 
-    async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> HTTP1Connection | None:
-        """Do what comes before HTTP. None if that fails, and the stream is closed then."""
+    async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
+        """Do what comes before the protocol. None if that fails, and the stream is closed then."""
         connection = None
         with _Isolation(info.peer):
             try:
                 entered = await self._entry.enter(stream, info)
                 if entered is not None:
-                    connection = self._connect(*entered)
+                    connection = self._connect(entered)
             finally:
                 if connection is None:
                     await _close_at_once(stream)
         return connection
 
-    def _connect(self, channel: Channel, info: ConnectionInfo) -> HTTP1Connection:
-        settings = self._settings
-        connection = HTTP1Connection(
-            channel,
-            info,
-            settings.http1,
-            settings.handler(info),
-            self._context,
-            self._start_task,
-            self._continue,
-        )
-        connection.draining = self._draining
+    def _connect(self, entered: Entered) -> Connection:
+        make = self._protocols.choose(entered.alpn)
+        connection = make(entered.channel, entered.info, self._home)
+        if self._draining:
+            connection.drain()
         self._live.add(connection)
         return connection
 
-    def _continue(self, connection: HTTP1Connection) -> None:
+    def _take_over(self, connection: Connection) -> None:
         # This may be called from anywhere: from the task of another request, or from none.
         self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
 
     def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
         self._context.run(self._nursery.start_soon, function)
 
-    async def _run(self, connection: HTTP1Connection) -> None:
+    async def _run(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it unless another task has it by then."""
         ours = True
-        with _Isolation(connection.info.peer):
+        with _Isolation(connection.peer):
             try:
                 ours = await connection.run()
                 if ours:

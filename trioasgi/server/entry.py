@@ -43,6 +43,8 @@ class Entered(NamedTuple):
 
     channel: Channel
     info: ConnectionInfo
+    alpn: str | None = None
+    """The name of the protocol that TLS has agreed on, if it has."""
 
 
 class Entry:
@@ -107,7 +109,8 @@ class Entry:
             channel = TLSChannel(secured, stream)
         else:
             channel = StreamChannel(secured.stream)
-        return Entered(channel, msgspec.structs.replace(info, tls=tls.describe(secured.ssl_object)))
+        info = msgspec.structs.replace(info, tls=tls.describe(secured.ssl_object))
+        return Entered(channel, info, secured.ssl_object.selected_alpn_protocol())
 
     async def _shake_hands(self, secured: Secured, peer: str) -> bool:
         """Shake hands within the deadline; False if that fails, which is logged and never anything worse."""

@@ -10,10 +10,8 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trioasgi.http.exchange import Handler
-    from trioasgi.http1.settings import HTTP1Settings
-    from trioasgi.net.peers import ConnectionInfo
     from trioasgi.net.trust import Trusted
+    from trioasgi.server.protocols import Protocols
 
 
 class ServerTLS(msgspec.Struct, frozen=True):
@@ -26,8 +24,7 @@ class ServerTLS(msgspec.Struct, frozen=True):
 class ConnectionSettings(msgspec.Struct, frozen=True):
     """What is the same for all connections of a worker. Times are in seconds."""
 
-    http1: HTTP1Settings
-    handler: Callable[[ConnectionInfo], Handler]
+    protocols: Protocols
     tls: ServerTLS | None
     timeout_handshake: float
     proxy_protocol: ProxyProtocol | None = None

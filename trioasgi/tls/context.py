@@ -74,7 +74,7 @@ def server_context(
     keyfile: str | None = None,
     password: str | None = None,
     *,
-    alpn: Sequence[str] = ("http/1.1",),
+    alpn: Sequence[str] = (),
     ca_certs: str | None = None,
     client_certs: Literal["none", "optional", "required"] = "none",
     version: Literal["auto", "1.2", "1.3"] = "auto",
@@ -106,7 +106,8 @@ def server_context(
     if ciphers is not None:
         _set_ciphers(context, ciphers)
     _load(context, certfile, keyfile, password)
-    context.set_alpn_protocols(list(alpn))
+    if alpn:
+        context.set_alpn_protocols(list(alpn))
     if client_certs != "none":
         _verify_clients(context, ca_certs, required=client_certs == "required")
     return context
