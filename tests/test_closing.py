@@ -100,7 +100,7 @@ def test_a_client_that_reads_to_the_end_need_not_wait_for_it(
     codec: str, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The end is told before the server waits for the rest of the body, not behind it."""
-    monkeypatch.setattr("trioasgi.http1.connection.LINGER_SECONDS", 60)
+    monkeypatch.setattr("trioasgi.http1.closing.LINGER_SECONDS", 60)
 
     async def main() -> None:
         async with serving_over(transport, answer, tmp_path, http=codec) as both, both.connect() as client:

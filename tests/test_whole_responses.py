@@ -82,7 +82,7 @@ def test_no_time_for_a_goodbye_bounds_what_is_left_of_a_response(
     transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the client goes on sending, and reads nothing for longer than the goodbye may take."""
-    monkeypatch.setattr("trioasgi.http1.connection.LINGER_SECONDS", 0.1)
+    monkeypatch.setattr("trioasgi.http1.closing.LINGER_SECONDS", 0.1)
     body = bytes(range(256)) * 4000
     app = Pieces([body], b"", sized=True)
 
@@ -125,7 +125,7 @@ def test_an_answer_of_the_servers_own_leaves_behind_what_its_client_has_not_take
             assert got.data.startswith(before + b"HTTP/1.1 400 ")
             assert not got.reset
 
-    monkeypatch.setattr("trioasgi.server.connections.HTTP1Connection", connect_and_send)
+    monkeypatch.setattr("trioasgi.server.assembly.HTTP1Connection", connect_and_send)
     run(main)
 
 

@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.http1.connection import LINGER_BYTES
+from trioasgi.http1.closing import LINGER_BYTES
 from trioasgi.net.hub import TICK
 
 TIMEOUTS: dict[str, Any] = {

@@ -1,5 +1,13 @@
 """The life of an HTTP/1 connection, top to bottom: read a request, have it answered, go on or close (RFC
 9112, 9).
+
+One task serves a connection at a time. It calls the application itself, so a request starts no task. Three
+things end its turn before the connection's end, and another task (`on_handover`) takes the next one:
+
+- The application goes on after its response is complete, and the client's next request, or its end, arrives.
+  The task stays with the application.
+- A call leaves a nursery or a scope open in the task, which can be used for nothing more.
+- A call is cancelled: the task's own scope is spent. The same task goes on, with a new scope.
 """
 
 from __future__ import annotations
@@ -15,19 +23,18 @@ from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import ResponsePhase
-from trioasgi.http1.exchange import PIECE_COST, HTTP1Exchange
+from trioasgi.http1.closing import linger, skip_body
+from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
-from trioasgi.http1.reader import MAX_SKIP
 from trioasgi.http1.refusals import error_answer, refusal_text
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
 from trioasgi.http1.state import ConnectionState
 from trioasgi.nesting import abandon_nurseries, report_left_open
-from trioasgi.net.channel import Delivery
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
     from trioasgi.http.exchange import Handler
@@ -36,16 +43,6 @@ if TYPE_CHECKING:
     from trioasgi.net.peers import ConnectionInfo
 
 logger = logging.getLogger("trioasgi")
-
-LINGER_BYTES: Final = 16 * 1024 * 1024
-LINGER_SECONDS: Final = 2.0
-"""How much, and how long, is read and dropped before a connection is closed on a client that may still be
-sending: closing with bytes unread makes the kernel send a reset, which can destroy the response before the
-client has read it (RFC 9112, 9.6). Many clients read nothing before they have sent everything; what is
-dropped costs nothing but its copying."""
-
-LINGER_YIELD: Final = 256 * 1024
-"""Bytes after which others get their turn."""
 
 READS_A_TURN: Final = 16
 """Reads of a head, none of which had to wait, after which others get their turn: over TLS, each may be many
@@ -75,6 +72,16 @@ _IDLE: Final = Phase.IDLE
 _HEAD: Final = Phase.HEAD
 _BUSY: Final = Phase.BUSY
 _CLOSING: Final = Phase.CLOSING
+
+TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
+    _NEW: frozenset({_HEAD, _BUSY, _CLOSING}),
+    _IDLE: frozenset({_HEAD, _BUSY, _CLOSING}),
+    _HEAD: frozenset({_BUSY, _CLOSING}),
+    _BUSY: frozenset({_IDLE, _CLOSING}),
+    _CLOSING: frozenset(),
+}
+"""The phases that may follow each phase."""
+
 _COMPLETE: Final = ResponsePhase.COMPLETE
 
 
@@ -244,7 +251,7 @@ class HTTP1Connection(ConnectionState):
         report_left_open(self.info.peer, f"{request.method} {request.target.decode('ascii', 'replace')}")
         if not ours:
             return
-        if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
+        if exchange.can_fail:
             exchange.fail(500, "Internal Server Error")
         exchange.close_after = True
         self._turn += 1
@@ -317,7 +324,7 @@ class HTTP1Connection(ConnectionState):
         exchange = self._exchange
         if exchange is None:
             return
-        if not exchange.over and exchange.phase is not ResponsePhase.ENDING:
+        if exchange.can_fail:
             self._refuse_cancelled(exchange, late=late)
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:
@@ -326,7 +333,8 @@ class HTTP1Connection(ConnectionState):
         """
         goes_on = await self._can_go_on(exchange)
         self._exchange = None
-        self.phase = _IDLE
+        if goes_on:
+            self.phase = _IDLE
         return goes_on
 
     def cut(self) -> None:
@@ -409,7 +417,7 @@ class HTTP1Connection(ConnectionState):
         if exchange.phase is ResponsePhase.FAILED and exchange.ends_with_connection:
             await self.channel.cut()
         elif self.reader.holds_data or self.reader.body is not None or self._has_more():
-            await self._linger()
+            await linger(self.channel)
         return False
 
     def _has_more(self) -> bool:
@@ -419,31 +427,7 @@ class HTTP1Connection(ConnectionState):
             return False
 
     async def _skip_body(self) -> bool:
-        """Read the rest of the body and drop it, within bounds; False if it did not end within them."""
-        skipped = turn = 0
-        self.channel.read_deadline = self.channel.now() + self.settings.timeout_keep_alive
-        try:
-            while skipped <= MAX_SKIP:
-                piece = self.reader.next_body()
-                if piece == b"":
-                    return True
-                if piece is None:
-                    data = self.channel.receive_nowait()
-                    if data is None:
-                        data = await self.channel.receive()
-                    if not data:
-                        return False
-                    self.reader.receive_data(data)
-                    turn += PIECE_COST
-                else:
-                    skipped += len(piece)
-                    turn += len(piece) + PIECE_COST
-                if turn >= LINGER_YIELD:
-                    turn = 0
-                    await trio.lowlevel.checkpoint()
-        except (RequestError, OSError):
-            pass
-        return False
+        return await skip_body(self.reader, self.channel, self.settings.timeout_keep_alive)
 
     # Answers of the server's own
 
@@ -459,37 +443,4 @@ class HTTP1Connection(ConnectionState):
             self.log_limit(refusal_text(rule, self.reader.take_rest()))
             if self.settings.access_log is not None:
                 self.settings.access_log.log(self.info.peer, "-", "-", "1.1", rule.status, size, 0.0)
-        await self._linger()
-
-    async def _linger(self) -> None:
-        """Drop what the client still sends until it closes, within bounds, or for as long as the response is
-        on its way: a close before that would destroy it.
-        """
-        channel = self.channel
-        dropped = turn = 0
-        try:
-            await channel.flush()
-            await channel.send_eof()
-            channel.read_deadline = channel.now() + LINGER_SECONDS
-            delivery = Delivery(channel)
-            while dropped < LINGER_BYTES:
-                try:
-                    data = channel.receive_nowait()
-                    if data is None:
-                        data = await channel.receive()
-                except TimeoutError:
-                    if not delivery.goes_on():
-                        return
-                    channel.read_deadline = channel.now() + LINGER_SECONDS
-                    continue
-                if not data:
-                    return
-                dropped += len(data)
-                turn += len(data) + PIECE_COST
-                if turn >= LINGER_YIELD:
-                    turn = 0
-                    if channel.now() >= channel.read_deadline and not delivery.goes_on():
-                        return
-                    await trio.lowlevel.checkpoint()
-        except OSError:
-            pass  # the client has gone: it had its chance
+        await linger(self.channel)
