@@ -13,6 +13,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from trioasgi.http import response
+from trioasgi.http1 import connection
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
 from trioasgi.supervisor.slots import (
     SLOT_TRANSITIONS,
@@ -32,6 +34,8 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "supervisor": (SupervisorState, SUPERVISOR_TRANSITIONS),
     "slot": (SlotState, SLOT_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
+    "http1": (connection.Phase, connection.TRANSITIONS),
+    "response": (response.ResponsePhase, response.TRANSITIONS),
 }
 """By the name of its diagram. The first state of a table is the one that it begins in."""
 

@@ -59,4 +59,4 @@ def test_phases_in_which_nothing_more_can_be_given() -> None:
         assert made.over == (phase in over)
         assert made.can_fail == (phase in can_fail)
     assert set(TRANSITIONS) == set(ResponsePhase)
-    assert not any(can_fail & TRANSITIONS[phase] for phase in over)
+    assert not any(can_fail.intersection(TRANSITIONS[phase]) for phase in over)

@@ -1,12 +1,5 @@
 """How far a response has come, and whether its body keeps to its Content-Length. Sans-IO, for every version.
 
-::
-
-    NOT_STARTED ──head──► STARTED ──last piece──► ENDING ──has left──► COMPLETE
-         │                   │                      │
-         │                   └──► REFUSED           └──► FAILED
-         └──► REFUSED, FAILED, COMPLETE (a WebSocket was accepted)
-
 - The application moves it forward, piece by piece. It is COMPLETE when its last byte has left, not when that
   was given.
 - The server may answer in the application's place (REFUSED) as long as nothing of the application's answer
@@ -43,15 +36,25 @@ _COMPLETE: Final = ResponsePhase.COMPLETE
 _REFUSED: Final = ResponsePhase.REFUSED
 _FAILED: Final = ResponsePhase.FAILED
 
-TRANSITIONS: Final[Mapping[ResponsePhase, frozenset[ResponsePhase]]] = {
-    _NOT_STARTED: frozenset({_STARTED, _COMPLETE, _REFUSED, _FAILED}),
-    _STARTED: frozenset({_ENDING, _COMPLETE, _REFUSED, _FAILED}),
-    _ENDING: frozenset({_COMPLETE, _FAILED}),
-    _COMPLETE: frozenset(),
-    _REFUSED: frozenset({_FAILED}),
-    _FAILED: frozenset(),
+TRANSITIONS: Final[Mapping[ResponsePhase, Mapping[ResponsePhase, str]]] = {
+    _NOT_STARTED: {
+        _STARTED: "the head is given",
+        _COMPLETE: "a WebSocket is accepted",
+        _REFUSED: "the server answers in its place",
+        _FAILED: "the peer has gone",
+    },
+    _STARTED: {
+        _ENDING: "the last piece is given",
+        _COMPLETE: "the last piece is given, and has left",
+        _REFUSED: "the head is taken back, and the server answers",
+        _FAILED: "it is cut, or the peer has gone",
+    },
+    _ENDING: {_COMPLETE: "it has left", _FAILED: "the peer has gone, or takes nothing"},
+    _COMPLETE: {},
+    _REFUSED: {_FAILED: "the answer cannot leave"},
+    _FAILED: {},
 }
-"""The phases that may follow each phase."""
+"""The phases that may follow each phase, and when they do."""
 
 BODILESS: Final = frozenset({204, 205, 304})
 """Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""

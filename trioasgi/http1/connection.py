@@ -73,14 +73,25 @@ _HEAD: Final = Phase.HEAD
 _BUSY: Final = Phase.BUSY
 _CLOSING: Final = Phase.CLOSING
 
-TRANSITIONS: Final[Mapping[Phase, frozenset[Phase]]] = {
-    _NEW: frozenset({_HEAD, _BUSY, _CLOSING}),
-    _IDLE: frozenset({_HEAD, _BUSY, _CLOSING}),
-    _HEAD: frozenset({_BUSY, _CLOSING}),
-    _BUSY: frozenset({_IDLE, _CLOSING}),
-    _CLOSING: frozenset(),
+TRANSITIONS: Final[Mapping[Phase, Mapping[Phase, str]]] = {
+    _NEW: {
+        _HEAD: "a part of a head arrives",
+        _BUSY: "a request arrives",
+        _CLOSING: "what arrives is no request",
+    },
+    _IDLE: {
+        _HEAD: "a part of a head arrives",
+        _BUSY: "a request arrives",
+        _CLOSING: "what arrives is no request, or the last response was to close",
+    },
+    _HEAD: {_BUSY: "the head is whole", _CLOSING: "it breaks a rule, or takes too long"},
+    _BUSY: {
+        _IDLE: "the response is complete, and its request's body read or dropped",
+        _CLOSING: "the response was the last, or was cut",
+    },
+    _CLOSING: {},
 }
-"""The phases that may follow each phase."""
+"""The phases that may follow each phase, and when they do. Wherever it is, the client may just leave."""
 
 _COMPLETE: Final = ResponsePhase.COMPLETE
 
