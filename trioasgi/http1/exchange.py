@@ -153,6 +153,7 @@ class HTTP1Exchange(Exchange):
                 self._since_yield += PIECE_COST
                 if self._since_yield >= YIELD_EVERY:
                     await self._yield()
+                    continue  # it may be over by now
             await self._receive_more()
             has_read = True
         self._owes_continue = False  # it has come, told to or not
@@ -176,6 +177,7 @@ class HTTP1Exchange(Exchange):
                 self._owes_continue = False
                 if self.phase is _NOT_STARTED and not channel.send_nowait(CONTINUE):
                     await channel.flush()
+                    return  # it may be over by now
             data = channel.receive_nowait()
             if data is None:
                 data = await self._wait_for_body()
@@ -422,8 +424,7 @@ class HTTP1Exchange(Exchange):
         """End what other tasks wait for in `receive()`: the exchange is over."""
         connection = self._connection
         connection.channel.release_watchers()
-        if connection.reader.body is not None:
-            connection.channel.interrupt_read()  # the connection may have to read what is left of it
+        connection.channel.interrupt_read()  # from here on the connection reads
 
     def upgrade(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:
         connection = self._connection
