@@ -268,10 +268,10 @@ class HTTP1Connection(ConnectionState):
             exchange.phase is not _COMPLETE or exchange.status == 101
         ):  # a WebSocket's channel is still its own
             return
-        if exchange.close_after or self.reader.body is None:
-            self._turn += 1
-            self.phase = _IDLE
-            self._on_handover(self)
+        # Its body, as far as nobody has read it, is for the other task as well: the call gets no more of it.
+        self._turn += 1
+        self.phase = _IDLE
+        self._on_handover(self)
 
     def response_over(self) -> None:
         if self._giving_up is not None:
