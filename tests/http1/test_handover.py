@@ -63,6 +63,33 @@ def test_the_next_request_is_served_while_the_application_goes_on(
     run(main)
 
 
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+def test_a_body_that_nobody_reads_keeps_the_next_request_no_longer_waiting(
+    codec: str, transport: str, pieces: int, tmp_path: Path
+) -> None:
+    """It may have come with its head, or come later, together with the next request or before it."""
+    head = request("/busy", "Content-Length: 40000", method="POST")
+
+    async def main() -> None:
+        app = Busy()
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+        ):
+            wire = [head, bytes(40000), request("/a")]
+            await client.send(b"".join(wire[: 4 - pieces]))
+            assert (await client.response()).body == b"/busy"
+            await app.begun.wait()
+            for piece in wire[4 - pieces :]:
+                await client.send(piece)
+            with trio.fail_after(SOON):
+                assert (await client.response()).body == b"/a"
+            assert not app.ended.is_set()
+            app.release.set()
+
+    run(main)
+
+
 def test_two_calls_may_be_left_behind_on_one_connection(codec: str, transport: str, tmp_path: Path) -> None:
     async def main() -> None:
         app = Busy()

@@ -56,6 +56,26 @@ async def test_a_bad_request_gets_its_answer(codec: str, name: str) -> None:
     assert not calls.scopes
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HEAD / HTTP/1.1\r\n\r\n",
+        b"\r\n" + request("/", "Transfer-Encoding: gzip, chunked", method="HEAD"),
+        request("/", "A: " + "b" * 2000, method="HEAD")[:-4],
+    ],
+)
+@on_trio
+async def test_the_refusal_of_a_head_has_no_body(codec: str, head: bytes) -> None:
+    """RFC 9110, 9.3.2: whoever reads it takes what comes behind it for another response."""
+    async with serving(Calls(echo), codec, **LIMITS) as client:
+        await client.send(head)
+        await client.send_eof()
+        answer = await client.rest()
+        assert answer.startswith(b"HTTP/1.1 ")
+        assert b"\r\ncontent-length: " in answer
+        assert answer.endswith(b"\r\n\r\n")
+
+
 @on_trio
 async def test_what_keeps_within_the_limits_is_served(codec: str) -> None:
     data = request("/" + "a" * 99, *["A: b"] * 7, "B: " + "c" * 800, body=b"d" * 100)

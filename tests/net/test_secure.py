@@ -18,7 +18,14 @@ from tests.support.sockets import run
 from tests.support.transports import certificates
 from tests.support.turns import counted_turns
 from trioasgi.net import secure
-from trioasgi.net.secure import MAX_ANSWERS, MAX_EMPTY_RECORDS, RECORDS_A_TURN, Secured, TLSChannel
+from trioasgi.net.secure import (
+    MAX_ANSWERS,
+    MAX_EMPTY_RECORDS,
+    RECORDS_A_TURN,
+    TURNS_BEFORE_YIELD,
+    Secured,
+    TLSChannel,
+)
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -169,6 +176,34 @@ def test_what_is_behind_records_without_content_is_waited_for_a_turn(tmp_path: P
             with counted_turns() as turns:
                 assert await channel.receive() == b"x"
                 assert turns.count > 0
+
+    run(main, 5)
+
+
+@pytest.mark.parametrize("records", [RECORDS_A_TURN, TURNS_BEFORE_YIELD * RECORDS_A_TURN])
+def test_an_interruption_reaches_a_read_that_lets_others_run(records: int, tmp_path: Path) -> None:
+    """What it was about to return is for whoever reads next, before what comes behind it."""
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+            for _ in range(records):
+                peer.records.update_keys()
+            peer.records.write(b"x")
+            await peer.flush()
+            await trio.sleep(0.02)
+            interrupted = trio.Event()
+
+            async def expect_interruption() -> None:
+                assert channel.receive_nowait() is None
+                with pytest.raises(TimeoutError):
+                    await channel.receive()
+                interrupted.set()
+
+            nursery.start_soon(expect_interruption)
+            await trio.lowlevel.checkpoint()
+            channel.interrupt_read()
+            await interrupted.wait()
+            assert await channel.receive() == b"x"
 
     run(main, 5)
 

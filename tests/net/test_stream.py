@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import sys
@@ -505,6 +506,29 @@ def test_a_read_can_be_interrupted() -> None:
 
             nursery.start_soon(expect_interruption)
             await wait_all_tasks_blocked()
+            stream.interrupt_read()
+            await wait_all_tasks_blocked()
+            await peer.send_all(b"on")
+            assert await stream.receive() == b"on"
+
+    run(main, SOON)
+
+
+def test_an_interruption_reaches_a_read_that_was_woken_and_has_not_run_yet() -> None:
+    """What has come is for whoever reads next: else the one who was interrupted takes it, or waits in the
+    other's place.
+    """
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+
+            async def expect_interruption() -> None:
+                with pytest.raises(TimeoutError):
+                    await stream.receive()
+
+            nursery.start_soon(expect_interruption)
+            await wait_all_tasks_blocked()
+            stream.on_event(select.EPOLLIN)
             stream.interrupt_read()
             await wait_all_tasks_blocked()
             await peer.send_all(b"on")

@@ -286,10 +286,10 @@ class HTTP1Connection(ConnectionState):
             exchange.phase is not _COMPLETE or exchange.status == 101
         ):  # a WebSocket's channel is still its own
             return
-        if exchange.close_after or self.reader.body is None:
-            self._turn += 1
-            self.phase = _IDLE
-            self._on_handover(self)
+        # Its body, as far as nobody has read it, is for the other task as well: the call gets no more of it.
+        self._turn += 1
+        self.phase = _IDLE
+        self._on_handover(self)
 
     @property
     def peer(self) -> str:
@@ -445,13 +445,15 @@ class HTTP1Connection(ConnectionState):
     async def _answer(self, rule: Rule) -> None:
         """Answer a request that breaks `rule` and so never became an exchange; the connection closes."""
         self.phase = _CLOSING
-        answer, size = error_answer(self.settings.heads, rule.status, rule.reason)
+        rest = self.reader.take_rest()
+        with_body = not rest.lstrip(b"\r\n").startswith(b"HEAD ")
+        answer, size = error_answer(self.settings.heads, rule.status, rule.reason, with_body=with_body)
         try:
             self.channel.send_nowait(answer)
         except OSError:
             pass  # there is nobody left to tell
         else:
-            self.log_limit(refusal_text(rule, self.reader.take_rest()))
+            self.log_limit(refusal_text(rule, rest))
             if self.settings.access_log is not None:
                 self.settings.access_log.log(self.info.peer, "-", "-", "1.1", rule.status, size, 0.0)
         await linger(self.channel)

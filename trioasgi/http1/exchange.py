@@ -82,6 +82,7 @@ class HTTP1Exchange(HTTP1Response):
                 self._since_yield += PIECE_COST
                 if self._since_yield >= YIELD_EVERY:
                     await self._yield()
+                    continue  # it may be over by now
             await self._receive_more()
             has_read = True
         self._owes_continue = False  # it has come, told to or not
@@ -105,6 +106,7 @@ class HTTP1Exchange(HTTP1Response):
                 self._owes_continue = False
                 if self.phase is _NOT_STARTED and not channel.send_nowait(CONTINUE):
                     await channel.flush()
+                    return  # it may be over by now
             data = channel.receive_nowait()
             if data is None:
                 data = await self._wait_for_body()

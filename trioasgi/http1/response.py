@@ -284,8 +284,7 @@ class HTTP1Response(Exchange):
         """End what other tasks wait for in `receive()`: the exchange is over."""
         connection = self._connection
         connection.channel.release_watchers()
-        if connection.reader.body is not None:
-            connection.channel.interrupt_read()  # the connection may have to read what is left of it
+        connection.channel.interrupt_read()  # from here on the connection reads
 
     def _send(self, data: bytes) -> bool:
         try:

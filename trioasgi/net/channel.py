@@ -81,7 +81,9 @@ class ByteChannel(ABC):
 
     @abstractmethod
     def interrupt_read(self) -> None:
-        """End a read that waits now with TimeoutError, as if its deadline had come."""
+        """End a `receive()` that is under way with TimeoutError, as if its deadline had come: also one that
+        has been woken and is yet to run. What has come by then is for whoever reads next.
+        """
 
     @abstractmethod
     async def send_eof(self) -> None:

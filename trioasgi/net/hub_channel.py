@@ -98,6 +98,7 @@ class HubChannel(Channel):
         "_writer",
         "_writing",
         "hub",
+        "interrupted",
         "write_deadline",
     )
 
@@ -123,6 +124,8 @@ class HubChannel(Channel):
         self._broken: OSError | None = None
         self._callback: Callable[[], None] | None = None
         self._hang_up_callback: Callable[[], None] | None = None
+        self.interrupted = 0
+        """How often reads were interrupted: who has waited looks whether that was meant for it, too."""
         self.read_deadline = math.inf
         self.write_timeout = math.inf
         self.write_deadline = math.inf
@@ -253,7 +256,11 @@ class HubChannel(Channel):
                 if self._reader is not None or self._fd == -1:
                     raise self._no_reader()
                 self._reader = current_task()
+                interrupted = self.interrupted
                 await wait_task_rescheduled(self._abort_read)
+                if self.interrupted != interrupted:
+                    # We had been woken already; what has come is for whoever reads next.
+                    raise TimeoutError(STALLED_READ)
             data = self._recv(READ_SIZE)
             if data is not None:
                 return data
@@ -435,6 +442,7 @@ class HubChannel(Channel):
             self._watchers.unpark_all()
 
     def interrupt_read(self) -> None:
+        self.interrupted += 1
         reader, self._reader = self._reader, None
         if reader is not None:
             reschedule(reader, outcome.Error(TimeoutError(STALLED_READ)))

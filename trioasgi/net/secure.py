@@ -211,22 +211,25 @@ class TLSChannel(Channel):
         """As `Channel.receive`. Others come to their turn, though there may be something by now."""
         if self._ended:
             return await self._transport.receive()
-        task = current_task()
-        steps = task._schedule_points
+        task, transport = current_task(), self._transport
+        steps, interrupted = task._schedule_points, transport.interrupted
         turns = 0
         while True:
+            if self._dry and len(self._received) < _HEADER and not self._eof:
+                self._take(await transport.receive())
+            if task._schedule_points == steps:
+                # Now, and not with bytes in our hands: somebody else may read meanwhile.
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            if transport.interrupted != interrupted:
+                raise TimeoutError(STALLED_READ)
             data = self.receive_nowait()
             if data is not None:
-                if task._schedule_points == steps:
-                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return data
             turns += 1
             if turns % TURNS_BEFORE_YIELD == 0:
                 await trio.lowlevel.checkpoint()
                 if self.now() >= self.read_deadline:
                     raise TimeoutError(STALLED_READ)
-            if self._dry and len(self._received) < _HEADER:
-                self._take(await self._transport.receive())
 
     def _take(self, received: bytes) -> bool:
         """Take bytes off the wire, or their end; is there something to decrypt?"""

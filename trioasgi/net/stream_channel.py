@@ -91,10 +91,17 @@ class StreamChannel(Channel):
             try:
                 # Whoever watches for the end reads too, and may have to be waited for.
                 async with self._reading:
-                    ready = self.receive_nowait()
-                    return await self._read() if ready is None else ready
+                    data = self.receive_nowait()
+                    if data is None:
+                        data = await self._read()
+                    if not scope.cancel_called:
+                        return data
+                    # It is for whoever reads next; the end is remembered.
+                    if data:
+                        self._buffered.appendleft(data)
             finally:
-                self._reading_scope = None
+                if self._reading_scope is scope:
+                    self._reading_scope = None
         raise TimeoutError(STALLED_READ)
 
     async def _read(self) -> bytes:
