@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -180,29 +180,35 @@ def test_what_is_behind_records_without_content_is_waited_for_a_turn(tmp_path: P
     run(main, 5)
 
 
+@contextlib.contextmanager
+def interrupting_after_a_step(channel: TLSChannel) -> Iterator[None]:
+    """Interrupt the reads of `channel` once, when the task that enters this has made its next step."""
+    reader = trio.lowlevel.current_task()
+
+    class Interrupter(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task is reader:
+                trio.lowlevel.remove_instrument(self)
+                channel.interrupt_read()
+
+    trio.lowlevel.add_instrument(Interrupter())
+    yield
+
+
 @pytest.mark.parametrize("records", [RECORDS_A_TURN, TURNS_BEFORE_YIELD * RECORDS_A_TURN])
 def test_an_interruption_reaches_a_read_that_lets_others_run(records: int, tmp_path: Path) -> None:
     """What it was about to return is for whoever reads next, before what comes behind it."""
 
     async def main() -> None:
-        async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:
+        async with secured_pair(tmp_path) as (channel, _, peer):
             for _ in range(records):
                 peer.records.update_keys()
             peer.records.write(b"x")
             await peer.flush()
             await trio.sleep(0.02)
-            interrupted = trio.Event()
-
-            async def expect_interruption() -> None:
-                assert channel.receive_nowait() is None
-                with pytest.raises(TimeoutError):
-                    await channel.receive()
-                interrupted.set()
-
-            nursery.start_soon(expect_interruption)
-            await trio.lowlevel.checkpoint()
-            channel.interrupt_read()
-            await interrupted.wait()
+            assert channel.receive_nowait() is None
+            with interrupting_after_a_step(channel), pytest.raises(TimeoutError):
+                await channel.receive()
             assert await channel.receive() == b"x"
 
     run(main, 5)
