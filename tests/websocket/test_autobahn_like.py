@@ -198,16 +198,17 @@ for code in (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 3000, 3999, 4
 for code in (0, 999, 1004, 1005, 1006, 1016, 1100, 2000, 2999, 5000, 65535):
     CASES[f"7.9 {code}"] = Case([close(code)], code=1002)
 
-# 9: limits
+# 9: limits; a mebibyte at once, and a quarter of one in pieces
 _MEBI = 1 << 20
+_LONG = b"*" * (_MEBI // 4)
 for opcode in (TEXT, BINARY):
     CASES[f"9.{opcode}.1"] = echoed(opcode, b"*" * 65536)
-    CASES[f"9.{opcode}.2"] = echoed(opcode, b"*" * 4 * _MEBI)
+    CASES[f"9.{opcode}.2"] = echoed(opcode, b"*" * _MEBI)
     for size in (64, 256, 4096, 65536):
         CASES[f"9.{opcode + 2} fragments of {size}"] = Case(
-            [b"".join(fragments(opcode, b"*" * _MEBI, size))], [(opcode, b"*" * _MEBI)]
+            [b"".join(fragments(opcode, _LONG, size))], [(opcode, _LONG)]
         )
-    CASES[f"9.{opcode + 4} chopped"] = echoed(opcode, b"*" * _MEBI, chop=1024)
+    CASES[f"9.{opcode + 4} chopped"] = echoed(opcode, _LONG, chop=1024)
     CASES[f"9.{opcode + 6} many"] = Case([frame(opcode, b"*" * 64)] * 1000, [(opcode, b"*" * 64)] * 1000)
 
 # 10: a message whose fragments are those of its sender's own making
@@ -261,7 +262,7 @@ OFFERS = {
 
 
 @pytest.mark.parametrize("name", OFFERS)
-@pytest.mark.parametrize("size", [16, 64, 256, 1024, 4096, 16384, 131072])
+@pytest.mark.parametrize("size", [16, 256, 4096, 131072])
 def test_compression(codec: str, name: str, size: int) -> None:
     parameters, server_bits, client_bits = OFFERS[name]
     text = ('{"number": 12345, "text": "Käse", "list": [1, 2, 3]} ' * (size // 40 + 1))[:size].encode()
