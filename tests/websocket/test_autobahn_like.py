@@ -58,6 +58,7 @@ def fragments(opcode: int, payload: bytes, size: int) -> list[bytes]:
 
 
 CASES: dict[str, Case] = {}
+CHARACTERS: dict[str, Case] = {}
 
 # 1: framing; the sizes around which the length's form changes
 for opcode, (number, size) in itertools.product(
@@ -171,11 +172,13 @@ _INVALID = (
     b"\xed\xa0\x80\xed\xb0\x80",
 )  # fmt: skip
 for number, text in enumerate(_VALID, 1):
-    CASES[f"6.5.{number}"] = echoed(TEXT, text.encode())
-    CASES[f"6.5.{number} byte by byte"] = Case(fragments(TEXT, text.encode(), 1), [(TEXT, text.encode())])
+    CHARACTERS[f"6.5.{number}"] = echoed(TEXT, text.encode())
+    CHARACTERS[f"6.5.{number} byte by byte"] = Case(
+        fragments(TEXT, text.encode(), 1), [(TEXT, text.encode())]
+    )
 for number, data in enumerate(_INVALID, 1):
-    CASES[f"6.6.{number}"] = Case([frame(TEXT, data)], code=1007)
-    CASES[f"6.6.{number} byte by byte"] = Case(fragments(TEXT, data, 1), code=1007)
+    CHARACTERS[f"6.6.{number}"] = Case([frame(TEXT, data)], code=1007)
+    CHARACTERS[f"6.6.{number} byte by byte"] = Case(fragments(TEXT, data, 1), code=1007)
 
 # 7: closing; what comes behind the Close is not looked at
 CASES |= {
@@ -221,7 +224,17 @@ def chopped(data: bytes, size: int) -> list[bytes]:
 
 @pytest.mark.parametrize("name", CASES)
 def test_case(codec: str, name: str) -> None:
-    case = CASES[name]
+    check(CASES[name], codec)
+
+
+# What a character is does not depend on the stream: 6.1 to 6.4 run over all of them.
+@pytest.mark.streams("hub")
+@pytest.mark.parametrize("name", CHARACTERS)
+def test_characters(codec: str, name: str) -> None:
+    check(CHARACTERS[name], codec)
+
+
+def check(case: Case, codec: str) -> None:
     closes = case.code == 1000 and not any(piece[0] & 0xF == CLOSE for piece in case.frames)
     calls = Calls(echo)
 
