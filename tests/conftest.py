@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -32,7 +34,11 @@ def nothing_frozen() -> Iterator[None]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say what the suite's own markers mean."""
+    """Say what the suite's own markers mean, and let compiled code be kept."""
+    # The suite starts several hundred interpreters. Where the environment forbids compiled code, each of them
+    # compiles the whole server, and each worker of xdist all tests. Both inherit the variable.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     config.addinivalue_line(
         "markers", "streams(*names): the test runs over these streams alone (tests/support/streams.py)"
     )

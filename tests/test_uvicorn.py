@@ -462,7 +462,7 @@ def write_config(directory: Path, name: str) -> None:
     (directory / name).write_text(text)
 
 
-@pytest.mark.parametrize("name", ["log.json", "log.yaml", "log.yml", "log.ini"])
+@pytest.mark.parametrize("name", ["log.json", "log.yml", "log.ini"])
 def test_a_log_config_of_uvicorns_in_supervisor_and_workers(name: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
     write_config(tmp_path, name)

@@ -90,6 +90,8 @@ def check_error(calls: Calls, said: str) -> None:
     assert said in str(calls.error)
 
 
+# The bodies below run over all streams: what ends a connection then is the same.
+@pytest.mark.streams("hub")
 @pytest.mark.parametrize("name", BAD_STARTS)
 @on_trio
 async def test_a_bad_start_is_a_500(codec: str, name: str) -> None:

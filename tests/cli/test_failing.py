@@ -48,8 +48,7 @@ def test_main_is_the_program_that_was_started_and_not_the_application(workers: s
     assert "__main__ is the program that was started; name the application by its own module" in result.stderr
 
 
-@pytest.mark.parametrize("form", ["{}.py", "{}/__init__.py"])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("workers", "form"), [("1", "{}/__init__.py"), ("2", "{}.py")])
 def test_files_that_are_named_like_our_own_imports_do_no_harm(
     workers: str, form: str, tmp_path: Path
 ) -> None:
@@ -115,8 +114,7 @@ app = Starlette(lifespan=lifespan)
 """
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("lifespan", ["auto", "on"])
+@pytest.mark.parametrize(("lifespan", "workers"), [("auto", "1"), ("on", "1"), ("auto", "2")])
 def test_a_start_up_that_fails_in_a_framework_is_told_once_and_with_the_hint(
     lifespan: str, workers: str, tmp_path: Path
 ) -> None:

@@ -15,7 +15,7 @@ from trioasgi.http.limits import Limits
 from trioasgi.http1.reader import LONG_HEAD, RequestReader
 
 ROUNDS = settings(
-    max_examples=400,
+    max_examples=150,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

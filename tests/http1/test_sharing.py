@@ -60,7 +60,7 @@ def test_a_refused_request_changes_nothing_for_another_connection(codec: str, na
 
 
 ROUNDS = settings(
-    max_examples=200,
+    max_examples=100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

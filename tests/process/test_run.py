@@ -136,10 +136,19 @@ HANDLING = """
 """
 
 
-@pytest.mark.parametrize("then", ["pass", "sys.exit(5)"])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize(
-    "options", [(), ("--workers", "2"), ("--reload",)], ids=["one process", "workers", "reload"]
+    ("options", "number", "then"),
+    [
+        ((), signal.SIGTERM, "pass"),
+        ((), signal.SIGTERM, "sys.exit(5)"),
+        ((), signal.SIGINT, "pass"),
+        ((), signal.SIGINT, "sys.exit(5)"),
+        # A worker gets SIGTERM, whichever the supervisor has got.
+        (("--workers", "2"), signal.SIGTERM, "sys.exit(5)"),
+        (("--workers", "2"), signal.SIGINT, "pass"),
+        (("--reload",), signal.SIGTERM, "pass"),
+        (("--reload",), signal.SIGINT, "sys.exit(5)"),
+    ],
 )
 def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called_once(
     options: tuple[str, ...], number: signal.Signals, then: str, tmp_path: Path

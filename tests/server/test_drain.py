@@ -321,15 +321,19 @@ def test_a_connection_that_arrives_with_the_drain_is_served_or_closed() -> None:
     """Never left hanging: whatever the kernel had accepted is one or the other."""
 
     async def main() -> None:
-        for _ in range(20):
-            async with (
-                serving(Lived(), timeout_graceful_shutdown=2) as server,
-                connected(server) as client,
-            ):
-                await client.send(request("/"))
-                server.begin_drain()
-                data = await client.rest()
-                assert data == b"" or data.startswith(b"HTTP/1.1 200 ")
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(arrive)
+
+    async def arrive() -> None:
+        async with (
+            serving(Lived(), timeout_graceful_shutdown=2) as server,
+            connected(server) as client,
+        ):
+            await client.send(request("/"))
+            server.begin_drain()
+            data = await client.rest()
+            assert data == b"" or data.startswith(b"HTTP/1.1 200 ")
 
     run(main)
 

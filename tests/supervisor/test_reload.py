@@ -275,7 +275,8 @@ def test_a_storm_of_saves_does_not_keep_the_server_from_answering(tmp_path: Path
         url = server.url()
         begun, number = time.monotonic(), 0
         with Hammer(url) as hammer:
-            while time.monotonic() - begun < 8:
+            # The first answer of new code may be late on a busy machine.
+            while (took := time.monotonic() - begun) < 4 or (len(set(hammer.bodies)) < 2 and took < 20):
                 number += 1
                 write_app(tmp_path, str(number), extra=slow)
                 time.sleep(0.1)
@@ -283,7 +284,7 @@ def test_a_storm_of_saves_does_not_keep_the_server_from_answering(tmp_path: Path
         assert during - {"0"}, "nothing was answered"
         assert hammer.errors == []
         wait_until(lambda: get(url).body == str(number), "the last answer")
-        assert server.output.count("^imported") <= 16  # and not once for each of about 70 saves
+        assert server.output.count("^imported") <= 2 * took + 2  # and not once for each of ten saves a second
         assert server.stop() == 0
 
 

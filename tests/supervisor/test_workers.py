@@ -102,15 +102,16 @@ def test_workers_are_replaced_after_their_number_of_requests(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("source", "said"),
+    ("options", "source", "said"),
     [
-        ("1 / 0", "ZeroDivisionError: division by zero"),
-        ("other = 1", "'app' has no attribute 'app'"),
-        ("import sys; sys.exit()", "SystemExit"),
-        (LIFESPAN_FAILS, "the database is not there"),
+        (("--workers", "2"), "1 / 0", "ZeroDivisionError: division by zero"),
+        (("--workers", "2"), "other = 1", "'app' has no attribute 'app'"),
+        (("--workers", "2"), "import sys; sys.exit()", "SystemExit"),
+        (("--workers", "2"), LIFESPAN_FAILS, "the database is not there"),
+        ((), "import sys; sys.exit()", "SystemExit"),  # cli/test_serving.py has others
+        ((), LIFESPAN_FAILS, "the database is not there"),
     ],
 )
-@pytest.mark.parametrize("options", [("--workers", "2"), ()])
 def test_what_cannot_start_ends_everything_with_status_3(
     options: tuple[str, ...], source: str, said: str, tmp_path: Path
 ) -> None:

@@ -133,11 +133,11 @@ class Client:
 
     async def rest(self) -> bytes:
         """Everything that is still to come, up to the end of the connection."""
-        data, self._data = self._data, b""
+        data, self._data = bytearray(self._data), b""
         with trio.fail_after(PATIENCE):
             while piece := await self._receive():
                 data += piece
-        return data
+        return bytes(data)
 
     async def _receive(self) -> bytes:
         try:

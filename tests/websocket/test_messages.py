@@ -337,7 +337,7 @@ def test_what_has_been_used_up_is_let_go(codec: str, length: int, kept: int) -> 
 
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
 def test_a_message_in_tiny_fragments_takes_no_more_memory_than_it_has_bytes(codec: str, opcode: int) -> None:
-    count = 50_000
+    count = 10_000
     data = frame(opcode, b"\xc3\xa4", fin=False) + frame(CONTINUATION, b"\xc3\xa4", fin=False) * count
     messages = reader(codec, max_size=1 << 20)
     messages.feed(data)

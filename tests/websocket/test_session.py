@@ -135,9 +135,7 @@ async def test_text_in_fragments_of_64_bytes(codec: str) -> None:
 
 @pytest.mark.parametrize("payload", [b"", b"a"], ids=["empty", "one byte"])
 @on_trio
-async def test_others_run_while_a_client_sends_a_hundred_thousand_fragments(
-    codec: str, payload: bytes
-) -> None:
+async def test_others_run_while_a_client_sends_ten_thousand_fragments(codec: str, payload: bytes) -> None:
     counts = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,7 +145,7 @@ async def test_others_run_while_a_client_sends_a_hundred_thousand_fragments(
             counts.append(turns.count)
         await send({"type": "websocket.send", "text": str(len(message["text"]))})
 
-    count = 100_000
+    count = 10_000
     fragments = frame(0, payload, fin=False) * (count - 1)
     async with websocket(app, codec) as client:
         await client.send(frame(TEXT, fin=False), fragments, frame(0, b"end"))
