@@ -34,7 +34,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "supervisor": (SupervisorState, SUPERVISOR_TRANSITIONS),
     "slot": (SlotState, SLOT_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
-    "http1": (connection.Phase, connection.TRANSITIONS),
+    "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
 }
 """By the name of its diagram. The first state of a table is the one that it begins in."""

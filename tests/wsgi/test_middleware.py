@@ -14,7 +14,7 @@ import pytest
 from tests.support.http import request
 from tests.support.sockets import connected, logged, run, served
 from tests.support.wsgi import App, Environ, StartResponse, environ_of, get
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.wsgi.detect import is_wsgi
 from trioasgi.wsgi.environ import FileWrapper, make_environ
 from trioasgi.wsgi.middleware import WSGIMiddleware
@@ -284,3 +284,38 @@ def test_reading_a_body_whose_client_goes_is_an_oserror() -> None:
 
     run(main)
     assert len(errors) == 1
+
+
+def test_a_body_is_read_though_no_field_announces_it() -> None:
+    """HTTP/2 needs neither Content-Length nor Transfer-Encoding for one (RFC 9113, 8.1.1)."""
+
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        assert "CONTENT_LENGTH" not in environ
+        start_response("200 OK", [])
+        return [environ["wsgi.input"].read()]
+
+    async def main() -> None:
+        messages: list[Message] = []
+        pieces = [
+            {"type": "http.request", "body": b"a bo", "more_body": True},
+            {"type": "http.request", "body": b"dy", "more_body": False},
+        ]
+
+        async def receive() -> Message:
+            return pieces.pop(0)
+
+        async def send(message: Message) -> None:
+            messages.append(message)
+
+        scope: Scope = {
+            "type": "http",
+            "http_version": "2",
+            "method": "POST",
+            "path": "/",
+            "query_string": b"",
+            "headers": [],
+        }
+        await WSGIMiddleware(app)(scope, receive, send)
+        assert b"".join(message.get("body", b"") for message in messages) == b"a body"
+
+    run(main)

@@ -115,8 +115,8 @@ class _Task:
         with self._contained():
             try:
                 await async_fn(*args)
-            except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-                self._judge(exc)
+            except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
+                self._log_failure(exc)
 
     async def run_until_started(
         self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
@@ -128,7 +128,7 @@ class _Task:
             except BaseException as exc:
                 if not self._has_started:
                     raise
-                self._judge(exc)
+                self._log_failure(exc)
 
     def started(self, value: object = None) -> None:
         """As `trio.TaskStatus.started`."""
@@ -156,7 +156,7 @@ class _Task:
         if left_open:
             report_left_open("in the background", self._origin)
 
-    def _judge(self, exc: BaseException) -> None:
+    def _log_failure(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
         if ours is not None:
             log_failure(f"{self._origin} failed", ours)

@@ -138,11 +138,11 @@ class HTTPHandler:
             application.active += 1
             try:
                 await application.app(self._make_scope(exchange), call.receive, call.send)
-            except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-                self._judge(exchange, exc)
+            except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
+                self._handle_failure(exchange, exc)
             else:
                 if exchange.phase is not _COMPLETE:
-                    self._judge_return(exchange)
+                    self._check_complete(exchange)
             finally:
                 application.count()
         if exchange.status >= 300:
@@ -180,7 +180,7 @@ class HTTPHandler:
         )
         exchange.refuse(503, "the server is busy")
 
-    def _judge(self, exchange: Exchange, exc: BaseException) -> None:
+    def _handle_failure(self, exchange: Exchange, exc: BaseException) -> None:
         """Whatever the application raises ends its own request and no other; cancellation goes on."""
         ours, outside = split_failure(exc)
         if ours is not None:
@@ -242,7 +242,7 @@ class HTTPHandler:
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
         exchange.fail(500, "Internal Server Error")
 
-    def _judge_return(self, exchange: Exchange) -> None:
+    def _check_complete(self, exchange: Exchange) -> None:
         if not exchange.can_fail:
             return
         what = (

@@ -28,7 +28,7 @@ logger = logging.getLogger("trioasgi")
 Mode = Literal["auto", "on", "off"]
 
 
-class Phase(Enum):
+class LifespanState(Enum):
     """Where the lifespan call stands."""
 
     STARTING = "before startup.complete"
@@ -39,20 +39,20 @@ class Phase(Enum):
     FAILED = "the application failed to start, crashed, or failed to stop"
 
 
-_UNDER_WAY: Final = (Phase.STARTING, Phase.RUNNING, Phase.STOPPING)
+_UNDER_WAY: Final = (LifespanState.STARTING, LifespanState.RUNNING, LifespanState.STOPPING)
 """Where it stands as long as the call has neither returned nor raised."""
 
 _NOTHING: Final = ("nothing at this time",)
 
 _EXPECTED: Final = {
-    Phase.STARTING: ("lifespan.startup.complete", "lifespan.startup.failed"),
-    Phase.RUNNING: _NOTHING,
-    Phase.STOPPING: ("lifespan.shutdown.complete", "lifespan.shutdown.failed"),
-    Phase.STOPPED: _NOTHING,
-    Phase.UNSUPPORTED: _NOTHING,
-    Phase.FAILED: _NOTHING,
+    LifespanState.STARTING: ("lifespan.startup.complete", "lifespan.startup.failed"),
+    LifespanState.RUNNING: _NOTHING,
+    LifespanState.STOPPING: ("lifespan.shutdown.complete", "lifespan.shutdown.failed"),
+    LifespanState.STOPPED: _NOTHING,
+    LifespanState.UNSUPPORTED: _NOTHING,
+    LifespanState.FAILED: _NOTHING,
 }
-"""What the application may send in each phase."""
+"""What the application may send in each state."""
 
 
 class Lifespan:
@@ -78,7 +78,7 @@ class Lifespan:
         self._mode = mode
         self._startup_timeout = startup_timeout
         self._shutdown_timeout = shutdown_timeout
-        self._phase = Phase.STARTING
+        self._state = LifespanState.STARTING
         self._scope = trio.CancelScope(shield=True)  # ended by its deadline, by shutdown() or by stop()
         self._startup_read = False
         self._progress = trio.Event()
@@ -94,7 +94,7 @@ class Lifespan:
     async def startup(self, nursery: trio.Nursery) -> None:
         """Start the application. Raises LifespanError if it fails to, or takes too long."""
         if self._mode == "off":
-            self._phase = Phase.UNSUPPORTED
+            self._state = LifespanState.UNSUPPORTED
             return
         self.state = {}
         self._over = trio.Event()
@@ -113,9 +113,9 @@ class Lifespan:
                 f"the application did not complete its start-up within {self._startup_timeout:g} seconds "
                 "(--timeout-startup)"
             )
-        if self._phase is Phase.FAILED:
+        if self._state is LifespanState.FAILED:
             raise self.error or LifespanError("the application failed to start")
-        if self._phase is Phase.UNSUPPORTED:
+        if self._state is LifespanState.UNSUPPORTED:
             self.state = None
 
     async def shutdown(self) -> None:
@@ -125,15 +125,15 @@ class Lifespan:
         Raises LifespanError if it fails to.
         """
         try:
-            if self._phase is Phase.RUNNING:
+            if self._state is LifespanState.RUNNING:
                 await self._ask_to_stop()
         finally:
             self.stop()
-        if self._phase is Phase.FAILED and self.error is not None:
+        if self._state is LifespanState.FAILED and self.error is not None:
             raise self.error
 
     async def _ask_to_stop(self) -> None:
-        self._phase = Phase.STOPPING
+        self._state = LifespanState.STOPPING
         self._progress = trio.Event()
         self._shutdown.set()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shutdown_timeout) as scope:
@@ -143,7 +143,7 @@ class Lifespan:
         if not scope.cancelled_caught:
             return
         limit = f"{self._shutdown_timeout:g} seconds (--timeout-shutdown)"
-        if self._phase is Phase.STOPPING:
+        if self._state is LifespanState.STOPPING:
             self._fail(f"did not complete its shutdown within {limit}")
         else:
             logger.warning("the application's lifespan call was cut: it did not end within %s", limit)
@@ -184,10 +184,10 @@ class Lifespan:
                 innermost = task._cancel_status
                 try:
                     await self._app(scope, self._receive, self._send)
-                except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
-                    self._judge(exc)
+                except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
+                    self._note_failure(exc)
                 else:
-                    self._judge_return()
+                    self._note_return()
                 finally:
                     left_open = abandon_nurseries(task) or task._cancel_status is not innermost
         except RuntimeError:
@@ -196,12 +196,12 @@ class Lifespan:
                 raise
         if left_open:
             report_left_open("the application", "its lifespan call")
-            if self._phase in _UNDER_WAY:
+            if self._state in _UNDER_WAY:
                 self._fail("was cancelled by what it had left open in its lifespan call")
         self._progress.set()
         self._ended.set()
 
-    def _judge(self, exc: BaseException) -> None:
+    def _note_failure(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
         match ours:
             case None:
@@ -209,35 +209,35 @@ class Lifespan:
             case SystemExit():
                 self._fail(f"called sys.exit({ours.code!r}) in its lifespan")
             case Exception():
-                self._judge_exception(ours)
+                self._note_exception(ours)
             case _:
                 self._fail("crashed in its lifespan call", ours)
         if outside is not None:
             raise outside
 
-    def _judge_return(self) -> None:
-        match self._phase:
-            case Phase.STARTING if self._mode == "on":
+    def _note_return(self) -> None:
+        match self._state:
+            case LifespanState.STARTING if self._mode == "on":
                 self._fail("returned from its lifespan call before completing its start-up (--lifespan on)")
-            case Phase.STARTING:
-                self._phase = Phase.UNSUPPORTED
+            case LifespanState.STARTING:
+                self._state = LifespanState.UNSUPPORTED
                 logger.debug("the application returned from its lifespan call: served without lifespan")
-            case Phase.RUNNING | Phase.STOPPING:
-                self._phase = Phase.STOPPED
+            case LifespanState.RUNNING | LifespanState.STOPPING:
+                self._state = LifespanState.STOPPED
 
-    def _judge_exception(self, exc: Exception) -> None:
-        match self._phase:
-            case Phase.STARTING if (
+    def _note_exception(self, exc: Exception) -> None:
+        match self._state:
+            case LifespanState.STARTING if (
                 self._mode == "auto" and not self._startup_read and asyncio_hint(exc) is None
             ):
                 # The specification's own way for an application to say that it knows no lifespan.
-                self._phase = Phase.UNSUPPORTED
+                self._state = LifespanState.UNSUPPORTED
                 logger.debug("the application raised %r in its lifespan call: served without lifespan", exc)
-            case Phase.STARTING if self._mode == "auto":
+            case LifespanState.STARTING if self._mode == "auto":
                 # It has read `lifespan.startup`, or it has tried to use asyncio: this may be a start-up that
                 # went wrong, or an application that takes every scope for a request's. It is served, and
                 # told.
-                self._phase = Phase.UNSUPPORTED
+                self._state = LifespanState.UNSUPPORTED
                 hint = asyncio_hint(exc)
                 logger.warning(
                     "the application raised %r in its lifespan call: served without lifespan "
@@ -245,24 +245,24 @@ class Lifespan:
                     exc,
                     f"\n{hint}" if hint else "",
                 )
-            case Phase.STARTING if self._mode == "on" and not self._startup_read:
+            case LifespanState.STARTING if self._mode == "on" and not self._startup_read:
                 option = "--lifespan on; an application without lifespan needs auto or off"
                 self._fail(f"crashed in its lifespan call ({option})", exc)
-            case Phase.STARTING | Phase.RUNNING | Phase.STOPPING:
+            case LifespanState.STARTING | LifespanState.RUNNING | LifespanState.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
-            case Phase.FAILED if self.error is not None and (
+            case LifespanState.FAILED if self.error is not None and (
                 self.error.__cause__ is exc or str(self.error) not in _BARE_FAILURES
             ):
                 # Frameworks raise again what they have put into the message: it is shown with that.
                 logger.debug("the application raised what it had said that it failed with", exc_info=exc)
-            case Phase.FAILED:
+            case LifespanState.FAILED:
                 logger.error("the application raised when it had said that it failed", exc_info=exc)
             case _:
                 logger.error("the application raised after its lifespan had ended", exc_info=exc)
 
     def _fail(self, what: str, cause: BaseException | None = None) -> None:
-        running = self._phase is Phase.RUNNING
-        self._phase = Phase.FAILED
+        running = self._state is LifespanState.RUNNING
+        self._state = LifespanState.FAILED
         text = f"the application {what}"
         if cause is None:
             # Frameworks tell of it while they handle the exception; most put the traceback into the text.
@@ -281,21 +281,21 @@ class Lifespan:
             self._startup_read = True
             return {"type": "lifespan.startup"}
         await self._shutdown.wait()
-        if self._phase is not Phase.STOPPING:
+        if self._state is not LifespanState.STOPPING:
             self._ended.set()
             await trio.sleep_forever()  # stop() ends this
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, message: Message) -> None:
-        match check_type(message, *_EXPECTED[self._phase]):
+        match check_type(message, *_EXPECTED[self._state]):
             case "lifespan.startup.complete":
-                self._phase = Phase.RUNNING
+                self._state = LifespanState.RUNNING
                 self.context = copy_context()
                 self._progress.set()
             case "lifespan.startup.failed":
                 self._fail(f"failed to start{_reason(message)}")
             case "lifespan.shutdown.complete":
-                self._phase = Phase.STOPPED
+                self._state = LifespanState.STOPPED
                 self._progress.set()
             case "lifespan.shutdown.failed":
                 self._fail(f"failed to stop{_reason(message)}")

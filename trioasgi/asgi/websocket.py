@@ -60,7 +60,7 @@ async def serve_websocket(
     call = WebSocketCall(exchange, offer, settings, peer)
     try:
         await app(scope, call.receive, call.send)
-    except BaseException as exc:  # noqa: BLE001 - judged by what it is: cancellation goes on
+    except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
         failure, outside = split_failure(exc)
         if failure is not None:
             call.end_failed(failure)

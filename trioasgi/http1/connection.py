@@ -57,7 +57,7 @@ that it was the last.
 """
 
 
-class Phase(Enum):
+class ConnectionPhase(Enum):
     """What a connection is about."""
 
     NEW = "connected, and nothing has arrived yet"
@@ -67,13 +67,13 @@ class Phase(Enum):
     CLOSING = "no more requests will be read"
 
 
-_NEW: Final = Phase.NEW
-_IDLE: Final = Phase.IDLE
-_HEAD: Final = Phase.HEAD
-_BUSY: Final = Phase.BUSY
-_CLOSING: Final = Phase.CLOSING
+_NEW: Final = ConnectionPhase.NEW
+_IDLE: Final = ConnectionPhase.IDLE
+_HEAD: Final = ConnectionPhase.HEAD
+_BUSY: Final = ConnectionPhase.BUSY
+_CLOSING: Final = ConnectionPhase.CLOSING
 
-TRANSITIONS: Final[Mapping[Phase, Mapping[Phase, str]]] = {
+TRANSITIONS: Final[Mapping[ConnectionPhase, Mapping[ConnectionPhase, str]]] = {
     _NEW: {
         _HEAD: "a part of a head arrives",
         _BUSY: "a request arrives",

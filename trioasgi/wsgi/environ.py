@@ -46,8 +46,8 @@ def make_environ(scope: Scope, body: io.RawIOBase, *, multiprocess: bool) -> Env
     if scope.get("scheme") == "https":
         environ["HTTPS"] = "on"
     _add_headers(environ, scope["headers"])
-    has_body = "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ
-    environ["wsgi.input"] = io.BufferedReader(body) if has_body else io.BytesIO()
+    # Whether there is a body is not told by header fields in every version of HTTP.
+    environ["wsgi.input"] = io.BufferedReader(body)
     return environ
 
 
