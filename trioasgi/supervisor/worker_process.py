@@ -1,17 +1,20 @@
-"""One worker process, from its start to its end, as the supervisor sees it."""
+"""One worker process, from its start to its end, as the supervisor sees it.
+
+It is started with an order on its stdin, says that it is ready, and serves until it is told to drain, or
+drains by itself; its end is the end of its process, however that comes about. It never goes back to an
+earlier state: what serves next is another worker. There are deadlines for the application's start-up, for the
+silence of a worker that serves, and for the drain; after them the process is killed.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -21,6 +24,7 @@ from trioasgi.errors import ExitStatus
 from trioasgi.net.accept import NO_ROOM
 
 from . import handover
+from .command import worker_command
 from .messages import (
     LONGEST_REPORT,
     Drain,
@@ -169,7 +173,7 @@ class WorkerProcess:
                 # Copies: the supervisor may close its own while the process is being started in a thread.
                 with theirs, handover.copies(self._sockets) as sockets:
                     process = await handover.open_with(
-                        _command(self._directory), [*sockets, theirs], self._terminal, self._directory
+                        worker_command(self._directory), [*sockets, theirs], self._terminal, self._directory
                     )
                     with contextlib.ExitStack() as undo:
                         undo.callback(process.kill)
@@ -376,26 +380,3 @@ class WorkerProcess:
 
     def _silence(self) -> float:
         return trio.current_time() - self._last_sign
-
-
-def _command(directory: str) -> list[str]:
-    """The command of a worker in this directory, under our own interpreter and its flags."""
-    flags = [*_warning_flags(), *_x_flags()]
-    if sys.flags.optimize:
-        flags.append("-" + "O" * sys.flags.optimize)
-    if Path(__file__).parents[2] != Path(directory):
-        # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
-        # there would break the worker's own imports. (Not where it is that directory that we come from.)
-        flags.append("-P")
-    return [sys.executable, *flags, "-m", "trioasgi.worker"]
-
-
-def _warning_flags() -> list[str]:
-    if "PYTHONWARNINGS" in os.environ:  # inherited anyway, and part of what the list holds
-        return []
-    return [f"-W{option}" for option in sys.warnoptions]
-
-
-def _x_flags() -> list[str]:
-    options = getattr(sys, "_xoptions", {})  # CPython's and PyPy's; the language does not promise it
-    return [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in options.items()]

@@ -1,0 +1,192 @@
+"""What the commands that serve have in common: the options that they take, how these are parsed, and the run.
+
+The options are made from `config/declaration.py`. Typer parses and documents them; what a value may be is
+checked by Config alone, which knows where each came from.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, NamedTuple, NoReturn
+
+import typer
+from typer.core import TyperCommand
+
+from trioasgi.config import OPTIONS
+from trioasgi.config.option import Kind, Option
+from trioasgi.config.sources import read_config, remarks_on
+from trioasgi.errors import ExitStatus, TrioasgiError
+from trioasgi.process.imports import uncollected_imports
+
+PROGRAM = "trioasgi"
+COMMAND_SETTINGS = {"help_option_names": ["--help", "-h"]}
+
+commands = typer.Typer(
+    add_completion=False, pretty_exceptions_enable=False, context_settings=COMMAND_SETTINGS
+)
+"""What stands beside serving. A command added here needs nothing else."""
+
+
+@commands.callback()
+def _commands() -> None:
+    """Keep Typer from taking the only command for the whole program."""
+
+
+def command_names() -> list[str]:
+    """The commands that stand beside serving."""
+    return [
+        *(info.name for info in commands.registered_commands if info.name),
+        *(info.name for info in commands.registered_groups if isinstance(info.name, str)),
+    ]
+
+
+def _further_commands() -> list[tuple[str, str, str]]:
+    """Each as the help shows it: what is typed, nothing to replace in it, and its first line."""
+    return [
+        (f"{PROGRAM} {info.name}", "", (inspect.getdoc(info.callback) or "").partition("\n")[0])
+        for info in commands.registered_commands
+    ]
+
+
+class ServingCommand(TyperCommand):
+    """A command that takes the serving options.
+
+    Contexts are typed as Any: Typer has its own click in some versions and uses the public one in others.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse without converting: every value is a text or a switch, which Config checks.
+
+        (What Typer converts with, be it pydantic, takes longer to load than all of this package.)
+        """
+        given, extra, _ = self.make_parser(ctx).parse_args(args=list(args))
+        eager = any(param.is_eager and given.get(param.name) for param in self.get_params(ctx))
+        if eager or extra:
+            return super().parse_args(ctx, args)
+        ctx.params = {
+            name: value for name, value in given.items() if isinstance(value, str | bool | list | tuple)
+        }
+        ctx.args = []
+        return []
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002 - the signature is click's
+        """Print the help, in panels."""
+        from trioasgi.cli.help import Entry, print_help  # brings Rich, which serving does not need
+
+        params = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        shown = {param.name for param in params}
+        print_help(
+            usage=ctx.command_path + ("" if ctx.parent else " MODULE:ATTR") + " [OPTIONS]",
+            text=inspect.cleandoc(self.help or ""),
+            options=[option for name, option in OPTIONS.items() if name in shown],
+            others=[
+                Entry(
+                    ", ".join(sorted(param.opts, key=len)),
+                    param.metavar or "",
+                    getattr(param, "help", None) or "",
+                )
+                for param in params
+                if param.name not in OPTIONS
+            ],
+            commands=[] if ctx.parent else [Entry(*command) for command in _further_commands()],
+        )
+
+
+def _flag_declarations(option: Option) -> list[str]:
+    """As Typer wants to be told: `--flag`, or `--flag/--no-flag` for a switch."""
+    if option.kind is not Kind.SWITCH:
+        return [*option.flags, *option.hidden_flags]
+    return [f"{flag}/{negative}" for flag, negative in zip(option.flags, option.negative_flags, strict=True)]
+
+
+def parameter(name: str, annotation: object, info: object, default: object = None) -> inspect.Parameter:
+    """A parameter of a command, as Typer wants to be told."""
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
+    )
+
+
+def _option_parameter(option: Option) -> inspect.Parameter:
+    annotation = {Kind.SWITCH: bool | None, Kind.LIST: list[str] | None}.get(option.kind, str | None)
+    info = typer.Option(*_flag_declarations(option), help=option.help, metavar=option.metavar or None)
+    return parameter(option.name, annotation, info)
+
+
+CONFIG_FILE = parameter(
+    "config", str | None, typer.Option("--config", metavar="FILE", help="Read options from this TOML file.")
+)
+
+
+_Command = Callable[..., None]
+
+
+class _Parameters(NamedTuple):
+    """What a command takes: parameters of its `own`, and all the options but `without`."""
+
+    own: tuple[inspect.Parameter, ...]
+    without: tuple[str, ...]
+
+
+_parameters: dict[_Command, _Parameters] = {}
+
+
+def takes(*own: inspect.Parameter, without: tuple[str, ...]) -> Callable[[_Command], _Command]:
+    """Note what a command takes, for `declare` to tell Typer."""
+
+    def register(command: _Command) -> _Command:
+        _parameters[command] = _Parameters(own, without)
+        return command
+
+    return register
+
+
+def declare(options: Sequence[Option], typed: Mapping[str, str]) -> None:
+    """Let Typer see these options: it reads a command's signature when it is about to run one.
+
+    `typed` has the flag that this command line has for an option, by the option's name.
+    """
+    _typed.clear()
+    _typed.update(typed)
+    for command, (own, without) in _parameters.items():
+        taken = [_option_parameter(option) for option in options if option.name not in without]
+        signature = inspect.Signature([*own, *taken])
+        command.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() documents it
+
+
+_typed: dict[str, str] = {}
+"""For an option's name, the flag that this command line has for it."""
+
+
+def start(
+    given: Mapping[str, object],
+    *,
+    config_file: str | None,
+    fixed: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> None:
+    """Run what the flags `given` and the other sources amount to; `fixed` is what none of them can change."""
+    flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    try:
+        config = read_config(
+            {**flags, **(fixed or {})}, typed=_typed, config_file=config_file, defaults=defaults
+        )
+        if config.app is None:
+            _fail(
+                "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
+            )
+        if config.app in command_names():
+            _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
+        with uncollected_imports():
+            from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
+
+        status = run_config(config, remarks_on(os.environ))
+    except TrioasgiError as error:
+        _fail(str(error), error.exit_status)
+    raise typer.Exit(int(status))
+
+
+def _fail(message: str, status: ExitStatus) -> NoReturn:
+    typer.echo(f"{PROGRAM}: {message}", err=True)
+    raise typer.Exit(int(status))
