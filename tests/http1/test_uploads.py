@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import trio
 import trio.testing
 
 from tests.support.http import Calls, Client, Response, echo, on_trio, read_body, request, respond, serving
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.asgi.types import Message, Receive, Scope, Send
 
 MEGABYTE = 1024 * 1024
 
@@ -254,3 +256,36 @@ async def test_a_receiver_that_never_has_to_wait_can_be_cancelled_and_loses_noth
         here.set()
         assert (await client.response()).body == content
     assert soon[0] < len(content)
+
+
+@on_trio
+async def test_the_next_request_is_not_taken_by_a_second_task_that_waits_for_the_body(codec: str) -> None:
+    """It waits when the other gets the last piece; over a socket, it is told that another reads."""
+    answer = trio.Event()
+    received: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_one() -> None:
+            with contextlib.suppress(trio.BusyResourceError):
+                received.append(await receive())
+
+        if scope["method"] == "POST":
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive_one)
+                nursery.start_soon(receive_one)
+                await answer.wait()
+        await respond(send, scope["path"].encode())
+
+    async with serving(app, codec) as client:
+        await client.send(request("/upload", "Content-Length: 4", method="POST"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(b"body")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        await client.send(request("/next"))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        answer.set()
+        assert (await client.response()).body == b"/upload"
+        response = await client.response()
+        assert (response.status, response.body) == (200, b"/next")
+    assert received[0] == {"type": "http.request", "body": b"body", "more_body": False}
+    assert received[1:] in ([], [{"type": "http.request", "body": b"", "more_body": False}])

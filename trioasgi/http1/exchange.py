@@ -86,6 +86,9 @@ class HTTP1Exchange(HTTP1Response):
             await self._receive_more()
             has_read = True
         self._owes_continue = False  # it has come, told to or not
+        if reader.body is None and self._waited_for:
+            # Another task of the call may wait for more of it: what comes now is the next request's.
+            connection.channel.interrupt_read()
         if piece:
             self._since_yield += len(piece) + PIECE_COST
         return piece, reader.body is not None
@@ -113,6 +116,8 @@ class HTTP1Exchange(HTTP1Response):
         except TimeoutError as exc:
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
+            if connection.reader.body is None:
+                return  # another task of the call has got the last of it
             rule = Rule.BODY_TIMEOUT
             connection.log_limit(refusal_text(rule))
             self.fail(rule.status, rule.reason)

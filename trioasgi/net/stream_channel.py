@@ -35,7 +35,7 @@ class StreamChannel(Channel):
         "_eof",
         "_read_deadline",
         "_reading",
-        "_reading_scope",
+        "_reading_scopes",
         "_stream",
         "_unsent",
         "_unsent_size",
@@ -54,7 +54,7 @@ class StreamChannel(Channel):
         self._writing = trio.Lock()
         self._aborted = False
         self._eof = False
-        self._reading_scope: trio.CancelScope | None = None
+        self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
         self._watch_scopes: set[trio.CancelScope] = set()
         self._read_deadline = math.inf
@@ -67,8 +67,8 @@ class StreamChannel(Channel):
     @read_deadline.setter
     def read_deadline(self, deadline: float) -> None:
         self._read_deadline = deadline
-        if self._reading_scope is not None:
-            self._reading_scope.deadline = deadline
+        for scope in self._reading_scopes:
+            scope.deadline = deadline
 
     @property
     def hung_up(self) -> bool:
@@ -87,7 +87,7 @@ class StreamChannel(Channel):
         if ready is not None:
             return ready
         with trio.CancelScope(deadline=self.read_deadline) as scope:
-            self._reading_scope = scope
+            self._reading_scopes.add(scope)
             try:
                 # Whoever watches for the end reads too, and may have to be waited for.
                 async with self._reading:
@@ -100,8 +100,7 @@ class StreamChannel(Channel):
                     if data:
                         self._buffered.appendleft(data)
             finally:
-                if self._reading_scope is scope:
-                    self._reading_scope = None
+                self._reading_scopes.discard(scope)
         raise TimeoutError(STALLED_READ)
 
     async def _read(self) -> bytes:
@@ -189,8 +188,8 @@ class StreamChannel(Channel):
             scope.cancel()
 
     def interrupt_read(self) -> None:
-        if self._reading_scope is not None:
-            self._reading_scope.cancel()
+        for scope in self._reading_scopes:
+            scope.cancel()
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
         """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
