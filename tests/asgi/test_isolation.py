@@ -32,7 +32,7 @@ from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.asgi.wsgi import WSGIMiddleware
-from trioasgi.net.secure import RECORDS_A_TURN
+from trioasgi.net.records import RECORDS_A_TURN
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
 
