@@ -12,10 +12,12 @@ from tests.support.fixtures import codec as codec
 from tests.support.transitions import checked
 from trioasgi.net import reading, records, writing
 from trioasgi.observe.logs import ACCESS, SERVER
+from trioasgi.websocket import sending, state
 
 # Each state machine of the server, which every test in this process thus checks.
 checked(reading.ReadingHalf, "_read_state", reading.TRANSITIONS)
 checked(records.RecordReader, "state", records.TRANSITIONS)
+checked(sending.SendingSide, "state", state.TRANSITIONS)
 checked(writing.WritingHalf, "_write_state", writing.TRANSITIONS)
 
 

@@ -16,7 +16,7 @@ from tests.support.sockets import SOON, connected, run, served
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.connection import Connections
 from trioasgi.http1.encoder import HeadEncoder
-from trioasgi.websocket.messages import MessageReader
+from trioasgi.websocket.reassembly import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
 
 CONNECTIONS = 20

@@ -32,8 +32,9 @@ from tests.support.websocket import (
 from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.websocket.deflate import STEP_OUT
-from trioasgi.websocket.messages import FRAMES_AT_ONCE
-from trioasgi.websocket.session import YIELD_EVERY, WebSocketSession
+from trioasgi.websocket.reassembly import FRAMES_AT_ONCE
+from trioasgi.websocket.sending import YIELD_EVERY
+from trioasgi.websocket.session import WebSocketSession
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 
