@@ -42,7 +42,7 @@ def reader(client: RecordClient, tmp_path: Path) -> RecordReader:
 def read_all(reader: RecordReader) -> list[bytes | None]:
     """What each turn gives until more has to come off the wire."""
     turns = [reader.read()]
-    while reader.has_kept and reader.feed_kept():
+    while reader.kept and reader.feed_kept():
         turns.append(reader.read())
     return turns
 

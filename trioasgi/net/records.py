@@ -6,7 +6,7 @@ bound. So it is given at most `RECORDS_A_TURN` records at a time, and the caller
 
 ::
 
-    feed(bytes)  →  read() while the state is FED  →  feed_kept() while has_kept  →  feed(bytes) …
+    feed(bytes)  →  read() while the state is FED  →  feed_kept() while `kept` has any  →  feed(bytes) …
 
 Only the headers are parsed here, for the lengths (5.1). OpenSSL judges them; it answers a fault by an alert.
 """
@@ -64,13 +64,14 @@ class RecordReader:
     `failure` is why the state is FAILED. What OpenSSL wants to answer is left in its outgoing buffer.
     """
 
-    __slots__ = ("_empty_records", "_incoming", "_kept", "_object", "_skip", "failure", "state")
+    __slots__ = ("_empty_records", "_incoming", "_object", "_skip", "failure", "kept", "state")
 
     def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
         self._object = ssl_object
         self._incoming = incoming
         # What came with the handshake's end begins with a record: OpenSSL reads no further than it must.
-        self._kept = incoming.read()
+        self.kept = incoming.read()
+        """Bytes off the wire that OpenSSL has yet to be given, by `feed_kept`."""
         self._skip = 0  # bytes of a record that have yet to come
         self._empty_records = 0
         self.state = _DRY
@@ -82,14 +83,9 @@ class RecordReader:
         return self.state is _ENDED or self.state is _FAILED
 
     @property
-    def has_kept(self) -> bool:
-        """Are there bytes that OpenSSL has yet to be given, by `feed_kept`?"""
-        return len(self._kept) > 0
-
-    @property
     def needs_bytes(self) -> bool:
         """Is there nothing to be read before more comes off the wire?"""
-        return self.state is _DRY and len(self._kept) < _HEADER
+        return self.state is _DRY and len(self.kept) < _HEADER
 
     def feed(self, received: bytes) -> bool:
         """Take bytes off the wire, b"" at their end. True if `read` may find something."""
@@ -97,7 +93,7 @@ class RecordReader:
         if (
             size > _HEADER
             and size == _HEADER + (received[3] << 8 | received[4])
-            and not self._kept
+            and not self.kept
             and not self._skip
         ):
             # Nearly always: one record, and nothing else.
@@ -106,17 +102,17 @@ class RecordReader:
             self.state = _FED
             return True
         if not received:
-            self._incoming.write(self._kept)  # less than a header
-            self._kept = b""
+            self._incoming.write(self.kept)  # less than a header
+            self.kept = b""
             self._incoming.write_eof()
             self.state = _FED
             return True
-        self._kept += received
+        self.kept += received
         return self.feed_kept()
 
     def feed_kept(self) -> bool:
         """Give OpenSSL the records for one turn. True if `read` may find something."""
-        kept = self._kept
+        kept = self.kept
         size, end = len(kept), self._skip
         whole = 0 if not end or end > size else 1
         for _ in range(RECORDS_A_TURN):
@@ -129,11 +125,11 @@ class RecordReader:
             return False
         if end < size:
             self._incoming.write(kept[:end])
-            self._kept = kept[end:]
+            self.kept = kept[end:]
             self._skip = 0
         else:
             self._incoming.write(kept)
-            self._kept = b""
+            self.kept = b""
             self._skip = end - size
         self._empty_records += whole
         self.state = _FED if whole else _DRY

@@ -175,7 +175,7 @@ class TLSChannel(Channel):
             return self._transport.receive_nowait()
         records = self._records
         if records.state is _DRY:
-            if records.has_kept:
+            if records.kept:
                 records.feed_kept()
             if records.state is _DRY:  # of a record's beginning alone there is nothing to be had
                 received = self._transport.receive_nowait()
