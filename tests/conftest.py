@@ -11,7 +11,20 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.fixtures import codec as codec
+from tests.support.transitions import checked
+from trioasgi.http import response
+from trioasgi.http1 import connection
+from trioasgi.net import reading, records, writing
 from trioasgi.observe.logs import ACCESS, SERVER
+from trioasgi.websocket import sending, state
+
+# Each state machine of the server, which every test in this process thus checks.
+checked(reading.ReadingHalf, "_read_state", reading.TRANSITIONS)
+checked(records.RecordReader, "state", records.TRANSITIONS)
+checked(sending.SendingSide, "state", state.TRANSITIONS)
+checked(writing.WritingHalf, "_write_state", writing.TRANSITIONS)
+checked(response.Response, "phase", response.TRANSITIONS)
+checked(connection.HTTP1Connection, "phase", connection.TRANSITIONS)
 
 
 @pytest.fixture(autouse=True)

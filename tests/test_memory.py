@@ -17,7 +17,7 @@ from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.server.connections import Connections
-from trioasgi.websocket.messages import MessageReader
+from trioasgi.websocket.reassembly import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
 
 CONNECTIONS = 20

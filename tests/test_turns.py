@@ -271,7 +271,7 @@ def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: p
                 assert (await client.response()).status == 200
             nursery.cancel_scope.cancel()
 
-    monkeypatch.setattr("trioasgi.net.hub_channel.READ_SIZE", DROP)
+    monkeypatch.setattr("trioasgi.net.reading.READ_SIZE", DROP)
     turns, taken = Turns(), list[int]()
     run(main, 30)
     reads = 32_000 // DROP

@@ -31,7 +31,7 @@ from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
 from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
-from trioasgi.net.secure import RECORDS_A_TURN
+from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.wsgi.middleware import WSGIMiddleware
 
 user: ContextVar[str] = ContextVar("user", default="nobody")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -64,14 +65,20 @@ async def hub_pair(
 
 
 def clog(stream: HubStream) -> int:
-    """Give the kernel bytes until it takes no more; returns how many it took."""
-    taken = 0
+    """Give the kernel bytes until it takes no more; returns how many it took.
+
+    On a busy machine it may take more a moment later, when the peer's side has been given what was sent.
+    """
+    taken, refused = 0, 0
     block = bytes(65536)
-    try:
-        while True:
+    while refused < 10:
+        try:
             taken += stream._sock.send(block)
-    except BlockingIOError:
-        return taken
+            refused = 0
+        except BlockingIOError:
+            refused += 1
+            time.sleep(0.005)
+    return taken
 
 
 async def read_exactly(peer: trio.abc.ReceiveStream, size: int) -> bytes:

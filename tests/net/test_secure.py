@@ -18,14 +18,9 @@ from tests.support.sockets import run
 from tests.support.transports import certificates
 from tests.support.turns import counted_turns
 from trioasgi.net import secure
-from trioasgi.net.secure import (
-    MAX_ANSWERS,
-    MAX_EMPTY_RECORDS,
-    RECORDS_A_TURN,
-    TURNS_BEFORE_YIELD,
-    Secured,
-    TLSChannel,
-)
+from trioasgi.net.reading import ReadState
+from trioasgi.net.records import MAX_EMPTY_RECORDS, RECORDS_A_TURN
+from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, Secured, TLSChannel
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -101,6 +96,35 @@ def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path:
     run(main, 5)
 
 
+def test_where_there_is_no_hub_the_session_tickets_leave_with_the_handshake(tmp_path: Path) -> None:
+    """SSLStream's own handshake would keep them back. Ours leaves it nothing to be done."""
+
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        with contextlib.closing(RecordClient()) as records:
+            secured = Secured(ours, server_context(tmp_path))
+
+            async def client() -> None:
+                while not records.shake():
+                    await theirs.send_all(records.take())
+                    records.feed(bytes(await theirs.receive_some(65536)))
+                await theirs.send_all(records.take())
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client)
+                await secured.do_handshake()
+            with trio.fail_after(1):
+                records.feed(bytes(await theirs.receive_some(65536)))  # the tickets
+            records.write(b"a request")
+            await theirs.send_all(records.take())
+            assert await secured.stream.receive_some(100) == b"a request"
+            await secured.stream.send_all(b"a response")
+            records.feed(bytes(await theirs.receive_some(65536)))
+            assert records.read() == b"a response"
+
+    run(main, 5)
+
+
 def test_what_came_with_the_handshakes_end_is_read(tmp_path: Path) -> None:
     async def main() -> None:
         context = server_context(tmp_path)
@@ -156,7 +180,7 @@ def test_a_wait_lets_others_run_though_there_is_something_by_then(tmp_path: Path
             assert await channel.receive() == b"x" * RECORDS_A_TURN
             await peer.stream.send_all(data[-10:])
             await trio.sleep(0.02)
-            assert transport._readable
+            assert transport._read_state is ReadState.READY
             with counted_turns() as turns:
                 assert await channel.receive() == b"x"
                 assert turns.count > 0

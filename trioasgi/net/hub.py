@@ -1,13 +1,12 @@
 """The readiness hub: one epoll set for all the connections of a worker.
 
-Trio arms its epoll set anew for every single wait (EPOLLONESHOT: one `epoll_ctl` each), and wakes one task a
-wait. Here a socket is registered once, edge-triggered and with EPOLLRDHUP, in a set of the worker's own; one
-task waits with `trio.lowlevel.wait_readable` until that set has something to tell. A batch of ready
-connections thus costs one wake-up, and a peer that hangs up is noticed while its application runs, with no
-task to watch for it.
+Trio arms its epoll set anew for every wait (EPOLLONESHOT: one `epoll_ctl` each). Here a socket is registered
+once, edge-triggered and with EPOLLRDHUP, in a set of the worker's own. One task waits with
+`trio.lowlevel.wait_readable` until that set has something to tell. So a batch of ready connections costs one
+wake-up, and a peer that hangs up is noticed while its application runs, without a task that watches for it.
 
-The hub is also the worker's one clock: a wait has a deadline as a plain number, and one task looks through
-them a few times a second.
+The hub is also the worker's clock: the deadline of a wait is a number, and one task compares all of them with
+the time, once a `TICK`.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TICK: Final = 0.25
-"""Seconds between two looks at the deadlines: how late a time-out may come."""
+"""Seconds between two looks at the deadlines: a time-out comes so late at most."""
 
 _MAX_EVENTS: Final = 512
 
@@ -61,10 +60,12 @@ def supported() -> bool:
 class Hub:
     """Registers streams once and wakes their tasks.
 
-    `run()` must be running in the same trio run for waits to end. It is shielded, and ends by `stop()`:
-    whoever wakes others has to live longer than they do, also where all are cancelled together. When it ends,
-    so do all streams, and whoever waits for one of them.
+    Waits end only while `run()` is running, in the same trio run. It is shielded and ends by `stop()`: who
+    wakes others must live longer than they do, also where all are cancelled together. When it ends, it closes
+    all streams, which ends the waits for them.
     """
+
+    _poll: Callable[[float, int], list[tuple[int, int]]]
 
     def __init__(self) -> None:
         self._streams: dict[int, Watched] = {}
@@ -72,9 +73,10 @@ class Hub:
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
         self.current_time = trio.lowlevel.current_clock().current_time
-        """As `trio.current_time`, without the way to the run's clock."""
+        """As `trio.current_time`, without looking up the run's clock."""
         if sys.platform == "linux":
             self._epoll = select.epoll()
+            self._poll = self._epoll.poll
 
     def register(self, fd: int, stream: Watched) -> None:
         """Watch `fd` for the rest of its life on behalf of `stream`."""
@@ -83,7 +85,7 @@ class Hub:
         self._streams[fd] = stream
 
     def unregister(self, fd: int) -> None:
-        """Forget `fd`; to be called before it is closed, lest its number be another's by then."""
+        """Forget `fd`. Call this before it is closed: then its number may be another's."""
         del self._streams[fd]
         if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
@@ -116,24 +118,22 @@ class Hub:
             raise RuntimeError("the readiness hub needs epoll")
         fd = self._epoll.fileno()
         task = trio.lowlevel.current_task()
-        prompt = _Prompt(task, self._look)
-        trio.lowlevel.add_instrument(prompt)
+        early = _EarlyLook(task, self._look)
+        trio.lowlevel.add_instrument(early)
         try:
             while True:
-                task.custom_sleep_data = prompt
+                task.custom_sleep_data = early
                 await trio.lowlevel.wait_readable(fd)
-                prompt.expect_looked()
+                early.ensure()
         finally:
-            trio.lowlevel.remove_instrument(prompt)
+            trio.lowlevel.remove_instrument(early)
 
     def _look(self) -> None:
         """Wake whoever waits for what has become ready."""
-        if sys.platform != "linux":
-            raise RuntimeError("the readiness hub needs epoll")
         streams = self._streams
-        for ready, flags in self._epoll.poll(0, _MAX_EVENTS):
+        for ready, flags in self._poll(0, _MAX_EVENTS):
             stream = streams.get(ready)
-            if stream is not None:
+            if stream is not None:  # one that came before it may have closed it
                 stream.on_event(flags)
 
     async def _flush(self) -> None:
@@ -154,7 +154,7 @@ class Hub:
             await trio.sleep(TICK)
             now = trio.current_time()
             for stream in self._streams.values():
-                # Asked here, as of ten thousand connections hardly any is ever late.
+                # Compared here, without a call: hardly any is ever late.
                 if stream.read_deadline <= now or stream.write_deadline <= now:
                     stream.on_deadline(now)
 
@@ -166,11 +166,15 @@ class Hub:
             self._epoll.close()
 
 
-class _Prompt(trio.abc.Instrument):
+class _EarlyLook(trio.abc.Instrument):
     """Calls `look` as soon as `task` has been rescheduled, without waiting for the task's turn.
 
-    What `look` reschedules runs in the same round of the scheduler then, and not in the next, before which
-    trio would ask its own epoll set again: of the three `epoll_wait` that a lone request costs, one.
+    Trio asks its own epoll set before each round of its scheduler. Tasks that `look` wakes from here run in
+    the round of `task`, and not in the next one. That saves one of the three epoll_wait calls of a lone
+    request (test_a_task_that_the_hub_wakes_runs_in_the_hubs_own_round).
+
+    Trio would log an exception of an instrument, and drop the instrument. So it is kept for the task to
+    raise: the hub ends then, and closes its streams (test_a_failure_of_the_look_ends_the_hub_and_all_waits).
     """
 
     def __init__(self, task: trio.lowlevel.Task, look: Callable[[], None]) -> None:
@@ -180,15 +184,18 @@ class _Prompt(trio.abc.Instrument):
         self._failure: BaseException | None = None
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is trio's
-        """Look, if the task has been woken: trio takes `custom_sleep_data` from a task it reschedules."""
+        """Look, if the task has been woken: trio takes `custom_sleep_data` from a task it reschedules.
+
+        Else the kernel would be asked in every round (test_the_kernel_is_asked_only_once_the_hub_was_woken).
+        """
         if self._task.custom_sleep_data is None:
             self._looked = True
             try:
                 self._look()
-            except BaseException as exc:  # noqa: BLE001 - trio would log it, and go on without us
+            except BaseException as exc:  # noqa: BLE001 - the task raises it
                 self._failure = exc
 
-    def expect_looked(self) -> None:
+    def ensure(self) -> None:
         """For the task, when its turn has come: raise what went wrong, and look if nobody has."""
         if self._failure is not None:
             raise self._failure

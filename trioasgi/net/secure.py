@@ -1,12 +1,8 @@
-"""`TLSChannel`: TLS on a hub stream, without a coroutine for each record.
+"""TLS: the server's side of the handshake, and `TLSChannel`, which is a hub stream with TLS on it.
 
 trio's SSLStream yields twice and takes two locks in every send, whether there is anything to wait for or
 not. Here the same SSLObject and buffers are used in the steps that a `Channel` has: take what is there, and
-only then wait.
-
-A client chooses how much work its bytes are: a record of 16 KiB, one of a single byte, or one that holds
-nothing for us (a key update: RFC 8446, 4.6.3). So OpenSSL is given so many records at a time, not bytes, and
-others run in between.
+only then wait. `net.records` reads the records; here are the waits, and what is sent.
 """
 
 from __future__ import annotations
@@ -20,36 +16,28 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
+from trioasgi.net.records import RecordReader, RecordState
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.net.stream import HubStream
 
-RECORDS_A_TURN: Final = 64
-"""Records that are decrypted in one go."""
+_DRY: Final = RecordState.DRY
 
 TURNS_BEFORE_YIELD: Final = 4
 """Turns without a byte for the reader after which other tasks run."""
 
-MAX_EMPTY_RECORDS: Final = 2048
-"""Records in a row without a byte for the reader after which the connection is closed."""
-
 MAX_ANSWERS: Final = 16 * 1024
 """Bytes of TLS's own answers that may wait for a client that does not read them."""
-
-_HEADER: Final = 5
-"""Bytes before each record: its type, a version, and its length in two bytes (RFC 8446, 5.1)."""
-
-_MAX_RECORD: Final = (1 << 14) + 256
-"""Bytes of the longest record (RFC 8446, 5.2): OpenSSL refuses a longer one by its header."""
 
 
 class Secured:
     """The server's side of TLS on a stream: trio's SSLStream, and what that is made of.
 
-    It stands in for the SSLContext where SSLStream makes its SSLObject, the one moment at which all of it
-    can be seen.
+    `TLSChannel` needs the SSLObject and its two buffers, and so does the handshake below. SSLStream has no
+    public name for them, but it hands both buffers to the `wrap_bio` of its context. So this object stands in
+    for the context (test_where_there_is_no_hub_the_session_tickets_leave_with_the_handshake).
     """
 
     incoming: ssl.MemoryBIO
@@ -77,9 +65,10 @@ class Secured:
     async def do_handshake(self) -> None:
         """Agree on TLS. Raises trio.BrokenResourceError, as SSLStream does.
 
-        SSLStream would keep the session tickets of TLS 1.3 back until something is sent. Then nothing answers
-        the client's last message of the handshake, and a client with Nagle's algorithm holds its request
-        back until that is acknowledged: 40 ms. (When it is used, it finds that nothing is left to be done.)
+        Not SSLStream's own: that keeps the session tickets of TLS 1.3 until something else is sent. So
+        nothing would answer the client's last message. A client with Nagle's algorithm then waits for the
+        delayed acknowledgement of TCP (40 ms on Linux) before it sends its request. SSLStream shakes hands
+        before its first use, and finds that it is done.
         """
         done = False
         while not done:
@@ -115,16 +104,10 @@ class TLSChannel(Channel):
         "_answers",
         "_corked",
         "_corked_size",
-        "_dry",
-        "_empty_records",
-        "_ended",
-        "_eof",
-        "_failure",
-        "_incoming",
+        "_has_said_goodbye",
         "_object",
         "_outgoing",
-        "_received",
-        "_skip",
+        "_records",
         "_transport",
         "_unsent",
     )
@@ -132,21 +115,14 @@ class TLSChannel(Channel):
     def __init__(self, secured: Secured, transport: HubStream) -> None:
         self._transport = transport
         self._object = secured.ssl_object
-        self._incoming = secured.incoming
         self._outgoing = secured.outgoing
-        # What came with the handshake's end begins with a record: OpenSSL reads no further than it must.
-        self._received = self._incoming.read()
-        self._skip = 0  # bytes of a record that have yet to come
-        self._dry = True  # is it known that OpenSSL has no record left?
-        self._empty_records = 0
-        self._answers = 0
+        self._records = RecordReader(secured.ssl_object, secured.incoming)
+        self._answers = 0  # bytes of them since the transport had nothing unsent
         self._unsent: deque[memoryview] = deque()
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self._file_left = 0
-        self._eof = False
-        self._failure = ""
-        self._ended = False
+        self._has_said_goodbye = False
 
     # Waits happen in the transport: its deadlines and its hang-up are the ones that count.
 
@@ -168,7 +144,7 @@ class TLSChannel(Channel):
 
     @property
     def hung_up(self) -> bool:
-        return self._eof or self._transport.hung_up
+        return self._records.is_over or self._transport.hung_up
 
     def now(self) -> float:
         return self._transport.now()
@@ -195,28 +171,33 @@ class TLSChannel(Channel):
         """As `Channel.receive_nowait`. None as well after a turn of records that held nothing, whatever
         comes behind them.
         """
-        if self._ended:
+        if self._has_said_goodbye:
             return self._transport.receive_nowait()
-        if self._eof:
+        records = self._records
+        if records.state is _DRY:
+            if records.kept:
+                records.feed_kept()
+            if records.state is _DRY:  # of a record's beginning alone there is nothing to be had
+                received = self._transport.receive_nowait()
+                if received is None or not records.feed(received):
+                    return None
+        elif records.is_over:
             return self._at_end()
-        if self._dry and self._received:
-            self._feed()
-        if self._dry:  # of a record's beginning alone there is nothing to be had
-            received = self._transport.receive_nowait()
-            if received is None or not self._take(received):
-                return None
-        return self._decrypt()
+        data = records.read()
+        if self._outgoing.pending:
+            self._answer()
+        return self._at_end() if data is None and records.is_over else data
 
     async def receive(self) -> bytes:
         """As `Channel.receive`. Others come to their turn, though there may be something by now."""
-        if self._ended:
+        if self._has_said_goodbye:
             return await self._transport.receive()
         task, transport = current_task(), self._transport
         steps, interrupted = task._schedule_points, transport.interrupted
         turns = 0
         while True:
-            if self._dry and len(self._received) < _HEADER and not self._eof:
-                self._take(await transport.receive())
+            if self._records.needs_bytes:
+                self._records.feed(await transport.receive())
             if task._schedule_points == steps:
                 # Now, and not with bytes in our hands: somebody else may read meanwhile.
                 await trio.lowlevel.cancel_shielded_checkpoint()
@@ -231,112 +212,9 @@ class TLSChannel(Channel):
                 if self.now() >= self.read_deadline:
                     raise TimeoutError(STALLED_READ)
 
-    def _take(self, received: bytes) -> bool:
-        """Take bytes off the wire, or their end; is there something to decrypt?"""
-        size = len(received)
-        if (
-            size > _HEADER
-            and size == _HEADER + (received[3] << 8 | received[4])
-            and not self._received
-            and not self._skip
-        ):
-            # Nearly always: one record, and nothing else.
-            self._incoming.write(received)
-            self._empty_records += 1
-            self._dry = False
-            return True
-        if not received:
-            self._feed_end()
-            return True
-        self._received += received
-        return self._feed()
-
-    def _feed(self) -> bool:
-        """Give OpenSSL the next records, as many as are for one turn; False if there is nothing to give."""
-        received = self._received
-        size, end = len(received), self._skip
-        whole = 0 if not end or end > size else 1
-        for _ in range(RECORDS_A_TURN):
-            if end + _HEADER > size:
-                break
-            length = received[end + 3] << 8 | received[end + 4]
-            end += _HEADER + length
-            whole += end <= size or length > _MAX_RECORD
-        if not end or not size:
-            return False
-        if end < size:
-            self._incoming.write(received[:end])
-            self._received = received[end:]
-            self._skip = 0
-        else:
-            self._incoming.write(received)
-            self._received = b""
-            self._skip = end - size
-        self._empty_records += whole
-        self._dry = not whole
-        return True
-
-    def _feed_end(self) -> None:
-        self._incoming.write(self._received)  # less than a header
-        self._received = b""
-        self._incoming.write_eof()
-        self._dry = False
-
-    def _decrypt(self) -> bytes | None:
-        """What the records hold that OpenSSL was given, up to about READ_SIZE; b"" at the end, None if they
-        hold nothing.
-        """
-        piece = self._read_record()
-        if self._dry and piece and not self._outgoing.pending:
-            self._empty_records = 0
-            return piece
-        pieces = [] if piece is None else [piece]
-        size = 0 if piece is None else len(piece)
-        while not self._dry and size < READ_SIZE:
-            piece = self._read_record()
-            if piece is not None:
-                pieces.append(piece)
-                size += len(piece)
-        if self._outgoing.pending:
-            self._answer()
-        if pieces:
-            self._empty_records = 0
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-        if self._eof:
-            return self._at_end()
-        if self._empty_records > MAX_EMPTY_RECORDS:
-            self._fail("too many records that hold nothing")
-            return self._at_end()
-        return None
-
-    def _read_record(self) -> bytes | None:
-        """What one record holds; None if there is none left, or never will be."""
-        try:
-            data = self._object.read(READ_SIZE)
-        except ssl.SSLWantReadError:
-            self._dry = True
-            return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            # With close_notify or without: many clients just close, and HTTP's messages say themselves where
-            # they end (RFC 9112, 9.8).
-            self._eof = self._dry = True
-            return None
-        except ssl.SSLError as exc:
-            self._fail(exc.reason or str(exc))
-            return None
-        # To be told by an exception that there is nothing left would cost more than to ask.
-        self._dry = not self._incoming.pending and not self._object.pending()
-        if not data:
-            self._eof = self._dry = True
-        return data or None
-
-    def _fail(self, reason: str) -> None:
-        self._eof = self._dry = True
-        self._failure = reason
-
     def _at_end(self) -> bytes:
-        if self._failure:
-            raise ConnectionAbortedError(f"TLS failed: {self._failure}")
+        if self._records.failure:
+            raise ConnectionAbortedError(f"TLS failed: {self._records.failure}")
         return b""
 
     def _answer(self) -> None:
@@ -347,7 +225,7 @@ class TLSChannel(Channel):
             if self._transport.send_nowait(answer):
                 self._answers = 0
         if self._answers > MAX_ANSWERS:
-            self._fail("the client does not read the answers that it asks for")
+            self._records.fail("the client does not read the answers that it asks for")
 
     # Writing
 
@@ -399,8 +277,10 @@ class TLSChannel(Channel):
     def uncork(self) -> None:
         """Send what is held back; what goes wrong is for the next send to tell."""
         if self._corked is not None:
-            with suppress(OSError):
+            try:
                 self.send_nowait(b"")
+            except OSError:
+                pass
             self._corked = None
 
     def _encrypt(self, piece: memoryview) -> bool:
@@ -438,9 +318,9 @@ class TLSChannel(Channel):
 
     def _say_goodbye(self) -> None:
         """Put close_notify behind what was sent: the peer may take its time with both."""
-        if self._ended:
+        if self._has_said_goodbye:
             return
-        self._ended = True
+        self._has_said_goodbye = True
         with suppress(ssl.SSLError):
             self._object.unwrap()  # it asks for the peer's, which nobody waits for
         with suppress(OSError):

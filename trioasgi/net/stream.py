@@ -5,17 +5,25 @@ that takes one.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import current_task, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE
-from trioasgi.net.hub_channel import CLOSED, HubChannel
+from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.kernel import has_room
+from trioasgi.net.reading import BUSY_READING, CLOSED, ReadState
+from trioasgi.net.writing import WriteState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_DRAINED: Final = ReadState.DRAINED
+_FULL: Final = WriteState.FULL
+_ENDED: Final = WriteState.ENDED
+_BROKEN: Final = WriteState.BROKEN
+_CLOSED: Final = WriteState.CLOSED
 
 
 class HubStream(HubChannel, trio.abc.HalfCloseableStream):
@@ -33,13 +41,14 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         self._check_open()
         with self._telling_as_trio():
             while True:
-                data = self._recv(size) if self._readable else None
+                if self._read_state is _DRAINED:
+                    if self._reader is not None:
+                        raise trio.BusyResourceError(BUSY_READING)
+                    self._reader = current_task()
+                    await wait_task_rescheduled(self._abort_read)
+                data = self._recv(size)
                 if data is not None:
                     return data
-                if self._reader is not None or self._fd == -1:
-                    raise self._no_reader()
-                self._reader = current_task()
-                await wait_task_rescheduled(self._abort_read)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
@@ -54,11 +63,13 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
         self._check_sendable()
         with self._telling_as_trio():
+            if self._write_state is _BROKEN:
+                raise self._why_broken()
             # Nothing may have been refused by the socket yet: ask whether it is full.
             if not has_room(self._fd):
-                self._writable = False
-                await self._wait_writable()
-                self._end_turn()
+                self._write_state = _FULL
+                await self._wait_for_room()
+                self._wake_queue()
 
     @contextmanager
     def _telling_as_trio(self) -> Iterator[None]:
@@ -77,11 +88,11 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
 
     def _check_sendable(self) -> None:
         self._check_open()
-        if self._sent_eof:
+        if self._write_state is _ENDED:
             raise trio.ClosedResourceError("the sending side of the connection is closed")
-        if self._broken is None and (self._unsent is not None or self._writer is not None):
+        if self._failure is None and (self._unsent is not None or self._writer is not None):
             raise trio.BusyResourceError("another task is writing to this connection")
 
     def _check_open(self) -> None:
-        if self._fd == -1:
+        if self._write_state is _CLOSED:
             raise trio.ClosedResourceError(CLOSED)

@@ -2,7 +2,7 @@
 
 Two classes implement it, `wsproto_codec` and `websockets_codec`. A codec keeps to the grammar of one frame
 (RFC 6455, 5.2 and 5.5): reserved bits, opcodes, masking, lengths. What frames amount to, messages and closes,
-is found by `messages` above both, so the two cannot disagree about that.
+is found by `reassembly` above both, so the two cannot disagree about that.
 """
 
 from __future__ import annotations

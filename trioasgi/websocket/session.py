@@ -8,97 +8,57 @@ with them, up to a bound.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections import deque
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.errors import ClientDisconnected
 from trioasgi.net.turns import wait_for_long_step
-from trioasgi.websocket.deflate import Deflater, Inflater
-from trioasgi.websocket.frames import (
-    CloseCode,
-    FrameError,
-    Opcode,
-    encode_close,
-    encode_control,
-)
+from trioasgi.websocket.deflate import Inflater
+from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
 from trioasgi.websocket.heartbeat import Beat, Heartbeat
-from trioasgi.websocket.messages import Close, Control, MessageReader, MessageWriter, Pause, Ping, Pong
+from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
+from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
+from trioasgi.websocket.state import State as State
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
     from trioasgi.websocket.deflate import Deflate
     from trioasgi.websocket.settings import WebSocketSettings
 
-logger = logging.getLogger("trioasgi")
-
-JOIN_BELOW: Final = 64 * 1024
-"""A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
-
-LONG_MESSAGE: Final = 128 * 1024
-"""A longer message is compressed step by step, which takes 3 ms for each 64 KiB that do not get smaller."""
-
-YIELD_EVERY: Final = 64
-"""Reads, messages and pings after which a task that never had to wait lets the others run."""
-
 LINGER_BYTES: Final = 1024 * 1024
-LINGER_SECONDS: Final = 2.0
-"""How much, and how long, is read and dropped after a failure, before the connection is closed on a peer that
-may still be sending: closing with bytes unread makes the kernel send a reset, which can destroy the Close
-that says why.
+"""Bytes that are read and dropped after a failure, for `LINGER_SECONDS` at most. The peer may still be
+sending: if we closed with bytes unread, the kernel would send a reset, which can destroy the Close that says
+why.
 """
 
 _OPTIONS: Final = {
     CloseCode.TOO_BIG: " (--websocket-max-size)",
     CloseCode.INTERNAL_ERROR: " (--websocket-ping-timeout)",
 }
-"""For the log: the option that sets the limit, where a code that the server closes with comes of one."""
+"""For the log: the option that sets the limit, by the code that the server closes with."""
+
+_OPEN: Final = State.OPEN
+_CLOSING: Final = State.CLOSING
+_FAILED: Final = State.FAILED
+_CLOSED: Final = State.CLOSED
 
 
-class State(Enum):
-    """How far a session has come; it only ever moves down this list."""
-
-    OPEN = "messages go both ways"
-    CLOSING = "our Close has been sent, the peer's has not come"
-    FAILED = "our Close has been sent, and nothing that the peer sends matters any more"
-    CLOSED = "the closing handshake is over, or the connection is"
-
-
-_OPEN, _CLOSING, _FAILED, _CLOSED = State
-
-
-class WebSocketSession:
+class WebSocketSession(SendingSide):
     """Sends and receives the messages of one WebSocket.
-
-    `close_code` and `close_reason` say why it was closed, by whoever was first: 1005 for a Close without a
-    code, 1006 for a connection that just ended.
 
     One task may call `receive` at a time. Any may send.
     """
 
     __slots__ = (
         "_away",
-        "_channel",
-        "_close_deadline",
-        "_compressed",
         "_heartbeat",
-        "_peer",
         "_queue",
         "_queued_size",
         "_reader",
         "_receiving",
-        "_settings",
         "_standing_in",
-        "_unyielded",
-        "_writer",
-        "close_code",
-        "close_reason",
-        "long_from",
-        "state",
     )
 
     def __init__(
@@ -112,29 +72,16 @@ class WebSocketSession:
         """Begin on `channel`, whose handshake is done; `early` is what has been read behind it. `peer` is
         how the log names the client.
         """
-        self._channel = channel
-        self._settings = settings
-        self._peer = peer
+        super().__init__(channel, settings, deflate, peer)
         codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
         self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
-        self._writer = MessageWriter(Deflater(deflate) if deflate else None)
-        self.long_from: float = LONG_MESSAGE if deflate else math.inf
-        """Bytes, or characters, of the longest message that is for `send`; -1 while a longer one is
-        compressed, for which all others have to wait.
-        """
-        self._compressed: trio.Event | None = None
         if early:
             self._reader.feed(early)
-        self.state = _OPEN
-        self.close_code = int(CloseCode.NO_STATUS)
-        self.close_reason = ""
-        self._close_deadline = math.inf
         self._queue: deque[str | bytes] | None = None
         self._queued_size = 0
         self._receiving = 0  # tasks in `receive`, which is one at most, and `finish`
-        self._away = False
+        self._away = False  # did the last tick find that the application does not receive?
         self._standing_in: trio.Event | None = None
-        self._unyielded = 0
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
@@ -217,16 +164,14 @@ class WebSocketSession:
             case Pong():
                 self._heartbeat.note_pong(self._channel.now())
 
-    async def _answer(self, frame: bytes) -> None:
-        """Send what the protocol asks for. Shielded, up to the write limit: part of a frame must not get
-        lost with the application's patience.
-        """
-        if not self._channel.send_nowait(frame):
-            with trio.CancelScope(shield=True):
-                try:
-                    await self._channel.flush()
-                except TimeoutError:
-                    self._stall()
+    async def _count_effort(self) -> None:
+        """Count what a message took to inflate and to put together."""
+        reader = self._reader
+        self._unyielded += reader.effort
+        reader.effort = 0
+        if self._unyielded >= YIELD_EVERY:
+            self._unyielded = 0
+            await wait_for_long_step()
 
     # Standing in for the application
 
@@ -289,103 +234,6 @@ class WebSocketSession:
                 self._queued_size += len(event)
                 await self._count_effort()
             await self._count_step()
-
-    # Sending
-
-    def send(self, message: str | bytes, encoded: tuple[bytes, bytes] | None = None) -> bool:
-        """Send a message, which may be `encoded` already. True if `flush()` must be awaited.
-
-        Raises ClientDisconnected once the session is closed.
-        """
-        if self.state is not _OPEN:
-            raise ClientDisconnected("the WebSocket is closed")
-        header, payload = encoded or self._writer.encode(message)
-        channel = self._channel
-        try:
-            if len(payload) <= JOIN_BELOW:
-                waits = not channel.send_nowait(header + payload)
-            else:
-                channel.send_nowait(header)
-                waits = not channel.send_nowait(payload)
-        except OSError as exc:
-            self._note_broken()
-            raise ClientDisconnected("the client broke the connection") from exc
-        self._unyielded += 1
-        return waits or self._unyielded >= YIELD_EVERY
-
-    async def send_long(self, message: str | bytes) -> None:
-        """Send a message that is longer than `long_from`, and flush.
-
-        It is compressed step by step. The stream of compressed data is the session's own, so others have to
-        wait meanwhile. Where this is cancelled before all of it is compressed, nothing is sent. Raises as
-        `send`, and as `flush`.
-        """
-        while self._compressed is not None:
-            await self._compressed.wait()
-        if self.state is not _OPEN:
-            raise ClientDisconnected("the WebSocket is closed")
-        encoded = None
-        if len(message) > self.long_from:
-            self.long_from, limit = -1.0, self.long_from
-            self._compressed = done = trio.Event()
-            try:
-                encoded = await self._encode(message)
-            finally:
-                self.long_from = limit
-                self._compressed = None
-                done.set()
-        if self.send(message, encoded):
-            await self.flush()
-
-    async def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
-        steps = self._writer.encode_in_steps(message)
-        while True:
-            await wait_for_long_step()
-            await trio.lowlevel.checkpoint_if_cancelled()
-            if self.state is not _OPEN:
-                raise ClientDisconnected("the WebSocket is closed")
-            try:
-                next(steps)
-            except StopIteration as end:
-                encoded: tuple[bytes, bytes] = end.value
-                return encoded
-
-    async def _count_step(self) -> None:
-        """Count a step; after so many of them without a wait it is somebody else's turn."""
-        self._unyielded += 1
-        if self._unyielded >= YIELD_EVERY:
-            await self._yield()
-
-    async def _count_effort(self) -> None:
-        """Count what a message took to inflate and to put together."""
-        reader = self._reader
-        self._unyielded += reader.effort
-        reader.effort = 0
-        if self._unyielded >= YIELD_EVERY:
-            self._unyielded = 0
-            await wait_for_long_step()
-
-    async def _yield(self) -> None:
-        """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
-        self._unyielded = 0
-        await trio.lowlevel.cancel_shielded_checkpoint()
-
-    async def flush(self) -> None:
-        """Wait until what was sent has left, as long as the write limit allows.
-
-        Raises ClientDisconnected if the peer has gone.
-        """
-        if self._unyielded >= YIELD_EVERY:
-            self._unyielded = 0
-            await trio.lowlevel.checkpoint()
-        try:
-            await self._channel.flush()
-        except TimeoutError as exc:
-            self._stall()
-            raise ClientDisconnected("the client stopped reading") from exc
-        except OSError as exc:
-            self._note_broken()
-            raise ClientDisconnected("the client broke the connection") from exc
 
     # Closing
 
@@ -457,43 +305,6 @@ class WebSocketSession:
             self._put(encode_close(code, reason))
         else:
             self.state = _CLOSED
-
-    def _lose(self, reason: str) -> None:
-        """The connection is over without a closing handshake."""
-        if self.state is _OPEN:
-            self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
-        self.state = _CLOSED
-
-    def _stall(self) -> None:
-        self._log("closed, as it took nothing for too long (--timeout-write)")
-        self._lose("the client stopped reading")
-
-    def _note_broken(self) -> None:
-        self._lose("the connection broke")
-
-    def _note_end(self, state: State, code: int, reason: str) -> None:
-        self.state = state
-        self.close_code = int(code)
-        self.close_reason = reason
-        patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
-        self._close_deadline = self._channel.now() + patience
-
-    def _put(self, frame: bytes) -> None:
-        """Send a frame of our own accord, which nobody waits for."""
-        try:
-            if not self._channel.send_nowait(frame):
-                self._settings.keepalive.start(self._flush_quietly)
-        except OSError:
-            pass  # there is nobody left to tell
-
-    async def _flush_quietly(self) -> None:
-        try:
-            await self._channel.flush()
-        except OSError:
-            pass  # whoever reads or writes next will find out
-
-    def _log(self, what: str) -> None:
-        logger.info("%s: WebSocket: %s", self._peer, what)
 
     # The clock
 

@@ -27,7 +27,7 @@ from tests.support.websocket import (
 from trioasgi.server.assembly import websocket_codec_factory
 from trioasgi.websocket.deflate import STEP_IN, STEP_OUT, Deflate, Inflater
 from trioasgi.websocket.frames import FrameError
-from trioasgi.websocket.messages import (
+from trioasgi.websocket.reassembly import (
     EFFORT_AT_ONCE,
     FRAMES_AT_ONCE,
     PAUSE,

@@ -1,0 +1,254 @@
+"""The reading half of a `HubChannel`: bytes, the end of the stream, and the peer's hang-up.
+
+The hub's epoll set is edge-triggered: the kernel tells once that a socket has become readable, and not again
+before more arrives. So this half remembers whether the kernel may hold bytes that were not read:
+
+- An event sets READY. Nobody reads because of it, unless a task waits: unread bytes are back-pressure.
+- A read that returned less than it asked for has emptied the socket (epoll(7)): DRAINED. The next read waits
+  for an event, without a system call that can only fail.
+- The peer's end is told by EPOLLRDHUP, also while nobody reads, or by a read that returns b"". No event comes
+  after it, so HUNG_UP lasts: each read asks the kernel, which returns the last bytes, and then b"".
+
+One task may wait to read. It waits in DRAINED only, and goes on by an event, by its deadline
+or an interruption (`interrupt_read`), when this side closes, or when it is cancelled. Any number of tasks may
+wait for the hang-up.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import sys
+from enum import Enum
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import outcome
+import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
+
+from trioasgi.net.channel import READ_SIZE, STALLED_READ, Channel
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+
+    from trioasgi.net.hub import Hub
+
+T = TypeVar("T")
+
+
+class ReadState(Enum):
+    """What is known of the bytes that the kernel holds for us."""
+
+    DRAINED = "there are none: an event tells of more"
+    READY = "there may be some"
+    HUNG_UP = "there may be some, and then the end: the peer sends no more"
+    CLOSED = "this side has closed the socket"
+
+
+TRANSITIONS: Final[Mapping[ReadState, frozenset[ReadState]]] = {
+    # An event, or bytes that were given back.
+    ReadState.DRAINED: frozenset({ReadState.READY, ReadState.HUNG_UP, ReadState.CLOSED}),
+    # A short read; a read that returns b"", or an event.
+    ReadState.READY: frozenset({ReadState.DRAINED, ReadState.HUNG_UP, ReadState.CLOSED}),
+    ReadState.HUNG_UP: frozenset({ReadState.CLOSED}),
+    ReadState.CLOSED: frozenset(),
+}
+
+_DRAINED: Final = ReadState.DRAINED
+_READY: Final = ReadState.READY
+_HUNG_UP: Final = ReadState.HUNG_UP
+_CLOSED: Final = ReadState.CLOSED
+
+if sys.platform == "linux":
+    READ_EVENTS: Final = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+    HANG_UP_EVENTS: Final = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
+else:
+    READ_EVENTS = HANG_UP_EVENTS = 0
+
+CLOSED: Final = "this side has closed the connection"
+BUSY_READING: Final = "another task is reading from this connection"
+
+
+class _Wake(outcome.Outcome[None]):
+    """What a task is woken with that only needs to go on.
+
+    As `outcome.Value(None)`, which could be used once only.
+    """
+
+    def unwrap(self) -> None:
+        return None
+
+    def send(self, gen: Generator[T, None, object]) -> T:
+        return gen.send(None)
+
+    async def asend(self, agen: AsyncGenerator[T, None]) -> T:
+        return await agen.asend(None)
+
+
+WAKE: Final = _Wake()
+
+
+class ReadingHalf(Channel):
+    """Reads from the socket `sock`.
+
+    The writing half is a subclass, though it needs nothing of this one but the socket: a class cannot have
+    two bases with slots.
+    """
+
+    __slots__ = (
+        "_callback",
+        "_fd",
+        "_given_back",
+        "_hang_up_callback",
+        "_read_state",
+        "_reader",
+        "_sock",
+        "_watchers",
+        "hub",
+        "interrupted",
+    )
+
+    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+        self._sock = sock
+        self._fd = sock.fileno()
+        self.hub = hub
+        self._read_state = _READY
+        self._reader: trio.lowlevel.Task | None = None  # waits for bytes
+        self._given_back = b""
+        self._watchers: trio.lowlevel.ParkingLot | None = None  # wait for the hang-up
+        self._callback: Callable[[], None] | None = None
+        self._hang_up_callback: Callable[[], None] | None = None
+        self.interrupted = 0
+        """How often reads were interrupted: who has waited looks whether that was meant for it, too."""
+        self.read_deadline = math.inf
+
+    # What has happened
+
+    def _note_unattended(self) -> None:
+        """Bytes have arrived, or the end, and nobody waits for them."""
+        if self._read_state is _DRAINED:
+            self._read_state = _READY
+        if self._callback is not None:
+            self._callback()
+
+    def _note_hang_up(self) -> None:
+        """The peer sends no more, or the connection is broken."""
+        if self._read_state is _HUNG_UP or self._read_state is _CLOSED:
+            return
+        self._read_state = _HUNG_UP
+        self.release_watchers()
+        if self._hang_up_callback is not None:
+            self._hang_up_callback()
+
+    def _note_late_read(self) -> None:
+        """The read deadline has passed; where nobody waits, that is told as unattended bytes are."""
+        if self._reader is not None:
+            self.interrupt_read()
+        elif self._callback is not None:
+            self._callback()
+
+    def _close_reading(self) -> None:
+        self._read_state = _CLOSED
+        # Whoever is to be called holds this channel. Without them it is freed at once, and not by the garbage
+        # collector.
+        self._callback = self._hang_up_callback = None
+        self._end_read(ConnectionAbortedError(CLOSED))
+        self.release_watchers()
+
+    # Channel
+
+    @property
+    def hung_up(self) -> bool:
+        return self._read_state is _HUNG_UP or self._read_state is _CLOSED
+
+    def now(self) -> float:
+        return self.hub.current_time()
+
+    def receive_nowait(self) -> bytes | None:
+        if self._read_state is _DRAINED or self._read_state is _CLOSED:
+            return None
+        return self._recv(READ_SIZE)
+
+    async def receive(self) -> bytes:
+        while True:
+            if self._read_state is _DRAINED:
+                if self._reader is not None:
+                    raise trio.BusyResourceError(BUSY_READING)
+                self._reader = current_task()
+                interrupted = self.interrupted
+                await wait_task_rescheduled(self._abort_read)
+                if self.interrupted != interrupted:
+                    # We had been woken already; what has come is for whoever reads next.
+                    raise TimeoutError(STALLED_READ)
+            elif self._read_state is _CLOSED:
+                raise ConnectionAbortedError(CLOSED)
+            data = self._recv(READ_SIZE)
+            if data is not None:
+                return data
+
+    def _abort_read(self, _: object) -> trio.lowlevel.Abort:
+        self._reader = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _recv(self, size: int) -> bytes | None:
+        """Up to `size` bytes; b"" at the end, None if there are none yet."""
+        try:
+            data = self._take_given_back(size) if self._given_back else self._sock.recv(size)
+        except BlockingIOError:
+            if self._read_state is _READY:
+                self._read_state = _DRAINED
+            return None
+        except InterruptedError:
+            return None
+        if len(data) < size:
+            if not data:
+                self._note_hang_up()
+            elif self._read_state is _READY:
+                self._read_state = _DRAINED
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Give back bytes that were received.
+
+        They come first in the next read, together with those that the kernel holds.
+        """
+        self._given_back = data + self._given_back
+        if self._read_state is _DRAINED:
+            self._read_state = _READY
+
+    def _take_given_back(self, size: int) -> bytes:
+        data, self._given_back = self._given_back[:size], self._given_back[size:]
+        if len(data) == size:
+            return data
+        try:
+            # The kernel is asked as well: only so does a short read mean that there is no more.
+            return data + self._sock.recv(size - len(data))
+        except OSError:
+            return data  # the next read fails, if the connection is broken
+
+    def interrupt_read(self) -> None:
+        self.interrupted += 1
+        self._end_read(TimeoutError(STALLED_READ))
+
+    def _end_read(self, why: OSError) -> None:
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reschedule(reader, outcome.Error(why))
+
+    async def wait_hung_up(self) -> None:
+        if self.hung_up:
+            return
+        if self._watchers is None:
+            self._watchers = trio.lowlevel.ParkingLot()
+        await self._watchers.park()
+
+    def release_watchers(self) -> None:
+        if self._watchers is not None:
+            self._watchers.unpark_all()
+
+    def on_unattended(self, callback: Callable[[], None]) -> None:
+        self._callback = callback
+
+    def on_hung_up(self, callback: Callable[[], None]) -> None:
+        self._hang_up_callback = callback

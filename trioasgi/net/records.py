@@ -1,0 +1,183 @@
+"""TLS records, from the wire to what they hold: OpenSSL, fed so that one client cannot keep it busy.
+
+A client chooses how much work its bytes are. 16 KiB may be one record, or seven hundred of a single byte, or
+records that hold nothing for us (a key update: RFC 8446, 4.6.3). OpenSSL's own `read` skips those without a
+bound. So it is given at most `RECORDS_A_TURN` records at a time, and the caller lets others run in between.
+
+::
+
+    feed(bytes)  →  read() while the state is FED  →  feed_kept() while `kept` has any  →  feed(bytes) …
+
+Only the headers are parsed here, for the lengths (5.1). OpenSSL judges them; it answers a fault by an alert.
+"""
+
+from __future__ import annotations
+
+import ssl
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.net.channel import READ_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECORDS_A_TURN: Final = 64
+"""Records that are decrypted in one go."""
+
+MAX_EMPTY_RECORDS: Final = 2048
+"""Records in a row without a byte for the reader after which the connection is closed."""
+
+_HEADER: Final = 5
+"""Bytes before each record: its type, a version, and its length in two bytes (RFC 8446, 5.1)."""
+
+_MAX_RECORD: Final = (1 << 14) + 256
+"""Bytes of the longest record (RFC 8446, 5.2): OpenSSL refuses a longer one by its header."""
+
+
+class RecordState(Enum):
+    """What is known of the records that OpenSSL was given."""
+
+    DRY = "there is none that is whole and was not read"
+    FED = "there may be some"
+    ENDED = "the peer sends no more: it has said so by close_notify, or the connection has ended"
+    FAILED = "nothing more can be read: `failure` says why"
+
+
+TRANSITIONS: Final[Mapping[RecordState, frozenset[RecordState]]] = {
+    # Records were fed. Or OpenSSL has refused one whose end has not come; or there were too many for nothing.
+    RecordState.DRY: frozenset({RecordState.FED, RecordState.FAILED}),
+    RecordState.FED: frozenset({RecordState.DRY, RecordState.ENDED, RecordState.FAILED}),
+    RecordState.ENDED: frozenset({RecordState.FAILED}),
+    RecordState.FAILED: frozenset(),
+}
+
+_DRY: Final = RecordState.DRY
+_FED: Final = RecordState.FED
+_ENDED: Final = RecordState.ENDED
+_FAILED: Final = RecordState.FAILED
+
+
+class RecordReader:
+    """Reads the records of a peer with which hands were shaken. It never waits and knows no socket.
+
+    `failure` is why the state is FAILED. What OpenSSL wants to answer is left in its outgoing buffer.
+    """
+
+    __slots__ = ("_empty_records", "_incoming", "_object", "_skip", "failure", "kept", "state")
+
+    def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
+        self._object = ssl_object
+        self._incoming = incoming
+        # What came with the handshake's end begins with a record: OpenSSL reads no further than it must.
+        self.kept = incoming.read()
+        """Bytes off the wire that OpenSSL has yet to be given, by `feed_kept`."""
+        self._skip = 0  # bytes of a record that have yet to come
+        self._empty_records = 0
+        self.state = _DRY
+        self.failure = ""
+
+    @property
+    def is_over(self) -> bool:
+        """Will nothing more be read?"""
+        return self.state is _ENDED or self.state is _FAILED
+
+    @property
+    def needs_bytes(self) -> bool:
+        """Is there nothing to be read before more comes off the wire?"""
+        return self.state is _DRY and len(self.kept) < _HEADER
+
+    def feed(self, received: bytes) -> bool:
+        """Take bytes off the wire, b"" at their end. True if `read` may find something."""
+        size = len(received)
+        if (
+            size > _HEADER
+            and size == _HEADER + (received[3] << 8 | received[4])
+            and not self.kept
+            and not self._skip
+        ):
+            # Nearly always: one record, and nothing else.
+            self._incoming.write(received)
+            self._empty_records += 1
+            self.state = _FED
+            return True
+        if not received:
+            self._incoming.write(self.kept)  # less than a header
+            self.kept = b""
+            self._incoming.write_eof()
+            self.state = _FED
+            return True
+        self.kept += received
+        return self.feed_kept()
+
+    def feed_kept(self) -> bool:
+        """Give OpenSSL the records for one turn. True if `read` may find something."""
+        kept = self.kept
+        size, end = len(kept), self._skip
+        whole = 0 if not end or end > size else 1
+        for _ in range(RECORDS_A_TURN):
+            if end + _HEADER > size:
+                break
+            length = kept[end + 3] << 8 | kept[end + 4]
+            end += _HEADER + length
+            whole += end <= size or length > _MAX_RECORD
+        if not end or not size:
+            return False
+        if end < size:
+            self._incoming.write(kept[:end])
+            self.kept = kept[end:]
+            self._skip = 0
+        else:
+            self._incoming.write(kept)
+            self.kept = b""
+            self._skip = end - size
+        self._empty_records += whole
+        self.state = _FED if whole else _DRY
+        return True
+
+    def read(self) -> bytes | None:
+        """What the records hold that OpenSSL was given, up to about READ_SIZE bytes; None if nothing."""
+        piece = self._read_record()
+        if self.state is not _FED and piece:
+            self._empty_records = 0
+            return piece
+        pieces = [] if piece is None else [piece]
+        size = 0 if piece is None else len(piece)
+        while self.state is _FED and size < READ_SIZE:
+            piece = self._read_record()
+            if piece is not None:
+                pieces.append(piece)
+                size += len(piece)
+        if pieces:
+            self._empty_records = 0
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if self._empty_records > MAX_EMPTY_RECORDS and not self.is_over:
+            self.fail("too many records that hold nothing")
+        return None
+
+    def _read_record(self) -> bytes | None:
+        """What one record holds; None if there is none left, or never will be."""
+        try:
+            data = self._object.read(READ_SIZE)
+        except ssl.SSLWantReadError:
+            self.state = _DRY
+            return None
+        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+            # With close_notify or without: many clients just close, and HTTP's messages say themselves where
+            # they end (RFC 9112, 9.8).
+            self.state = _ENDED
+            return None
+        except ssl.SSLError as exc:
+            self.fail(exc.reason or str(exc))
+            return None
+        if not data:
+            self.state = _ENDED
+            return None
+        # To be told by an exception that there is nothing left would cost more than to ask.
+        self.state = _FED if self._incoming.pending or self._object.pending() else _DRY
+        return data
+
+    def fail(self, reason: str) -> None:
+        """Read no more."""
+        self.state = _FAILED
+        self.failure = reason

@@ -1,0 +1,330 @@
+"""The writing half of a `HubChannel`: bytes that leave at once, bytes that have to wait, and files.
+
+A send goes to the kernel first. Only if the kernel takes less than it was given, or nothing, the rest is kept
+in `_unsent` and the state is FULL. The kernel tells once, by EPOLLOUT, that there is room again: when a third
+of its buffer is free. Who goes on then?
+
+- The writer: the one task that waits for room, in `flush()` for example. It is woken.
+- Nobody waits, as a flush was cancelled, or what was held back did not all leave: the event itself sends.
+
+Tasks that come while there is a writer queue up behind it. They go on when the writer has sent all there was,
+theirs with its own; when it gives up, one of them becomes the writer. What ends the writer's wait, its
+deadline for example, fails the sends of all.
+
+`_unsent` is None as long as the kernel has everything. After a failed send (BROKEN) it is what was lost with
+it, never None; so `send_nowait` has one thing to look at before it asks the kernel.
+
+Small pieces may be held back (`send_soon`) until the tasks that can run now have run: `_corked` is a list of
+them while the hub is to call `uncork()`, and None otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+import select
+import sys
+from contextlib import suppress
+from enum import Enum
+from typing import TYPE_CHECKING, Final
+
+import outcome
+import trio
+from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
+
+from trioasgi.net.channel import CORK, FILE_SLICE, STALLED_WRITE
+from trioasgi.net.kernel import undelivered
+from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Mapping
+
+    from trioasgi.net.hub import Hub
+
+
+class WriteState(Enum):
+    """What is known of the room in the kernel's send buffer."""
+
+    ROOM = "there may be some: a send is tried"
+    FULL = "there is none: an event tells of it"
+    ENDED = "this side has said that it sends no more"
+    BROKEN = "a send has failed, or the peer took nothing in time: what was unsent is lost"
+    CLOSED = "this side has closed the socket"
+
+
+TRANSITIONS: Final[Mapping[WriteState, frozenset[WriteState]]] = {
+    WriteState.ROOM: frozenset({WriteState.FULL, WriteState.ENDED, WriteState.BROKEN, WriteState.CLOSED}),
+    # An event; or what was to be sent was lost, or given up.
+    WriteState.FULL: frozenset({WriteState.ROOM, WriteState.ENDED, WriteState.BROKEN, WriteState.CLOSED}),
+    # A send behind the end fails.
+    WriteState.ENDED: frozenset({WriteState.BROKEN, WriteState.CLOSED}),
+    WriteState.BROKEN: frozenset({WriteState.CLOSED}),
+    WriteState.CLOSED: frozenset(),
+}
+
+_ROOM: Final = WriteState.ROOM
+_FULL: Final = WriteState.FULL
+_BROKEN: Final = WriteState.BROKEN
+_CLOSED: Final = WriteState.CLOSED
+
+if sys.platform == "linux":
+    WRITE_EVENTS: Final = select.EPOLLOUT | select.EPOLLHUP | select.EPOLLERR
+else:
+    WRITE_EVENTS = 0
+
+_NOTHING: Final = memoryview(b"")
+
+_NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
+"""Errors of sendfile(2) that are the file's: some file systems cannot send that way, and some files cannot be
+read. An ordinary read tells which.
+"""
+
+
+class WritingHalf(ReadingHalf):
+    """Writes to the socket, as `WriteState` allows."""
+
+    __slots__ = (
+        "_corked",
+        "_corked_size",
+        "_emptied",
+        "_failure",
+        "_queue",
+        "_undelivered",
+        "_unsent",
+        "_write_state",
+        "_writer",
+        "write_deadline",
+    )
+
+    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+        super().__init__(sock, hub)
+        self._write_state = _ROOM
+        self._failure: OSError | None = None
+        """Why the state is BROKEN, or why bytes were lost when it became CLOSED."""
+        self._unsent: memoryview | None = None
+        self._writer: trio.lowlevel.Task | None = None  # waits for room
+        self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
+        self._emptied = 0  # how often a writer has sent all there was
+        self._undelivered = 0
+        self._corked: list[bytes] | None = None
+        self._corked_size = 0
+        self._file_left = 0
+        self.write_timeout = math.inf
+        self.write_deadline = math.inf
+        """When the writer has waited too long; never where there is no writer."""
+
+    # What has happened
+
+    def _note_room(self) -> None:
+        """There is room again."""
+        self._write_state = _ROOM
+        if self._writer is not None:
+            self._wake_writer(WAKE)
+        elif self._unsent is not None:
+            with suppress(OSError):  # the next send tells
+                self._send_unsent()
+
+    def _note_late_write(self, now: float) -> None:
+        """The write deadline has passed: end the waits of all who write, unless the peer has taken something.
+
+        There is no event for that: a slow peer may need long for a third of the buffer.
+        """
+        before, self._undelivered = self._undelivered, undelivered(self._fd)
+        if self._undelivered < before:
+            self.write_deadline = now + self.write_timeout
+            return
+        self._break(TimeoutError(STALLED_WRITE), self._unsent or _NOTHING)
+        self._wake_writer(outcome.Error(self._why_broken()))
+        self._wake_queue()
+
+    def _break(self, why: OSError, lost: memoryview) -> None:
+        self._failure = why
+        self._unsent = lost
+        if self._write_state is not _CLOSED:
+            self._write_state = _BROKEN
+
+    def _why_broken(self) -> OSError:
+        """What to raise for a send that has failed.
+
+        A new exception each time: one that was raised holds frames, and would be held by the channel.
+        """
+        failure = self._failure or ConnectionAbortedError(CLOSED)
+        return type(failure)(*failure.args)
+
+    def _close_writing(self) -> None:
+        self._write_state = _CLOSED
+        if self._unsent is not None or self._corked:
+            self._break(ConnectionAbortedError(CLOSED), _NOTHING)
+        self._corked, self._corked_size = None, 0
+        self._wake_writer(outcome.Error(ConnectionAbortedError(CLOSED)))
+        self._wake_queue()
+
+    def _wake_writer(self, result: outcome.Outcome[None]) -> None:
+        writer, self._writer = self._writer, None
+        self.write_deadline = math.inf
+        if writer is not None:
+            reschedule(writer, result)
+
+    def _wake_queue(self) -> None:
+        if self._queue is not None:
+            self._queue.unpark_all()
+
+    # Channel
+
+    @property
+    def unsent(self) -> int:
+        return self._corked_size + self._file_left + (0 if self._unsent is None else len(self._unsent))
+
+    def send_nowait(self, data: bytes) -> bool:
+        if self._corked:
+            corked, self._corked, self._corked_size = self._corked, None, 0
+            data = b"".join([*corked, data])
+        if self._unsent is not None:
+            return self._append(data)
+        if not data:
+            return True
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._break(exc.with_traceback(None), memoryview(data))
+            raise self._why_broken() from None
+        if sent == len(data):
+            return True
+        self._unsent = memoryview(data)[sent:]
+        self._write_state = _FULL
+        return False
+
+    def _append(self, data: bytes) -> bool:
+        """Put `data` behind what is unsent.
+
+        Only where several tasks of an application send at once: each waits in `flush()` before it sends more.
+        """
+        if self._failure is not None:
+            raise self._why_broken()
+        self._unsent = memoryview(b"".join((self._unsent or _NOTHING, data)))
+        return False
+
+    def send_soon(self, data: bytes) -> bool:
+        if self._unsent is not None or len(data) >= CORK:
+            return self.send_nowait(data)
+        self._corked_size += len(data)
+        if self._corked is None:
+            self._corked = [data]
+            self.hub.flush_soon(self)
+            return True
+        self._corked.append(data)
+        return self._corked_size < CORK or self.send_nowait(b"")
+
+    def take_back(self, data: bytes) -> bool:
+        corked = self._corked
+        if not corked or corked[-1] is not data:
+            return False
+        corked.pop()
+        self._corked_size -= len(data)
+        return True
+
+    def uncork(self) -> None:
+        """Send what is held back; what goes wrong is for the next send to tell."""
+        if self._corked is not None and self._write_state is not _CLOSED:
+            try:
+                self.send_nowait(b"")
+            except OSError:
+                pass
+            self._corked = None
+
+    async def flush(self) -> None:
+        self.uncork()
+        while self._unsent is not None:
+            if self._failure is not None:
+                raise self._why_broken()
+            if self._writer is not None:
+                if await self._await_writer():
+                    return
+                continue
+            if self._write_state is _FULL:
+                await self._wait_for_room()
+            self._send_unsent()
+
+    async def send_file(self, fd: int, offset: int, count: int) -> None:
+        if sys.platform == "linux":
+            while count:
+                self._file_left = count
+                await self._await_turn()
+                try:
+                    sent = os.sendfile(self._fd, fd, offset, min(count, FILE_SLICE))
+                except BlockingIOError:
+                    self._write_state = _FULL
+                    await self._wait_for_room()
+                    self._wake_queue()
+                    continue
+                except OSError as exc:
+                    if exc.errno not in _NO_SENDFILE or self._write_state is _CLOSED:
+                        raise
+                    await super().send_file(fd, offset, count)
+                    return
+                if not sent:
+                    raise EOFError(f"the file ends {count} bytes before what was to be sent")
+                offset += sent
+                count -= sent
+                self._file_left = count
+                await trio.lowlevel.checkpoint()
+        else:
+            await super().send_file(fd, offset, count)
+
+    async def _await_turn(self) -> None:
+        """Wait until nothing is unsent, and no task waits to send."""
+        await self.flush()
+        while self._unsent is not None or self._writer is not None:
+            if self._writer is not None:
+                await self._await_writer()
+            await self.flush()
+
+    async def _await_writer(self) -> bool:
+        """Wait until the writer has sent all there was, ours with its own; False if it has given up."""
+        if self._queue is None:
+            self._queue = trio.lowlevel.ParkingLot()
+        before = self._emptied
+        await self._queue.park()
+        return self._emptied != before
+
+    def _send_unsent(self) -> None:
+        data = self._unsent
+        if data is None:
+            return
+        try:
+            sent = self._sock.send(data)
+        except (BlockingIOError, InterruptedError):
+            self._write_state = _FULL
+            return
+        except OSError as exc:
+            self._break(exc.with_traceback(None), data)
+            self._wake_queue()
+            raise self._why_broken() from None
+        if sent == len(data):
+            self._unsent = None
+            self._emptied += 1
+            self._wake_queue()
+        else:
+            self._unsent = data[sent:]
+            self._write_state = _FULL
+
+    async def _wait_for_room(self) -> None:
+        if self._writer is not None:
+            raise trio.BusyResourceError("another task is writing to this connection")
+        if self._write_state is _CLOSED:
+            raise ConnectionAbortedError(CLOSED)
+        if self.write_timeout != math.inf:
+            self.write_deadline = trio.current_time() + self.write_timeout
+            self._undelivered = undelivered(self._fd)
+        self._writer = current_task()
+        await wait_task_rescheduled(self._abort_write)
+
+    def _abort_write(self, _: object) -> trio.lowlevel.Abort:
+        self._writer = None
+        self.write_deadline = math.inf
+        self._wake_queue()
+        return trio.lowlevel.Abort.SUCCEEDED

@@ -1,0 +1,221 @@
+"""The sending side of a WebSocket session: messages, the protocol's own frames, and how it has ended."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trioasgi.errors import ClientDisconnected
+from trioasgi.net.turns import wait_for_long_step
+from trioasgi.websocket.deflate import Deflater
+from trioasgi.websocket.frames import CloseCode
+from trioasgi.websocket.reassembly import MessageWriter
+from trioasgi.websocket.state import State
+
+if TYPE_CHECKING:
+    from trioasgi.net.channel import ByteChannel
+    from trioasgi.websocket.deflate import Deflate
+    from trioasgi.websocket.settings import WebSocketSettings
+
+logger = logging.getLogger("trioasgi")
+
+JOIN_BELOW: Final = 64 * 1024
+"""A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
+
+LONG_MESSAGE: Final = 128 * 1024
+"""A longer message is compressed step by step. Others run between two steps."""
+
+YIELD_EVERY: Final = 64
+"""Reads, messages and pings after which a task that never had to wait lets the others run."""
+
+LINGER_SECONDS: Final = 2.0
+"""How long a peer may take to end the connection after a failure, or after both have sent their Close."""
+
+_OPEN: Final = State.OPEN
+_CLOSING: Final = State.CLOSING
+_CLOSED: Final = State.CLOSED
+
+
+class SendingSide:
+    """Sends messages and frames on `channel`, and knows how far the session has come.
+
+    `close_code` and `close_reason` say why it was closed, by whoever was first: 1005 for a Close without a
+    code, 1006 for a connection that just ended. Any task may send.
+    """
+
+    __slots__ = (
+        "_channel",
+        "_close_deadline",
+        "_compressed",
+        "_peer",
+        "_settings",
+        "_unyielded",
+        "_writer",
+        "close_code",
+        "close_reason",
+        "long_from",
+        "state",
+    )
+
+    def __init__(
+        self, channel: ByteChannel, settings: WebSocketSettings, deflate: Deflate | None, peer: str
+    ) -> None:
+        self._channel = channel
+        self._settings = settings
+        self._peer = peer
+        self._writer = MessageWriter(Deflater(deflate) if deflate else None)
+        self.long_from: float = LONG_MESSAGE if deflate else math.inf
+        """Bytes, or characters, of the longest message that is for `send`; -1 while a longer one is
+        compressed, for which all others have to wait.
+        """
+        self._compressed: trio.Event | None = None
+        self.state = State.OPEN
+        self.close_code = int(CloseCode.NO_STATUS)
+        self.close_reason = ""
+        self._close_deadline = math.inf
+        self._unyielded = 0  # steps since the task last let others run
+
+    # Messages
+
+    def send(self, message: str | bytes, encoded: tuple[bytes, bytes] | None = None) -> bool:
+        """Send a message, which may be `encoded` already. True if `flush()` must be awaited.
+
+        Raises ClientDisconnected once the session is closed.
+        """
+        if self.state is not _OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+        header, payload = encoded or self._writer.encode(message)
+        channel = self._channel
+        try:
+            if len(payload) <= JOIN_BELOW:
+                waits = not channel.send_nowait(header + payload)
+            else:
+                channel.send_nowait(header)
+                waits = not channel.send_nowait(payload)
+        except OSError as exc:
+            self._note_broken()
+            raise ClientDisconnected("the client broke the connection") from exc
+        self._unyielded += 1
+        return waits or self._unyielded >= YIELD_EVERY
+
+    async def send_long(self, message: str | bytes) -> None:
+        """Send a message that is longer than `long_from`, and flush.
+
+        It is compressed step by step. The stream of compressed data is the session's own, so others have to
+        wait meanwhile. Where this is cancelled before all of it is compressed, nothing is sent. Raises as
+        `send`, and as `flush`.
+        """
+        while self._compressed is not None:
+            await self._compressed.wait()
+        if self.state is not _OPEN:
+            raise ClientDisconnected("the WebSocket is closed")
+        encoded = None
+        if len(message) > self.long_from:
+            self.long_from, limit = -1.0, self.long_from
+            self._compressed = done = trio.Event()
+            try:
+                encoded = await self._encode(message)
+            finally:
+                self.long_from = limit
+                self._compressed = None
+                done.set()
+        if self.send(message, encoded):
+            await self.flush()
+
+    async def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
+        steps = self._writer.encode_in_steps(message)
+        while True:
+            await wait_for_long_step()
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self.state is not _OPEN:
+                raise ClientDisconnected("the WebSocket is closed")
+            try:
+                next(steps)
+            except StopIteration as end:
+                encoded: tuple[bytes, bytes] = end.value
+                return encoded
+
+    async def flush(self) -> None:
+        """Wait until what was sent has left, as long as the write limit allows.
+
+        Raises ClientDisconnected if the peer has gone.
+        """
+        if self._unyielded >= YIELD_EVERY:
+            self._unyielded = 0
+            await trio.lowlevel.checkpoint()
+        try:
+            await self._channel.flush()
+        except TimeoutError as exc:
+            self._stall()
+            raise ClientDisconnected("the client stopped reading") from exc
+        except OSError as exc:
+            self._note_broken()
+            raise ClientDisconnected("the client broke the connection") from exc
+
+    # Frames of the protocol's own
+
+    async def _answer(self, frame: bytes) -> None:
+        """Send what the protocol asks for. Shielded, up to the write limit: part of a frame must not get
+        lost with the application's patience.
+        """
+        if not self._channel.send_nowait(frame):
+            with trio.CancelScope(shield=True):
+                try:
+                    await self._channel.flush()
+                except TimeoutError:
+                    self._stall()
+
+    def _put(self, frame: bytes) -> None:
+        """Send a frame of our own accord, which nobody waits for."""
+        try:
+            if not self._channel.send_nowait(frame):
+                self._settings.keepalive.start(self._flush_quietly)
+        except OSError:
+            pass  # there is nobody left to tell
+
+    async def _flush_quietly(self) -> None:
+        try:
+            await self._channel.flush()
+        except OSError:
+            pass  # whoever reads or writes next will find out
+
+    # The others' turn
+
+    async def _count_step(self) -> None:
+        """Count a step; after so many of them without a wait it is somebody else's turn."""
+        self._unyielded += 1
+        if self._unyielded >= YIELD_EVERY:
+            await self._yield()
+
+    async def _yield(self) -> None:
+        """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
+        self._unyielded = 0
+        await trio.lowlevel.cancel_shielded_checkpoint()
+
+    # The end
+
+    def _lose(self, reason: str) -> None:
+        """The connection is over without a closing handshake."""
+        if self.state is _OPEN:
+            self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
+        self.state = _CLOSED
+
+    def _stall(self) -> None:
+        self._log("closed, as it took nothing for too long (--timeout-write)")
+        self._lose("the client stopped reading")
+
+    def _note_broken(self) -> None:
+        self._lose("the connection broke")
+
+    def _note_end(self, state: State, code: int, reason: str) -> None:
+        self.state = state
+        self.close_code = int(code)
+        self.close_reason = reason
+        patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
+        self._close_deadline = self._channel.now() + patience
+
+    def _log(self, what: str) -> None:
+        logger.info("%s: WebSocket: %s", self._peer, what)
