@@ -23,6 +23,7 @@ from trioasgi.supervisor.slots import (
     SupervisorState,
 )
 from trioasgi.supervisor.worker_process import WORKER_TRANSITIONS, WorkerState
+from trioasgi.websocket import state as websocket
 
 PAGE = Path(__file__).with_name("states.md")
 
@@ -35,6 +36,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "slot": (SlotState, SLOT_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
+    "websocket": (websocket.State, websocket.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
 }
 """By the name of its diagram. The first state of a table is the one that it begins in."""

@@ -53,8 +53,8 @@ def test_what_is_said_of_a_wrong_length() -> None:
 def test_phases_in_which_nothing_more_can_be_given() -> None:
     over = {ResponsePhase.COMPLETE, ResponsePhase.REFUSED, ResponsePhase.FAILED}
     can_fail = {ResponsePhase.NOT_STARTED, ResponsePhase.STARTED}
-    made = response(None)
     for phase in ResponsePhase:
+        made = Response()
         made.phase = phase
         assert made.over == (phase in over)
         assert made.can_fail == (phase in can_fail)

@@ -32,9 +32,14 @@ class State(Enum):
     CLOSED = "the closing handshake is over, or the connection is"
 
 
-TRANSITIONS: Final[Mapping[State, frozenset[State]]] = {
-    State.OPEN: frozenset({State.CLOSING, State.FAILED, State.CLOSED}),
-    State.CLOSING: frozenset({State.CLOSED}),
-    State.FAILED: frozenset({State.CLOSED}),
-    State.CLOSED: frozenset(),
+TRANSITIONS: Final[Mapping[State, Mapping[State, str]]] = {
+    State.OPEN: {
+        State.CLOSING: "we close",
+        State.FAILED: "the peer breaks a rule, or sends no pong",
+        State.CLOSED: "the peer closes, or the connection ends",
+    },
+    State.CLOSING: {State.CLOSED: "the peer's Close has come, or its time is up"},
+    State.FAILED: {State.CLOSED: "the connection is closed"},
+    State.CLOSED: {},
 }
+"""The states that may follow each state, and when they do."""
