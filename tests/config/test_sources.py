@@ -107,7 +107,8 @@ def test_a_development_certificate_overrules_the_key_of_a_lower_source(tmp_path:
         ("TRIOASGI_TIMEOUT_BODY", "long", "expected a number of seconds"),
         ("TRIOASGI_SSL_CERTFILE", "development", "keyfile = 'k'"),
         ("TRIOASGI_CONFIG", "missing.toml", "cannot read the configuration file missing.toml"),
-        ("TRIOASGI_ENV_FILE", "/missing/.env", "cannot read env_file /missing/.env: No such file"),
+        ("TRIOASGI_ENV_FILE", "/missing/.env", "/missing/.env (from environment TRIOASGI_ENV_FILE): No such"),
+        ("TRIOASGI_LOG_LEVEL", "\udce9", r"bad value for log_level: '\udce9' (from environment"),
     ],
 )
 def test_bad_environment(variable: str, text: str, said: str, tmp_path: Path) -> None:
@@ -247,6 +248,15 @@ def test_env_file_comes_before_the_environment_is_read(tmp_path: Path) -> None:
     assert "bad value for workers: 0 (from flag --workers)" in error_of(
         tmp_path, {}, env_file=str(env_file), workers="0"
     )
+
+
+@pytest.mark.parametrize("variable", ["TRIOASGI_WORKERS", "UVICORN_WORKERS", "WEB_CONCURRENCY"])
+def test_a_bad_value_of_an_env_file_is_said_to_be_from_there(variable: str, tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{variable}=x\n")
+    said = f"bad value for workers: 'x' (from env_file {env_file} {variable})"
+    assert said in error_of(tmp_path, {}, env_file=str(env_file))
+    assert f"(from environment {variable})" in error_of(tmp_path, {variable: "y"}, env_file=str(env_file))
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,19 @@ from pathlib import Path
 
 from trioasgi.errors import ConfigError
 
+from .option import Origin
 
-def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
+
+def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origin | None = None) -> None:
     """Set what a .env file says and `environ` does not yet have; raises ConfigError.
+
+    `origin` says for the error who has named the file.
 
     Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes: single ones
     keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without quotes it ends before ` #`.
     """
     shown = str(path)
-    text = read_bytes(Path(shown), shown, "env_file").decode("utf-8-sig", "surrogateescape")
+    text = read_bytes(Path(shown), shown, "env_file", origin).decode("utf-8-sig", "surrogateescape")
     for number, line in enumerate(text.splitlines(), 1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -47,11 +51,12 @@ def _env_value(match: re.Match[str]) -> str:
     return "" if match["plain"].startswith("#") else match["plain"]
 
 
-def read_bytes(path: Path, shown: str, what: str) -> bytes:
-    """What is in a file that an option names; `shown` and `what` are for the ConfigError."""
+def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
+    """What is in a file that an option names; `shown`, `what` and `origin` are for the ConfigError."""
     try:
         return path.read_bytes()
     except OSError as error:
+        named_by = "" if origin is None else f" (from {origin})"
         raise ConfigError(
-            f"cannot read {what} {shown}: {error.strerror}; give the path of a file that is there"
+            f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"
         ) from error
