@@ -267,6 +267,7 @@ def test_a_bad_value_of_an_env_file_is_said_to_be_from_there(variable: str, tmp_
         ("  KEY = spaced out  ", "spaced out"),
         ("KEY=", ""),
         ("KEY= # nothing", ""),
+        ("KEY=#fff # white", "#fff"),
         ("KEY=a#b # comment", "a#b"),
         ("KEY='a # b'  # comment", "a # b"),
         ('KEY="a\\n\\"b\\" \\\\ \\x"', 'a\n"b" \\ \\x'),
@@ -274,16 +275,26 @@ def test_a_bad_value_of_an_env_file_is_said_to_be_from_there(variable: str, tmp_
         ("KEY=a=b", "a=b"),
         ("KEY=it's", "it's"),
         ("\ufeffKEY=bom", "bom"),
+        (
+            'KEY="-----BEGIN\nabc\n# no comment\n-----END"  # comment',
+            "-----BEGIN\nabc\n# no comment\n-----END",
+        ),
+        ("KEY='a\r\n b\n\n'\r\n", "a\n b\n\n"),
+        ("KEY=a\u2028b\x0bc\x85d", "a\u2028b\x0bc\x85d"),
+        ('KEY="a\\\nb"', "a\\\nb"),
     ],
 )
 def test_env_file_lines(line: str, value: str, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(f"{line}\n\n# a comment\n", encoding="utf-8")
+    text = f"{line}\n\n  # a comment with 'quotes\n\t\n#\n"
+    (tmp_path / ".env").write_bytes(text.encode())
     environ: dict[str, str] = {}
     load_env_file(tmp_path / ".env", environ)
     assert environ == {"KEY": value}
 
 
-@pytest.mark.parametrize("line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0"])
+@pytest.mark.parametrize(
+    "line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0", "KEY='a\n\0'"]
+)
 def test_bad_env_file_lines(line: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
     with pytest.raises(ConfigError, match=r"bad line 2 in env_file .*\.env; expected KEY=VALUE"):
