@@ -392,6 +392,8 @@ def test_tls_version_and_ciphers(tmp_path: Path) -> None:
     cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
     few = server_context(made.certfile, made.keyfile, ciphers=cipher)
     assert {entry["name"] for entry in few.get_ciphers() if entry["protocol"] != "TLSv1.3"} == {cipher}
+    with pytest.raises(TLSError, match=r"no cipher is left by --ciphers '\\udcff'"):
+        server_context(made.certfile, made.keyfile, ciphers="\udcff")
     with pytest.raises(TLSError, match="no cipher is left by --ciphers 'nonsense'"):
         server_context(made.certfile, made.keyfile, ciphers="nonsense")
     with pytest.raises(ConfigError, match=r"bad value for ssl_version \(tls_version\): '?3'?"):

@@ -246,3 +246,17 @@ def test_flags_are_unambiguous() -> None:
     assert len(flags) == len(set(flags))
     assert all(option.help for option in OPTIONS.values())
     assert msgspec.structs.fields(Config)[0].name == "app"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [option for option in OPTIONS.values() if option.kind in (Kind.TEXT, Kind.LIST)],
+    ids=lambda option: option.name,
+)
+def test_no_text_has_a_nul_which_ends_it_in_c(option: Option) -> None:
+    values: dict[str, object] = {option.name: "a: b\0"}
+    with pytest.raises(ConfigError, match=f"bad value for {option.name}: "):
+        Config.from_dict({**company(option), **values})
+    if option.kind is Kind.LIST:
+        with pytest.raises(ConfigError, match=f"bad value for {option.name}: "):
+            Config.from_dict({option.name: ["a: b", "a: b\0"]})

@@ -227,6 +227,7 @@ def test_a_named_file_must_have_something_to_say(tmp_path: Path) -> None:
     assert "cannot read the configuration file no.toml" in error_of(tmp_path, config_file="no.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert "is not valid TOML" in error_of(tmp_path, config_file="binary.toml")
+    assert "'a\\x00b': no path has a NUL character" in error_of(tmp_path, config_file="a\0b")
 
 
 @pytest.mark.parametrize("line", ["TRIOASGI_WORKERS=2", "TRIOASGI_RELOAD=1"])

@@ -72,3 +72,5 @@ def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) 
         raise ConfigError(
             f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read {what} {shown!r}: no path has a NUL character") from error
