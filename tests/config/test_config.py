@@ -106,6 +106,7 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"header": "no colon"}, "expected 'Name: value'"),
         ({"header": ["A: 1", "bad name: 1"]}, "bad value for header: 'bad name: 1'"),
         ({"header": ": 1"}, "expected 'Name: value'"),
+        ({"root_path": "/a\udce9"}, r"bad value for root_path: '/a\udce9'"),
         ({"header": "A: 1\r\nB: 2"}, "expected 'Name: value'"),
         ({"header": "A: 1\n"}, "expected 'Name: value'"),
         ({"header": "A: \0"}, "expected 'Name: value'"),

@@ -137,6 +137,15 @@ def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
         ) from error
 
 
+def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
+    root_path = str(values.get("root_path", ""))
+    # Bytes that are not UTF-8 are lone surrogates (PEP 383).
+    if any("\ud800" <= character <= "\udfff" for character in root_path):
+        OPTIONS["root_path"].refuse(
+            root_path, origin_of("root_path", origins), "a path in UTF-8, as ASGI has it"
+        )
+
+
 def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
     """A NUL ends a text in C: no path, address or list of ciphers has one."""
     for name, value in values.items():
@@ -160,5 +169,6 @@ _RULES = (
     _check_header,
     _check_trusted,
     _check_forwarded_headers,
+    _check_root_path,
     _check_nul,
 )
