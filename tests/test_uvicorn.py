@@ -357,13 +357,16 @@ def test_variables_of_kubernetes_and_options_are_not_warned_of() -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_what_has_no_effect_is_said_once(workers: str, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(APP)
+    (tmp_path / ".env").write_text("TRIOASGI_BAKLOG=1\n")
     arguments = ("app:app", "--loop", "uvloop", "--http", "zttp", "--http2", "--reset-contextvars")
-    with start_server(*arguments, "--workers", workers, cwd=tmp_path, env={"TRIOASGI_PROT": "1"}) as server:
+    options = (*arguments, "--env-file", ".env", "--workers", workers)
+    with start_server(*options, cwd=tmp_path, env={"TRIOASGI_PROT": "1"}) as server:
         server.port()
         server.stop()
         assert server.output.count("Trio, which is the loop") == 1
         assert server.output.count("http2 has no effect yet") == 1
         assert server.output.count("did you mean TRIOASGI_PORT") == 1
+        assert server.output.count("did you mean TRIOASGI_BACKLOG") == 1
 
 
 def test_an_asgi_2_application(tmp_path: Path) -> None:
@@ -389,6 +392,8 @@ def test_tls_version_and_ciphers(tmp_path: Path) -> None:
     cipher = "ECDHE-ECDSA-AES128-GCM-SHA256"
     few = server_context(made.certfile, made.keyfile, ciphers=cipher)
     assert {entry["name"] for entry in few.get_ciphers() if entry["protocol"] != "TLSv1.3"} == {cipher}
+    with pytest.raises(TLSError, match=r"no cipher is left by --ciphers '\\udcff'"):
+        server_context(made.certfile, made.keyfile, ciphers="\udcff")
     with pytest.raises(TLSError, match="no cipher is left by --ciphers 'nonsense'"):
         server_context(made.certfile, made.keyfile, ciphers="nonsense")
     with pytest.raises(ConfigError, match=r"bad value for ssl_version \(tls_version\): '?3'?"):

@@ -80,3 +80,10 @@ class ASGIMessageError(TrioasgiError, RuntimeError):
 
 class BodyLengthError(ASGIMessageError):
     """The application's body is longer or shorter than its Content-Length (RFC 9110, 8.6)."""
+
+
+def lone_error(error: BaseException) -> BaseException:
+    """The error itself, or the one that a group has, where it has but one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error

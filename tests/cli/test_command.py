@@ -305,7 +305,7 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
         ),
         (("a:b", "--keyfile", "k"), "keyfile = 'k' (from flag --keyfile) without certfile"),
         (("a:b", "--config", "no.toml"), "cannot read the configuration file no.toml"),
-        (("a:b", "--env-file", "no.env"), "cannot read env_file no.env"),
+        (("a:b", "--env-file", "no.env"), "cannot read env_file no.env (from flag --env-file)"),
         (("--reload", "demo"), "demo is a command; write it first"),
     ],
 )

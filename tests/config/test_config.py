@@ -106,6 +106,7 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"header": "no colon"}, "expected 'Name: value'"),
         ({"header": ["A: 1", "bad name: 1"]}, "bad value for header: 'bad name: 1'"),
         ({"header": ": 1"}, "expected 'Name: value'"),
+        ({"root_path": "/a\udce9"}, r"bad value for root_path: '/a\udce9'"),
         ({"header": "A: 1\r\nB: 2"}, "expected 'Name: value'"),
         ({"header": "A: 1\n"}, "expected 'Name: value'"),
         ({"header": "A: \0"}, "expected 'Name: value'"),
@@ -246,3 +247,17 @@ def test_flags_are_unambiguous() -> None:
     assert len(flags) == len(set(flags))
     assert all(option.help for option in OPTIONS.values())
     assert msgspec.structs.fields(Config)[0].name == "app"
+
+
+@pytest.mark.parametrize(
+    "option",
+    [option for option in OPTIONS.values() if option.kind in (Kind.TEXT, Kind.LIST)],
+    ids=lambda option: option.name,
+)
+def test_no_text_has_a_nul_which_ends_it_in_c(option: Option) -> None:
+    values: dict[str, object] = {option.name: "a: b\0"}
+    with pytest.raises(ConfigError, match=f"bad value for {option.name}: "):
+        Config.from_dict({**company(option), **values})
+    if option.kind is Kind.LIST:
+        with pytest.raises(ConfigError, match=f"bad value for {option.name}: "):
+            Config.from_dict({option.name: ["a: b", "a: b\0"]})

@@ -107,7 +107,8 @@ def test_a_development_certificate_overrules_the_key_of_a_lower_source(tmp_path:
         ("TRIOASGI_TIMEOUT_BODY", "long", "expected a number of seconds"),
         ("TRIOASGI_SSL_CERTFILE", "development", "keyfile = 'k'"),
         ("TRIOASGI_CONFIG", "missing.toml", "cannot read the configuration file missing.toml"),
-        ("TRIOASGI_ENV_FILE", "/missing/.env", "cannot read env_file /missing/.env: No such file"),
+        ("TRIOASGI_ENV_FILE", "/missing/.env", "/missing/.env (from environment TRIOASGI_ENV_FILE): No such"),
+        ("TRIOASGI_LOG_LEVEL", "\udce9", r"bad value for log_level: '\udce9' (from environment"),
     ],
 )
 def test_bad_environment(variable: str, text: str, said: str, tmp_path: Path) -> None:
@@ -226,6 +227,7 @@ def test_a_named_file_must_have_something_to_say(tmp_path: Path) -> None:
     assert "cannot read the configuration file no.toml" in error_of(tmp_path, config_file="no.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert "is not valid TOML" in error_of(tmp_path, config_file="binary.toml")
+    assert "'a\\x00b': no path has a NUL character" in error_of(tmp_path, config_file="a\0b")
 
 
 @pytest.mark.parametrize("line", ["TRIOASGI_WORKERS=2", "TRIOASGI_RELOAD=1"])
@@ -249,6 +251,15 @@ def test_env_file_comes_before_the_environment_is_read(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("variable", ["TRIOASGI_WORKERS", "UVICORN_WORKERS", "WEB_CONCURRENCY"])
+def test_a_bad_value_of_an_env_file_is_said_to_be_from_there(variable: str, tmp_path: Path) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{variable}=x\n")
+    said = f"bad value for workers: 'x' (from env_file {env_file} {variable})"
+    assert said in error_of(tmp_path, {}, env_file=str(env_file))
+    assert f"(from environment {variable})" in error_of(tmp_path, {variable: "y"}, env_file=str(env_file))
+
+
 @pytest.mark.parametrize(
     ("line", "value"),
     [
@@ -257,6 +268,7 @@ def test_env_file_comes_before_the_environment_is_read(tmp_path: Path) -> None:
         ("  KEY = spaced out  ", "spaced out"),
         ("KEY=", ""),
         ("KEY= # nothing", ""),
+        ("KEY=#fff # white", "#fff"),
         ("KEY=a#b # comment", "a#b"),
         ("KEY='a # b'  # comment", "a # b"),
         ('KEY="a\\n\\"b\\" \\\\ \\x"', 'a\n"b" \\ \\x'),
@@ -264,16 +276,26 @@ def test_env_file_comes_before_the_environment_is_read(tmp_path: Path) -> None:
         ("KEY=a=b", "a=b"),
         ("KEY=it's", "it's"),
         ("\ufeffKEY=bom", "bom"),
+        (
+            'KEY="-----BEGIN\nabc\n# no comment\n-----END"  # comment',
+            "-----BEGIN\nabc\n# no comment\n-----END",
+        ),
+        ("KEY='a\r\n b\n\n'\r\n", "a\n b\n\n"),
+        ("KEY=a\u2028b\x0bc\x85d", "a\u2028b\x0bc\x85d"),
+        ('KEY="a\\\nb"', "a\\\nb"),
     ],
 )
 def test_env_file_lines(line: str, value: str, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text(f"{line}\n\n# a comment\n", encoding="utf-8")
+    text = f"{line}\n\n  # a comment with 'quotes\n\t\n#\n"
+    (tmp_path / ".env").write_bytes(text.encode())
     environ: dict[str, str] = {}
     load_env_file(tmp_path / ".env", environ)
     assert environ == {"KEY": value}
 
 
-@pytest.mark.parametrize("line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0"])
+@pytest.mark.parametrize(
+    "line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0", "KEY='a\n\0'"]
+)
 def test_bad_env_file_lines(line: str, tmp_path: Path) -> None:
     (tmp_path / ".env").write_text(f"A=1\n{line}\n")
     with pytest.raises(ConfigError, match=r"bad line 2 in env_file .*\.env; expected KEY=VALUE"):

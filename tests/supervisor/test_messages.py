@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -73,6 +74,18 @@ def test_an_order_carries_a_config() -> None:
     order = decode_order(encode_line(Order(config=config.to_dict(), sockets=[3, "share"], reports=4)))
     assert Config.from_dict(order.config) == config
     assert order.sockets == [3, "share"]
+
+
+def test_an_order_carries_a_path_that_is_not_utf_8() -> None:
+    config = Config(app_dir=os.fsdecode(b"lat\xe9"))
+    order = decode_order(encode_line(Order(config=config.to_dict(), sockets=[], reports=4)))
+    assert Config.from_dict(order.config) == config
+
+
+@pytest.mark.parametrize("line", [b"", b"[]", b"{}", b"{", b'{"config": 1}', b"\xff"])
+def test_garbage_is_no_order(line: bytes) -> None:
+    with pytest.raises(ValueError):
+        decode_order(line)
 
 
 @given(st.binary(max_size=100))

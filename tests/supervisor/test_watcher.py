@@ -162,3 +162,39 @@ def test_watching_is_tried_again_where_there_were_no_descriptors(imports: str, t
         assert "Files cannot be watched now:" in program.output.text
         assert "told: FilesChanged(paths=('app.py',))" in program.output.text
         assert "Traceback" not in program.output.text
+
+
+NO_THREAD = """
+import logging, os, pathlib, threading
+import trio
+from trioasgi.config import Config
+from trioasgi.supervisor.watcher import watch
+
+logging.basicConfig()
+threading.stack_size(1 << 46)  # from here on no thread can be started; Python says so as at RLIMIT_NPROC
+
+async def main():
+    send, receive = trio.open_memory_channel(100)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch, Config(reload=True), send.send_nowait)
+        await trio.sleep(1)
+        threading.stack_size(0)
+        with trio.fail_after(15):
+            number = 0
+            while not receive.statistics().current_buffer_used:
+                number += 1
+                pathlib.Path("app.py").write_text(str(number))
+                await trio.sleep(0.2)
+        print("told:", receive.receive_nowait(), flush=True)
+        nursery.cancel_scope.cancel()
+
+trio.run(main)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a stack of any size is taken on Windows")
+def test_watching_is_tried_again_where_no_thread_could_be_started(tmp_path: Path) -> None:
+    with start([sys.executable, "-c", NO_THREAD], cwd=tmp_path) as program:
+        assert program.wait() == 0, program.output.text
+        assert "Files cannot be watched now: can't start new thread; raise the limits" in program.output.text
+        assert "told: FilesChanged(paths=('app.py',))" in program.output.text

@@ -161,6 +161,19 @@ def test_a_file_that_breaks_later_does_not_end_those_that_serve(tmp_path: Path) 
         assert server.stop() == 0
 
 
+def test_when_the_last_worker_has_gone_and_none_can_start_that_is_said(tmp_path: Path) -> None:
+    """Why none can start was said for the first of them, and perhaps long ago."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        first, second = wait_for_workers(server, 2)
+        write(tmp_path, "1 / 0")
+        os.kill(first, signal.SIGKILL)
+        server.wait_for("A worker could not start; .* until the next attempt")
+        os.kill(second, signal.SIGKILL)
+        server.wait_for("CRITICAL .* Stopping: no worker is left, and none can start")
+        assert server.wait() == 3
+
+
 def test_a_worker_whose_loop_is_stuck_is_killed_and_replaced(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with start_server("app:app", "--workers", "2", "--timeout-worker", "1", cwd=tmp_path) as server:

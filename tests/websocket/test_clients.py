@@ -527,3 +527,34 @@ def test_the_codec_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert websocket_codec_factory("auto")(deflate=False, room=1).name == "wsproto"
     with pytest.raises(ConfigError, match=r"trioasgi\[fast\]"):
         websocket_codec_factory("websockets")
+
+
+def test_a_call_whose_client_has_left_is_told_and_not_cancelled() -> None:
+    """Not with `cancel_on_disconnect` either: a request's call, whose client leaves later, is by then."""
+    accepted, cancelled, ended = trio.Event(), trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.set()
+        await accept(receive, send)
+        accepted.set()
+        await cancelled.wait()
+        assert (await receive())["type"] == "websocket.disconnect"
+        ended.set()
+
+    async def main() -> None:
+        async with served(
+            app, lifespan="off", cancel_on_disconnect="always", disconnect_grace=0.01
+        ) as server:
+            async with await open_stream(server) as stream:
+                await stream.send_all(handshake())
+                await accepted.wait()
+            async with await open_stream(server) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await cancelled.wait()
+            await ended.wait()
+
+    run(main)

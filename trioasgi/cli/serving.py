@@ -181,7 +181,7 @@ def start(
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
-        status = run_config(config, remarks_on(os.environ))
+        status = run_config(config, remarks_on(os.environ, config.env_file))
     except TrioasgiError as error:
         _fail(str(error), error.exit_status)
     raise typer.Exit(int(status))

@@ -137,6 +137,25 @@ def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
         ) from error
 
 
+def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
+    root_path = str(values.get("root_path", ""))
+    # Bytes that are not UTF-8 are lone surrogates (PEP 383).
+    if any("\ud800" <= character <= "\udfff" for character in root_path):
+        OPTIONS["root_path"].refuse(
+            root_path, origin_of("root_path", origins), "a path in UTF-8, as ASGI has it"
+        )
+
+
+def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
+    """A NUL ends a text in C: no path, address or list of ciphers has one."""
+    for name, value in values.items():
+        entries = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(entry, str) and "\0" in entry for entry in entries):
+            OPTIONS[name].refuse(
+                value, origin_of(name, origins), f"{OPTIONS[name].expected} without NUL characters"
+            )
+
+
 def _crosses(values: Mapping[str, object]) -> bool:
     """Whether the options go to another process."""
     return bool(values.get("reload")) or values.get("workers", 1) != 1
@@ -150,4 +169,6 @@ _RULES = (
     _check_header,
     _check_trusted,
     _check_forwarded_headers,
+    _check_root_path,
+    _check_nul,
 )

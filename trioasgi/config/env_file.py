@@ -8,30 +8,46 @@ from pathlib import Path
 
 from trioasgi.errors import ConfigError
 
+from .option import Origin
 
-def load_env_file(path: object, environ: MutableMapping[str, str]) -> None:
+
+def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origin | None = None) -> None:
     """Set what a .env file says and `environ` does not yet have; raises ConfigError.
 
-    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes: single ones
-    keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without quotes it ends before ` #`.
+    `origin` says for the error who has named the file.
+
+    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes, and go over
+    several lines then: single ones keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without
+    quotes it ends before ` #`.
     """
     shown = str(path)
-    text = read_bytes(Path(shown), shown, "env_file").decode("utf-8-sig", "surrogateescape")
-    for number, line in enumerate(text.splitlines(), 1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        match = re.fullmatch(_ENV_LINE, line, re.VERBOSE)
-        if match is None or "\0" in line:  # which no environment can hold
+    text = read_bytes(Path(shown), shown, "env_file", origin).decode("utf-8-sig", "surrogateescape")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    line = re.compile(_ENV_LINE, re.VERBOSE)
+    position = 0
+    while position < len(text):
+        match = line.match(text, position)
+        if match is None or "\0" in match[0]:  # which no environment can hold
             raise ConfigError(
-                f"bad line {number} in env_file {shown}; expected KEY=VALUE, a comment or nothing"
+                f"bad line {text.count(chr(10), 0, position) + 1} in env_file {shown}; "
+                "expected KEY=VALUE, a comment or nothing"
             )
-        environ.setdefault(match["key"], _env_value(match))
+        if match["key"] is not None:
+            environ.setdefault(match["key"], _env_value(match))
+        position = match.end()
 
 
 _ENV_LINE = r"""
-    \s* (?: export \s+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) \s* = \s*
-    (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\. )* )" | (?P<plain> (?! ['"] ) .*? ) )
-    (?: \s+ \# .* | \s* )
+    [^\S\n]*
+    (?:
+        (?: export [^\S\n]+ )? (?P<key> [A-Za-z_][A-Za-z0-9_.]* ) [^\S\n]* = (?P<gap> [^\S\n]* )
+        (?: '(?P<literal> [^']* )' | "(?P<escaped> (?: [^"\\] | \\[\s\S] )* )"
+            | (?P<plain> (?! ['"] ) [^\n]*? ) )
+        (?: [^\S\n]+ \# [^\n]* | [^\S\n]* )
+        |
+        (?: \# [^\n]* )?
+    )
+    (?: \n | \Z )
 """
 """Compiled when it is used: few starts read such a file."""
 
@@ -43,15 +59,18 @@ def _env_value(match: re.Match[str]) -> str:
         return match["literal"]
     if match["escaped"] is not None:
         return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match["escaped"])
-    # `KEY= # nothing` has no value, and its comment no space of its own before it.
-    return "" if match["plain"].startswith("#") else match["plain"]
+    # `KEY= # nothing` has no value, and its comment no space of its own before it; `KEY=#fff` has one.
+    return "" if match["gap"] and match["plain"].startswith("#") else match["plain"]
 
 
-def read_bytes(path: Path, shown: str, what: str) -> bytes:
-    """What is in a file that an option names; `shown` and `what` are for the ConfigError."""
+def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
+    """What is in a file that an option names; `shown`, `what` and `origin` are for the ConfigError."""
     try:
         return path.read_bytes()
     except OSError as error:
+        named_by = "" if origin is None else f" (from {origin})"
         raise ConfigError(
-            f"cannot read {what} {shown}: {error.strerror}; give the path of a file that is there"
+            f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"
         ) from error
+    except ValueError as error:
+        raise ConfigError(f"cannot read {what} {shown!r}: no path has a NUL character") from error

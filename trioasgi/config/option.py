@@ -179,7 +179,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return self.none
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
-        except msgspec.ValidationError:
+        except (msgspec.ValidationError, UnicodeEncodeError):  # of what is not UTF-8 (PEP 383)
             self.refuse(value, origin, self._why_refused(value))
         return checked
 

@@ -28,6 +28,8 @@ from .option import Kind, Option, Origin, nearest_name, unknown_option
 from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
 ENVIRONMENT_PREFIX = "TRIOASGI_"
+ENVIRONMENT = "environment"
+"""Where a variable is from, unless an env file had it."""
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
 """Names the file, as `--config` does; it is no option of a server and so no field of Config."""
 
@@ -82,12 +84,16 @@ def read_config(
 
     env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
     settled_environ = dict(environ)
+    place = ENVIRONMENT
     if env_file is not None:
         from .env_file import load_env_file  # few starts have one
 
-        load_env_file(OPTIONS["env_file"].check(*env_file), settled_environ)
+        path = OPTIONS["env_file"].check(*env_file)
+        load_env_file(path, settled_environ, env_file.origin)
+        place = f"env_file {path}"
 
-    settings = merge((*lower, *read_environment(settled_environ), flag_layer))
+    added = dict.fromkeys(settled_environ.keys() - environ.keys(), place)
+    settings = merge((*lower, *read_environment(settled_environ, added), flag_layer))
     config = Config.from_dict(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
@@ -146,23 +152,30 @@ def _flag_origin(option: Option, flag: str) -> Origin:
     return Origin(f"flag {flag}", name if flag in option.hidden_flags else option.name)
 
 
-def read_environment(environ: Mapping[str, str]) -> tuple[Layer, Layer, Layer]:
-    """The layers of the environment: what several servers read, `UVICORN_*`, `TRIOASGI_*`."""
+def read_environment(
+    environ: Mapping[str, str], places: Mapping[str, str] | None = None
+) -> tuple[Layer, Layer, Layer]:
+    """The layers of the environment: what several servers read, `UVICORN_*`, `TRIOASGI_*`.
+
+    `places` says where variables are from that another place than the environment had.
+    """
+    places = {} if places is None else places
     common: Layer = {}
     for option in OPTIONS.values():
         for variable in option.environment_aliases:
-            _read_variable(common, option.name, variable, environ, ",")
+            _read_variable(common, option.name, variable, environ, ",", places)
     uvicorns: Layer = {}
     for name in UVICORN_NAMES:
         own = NAMES[name]
         separator = OPTIONS[own].separator
-        _read_variable(uvicorns, own, UVICORN_PREFIX + name.upper(), environ, separator, called=name)
+        variable = UVICORN_PREFIX + name.upper()
+        _read_variable(uvicorns, own, variable, environ, separator, places, called=name)
     ours: Layer = {}
     for option in OPTIONS.values():
         for name in reversed(option.names):  # its own name is the last, and wins
             variable = ENVIRONMENT_PREFIX + name.upper()
             if variable in environ and not _is_link(variable, environ[variable]):
-                _read_variable(ours, option.name, variable, environ, ",", called=name)
+                _read_variable(ours, option.name, variable, environ, ",", places, called=name)
     return common, uvicorns, ours
 
 
@@ -172,19 +185,28 @@ def _read_variable(
     variable: str,
     environ: Mapping[str, str],
     separator: str | None,
+    places: Mapping[str, str],
     *,
     called: str | None = None,
 ) -> None:
     """Read a variable, in which the option is `called` so, or by its own name, into the layer."""
     if text := environ.get(variable):
-        origin = Origin(f"environment {variable}", name if called is None else called)
+        place = places.get(variable, ENVIRONMENT)
+        origin = Origin(f"{place} {variable}", name if called is None else called)
         layer[name] = Setting(OPTIONS[name].parse(text, origin, separator), origin)
 
 
-def remarks_on(environ: Mapping[str, str]) -> list[str]:
+def remarks_on(environ: Mapping[str, str], env_file: str | None = None) -> list[str]:
     """What to say of variables that begin as ours or uvicorn's do and are not read; they may well be somebody
     else's.
+
+    Those that an env file adds are in `environ` only where no worker reads that file itself.
     """
+    if env_file is not None:
+        from .env_file import load_env_file
+
+        environ = dict(environ)
+        load_env_file(env_file, environ)
     return [remark for variable, text in environ.items() if (remark := _remark_on(variable, text))]
 
 

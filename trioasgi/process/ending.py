@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import NoReturn
 
 from trioasgi.errors import ExitStatus
@@ -22,13 +23,26 @@ LOOP_ANSWERS = 1.0
 """Seconds in which a loop that is not blocked does what it is asked to."""
 
 
+def start_guard(target: Callable[[], object], name: str) -> bool:
+    """Start a thread that bounds what others do; False where the system has no room for one.
+
+    Python says that with a RuntimeError. It would end a stop that was a good one, and from the handler of a
+    signal it would hit whatever runs just then.
+    """
+    try:
+        threading.Thread(target=target, name=name, daemon=True).start()
+    except RuntimeError:
+        return False
+    return True
+
+
 def bound_the_end() -> None:
     """See to it that this process, which has nothing to do any more, ends: Python waits for the threads and
     the exit handlers of the application without a limit.
     """
     # Both begin now: from Python 3.12 on an interpreter that is about to end starts no thread any more.
     for end in (_end_late, _end_later):
-        threading.Thread(target=end, name="trioasgi end", daemon=True).start()
+        start_guard(end, "trioasgi end")
 
 
 def _end_late() -> None:
@@ -49,7 +63,12 @@ def _end_later() -> None:
 
 def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
     """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
-    logging_thread = threading.Thread(target=logger.critical, args=("%s", why), daemon=True)
-    logging_thread.start()
-    logging_thread.join(LAST_MOMENTS)
+    is_logged = threading.Event()
+
+    def log() -> None:
+        logger.critical("%s", why)
+        is_logged.set()
+
+    if start_guard(log, "trioasgi log"):
+        is_logged.wait(LAST_MOMENTS)
     os._exit(status)

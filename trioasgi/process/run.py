@@ -14,9 +14,9 @@ import trio
 from trioasgi.config import Config
 from trioasgi.config.env_file import load_env_file
 from trioasgi.config.sources import is_supervised
-from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError
+from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError, lone_error
 from trioasgi.observe import configure_logging, log_remarks
-from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, end_process
+from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, end_process, start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.process.stop_signals import StopSignals
@@ -163,23 +163,17 @@ def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.
                     ExitStatus.NOT_STARTED,
                 )
 
-    threading.Thread(target=watch, name="trioasgi start", daemon=True).start()
+    start_guard(watch, "trioasgi start")
 
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
     """Raise what the user has to put right, log what is the server's failure."""
     failure = explain(error, has_served=has_served)
-    known = _only(error)
+    known = lone_error(error)
     if isinstance(known, TrioasgiError) and not has_served:
         raise type(known)(failure.message) from known.__cause__
     logger.critical("%s", failure.message)
     return failure.status
-
-
-def _only(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _end_with(failure: Failure) -> NoReturn:

@@ -11,7 +11,14 @@ from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
 from trioasgi.errors import ExitStatus
-from trioasgi.process.ending import LAST_MOMENTS, LOOP_ANSWERS, MARGIN, bound_the_end, end_process
+from trioasgi.process.ending import (
+    LAST_MOMENTS,
+    LOOP_ANSWERS,
+    MARGIN,
+    bound_the_end,
+    end_process,
+    start_guard,
+)
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers
 
 if TYPE_CHECKING:
@@ -114,10 +121,10 @@ class StopSignals:
             case 1:
                 lifecycle.request_drain(f"{name.name}; a second signal ends it at once")
                 if self.until_exit:
-                    threading.Thread(target=self._bound_the_stop, name="trioasgi stop", daemon=True).start()
+                    start_guard(self._bound_the_stop, "trioasgi stop")
             case 2:
                 lifecycle.request_abort(f"{name.name} again")
-                threading.Thread(target=self._end_soon, name="trioasgi end", daemon=True).start()
+                start_guard(self._end_soon, "trioasgi end")
             case _:
                 os._exit(ExitStatus.FAILED)
 

@@ -21,6 +21,7 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
+from trioasgi.process.ending import start_guard
 from trioasgi.process.imports import working_directory
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, wake_no_loop
 from trioasgi.server.assembly import resolve_certificate
@@ -137,7 +138,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
         if first_at is None:
             first_at = now
         elif now >= first_at + AGAIN_AFTER:
-            threading.Thread(target=end_soon, name="trioasgi end", daemon=True).start()
+            start_guard(end_soon, "trioasgi end")
         receiver = receivers[signal.Signals(number)]
         assert callable(receiver)
         receiver(number, frame)

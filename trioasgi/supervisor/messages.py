@@ -8,6 +8,7 @@ The application has stdout and stderr for itself: nothing it prints can be taken
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import msgspec
@@ -89,6 +90,9 @@ def heartbeat_interval(timeout_worker: float) -> float:
 
 def encode_line(message: Order | Command | Report) -> bytes:
     """One message as a line."""
+    if isinstance(message, Order):
+        # A path need not be UTF-8: what is not is a lone surrogate in a str (PEP 383), which msgspec refuses.
+        return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
     return msgspec.json.encode(message) + b"\n"
 
 
@@ -101,8 +105,8 @@ def shortened(reason: str) -> str:
 
 
 def decode_order(line: bytes) -> Order:
-    """Raises msgspec.DecodeError (a ValueError) for anything else."""
-    return msgspec.json.decode(line, type=Order)
+    """Raises ValueError for anything else."""
+    return msgspec.convert(json.loads(line), Order)
 
 
 def decode_report(line: bytes) -> Report | None:

@@ -362,6 +362,8 @@ class Supervisor:
             slot.enter(SlotState.VACANT)
             if self._is_all_vacant():
                 assert worker.failure is not None
+                if self._served:  # the reason may have been said long ago
+                    logger.critical("Stopping: no worker is left, and none can start")
                 self._stop(ExitStatus(worker.failure.status))
         elif slot.false_starts >= MOST_FALSE_STARTS:
             logger.critical("Giving up: %d workers ended before they were ready", slot.false_starts)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import ConfigError, TrioasgiError
+from trioasgi.errors import ConfigError, TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
 if TYPE_CHECKING:
@@ -49,6 +49,8 @@ _RETRY = 2.0
 """Seconds until it is tried again to watch, where the system had no room."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How Rust ends the message of an error that comes from the system."""
+_NO_THREAD = "can't start new thread"
+"""What Python says at RLIMIT_NPROC, in a RuntimeError."""
 _ADDED = 1
 """watchfiles.Change.added, an IntEnum's: that module is imported late."""
 
@@ -157,7 +159,9 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
             await _watch_while_there(config, roots, Changes(matters, here), tell, returned)
         except (OSError, RuntimeError, ImportError) as error:
             if _is_for_want_of_room(error):
-                logger.warning("Files cannot be watched now: %s; raise the limit of open files", error)
+                logger.warning(
+                    "Files cannot be watched now: %s; raise the limits of open files and processes", error
+                )
                 await trio.sleep(_RETRY)
                 continue
             if all(root.is_dir() for root in roots):
@@ -206,13 +210,22 @@ async def _watch_while_there(
                     break
         except (OSError, RuntimeError, ImportError) as error:
             failure = error  # raised outside of the nursery, which would make a group of it
+        except ExceptionGroup as group:  # watchfiles has a task group of its own, around its thread
+            lone = lone_error(group)
+            if not isinstance(lone, OSError | RuntimeError | ImportError):
+                raise
+            failure = lone
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
 def _is_for_want_of_room(error: Exception) -> bool:
-    """Whether it may be tried again: watchfiles has the system's number in its message alone."""
+    """Whether it may be tried again: watchfiles has the system's number in its message alone, and Python none
+    where there is no room for a thread.
+    """
+    if str(error) == _NO_THREAD:
+        return True
     number = error.errno if isinstance(error, OSError) else None
     if number is None and (found := _OS_ERROR.search(str(error))):
         number = int(found[1])

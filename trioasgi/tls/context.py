@@ -116,7 +116,7 @@ def server_context(
 def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
     try:
         context.set_ciphers(ciphers)
-    except ssl.SSLError as error:
+    except (ssl.SSLError, ValueError) as error:
         raise TLSError(
             f"no cipher is left by --ciphers {ciphers!r}; `openssl ciphers -v` shows what may be listed"
         ) from error

@@ -24,6 +24,7 @@ import trio
 from trioasgi.config import Config
 from trioasgi.errors import ExitStatus
 from trioasgi.observe import configure_logging
+from trioasgi.process.ending import start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
 from trioasgi.process.signals import Handler, Handlers
@@ -131,12 +132,15 @@ def _failed(failure: Failure) -> Failed:
 
 
 def _drain_later(lifecycle: Lifecycle) -> Handler:
+    def wait_and_drain() -> None:
+        time.sleep(_SUPERVISORS_TURN)
+        lifecycle.request_drain("SIGTERM")
+
     def drain(_: int, __: FrameType | None) -> None:
         if lifecycle.stage is Stage.ENDED:
             return  # and no thread can be started, perhaps
-        later = threading.Timer(_SUPERVISORS_TURN, lifecycle.request_drain, ("SIGTERM",))
-        later.daemon = True
-        later.start()
+        if not start_guard(wait_and_drain, "trioasgi drain"):
+            lifecycle.request_drain("SIGTERM")
 
     return drain
 
