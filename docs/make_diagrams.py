@@ -36,8 +36,8 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "slot": (SlotState, SLOT_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
-    "websocket": (websocket.State, websocket.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
+    "websocket": (websocket.State, websocket.TRANSITIONS),
 }
 """By the name of its diagram. The first state of a table is the one that it begins in."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import struct
 import sys
@@ -17,6 +16,7 @@ from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 from tests.net.pairs import MakePair, clog, hub_pair, read_exactly, running_hub, tcp_pair, unix_pair
 from tests.support.sockets import run
 from trioasgi.net.hub import TICK
+from trioasgi.net.reading import READ_EVENTS
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -528,7 +528,7 @@ def test_an_interruption_reaches_a_read_that_was_woken_and_has_not_run_yet() -> 
 
             nursery.start_soon(expect_interruption)
             await wait_all_tasks_blocked()
-            stream.on_event(select.EPOLLIN)
+            stream.on_event(READ_EVENTS)
             stream.interrupt_read()
             await wait_all_tasks_blocked()
             await peer.send_all(b"on")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,7 @@ def test_clients_are_refused_at_once_while_a_slow_request_drains(
         server.wait_for("held has begun")
         server.send(signal.SIGTERM)
         for where in addresses:
-            wait_until(lambda where=where: is_refused(where), "the first refusal", patience=5)  # type: ignore[misc]
+            wait_until(partial(is_refused, where), "the first refusal", patience=5)
         assert not held.is_done
         assert all(is_refused(where) for _ in range(20) for where in addresses)
         (tmp_path / "released").touch()
