@@ -64,6 +64,7 @@ class HTTP1Response(Exchange):
         "_by_server",
         "_connection",
         "_failure",
+        "_fields",
         "_framing",
         "_head",
         "_lost",
@@ -74,11 +75,10 @@ class HTTP1Response(Exchange):
         "close_after",
     )
 
-    request: HTTP1Request
-
     def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
         fields = request.fields
         self._connection = connection
+        self._fields = fields
         self.request = request
         self.on_end = None
         self.phase = _NOT_STARTED
@@ -110,7 +110,7 @@ class HTTP1Response(Exchange):
 
     @property
     def offers_trailers(self) -> bool:
-        return self.request.fields.accepts_trailers
+        return self._fields.accepts_trailers
 
     @property
     def delivered(self) -> int | None:
