@@ -74,6 +74,8 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
     permanent: bool
     """Whether the same would happen again: what failed is the application or the configuration."""
     status: int
+    lacked_room: bool = False
+    """Whether the system had no room for it: that may pass."""
 
 
 Command = Drain

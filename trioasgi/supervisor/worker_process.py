@@ -313,6 +313,7 @@ class WorkerProcess:
                 self._finished.set()
             case Failed():
                 self.failure = report
+                self.lacked_room = report.lacked_room
                 self._leaving.set()
                 self._finished.set()
             case Heartbeat() | Draining():

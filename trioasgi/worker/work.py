@@ -13,9 +13,9 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -58,6 +58,12 @@ _SUPERVISORS_TURN = 0.2
 """Seconds from a SIGTERM of our own until we act on it: whoever has sent it may have sent it to all (to the
 group, or the control group), and then the supervisor says more, that the others stop as well."""
 _CHUNK = 1 << 16
+_NO_THREAD = Failed(
+    reason="a worker could not be started: no thread can be started; raise the limit of processes",
+    permanent=False,
+    status=int(ExitStatus.FAILED),
+    lacked_room=True,
+)
 
 
 def work(commands: int, on_interrupt: Handler) -> ExitStatus:
@@ -96,9 +102,9 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interru
             on_stuck=lambda failure: _end_with(failure, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
-        threading.Thread(
-            target=carry_out, args=(commands, lifecycle), name="trioasgi commands", daemon=True
-        ).start()
+        if not start_guard(partial(carry_out, commands, lifecycle), "trioasgi commands"):
+            reports.send_last(_NO_THREAD)
+            return ExitStatus.FAILED
         declare_worker()
         app = load_app(config)
         handlers.install()
