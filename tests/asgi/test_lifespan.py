@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import logging
+import os
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -418,6 +420,30 @@ async def test_a_message_that_is_out_of_place_is_an_error(
 
 
 # What ends it, whatever the application does
+
+
+def taken() -> OSError:
+    return OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def caused_by_taken() -> Exception:
+    error = RuntimeError("cannot open the metrics")
+    error.__cause__ = taken()
+    error.__cause__.__context__ = error  # a circle
+    return error
+
+
+@pytest.mark.parametrize(
+    "error", [taken(), caused_by_taken(), ExceptionGroup("two", [ValueError(), taken()])], ids=repr
+)
+def test_an_address_that_is_taken_is_a_failed_startup_in_every_mode(error: Exception, mode: Mode) -> None:
+    """With --reload that may be its predecessor's, which drains: a failed start is tried again then."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        raise error
+
+    assert raised_in(app, mode).__cause__ is error
 
 
 def raised_in(app: App, mode: Mode = "auto", **options: Any) -> LifespanError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from email.utils import formatdate
 from http import HTTPStatus
 
 import pytest
 
-from trioasgi.http import fields
-from trioasgi.http.fields import DefaultFields, http_date
+from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import STATUS_LINES, HeadEncoder
 
 
@@ -24,12 +25,13 @@ def test_the_date_is_made_once_a_second_though_no_two_responses_are_alike(
     made: list[float] = []
     now = 1_000_000.0
 
-    def counted(second: float) -> bytes:
+    def counted(second: float) -> time.struct_time:
         made.append(second)
-        return http_date(second)
+        return gmtime(second)
 
-    monkeypatch.setattr(fields, "http_date", counted)
+    gmtime = time.gmtime
     monkeypatch.setattr("time.time", lambda: now)
+    monkeypatch.setattr("time.gmtime", counted)
     heads = HeadEncoder(DefaultFields(date=True, server=True, extra=[(b"x-extra", b"1")]))
     for second in (0, 1, -5):
         now = 1_000_000.0 + second
@@ -37,6 +39,6 @@ def test_the_date_is_made_once_a_second_though_no_two_responses_are_alike(
             head, _ = heads.encode(200, ((b"x-request-id", b"%d" % number),))
             assert head == (
                 b"HTTP/1.1 200 OK\r\ndate: %b\r\nserver: trioasgi\r\nx-extra: 1\r\nx-request-id: %d\r\n"
-                % (http_date(now), number)
+                % (formatdate(now, usegmt=True).encode(), number)
             )
     assert made == [1_000_000, 1_000_001, 999_995]

@@ -4,6 +4,7 @@ long as the server lives.
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from contextvars import copy_context
@@ -233,7 +234,7 @@ class Lifespan:
                 # The specification's own way for an application to say that it knows no lifespan.
                 self._state = LifespanState.UNSUPPORTED
                 logger.debug("the application raised %r in its lifespan call: served without lifespan", exc)
-            case LifespanState.STARTING if self._mode == "auto":
+            case LifespanState.STARTING if self._mode == "auto" and not _has_found_address_taken(exc):
                 # It has read `lifespan.startup`, or it has tried to use asyncio: this may be a start-up that
                 # went wrong, or an application that takes every scope for a request's. It is served, and
                 # told.
@@ -309,3 +310,22 @@ _BARE_FAILURES = ("the application failed to start", "the application failed to 
 def _reason(message: Message) -> str:
     text = str(message.get("message", "")).strip()
     return f": {text}" if text else ""
+
+
+def _has_found_address_taken(exc: BaseException) -> bool:
+    """Did an address that the application binds itself belong to somebody else, as to its own predecessor
+    while that drains? Then its start-up has failed, and is tried again.
+    """
+    seen: set[int] = set()
+    left: list[BaseException | None] = [exc]
+    while left:
+        error = left.pop()
+        if error is None or id(error) in seen:
+            continue
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+            return True
+        left += [error.__cause__, error.__context__]
+        if isinstance(error, BaseExceptionGroup):
+            left += error.exceptions
+    return False
