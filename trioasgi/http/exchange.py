@@ -57,11 +57,16 @@ class Exchange(Response, ABC):
 
     `sent` counts the bytes of body that were taken for sending; how many of them have left is known when the
     exchange ends. It ends exactly once, whatever becomes of it: `on_end` is called then, if it is not None.
+
+    `offers_informational`: may interim responses be sent, as the client knows of them (RFC 9110, 15.2)?
+    `offers_trailers`: may the response have trailer fields (RFC 9110, 6.5.1 and 10.1.4: `TE: trailers`)?
     """
 
-    __slots__ = ("on_end", "request")
+    __slots__ = ("offers_informational", "offers_trailers", "on_end", "request")
 
     request: Request
+    offers_informational: bool
+    offers_trailers: bool
     on_end: Callable[[Exchange], None] | None
 
     def end(self) -> None:
@@ -109,18 +114,6 @@ class Exchange(Response, ABC):
         it. Where that is cancelled, nothing is lost. Raises ClientDisconnected if the body will never
         be whole. Not to be called again after it has said that no more follows.
         """
-
-    # What it offers
-
-    @property
-    @abstractmethod
-    def offers_informational(self) -> bool:
-        """May interim responses be sent: does the client know of them (RFC 9110, 15.2)?"""
-
-    @property
-    @abstractmethod
-    def offers_trailers(self) -> bool:
-        """May the response have trailer fields (RFC 9110, 6.5.1 and 10.1.4: `TE: trailers`)?"""
 
     # The response
 

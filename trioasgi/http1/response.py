@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from trioasgi.http.request import Header
-    from trioasgi.http1.codec import HTTP1Request
     from trioasgi.http1.state import ConnectionState
 
 PASSED: Final = -math.inf
@@ -64,7 +63,6 @@ class HTTP1Response(Exchange):
         "_by_server",
         "_connection",
         "_failure",
-        "_fields",
         "_framing",
         "_head",
         "_lost",
@@ -75,26 +73,23 @@ class HTTP1Response(Exchange):
         "close_after",
     )
 
-    def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
-        fields = request.fields
-        self._connection = connection
-        self._fields = fields
-        self.request = request
-        self.on_end = None
-        self.phase = _NOT_STARTED
-        self.status = 0
-        self.sent = 0
-        self.close_after = not fields.keep_alive
-        """Is the connection to be closed behind the response?"""
-        self._owes_continue = fields.expects_continue
-        self._framing = _NONE
-        self._head = b""  # waits for the first piece of body
-        self._recallable = b""  # has been sent, and may not have left yet
-        self._trailers = b""
-        self._failure = ""
-        self._by_server = False
-        self._lost = -1  # bytes that had not left when the connection broke; -1: it has not
-        self._waited_for = False  # may another task wait for the body, or for the client's leaving?
+    # All of these are set by `HTTP1Exchange.__init__`: another call for them would be made once a request.
+    _connection: ConnectionState
+    _framing: Framing
+    _head: bytes
+    """Waits for the first piece of body."""
+    _recallable: bytes
+    """A head that has been sent, and may not have left yet."""
+    _trailers: bytes
+    _failure: str
+    _by_server: bool
+    _lost: int
+    """Bytes that had not left when the connection broke; -1: it has not."""
+    _owes_continue: bool
+    _waited_for: bool
+    """May another task wait for the body, or for the client's leaving?"""
+    close_after: bool
+    """Is the connection to be closed behind the response?"""
 
     @property
     def failure(self) -> str:
@@ -103,14 +98,6 @@ class HTTP1Response(Exchange):
     @property
     def cut_by_server(self) -> bool:
         return self._by_server
-
-    @property
-    def offers_informational(self) -> bool:
-        return self.request.http_version == "1.1"  # RFC 9110, 15.2: a 1.0 client does not know of them
-
-    @property
-    def offers_trailers(self) -> bool:
-        return self._fields.accepts_trailers
 
     @property
     def delivered(self) -> int | None:
