@@ -14,7 +14,7 @@ from tests.support.transports import TRANSPORTS, serving_over
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
@@ -96,6 +96,47 @@ def test_an_unread_body_of_tiny_chunks_gives_others_their_turn(transport: str, t
     turns, seen = Turns(), list[int]()
     run(main, 60)
     assert seen[1] - seen[0] >= CHUNKS // MAX_CHUNKS // 20
+
+
+@over_both
+def test_a_body_whose_chunks_have_long_extensions_gives_others_their_turn(
+    transport: str, tmp_path: Path
+) -> None:
+    """Such a line takes half a millisecond, and makes one byte of the body."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        before, more = turns.taken, scope["path"] == "/read"
+        while more:
+            more = (await receive())["more_body"]
+        if scope["path"] == "/read":
+            taken.append(turns.taken - before)
+        else:
+            since.append(turns.taken)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path) as both,
+            both.connect() as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            body = b"Transfer-Encoding: chunked\r\n\r\n" + count * chunk + b"0\r\n\r\n"
+            await client.send(b"POST /read HTTP/1.1\r\nHost: h\r\n" + body)
+            assert (await client.response()).status == 200
+            await client.send(b"POST /unread HTTP/1.1\r\nHost: h\r\n" + body)
+            await client.send(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
+            for _ in range(2):
+                assert (await client.response()).status == 200
+            nursery.cancel_scope.cancel()
+
+    count = 400
+    chunk = b"1" + b";a" * (MAX_CHUNK_LINE // 2 - 1) + b"\r\nx\r\n"
+    turns, taken, since = Turns(), list[int](), list[int]()
+    run(main, 60)
+    assert taken[0] >= count // 10
+    assert since[1] - since[0] >= count // 10
 
 
 @over_both
