@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -9,15 +11,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.sockets import connected, run, served
-from tests.support.transports import TRANSPORTS, serving_over
+from tests.support.sockets import connected, open_stream, run, served
+from tests.support.transports import TRANSPORTS, certificates, serving_over
+from tests.support.turns import counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
 from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
+from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
+from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000
@@ -317,3 +322,38 @@ def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: p
     run(main, 30)
     reads = 32_000 // DROP
     assert taken["unread" in part] >= reads // 20
+
+
+def test_a_message_in_records_of_one_byte_gives_others_their_turn(tmp_path: Path) -> None:
+    """They come in one burst, behind a handshake that is not accepted before they are there."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await go.wait()
+        await send({"type": "websocket.accept"})
+        with counted_turns() as turns:
+            assert (await receive())["bytes"] == message
+            taken.append(turns.count)
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = tls.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        async with served(app, lifespan="off", **tls.options) as server, await open_stream(server) as stream:
+            for _ in range(2):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                await stream.send_all(outgoing.read())
+                incoming.write(await stream.receive_some())
+            client.write(handshake())
+            for byte in frame(BINARY, message):
+                client.write(bytes((byte,)))
+            await stream.send_all(outgoing.read())
+            go.set()
+            while not taken:
+                await stream.receive_some()
+
+    message = bytes(6 * 1024)
+    go, taken = trio.Event(), list[int]()
+    run(main, 60)
+    assert taken[0] >= len(message) // RECORDS_A_TURN // READS_A_TURN
