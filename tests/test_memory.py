@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
@@ -62,6 +63,38 @@ def test_an_idle_connection_keeps_little_of_its_last_request(size: int, codec: s
                 before = allocated()
                 for client in clients:
                     assert (await client.get(headed(size))).status == 200
+                assert (allocated() - before) / CONNECTIONS < 3000
+
+    run(main, 40)
+
+
+@pytest.mark.parametrize("framing", ["sized", "chunked"])
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+def test_an_idle_connection_keeps_nothing_of_its_last_body(reads: bool, framing: str, codec: str) -> None:
+    size = 50_000
+    if framing == "sized":
+        upload = request("/", f"Content-Length: {size}", method="POST") + bytes(size)
+    else:
+        upload = request("/", "Transfer-Encoding: chunked", method="POST")
+        upload += b"%x\r\n%b\r\n0\r\n\r\n" % (size, bytes(size))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        more = reads
+        while more:
+            more = (await receive())["more_body"]
+        await respond(send, b"fine")
+
+    async def main() -> None:
+        options = {"lifespan": "off", "access_log": False, "timeout_keep_alive": 60}
+        async with served(app, http=codec, **options) as server, AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(connected(server)) for _ in range(CONNECTIONS)]
+            for client in clients:
+                assert (await client.get(request())).status == 200
+            with counting():
+                before = allocated()
+                for client in clients:
+                    assert (await client.get(upload)).status == 200
+                    await trio.testing.wait_all_tasks_blocked()  # the body may come behind its response
                 assert (allocated() - before) / CONNECTIONS < 3000
 
     run(main, 40)

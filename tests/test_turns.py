@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ssl
 import zlib
 from collections import Counter
 from pathlib import Path
@@ -9,15 +11,18 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.support.sockets import connected, run, served
-from tests.support.transports import TRANSPORTS, serving_over
+from tests.support.sockets import connected, open_stream, run, served
+from tests.support.transports import TRANSPORTS, certificates, serving_over
+from tests.support.turns import counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
 from trioasgi.asgi.types import Receive, Scope, Send
-from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
+from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
+from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000
@@ -96,6 +101,47 @@ def test_an_unread_body_of_tiny_chunks_gives_others_their_turn(transport: str, t
     turns, seen = Turns(), list[int]()
     run(main, 60)
     assert seen[1] - seen[0] >= CHUNKS // MAX_CHUNKS // 20
+
+
+@over_both
+def test_a_body_whose_chunks_have_long_extensions_gives_others_their_turn(
+    transport: str, tmp_path: Path
+) -> None:
+    """Such a line takes half a millisecond, and makes one byte of the body."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        before, more = turns.taken, scope["path"] == "/read"
+        while more:
+            more = (await receive())["more_body"]
+        if scope["path"] == "/read":
+            taken.append(turns.taken - before)
+        else:
+            since.append(turns.taken)
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def main() -> None:
+        async with (
+            serving_over(transport, app, tmp_path) as both,
+            both.connect() as client,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(turns.run)
+            body = b"Transfer-Encoding: chunked\r\n\r\n" + count * chunk + b"0\r\n\r\n"
+            await client.send(b"POST /read HTTP/1.1\r\nHost: h\r\n" + body)
+            assert (await client.response()).status == 200
+            await client.send(b"POST /unread HTTP/1.1\r\nHost: h\r\n" + body)
+            await client.send(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
+            for _ in range(2):
+                assert (await client.response()).status == 200
+            nursery.cancel_scope.cancel()
+
+    count = 400
+    chunk = b"1" + b";a" * (MAX_CHUNK_LINE // 2 - 1) + b"\r\nx\r\n"
+    turns, taken, since = Turns(), list[int](), list[int]()
+    run(main, 60)
+    assert taken[0] >= count // 10
+    assert since[1] - since[0] >= count // 10
 
 
 @over_both
@@ -276,3 +322,38 @@ def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: p
     run(main, 30)
     reads = 32_000 // DROP
     assert taken["unread" in part] >= reads // 20
+
+
+def test_a_message_in_records_of_one_byte_gives_others_their_turn(tmp_path: Path) -> None:
+    """They come in one burst, behind a handshake that is not accepted before they are there."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await go.wait()
+        await send({"type": "websocket.accept"})
+        with counted_turns() as turns:
+            assert (await receive())["bytes"] == message
+            taken.append(turns.count)
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        client = tls.context().wrap_bio(incoming, outgoing, server_hostname="localhost")
+        async with served(app, lifespan="off", **tls.options) as server, await open_stream(server) as stream:
+            for _ in range(2):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    client.do_handshake()
+                await stream.send_all(outgoing.read())
+                incoming.write(await stream.receive_some())
+            client.write(handshake())
+            for byte in frame(BINARY, message):
+                client.write(bytes((byte,)))
+            await stream.send_all(outgoing.read())
+            go.set()
+            while not taken:
+                await stream.receive_some()
+
+    message = bytes(6 * 1024)
+    go, taken = trio.Event(), list[int]()
+    run(main, 60)
+    assert taken[0] >= len(message) // RECORDS_A_TURN // READS_A_TURN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -131,3 +132,26 @@ def test_an_event_for_a_stream_that_was_closed_by_the_one_before_it_is_dropped()
                 theirs.close()
 
     run(main, SOON)
+
+
+def test_nothing_is_kept_of_what_was_flushed_last() -> None:
+    class Corked:
+        def uncork(self) -> None:
+            flushed.append(1)
+
+    async def main() -> None:
+        hub = Hub()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(hub.run)
+            corked = Corked()
+            hub.flush_soon(corked)
+            await wait_all_tasks_blocked()
+            left = weakref.ref(corked)
+            del corked
+            is_kept = left() is not None
+            hub.stop()
+        assert not is_kept
+
+    flushed: list[int] = []
+    run(main)
+    assert flushed == [1]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import trio
+import trio.testing
 
+from tests.support.http import on_trio
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import WebSocketClient, close
 from trioasgi.asgi.types import Receive, Scope, Send
@@ -58,3 +62,23 @@ def test_no_session_is_kept_that_has_ended(end: str, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("trioasgi.server.assembly.Keepalive", lambda: kept)
     run(main)
+
+
+@on_trio
+async def test_nothing_is_kept_of_the_last_session_while_there_is_none() -> None:
+    class Session:
+        def on_tick(self, _now: float) -> None:
+            ticked.set()
+
+    ticked, kept = trio.Event(), Keepalive()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(kept.run)
+        session = Session()
+        kept.add(session)
+        await ticked.wait()
+        kept.discard(session)
+        left = weakref.ref(session)
+        del session
+        await trio.testing.wait_all_tasks_blocked()
+        assert left() is None
+        nursery.cancel_scope.cancel()

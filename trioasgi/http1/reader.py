@@ -185,7 +185,7 @@ class RequestReader:
         if self.body.done:
             self.body = None
             self.has_more = self._pos < len(self._data)
-        elif piece is None and self._pos == len(self._data):
+        if (piece is None or self.body is None) and self._pos == len(self._data):
             self._let_go()
         return piece
 

@@ -145,9 +145,13 @@ class Hub:
             if not self._corked:
                 self._flusher = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
-            corked, self._corked = self._corked, []
-            for stream in corked:
-                stream.uncork()
+            self._uncork_all()
+
+    def _uncork_all(self) -> None:
+        # Not in the task's own frame: that would hold what was flushed last for as long as it sleeps.
+        corked, self._corked = self._corked, []
+        for stream in corked:
+            stream.uncork()
 
     async def _tick(self) -> None:
         while True:

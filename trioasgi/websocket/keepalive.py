@@ -71,9 +71,12 @@ class Keepalive:
                 self._some = trio.Event()
                 await self._some.wait()
             await trio.sleep(TICK)
-            now = trio.current_time()
-            for session in tuple(self._sessions):
-                session.on_tick(now)
+            self._look_after_all(trio.current_time())
+
+    def _look_after_all(self, now: float) -> None:
+        # Not in the task's own frame: that would hold the last session for as long as it sleeps.
+        for session in tuple(self._sessions):
+            session.on_tick(now)
 
 
 async def _isolated(function: Callable[[], Awaitable[None]]) -> None:

@@ -29,7 +29,7 @@ LONG_MESSAGE: Final = 128 * 1024
 """A longer message is compressed step by step. Others run between two steps."""
 
 YIELD_EVERY: Final = 64
-"""Reads, messages and pings after which a task that never had to wait lets the others run."""
+"""Messages and pings after which a task that never had to wait lets the others run."""
 
 LINGER_SECONDS: Final = 2.0
 """How long a peer may take to end the connection after a failure, or after both have sent their Close."""
@@ -184,9 +184,9 @@ class SendingSide:
 
     # The others' turn
 
-    async def _count_step(self) -> None:
+    async def _count_step(self, cost: int = 1) -> None:
         """Count a step; after so many of them without a wait it is somebody else's turn."""
-        self._unyielded += 1
+        self._unyielded += cost
         if self._unyielded >= YIELD_EVERY:
             await self._yield()
 

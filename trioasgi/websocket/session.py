@@ -33,6 +33,9 @@ sending: if we closed with bytes unread, the kernel would send a reset, which ca
 why.
 """
 
+READ_COST: Final = 4
+"""Steps that a read counts for which did not have to wait: over TLS, it may be many records and few bytes."""
+
 _OPTIONS: Final = {
     CloseCode.TOO_BIG: " (--websocket-max-size)",
     CloseCode.INTERNAL_ERROR: " (--websocket-ping-timeout)",
@@ -118,7 +121,7 @@ class WebSocketSession(SendingSide):
                         data = await channel.receive()
                         self._unyielded = 1
                     else:
-                        await self._count_step()
+                        await self._count_step(READ_COST)
                     if data:
                         reader.feed(data)
                     else:
@@ -222,7 +225,7 @@ class WebSocketSession(SendingSide):
                 self._reader.feed(data)
             else:
                 self._lose("the connection ended without a close")
-            await self._count_step()
+            await self._count_step(READ_COST)
         elif isinstance(event, Control):
             await self._count_step()
             await self._take_control(event)
