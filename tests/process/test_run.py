@@ -89,7 +89,7 @@ def test_a_second_signal_while_the_process_ends_does_not_make_a_good_stop_a_bad_
 
         @atexit.register
         def end():
-            print("ending", flush=True)
+            print("ending\\n", end="", flush=True)  # in one piece: the workers write to the same pipe
             time.sleep(0.5)
     """
     write_app(tmp_path, "yes")
@@ -530,7 +530,7 @@ def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
 UNGUARDED = """
 import trioasgi
 
-print("imported as", __name__, flush=True)
+print(f"imported as {{__name__}}\\n", end="", flush=True)  # in one piece, as workers write to the same pipe
 
 async def app(scope, receive, send): ...
 

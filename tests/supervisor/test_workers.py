@@ -287,7 +287,9 @@ def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path
 
 def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
     write_app(
-        tmp_path, "yes", extra="import os, time; print('importing', os.getpid(), flush=True); time.sleep(600)"
+        tmp_path,
+        "yes",
+        extra=r"import os, time; print(f'importing {os.getpid()}\n', end='', flush=True); time.sleep(600)",
     )
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         pid = int(server.wait_for(r"importing (\d+)")[1])
