@@ -106,6 +106,7 @@ class HTTP1Connection(ConnectionState):
         "_exchange",
         "_giving_up",
         "_handler",
+        "_now",
         "_on_handover",
         "_turn",
         "phase",
@@ -128,6 +129,7 @@ class HTTP1Connection(ConnectionState):
         self._handler = handler
         self._context = context
         self._exchange: HTTP1Exchange | None = None
+        self._now = trio.lowlevel.current_clock().current_time  # read for each request
         self._turn = 0
         self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
@@ -201,10 +203,11 @@ class HTTP1Connection(ConnectionState):
 
         Others get their turn, also where the request is there already.
         """
-        reader, channel, settings = self.reader, self.channel, self.settings
+        reader = self.reader
+        channel = self.channel
         # A client that has just connected gets the time of a head for its first byte.
-        patience = settings.timeout_headers if self.phase is _NEW else settings.timeout_keep_alive
-        self._deadline = channel.now() + patience
+        patience = self.settings.timeout_headers if self.phase is _NEW else self.settings.timeout_keep_alive
+        self._deadline = self._now() + patience
         has_data = reader.has_more
         try:
             while True:
@@ -224,12 +227,11 @@ class HTTP1Connection(ConnectionState):
                 if task._schedule_points == steps and self.phase is not _NEW:
                     await trio.lowlevel.cancel_shielded_checkpoint()
                 request = reader.next_request()
-                if request is None and reader.needs_turn:
-                    await wait_for_long_step()
-                    request = reader.next_request()
                 if request is not None:
                     return request
-                has_data = False
+                has_data = reader.needs_turn
+                if has_data:
+                    await wait_for_long_step()
         except RequestError as error:
             await self._answer(error.rule)
         except OSError:
@@ -365,7 +367,7 @@ class HTTP1Connection(ConnectionState):
         self.draining = True
         if self.phase is _IDLE or self.phase is _NEW:
             patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
-            self._deadline = min(self._deadline, self.channel.now() + patience)
+            self._deadline = min(self._deadline, self._now() + patience)
             self.channel.read_deadline = self._deadline
         elif self._on_drain is not None:
             self._on_drain()
@@ -374,7 +376,7 @@ class HTTP1Connection(ConnectionState):
 
     def _limit_wait(self) -> None:
         """Set the deadline of a wait for the rest of a head, or for a head while the server drains."""
-        now = self.channel.now()
+        now = self._now()
         if not self.reader.holds_data:
             self._deadline = min(self._deadline, now + FIRST_REQUEST_SECONDS)
         elif self.phase is not _HEAD:
