@@ -20,7 +20,8 @@ from trioasgi.nesting import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
 from trioasgi.websocket.handshake import answer_fields, read_offer
-from trioasgi.websocket.session import State, WebSocketSession
+from trioasgi.websocket.session import WebSocketSession
+from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
     from trioasgi.asgi.types import ASGIApp, Message, Scope
@@ -170,7 +171,7 @@ class WebSocketCall:
                 await session.flush()
         else:
             check_type(message, "websocket.send", "websocket.close")
-            if session.state is not State.OPEN:
+            if session.state is not SessionState.OPEN:
                 raise ClientDisconnected("the WebSocket is closed")
             session.close(*_read_close(message))
 

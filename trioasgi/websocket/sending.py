@@ -13,7 +13,7 @@ from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater
 from trioasgi.websocket.frames import CloseCode
 from trioasgi.websocket.reassembly import MessageWriter
-from trioasgi.websocket.state import State
+from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
@@ -34,9 +34,9 @@ YIELD_EVERY: Final = 64
 LINGER_SECONDS: Final = 2.0
 """How long a peer may take to end the connection after a failure, or after both have sent their Close."""
 
-_OPEN: Final = State.OPEN
-_CLOSING: Final = State.CLOSING
-_CLOSED: Final = State.CLOSED
+_OPEN: Final = SessionState.OPEN
+_CLOSING: Final = SessionState.CLOSING
+_CLOSED: Final = SessionState.CLOSED
 
 
 class SendingSide:
@@ -72,7 +72,7 @@ class SendingSide:
         compressed, for which all others have to wait.
         """
         self._compressed: trio.Event | None = None
-        self.state = State.OPEN
+        self.state = SessionState.OPEN
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
         self._close_deadline = math.inf
@@ -210,7 +210,7 @@ class SendingSide:
     def _note_broken(self) -> None:
         self._lose("the connection broke")
 
-    def _note_end(self, state: State, code: int, reason: str) -> None:
+    def _note_end(self, state: SessionState, code: int, reason: str) -> None:
         self.state = state
         self.close_code = int(code)
         self.close_reason = reason

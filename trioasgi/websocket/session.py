@@ -20,7 +20,7 @@ from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_clos
 from trioasgi.websocket.heartbeat import Beat, Heartbeat
 from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
 from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
-from trioasgi.websocket.state import State as State
+from trioasgi.websocket.state import ReadBy, SessionState
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
@@ -42,10 +42,20 @@ _OPTIONS: Final = {
 }
 """For the log: the option that sets the limit, by the code that the server closes with."""
 
-_OPEN: Final = State.OPEN
-_CLOSING: Final = State.CLOSING
-_FAILED: Final = State.FAILED
-_CLOSED: Final = State.CLOSED
+_OPEN: Final = SessionState.OPEN
+_CLOSING: Final = SessionState.CLOSING
+_FAILED: Final = SessionState.FAILED
+_CLOSED: Final = SessionState.CLOSED
+
+_NOBODY: Final = ReadBy.NOBODY
+_NOBODY_STILL: Final = ReadBy.NOBODY_STILL
+_STAND_IN: Final = ReadBy.STAND_IN
+_HANDING_BACK: Final = ReadBy.HANDING_BACK
+_APPLICATION: Final = ReadBy.APPLICATION
+_FINISH: Final = ReadBy.FINISH
+
+_RECEIVING: Final = (_APPLICATION, _HANDING_BACK, _FINISH)
+"""There is a task in `receive` or `finish`."""
 
 
 class WebSocketSession(SendingSide):
@@ -54,15 +64,7 @@ class WebSocketSession(SendingSide):
     One task may call `receive` at a time. Any may send.
     """
 
-    __slots__ = (
-        "_away",
-        "_heartbeat",
-        "_queue",
-        "_queued_size",
-        "_reader",
-        "_receiving",
-        "_standing_in",
-    )
+    __slots__ = ("_heartbeat", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
 
     def __init__(
         self,
@@ -82,9 +84,8 @@ class WebSocketSession(SendingSide):
             self._reader.feed(early)
         self._queue: deque[str | bytes] | None = None
         self._queued_size = 0
-        self._receiving = 0  # tasks in `receive`, which is one at most, and `finish`
-        self._away = False  # did the last tick find that the application does not receive?
-        self._standing_in: trio.Event | None = None
+        self._read_by = _NOBODY
+        self._stood_in: trio.Event | None = None  # set when the last task that stood in has ended
         self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
@@ -101,13 +102,12 @@ class WebSocketSession(SendingSide):
             return self._take_queued(self._queue)
         if self.state is not _OPEN:
             return None
-        if self._receiving:
+        if self._read_by in _RECEIVING:
             raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        self._receiving += 1
-        self._away = False
+        self._read_by = _HANDING_BACK if self._read_by is _STAND_IN else _APPLICATION
         try:
-            if self._standing_in is not None:
-                await self._relieve(self._standing_in)
+            if self._read_by is _HANDING_BACK:
+                await self._end_stand_in()
                 if self._queue:
                     return self._take_queued(self._queue)
             reader, channel = self._reader, self._channel
@@ -143,7 +143,10 @@ class WebSocketSession(SendingSide):
         except OSError:
             self._note_broken()
         finally:
-            self._receiving -= 1
+            if self._read_by is _APPLICATION:
+                self._read_by = _NOBODY
+            elif self._read_by is _HANDING_BACK:
+                self._read_by = _STAND_IN  # we were cancelled while we waited for its end
         return None
 
     def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
@@ -180,9 +183,8 @@ class WebSocketSession(SendingSide):
 
     async def _stand_in(self) -> None:
         """Read while the application does not, until it comes back, the bound is reached or all is over."""
-        done = self._standing_in
         try:
-            while not self._receiving and self._wants_bytes:
+            while self._read_by is _STAND_IN and self._wants_bytes:
                 await self._read_on()
         except FrameError as error:
             self._fail(error.code, error.reason)
@@ -191,9 +193,12 @@ class WebSocketSession(SendingSide):
         except OSError:
             self._note_broken()
         finally:
-            self._standing_in = None
-            if done is not None:
-                done.set()
+            if self._read_by is _STAND_IN:
+                self._read_by = _NOBODY_STILL
+            elif self._read_by is _HANDING_BACK:
+                self._read_by = _APPLICATION
+            if self._stood_in is not None:
+                self._stood_in.set()
 
     @property
     def _wants_bytes(self) -> bool:
@@ -208,10 +213,11 @@ class WebSocketSession(SendingSide):
             len(queue) >= settings.max_queue or self._queued_size >= settings.max_size
         )
 
-    async def _relieve(self, done: trio.Event) -> None:
-        """Have the task that stands in for us stop, and wait until it has."""
-        self._channel.interrupt_read()
-        await done.wait()
+    async def _end_stand_in(self) -> None:
+        """Have the task that stands in stop, which `_read_by` tells it to do, and wait until it has."""
+        if self._stood_in is not None:
+            self._channel.interrupt_read()
+            await self._stood_in.wait()
 
     async def _read_on(self) -> None:
         """Read one event, or some bytes, and deal with them. Messages are kept while the session is open."""
@@ -249,7 +255,7 @@ class WebSocketSession(SendingSide):
             return
         self._note_end(_CLOSING, code, reason)
         self._put(encode_close(code, reason))
-        if self._receiving:
+        if self._read_by in _RECEIVING:
             # What reads now would wait for a message; let it see that there will be none.
             self._channel.interrupt_read()
 
@@ -263,9 +269,10 @@ class WebSocketSession(SendingSide):
         """
         try:
             self.close(CloseCode.GOING_AWAY)
-            self._receiving += 1
-            if self._standing_in is not None:
-                await self._relieve(self._standing_in)
+            stood_in = self._read_by is _STAND_IN or self._read_by is _HANDING_BACK
+            self._read_by = _FINISH
+            if stood_in:
+                await self._end_stand_in()
             await self._channel.flush()
             self._channel.read_deadline = self._close_deadline
             while self.state is _CLOSING:
@@ -326,11 +333,13 @@ class WebSocketSession(SendingSide):
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
-        if not self._receiving and self._standing_in is None and self._wants_bytes:
-            if self._away:
-                self._standing_in = trio.Event()
+        if self._wants_bytes:
+            if self._read_by is _NOBODY:
+                self._read_by = _NOBODY_STILL
+            elif self._read_by is _NOBODY_STILL:
+                self._read_by = _STAND_IN
+                self._stood_in = trio.Event()
                 self._settings.keepalive.start(self._stand_in)
-            self._away = True
 
     async def _shut(self) -> None:
         """Close the channel of a session whose application takes its time after the end."""
