@@ -16,13 +16,13 @@ from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.turns import counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000

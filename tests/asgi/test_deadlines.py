@@ -17,7 +17,7 @@ from starlette.routing import Route
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 BEGUN = {"type": "http.response.body", "body": b"begun", "more_body": True}
 

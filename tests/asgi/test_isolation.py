@@ -24,8 +24,8 @@ from tests.support.sockets import Client, connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.wsgi.middleware import WSGIMiddleware
 
 user: ContextVar[str] = ContextVar("user", default="nobody")

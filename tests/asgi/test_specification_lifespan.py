@@ -13,8 +13,8 @@ from tests.support.applications import Lived
 from tests.support.http import Calls, echo, request, respond
 from tests.support.sockets import FREE, SOON, connected, logged, run, served
 from trioasgi import serve
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import LifespanError
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 
 def with_lifespan(*answers: dict[str, object]) -> Calls:

@@ -11,9 +11,9 @@ import trio
 import trio.testing
 
 from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.closing import LINGER_BYTES
 from trioasgi.net.hub import TICK
+from trioasgi.types import Receive, Scope, Send
 
 TIMEOUTS: dict[str, Any] = {
     "timeout_keep_alive": 5,

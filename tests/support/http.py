@@ -18,10 +18,10 @@ import trio
 import trio.testing
 
 from trioasgi import Server, serve, serve_stream
-from trioasgi.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.http1.httptools_codec import HttptoolsCodec
+from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
 
 from .streams import Given, StreamPair, current
 

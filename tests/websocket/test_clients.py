@@ -36,8 +36,8 @@ from tests.support.websocket import (
     handshake,
 )
 from trioasgi import ConfigError, Server
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.server.assembly import websocket_codec_factory
+from trioasgi.types import Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 

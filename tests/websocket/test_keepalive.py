@@ -11,7 +11,7 @@ import trio.testing
 from tests.support.http import on_trio
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import WebSocketClient, close
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.keepalive import Keepalive
 
 

@@ -20,8 +20,8 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import Held, received
-from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.types import Message, Receive, Scope, Send
 
 # While the application does not receive
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trioasgi.asgi.failures import split_failure
-from trioasgi.nesting import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandon_nurseries, report_left_open
 from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
-    from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.http.exchange import Exchange
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
+    from trioasgi.types import ASGIApp, Scope
     from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")

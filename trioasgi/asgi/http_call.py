@@ -25,8 +25,8 @@ from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.response import ResponsePhase
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import Message
     from trioasgi.http.exchange import Exchange
+    from trioasgi.types import Message
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED

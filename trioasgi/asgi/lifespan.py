@@ -16,13 +16,13 @@ import trio
 from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
-from trioasgi.nesting import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandon_nurseries, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from trioasgi.asgi.types import ASGIApp, Message
+    from trioasgi.types import ASGIApp, Message
 
 logger = logging.getLogger("trioasgi")
 

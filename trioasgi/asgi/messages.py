@@ -17,7 +17,7 @@ from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
 from trioasgi.http.request import Header
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import Message
+    from trioasgi.types import Message
 
 _NAME: Final = re.compile(TOKEN)
 """A field name (RFC 9110, 5.1)."""

@@ -16,7 +16,7 @@ from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
 from trioasgi.http.response import ResponsePhase
-from trioasgi.nesting import abandon_nurseries
+from trioasgi.nurseries import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
 from trioasgi.websocket.handshake import answer_fields, read_offer
@@ -24,8 +24,8 @@ from trioasgi.websocket.session import WebSocketSession
 from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp, Message, Scope
     from trioasgi.http.exchange import Exchange
+    from trioasgi.types import ASGIApp, Message, Scope
     from trioasgi.websocket.handshake import Offer
     from trioasgi.websocket.settings import WebSocketSettings
 

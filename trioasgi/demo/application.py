@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.demo.echo import websocket
 from trioasgi.demo.pages import Pages, load_assets, plain
 from trioasgi.demo.request import Request
 from trioasgi.demo.stream import stream
 from trioasgi.demo.vitals import Life
+from trioasgi.types import Receive, Scope, Send
 
 _LIFE = "trioasgi.demo.life"
 _HTML = "text/html; charset=utf-8"

@@ -17,9 +17,9 @@ from http import HTTPStatus
 
 import trio
 
-from trioasgi.asgi.types import Receive
 from trioasgi.demo.request import Request
 from trioasgi.demo.vitals import Life, memory_in_use
+from trioasgi.types import Receive
 
 TICK_SECONDS = 1.0
 STREAM_SECONDS = 10.0

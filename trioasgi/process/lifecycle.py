@@ -26,9 +26,9 @@ from trioasgi.process.signals import wake_no_loop
 from trioasgi.server.serve import serve_alone, serve_copies
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.config import Config
     from trioasgi.server.handle import Server
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 

@@ -23,7 +23,7 @@ from trioasgi.process.imports import working_directory
 from trioasgi.server.application import check_app, failed, takes
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 
 def load_app(config: Config) -> ASGIApp:

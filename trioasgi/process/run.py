@@ -24,7 +24,7 @@ from trioasgi.server.application import check_app
 from trioasgi.server.assembly import log_settings, resolve_certificate
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from trioasgi.asgi.asgi2 import ASGI2App
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 
 def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.asgi.background import report_left_behind
-from trioasgi.nesting import LAST_MOMENTS, end_left_behind
+from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
 
 if TYPE_CHECKING:
     from trioasgi.asgi.background import Background

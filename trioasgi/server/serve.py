@@ -19,9 +19,9 @@ from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.server.handle import Server
     from trioasgi.server.tree import OnStuck
+    from trioasgi.types import ASGIApp
 
 
 async def serve(

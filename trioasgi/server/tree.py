@@ -24,8 +24,8 @@ from trioasgi.asgi.background import Background, ServerNursery
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.errors import LifespanError, TrioasgiError
-from trioasgi.nesting import LAST_MOMENTS, guard_nurseries
 from trioasgi.net.hub import Hub, supported
+from trioasgi.nurseries import LAST_MOMENTS, guard_nurseries
 from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.application import as_asgi
 from trioasgi.server.assembly import (
@@ -42,9 +42,9 @@ from trioasgi.server.drain import Drain, abort_when_cancelled
 from trioasgi.server.handle import Listening, Server
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.config import Config
     from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 

@@ -11,7 +11,7 @@ import trio
 from trioasgi.errors import ClientDisconnected
 
 if TYPE_CHECKING:
-    from .types import Receive
+    from trioasgi.types import Receive
 
 T = TypeVar("T")
 

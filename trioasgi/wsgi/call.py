@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from trioasgi.types import Message, Send
+
     from .bridge import Bridge
     from .environ import Environ
-    from .types import Message, Send
 
     _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from .types import Scope
+    from trioasgi.types import Scope
 
 Environ = dict[str, Any]
 

@@ -20,7 +20,7 @@ from .environ import make_environ
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from .types import Receive, Scope, Send
+    from trioasgi.types import Receive, Scope, Send
 
 DEFAULT_THREADS: Final = 40
 """As many as Trio itself, and AnyIO with it, would use."""

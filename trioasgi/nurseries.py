@@ -188,28 +188,30 @@ def _ancestors(task: Task) -> Iterator[trio.Nursery]:
 async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
     """Be the parent of the tasks `left` until they have ended; was that by themselves?"""
     last_moments = trio.CancelScope(shield=True)
-    timer = _Timer()
+    remover = _ShieldRemover()
     async with trio.open_nursery() as beside:
         try:
             async with trio.open_nursery() as nursery:
                 for task in left:
                     _adopt(task, nursery)
-                beside.start_soon(timer.run, nursery, deadline, last_moments)
+                beside.start_soon(remover.remove_after, nursery, deadline, last_moments)
         except BaseExceptionGroup as group:
             for error in _own_failures(group):
                 report(error)
         finally:
             last_moments.cancel()
             beside.cancel_scope.cancel()
-    return not timer.has_removed_shields
+    return not remover.has_removed_shields
 
 
-class _Timer:
+class _ShieldRemover:
     """Removes the shields of tasks that do not end."""
 
     has_removed_shields = False
 
-    async def run(self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope) -> None:
+    async def remove_after(
+        self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope
+    ) -> None:
         """Wait until the deadline, and then do what ends the tasks in `nursery`.
 
         `last_moments` is shielded, and cancelled when they have ended.
