@@ -72,7 +72,7 @@ async def test_nothing_is_kept_of_the_last_session_while_there_is_none() -> None
 
     ticked, kept = trio.Event(), Keepalive()
     async with trio.open_nursery() as nursery:
-        await nursery.start(kept.run)
+        await nursery.start(kept.keep_ticking)
         session = Session()
         kept.add(session)
         await ticked.wait()

@@ -36,7 +36,7 @@ class Background:
         self._closing = trio.Event()
         self._ended = trio.Event()
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def hold_open(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the nursery open until `close`, or cancellation."""
         try:
             async with trio.open_nursery() as self._nursery:
@@ -82,7 +82,7 @@ class ServerNursery:
 
     def start_soon(self, async_fn: AsyncFunction, *args: object, name: object = None) -> None:
         """Start `async_fn(*args)`. Raises RuntimeError once the server has drained."""
-        run = partial(_Task(self._origin(async_fn, name)).run, async_fn)
+        run = partial(_Task(self._origin(async_fn, name)).call, async_fn)
         self._background.nursery.start_soon(run, *args, name=name or async_fn)
 
     async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
@@ -91,7 +91,7 @@ class ServerNursery:
 
         What it raises before it does so is raised here. Raises RuntimeError once the server has drained.
         """
-        run = partial(_Task(self._origin(async_fn, name)).run_until_started, async_fn)
+        run = partial(_Task(self._origin(async_fn, name)).call_until_started, async_fn)
         return await self._background.nursery.start(run, *args, name=name or async_fn)
 
     def _origin(self, async_fn: AsyncFunction, name: object) -> str:
@@ -111,14 +111,14 @@ class _Task:
         self._status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
         self._has_started = False
 
-    async def run(self, async_fn: AsyncFunction, *args: object) -> None:
+    async def call(self, async_fn: AsyncFunction, *args: object) -> None:
         with self._contained():
             try:
                 await async_fn(*args)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
                 self._log_failure(exc)
 
-    async def run_until_started(
+    async def call_until_started(
         self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
     ) -> None:
         self._status = task_status

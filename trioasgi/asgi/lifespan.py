@@ -99,7 +99,7 @@ class Lifespan:
             return
         self.state = {}
         self._over = trio.Event()
-        nursery.start_soon(self._run, name="lifespan")
+        nursery.start_soon(self._call_to_the_end, name="lifespan")
         try:
             await self._wait_started()
         except BaseException:
@@ -164,7 +164,7 @@ class Lifespan:
                 await self._over.wait()
         return self._over.is_set()
 
-    async def _run(self) -> None:
+    async def _call_to_the_end(self) -> None:
         try:
             await self._call()
         finally:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.body import ChunkedBody, SizedBody
-from trioasgi.http1.request_line import Beginning
+from trioasgi.http1.request_line import HeadBeginning
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.rules import HeadReader
 
@@ -58,7 +58,7 @@ class RequestReader:
         self.part: bytearray | None = None
         """What has come of a head that does not come in one read: a buffer of its own, which grows in place.
         """
-        self._beginning: Beginning | None = None
+        self._beginning: HeadBeginning | None = None
         self._empty = 0  # bytes of empty lines before the next request
         self.body: SizedBody | ChunkedBody | None = None
         """What is left of the body of the last request; None once it has been read to its end."""
@@ -142,7 +142,7 @@ class RequestReader:
         self._let_go()
         if part:
             self.part = bytearray(part)
-            self._beginning = Beginning(self._limits)
+            self._beginning = HeadBeginning(self._limits)
             self._beginning.check(part)
 
     def _has_come(self, part: bytearray) -> bool:

@@ -78,7 +78,7 @@ class _Part(Enum):
     FIELDS = auto()
 
 
-class Beginning:
+class HeadBeginning:
     """Looks at the beginning of one head, as it grows: too long already, or none at all?
 
     It may come byte by byte. So how far it was looked at is kept, and no byte of it is looked at twice.
@@ -142,7 +142,7 @@ class Beginning:
 
 def diagnose_line(head: bytes, limits: Limits) -> Rule:
     """The rule that the request line of a head breaks."""
-    rule = Beginning(limits)._check_line(head)
+    rule = HeadBeginning(limits)._check_line(head)
     assert rule is not None, "a request line is wrong, and breaks no rule"
     return rule
 

@@ -33,15 +33,15 @@ class AccessLog:
     are what uvicorn's records carry, so a filter written for those works here. Its attribute `cut` says
     whether the response ended before it was whole.
 
-    Where nobody has added to that logger what wants to see records, there is no need to make any: lines then
-    go to the handler of `configure_logging` as text, and unless that is a terminal, in batches (`run`).
+    If the logger has no handler or filter but ours, no record is made: the handler of `configure_logging`
+    gets lines as text. Unless it writes to a terminal, it gets them in batches (`write_batches`).
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(ACCESS)
         self._has_lines: trio.Event | None = None
 
-    async def run(self) -> None:
+    async def write_batches(self) -> None:
         """Write what has gathered, every `BATCH_SECONDS`, until cancelled."""
         self._has_lines = trio.Event()
         try:

@@ -98,7 +98,7 @@ class Lifecycle:
         self._early: list[Callable[[], None]] = []
         """What was asked for before there was a loop."""
 
-    async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
+    async def serve(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
         """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
         aborted (FAILED), and run the functions `beside` as long. To be the main task of the loop.
 
@@ -113,7 +113,7 @@ class Lifecycle:
                 async with trio.open_nursery() as nursery:
                     for function in beside:
                         nursery.start_soon(function)
-                    await self._serve(app)
+                    await self._serve_app(app)
                     nursery.cancel_scope.cancel()
             return self._status()
         finally:
@@ -134,7 +134,7 @@ class Lifecycle:
             return ExitStatus.LIMIT_REACHED
         return ExitStatus.OK
 
-    async def _serve(self, app: ASGIApp) -> None:
+    async def _serve_app(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             if self._sockets is None:
                 start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck)

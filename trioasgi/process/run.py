@@ -131,7 +131,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                 if signals.until_exit:
                     _bound_the_startup(lifecycle, resolved.timeout_startup, is_over)
                 try:
-                    return trio.run(lifecycle.run, app)
+                    return trio.run(lifecycle.serve, app)
                 finally:
                     is_over.set()
                     has_served = lifecycle.has_served

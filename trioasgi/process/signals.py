@@ -23,7 +23,7 @@ AGAIN_AFTER = 0.5
 """Seconds from the first signal after which another one means more than the first: a terminal and a process
 manager may both send one when they stop the server."""
 
-Handler: TypeAlias = Callable[[int, FrameType | None], object]
+SignalHandler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
 def wake_no_loop() -> None:
@@ -40,12 +40,12 @@ class Handlers:
     A process that the application forks inherits them: there they give way (`_give_way`).
     """
 
-    def __init__(self, ours: Mapping[signal.Signals, Handler]) -> None:
+    def __init__(self, ours: Mapping[signal.Signals, SignalHandler]) -> None:
         self._ours = {number: self._in_this_process(handler) for number, handler in ours.items()}
-        self._displaced: dict[signal.Signals, Handler | int | None] = {}
-        self._of_startup: dict[signal.Signals, Handler | int | None] = {}
+        self._displaced: dict[signal.Signals, SignalHandler | int | None] = {}
+        self._of_startup: dict[signal.Signals, SignalHandler | int | None] = {}
 
-    def _in_this_process(self, handler: Handler) -> Handler:
+    def _in_this_process(self, handler: SignalHandler) -> SignalHandler:
         pid = os.getpid()
 
         def handle(number: int, frame: FrameType | None) -> None:

@@ -88,7 +88,7 @@ async def _bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) ->
             terminal=terminal,
             on_serving=announce_serving,
         )
-        return await supervisor.run()
+        return await supervisor.supervise()
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from trioasgi.http.exchange import Handler
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
-    from trioasgi.server.protocols import ConnectionFactory, Home
-    from trioasgi.websocket.codec import Codec as WebSocketCodec
+    from trioasgi.server.protocols import ConnectionFactory, ServerServices
+    from trioasgi.websocket.codec import FrameCodec
 
 
 def connection_settings(
@@ -58,9 +58,9 @@ def _http1(
 ) -> ConnectionFactory:
     settings = _http1_settings(config, access_log)
 
-    def connect(channel: Channel, info: ConnectionInfo, home: Home) -> HTTP1Connection:
+    def connect(channel: Channel, info: ConnectionInfo, services: ServerServices) -> HTTP1Connection:
         return HTTP1Connection(
-            channel, info, settings, handler(info), home.context, home.start_task, home.take_over
+            channel, info, settings, handler(info), services.context, services.start_task, services.take_over
         )
 
     return connect
@@ -115,7 +115,7 @@ def codec_factory(http: str) -> Callable[[], Codec]:
     return H11Codec
 
 
-def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
+def websocket_codec_factory(websocket: str) -> Callable[..., FrameCodec]:
     """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
     match websocket:
         case "websockets":
@@ -134,7 +134,7 @@ def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
             return _best_websocket_codec
 
 
-def _best_websocket_codec(**options: Any) -> WebSocketCodec:
+def _best_websocket_codec(**options: Any) -> FrameCodec:
     """Chosen at the first WebSocket: loading it would cost every start-up, and most servers never see one."""
     try:
         factory = websocket_codec_factory("websockets")

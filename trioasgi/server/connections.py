@@ -13,7 +13,7 @@ import trio
 
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import Entered, Entry, as_channel
-from trioasgi.server.protocols import Connection, Home
+from trioasgi.server.protocols import Connection, ServerServices
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -39,7 +39,7 @@ class Connections:
         self._entry = Entry(settings)
         self._nursery = nursery
         self._context = context
-        self._home = Home(context, self._start_task, self._take_over)
+        self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: set[Connection] = set()
         self._preparing = 0
         self._draining = False
@@ -100,7 +100,7 @@ class Connections:
 
     def _connect(self, entered: Entered) -> Connection:
         make = self._protocols.choose(entered.alpn)
-        connection = make(entered.channel, entered.info, self._home)
+        connection = make(entered.channel, entered.info, self._services)
         if self._draining:
             connection.drain()
         self._live.add(connection)
@@ -108,12 +108,14 @@ class Connections:
 
     def _take_over(self, connection: Connection) -> None:
         # This may be called from anywhere: from the task of another request, or from none.
-        self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
+        self._context.run(
+            partial(self._nursery.start_soon, self._serve_connection, connection, name="connection")
+        )
 
     def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
         self._context.run(self._nursery.start_soon, function)
 
-    async def _run(self, connection: Connection) -> None:
+    async def _serve_connection(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it unless another task has it by then."""
         ours = True
         with _Isolation(connection.peer):

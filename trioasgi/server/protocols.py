@@ -42,7 +42,7 @@ class Connection(Protocol):
         """The task that runs it is cancelled from outside: end what it answers."""
 
 
-class Home(NamedTuple):
+class ServerServices(NamedTuple):
     """What a connection is given by the server in which it lives."""
 
     context: Context
@@ -53,7 +53,7 @@ class Home(NamedTuple):
     """Has another task serve the connection on."""
 
 
-ConnectionFactory: TypeAlias = "Callable[[Channel, ConnectionInfo, Home], Connection]"
+ConnectionFactory: TypeAlias = "Callable[[Channel, ConnectionInfo, ServerServices], Connection]"
 
 
 class Protocols:

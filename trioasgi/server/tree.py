@@ -121,11 +121,11 @@ class NurseryTree:
             async with trio.open_nursery() as nursery:
                 self._drain.nurseries.append(nursery)
                 try:
-                    await nursery.start(self._background.run)
+                    await nursery.start(self._background.hold_open)
                     await self._lifespan.startup(nursery)
                     try:
                         if self._websocket is not None:
-                            await nursery.start(self._websocket.keepalive.run)
+                            await nursery.start(self._websocket.keepalive.keep_ticking)
                         try:
                             await serve(nursery)
                         finally:
@@ -168,7 +168,7 @@ class NurseryTree:
 
     async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._access_log is not None:
-            nursery.start_soon(self._access_log.run)
+            nursery.start_soon(self._access_log.write_batches)
         if supported():
             self._acceptor.hub = Hub()
             # Not `nursery.start`: cancelled meanwhile, that would wait for a task which is shielded.

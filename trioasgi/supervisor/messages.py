@@ -1,6 +1,6 @@
 """What supervisor and worker say to each other: one JSON object a line, in both directions.
 
-    supervisor ─► worker   stdin    Order first, then commands (Drain); end of file: the supervisor is gone
+    supervisor ─► worker   stdin    Order first, then DrainCommands; end of file: the supervisor is gone
     worker ─► supervisor   a socket of their own: Starting, Ready, Draining, Heartbeat, then Stopped or Failed
 
 The application has stdout and stderr for itself: nothing it prints can be taken for a report.
@@ -34,7 +34,7 @@ class Order(msgspec.Struct, frozen=True):
     """A descriptor of the terminal, for debuggers in the application; it becomes the worker's fd 0."""
 
 
-class Drain(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
+class DrainCommand(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
     """Stop accepting, finish what runs, end. In a worker that is still loading: end.
 
     May be sent again, when a worker that is being replaced is overtaken by the end of all.
@@ -78,7 +78,7 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
     """Whether the system had no room for it: that may pass."""
 
 
-Command = Drain
+Command = DrainCommand
 Report = Starting | Ready | Draining | Heartbeat | Stopped | Failed
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)

@@ -120,4 +120,4 @@ class Signalled(msgspec.Struct, frozen=True):
     number: int
 
 
-Event: TypeAlias = WorkerEvent | FilesChanged | DelayOver | PatienceOver | Signalled
+SupervisorEvent: TypeAlias = WorkerEvent | FilesChanged | DelayOver | PatienceOver | Signalled

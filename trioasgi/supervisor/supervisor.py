@@ -21,11 +21,11 @@ from trioasgi.net.listeners import close_listeners
 from .slots import (
     SUPERVISOR_TRANSITIONS,
     DelayOver,
-    Event,
     PatienceOver,
     Signalled,
     Slot,
     SlotState,
+    SupervisorEvent,
     SupervisorState,
 )
 from .watcher import FilesChanged, forget_bytecode, watch
@@ -84,9 +84,9 @@ class Supervisor:
         self._shown: set[str] = set()
         """Failures said since the last change: N workers that fail alike say it once."""
         # Unbounded, and yet small: a worker brings three events at most, the rest come at a human pace.
-        self._send, self._receive = trio.open_memory_channel[Event](math.inf)
+        self._send, self._receive = trio.open_memory_channel[SupervisorEvent](math.inf)
 
-    async def run(self) -> ExitStatus:
+    async def supervise(self) -> ExitStatus:
         """Serve until a signal, or until no worker can be started; no worker is left in the end.
 
         Raises ConfigError or TrioasgiError if files shall be watched and cannot.
@@ -121,14 +121,14 @@ class Supervisor:
             case SupervisorState.ABORTED:
                 return True
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: SupervisorEvent) -> None:
         self._send.send_nowait(event)
 
     async def _bring_signals(self) -> None:
         async for number in self._stop_requests:
             self._post(Signalled(number))
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: SupervisorEvent) -> None:
         match event:
             case WorkerReady(worker):
                 self._take_ready(worker)
@@ -227,7 +227,7 @@ class Supervisor:
         slot.enter(SlotState.STARTING)
         slot.is_outdated = False
         self._living.add(worker)
-        self._nursery.start_soon(worker.run)
+        self._nursery.start_soon(worker.start_and_wait)
 
     def _retire(self, slot: Slot) -> None:
         if slot.worker is not None:

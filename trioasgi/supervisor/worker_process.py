@@ -27,7 +27,7 @@ from . import handover
 from .command import worker_command
 from .messages import (
     LONGEST_REPORT,
-    Drain,
+    DrainCommand,
     Draining,
     Failed,
     Heartbeat,
@@ -107,7 +107,7 @@ WorkerEvent: TypeAlias = WorkerReady | WorkerDraining | WorkerEnded
 
 
 class WorkerProcess:
-    """A worker; `run` is its life, everything else may be called at any moment of it.
+    """A worker; `start_and_wait` is its life, everything else may be called at any moment of it.
 
     `config` goes to the worker as it is, `sockets` are the listening ones, `terminal` the fd of a terminal or
     None, `directory` where the worker works, also if that was removed and made anew meanwhile. `post` is
@@ -153,7 +153,7 @@ class WorkerProcess:
     def __str__(self) -> str:
         return f"worker {self.pid or '(not started)'}"
 
-    async def run(self) -> None:
+    async def start_and_wait(self) -> None:
         """Start the process and stay with it until it has ended; when cancelled, kill it.
 
         Never raises but for cancellation: what goes wrong is in `failure`, `killed` and `exit_status`.
@@ -281,7 +281,7 @@ class WorkerProcess:
             while True:
                 await self._drain_wanted.wait()
                 self._drain_wanted = trio.Event()
-                await process.stdin.send_all(encode_line(Drain(final=self._last_drain_wanted)))
+                await process.stdin.send_all(encode_line(DrainCommand(final=self._last_drain_wanted)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("%s reads no commands any more", str(self).capitalize())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from trioasgi.websocket.frames import Frame
 
 
-class Codec(ABC):
+class FrameCodec(ABC):
     """Reads the frames of one connection's client.
 
     `room` is how many bytes the payload of the next data frame may have, which is looked at as soon as its

@@ -18,7 +18,7 @@ TICK: Final = 0.25
 """Seconds between two looks at the sessions: how late a ping or a time-out may come."""
 
 
-class LookedAfter(Protocol):
+class TickedSession(Protocol):
     """A session, as its keepalive sees it."""
 
     def on_tick(self, now: float) -> None:
@@ -28,23 +28,23 @@ class LookedAfter(Protocol):
 class Keepalive:
     """Looks after every open session of a worker, from one task.
 
-    `run()` must be running in the same trio run. It sleeps while there are no sessions.
+    `keep_ticking()` must be running in the same trio run. It sleeps while there are no sessions.
     """
 
     def __init__(self) -> None:
-        self._sessions: set[LookedAfter] = set()
+        self._sessions: set[TickedSession] = set()
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def add(self, session: LookedAfter) -> None:
+    def add(self, session: TickedSession) -> None:
         """Look after `session` from now on."""
         self._sessions.add(session)
         self._some.set()
 
-    def discard(self, session: LookedAfter) -> None:
+    def discard(self, session: TickedSession) -> None:
         """Look after `session` no more."""
         self._sessions.discard(session)
 
@@ -55,7 +55,7 @@ class Keepalive:
         self._nursery.start_soon(_isolated, function)
         return True
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def keep_ticking(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tick until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

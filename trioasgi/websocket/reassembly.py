@@ -13,7 +13,7 @@ from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode,
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from trioasgi.websocket.codec import Codec
+    from trioasgi.websocket.codec import FrameCodec
     from trioasgi.websocket.deflate import Deflater, Inflater
     from trioasgi.websocket.frames import Frame
 
@@ -91,7 +91,9 @@ class _Next(Enum):
     WHOLE = "the message whose pieces are all here"
 
 
-_FRAME, _INFLATE, _WHOLE = _Next
+_FRAME: Final = _Next.FRAME
+_INFLATE: Final = _Next.INFLATE
+_WHOLE: Final = _Next.WHOLE
 
 
 class MessageReader:
@@ -116,7 +118,7 @@ class MessageReader:
         "feed",
     )
 
-    def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
+    def __init__(self, codec: FrameCodec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
         self.feed = codec.feed  # takes bytes off the wire
         self._max_size = max_size

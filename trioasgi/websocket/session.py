@@ -17,7 +17,7 @@ import trio
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Inflater
 from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
-from trioasgi.websocket.heartbeat import Beat, Heartbeat
+from trioasgi.websocket.pings import PingEvent, PingSchedule
 from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
 from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
 from trioasgi.websocket.state import ReadBy, SessionState
@@ -64,7 +64,7 @@ class WebSocketSession(SendingSide):
     One task may call `receive` at a time. Any may send.
     """
 
-    __slots__ = ("_heartbeat", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
+    __slots__ = ("_pings", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class WebSocketSession(SendingSide):
         self._queued_size = 0
         self._read_by = _NOBODY
         self._stood_in: trio.Event | None = None  # set when the last task that stood in has ended
-        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, channel.now())
+        self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
     # Receiving
@@ -168,7 +168,7 @@ class WebSocketSession(SendingSide):
                 self._unyielded = 0
                 await wait_for_long_step()
             case Pong():
-                self._heartbeat.note_pong(self._channel.now())
+                self._pings.note_pong(self._channel.now())
 
     async def _count_effort(self) -> None:
         """Count what a message took to inflate and to put together."""
@@ -321,13 +321,13 @@ class WebSocketSession(SendingSide):
     def on_tick(self, now: float) -> None:
         """Look at what is due: a ping, the end of a wait for a pong or for a Close, a task to stand in."""
         if self.state is _OPEN:
-            match self._heartbeat.due(now):
-                case Beat.PING:
+            match self._pings.due(now):
+                case PingEvent.PING:
                     self._put(encode_control(Opcode.PING))
-                case Beat.NO_PONG if self._queue_is_full:
+                case PingEvent.NO_PONG if self._queue_is_full:
                     # It is us who do not read: the pong may be there, behind messages that nobody wants yet.
-                    self._heartbeat.wait_on(now)
-                case Beat.NO_PONG:
+                    self._pings.wait_on(now)
+                case PingEvent.NO_PONG:
                     self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                     self._channel.interrupt_read()
         elif now >= self._close_deadline:

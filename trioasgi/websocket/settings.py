@@ -9,7 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trioasgi.websocket.codec import Codec
+    from trioasgi.websocket.codec import FrameCodec
     from trioasgi.websocket.keepalive import Keepalive
 
 
@@ -21,7 +21,7 @@ class WebSocketSettings(msgspec.Struct, frozen=True):
     or `ping_timeout` of 0: none.
     """
 
-    codec: Callable[..., Codec]
+    codec: Callable[..., FrameCodec]
     keepalive: Keepalive
     max_size: int
     max_queue: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from trioasgi.websocket.codec import Codec
+from trioasgi.websocket.codec import FrameCodec
 from trioasgi.websocket.frames import MAX_CONTROL, CloseCode, FrameError, Opcode
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _FIRST_BYTES: Final = {
 """The meaning of each byte that a frame may begin with, without and with compression."""
 
 
-class WebsocketsCodec(Codec):
+class WebsocketsCodec(FrameCodec):
     """Reads frames out of the bytes of one read at a time.
 
     What is left of a read is kept only if it is less than a frame's header, a control frame, or less than a

@@ -8,7 +8,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, ParseFailed, RsvBits
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from trioasgi.websocket.codec import Codec
+from trioasgi.websocket.codec import FrameCodec
 from trioasgi.websocket.frames import CloseCode, FrameError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NO_BITS = RsvBits(False, False, False)
 _RSV1 = RsvBits(True, False, False)
 
 
-class WsprotoCodec(Codec):
+class WsprotoCodec(FrameCodec):
     """Reads frames with wsproto's decoder, which an extension of ours lets look at their headers first."""
 
     __slots__ = ("_decoder", "_headers", "room")

@@ -27,12 +27,12 @@ from trioasgi.observe import configure_logging
 from trioasgi.process.ending import start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
-from trioasgi.process.signals import Handler, Handlers
+from trioasgi.process.signals import Handlers, SignalHandler
 from trioasgi.server.assembly import log_settings
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
     LONGEST_ORDER,
-    Drain,
+    DrainCommand,
     Draining,
     Failed,
     Heartbeat,
@@ -66,7 +66,7 @@ _NO_THREAD = Failed(
 )
 
 
-def work(commands: int, on_interrupt: Handler) -> ExitStatus:
+def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
     """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well.
 
     `on_interrupt` is the handler of SIGINT, which the application may displace while it is imported.
@@ -84,7 +84,9 @@ def work(commands: int, on_interrupt: Handler) -> ExitStatus:
     return _serve(order, lines, reports, on_interrupt)
 
 
-def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: Handler) -> ExitStatus:
+def _serve(
+    order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: SignalHandler
+) -> ExitStatus:
     lifecycle: Lifecycle | None = None
     try:
         config = Config.from_dict(order.config)
@@ -111,7 +113,7 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interru
         # Behind the threads of the application: Python would put the defaults back, which end the process.
         atexit.register(handlers.ignore)
         reports.send(Starting())
-        status = trio.run(lifecycle.run, app, _heartbeats(reports, config))
+        status = trio.run(lifecycle.serve, app, _heartbeats(reports, config))
         # The supervisor's word stands for the signal that another server would have sent.
         handlers.call_displaced(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
@@ -137,7 +139,7 @@ def _failed(failure: Failure) -> Failed:
     return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
 
 
-def _drain_later(lifecycle: Lifecycle) -> Handler:
+def _drain_later(lifecycle: Lifecycle) -> SignalHandler:
     def wait_and_drain() -> None:
         time.sleep(_SUPERVISORS_TURN)
         lifecycle.request_drain("SIGTERM")
@@ -166,7 +168,7 @@ def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle) -> None:
     with contextlib.suppress(OSError):
         for line in commands:
             match decode_command(line):
-                case Drain(final=final):
+                case DrainCommand(final=final):
                     _drain(lifecycle, "the supervisor said so", final=final)
                 case None:
                     logger.debug("The supervisor sent something that is not a command")

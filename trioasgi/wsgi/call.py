@@ -33,7 +33,7 @@ class Call:
         self._complete = False
         self._left: int | None = None
 
-    def run(self) -> BaseException | None:
+    def respond(self) -> BaseException | None:
         """Call the application and send its response; return what it raised.
 
         (Returned, so that the traceback has nothing of the way from thread to loop in it.)

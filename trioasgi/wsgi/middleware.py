@@ -61,7 +61,9 @@ class WSGIMiddleware:
         environ = make_environ(scope, BodyReader(bridge, receive), multiprocess=self._multiprocess)
         call = Call(self.app, environ, bridge, send)
         try:
-            failure = await trio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=self._limiter)
+            failure = await trio.to_thread.run_sync(
+                call.respond, abandon_on_cancel=True, limiter=self._limiter
+            )
         finally:
             bridge.close()
         if failure is not None:

@@ -6,7 +6,7 @@ import math
 from enum import Enum, auto
 
 
-class Beat(Enum):
+class PingEvent(Enum):
     """What is due."""
 
     NOTHING = auto()
@@ -14,7 +14,7 @@ class Beat(Enum):
     NO_PONG = auto()
 
 
-class Heartbeat:
+class PingSchedule:
     """Pings `interval` seconds after the last pong (0: never), each answered within `timeout` (0: whenever).
 
     Any pong answers: what matters is that the peer lives.
@@ -29,7 +29,7 @@ class Heartbeat:
         self._ping_at = math.inf
         self.note_pong(now)
 
-    def due(self, now: float) -> Beat:
+    def due(self, now: float) -> PingEvent:
         """What is due; a ping is taken to be sent then."""
         if now >= self._ping_at:
             if self._timeout:
@@ -37,8 +37,8 @@ class Heartbeat:
                 self._pong_by = now + self._timeout
             else:
                 self._ping_at = now + self._interval
-            return Beat.PING
-        return Beat.NO_PONG if now >= self._pong_by else Beat.NOTHING
+            return PingEvent.PING
+        return PingEvent.NO_PONG if now >= self._pong_by else PingEvent.NOTHING
 
     def note_pong(self, now: float) -> None:
         """A pong has come."""
