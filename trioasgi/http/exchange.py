@@ -14,7 +14,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from trioasgi.http.response import Response, ResponsePhase
+import trio
+
+from trioasgi.errors import ClientDisconnected
+from trioasgi.http.response import BODILESS, Response, ResponsePhase
+from trioasgi.net.files import read_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -145,13 +149,38 @@ class Exchange(Response, ABC):
         for them.
         """
 
-    @abstractmethod
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         """Send `count` bytes of a regular file, from `offset` on, as a piece of the response's body.
 
         Raises BodyLengthError as `send_body`, ClientDisconnected as `flush`, and EOFError, with the response
         cut, if the file has become shorter meanwhile. Where this is cancelled, the response is cut.
+
+        This reads the file in pieces (`net.files`) and holds one of them at a time. A version that can have
+        the kernel send the file overrides it.
         """
+        if count == 0 or self.status in BODILESS or self.request.method == "HEAD":
+            if self.send_body(b"", more):
+                await self.flush()
+            return
+        self.check_length(count, more)
+        try:
+            await self._send_in_pieces(fd, offset, count, more)
+        except EOFError as exc:
+            self.abort(str(exc))
+            raise
+        except BaseException:
+            self.abort("a file was given up before all of it was sent")
+            raise
+
+    async def _send_in_pieces(self, fd: int, offset: int, count: int, more: bool) -> None:
+        for piece in read_in_pieces(fd, offset, count):
+            if self.over:  # while we waited
+                raise ClientDisconnected(self.failure)
+            count -= len(piece)
+            if self.send_body(piece, more or count > 0):
+                await self.flush()
+            else:
+                await trio.lowlevel.checkpoint()
 
     @abstractmethod
     async def flush(self) -> None:

@@ -100,6 +100,14 @@ class Response:
             self._left = left
         self.sent += size
 
+    def check_length(self, size: int, more: bool) -> None:
+        """Raise BodyLengthError as `count` would for such a piece, but count nothing."""
+        left, sent = self._left, self.sent
+        try:
+            self.count(size, more)
+        finally:
+            self._left, self.sent = left, sent
+
     def _wrong_length(self, left: int) -> BodyLengthError:
         if left < 0:
             return BodyLengthError(f"the response body is {-left} bytes longer than its Content-Length")

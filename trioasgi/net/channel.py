@@ -12,12 +12,12 @@ Three classes carry this out: `net.hub_channel.HubChannel` for sockets of the re
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 import trio
+
+from trioasgi.net.files import read_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +32,6 @@ own.
 
 CORK: Final = 64 * 1024
 """Bytes that are held back at the most, to be sent with what follows."""
-
-FILE_SLICE: Final = 256 * 1024
-"""Bytes of a file that are read, or sent by the kernel, before other connections get their turn."""
 
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
@@ -142,22 +139,14 @@ class Channel(ByteChannel):
         return 0
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Send `count` bytes of a regular file from `offset` on; at most `FILE_SLICE` of them are held in
-        memory.
+        """Send `count` bytes of a regular file from `offset` on. Memory holds one piece of it at a time
+        (`net.files`).
 
         Raises EOFError if the file ends before, or cannot be read.
         """
         self._file_left = count
-        while count:
-            try:
-                piece = _read_at(fd, offset, min(count, FILE_SLICE))
-            except OSError as exc:  # not to be taken for the connection's
-                raise EOFError(f"the file cannot be read: {exc}") from exc
-            if not piece:
-                raise EOFError(f"the file ends {count} bytes before what was to be sent")
-            offset += len(piece)
-            count -= len(piece)
-            self._file_left = count
+        for piece in read_in_pieces(fd, offset, count):
+            self._file_left -= len(piece)
             if self.send_nowait(piece):
                 await trio.lowlevel.checkpoint()
             else:
@@ -202,10 +191,3 @@ class Delivery:
         if left < self._left:
             self._left, self._taken_at = left, now
         return left > 0 and now - self._taken_at < self._channel.write_timeout
-
-
-def _read_at(fd: int, offset: int, size: int) -> bytes:
-    if sys.platform == "win32":
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, size)
-    return os.pread(fd, size, offset)

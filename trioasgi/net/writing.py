@@ -33,7 +33,8 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
-from trioasgi.net.channel import CORK, FILE_SLICE, STALLED_WRITE
+from trioasgi.net.channel import CORK, STALLED_WRITE
+from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
 from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
 
