@@ -1,4 +1,4 @@
-"""When a session pings its peer, and when it has waited long enough for the answer."""
+"""When to ping the peer of a session, and when the pong is late."""
 
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ class PingEvent(Enum):
 
 
 class PingSchedule:
-    """Pings `interval` seconds after the last pong (0: never), each answered within `timeout` (0: whenever).
-
-    Any pong answers: what matters is that the peer lives.
+    """A ping is due `interval` seconds after the last pong (0: never). Its pong must come within `timeout`
+    seconds (0: no limit). Any pong counts, whatever its payload.
     """
 
     __slots__ = ("_interval", "_ping_at", "_pong_by", "_timeout")
@@ -30,7 +29,7 @@ class PingSchedule:
         self.note_pong(now)
 
     def due(self, now: float) -> PingEvent:
-        """What is due; a ping is taken to be sent then."""
+        """What is due at `now`. The caller sends the ping, if one is."""
         if now >= self._ping_at:
             if self._timeout:
                 self._ping_at = math.inf
@@ -47,5 +46,5 @@ class PingSchedule:
             self._ping_at = now + self._interval
 
     def wait_on(self, now: float) -> None:
-        """Begin the wait for a pong again."""
+        """Wait for the pong for another `timeout` seconds."""
         self._pong_by = now + self._timeout
