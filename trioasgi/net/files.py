@@ -19,13 +19,13 @@ FILE_SLICE: Final = 256 * 1024
 def read_in_pieces(fd: int, offset: int, count: int) -> Iterator[bytes]:
     """Read `count` bytes of a regular file from `offset` on, in pieces of at most `FILE_SLICE` bytes.
 
-    It blocks, as a thread for each piece would cost more than most reads do. Raises EOFError if the file ends
-    before, or cannot be read.
+    The reads block: a thread for each piece would cost more than most reads. Raises EOFError if the file is
+    shorter, or cannot be read.
     """
     while count:
         try:
             piece = _read_at(fd, offset, min(count, FILE_SLICE))
-        except OSError as exc:  # not to be taken for the connection's
+        except OSError as exc:  # an OSError would mean that the connection is broken
             raise EOFError(f"the file cannot be read: {exc}") from exc
         if not piece:
             raise EOFError(f"the file ends {count} bytes before what was to be sent")
