@@ -25,7 +25,7 @@ AsyncFunction = Callable[..., Awaitable[Any]]
 
 
 class Background:
-    """A nursery of its own, of which the server says when it ends.
+    """A nursery for tasks of the application. The server decides when it ends.
 
     `draining` is set when the server begins to drain.
     """
@@ -41,36 +41,36 @@ class Background:
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                with suppress(trio.Cancelled):  # that this wait is cut says nothing of the tasks
+                with suppress(trio.Cancelled):  # only this wait ends: the nursery waits for its tasks
                     await self._closing.wait()
         finally:
             self._ended.set()
 
     def drain(self, deadline: float) -> None:
-        """Tell the tasks that the server drains; they are cancelled at `deadline`, in Trio's time."""
+        """Set `draining`, and cancel the tasks at `deadline`, in seconds of `trio.current_time()`."""
         self.draining.set()
         if self._nursery is not None:
             self._nursery.cancel_scope.deadline = deadline
 
     async def close(self) -> bool:
-        """Take no more tasks, and wait for those that there are; False if they had to be cancelled."""
+        """Take no more tasks, and wait for the running ones. False if they had to be cancelled."""
         self._closing.set()
         await self._ended.wait()
         return self._nursery is None or not self._nursery.cancel_scope.cancelled_caught
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery; RuntimeError where the server has none (any more)."""
+        """The nursery. Raises RuntimeError if the server has none, or none any more."""
         if self._nursery is None or self._closing.is_set():
             raise RuntimeError("the server has ended, or is about to: it takes no more tasks")
         return self._nursery
 
 
 class ServerNursery:
-    """Starts tasks that outlive the request (or the start-up) that they come from, as a trio.Nursery or an
-    AnyIO TaskGroup would.
+    """Starts tasks that outlive their request or the start-up. It has the methods of a trio.Nursery and of an
+    AnyIO TaskGroup.
 
-    An error in one of them is logged with where it comes from, and ends that task alone.
+    An error ends only its task. It is logged with the task's origin.
     """
 
     __slots__ = ("_background", "_peer", "_request")
@@ -86,10 +86,10 @@ class ServerNursery:
         self._background.nursery.start_soon(run, *args, name=name or async_fn)
 
     async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
-        """Start `async_fn(*args, task_status=…)` and wait until it calls `task_status.started()`; return
-        what that was given.
+        """Start `async_fn(*args, task_status=…)`, wait until it calls `task_status.started()`, and return the
+        value given there.
 
-        What it raises before it does so is raised here. Raises RuntimeError once the server has drained.
+        Raises what the task raises before that, and RuntimeError once the server has drained.
         """
         run = partial(_Task(self._origin(async_fn, name)).call_until_started, async_fn)
         return await self._background.nursery.start(run, *args, name=name or async_fn)
@@ -137,7 +137,7 @@ class _Task:
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
-        """Keep what the task leaves open from the others: a scope whose deadline comes, for example, would
+        """Keep scopes that the task leaves open away from the other tasks: the deadline of such a scope would
         cancel them all.
         """
         task = trio.lowlevel.current_task()
@@ -150,7 +150,7 @@ class _Task:
                 finally:
                     left_open = abandon_nurseries(task) or task._cancel_status is not innermost
         except RuntimeError:
-            # Trio says that the scope's block has ended before one that was opened within it.
+            # Trio's error: the block of this scope has ended before the block of an inner one.
             if not left_open:
                 raise
         if left_open:
@@ -165,7 +165,9 @@ class _Task:
 
 
 def report_left_behind(error: BaseException) -> None:
-    """Log what a task that a call has left behind has raised, and raise it again if it is not its own."""
+    """Log the exception of a task that a call has left behind. Raise it again if it is not the
+    application's.
+    """
     ours, outside = split_failure(error)
     if ours is not None:
         log_failure("a task that a call of the application has left behind failed", ours)
@@ -174,9 +176,9 @@ def report_left_behind(error: BaseException) -> None:
 
 
 class TrioExtension(Mapping[str, Any]):
-    """What the extension `trio` offers to a request.
+    """The extension `trio` of a request.
 
-    Its parts are made when they are asked for: few requests do.
+    Its values are made when they are asked for, as few requests use them.
     """
 
     __slots__ = ("_background", "_exchange", "_peer")
