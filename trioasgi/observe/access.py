@@ -13,17 +13,17 @@ from .text import escaped
 
 BATCH_SECONDS: Final = 0.05
 BATCH_LINES: Final = 256
-"""How long, and how many, lines are held back to be written at once."""
+"""Lines are held back for so many seconds, and up to so many, to be written at once."""
 
 UNANSWERED: Final = 499
 """The status in the line of a request whose client went before any response could leave: nginx's number."""
 
 CUT_OFF: Final = 444
-"""As UNANSWERED, where it was the server that ended the request: nginx's number, too."""
+"""As UNANSWERED, if the server has ended the request. It is nginx's number too."""
 
 _FORMAT: Final = '%s "%s %s HTTP/%s" %d %dB %.1fms'
 _CUT: Final = " cut"
-"""What stands at the end of the line of a response that has not left whole."""
+"""The end of the line of an incomplete response."""
 
 
 class AccessLog:
@@ -81,7 +81,7 @@ class AccessLog:
             args = (peer, method, target, http_version, status, size, seconds * 1000)
             form = _FORMAT + _CUT if cut else _FORMAT
             extra = {"cut": cut}
-            # What logger.info() does, without its search through the stack for a caller that is always here.
+            # As logger.info(), which would search the stack for the caller.
             logger.handle(
                 logger.makeRecord(ACCESS, logging.INFO, __file__, 0, form, args, None, "log", extra)
             )
