@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -70,6 +71,34 @@ def abandon_nurseries(task: Task) -> bool:
         nursery._closed = True
     nurseries.clear()
     return True
+
+
+class LeftOpen:
+    """Has the block of `abandoning` left something open?"""
+
+    found = False
+
+
+@contextmanager
+def abandoning(scope: trio.CancelScope) -> Iterator[LeftOpen]:
+    """Run the block, which calls the application, inside `scope`.
+
+    Nurseries and scopes that the block leaves open do not outlive it. An open scope would stay around what
+    the task does later, and its deadline would cancel that.
+    """
+    task = current_task()
+    left_open = LeftOpen()
+    try:
+        with scope:
+            innermost = task._cancel_status
+            try:
+                yield left_open
+            finally:
+                left_open.found = abandon_nurseries(task) or task._cancel_status is not innermost
+    except RuntimeError:
+        # Trio's error: the block of `scope` has ended before the block of an inner one.
+        if not left_open.found:
+            raise
 
 
 def report_left_open(who: str, what: str) -> None:

@@ -16,7 +16,7 @@ from tests.net.pairs import arrival, clog, hub_pair, read_exactly
 from tests.support.openssl import RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
-from tests.support.turns import counted_turns
+from tests.support.turns import BusyTask, counted_turns
 from trioasgi.net import secure
 from trioasgi.net.records import MAX_EMPTY_RECORDS, RECORDS_A_TURN
 from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, Secured, TLSChannel
@@ -70,18 +70,6 @@ async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubSt
                 nursery.start_soon(peer.shake)
                 await secured.do_handshake()
             yield TLSChannel(secured, transport), transport, peer
-
-
-class Turns:
-    """Counts the turns of a task that always wants to run."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    async def run(self) -> None:
-        while True:
-            self.taken += 1
-            await trio.lowlevel.checkpoint()
 
 
 def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path: Path) -> None:
@@ -281,7 +269,7 @@ def test_key_updates_give_others_their_turn(tmp_path: Path) -> None:
                 peer.records.update_keys()
             peer.records.write(b"the end")
             await peer.flush()
-            turns = Turns()
+            turns = BusyTask()
             nursery.start_soon(turns.run)
             assert await channel.receive() == b"the end"
             assert turns.taken >= 1000 // (RECORDS_A_TURN * secure.TURNS_BEFORE_YIELD) - 1

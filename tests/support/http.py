@@ -150,6 +150,16 @@ class Client:
         return await self.rest() == b""
 
 
+async def drip(client: Client, data: bytes, seconds: float) -> None:
+    """Send a byte every so many seconds, until the server has closed."""
+    try:
+        for i in range(len(data)):
+            await client.send(data[i : i + 1])
+            await trio.sleep(seconds)
+    except trio.BrokenResourceError:
+        pass
+
+
 @contextlib.asynccontextmanager
 async def serving(
     app: ASGIApp, codec: str, *, pair: StreamPair | None = None, lifespan: str = "off", **options: Any

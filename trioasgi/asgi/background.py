@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trioasgi.asgi.failures import split_failure
-from trioasgi.nurseries import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:
@@ -140,20 +140,9 @@ class _Task:
         """Keep scopes that the task leaves open away from the other tasks: the deadline of such a scope would
         cancel them all.
         """
-        task = trio.lowlevel.current_task()
-        left_open = False
-        try:
-            with trio.CancelScope():
-                innermost = task._cancel_status
-                try:
-                    yield
-                finally:
-                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
-        except RuntimeError:
-            # Trio's error: the block of this scope has ended before the block of an inner one.
-            if not left_open:
-                raise
-        if left_open:
+        with abandoning(trio.CancelScope()) as left_open:
+            yield
+        if left_open.found:
             report_left_open("in the background", self._origin)
 
     def _log_failure(self, exc: BaseException) -> None:

@@ -16,7 +16,7 @@ import trio
 from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
-from trioasgi.nurseries import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 
 if TYPE_CHECKING:
@@ -177,24 +177,14 @@ class Lifespan:
         }
         if self._extensions is not None:
             scope["extensions"] = self._extensions
-        task = trio.lowlevel.current_task()
-        left_open = False
-        try:
-            with self._scope:
-                innermost = task._cancel_status
-                try:
-                    await self._app(scope, self._receive, self._send)
-                except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                    self._note_failure(exc)
-                else:
-                    self._note_return()
-                finally:
-                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
-        except RuntimeError:
-            # Trio's error: the block of this scope has ended before the block of an inner one.
-            if not left_open:
-                raise
-        if left_open:
+        with abandoning(self._scope) as left_open:
+            try:
+                await self._app(scope, self._receive, self._send)
+            except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
+                self._note_failure(exc)
+            else:
+                self._note_return()
+        if left_open.found:
             report_left_open("the application", "its lifespan call")
             if self._state in _UNDER_WAY:
                 self._fail("was cancelled by what it had left open in its lifespan call")
