@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,6 +15,9 @@ from tests.support.sockets import run as run
 from trioasgi.net.hub import Hub
 from trioasgi.net.reading import ReadState
 from trioasgi.net.stream import HubStream
+
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for no time: a close sends a reset."""
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 
