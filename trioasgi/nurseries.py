@@ -74,7 +74,7 @@ def abandon_nurseries(task: Task) -> bool:
 
 
 class LeftOpen:
-    """Has the block of `abandoning` left something open?"""
+    """`found`: has the block of `abandoning` left something open?"""
 
     found = False
 

@@ -102,7 +102,7 @@ class AccessLog:
 
 
 def _only_handler(logger: logging.Logger) -> LineHandler | None:
-    """Our handler, if it is the only one and nobody filters: then a line's text is all that anybody sees."""
+    """Our handler, if the logger has no other and no filter. Then only the text of a line is needed."""
     handlers = logger.handlers
     if len(handlers) != 1 or logger.filters or logger.propagate:
         return None

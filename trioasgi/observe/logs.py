@@ -152,11 +152,11 @@ def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
     """Send the server's log to stderr and its access log to stdout; or configure logging as
     `settings.log_config` says.
 
-    Without `log_config` only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the
-    application's loggers and any handler that somebody else has put on these two stay as they are. May be
-    called again, and then replaces what it did before. `show_pid` puts the process's id on each line, for
-    workers that share a terminal. With an empty dict as `log_config` records
-    go to whatever handlers the program has. Raises ConfigError for a `log_config` that cannot be used.
+    Without `log_config` this changes only the loggers "trioasgi" and "trioasgi.access". It does not change
+    the root logger, the application's loggers, or other handlers of these two. A second call replaces what
+    the first one did. `show_pid` puts the process's id on each line, for workers that share a terminal. With
+    an empty dict as `log_config` records go to the program's own handlers. Raises ConfigError for an unusable
+    `log_config`.
     """
     logging.addLevelName(TRACE, "TRACE")
     server, access = own_logger(SERVER), own_logger(ACCESS)

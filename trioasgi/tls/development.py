@@ -28,7 +28,7 @@ _PREFIX = "trioasgi-"
 _FILES = frozenset({"cert.pem", "key.pem", "ca.pem"})
 _NAMES = ("localhost", "127.0.0.1", "::1")
 _CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a little behind
-_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days, whoever the issuer is
+_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days from any issuer
 
 
 class DevelopmentCertificate(msgspec.Struct, frozen=True):

@@ -58,7 +58,7 @@ class Ping(Control):
 
 @dataclass(frozen=True, slots=True)
 class Pong(Control):
-    """The answer to a ping, or one that nobody asked for."""
+    """The answer to a ping, or an unsolicited one."""
 
     payload: bytes
 

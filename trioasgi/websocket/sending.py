@@ -173,7 +173,7 @@ class SendingSide:
             if not self._channel.send_nowait(frame):
                 self._settings.keepalive.start(self._flush_quietly)
         except OSError:
-            pass  # the connection is broken: whoever reads it next notes that
+            pass  # the connection is broken: the next read notes that
 
     async def _flush_quietly(self) -> None:
         try:

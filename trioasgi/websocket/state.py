@@ -22,7 +22,7 @@ Who reads: one task at a time, or none.
   up to a bound. Then it ends, and the clock may start another when there is room again.
 - A `receive()` that finds the queue empty takes over. It interrupts the task that stands in, and waits until
   that has ended, as it may be in the middle of an answer: HANDING_BACK.
-- After the call, `finish()` reads up to the peer's Close, whoever has read before: FINISH.
+- After the call, `finish()` takes over and reads up to the peer's Close: FINISH.
 """
 
 from __future__ import annotations
