@@ -37,7 +37,8 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
-    "websocket": (websocket.State, websocket.TRANSITIONS),
+    "websocket": (websocket.SessionState, websocket.SESSION_TRANSITIONS),
+    "websocket_reader": (websocket.ReadBy, websocket.READ_BY_TRANSITIONS),
 }
 """By the name of its diagram. The first state of a table is the one that it begins in."""
 

@@ -19,7 +19,7 @@ from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import read_body, request, respond
 from tests.support.proxies import haproxy, nginx, program
 from tests.support.sockets import Client, logged, port_of, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="a client needs an address of its own: 127.0.0.9"

@@ -16,8 +16,8 @@ from tests.support.sockets import SOON, connected, run, served
 from tests.support.transports import TRANSPORTS, Both, serving_over
 from tests.support.websocket import PING, WebSocketClient, frame
 from trioasgi import serve_stream
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
-from trioasgi.nesting import LAST_MOMENTS
+from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 transports = pytest.mark.parametrize("transport", TRANSPORTS)
 

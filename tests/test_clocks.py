@@ -17,8 +17,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.net.pairs import running_hub, unix_pair
 from tests.support.http import Client, echo, request, respond, serving
 from trioasgi import serve_stream
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.net.stream import HubStream
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 
 @asynccontextmanager

@@ -18,7 +18,7 @@ from tests.support.http import CODECS, Calls, Client, Response, echo, read_body,
 from tests.support.sockets import SOON, logged, open_stream, run, served
 from tests.support.transports import TRANSPORTS, Both, certificates, serving_over
 from trioasgi import Server
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 MEGABYTE = 1 << 20
 

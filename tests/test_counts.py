@@ -26,7 +26,7 @@ import trio
 from tests.support.http import CODECS, respond
 from tests.support.processes import PATIENCE, start
 from tests.support.sockets import port_of, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 BUSY = 32
 """Connections with a request on each of them."""

@@ -21,9 +21,9 @@ from trio.lowlevel import current_task
 from tests.support.http import request, respond
 from tests.support.processes import start_server
 from tests.support.sockets import FREE, SOON, Log, connected, logged, run
-from trioasgi import Config, Server, nesting, serve
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi import Config, Server, nurseries, serve
 from trioasgi.process.signals import AGAIN_AFTER
+from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
 
@@ -32,7 +32,7 @@ Child = Callable[[], Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 def _short_last_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trioasgi.nesting.LAST_MOMENTS", 0.05)
+    monkeypatch.setattr("trioasgi.nurseries.LAST_MOMENTS", 0.05)
 
 
 async def shielded() -> None:
@@ -227,7 +227,7 @@ def test_the_rest_of_the_program_keeps_its_shields() -> None:
         nursery = await manager.__aenter__()
         nursery.start_soon(others)
         kept.append(manager)
-        nesting.abandon_nurseries(current_task())
+        nurseries.abandon_nurseries(current_task())
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -258,7 +258,7 @@ async def leave(child: Child, ours: trio.Nursery) -> trio.lowlevel.Task:
         tasks.extend(nursery.child_tasks)
         await trio.testing.wait_all_tasks_blocked()
         kept.append(manager)
-        nesting.abandon_nurseries(current_task())
+        nurseries.abandon_nurseries(current_task())
         left.set()
 
     kept: list[object] = []
@@ -277,13 +277,13 @@ def test_trio_has_the_names_that_this_uses() -> None:
         async with trio.open_nursery() as ours, trio.open_nursery() as other:
             task = await leave(shielded, ours)
             assert task in task._runner.tasks
-            assert nesting._find_left_behind(frozenset({ours})) == [task]
-            assert nesting._can_be_adopted(task)
-            nesting._adopt(task, other)
+            assert nurseries._find_left_behind(frozenset({ours})) == [task]
+            assert nurseries._can_be_adopted(task)
+            nurseries._adopt(task, other)
             assert task.parent_nursery is other
             assert other.child_tasks == {task}
-            assert nesting._find_left_behind(frozenset({ours})) == []
-            nesting._remove_shields([task])
+            assert nurseries._find_left_behind(frozenset({ours})) == []
+            nurseries._remove_shields([task])
 
     run(main, SOON)
 
@@ -298,11 +298,11 @@ def test_where_trio_lacks_a_name_the_tasks_are_named_in_an_error(monkeypatch: py
     async def main() -> None:
         async with trio.open_nursery() as ours:
             await leave(child, ours)
-            assert not await nesting.end_left_behind([ours], trio.current_time())
+            assert not await nurseries.end_left_behind([ours], trio.current_time())
         release.set()
         await trio.testing.wait_all_tasks_blocked()
 
-    monkeypatch.setattr(nesting, "_can_be_adopted", lambda _: False)
+    monkeypatch.setattr(nurseries, "_can_be_adopted", lambda _: False)
     with logged(logging.ERROR) as log:
         run(main)
     assert log.count("child are left behind, and Trio .* lets nobody wait") == 1

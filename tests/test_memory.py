@@ -14,10 +14,10 @@ import trio.testing
 
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.server.connections import Connections
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.reassembly import MessageReader
 from trioasgi.websocket.websockets_codec import WebsocketsCodec
 

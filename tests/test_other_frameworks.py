@@ -24,7 +24,7 @@ from tests.support.http import CODECS, request
 from tests.support.processes import start_server
 from tests.support.sockets import connected, logged, run, served
 from trioasgi import Server
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, Log, connected, logged, open_stream, run, served
 from trioasgi import Server, serve
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

@@ -13,15 +13,15 @@ import trio
 
 from tests.support.sockets import connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
-from tests.support.turns import counted_turns
+from tests.support.turns import BusyTask, counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 from trioasgi.websocket.reassembly import EFFORT_AT_ONCE
 from trioasgi.websocket.session import READ_COST
@@ -33,18 +33,6 @@ DROP = 8
 """Bytes of a read that has more behind it."""
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
-
-
-class Turns:
-    """Counts the turns of a task that always wants to run."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    async def run(self) -> None:
-        while True:
-            self.taken += 1
-            await trio.lowlevel.checkpoint()
 
 
 @over_both
@@ -71,7 +59,7 @@ def test_a_body_of_tiny_chunks_gives_others_their_turn(transport: str, tmp_path:
             assert (await client.response()).status == 200
             nursery.cancel_scope.cancel()
 
-    turns, seen = Turns(), list[tuple[int, int]]()
+    turns, seen = BusyTask(), list[tuple[int, int]]()
     run(main, 60)
     ((pieces, taken),) = seen
     assert pieces >= CHUNKS // MAX_CHUNKS
@@ -99,7 +87,7 @@ def test_an_unread_body_of_tiny_chunks_gives_others_their_turn(transport: str, t
                 assert (await client.response()).status == 200
             nursery.cancel_scope.cancel()
 
-    turns, seen = Turns(), list[int]()
+    turns, seen = BusyTask(), list[int]()
     run(main, 60)
     assert seen[1] - seen[0] >= CHUNKS // MAX_CHUNKS // 20
 
@@ -139,7 +127,7 @@ def test_a_body_whose_chunks_have_long_extensions_gives_others_their_turn(
 
     count = 400
     chunk = b"1" + b";a" * (MAX_CHUNK_LINE // 2 - 1) + b"\r\nx\r\n"
-    turns, taken, since = Turns(), list[int](), list[int]()
+    turns, taken, since = BusyTask(), list[int](), list[int]()
     run(main, 60)
     assert taken[0] >= count // 10
     assert since[1] - since[0] >= count // 10
@@ -166,7 +154,7 @@ def test_a_stream_whose_client_is_fast_gives_others_their_turn(transport: str, t
             assert (await client.response()).body == 1600 * b"x"
             nursery.cancel_scope.cancel()
 
-    turns, seen = Turns(), list[int]()
+    turns, seen = BusyTask(), list[int]()
     run(main, 30)
     assert seen[0] >= 90
 
@@ -195,7 +183,7 @@ def test_a_websocket_sender_whose_client_is_fast_gives_others_their_turn() -> No
             await client.until(b"\x82\x01x" * 1280)
             nursery.cancel_scope.cancel()
 
-    turns, seen = Turns(), list[int]()
+    turns, seen = BusyTask(), list[int]()
     run(main, 30)
     assert seen[0] >= 1280 // 64 - 1
 
@@ -242,7 +230,7 @@ def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_do
     data = deflater.compress(bytes(size)) + deflater.flush(zlib.Z_FULL_FLUSH)
     packed = frame(BINARY, data[:-4], rsv=4)
     monkeypatch.setattr("trioasgi.websocket.session.Inflater", Counted)
-    turns, go, sent, inflated = Turns(), trio.Event(), list[int](), Counter[int]()
+    turns, go, sent, inflated = BusyTask(), trio.Event(), list[int](), Counter[int]()
     run(main, 60)
     assert sum(inflated.values()) == 2 * size * connections
     # Each may begin in the same round. Then each round has one step of one of them; Trio chooses who comes
@@ -282,7 +270,7 @@ def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch
 
     long, connections = b"GET / HTTP/1.1\r\nHost: h\r\nX: %b\r\n\r\n" % (b"x" * 18_000), 20
     monkeypatch.setattr("trioasgi.http1.reader.HeadReader", Counted)
-    turns, go, sent, heads = Turns(), trio.Event(), list[int](), Counter[int]()
+    turns, go, sent, heads = BusyTask(), trio.Event(), list[int](), Counter[int]()
     run(main, 60)
     assert sum(heads.values()) == connections * pipelined
     # One in a round of the scheduler, in which Trio chooses who comes before whom.
@@ -319,7 +307,7 @@ def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: p
             nursery.cancel_scope.cancel()
 
     monkeypatch.setattr("trioasgi.net.reading.READ_SIZE", DROP)
-    turns, taken = Turns(), list[int]()
+    turns, taken = BusyTask(), list[int]()
     run(main, 30)
     reads = 32_000 // DROP
     assert taken["unread" in part] >= reads // 20

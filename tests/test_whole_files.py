@@ -12,8 +12,8 @@ import trio.testing
 from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.stream_channel import StreamChannel
+from trioasgi.types import Receive, Scope, Send
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 

@@ -15,7 +15,7 @@ from tests.support.http import CODECS
 from tests.support.slow_client import connect, context, options
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 
 @dataclass

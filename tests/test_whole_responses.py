@@ -16,9 +16,9 @@ import trio.testing
 from tests.support.slow_client import connect, context, head, options, read
 from tests.support.sockets import logged, run, served
 from tests.support.transports import TRANSPORTS
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.observe.uvicorn_style import AccessFormatter
+from trioasgi.types import Receive, Scope, Send
 
 over_both = pytest.mark.parametrize("transport", TRANSPORTS)
 

@@ -4,14 +4,14 @@ import os
 import sys
 
 if not sys.flags.safe_path and sys.path and os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd():
-    # `-m` has put the current directory first: an http.py there would take the place of the standard
-    # library's in our own imports. It comes back, as for the command `trioasgi`, to load the application.
+    # `-m` has put the current directory first: an http.py there would replace the standard library's in our
+    # own imports. It is put back to load the application, as for the command `trioasgi`.
     del sys.path[0]
 
 import signal
 
 if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # Until the server takes it: a KeyboardInterrupt in the midst of our imports is a traceback, or is lost.
+    # Until the server installs its handler: a KeyboardInterrupt during our imports would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 from trioasgi.cli.command import main

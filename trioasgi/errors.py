@@ -1,7 +1,4 @@
-"""Every error that trioasgi raises on purpose, so that a caller can tell them apart.
-
-Nothing here knows of a room above it; every room may raise these.
-"""
+"""The errors that trioasgi raises, and the exit statuses. All rooms may use them."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ from enum import IntEnum
 
 
 class ExitStatus(IntEnum):
-    """What the process says of itself when it ends (`trioasgi` and `python -m trioasgi.worker`)."""
+    """The exit status of `trioasgi` and of `python -m trioasgi.worker`."""
 
     OK = 0
     FAILED = 1
@@ -19,7 +16,7 @@ class ExitStatus(IntEnum):
     NOT_STARTED = 3
     """The application could not be loaded or started: starting it again would not help."""
     LIMIT_REACHED = 4
-    """One process has served its number of requests (`--limit-max-requests`): start it again."""
+    """The process has served its number of requests (`--limit-max-requests`). It should be started again."""
 
 
 class TrioasgiError(Exception):
@@ -29,13 +26,15 @@ class TrioasgiError(Exception):
 
 
 class ConfigError(TrioasgiError, ValueError):
-    """An option is unknown or its value is bad; names the option, the value, its origin and the fix."""
+    """An option is unknown, or its value is invalid. The message names the option, the value, its origin and
+    the fix.
+    """
 
     exit_status = ExitStatus.USAGE
 
 
 class MainGuardError(ConfigError):
-    """`trioasgi.run` was called by the very module that is being imported to be served."""
+    """The application's module has called `trioasgi.run` while it was imported."""
 
     exit_status = ExitStatus.NOT_STARTED
 
@@ -43,20 +42,20 @@ class MainGuardError(ConfigError):
 class LoadError(TrioasgiError):
     """The application's module, attribute or factory could not be loaded.
 
-    `__cause__` carries the exception of the user's own code, where it was that which failed.
+    If the user's own code has failed, `__cause__` is its exception.
     """
 
     exit_status = ExitStatus.NOT_STARTED
 
 
 class BindError(TrioasgiError):
-    """An address could not be bound; names the address and the fix."""
+    """An address could not be bound. The message names the address and the fix."""
 
     exit_status = ExitStatus.FAILED
 
 
 class TLSError(TrioasgiError):
-    """A certificate or key could not be used; names the file and the fix."""
+    """A certificate or key could not be used. The message names the file and the fix."""
 
     exit_status = ExitStatus.NOT_STARTED
 
@@ -83,7 +82,7 @@ class BodyLengthError(ASGIMessageError):
 
 
 def lone_error(error: BaseException) -> BaseException:
-    """The error itself, or the one that a group has, where it has but one."""
+    """The error itself. If it is a group with a single exception, that exception."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -14,10 +14,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
 
-from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
+from tests.support.http import Calls, drip, echo, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 BEGUN = {"type": "http.response.body", "body": b"begun", "more_body": True}
 
@@ -392,16 +392,6 @@ def test_what_was_given_up_stands_in_the_log_and_is_no_error(codec: str) -> None
 
 
 # --limit-body-rate
-
-
-async def drip(client: Client, data: bytes, seconds: float) -> None:
-    """Send a byte every so many seconds, until the server has closed."""
-    try:
-        for i in range(len(data)):
-            await client.send(data[i : i + 1])
-            await trio.sleep(seconds)
-    except trio.BrokenResourceError:
-        pass
 
 
 @on_trio

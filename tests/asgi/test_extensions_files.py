@@ -16,8 +16,8 @@ import trio
 from tests.support.http import Calls, on_trio, request, serving
 from tests.support.sockets import SOON, run
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 MEGABYTE = 1 << 20
 CONTENT = random.Random(0).randbytes(3 * MEGABYTE + 17)

@@ -12,8 +12,8 @@ from tests.support.http import Calls, echo, on_trio, request, respond, serving
 from tests.support.sockets import run
 from tests.support.streams import TLS
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
+from trioasgi.types import Receive, Scope, Send
 
 ALWAYS = {"http.response.pathsend", "http.response.zerocopysend", "trio"}
 TRAILERS = "http.response.trailers"

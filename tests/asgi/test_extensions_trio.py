@@ -13,7 +13,7 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 
 async def never() -> None:

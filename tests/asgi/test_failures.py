@@ -19,7 +19,7 @@ from tests.support.http import (
     serving,
 )
 from trioasgi import serve_stream
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:

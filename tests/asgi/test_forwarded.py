@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from tests.support.http import Calls, on_trio, respond, serving
 from tests.support.sockets import connected, logged, run, served
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.config import Config
 from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError
 from trioasgi.http.request import Header
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.trust import Trusted
+from trioasgi.types import Receive, Scope, Send
 
 PROXIES = ("127.0.0.0/8", "::1", "10.0.0.0/8", "2001:db8:1::/48", "unix")
 INFO = ConnectionInfo("http", ("127.0.0.1", 40000), ("127.0.0.1", 8000), "127.0.0.1:40000")

@@ -19,8 +19,8 @@ from tests.support.http import (
     respond,
     serving,
 )
-from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.types import Message, Receive, Scope, Send
 
 
 async def poll(receive: Receive) -> Message | None:

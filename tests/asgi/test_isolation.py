@@ -20,12 +20,13 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from tests.support.http import read_body, request, respond
-from tests.support.sockets import Client, connected, open_stream, run, served
+from tests.support.sockets import SOON, Client, connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.websocket import WebSocketClient, frame
 from trioasgi import serve_stream
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.net.stream import HubStream
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.wsgi.middleware import WSGIMiddleware
 
 user: ContextVar[str] = ContextVar("user", default="nobody")
@@ -117,7 +118,7 @@ class Held(trio.abc.Stream):
 
 
 def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_two(
-    codec: str, tmp_path: Path
+    codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the first of a turn of records: there is nothing to be had of its beginning, and yet the wait for
     the rest is none.
@@ -126,8 +127,10 @@ def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_t
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/first":
             await sent.wait()
+            arrived.append(trio.Event())
             await held[-1].let_go(len(held[-1].held))
-            await trio.sleep(0.02)  # for the server to see that it has come
+            with trio.fail_after(SOON):
+                await arrived[-1].wait()
         await tell_user(scope, receive, send)
 
     async def main() -> None:
@@ -150,8 +153,16 @@ def test_a_context_variable_is_not_seen_by_a_request_whose_tls_record_comes_in_t
                 sent.set()
                 assert await bodies(client, 2) == [b"first", b"nobody"]
 
+    def on_event(stream: HubStream, flags: int) -> None:
+        noted(stream, flags)
+        for event in arrived:
+            event.set()
+
     held: list[Held] = []
+    arrived: list[trio.Event] = []
     sent = trio.Event()
+    noted = HubStream.on_event
+    monkeypatch.setattr(HubStream, "on_event", on_event)
     run(main)
 
 

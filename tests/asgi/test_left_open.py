@@ -21,7 +21,7 @@ from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, logged, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from tests.support.websocket import WebSocketClient, frame
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 transports = pytest.mark.parametrize("transport", TRANSPORTS)
 

@@ -17,8 +17,8 @@ import trio.testing
 from tests.support.http import on_trio
 from trioasgi import serve
 from trioasgi.asgi.lifespan import Lifespan, Mode
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ExitStatus, LifespanError
+from trioasgi.types import Receive, Scope, Send
 
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 

@@ -10,8 +10,8 @@ import pytest
 from tests.support.http import Calls, on_trio, request, serving
 from trioasgi.asgi import messages
 from trioasgi.asgi.messages import check_headers
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
+from trioasgi.types import Receive, Scope, Send
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: dict[str, Any] = {"type": "http.response.body", "body": b"abc"}

@@ -20,7 +20,7 @@ from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, logged, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from tests.support.websocket import WebSocketClient
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 transports = pytest.mark.parametrize("transport", TRANSPORTS)
 

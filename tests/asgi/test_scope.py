@@ -11,7 +11,7 @@ import trio
 
 from tests.support.http import Calls, connected, echo, listening, on_trio, request, respond, serving
 from tests.support.streams import scheme_over
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 
 async def scope_of(codec: str, data: bytes, **options: Any) -> Scope:

@@ -14,8 +14,8 @@ import trio
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
 from tests.support.sockets import connected, logged, run, served
 from tests.support.streams import scheme_over
-from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
+from trioasgi.types import Message, Receive, Scope, Send
 
 START: dict[str, Any] = {"type": "http.response.start", "status": 200}
 CLOSE = "Connection: close"

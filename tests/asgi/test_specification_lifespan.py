@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import socket
 
 import pytest
 import trio
@@ -11,10 +12,10 @@ import trio.testing
 
 from tests.support.applications import Lived
 from tests.support.http import Calls, echo, request, respond
-from tests.support.sockets import FREE, SOON, connected, logged, run, served
+from tests.support.sockets import FREE, SOON, Client, connected, logged, run, served
 from trioasgi import serve
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import LifespanError
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 
 def with_lifespan(*answers: dict[str, object]) -> Calls:
@@ -102,7 +103,8 @@ def test_no_connection_is_processed_before_startup_complete() -> None:
         events.append(scope["type"])
         if scope["type"] == "lifespan":
             await receive()
-            await trio.sleep(0.1)
+            await has_asked.wait()
+            await trio.testing.wait_all_tasks_blocked()
             events.append("complete")
             await send(UP)
             await receive()
@@ -111,10 +113,19 @@ def test_no_connection_is_processed_before_startup_complete() -> None:
             await respond(send, b"ok")
 
     async def main() -> None:
-        async with served(app) as server, connected(server) as client:
-            assert (await client.get(request())).body == b"ok"
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+            stream = await trio.open_tcp_stream(*listener.getsockname())
+            async with trio.open_nursery() as nursery, stream:
+                nursery.start_soon(functools.partial(serve, app, sockets=[listener]))
+                client = Client(stream)
+                await client.send(request())
+                has_asked.set()
+                assert (await client.response()).body == b"ok"
+                nursery.cancel_scope.cancel()
 
     events: list[str] = []
+    has_asked = trio.Event()
     run(main)
     assert events == ["lifespan", "complete", "http"]
 

@@ -10,7 +10,7 @@ from tests.net.pairs import hub_pair, unix_pair
 from tests.support.http import on_trio, request, respond, serving
 from tests.support.sockets import run
 from tests.support.turns import counted_turns
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 UPLOAD = 320 * 1024
 """Bytes of a body that a pair of Unix sockets holds: less than twice what Linux lets any process ask for."""

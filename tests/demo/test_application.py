@@ -12,12 +12,12 @@ import pytest
 import trio
 import trio.testing
 
-from trioasgi.asgi.types import ASGIApp, Message, Scope
 from trioasgi.demo import app
 from trioasgi.demo.application import Demo
 from trioasgi.demo.pages import address, plain, security
 from trioasgi.demo.request import CONTENT_SECURITY_POLICY
 from trioasgi.demo.stream import STREAM_SECONDS, TICK_SECONDS, event
+from trioasgi.types import ASGIApp, Message, Scope
 
 PATIENCE = 10.0
 

@@ -7,7 +7,7 @@ import trio
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
 from tests.support.streams import SecureStream, scheme_over
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 BAD = b"GET / HTTP/1.1\r\n\r\n"
 

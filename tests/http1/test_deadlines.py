@@ -10,10 +10,10 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support.http import Calls, Client, echo, on_trio, read_body, request, respond, serving
-from trioasgi.asgi.types import Receive, Scope, Send
+from tests.support.http import Calls, drip, echo, on_trio, read_body, request, respond, serving
 from trioasgi.http1.closing import LINGER_BYTES
 from trioasgi.net.hub import TICK
+from trioasgi.types import Receive, Scope, Send
 
 TIMEOUTS: dict[str, Any] = {
     "timeout_keep_alive": 5,
@@ -28,16 +28,6 @@ async def lasts(wait: Callable[[], Awaitable[object]]) -> float:
     started = trio.current_time()
     await wait()
     return trio.current_time() - started
-
-
-async def drip(client: Client, data: bytes, seconds: float) -> None:
-    """Send a byte every so many seconds, until the server has closed."""
-    try:
-        for i in range(len(data)):
-            await client.send(data[i : i + 1])
-            await trio.sleep(seconds)
-    except trio.BrokenResourceError:
-        pass
 
 
 @on_trio

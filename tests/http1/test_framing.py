@@ -9,8 +9,8 @@ import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, request, respond, serving
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 Pieces = Sequence[bytes]
 

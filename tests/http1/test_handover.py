@@ -13,9 +13,9 @@ import trio.testing
 from tests.support.http import Client, read_body, request, respond
 from tests.support.sockets import SOON, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http.exchange import CallScope
 from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.types import Receive, Scope, Send
 
 
 @pytest.fixture(params=TRANSPORTS)

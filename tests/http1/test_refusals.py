@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.types import Receive, Scope, Send
 
 CHUNKED = request("/", "Transfer-Encoding: chunked", method="POST")
 

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from tests.support.http import Calls, Client, Response, echo, on_trio, read_body, request, respond, serving
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 
 MEGABYTE = 1024 * 1024
 

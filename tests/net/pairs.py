@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -10,10 +11,15 @@ from contextlib import asynccontextmanager
 
 import trio
 
+from tests.support.sockets import SOON
 from tests.support.sockets import run as run
 from trioasgi.net.hub import Hub
 from trioasgi.net.kernel import undelivered
+from trioasgi.net.reading import ReadState
 from trioasgi.net.stream import HubStream
+
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER for no time: a close sends a reset."""
 
 MakePair = Callable[[], tuple[socket.socket, socket.socket]]
 
@@ -48,6 +54,14 @@ def unix_pair() -> tuple[socket.socket, socket.socket]:
     left.setblocking(False)
     right.setblocking(False)
     return left, right
+
+
+async def arrival(stream: HubStream) -> None:
+    """Wait until bytes have arrived for `stream` that nobody has read, and the hub has noted that."""
+    with trio.fail_after(SOON):
+        await trio.lowlevel.wait_readable(stream._fd)
+        while stream._read_state is not ReadState.READY:
+            await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager

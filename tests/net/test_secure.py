@@ -12,13 +12,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.net.pairs import clog, hub_pair, read_exactly
+from tests.net.pairs import arrival, clog, hub_pair, read_exactly
 from tests.support.openssl import RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
-from tests.support.turns import counted_turns
+from tests.support.turns import BusyTask, counted_turns
 from trioasgi.net import secure
-from trioasgi.net.reading import ReadState
 from trioasgi.net.records import MAX_EMPTY_RECORDS, RECORDS_A_TURN
 from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, Secured, TLSChannel
 from trioasgi.net.stream import HubStream
@@ -71,18 +70,6 @@ async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubSt
                 nursery.start_soon(peer.shake)
                 await secured.do_handshake()
             yield TLSChannel(secured, transport), transport, peer
-
-
-class Turns:
-    """Counts the turns of a task that always wants to run."""
-
-    def __init__(self) -> None:
-        self.taken = 0
-
-    async def run(self) -> None:
-        while True:
-            self.taken += 1
-            await trio.lowlevel.checkpoint()
 
 
 def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path: Path) -> None:
@@ -179,8 +166,7 @@ def test_a_wait_lets_others_run_though_there_is_something_by_then(tmp_path: Path
             await peer.stream.send_all(data[:-10])
             assert await channel.receive() == b"x" * RECORDS_A_TURN
             await peer.stream.send_all(data[-10:])
-            await trio.sleep(0.02)
-            assert transport._read_state is ReadState.READY
+            await arrival(transport)
             with counted_turns() as turns:
                 assert await channel.receive() == b"x"
                 assert turns.count > 0
@@ -190,12 +176,12 @@ def test_a_wait_lets_others_run_though_there_is_something_by_then(tmp_path: Path
 
 def test_what_is_behind_records_without_content_is_waited_for_a_turn(tmp_path: Path) -> None:
     async def main() -> None:
-        async with secured_pair(tmp_path) as (channel, _, peer):
+        async with secured_pair(tmp_path) as (channel, transport, peer):
             for _ in range(RECORDS_A_TURN):
                 peer.records.update_keys()
             peer.records.write(b"x")
             await peer.flush()
-            await trio.sleep(0.02)
+            await arrival(transport)
             assert channel.receive_nowait() is None
             with counted_turns() as turns:
                 assert await channel.receive() == b"x"
@@ -224,12 +210,12 @@ def test_an_interruption_reaches_a_read_that_lets_others_run(records: int, tmp_p
     """What it was about to return is for whoever reads next, before what comes behind it."""
 
     async def main() -> None:
-        async with secured_pair(tmp_path) as (channel, _, peer):
+        async with secured_pair(tmp_path) as (channel, transport, peer):
             for _ in range(records):
                 peer.records.update_keys()
             peer.records.write(b"x")
             await peer.flush()
-            await trio.sleep(0.02)
+            await arrival(transport)
             assert channel.receive_nowait() is None
             with interrupting_after_a_step(channel), pytest.raises(TimeoutError):
                 await channel.receive()
@@ -283,7 +269,7 @@ def test_key_updates_give_others_their_turn(tmp_path: Path) -> None:
                 peer.records.update_keys()
             peer.records.write(b"the end")
             await peer.flush()
-            turns = Turns()
+            turns = BusyTask()
             nursery.start_soon(turns.run)
             assert await channel.receive() == b"the end"
             assert turns.taken >= 1000 // (RECORDS_A_TURN * secure.TURNS_BEFORE_YIELD) - 1

@@ -284,7 +284,7 @@ def test_access_lines_are_held_back_for_50_ms_unless_on_a_terminal(streams: Stre
     async def main() -> None:
         log = AccessLog()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(log.run)
+            nursery.start_soon(log.write_batches)
             await trio.testing.wait_all_tasks_blocked()
             log.log("127.0.0.1:5", "GET", "/", "1.1", 200, 13, 0.001)
             await trio.sleep(0.049)

@@ -25,11 +25,11 @@ from hypothesis import strategies as st
 from tests.support.http import request, respond
 from tests.support.processes import start, start_server, wait_until
 from tests.support.sockets import connected, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.proxy import SIGNATURE_V2
 from trioasgi.observe.lines import LineFormatter, Style
 from trioasgi.observe.logs import LineHandler
 from trioasgi.observe.text import LONGEST_ENTRY, cut, tidy
+from trioasgi.types import Receive, Scope, Send
 
 ENTRY = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4} [A-Z]+ +")
 request_id: ContextVar[str] = ContextVar("request_id")

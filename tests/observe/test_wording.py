@@ -15,7 +15,7 @@ import trio
 from tests.support.certificates import make_certificates
 from tests.support.http import CODECS, read_body, request, respond
 from tests.support.sockets import connected, logged, port_of, run, secured, served
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 
 async def read_and_answer(scope: Scope, receive: Receive, send: Send) -> None:

@@ -393,7 +393,7 @@ def test_a_signal_during_the_import_is_a_clean_stop(tmp_path: Path) -> None:
 def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     this = Lifecycle(trioasgi.Config(port=0, lifespan="off"))
     assert not this.request_drain("a signal behind the import")
-    assert trio.run(this.run, application) is ExitStatus.OK
+    assert trio.run(this.serve, application) is ExitStatus.OK
 
 
 def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:

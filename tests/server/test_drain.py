@@ -17,8 +17,8 @@ from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, port_of, run
 from trioasgi import Config, LifespanError, Server, serve
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.net.accept import BATCH, Take, accept_waiting
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

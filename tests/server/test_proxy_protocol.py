@@ -12,8 +12,8 @@ import trio.testing
 from tests.support.certificates import make_certificates
 from tests.support.http import Calls, Client, on_trio, request, respond, serving
 from tests.support.sockets import connected, logged, port_of, run, served
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.net.proxy import SIGNATURE_V2
+from trioasgi.types import Receive, Scope, Send
 
 HEADER = b"PROXY TCP4 192.0.2.7 198.51.100.2 4711 443\r\n"
 LOCAL = SIGNATURE_V2 + b"\x20\x00\x00\x00"

@@ -27,12 +27,12 @@ from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
 from trioasgi import BindError, Config, ConfigError, LifespanError, LoadError, Server, serve, serve_stream
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.hub import Hub
 from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.assembly import max_requests
+from trioasgi.types import Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 BIG = bytes(4 << 20)
 

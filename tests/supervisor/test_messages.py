@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from trioasgi.config import Config
 from trioasgi.supervisor.messages import (
     LONGEST_REPORT,
-    Drain,
+    DrainCommand,
     Draining,
     Failed,
     Heartbeat,
@@ -96,7 +96,7 @@ def test_garbage_is_no_message(garbage: bytes) -> None:
 
 @pytest.mark.parametrize("line", [b'{"command": "drain"}', b'{"command": "drain", "later": 1}'])
 def test_the_command(line: bytes) -> None:
-    assert decode_command(line) == Drain()
+    assert decode_command(line) == DrainCommand()
 
 
 def test_a_long_reason_keeps_its_beginning_and_end_and_fits() -> None:

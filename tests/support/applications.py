@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from tests.support.http import respond
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 
 
 class Lived:

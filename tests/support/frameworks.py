@@ -13,7 +13,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tests.support.sockets import SOON
 from trioasgi import Server
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 NOTICED = SOON
 """Seconds within which an application learns that its client has gone: one is promised, and milliseconds are

@@ -18,10 +18,10 @@ import trio
 import trio.testing
 
 from trioasgi import Server, serve, serve_stream
-from trioasgi.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.http1.httptools_codec import HttptoolsCodec
+from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
 
 from .streams import Given, StreamPair, current
 
@@ -148,6 +148,16 @@ class Client:
     async def is_closed(self) -> bool:
         """Has the server closed, without another byte? (Waits until it does one or the other.)"""
         return await self.rest() == b""
+
+
+async def drip(client: Client, data: bytes, seconds: float) -> None:
+    """Send a byte every so many seconds, until the server has closed."""
+    try:
+        for i in range(len(data)):
+            await client.send(data[i : i + 1])
+            await trio.sleep(seconds)
+    except trio.BrokenResourceError:
+        pass
 
 
 @contextlib.asynccontextmanager

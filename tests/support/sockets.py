@@ -14,7 +14,7 @@ import trio
 
 from tests.support import http
 from trioasgi import Config, Server, serve
-from trioasgi.asgi.types import ASGIApp
+from trioasgi.types import ASGIApp
 
 FREE = ("127.0.0.1:0",)
 

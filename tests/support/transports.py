@@ -10,7 +10,7 @@ import trio
 import trustme
 
 from trioasgi import Server
-from trioasgi.asgi.types import ASGIApp
+from trioasgi.types import ASGIApp
 
 from .certificates import Certificates, make_certificates
 from .sockets import Client, connected, secured, served

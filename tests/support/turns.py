@@ -29,3 +29,15 @@ def counted_turns() -> Iterator[Turns]:
         yield turns
     finally:
         trio.lowlevel.remove_instrument(turns)
+
+
+class BusyTask:
+    """Counts the turns of a task that always wants to run."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    async def run(self) -> None:
+        while True:
+            self.taken += 1
+            await trio.lowlevel.checkpoint()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tests.support.http import Client, Response, serving
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 WEBSOCKET_CODECS = ("wsproto", "websockets")
 

@@ -19,7 +19,7 @@ from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, read_body, request, respond
 from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
 from trioasgi import Server
-from trioasgi.asgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 

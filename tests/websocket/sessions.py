@@ -10,7 +10,7 @@ import trio.testing
 from tests.support.websocket import (
     accept,
 )
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 
 DEFLATE = "sec-websocket-extensions: permessage-deflate; client_max_window_bits"
 

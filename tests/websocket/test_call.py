@@ -21,8 +21,8 @@ from tests.support.websocket import (
     handshake,
     websocket,
 )
-from trioasgi.asgi.types import ASGIApp, Message, Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
 
 
 async def scope_of(app_options: dict[str, Any], *fields: str, target: str = "/") -> Scope:

@@ -20,8 +20,8 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import received
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.types import Receive, Scope, Send
 
 # Failures
 

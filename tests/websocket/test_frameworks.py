@@ -24,7 +24,7 @@ from starlette.websockets import WebSocketDisconnect
 from tests.support.sockets import SOON, logged, run, served
 from tests.support.websocket import WEBSOCKET_CODECS
 from trioasgi import Server
-from trioasgi.asgi.types import ASGIApp
+from trioasgi.types import ASGIApp
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 

@@ -11,7 +11,7 @@ import trio.testing
 from tests.support.http import on_trio
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import WebSocketClient, close
-from trioasgi.asgi.types import Receive, Scope, Send
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.keepalive import Keepalive
 
 
@@ -72,7 +72,7 @@ async def test_nothing_is_kept_of_the_last_session_while_there_is_none() -> None
 
     ticked, kept = trio.Event(), Keepalive()
     async with trio.open_nursery() as nursery:
-        await nursery.start(kept.run)
+        await nursery.start(kept.keep_ticking)
         session = Session()
         kept.add(session)
         await ticked.wait()

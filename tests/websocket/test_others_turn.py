@@ -21,7 +21,7 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import DEFLATE, received
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 from trioasgi.websocket.reassembly import FRAMES_AT_ONCE
 from trioasgi.websocket.sending import YIELD_EVERY
 from trioasgi.websocket.session import WebSocketSession

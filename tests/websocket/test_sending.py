@@ -23,8 +23,8 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import DEFLATE
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT
 
 # A slow reader

@@ -24,7 +24,7 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import DEFLATE, received
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 
 # Messages
 

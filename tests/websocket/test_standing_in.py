@@ -20,8 +20,8 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import Held, received
-from trioasgi.asgi.types import Message, Receive, Scope, Send
 from trioasgi.errors import ClientDisconnected
+from trioasgi.types import Message, Receive, Scope, Send
 
 # While the application does not receive
 
@@ -134,6 +134,44 @@ async def test_the_application_comes_and_goes(codec: str) -> None:
         assert received(messages)[10:] == ["last"]
         await client.send(close())
         assert await client.close_code() == 1000
+
+
+@on_trio
+async def test_an_application_that_gives_up_at_once_is_stood_in_for_again(codec: str) -> None:
+    release = trio.Event()
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await trio.sleep(1)
+        with trio.move_on_after(0) as gave_up:
+            await receive()
+        assert gave_up.cancelled_caught
+        await release.wait()
+        while not messages or messages[-1]["type"] != "websocket.disconnect":
+            messages.append(await receive())
+
+    async with websocket(app, codec) as client:
+        await trio.sleep(1)
+        await client.send(frame(TEXT, b"message"), frame(PING))
+        assert await client.frame() == ServerFrame(PONG, b"")
+        release.set()
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert received(messages) == ["message", 1000]
+
+
+@on_trio
+async def test_an_application_that_is_stood_in_for_may_return(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await trio.sleep(1)
+
+    async with websocket(app, codec) as client:
+        await client.send(frame(TEXT, b"unread"))
+        assert await client.close_code() == 1000
+        await client.send(close())
+        assert await client.is_closed()
 
 
 # The clock

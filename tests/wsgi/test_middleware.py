@@ -14,7 +14,7 @@ import pytest
 from tests.support.http import request
 from tests.support.sockets import connected, logged, run, served
 from tests.support.wsgi import App, Environ, StartResponse, environ_of, get
-from trioasgi.asgi.types import Message, Receive, Scope, Send
+from trioasgi.types import Message, Receive, Scope, Send
 from trioasgi.wsgi.detect import is_wsgi
 from trioasgi.wsgi.environ import FileWrapper, make_environ
 from trioasgi.wsgi.middleware import WSGIMiddleware

@@ -14,7 +14,7 @@ from starlette.routing import Mount
 from tests.support.http import request
 from tests.support.sockets import connected, logged, run, served
 from tests.support.wsgi import PATIENCE, Closing, Environ, StartResponse, respond
-from trioasgi.asgi.types import ASGIApp, Message
+from trioasgi.types import ASGIApp, Message
 from trioasgi.wsgi.middleware import WSGIMiddleware
 
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import Receive, Scope, Send
+    from trioasgi.types import Receive, Scope, Send
 
 ASGI2App = Callable[["Scope"], Callable[["Receive", "Send"], Awaitable[None]]]
 

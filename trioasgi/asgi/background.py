@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 
 from trioasgi.asgi.failures import split_failure
-from trioasgi.nesting import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import log_failure
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ AsyncFunction = Callable[..., Awaitable[Any]]
 
 
 class Background:
-    """A nursery of its own, of which the server says when it ends.
+    """A nursery for tasks of the application. The server decides when it ends.
 
     `draining` is set when the server begins to drain.
     """
@@ -36,41 +36,41 @@ class Background:
         self._closing = trio.Event()
         self._ended = trio.Event()
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def hold_open(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the nursery open until `close`, or cancellation."""
         try:
             async with trio.open_nursery() as self._nursery:
                 task_status.started()
-                with suppress(trio.Cancelled):  # that this wait is cut says nothing of the tasks
+                with suppress(trio.Cancelled):  # only this wait ends: the nursery waits for its tasks
                     await self._closing.wait()
         finally:
             self._ended.set()
 
     def drain(self, deadline: float) -> None:
-        """Tell the tasks that the server drains; they are cancelled at `deadline`, in Trio's time."""
+        """Set `draining`, and cancel the tasks at `deadline`, in seconds of `trio.current_time()`."""
         self.draining.set()
         if self._nursery is not None:
             self._nursery.cancel_scope.deadline = deadline
 
     async def close(self) -> bool:
-        """Take no more tasks, and wait for those that there are; False if they had to be cancelled."""
+        """Take no more tasks, and wait for the running ones. False if they had to be cancelled."""
         self._closing.set()
         await self._ended.wait()
         return self._nursery is None or not self._nursery.cancel_scope.cancelled_caught
 
     @property
     def nursery(self) -> trio.Nursery:
-        """The nursery; RuntimeError where the server has none (any more)."""
+        """The nursery. Raises RuntimeError if the server has none, or none any more."""
         if self._nursery is None or self._closing.is_set():
             raise RuntimeError("the server has ended, or is about to: it takes no more tasks")
         return self._nursery
 
 
 class ServerNursery:
-    """Starts tasks that outlive the request (or the start-up) that they come from, as a trio.Nursery or an
-    AnyIO TaskGroup would.
+    """Starts tasks that outlive their request or the start-up. It has the methods of a trio.Nursery and of an
+    AnyIO TaskGroup.
 
-    An error in one of them is logged with where it comes from, and ends that task alone.
+    An error ends only its task. It is logged with the task's origin.
     """
 
     __slots__ = ("_background", "_peer", "_request")
@@ -82,16 +82,16 @@ class ServerNursery:
 
     def start_soon(self, async_fn: AsyncFunction, *args: object, name: object = None) -> None:
         """Start `async_fn(*args)`. Raises RuntimeError once the server has drained."""
-        run = partial(_Task(self._origin(async_fn, name)).run, async_fn)
+        run = partial(_Task(self._origin(async_fn, name)).call, async_fn)
         self._background.nursery.start_soon(run, *args, name=name or async_fn)
 
     async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
-        """Start `async_fn(*args, task_status=…)` and wait until it calls `task_status.started()`; return
-        what that was given.
+        """Start `async_fn(*args, task_status=…)`, wait until it calls `task_status.started()`, and return the
+        value given there.
 
-        What it raises before it does so is raised here. Raises RuntimeError once the server has drained.
+        Raises what the task raises before that, and RuntimeError once the server has drained.
         """
-        run = partial(_Task(self._origin(async_fn, name)).run_until_started, async_fn)
+        run = partial(_Task(self._origin(async_fn, name)).call_until_started, async_fn)
         return await self._background.nursery.start(run, *args, name=name or async_fn)
 
     def _origin(self, async_fn: AsyncFunction, name: object) -> str:
@@ -111,14 +111,14 @@ class _Task:
         self._status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
         self._has_started = False
 
-    async def run(self, async_fn: AsyncFunction, *args: object) -> None:
+    async def call(self, async_fn: AsyncFunction, *args: object) -> None:
         with self._contained():
             try:
                 await async_fn(*args)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
                 self._log_failure(exc)
 
-    async def run_until_started(
+    async def call_until_started(
         self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
     ) -> None:
         self._status = task_status
@@ -137,23 +137,12 @@ class _Task:
 
     @contextmanager
     def _contained(self) -> Iterator[None]:
-        """Keep what the task leaves open from the others: a scope whose deadline comes, for example, would
+        """Keep scopes that the task leaves open away from the other tasks: the deadline of such a scope would
         cancel them all.
         """
-        task = trio.lowlevel.current_task()
-        left_open = False
-        try:
-            with trio.CancelScope():
-                innermost = task._cancel_status
-                try:
-                    yield
-                finally:
-                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
-        except RuntimeError:
-            # Trio says that the scope's block has ended before one that was opened within it.
-            if not left_open:
-                raise
-        if left_open:
+        with abandoning(trio.CancelScope()) as left_open:
+            yield
+        if left_open.found:
             report_left_open("in the background", self._origin)
 
     def _log_failure(self, exc: BaseException) -> None:
@@ -165,7 +154,9 @@ class _Task:
 
 
 def report_left_behind(error: BaseException) -> None:
-    """Log what a task that a call has left behind has raised, and raise it again if it is not its own."""
+    """Log the exception of a task that a call has left behind. Raise it again if it is not the
+    application's.
+    """
     ours, outside = split_failure(error)
     if ours is not None:
         log_failure("a task that a call of the application has left behind failed", ours)
@@ -174,9 +165,9 @@ def report_left_behind(error: BaseException) -> None:
 
 
 class TrioExtension(Mapping[str, Any]):
-    """What the extension `trio` offers to a request.
+    """The extension `trio` of a request.
 
-    Its parts are made when they are asked for: few requests do.
+    Its values are made when they are asked for, as few requests use them.
     """
 
     __slots__ = ("_background", "_exchange", "_peer")

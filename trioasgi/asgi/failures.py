@@ -1,7 +1,7 @@
-"""What an application raised, judged: its own failure, news that the client has gone, or neither.
+"""Sorts what an application has raised: its own failure, a disconnect, or a cancellation.
 
-Only Trio's own cancellation and a real signal go on. Everything else, of whatever class, is the failure of
-the call that raised it.
+Only Trio's own cancellation and a real signal are raised further. Any other exception, of any class, is the
+failure of the call that raised it.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ if TYPE_CHECKING:
 
 
 def split_failure(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """The part of `exc` that is the application's own, and the part that has to go on (cancellation).
+    """Split `exc` into the application's own part, and the part that must be raised further (cancellation).
 
-    To be called where `exc` was caught, in the task that raised it.
+    Call this where `exc` was caught, in the task that raised it.
     """
     try:
         return _split(exc)
-    except Exception:  # noqa: BLE001 - its class may do anything, and groups may hold groups without end
-        # A cancellation that is lost in it comes again at the next wait.
+    except Exception:  # noqa: BLE001 - its class may run any code, and groups may be nested without end
+        # If this loses a cancellation, that comes again at the next wait.
         return exc, None
 
 
 def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | None]:
     if isinstance(exc, BaseExceptionGroup):
-        # An application's nursery that was cancelled from outside while it failed.
+        # For example, a nursery of the application that failed while it was cancelled from outside.
         return _split_group(exc)
     return (None, exc) if _is_from_outside(exc) else (exc, None)
 
@@ -41,7 +41,9 @@ def _split(exc: BaseException) -> tuple[BaseException | None, BaseException | No
 def _split_group(
     group: BaseExceptionGroup[BaseException],
 ) -> tuple[BaseException | None, BaseException | None]:
-    """As `BaseExceptionGroup.split`, which calls a method of the group's own class: it may raise anything."""
+    """As `BaseExceptionGroup.split`. That calls a method of the group's own class, which may
+    raise anything.
+    """
     parts = [_split(inner) for inner in group.exceptions]
     ours = [failure for failure, _ in parts if failure is not None]
     outside = [rest for _, rest in parts if rest is not None]
@@ -62,24 +64,24 @@ def _part(group: BaseExceptionGroup[BaseException], exceptions: list[BaseExcepti
 def _is_from_outside(exc: BaseException) -> bool:
     match exc:
         case trio.Cancelled():
-            # One that the application has kept and raises again, when nothing is cancelled, is a mistake of
-            # its own: no scope would catch it.
+            # If the application keeps a Cancelled and raises it when nothing is cancelled, that is its own
+            # failure: no scope would catch it.
             return trio.current_effective_deadline() == -math.inf
         case KeyboardInterrupt():
             return _is_raised_by_handler(exc)
         case GeneratorExit():
-            # A coroutine that is closed, as the interpreter does when it ends; not one that its task runs.
+            # The interpreter closes coroutines when it ends. Then no task runs this one.
             return not trio.lowlevel.in_trio_task()
     return False
 
 
 def _is_raised_by_handler(exc: BaseException) -> bool:
-    """Does it come from the handler of SIGINT (Trio's, or the program's own), and not from a `raise`?"""
+    """Has the handler of SIGINT raised it (Trio's, or the program's own), and not the application?"""
     if threading.current_thread() is not threading.main_thread():
         return False  # Python runs handlers in the main thread alone
     handler = signal.getsignal(signal.SIGINT)
     if handler is signal.default_int_handler:
-        return True  # written in C: it leaves no frame to tell by
+        return True  # a handler written in C has no frame to compare with
     code = _raising_code(exc)
     return code is not None and code is getattr(handler, "__code__", None)
 
@@ -94,11 +96,11 @@ def _raising_code(exc: BaseException) -> CodeType | None:
 
 
 def is_disconnect(exc: BaseException, *, gone: bool) -> bool:
-    """Is this nothing but the news from `send()` that the client has gone?
+    """Is this only the ClientDisconnected of `send()`?
 
-    Also in the groups that nurseries make of it, as the framework's own exception raised while it was
-    handled, and, where the client is `gone`, as the end of a generator with a nursery that is closed because
-    of it: of its GeneratorExit Trio makes a group.
+    It may come in the groups that nurseries make. It may also be the context of the framework's own
+    exception. If the client is `gone`, it may be a group with GeneratorExit: that comes from a closed
+    generator with a nursery.
     """
     try:
         return _is_disconnect(exc, gone=gone)
@@ -113,6 +115,6 @@ def _is_disconnect(exc: BaseException, *, gone: bool) -> bool:
         return gone
     if isinstance(exc, ClientDisconnected) or isinstance(exc.__cause__, ClientDisconnected):
         return True
-    # A framework's own exception for it, raised in its `except OSError:`; but a mistake in such a block,
-    # which is one of Python's own exceptions, is a mistake.
+    # A framework may raise its own exception in its `except OSError:`. One of Python's own classes in such a
+    # block is a bug of the application.
     return isinstance(exc.__context__, ClientDisconnected) and type(exc).__module__ != "builtins"

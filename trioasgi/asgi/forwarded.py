@@ -1,7 +1,7 @@
-"""Whom a proxy speaks for: `X-Forwarded-*`, and `Forwarded` of RFC 7239, read once for every version of HTTP.
+"""What trusted proxies say of a request: `X-Forwarded-*`, and `Forwarded` of RFC 7239.
 
-Each proxy adds on the right whom it has received the request from, so only what stands to the right of the
-first hop that is not trusted can be believed. The rules:
+Each proxy adds, on the right, the address from which it has received the request. So an entry can be believed
+if all hops to its right are trusted. The rules:
 
 =============================  =============================================================================
 The client                     the right-most hop that is not a trusted proxy; if all are, the left-most
@@ -52,24 +52,24 @@ _MAX_LABEL: Final = 64
 
 MAX_HOPS: Final = 256
 MAX_PAIRS: Final = 1024
-"""Trusted hops, and parameters of all `Forwarded` elements, behind which nothing more is read. A client may
-send thousands, and each is an address to be parsed; no chain of proxies is that long.
+"""The most trusted hops, and the most parameters of all `Forwarded` elements, that are read. Each is an
+address to be parsed, and a client may send thousands.
 """
 
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
 _DOTTED: Final = re.compile(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
 _BARE_V6: Final = re.compile(r"([0-9A-Fa-f:.]+)()")
-"""RFC 7239, 6: an address and a port, which may be obfuscated; and an IPv6 address without the brackets that
-X-Forwarded-For usually leaves out.
+"""RFC 7239, 6: an address and a port, which may be obfuscated. Also an IPv6 address without brackets, as
+usual in X-Forwarded-For.
 """
 
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255})(?::([0-9]{1,5})?)?")
-"""RFC 3986, 3.2.2 and 3.2.3, but only with the characters that names of hosts have."""
+"""RFC 3986, 3.2.2 and 3.2.3, but only with the characters of host names."""
 
 _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
-_VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # with what strictly has to be quoted, and often is not
+_VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # `:`, `[` and `]` should be quoted, but often are not
 _PAIR: Final = re.compile(
     rf'({TOKEN.decode()})=(?:({_VALUE})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")'
 )
@@ -78,8 +78,8 @@ _QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
 class Forwarded(msgspec.Struct, frozen=True):
-    """What trusted proxies say of a request: its connection as the client has it, the Host that it asked
-    for, and the path that the application is mounted at, percent-encoded; None where they say nothing.
+    """What trusted proxies say of a request: the client's connection, the Host that the client asked for, and
+    the percent-encoded path at which the application is mounted. None: they do not say.
     """
 
     info: ConnectionInfo
@@ -98,8 +98,8 @@ _name: Final = itemgetter(0)
 
 
 class Forwarding:
-    """Reads those header fields that trusted proxies send and that `names` has (an entry may hold several,
-    between commas).
+    """Reads the header fields in `names` that trusted proxies send. An entry of `names` may have several
+    names, separated by commas.
     """
 
     __slots__ = ("_names", "_trusted")
@@ -109,11 +109,11 @@ class Forwarding:
         self._names = frozenset(name.strip().lower().encode() for name in ",".join(names).split(","))
 
     def trusts(self, info: ConnectionInfo) -> bool:
-        """Is the peer of this connection a trusted proxy? To be asked once a connection."""
+        """Is the peer of this connection a trusted proxy? Called once for each connection."""
         return self._trusted.has_peer(info.client, info.server)
 
     def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
-        """What the header fields of a request on the trusted connection `info` say; None if nothing."""
+        """Read the header fields of a request on the trusted connection `info`. None if they say nothing."""
         names = self._names
         if names.isdisjoint(map(_name, headers)):
             return None
@@ -130,14 +130,14 @@ def read_forwarded(
     info: ConnectionInfo,
     trusted: Trusted,
 ) -> Forwarded | None:
-    """What `fields` say, by name and with the values of each in their order; None if it comes to nothing."""
+    """Read `fields`: the values of each name, in their order. None if they say nothing."""
     by_x = any(name != FORWARDED for name in fields)
     statement = _read_x_forwarded(fields, trusted) if by_x else _read_rfc7239(fields[FORWARDED], trusted)
     return None if statement is None else _conclude(statement, headers, info)
 
 
 class _Node(msgspec.Struct, frozen=True):
-    """A hop: its address, also as a scope's client has it (port 0: not said); or only what it is called."""
+    """A hop: its address and the scope's `client` (port 0: unknown), or only a name."""
 
     label: str
     address: IPAddress | None = None
@@ -145,12 +145,12 @@ class _Node(msgspec.Struct, frozen=True):
 
     def is_trusted(self, trusted: Trusted) -> bool:
         if self.address is None:
-            return self.label == "unix:" and trusted.unix  # nginx's name for a Unix socket's client
+            return self.label == "unix:" and trusted.unix  # nginx calls the client of a Unix socket so
         return trusted.has_address(self.address)
 
 
 class _Statement(msgspec.Struct, frozen=True):
-    """What the header fields say of the client's request, not checked yet but for `client`."""
+    """The values of the header fields about the client's request. Only `client` has been checked."""
 
     client: _Node | None
     scheme: str = ""
@@ -177,7 +177,7 @@ def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -
 
 
 def _entries(values: Sequence[str]) -> list[str]:
-    """The members of a list, the empty ones left out (RFC 9110, 5.6.1)."""
+    """The members of a list, without empty ones (RFC 9110, 5.6.1)."""
     if len(values) == 1 and "," not in values[0]:
         return [values[0]] if values[0] else []
     return [entry for value in values for part in value.split(",") if (entry := part.strip(" \t"))]
@@ -200,9 +200,9 @@ def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
 
 
 def _parse_elements(value: str, room: int) -> list[dict[str, str]] | None:
-    """The elements of one `Forwarded` line, their parameters' names in lower case; None if it is malformed
-    (RFC 7239, 4: each parameter once an element; empty elements of a list count for nothing), or has more
-    than `room` parameters.
+    """The elements of one `Forwarded` line, with parameter names in lower case. None if it is malformed or
+    has more than `room` parameters. RFC 7239, 4: an element has each parameter once, and empty elements are
+    skipped.
     """
     elements: list[dict[str, str]] = [{}]
     value = value.strip(" \t")
@@ -229,9 +229,9 @@ def _parse_elements(value: str, room: int) -> list[dict[str, str]] | None:
 
 
 def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node | None, int]:
-    """The client among the hops, and how far from the right it stands.
+    """The client among the hops, and its distance from the right.
 
-    A hop that does not say (None) ends the search with the one before it, or with the peer itself.
+    A hop without an address (None) ends the search: the hop before it is the client, or the peer itself.
     """
     client: _Node | None = None
     distance = 0
@@ -247,7 +247,7 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node |
 
 
 def _parse_node(text: str) -> _Node:
-    # What is longer than an address is none, and not worth remembering.
+    # A text longer than any address is not parsed, and not cached.
     return _parse_short_node(text) if len(text) <= _MAX_LABEL else _Node(text[:_MAX_LABEL])
 
 
@@ -262,7 +262,7 @@ def _parse_short_node(text: str) -> _Node:
     return _Node(f"{shown}:{port}" if port else str(address), address, (str(address), port))
 
 
-# What follows from it
+# The server and the Host
 
 
 def _conclude(statement: _Statement, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded:
@@ -286,10 +286,10 @@ def _find_server(
     server: Peer | None,
     scheme: str,
 ) -> tuple[Peer | None, bytes | None]:
-    """The server as the client has addressed it, and the Host that says so.
+    """The server as the client has addressed it, and the Host field for it.
 
-    Where a port stands with the host, that is it; else the one that was forwarded beside it; else the
-    scheme's own, which a Host need not name (RFC 9110, 4.2.1).
+    The port is that of the host; without one, the forwarded port; without that, the default of the scheme
+    (RFC 9110, 4.2.1).
     """
     if named is None:
         named = _AUTHORITY.fullmatch(next((v.decode("latin-1") for n, v in headers if n == b"host"), ""))

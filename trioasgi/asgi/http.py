@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
-    from trioasgi.asgi.types import ASGIApp, Scope
     from trioasgi.http.exchange import Exchange
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
+    from trioasgi.types import ASGIApp, Scope
     from trioasgi.websocket.settings import WebSocketSettings
 
 logger = logging.getLogger("trioasgi")
@@ -36,13 +36,13 @@ _COMPLETE: Final = ResponsePhase.COMPLETE
 
 
 class Application:
-    """The application with what is the same for all its calls in a worker.
+    """The application, with what all its calls in a worker share.
 
-    `concurrency` is how many calls may be under way at once, and `max_requests` after how many
-    `on_max_requests` is called (0: any). `forwarding` reads what proxies say of a request (None: nothing is
-    believed). `websocket` says how WebSockets are served (None: they are not, and an exchange that asks for
-    one is answered as any other). `background` runs the tasks that the application starts through the
-    extension `trio` (None: that is not offered).
+    At most `concurrency` calls may be under way at once (0: no limit). After `max_requests` calls
+    `on_max_requests` is called (0: never). `forwarding` reads what proxies say of a request (None: no proxy
+    is trusted). `websocket` has the settings of WebSockets (None: a request for one is answered as any
+    other). `background` runs the tasks that the application starts through the extension `trio` (None: there
+    is no such extension).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Application:
         self._on_max_requests = on_max_requests
 
     def http_handler(self, info: ConnectionInfo) -> HTTPHandler:
-        """What answers the exchanges of one connection."""
+        """The handler for the exchanges of one connection."""
         return HTTPHandler(self, info)
 
     def count_answer(self) -> None:
@@ -85,8 +85,8 @@ class Application:
 
 
 class HTTPHandler:
-    """Calls the application for each exchange of one connection, or for the one that a proxy has `forwarded`
-    on it.
+    """Calls the application for each exchange of one connection, or for the one exchange that a proxy has
+    `forwarded`.
     """
 
     __slots__ = (
@@ -112,12 +112,12 @@ class HTTPHandler:
         if forwarded is not None and forwarded.root_path is not None:
             self._root_path = unquote(forwarded.root_path)
             self._raw_root_path = quote(self._root_path).encode()
-        # Whom a proxy speaks for is at the other end of another connection, of which nothing is known.
+        # The TLS of this connection is the proxy's. Nothing is known of the client's.
         self._tls = info.tls if forwarded is None else None
 
     async def __call__(self, exchange: Exchange) -> None:
-        """Answer `exchange`: its response is over when this returns. Raises nothing but cancellation."""
-        # A client that repeats its request has said already that it is no proxy.
+        """Answer `exchange`. Its response is over when this returns. Raises nothing but cancellation."""
+        # `unforwarded`: the same request was read before, and it has no field of a proxy.
         if self._forwarding is not None and not exchange.request.unforwarded:
             forwarded = self._forwarding.read(exchange.request.headers, self._info)
             if forwarded is not None:
@@ -149,7 +149,7 @@ class HTTPHandler:
             self._look_for_handshake(exchange)
 
     def _look_for_handshake(self, exchange: Exchange) -> None:
-        """Say why what the client meant as a WebSocket's handshake was not accepted."""
+        """Log why an intended WebSocket handshake was not recognised as one."""
         request = exchange.request
         if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
             return
@@ -183,7 +183,7 @@ class HTTPHandler:
         exchange.refuse(503, "the server is busy")
 
     def _handle_failure(self, exchange: Exchange, exc: BaseException) -> None:
-        """Whatever the application raises ends its own request and no other; cancellation goes on."""
+        """End the request whose call has raised `exc`. Cancellation is raised again."""
         ours, outside = split_failure(exc)
         if ours is not None:
             self._handle_exception(exchange, ours)
@@ -197,11 +197,11 @@ class HTTPHandler:
         if "%" in text:
             text = unquote(text)
         if self._root_path and path != b"*":
-            # ASGI: `path` is the whole path, the mount point included, which a proxy in front has taken off.
+            # ASGI: `path` includes the mount point, which the proxy has removed.
             text = self._root_path + text
             path = self._raw_root_path + path
         headers = request.headers
-        # All of it is this call's own: what one writes into it is seen by no other.
+        # Made for this call alone: what it writes there, no other call sees.
         extensions: dict[str, Any] = {
             "http.response.early_hint": {},
             "http.response.pathsend": {},
@@ -254,7 +254,7 @@ class HTTPHandler:
         )
         request = exchange.request
         if exchange.disconnected:
-            # ASGI asks for no answer to somebody who has gone.
+            # ASGI requires no answer if the client has gone.
             logger.debug("the application returned %s: %s has gone", what, self._info.peer)
             exchange.abort("the client has gone")
             return

@@ -25,8 +25,8 @@ from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.response import ResponsePhase
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import Message
     from trioasgi.http.exchange import Exchange
+    from trioasgi.types import Message
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
@@ -36,11 +36,11 @@ _FAILED: Final = ResponsePhase.FAILED
 
 
 YIELD_EVERY: Final = 16
-"""Pieces of a response after which a stream that never had to wait lets the others run."""
+"""After so many pieces without a wait, a response lets other tasks run."""
 
 
 class Due(Enum):
-    """What a response that was begun goes on with."""
+    """What may follow in a response that has begun."""
 
     BODY = "its body, which is all"
     BODY_AND_TRAILERS = "its body; trailers follow it"
@@ -52,7 +52,7 @@ _BODY = Due.BODY
 
 
 class HTTPCall:
-    """`receive` and `send` of one call. How far the response has come is the exchange's `phase`."""
+    """`receive` and `send` of one call. The exchange's `phase` is the state of the response."""
 
     __slots__ = ("_due", "_exchange", "_file_over", "_length", "_request_done", "_unyielded")
 
@@ -64,8 +64,8 @@ class HTTPCall:
         self._length: int | None = None
 
     async def receive(self) -> Message:
-        """The next event: `http.request` until the body is done, then `http.disconnect`, once there is one
-        or the response is over.
+        """The next event: `http.request` until the end of the body, then `http.disconnect` when the client
+        has gone or the response is over.
         """
         exchange = self._exchange
         if not self._request_done:
@@ -101,7 +101,7 @@ class HTTPCall:
             if type(body) is not bytes:
                 body = check_body(body)
             done = not message.get("more_body")
-            # As _send_body, which would be another coroutine for each message.
+            # As `_send_body`, without another coroutine for each message.
             waits = exchange.send_body(body, not done)
             if waits or not done:
                 await self._flush(waits)
@@ -114,7 +114,7 @@ class HTTPCall:
             if message.get("trailers"):
                 self._due = Due.BODY_AND_TRAILERS
                 if exchange.offers_trailers:
-                    # Only a body without a length can have trailers behind it (RFC 9112, 7.1.2).
+                    # Only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2).
                     length = None
             if exchange.send_head(status, headers, length):
                 await exchange.flush()
@@ -130,13 +130,13 @@ class HTTPCall:
         if waits:
             await self._exchange.flush()
             return
-        # A stream whose client is fast must not keep the others waiting.
+        # A response to a fast client must not keep other tasks waiting.
         self._unyielded += 1
         if self._unyielded == YIELD_EVERY:
             self._unyielded = 0
             await trio.lowlevel.checkpoint()
 
-    # Messages of the extensions, and those that are out of place
+    # Messages of the extensions, and messages that are not allowed now
 
     async def _send_other(self, message: Message) -> None:
         while self._due is Due.FILE:
@@ -158,7 +158,7 @@ class HTTPCall:
             await self._send_content(message)
 
     async def _send_early_hint(self, message: Message) -> None:
-        """`http.response.early_hint`: 103 (RFC 8297), as long as the head of the response has not left."""
+        """`http.response.early_hint`: send 103 (RFC 8297), unless the head of the response has left."""
         links = check_links(message.get("links", ()))
         if self._exchange.send_informational(103, [(b"link", link) for link in links]):
             await self._exchange.flush()
@@ -173,7 +173,7 @@ class HTTPCall:
             case "http.response.body":
                 await self._send_body(check_body(message.get("body", b"")), more or trailers_follow)
             case "http.response.pathsend":
-                # In the loop: a thread would cost more than most files do.
+                # Opened in the loop: for most files a thread would take longer.
                 fd = open_file(message.get("path"))
                 try:
                     await self._send_file(fd, 0, None, trailers_follow)
@@ -185,13 +185,15 @@ class HTTPCall:
             self._due = Due.TRAILERS
 
     async def _send_open_file(self, message: Message, more: bool) -> None:
-        """`http.response.zerocopysend`: without an offset from the file's position on, which then moves."""
+        """`http.response.zerocopysend`. Without an offset it sends from the file's position, and
+        moves that.
+        """
         file = message.get("file")
         fd, offset, count = check_range(file, message.get("offset"), message.get("count"))
         if offset is not None:
             await self._send_file(fd, offset, count, more)
         elif isinstance(file, io.BufferedIOBase):
-            # What it holds in its buffer stands behind its position, and before the descriptor's.
+            # The buffer holds bytes behind this position, so the descriptor's own position is further on.
             position = file.tell()
             file.seek(position + await self._send_file(fd, position, count, more))
         else:
@@ -206,7 +208,7 @@ class HTTPCall:
                 f"'count' is {count}, but only {left} bytes of the file are behind {offset}"
             )
         if count is None:
-            # A file may have grown since its length was promised: logs do.
+            # The file may have grown since the head was sent, as logs do.
             count = left if self._length is None else min(left, self._length - self._exchange.sent)
         due, self._due = self._due, Due.FILE
         self._file_over = trio.Event()
@@ -218,8 +220,8 @@ class HTTPCall:
         return count
 
     async def _send_trailers(self, message: Message) -> None:
-        """`http.response.trailers`: sent with the last message of them, or dropped if the client did not
-        ask for any.
+        """`http.response.trailers`: the last such message sends them. They are dropped if the client has not
+        asked for trailers.
         """
         headers, _ = check_headers(message.get("headers", ()))
         self._exchange.add_trailers(headers)

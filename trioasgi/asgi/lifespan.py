@@ -16,13 +16,13 @@ import trio
 from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
-from trioasgi.nesting import abandon_nurseries, report_left_open
+from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 
 if TYPE_CHECKING:
     from contextvars import Context
 
-    from trioasgi.asgi.types import ASGIApp, Message
+    from trioasgi.types import ASGIApp, Message
 
 logger = logging.getLogger("trioasgi")
 
@@ -30,7 +30,7 @@ Mode = Literal["auto", "on", "off"]
 
 
 class LifespanState(Enum):
-    """Where the lifespan call stands."""
+    """The state of the lifespan call."""
 
     STARTING = "before startup.complete"
     RUNNING = "the application has started"
@@ -41,7 +41,7 @@ class LifespanState(Enum):
 
 
 _UNDER_WAY: Final = (LifespanState.STARTING, LifespanState.RUNNING, LifespanState.STOPPING)
-"""Where it stands as long as the call has neither returned nor raised."""
+"""The states in which the call has neither returned nor raised."""
 
 _NOTHING: Final = ("nothing at this time",)
 
@@ -57,12 +57,11 @@ _EXPECTED: Final = {
 
 
 class Lifespan:
-    """Runs the lifespan call in a task of `nursery` and talks with it.
+    """Runs the lifespan call in a task, and exchanges its messages.
 
-    `state` is what the application has put into its scope's state, to be copied for each request; `context`
-    are the context variables as they were when its start-up was complete. Both are None where there is no
-    lifespan. `crashed` is set when the application fails after its start-up, and `error` then says how.
-    `extensions` are offered in the scope.
+    `state` is the application's state, which is copied for each request. `context` are the context variables
+    at the end of the start-up. Both are None without a lifespan. `crashed` is set when the application fails
+    after its start-up; then `error` says how. `extensions` go into the scope.
     """
 
     def __init__(
@@ -99,11 +98,11 @@ class Lifespan:
             return
         self.state = {}
         self._over = trio.Event()
-        nursery.start_soon(self._run, name="lifespan")
+        nursery.start_soon(self._call_to_the_end, name="lifespan")
         try:
             await self._wait_started()
         except BaseException:
-            self.stop()  # the call is shielded: nobody else would end it, and it may wait for more
+            self.stop()  # the call is shielded, so nothing else would end it
             raise
 
     async def _wait_started(self) -> None:
@@ -120,10 +119,10 @@ class Lifespan:
             self.state = None
 
     async def shutdown(self) -> None:
-        """Tell the application to stop and wait for it, under a deadline, also where everything around is
+        """Tell the application to shut down, and wait for it until a deadline, even if the surroundings are
         cancelled.
 
-        Raises LifespanError if it fails to.
+        Raises LifespanError if it fails to shut down.
         """
         try:
             if self._state is LifespanState.RUNNING:
@@ -139,7 +138,7 @@ class Lifespan:
         self._shutdown.set()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + self._shutdown_timeout) as scope:
             await self._progress.wait()
-            # It may still have to leave the blocks that it sent this from.
+            # After its last message the application may still have to leave its `async with` blocks.
             await self._ended.wait()
         if not scope.cancelled_caught:
             return
@@ -150,21 +149,21 @@ class Lifespan:
             logger.warning("the application's lifespan call was cut: it did not end within %s", limit)
 
     def stop(self) -> None:
-        """End the call, whatever it is doing."""
+        """Cancel the call."""
         self._scope.cancel()
 
     async def wait_over(self, seconds: float) -> bool:
-        """Whether the call, which was told to end, does so in this time, also where everything around is
-        cancelled.
+        """Wait at most `seconds` for the end of the call, even if the surroundings are cancelled. True if it
+        ends.
 
-        It does not if the application shields what it waits for.
+        It does not end if the application shields its wait from cancellation.
         """
         if not self._over.is_set():
             with trio.CancelScope(shield=True, deadline=trio.current_time() + seconds):
                 await self._over.wait()
         return self._over.is_set()
 
-    async def _run(self) -> None:
+    async def _call_to_the_end(self) -> None:
         try:
             await self._call()
         finally:
@@ -178,24 +177,14 @@ class Lifespan:
         }
         if self._extensions is not None:
             scope["extensions"] = self._extensions
-        task = trio.lowlevel.current_task()
-        left_open = False
-        try:
-            with self._scope:
-                innermost = task._cancel_status
-                try:
-                    await self._app(scope, self._receive, self._send)
-                except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                    self._note_failure(exc)
-                else:
-                    self._note_return()
-                finally:
-                    left_open = abandon_nurseries(task) or task._cancel_status is not innermost
-        except RuntimeError:
-            # Trio says that the scope's block has ended before one that was opened within it.
-            if not left_open:
-                raise
-        if left_open:
+        with abandoning(self._scope) as left_open:
+            try:
+                await self._app(scope, self._receive, self._send)
+            except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
+                self._note_failure(exc)
+            else:
+                self._note_return()
+        if left_open.found:
             report_left_open("the application", "its lifespan call")
             if self._state in _UNDER_WAY:
                 self._fail("was cancelled by what it had left open in its lifespan call")
@@ -231,13 +220,12 @@ class Lifespan:
             case LifespanState.STARTING if (
                 self._mode == "auto" and not self._startup_read and asyncio_hint(exc) is None
             ):
-                # The specification's own way for an application to say that it knows no lifespan.
+                # By the specification the application says so that it does not support lifespan.
                 self._state = LifespanState.UNSUPPORTED
                 logger.debug("the application raised %r in its lifespan call: served without lifespan", exc)
             case LifespanState.STARTING if self._mode == "auto" and not _has_found_address_taken(exc):
-                # It has read `lifespan.startup`, or it has tried to use asyncio: this may be a start-up that
-                # went wrong, or an application that takes every scope for a request's. It is served, and
-                # told.
+                # It has read `lifespan.startup`, or has tried to use asyncio. Perhaps its start-up has
+                # failed, or it treats every scope as a request. It is served, with a warning.
                 self._state = LifespanState.UNSUPPORTED
                 hint = asyncio_hint(exc)
                 logger.warning(
@@ -254,7 +242,7 @@ class Lifespan:
             case LifespanState.FAILED if self.error is not None and (
                 self.error.__cause__ is exc or str(self.error) not in _BARE_FAILURES
             ):
-                # Frameworks raise again what they have put into the message: it is shown with that.
+                # Frameworks raise the exception that their message has reported already.
                 logger.debug("the application raised what it had said that it failed with", exc_info=exc)
             case LifespanState.FAILED:
                 logger.error("the application raised when it had said that it failed", exc_info=exc)
@@ -266,7 +254,7 @@ class Lifespan:
         self._state = LifespanState.FAILED
         text = f"the application {what}"
         if cause is None:
-            # Frameworks tell of it while they handle the exception; most put the traceback into the text.
+            # Frameworks send this while they handle the exception. Most put its traceback into the text.
             origin = sys.exception()
             cause = origin if text in _BARE_FAILURES else None
             hint = asyncio_hint_in(text) if origin is None or cause is not None else asyncio_hint(origin)
@@ -304,7 +292,7 @@ class Lifespan:
 
 
 _BARE_FAILURES = ("the application failed to start", "the application failed to stop")
-"""What is said of a failure that the application says nothing of."""
+"""The messages for a failure that the application does not explain."""
 
 
 def _reason(message: Message) -> str:
@@ -313,8 +301,8 @@ def _reason(message: Message) -> str:
 
 
 def _has_found_address_taken(exc: BaseException) -> bool:
-    """Did an address that the application binds itself belong to somebody else, as to its own predecessor
-    while that drains? Then its start-up has failed, and is tried again.
+    """Could the application not bind an address of its own, because it is in use? Its predecessor may still
+    drain. Then the start-up has failed, and is tried again.
     """
     seen: set[int] = set()
     left: list[BaseException | None] = [exc]

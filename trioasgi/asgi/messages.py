@@ -1,6 +1,6 @@
-"""Checks of what an application sends, before any of it reaches the wire.
+"""Checks the messages of the application before they are sent.
 
-Each raises ASGIMessageError in the application, with what it sent and what would be right.
+Each check raises ASGIMessageError in the application. It says what was sent and what would be right.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
 from trioasgi.http.request import Header
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import Message
+    from trioasgi.types import Message
 
 _NAME: Final = re.compile(TOKEN)
 """A field name (RFC 9110, 5.1)."""
 
 _BAD_VALUE: Final = re.compile(rb"[" + NO_FIELD_CHARS + rb"]")
-"""Control characters, which no field value may have (RFC 9110, 5.5): some end a field, or hide its rest."""
+"""Control characters, which no field value may have (RFC 9110, 5.5): some would end the field."""
 
 _MAX_KNOWN_NAMES: Final = 1024
 
 ByteString = bytes | bytearray | memoryview
-"""What ASGI calls a byte string, and what is taken for one."""
+"""ASGI's byte strings are bytes. The other types are accepted too."""
 
-# Without O_NONBLOCK a pipe would be waited for; without O_BINARY (Windows) it would be read as text.
+# Without O_NONBLOCK opening a pipe would wait. Without O_BINARY Windows would read the file as text.
 _OPEN_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 _known_names: dict[ByteString, bytes] = {}
-"""Header names that were checked, as the application writes them, and in lower case."""
+"""Checked header names: as the application writes them, and in lower case."""
 
 CheckedHeaders = tuple[tuple[Header, ...], int | None]
-"""Header fields without their Content-Length, and that."""
+"""Header fields without Content-Length, and its value."""
 
 _MAX_KNOWN_HEADERS: Final = 256
 _MAX_KNOWN_SIZE: Final = 1024  # bytes of the values of one response
 
 _known_headers: dict[tuple[tuple[ByteString, ...], ...], CheckedHeaders] = {}
-"""The fields of responses that were checked, as the application writes them."""
+"""The checked fields of responses, by the fields as the application writes them."""
 
 
 def check_headers(headers: Iterable[Iterable[ByteString]]) -> CheckedHeaders:
-    """Check header fields; return them with their names in lower case, but for the Content-Length, which
-    comes as a number if there is one.
+    """Check header fields. Return them with names in lower case and without Content-Length, and its value as
+    a number.
 
-    ASGI: an iterable of two-item iterables of byte strings. At most one Content-Length, a number (RFC 9110,
-    8.6). Applications send the same fields again and again: those that were checked are known again.
+    ASGI: an iterable of two-item iterables of byte strings. There may be one Content-Length, a number (RFC
+    9110, 8.6). Checked fields are remembered, as applications send the same fields often.
     """
     try:
         fields = tuple(map(tuple, headers))
@@ -60,7 +60,7 @@ def check_headers(headers: Iterable[Iterable[ByteString]]) -> CheckedHeaders:
     try:
         known = _known_headers.get(fields)
     except TypeError:
-        known = None  # there is a value that is no bytes, but a bytearray, say
+        known = None  # unhashable: a value may be a bytearray, for example
     return known or _check_fields(fields)
 
 
@@ -77,7 +77,7 @@ def _check_fields(fields: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders:
                 continue
             checked.append((name, value))
             values.append(value)
-        # One pass over all the values: join() raises for what is not bytes.
+        # One pass over all values: join() raises if one is not bytes.
         joined = b"".join(values)
         if _BAD_VALUE.search(joined):
             _reject_value(checked)
@@ -99,7 +99,7 @@ def _check_fields(fields: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders:
 
 def _remember(fields: tuple[tuple[ByteString, ...], ...], checked: CheckedHeaders) -> None:
     if any(type(part) is not bytes for field in fields for part in field):
-        return  # it may become another
+        return  # a bytearray may change
     if len(_known_headers) >= _MAX_KNOWN_HEADERS:
         _known_headers.clear()
     _known_headers[fields] = checked
@@ -150,8 +150,8 @@ def check_status(status: object) -> int:
 
 
 def check_body(body: object) -> bytes:
-    """The body of an `http.response.body` message: a byte string; other bytes-like objects are copied, those
-    of a class derived from bytes as well: its `len()` may not be the number of bytes that are sent.
+    """Check the body of an `http.response.body` message, and return it as bytes. Other bytes-like objects are
+    copied, also instances of subclasses of bytes: their `len()` may differ from the number of their bytes.
     """
     if type(body) is bytes:
         return body
@@ -161,7 +161,7 @@ def check_body(body: object) -> bytes:
 
 
 def check_links(links: object) -> list[bytes]:
-    """The `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
+    """Check the `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
     if isinstance(links, bytes | str) or not isinstance(links, Iterable):
         raise ASGIMessageError(f"links must be an iterable of byte strings, not {_shorten(links)}")
     checked, _ = check_headers([(b"link", link) for link in links])
@@ -169,10 +169,10 @@ def check_links(links: object) -> list[bytes]:
 
 
 def open_file(path: object) -> int:
-    """Open the `path` of an `http.response.pathsend` message, which is absolute and names a regular file; its
-    descriptor, to be closed by the caller.
+    """Open the `path` of an `http.response.pathsend` message: the absolute path of a regular file. The caller
+    closes the descriptor.
 
-    Raises OSError, with the path, for what is no such file.
+    Raises OSError, with the path, for anything else.
     """
     if not isinstance(path, str) or not os.path.isabs(path):
         raise ASGIMessageError(f"path must be a str, and absolute, not {path!r}")
@@ -187,8 +187,8 @@ def open_file(path: object) -> int:
 
 
 def check_range(file: object, offset: object, count: object) -> tuple[int, int | None, int | None]:
-    """The `file`, `offset` and `count` of an `http.response.zerocopysend` message: its descriptor, and byte
-    numbers.
+    """Check `file`, `offset` and `count` of an `http.response.zerocopysend` message. Return the file's
+    descriptor, and the other two in bytes.
     """
     try:
         fd = file if isinstance(file, int) else file.fileno()  # type: ignore[attr-defined] # that is the question
@@ -203,14 +203,14 @@ def check_range(file: object, offset: object, count: object) -> tuple[int, int |
 
 
 def check_message(message: object) -> Message:
-    """A message: a dict, or another mapping that is used as one."""
+    """Check that a message is a dict or another mapping."""
     if isinstance(message, MutableMapping):
         return message
     raise ASGIMessageError(f"a message must be a dict with a 'type', not {_shorten(message)}")
 
 
 def check_type(message: Message, *expected: str) -> str:
-    """The type of a message, which must be one of those `expected`."""
+    """The type of a message. It must be one of `expected`."""
     kind = check_message(message).get("type")
     if isinstance(kind, str) and kind in expected:
         return kind

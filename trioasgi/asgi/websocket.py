@@ -16,15 +16,16 @@ from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
 from trioasgi.http.response import ResponsePhase
-from trioasgi.nesting import abandon_nurseries
+from trioasgi.nurseries import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
 from trioasgi.websocket.handshake import answer_fields, read_offer
-from trioasgi.websocket.session import State, WebSocketSession
+from trioasgi.websocket.session import WebSocketSession
+from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp, Message, Scope
     from trioasgi.http.exchange import Exchange
+    from trioasgi.types import ASGIApp, Message, Scope
     from trioasgi.websocket.handshake import Offer
     from trioasgi.websocket.settings import WebSocketSettings
 
@@ -45,10 +46,10 @@ async def serve_websocket(
     settings: WebSocketSettings,
     peer: str,
 ) -> None:
-    """Answer `exchange`, which asks for a WebSocket, and call the application for it if it may have one.
+    """Answer `exchange`, which asks for a WebSocket. If its handshake is valid, call the application.
 
-    `scope` is what an HTTP request's would be. The WebSocket and its closing handshake are over when this
-    returns. Raises nothing but cancellation.
+    `scope` is that of an HTTP request, and is changed here. The WebSocket and its closing handshake are over
+    when this returns. Raises nothing but cancellation.
     """
     refusal = exchange.check_websocket()
     if refusal is not None:
@@ -81,13 +82,13 @@ def _make_websocket_scope(scope: Scope, offer: Offer) -> None:
     scope["subprotocols"] = list(offer.subprotocols)
     extensions = scope["extensions"]
     scope["extensions"] = {"websocket.http.response": {}}
-    if "tls" in extensions:  # the connection's own; the others are for HTTP responses
+    if "tls" in extensions:  # it describes the connection; the other extensions are for HTTP responses
         scope["extensions"]["tls"] = extensions["tls"]
     del scope["method"]
 
 
 async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
-    """Answer with an HTTP response of our own."""
+    """Answer with an HTTP response of the server."""
     status, reason, headers = refusal
     body = f"{status} {reason}\n".encode() if reason else b""
     if body:
@@ -98,14 +99,14 @@ async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
         if exchange.send_body(body, more=False):
             await exchange.flush()
     except ClientDisconnected:
-        pass  # there is nobody left to tell
+        pass  # the client has gone
 
 
 class WebSocketCall:
     """`receive` and `send` of one call.
 
-    Before the handshake is answered, and where it is denied, the exchange's `phase` says how far things are;
-    once it is accepted, there is a session.
+    Until the handshake is accepted, or if it is denied, the exchange's `phase` is the state of the call.
+    After that there is a session, with a state of its own.
     """
 
     __slots__ = ("_connect_told", "_exchange", "_offer", "_peer", "_session", "_settings")
@@ -137,7 +138,7 @@ class WebSocketCall:
                 return {"type": "websocket.connect"}
             await self._exchange.wait_disconnected()
             session = self._session
-            if session is None:  # it may have been accepted in the meantime
+            if session is None:  # another task may have accepted meanwhile
                 return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
         message = await session.receive()
         if isinstance(message, str):
@@ -170,7 +171,7 @@ class WebSocketCall:
                 await session.flush()
         else:
             check_type(message, "websocket.send", "websocket.close")
-            if session.state is not State.OPEN:
+            if session.state is not SessionState.OPEN:
                 raise ClientDisconnected("the WebSocket is closed")
             session.close(*_read_close(message))
 
@@ -185,7 +186,7 @@ class WebSocketCall:
                 case "websocket.accept":
                     await self._accept(message)
                 case "websocket.close":
-                    # Code and reason go nowhere, and are not looked at: FastAPI's reason is a list here.
+                    # Code and reason are not sent, so they are not checked: FastAPI's reason is a list here.
                     await _refuse(exchange, Refusal(403, ""))
                 case _:
                     await self._begin_response(message)
@@ -218,14 +219,14 @@ class WebSocketCall:
         if not isinstance(subprotocol, str) or _SUBPROTOCOL.fullmatch(subprotocol) is None:
             raise ASGIMessageError(f"subprotocol must be a token as a str, or None, not {subprotocol!r}")
         if subprotocol not in self._offer.subprotocols:
-            # RFC 6455, 4.1: the client would have to fail the connection.
+            # RFC 6455, 4.1: the client would fail the connection.
             offered = ", ".join(self._offer.subprotocols) or "none"
             raise ASGIMessageError(
                 f"subprotocol {subprotocol!r} is not one that the client offers ({offered})"
             )
         return subprotocol
 
-    # A response in its place: https://asgi.readthedocs.io, "Websocket Denial Response"
+    # A response in place of the WebSocket: https://asgi.readthedocs.io, "Websocket Denial Response"
 
     async def _begin_response(self, message: Message) -> None:
         status = check_status(message.get("status"))
@@ -242,7 +243,7 @@ class WebSocketCall:
     # The end
 
     def end(self) -> None:
-        """The application has returned."""
+        """End the WebSocket after the application has returned."""
         exchange, session = self._exchange, self._session
         if session is not None:
             session.close()
@@ -254,7 +255,7 @@ class WebSocketCall:
             exchange.fail(500, "Internal Server Error")
 
     def end_failed(self, exc: BaseException) -> None:
-        """The application has raised: 500 before the WebSocket is accepted, 1011 after."""
+        """End the WebSocket after the application has raised: 500 before it is accepted, 1011 after."""
         exchange, session = self._exchange, self._session
         is_news = is_disconnect(exc, gone=exchange.disconnected)
         if is_news:
@@ -270,7 +271,9 @@ class WebSocketCall:
             exchange.fail(500, "Internal Server Error")
 
     def abandon(self) -> None:
-        """End the session without waiting for the client: this task can wait for nothing any more."""
+        """End the session without waiting for the client: after a nursery was abandoned, this task cannot
+        wait.
+        """
         if self._session is not None:
             self._session.abandon()
 
@@ -281,7 +284,7 @@ class WebSocketCall:
 
 
 def _read_payload(message: Message) -> str | bytes:
-    """What `websocket.send` has to send: exactly one of text and bytes is set."""
+    """The text or the bytes of `websocket.send`; exactly one of them must be set."""
     text = message.get("text")
     data = message.get("bytes")
     if data is None and isinstance(text, str):

@@ -1,4 +1,4 @@
-"""What is read from the arguments of the command line before Typer sees them, or spelt out in them."""
+"""Reads and rewrites arguments of the command line before Typer parses them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 def complete_certfile(arguments: Sequence[str]) -> list[str]:
-    """`--certfile` with nothing after it, spelt out as `--certfile=development`.
+    """Rewrite `--certfile` without a value as `--certfile=development`.
 
-    Nothing is after it at the end, before another flag, and before what looks like MODULE:ATTR and is no file
-    there is. (A chain that is named so can be given as `--certfile=NAME` all the same.)
+    It has no value at the end, before another flag, and before a MODULE:ATTR unless such a file exists. (Such
+    a file can also be given as `--certfile=NAME`.)
     """
     completed: list[str] = []
     for index, argument in enumerate(arguments):
@@ -40,8 +40,8 @@ def _is_certfile(following: Sequence[str]) -> bool:
 
 
 def spell_switches(arguments: Sequence[str]) -> list[str]:
-    """A switch that is written as another server's, `--ws-per-message-deflate false`, spelt out in our own
-    flags: `--no-websocket-deflate`.
+    """Rewrite a switch in uvicorn's form, `--ws-per-message-deflate false`, as our own flag:
+    `--no-websocket-deflate`.
     """
     spelt: list[str] = []
     left = deque(arguments)
@@ -72,10 +72,10 @@ _SWITCH_OF_ALIAS = {
 
 
 def options_for(arguments: Sequence[str]) -> list[Option]:
-    """The options that Typer has to know for these arguments: those mentioned, or all if something else is
-    mentioned that looks like one, be it `--help` or a mistake.
+    """The options that Typer must know for these arguments: those that occur, or all if an argument looks
+    like an unknown option, such as `--help` or a mistake.
 
-    Typer takes its time for each, used or not: for all of them a tenth of a whole start.
+    Typer takes time for each option that it knows, also if it is not used.
     """
     mentioned = {}
     for argument in arguments:
@@ -90,7 +90,7 @@ def options_for(arguments: Sequence[str]) -> list[Option]:
 
 
 def typed_flags(arguments: Sequence[str]) -> dict[str, str]:
-    """For the names of options, the flags that they are given by."""
+    """The flags that occur in the arguments, by the name of their option."""
     typed = {}
     for argument in arguments:
         if argument == "--":

@@ -1,8 +1,7 @@
 """The command line: arguments become a Config, and a Config is run.
 
-`trioasgi MODULE:ATTR [options]` serves. Further commands stand beside that without anybody writing `serve`: a
-first argument that is the name of a command is that command, anything else is serving. (An application is
-always written with a colon, so a module may be named like a command.)
+`trioasgi MODULE:ATTR [options]` serves. If the first argument is the name of a command, that command runs
+instead. The name of an application always has a colon, so its module may be named like a command.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import NoReturn
 import typer
 
 import trioasgi
-import trioasgi.cli.demo  # which adds its command
+import trioasgi.cli.demo  # adds its command
 from trioasgi.cli.arguments import complete_certfile, options_for, spell_switches, typed_flags
 from trioasgi.cli.serving import (
     COMMAND_SETTINGS,

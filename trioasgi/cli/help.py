@@ -1,7 +1,8 @@
 """The text of `--help`: the serving options in panels, within 80 columns.
 
-Typer's own panels give a column each to flag, short flag, negative flag and type, which leaves too little for
-the words. Here one column has what is typed and one what it means, and they are as wide in every panel.
+Typer's own panels have columns for flag, short flag, negative flag and type, and little room for the help
+text. Here the panels have two columns: the flags, and the help text. The columns are equally wide in all
+panels.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Entry(NamedTuple):
 
     @property
     def width(self) -> int:
-        """Columns of what is typed."""
+        """The width of the flags, in columns."""
         return len(self.flags) + 1 + len(self.metavar)
 
 
@@ -57,7 +58,7 @@ pyproject.toml under [tool.trioasgi] (log-level = "debug"); flags win."""
 
 
 def option_entry(option: Option) -> Entry:
-    """How an option is typed, and what it means, with its default if that says something."""
+    """The flags of an option, and its help text, with the default if that is of use."""
     return Entry(_flags_text(option), option.metavar, option.help + _default_text(option))
 
 

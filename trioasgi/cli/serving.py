@@ -1,7 +1,7 @@
-"""What the commands that serve have in common: the options that they take, how these are parsed, and the run.
+"""Shared by the commands that serve: their options, the parsing of these, and the run.
 
-The options are made from `config/declaration.py`. Typer parses and documents them; what a value may be is
-checked by Config alone, which knows where each came from.
+The options come from `config/declaration.py`. Typer parses them and shows the help. Only Config checks the
+values, because it knows where each value comes from.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ COMMAND_SETTINGS = {"help_option_names": ["--help", "-h"]}
 commands = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings=COMMAND_SETTINGS
 )
-"""What stands beside serving. A command added here needs nothing else."""
+"""The commands beside serving. A command that is added here needs nothing else."""
 
 
 @commands.callback()
 def _commands() -> None:
-    """Keep Typer from taking the only command for the whole program."""
+    """A callback. Without it Typer would make a single command the whole program."""
 
 
 def command_names() -> list[str]:
-    """The commands that stand beside serving."""
+    """The names of the commands beside serving."""
     return [
         *(info.name for info in commands.registered_commands if info.name),
         *(info.name for info in commands.registered_groups if isinstance(info.name, str)),
@@ -43,7 +43,7 @@ def command_names() -> list[str]:
 
 
 def _further_commands() -> list[tuple[str, str, str]]:
-    """Each as the help shows it: what is typed, nothing to replace in it, and its first line."""
+    """The other commands for the help: what to type, no placeholder, and the first line of the docstring."""
     return [
         (f"{PROGRAM} {info.name}", "", (inspect.getdoc(info.callback) or "").partition("\n")[0])
         for info in commands.registered_commands
@@ -57,10 +57,7 @@ class ServingCommand(TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse without converting: every value is a text or a switch, which Config checks.
-
-        (What Typer converts with, be it pydantic, takes longer to load than all of this package.)
-        """
+        """Parse without converting values: Config checks them. So Typer need not import its converters."""
         given, extra, _ = self.make_parser(ctx).parse_args(args=list(args))
         eager = any(param.is_eager and given.get(param.name) for param in self.get_params(ctx))
         if eager or extra:
@@ -95,14 +92,14 @@ class ServingCommand(TyperCommand):
 
 
 def _flag_declarations(option: Option) -> list[str]:
-    """As Typer wants to be told: `--flag`, or `--flag/--no-flag` for a switch."""
+    """The flags in Typer's form: `--flag`, or `--flag/--no-flag` for a switch."""
     if option.kind is not Kind.SWITCH:
         return [*option.flags, *option.hidden_flags]
     return [f"{flag}/{negative}" for flag, negative in zip(option.flags, option.negative_flags, strict=True)]
 
 
 def parameter(name: str, annotation: object, info: object, default: object = None) -> inspect.Parameter:
-    """A parameter of a command, as Typer wants to be told."""
+    """A parameter of a command, in the form that Typer reads."""
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=Annotated[annotation, info]
     )
@@ -123,7 +120,7 @@ _Command = Callable[..., None]
 
 
 class _Parameters(NamedTuple):
-    """What a command takes: parameters of its `own`, and all the options but `without`."""
+    """The parameters of a command: its `own`, and all options but those in `without`."""
 
     own: tuple[inspect.Parameter, ...]
     without: tuple[str, ...]
@@ -133,7 +130,7 @@ _parameters: dict[_Command, _Parameters] = {}
 
 
 def takes(*own: inspect.Parameter, without: tuple[str, ...]) -> Callable[[_Command], _Command]:
-    """Note what a command takes, for `declare` to tell Typer."""
+    """Note the parameters of a command; `declare` passes them to Typer."""
 
     def register(command: _Command) -> _Command:
         _parameters[command] = _Parameters(own, without)
@@ -143,9 +140,9 @@ def takes(*own: inspect.Parameter, without: tuple[str, ...]) -> Callable[[_Comma
 
 
 def declare(options: Sequence[Option], typed: Mapping[str, str]) -> None:
-    """Let Typer see these options: it reads a command's signature when it is about to run one.
+    """Put these options into the signatures of the commands, which Typer reads when it runs one.
 
-    `typed` has the flag that this command line has for an option, by the option's name.
+    `typed` has the flag of each option in this command line, by the option's name.
     """
     _typed.clear()
     _typed.update(typed)
@@ -156,7 +153,7 @@ def declare(options: Sequence[Option], typed: Mapping[str, str]) -> None:
 
 
 _typed: dict[str, str] = {}
-"""For an option's name, the flag that this command line has for it."""
+"""The flag of each option in this command line, by the option's name."""
 
 
 def start(
@@ -166,7 +163,7 @@ def start(
     fixed: Mapping[str, object] | None = None,
     defaults: Mapping[str, object] | None = None,
 ) -> None:
-    """Run what the flags `given` and the other sources amount to; `fixed` is what none of them can change."""
+    """Serve with the flags `given` and the values of the other sources. `fixed` overrides all of them."""
     flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     try:
         config = read_config(

@@ -1,4 +1,4 @@
-"""The rules that options keep beside their types: of one value, and of one beside another."""
+"""The rules for options besides their types: for single values, and for values together."""
 
 import re
 from collections.abc import Mapping
@@ -26,12 +26,13 @@ _FRAMING = frozenset(
         "http2-settings",
     }
 )
-"""The fields that say where a message ends, and what becomes of its connection (RFC 9110 7.6.1); those of a
-WebSocket's handshake (RFC 6455 11.3) are refused with them."""
+"""The fields about framing and about the connection (RFC 9110, 7.6.1). The fields of a WebSocket handshake
+(RFC 6455, 11.3) are refused too.
+"""
 
 
 def check_together(values: Mapping[str, object], origins: Origins) -> None:
-    """Raise ConfigError if a value breaks a rule; `values` have the types declared already."""
+    """Raise ConfigError if a value breaks a rule. `values` already have the declared types."""
     for rule in _RULES:
         rule(values, origins)
 
@@ -147,7 +148,7 @@ def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
 
 
 def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
-    """A NUL ends a text in C: no path, address or list of ciphers has one."""
+    """Refuse NUL characters, which end a text in C, in paths, addresses and cipher lists."""
     for name, value in values.items():
         entries = value if isinstance(value, tuple) else (value,)
         if any(isinstance(entry, str) and "\0" in entry for entry in entries):
@@ -157,7 +158,7 @@ def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
 
 
 def _crosses(values: Mapping[str, object]) -> bool:
-    """Whether the options go to another process."""
+    """Do the options go to another process?"""
     return bool(values.get("reload")) or values.get("workers", 1) != 1
 
 

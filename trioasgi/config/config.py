@@ -1,4 +1,4 @@
-"""`Config`: the options that were declared, with their values, checked."""
+"""`Config`: the declared options with their checked values."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -14,7 +14,7 @@ from .option import Origin, Origins, keyword, origin_of, unknown_option
 
 
 class _ConfigMeta(msgspec.StructMeta):
-    """Lets the constructor know every name of an option, and say of a mistake what is wrong with it."""
+    """Makes the constructor accept all names of an option, and raise ConfigError for a mistake."""
 
     def __call__(self, *arguments: object, **options: object) -> Any:
         if len(arguments) > 1:
@@ -31,9 +31,9 @@ class _ConfigMeta(msgspec.StructMeta):
 class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metaclass=_ConfigMeta):
     """Every option of a server, checked.
 
-    Construction raises ConfigError for a value of the wrong type, out of bounds, or at odds with another.
-    A list does where a tuple is declared, and a single string where the tuple would have one entry. Options
-    have uvicorn's names too (`ssl_certfile`), and None is their default where it is not a value by itself.
+    The constructor raises ConfigError for a value that has the wrong type, is out of bounds, or conflicts
+    with another. For a tuple it accepts a list, or a string as the single entry. It also accepts uvicorn's
+    names (`ssl_certfile`). None means the default, unless None is a value of its own.
     """
 
     def __post_init__(self) -> None:
@@ -48,15 +48,15 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object], origins: Origins | None = None) -> Self:
-        """Make a Config of options by name, with `origins` for the errors' messages.
+        """Make a Config from options by name. `origins` are for error messages.
 
-        Raises ConfigError as the constructor does, and for an unknown name with the nearest one there is.
+        Raises ConfigError as the constructor does. For an unknown name it suggests the nearest one.
         """
         named, keywords = _by_own_name(values)
         return msgspec.convert(_settle(named, {**keywords, **(origins or {})}), cls)
 
     def to_dict(self) -> dict[str, object]:
-        """The options that are not at their default, in types that JSON has."""
+        """The options that differ from their default, in JSON's types."""
         return {
             name: list(value) if isinstance(value, tuple) else value for name, value in _chosen(self).items()
         }
@@ -67,14 +67,14 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
         return type(self).from_dict({**_chosen(self), **changed}, keywords)
 
     def remarks(self) -> list[str]:
-        """What to say of options that were given and have no effect here."""
+        """The warnings about options that were given but have no effect."""
         from .remarks import remarks_on_options  # after the start, and not by the command line
 
         return remarks_on_options(self)
 
     @property
     def binds(self) -> tuple[str, ...]:
-        """The addresses to listen on, as `bind` spells them; never empty."""
+        """The addresses to listen on, in the form of `bind`; never empty."""
         if self.bind:
             return self.bind
         if self.uds is not None:
@@ -87,7 +87,7 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
 
 
 def _chosen(config: Config) -> dict[str, object]:
-    """What is not at its default. (1 is not True here, although it is equal.)"""
+    """The values that differ from their default. (1 differs from True here, although they are equal.)"""
     values = ((option, getattr(config, option.name)) for option in OPTIONS.values())
     return {
         option.name: value
@@ -98,7 +98,7 @@ def _chosen(config: Config) -> dict[str, object]:
 
 
 def _by_own_name(values: Mapping[str, object]) -> tuple[dict[str, object], dict[str, Origin]]:
-    """Keywords by the options' own names, and what each was called; names that no option has stay. Raises
+    """The keywords by the own names of their options, and the origin of each. Unknown names stay. Raises
     ConfigError.
     """
     named: dict[str, object] = {}
@@ -113,7 +113,7 @@ def _by_own_name(values: Mapping[str, object]) -> tuple[dict[str, object], dict[
 
 
 def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]:
-    """`values` checked, each by itself and then one against another; raises ConfigError."""
+    """Check each of `values`, and then all together. Raises ConfigError."""
     settled: dict[str, object] = {}
     for name, value in values.items():
         origin = origin_of(name, origins)
@@ -127,6 +127,8 @@ def _settle(values: Mapping[str, object], origins: Origins) -> dict[str, object]
 
 
 def _as_mount(path: str) -> str:
-    """The path with one slash before it and none behind; empty for the root (ASGI's `root_path`)."""
+    """The path with one slash at its beginning and none at its end; empty for the root (ASGI's
+    `root_path`).
+    """
     inner = path.strip("/")
     return f"/{inner}" if inner else ""

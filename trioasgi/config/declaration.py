@@ -1,8 +1,8 @@
 """The one declaration of every option.
 
-Each field of `Declaration` is an option: type, bounds, default, help, panel and flags. The command line,
-`TRIOASGI_*` in the environment, `[tool.trioasgi]` in a file, the Python keywords, the dict that crosses to a
-worker and the reference page are all made from these fields. Adding an option is adding a field.
+Each field of `Declaration` is an option: type, bounds, default, help, panel and flags. All of these are made
+from the fields: the command line, `TRIOASGI_*` in the environment, `[tool.trioasgi]` in a file, the Python
+keywords, the dict for a worker, and the reference page. To add an option, add a field.
 """
 
 import os
@@ -17,7 +17,7 @@ from .option import Group, Option, option, option_names, read_options
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEVELOPMENT = "development"
-"""The `certfile` that stands for a certificate made up for this run."""
+"""The value of `certfile` for a development certificate, which is made for this run."""
 
 LOOPBACK = ("127.0.0.0/8", "::1")
 FORWARDED_HEADERS = (
@@ -28,10 +28,10 @@ FORWARDED_HEADERS = (
     "x-forwarded-prefix",
     "forwarded",
 )
-"""The header fields in which proxies tell whom they speak for."""
+"""The header fields in which proxies describe their clients."""
 
 _YEAR = 365 * 24 * 3600
-"""Above any wait that makes sense, and below what a clock cannot add to its time (infinity)."""
+"""Seconds. The longest time that an option accepts. A clock cannot add infinity to its time."""
 
 NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
@@ -301,7 +301,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
             expected="the path of a JSON, YAML or INI file (in Python also a dict for dictConfig(), or None)",
         ),
     ] = ""
-    """Empty: the server's own handlers. An empty dict, which None stands for: logging is left as it is."""
+    """Empty: the server's own handlers. An empty dict, or None: logging is left as it is."""
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug", "trace"] | None,
         option(
@@ -401,7 +401,7 @@ OPTIONS: Mapping[str, Option] = read_options(Declaration)
 """Every option by name, in the order declared."""
 
 NAMES: Mapping[str, str] = option_names(OPTIONS)
-"""For every name that an option has, in any source, the option's own."""
+"""The own name of an option, by each name that it has in any source."""
 
 LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))
-"""The ways to say where to listen; a Config uses one of them."""
+"""The groups of options for the listening address. A Config uses one group."""

@@ -1,4 +1,4 @@
-"""`--env-file`: variables for the environment, from a file of lines KEY=VALUE."""
+"""`--env-file`: reads variables for the environment from a file with lines KEY=VALUE."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .option import Origin
 
 
 def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origin | None = None) -> None:
-    """Set what a .env file says and `environ` does not yet have; raises ConfigError.
+    """Set the variables of a .env file that `environ` does not have yet. Raises ConfigError.
 
-    `origin` says for the error who has named the file.
+    `origin` is where the file was named, for the error.
 
-    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value may stand in quotes, and go over
-    several lines then: single ones keep it as it is, double ones know `\\n`, `\\t`, `\\"` and `\\\\`. Without
-    quotes it ends before ` #`.
+    Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value in quotes may have several lines.
+    Single quotes keep it as it is. Double quotes allow the escapes `\\n`, `\\t`, `\\"` and `\\\\`. Without
+    quotes the value ends before ` #`.
     """
     shown = str(path)
     text = read_bytes(Path(shown), shown, "env_file", origin).decode("utf-8-sig", "surrogateescape")
@@ -64,7 +64,7 @@ def _env_value(match: re.Match[str]) -> str:
 
 
 def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
-    """What is in a file that an option names; `shown`, `what` and `origin` are for the ConfigError."""
+    """Read a file that an option names. `shown`, `what` and `origin` are for the ConfigError."""
     try:
         return path.read_bytes()
     except OSError as error:

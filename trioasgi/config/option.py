@@ -1,7 +1,7 @@
-"""What an option is: its kind, its names, its bounds, and what is said of a bad value.
+"""`Option`: the kind, the names and the bounds of an option, and the error for a bad value.
 
-`declaration.py` declares the options with `option()`; command line, environment, file, Python and reference
-all read them back as `Option` records, so that nothing about an option is written twice.
+`declaration.py` declares the options with `option()`. Command line, environment, file, Python and the
+reference page read them as `Option` records. So nothing about an option is written twice.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ class Origin(msgspec.Struct, frozen=True):
     """Where a value came from."""
 
     place: str
-    """As messages have it: `flag --workers`, `environment TRIOASGI_WORKERS`, ..."""
+    """The place in messages: `flag --workers`, `environment TRIOASGI_WORKERS`, ..."""
     name: str
-    """The option's name that was used there, its own or another."""
+    """The name of the option that was used there."""
 
     def __str__(self) -> str:
         return self.place
 
 
 Origins = Mapping[str, Origin]
-"""For an option's name, where its value came from; what is not there is a keyword in Python."""
+"""The origin of each option's value, by the option's name. Options that are missing are keywords
+in Python.
+"""
 
 
 def origin_of(name: str, origins: Origins) -> Origin:
@@ -85,7 +87,7 @@ SWITCH_WORDS = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
 }
-"""What is written for true and false."""
+"""The words for true and false."""
 
 
 class Option(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,33 +98,37 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """The annotation that values are checked against."""
     kind: Kind
     nullable: bool
-    """None is a value too: nothing was chosen."""
+    """Is None a value of its own, which means that nothing was chosen?"""
     default: object
     none: object
-    """What None stands for where it is no value by itself; in Python only."""
+    """The value that None stands for in Python, unless None is a value of its own."""
     help: str
     group: Group
     flags: tuple[str, ...]
     negative_flags: tuple[str, ...]
     """For a switch: the flags that turn it off, one for each of `flags`."""
     hidden_flags: tuple[str, ...]
-    """Aliases that work and are not shown. A switch's may have its value behind it, as in `--alias false`."""
+    """Aliases that work but are not shown. That of a switch may have a value, as in `--alias false`."""
     names: tuple[str, ...]
-    """Every name it has: its own, its flags' and other servers'. All of them work in every source."""
+    """All its names: its own, those of its flags and those of other servers. All of them work in every
+    source.
+    """
     environment_aliases: tuple[str, ...]
-    """Variables that other servers read for the same thing; ours wins over them."""
+    """Variables of other servers for the same option. Ours overrides them."""
     separator: str | None
-    """What splits a list in a `UVICORN_` variable; None: white space, as click has it."""
+    """The separator of a list in a `UVICORN_` variable; None: white space, as in click."""
     joiner: str | None
-    """What joins the two parts of a list's entry that is given as a pair; None: an entry is one text."""
+    """Joins the two parts of a list entry that is given as a pair; None: an entry is one text."""
     metavar: str
     choices: tuple[str, ...]
     spellings: Mapping[str, str]
-    """Other ways to write a choice: what other servers call it."""
+    """Other servers' names of the choices."""
     refused: Mapping[str, str]
-    """For values of other servers that cannot be taken, as regular expressions: why not, and what to use."""
+    """Values of other servers that are not accepted, as regular expressions; for each the reason, and what to
+    use.
+    """
     expected: str
-    """What would be right, to follow the word `expected`."""
+    """What the error says after the word `expected`."""
     secret: bool
     """The value is never shown."""
 
@@ -141,14 +147,14 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return "'***'" if self.secret else repr(value)
 
     def quote(self, value: object) -> str:
-        """`value` for an error: of a list the entries, as they were written."""
+        """`value` for an error. A list is shown as its entries, as they were written."""
         entries = value if isinstance(value, tuple) and self.kind is Kind.LIST else ()
         if entries and all(isinstance(entry, str) for entry in entries):
             return ", ".join(map(repr, entries))
         return self.show(value)
 
     def parse(self, text: str, origin: Origin, separator: str | None = ",") -> object:
-        """The value that `text` from a command line or the environment stands for; raises ConfigError.
+        """The value of `text`, which comes from a command line or the environment. Raises ConfigError.
 
         A list is split at `separator`, or at white space if that is None.
         """
@@ -170,16 +176,16 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             self.refuse(text, origin)
 
     def check(self, value: object, origin: Origin) -> object:
-        """`value` in the type declared; raises ConfigError.
+        """Convert `value` to the declared type. Raises ConfigError.
 
-        Where that is a tuple, a list becomes one, and a string the one entry of one. A path is its string, a
-        choice may be spelt as another server does, and None stands for `none`.
+        For a tuple a list is accepted, and a string as its single entry. A path becomes a string. A choice
+        may have another server's name. None becomes `none`.
         """
         if value is None and not self.nullable:
             return self.none
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # of what is not UTF-8 (PEP 383)
+        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8 (PEP 383)
             self.refuse(value, origin, self._why_refused(value))
         return checked
 
@@ -190,7 +196,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         return None if reason is None else f"{self.expected}: {reason}"
 
     def _plain(self, value: object) -> object:
-        """`value` in the types of the declaration, where it is one that means the same."""
+        """Convert `value` to a type of the declaration, if it has one with the same meaning."""
         match self.kind:
             case Kind.LIST if isinstance(value, str | os.PathLike):
                 return (os.fspath(value),)
@@ -200,7 +206,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return os.fspath(value)
             case Kind.CHOICE if isinstance(value, str):
                 return self._spelt(value)
-            case Kind.CHOICE if isinstance(value, type):  # a class, which the command line has by its name
+            case Kind.CHOICE if isinstance(value, type):  # a class: on the command line it is a name
                 return self._spelt(f"{value.__module__}:{value.__qualname__}")
             case Kind.CHOICE if isinstance(value, int) and not isinstance(value, bool):
                 return self._spelt(str(int(value)))
@@ -217,12 +223,12 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return entry
 
     def _spelt(self, word: str) -> str:
-        """The choice that `word` is, in whatever case; or else `word` itself, to be refused."""
+        """The choice for `word`, in upper or lower case. An unknown word is returned, and refused later."""
         lower = word.lower()
         return self.spellings.get(lower, lower if lower in self.choices else word)
 
     def refuse(self, value: object, origin: Origin, expected: str | None = None) -> NoReturn:
-        """Raise the ConfigError for a value that cannot be."""
+        """Raise the ConfigError for an invalid value."""
         called = self.name if origin.name == self.name else f"{origin.name} ({self.name})"
         raise ConfigError(
             f"bad value for {called}: {self.quote(value)} (from {origin}); "
@@ -248,11 +254,11 @@ def option(
 ) -> msgspec.Meta:
     """Declare an option beside the type of its field.
 
-    `flags` are the flags shown, `--like-the-name` unless given; `aliases` are further names, written as the
-    field's. A switch gets its `--no-` flags by itself. `none` is what None means, the default unless given.
-    `expected` says what would be right, where the type does not, and `refused` why values of other servers
-    are not.
-    Bounds belong to the type: `Annotated[int, msgspec.Meta(ge=1)]`.
+    `flags` are the flags that are shown; the default is `--like-the-name`. `aliases` are further names,
+    written like the field's. A switch gets its `--no-` flags itself. `none` is the meaning of None; the
+    default is the option's default. `expected` is for the error, if the type does not say it. `refused` says
+    why values of other servers are not accepted. Bounds belong to the type: `Annotated[int,
+    msgspec.Meta(ge=1)]`.
     """
     extra = {
         "group": group,
@@ -277,19 +283,19 @@ def read_options(declaration: type[msgspec.Struct]) -> dict[str, Option]:
 
 
 def option_names(options: Mapping[str, Option]) -> dict[str, str]:
-    """For every name that an option has, the option's own."""
+    """The own name of an option, by each of its names."""
     return {name: option.name for option in options.values() for name in option.names}
 
 
 def unknown_option(name: str, origin: Origin, known: Collection[str]) -> ConfigError:
-    """The error for a name that no option has; it suggests the nearest that one has."""
+    """The error for an unknown name. It suggests the nearest known one."""
     near = nearest_name(name, known)
     hint = f"did you mean {near}?" if near else "see `trioasgi --help` for those there are"
     return ConfigError(f"unknown option {name!r} (from {origin}); {hint}")
 
 
 def nearest_name(name: str, known: Collection[str], likeness: float = 0.6) -> str | None:
-    """The name of an option that is most like `name`, if one is at least so much like it (0 to 1)."""
+    """The known name that is most similar to `name`, if the similarity is at least `likeness` (0 to 1)."""
     import difflib  # only a mistake pays for it
 
     near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=likeness)

@@ -1,4 +1,4 @@
-"""What is said of options that were given and have no effect."""
+"""The warnings about options that were given but have no effect."""
 
 from collections.abc import Iterator
 
@@ -6,12 +6,12 @@ from .declaration import Declaration
 
 
 def remarks_on_options(config: Declaration) -> list[str]:
-    """The warnings that these values call for."""
+    """The warnings about these values."""
     return [remark for given, remark in _remarks(config) if given]
 
 
 def remarks_on_embedding(config: Declaration) -> list[str]:
-    """The warnings that these values call for in a server that is part of a program."""
+    """The warnings about these values in a server that is embedded in a program."""
     given = {
         "workers": config.workers > 1,
         "reload": config.reload,
@@ -27,7 +27,7 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
 
 
 def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
-    """Whether there is a reason to say so, and what."""
+    """Pairs: does the warning apply, and its text."""
     yield (
         config.loop not in ("auto", "trio"),
         f"loop = {config.loop!r} has no effect: this server runs on Trio, which is the loop",

@@ -1,15 +1,16 @@
-"""Where options come from: flags, the environment, a file; and which of them wins.
+"""Reads options from flags, the environment and a file, and merges them.
 
-Precedence: flag, then environment, then file, then default. Each value keeps its origin for the messages.
+Precedence: flag, then environment, then file, then default. Each value keeps its origin for error messages.
+All names of an option work in every source.
 
-An option goes by all its names in every source. Environment: `TRIOASGI_<NAME>`, below that `UVICORN_<NAME>`
-with the names that uvicorn has, below that variables that several servers read; a switch is 1/0, true/false,
-yes/no or on/off; a list is split at commas (an entry that has a comma itself can only be given as a flag or
-in a file), in a `UVICORN_` variable where uvicorn splits it; an empty variable counts as not set.
+Environment: `TRIOASGI_<NAME>` comes first, then `UVICORN_<NAME>` with uvicorn's names, then variables that
+several servers read. A switch is 1/0, true/false, yes/no or on/off. A list is split at commas, or in a
+`UVICORN_` variable as uvicorn splits it. An entry with a comma can only be given as a flag or in a file. An
+empty variable counts as not set.
 
-File: that of `--config` or `TRIOASGI_CONFIG`; else `[tool.trioasgi]` of `./pyproject.toml`; else
-`./trioasgi.toml`, which has the options at its top level or under `[tool.trioasgi]`. Keys may be spelt with
-dashes or underscores. Paths in a file are relative to the current directory, as they are everywhere else.
+File: that of `--config` or `TRIOASGI_CONFIG`, else `[tool.trioasgi]` of `./pyproject.toml`, else
+`./trioasgi.toml`. The last one has the options at its top level or under `[tool.trioasgi]`. Keys may have
+dashes or underscores. Paths in a file are relative to the current directory, as everywhere else.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
 ENVIRONMENT_PREFIX = "TRIOASGI_"
 ENVIRONMENT = "environment"
-"""Where a variable is from, unless an env file had it."""
+"""The place of a variable that does not come from an env file."""
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
-"""Names the file, as `--config` does; it is no option of a server and so no field of Config."""
+"""Names the file, as `--config` does. It is not an option of the server, so Config has no such field."""
 
 _LINK = re.compile(
     r"""
@@ -43,7 +44,7 @@ _LINK = re.compile(
 """The variables that Kubernetes sets in every container for a service whose name begins with `trioasgi`."""
 
 _LINK_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://")
-"""How the value of such a variable begins that is named as an option is."""
+"""The beginning of the value of such a variable, if it has the name of an option."""
 
 
 class Setting(NamedTuple):
@@ -66,12 +67,12 @@ def read_config(
     environ: MutableMapping[str, str] | None = None,
     directory: Path | None = None,
 ) -> Config:
-    """Merge all sources into a Config; raises ConfigError.
+    """Merge all sources into a Config. Raises ConfigError.
 
-    `flags` are options by name as the command line had them: a text, a list of texts, or a bool; `typed` says
-    which of an option's flags it was, where that is not the one shown. `defaults` stand below every source.
-    An env file, named by any source, adds to `environ` (os.environ) what is not in it yet, before TRIOASGI_
-    variables are read; where there are workers, only for those variables.
+    `flags` are the values of the command line by option: a text, a list of texts, or a bool. `typed` has the
+    flag that was used, if it is not the one that is shown. All sources override `defaults`. If a source names
+    an env file, its variables are added to `environ` (os.environ) before TRIOASGI_ variables are read. With
+    workers they are added only to read these.
     """
     environ = os.environ if environ is None else environ
     directory = Path() if directory is None else directory
@@ -104,17 +105,17 @@ def read_config(
 
 
 def is_supervised(config: Config) -> bool:
-    """Whether a supervisor starts workers. Each reads the env file itself, and anew: what this process had
-    set of it would be inherited, and stay when a line is removed.
+    """Does a supervisor start workers? Then each worker reads the env file itself. If this process set its
+    variables, the workers would inherit them, and keep those that were removed from the file.
     """
     return config.reload or config.workers > 1
 
 
 def merge(layers: Sequence[Layer]) -> Layer:
-    """One layer of many, the last of which wins.
+    """Merge layers. A later one overrides those before it.
 
-    Options that say the same thing differently win together: a `port` from the command line also overrules a
-    `bind` from a file, and a development certificate the key of another.
+    Options for the same thing are overridden together: a `port` on the command line replaces a `bind` from a
+    file, and a development certificate replaces the key of another certificate.
     """
     merged: Layer = {}
     for layer in layers:
@@ -133,7 +134,7 @@ def _overruled(layer: Layer) -> Iterator[str]:
 
 
 def read_flags(flags: Mapping[str, object], typed: Mapping[str, str]) -> Layer:
-    """The layer of the command line; texts become values. For `typed` see `read_config`."""
+    """The layer of the command line, with texts converted to values. `typed` is that of `read_config`."""
     layer: Layer = {}
     for name, value in flags.items():
         option = OPTIONS[name]
@@ -148,16 +149,16 @@ def _flag_origin(option: Option, flag: str) -> Origin:
     if option.name == "app":
         return Origin("argument MODULE:ATTR", option.name)
     name = flag.lstrip("-").replace("-", "_")
-    # A flag that is shown is the option itself: `--reload-dir`, `-w`.
+    # A flag that is shown counts as the option's own name: `--reload-dir`, `-w`.
     return Origin(f"flag {flag}", name if flag in option.hidden_flags else option.name)
 
 
 def read_environment(
     environ: Mapping[str, str], places: Mapping[str, str] | None = None
 ) -> tuple[Layer, Layer, Layer]:
-    """The layers of the environment: what several servers read, `UVICORN_*`, `TRIOASGI_*`.
+    """The layers of the environment: the variables of several servers, `UVICORN_*`, `TRIOASGI_*`.
 
-    `places` says where variables are from that another place than the environment had.
+    `places` has the origin of variables that do not come from the environment.
     """
     places = {} if places is None else places
     common: Layer = {}
@@ -172,7 +173,7 @@ def read_environment(
         _read_variable(uvicorns, own, variable, environ, separator, places, called=name)
     ours: Layer = {}
     for option in OPTIONS.values():
-        for name in reversed(option.names):  # its own name is the last, and wins
+        for name in reversed(option.names):  # its own name comes last, and overrides the others
             variable = ENVIRONMENT_PREFIX + name.upper()
             if variable in environ and not _is_link(variable, environ[variable]):
                 _read_variable(ours, option.name, variable, environ, ",", places, called=name)
@@ -189,7 +190,7 @@ def _read_variable(
     *,
     called: str | None = None,
 ) -> None:
-    """Read a variable, in which the option is `called` so, or by its own name, into the layer."""
+    """Read a variable into the layer. It names the option `called`, or by its own name."""
     if text := environ.get(variable):
         place = places.get(variable, ENVIRONMENT)
         origin = Origin(f"{place} {variable}", name if called is None else called)
@@ -197,10 +198,10 @@ def _read_variable(
 
 
 def remarks_on(environ: Mapping[str, str], env_file: str | None = None) -> list[str]:
-    """What to say of variables that begin as ours or uvicorn's do and are not read; they may well be somebody
-    else's.
+    """The remarks about variables with our prefix or uvicorn's that are not read. They may belong to another
+    program.
 
-    Those that an env file adds are in `environ` only where no worker reads that file itself.
+    The variables of an env file are in `environ` only if no worker reads that file itself.
     """
     if env_file is not None:
         from .env_file import load_env_file
@@ -219,7 +220,7 @@ def _remark_on(variable: str, text: str) -> str | None:
 
 
 def _remark_on_uvicorns(variable: str) -> str | None:
-    """Of names that are far from all of uvicorn's nothing is said: they are not meant for it."""
+    """A remark, unless the name is unlike all of uvicorn's: such a variable is not meant for it."""
     name = variable.removeprefix(UVICORN_PREFIX).lower()
     near = None if name in UVICORN_NAMES else nearest_name(name, UVICORN_NAMES, likeness=0.8)
     if near is None:
@@ -247,7 +248,7 @@ def _remark_on_ours(variable: str, text: str) -> str | None:
 
 
 def _is_link(variable: str, text: str) -> bool:
-    """Whether Kubernetes has set this variable (its documentation, "Discovering services")."""
+    """Has Kubernetes set this variable (its documentation, "Discovering services")?"""
     if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in NAMES and not _LINK_ADDRESS.match(text):
         return False
     return _LINK.fullmatch(variable) is not None
@@ -262,7 +263,7 @@ def read_file(named: str | None, directory: Path) -> Layer:
         path = directory / name
         if path.is_file():
             content = _read_bytes(path, name)
-            # A project's file without a table of ours is not parsed: it takes time, its errors are not ours.
+            # A pyproject.toml without our table is not parsed: that takes time, and its errors are not ours.
             if name == "trioasgi.toml" or _may_have_table(content):
                 layer = _file_layer(path, name, content, must_have_table=False)
                 if layer or name == "trioasgi.toml":
@@ -277,9 +278,9 @@ def _read_bytes(path: Path, shown: str) -> bytes:
 
 
 def _may_have_table(content: bytes) -> bool:
-    """Whether `[tool.trioasgi]` may be in a file of TOML, in any of its spellings but for escapes in a key.
+    """May a TOML file have the table `[tool.trioasgi]`, in any spelling without escapes in a key?
 
-    That we are a dependency does not count: so we are in most projects that we serve.
+    A dependency on trioasgi does not count: most projects that it serves have one.
     """
     return b"trioasgi" in content and re.search(_TABLE, content, re.VERBOSE | re.MULTILINE) is not None
 
@@ -317,7 +318,7 @@ def _file_layer(path: Path, shown: str, content: bytes, *, must_have_table: bool
 def _option_table(
     path: Path, shown: str, content: bytes, *, must_have_table: bool
 ) -> tuple[Mapping[str, object], str]:
-    """The table of options in a file, and how to call that place."""
+    """The table of options in a file, and its place for error messages."""
     import tomllib  # most starts read no file
 
     try:

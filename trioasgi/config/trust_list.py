@@ -1,5 +1,5 @@
-"""What an option that lists peers may say: addresses (`192.0.2.7`), networks (`10.0.0.0/8`), `unix` for every
-client of a Unix socket, and `*` for everybody. One entry may hold several, between commas.
+"""The entries of an option that lists peers: addresses (`192.0.2.7`), networks (`10.0.0.0/8`), `unix` for all
+clients of a Unix socket, and `*` for all peers. One text may have several entries, separated by commas.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class TrustList(NamedTuple):
 
     everybody: bool
     unix: bool
-    """Whether clients of a Unix socket are among them; so they are among everybody."""
+    """Are clients of a Unix socket included? `*` includes them too."""
     networks: list[Network]
 
 
 def read_trust_list(entries: Iterable[str]) -> TrustList:
-    """The list that these texts are. Raises ValueError for an entry that is none of what it may be."""
+    """Parse these texts. Raises ValueError for an invalid entry."""
     names = [name for entry in entries for part in entry.split(",") if (name := part.strip())]
     everybody = _EVERYBODY in names
     networks = [ipaddress.ip_network(name) for name in names if name not in (_EVERYBODY, _UNIX)]

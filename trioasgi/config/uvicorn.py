@@ -1,4 +1,4 @@
-"""What uvicorn calls its options and their values: all of it is accepted here."""
+"""uvicorn's names of options and values, all of which are accepted."""
 
 from collections.abc import Mapping
 
@@ -58,7 +58,7 @@ UVICORN_NAMES = frozenset(
         "ws_ping_timeout",
     }
 )
-"""The options of uvicorn, by its own names: of these it reads a variable."""
+"""uvicorn's options, by its own names. It reads a variable for each."""
 
 CERT_REQS: Mapping[str, str] = {"0": "none", "1": "optional", "2": "required"}
 """The numbers of `ssl.CERT_NONE`, `CERT_OPTIONAL` and `CERT_REQUIRED`."""
@@ -80,7 +80,7 @@ HTTP_PROTOCOLS: Mapping[str, str] = {
     "uvicorn.protocols.http.h11_impl:h11protocol": "h11",
     "uvicorn.protocols.http.httptools_impl:httptoolsprotocol": "httptools",
 }
-"""For uvicorn's names of HTTP parsers, and the paths of its classes, ours."""
+"""Our names for uvicorn's HTTP parsers, by uvicorn's names and the paths of its classes."""
 
 WEBSOCKET_PROTOCOLS: Mapping[str, str] = {
     "none": "off",
@@ -103,4 +103,4 @@ LOG_LEVELS: Mapping[str, str] = {
 """The numbers of the `logging` module, and uvicorn's number of its level `trace`."""
 
 FOREIGN_CLASS: Mapping[str, str] = {r".*[.:].*": "a class for asyncio cannot run on Trio"}
-"""Why a protocol class of somebody's own is refused, which uvicorn takes."""
+"""Why a custom protocol class, which uvicorn accepts, is refused."""

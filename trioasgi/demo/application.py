@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.demo.echo import websocket
 from trioasgi.demo.pages import Pages, load_assets, plain
 from trioasgi.demo.request import Request
 from trioasgi.demo.stream import stream
 from trioasgi.demo.vitals import Life
+from trioasgi.types import Receive, Scope, Send
 
 _LIFE = "trioasgi.demo.life"
 _HTML = "text/html; charset=utf-8"
@@ -104,8 +104,8 @@ async def _scope(request: Request) -> None:
 
 
 async def _echo(request: Request) -> None:
-    """Send every chunk back as it comes: the slower side sets the pace, and no more than a chunk is held."""
-    # What is echoed is the client's own; as plain bytes no browser takes it for a page.
+    """Send each chunk back when it comes. The slower side sets the pace, and memory holds one chunk."""
+    # As plain bytes, so that no browser renders what a client has sent.
     await request.start(HTTPStatus.OK, "application/octet-stream")
     more = True
     while more:

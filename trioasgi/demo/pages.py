@@ -14,8 +14,8 @@ from importlib.resources import files
 from string import Template
 
 from trioasgi import __version__
-from trioasgi.asgi.types import Scope
 from trioasgi.demo.request import Request
+from trioasgi.types import Scope
 
 _TLS_VERSIONS = {0x0301: "TLS 1.0", 0x0302: "TLS 1.1", 0x0303: "TLS 1.2", 0x0304: "TLS 1.3"}
 _CONTENT_TYPES = {

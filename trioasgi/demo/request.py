@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from trioasgi.asgi.types import Receive, Scope, Send
 from trioasgi.demo.vitals import Life
+from trioasgi.types import Receive, Scope, Send
 
 CONTENT_SECURITY_POLICY = "; ".join(
     (

@@ -1,9 +1,9 @@
 """The live stream: server-sent events (WHATWG HTML, section 9.2), one each second.
 
-Two things end such a stream, and an application has to see to both itself. A client that leaves shows as
-`http.disconnect` from `receive()`; a stream that waits for its next event would not notice, so a second task
-waits for it. A server that drains waits for its busy exchanges, and ASGI has no message that tells an
-application so; therefore no stream here lasts longer than `STREAM_SECONDS`, and the browser opens the next.
+An application must end such a stream in two cases. If the client leaves, `receive()` returns
+`http.disconnect`. A second task waits for that, because the first one waits for the next event. If the server
+drains, it waits for the stream, and ASGI cannot tell the application. So a stream lasts at most
+`STREAM_SECONDS`, and then the browser opens the next.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from http import HTTPStatus
 
 import trio
 
-from trioasgi.asgi.types import Receive
 from trioasgi.demo.request import Request
 from trioasgi.demo.vitals import Life, memory_in_use
+from trioasgi.types import Receive
 
 TICK_SECONDS = 1.0
 STREAM_SECONDS = 10.0
@@ -49,7 +49,7 @@ def _counted(life: Life) -> Iterator[None]:
 
 async def _cancel_on_disconnect(receive: Receive, scope: trio.CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
-        pass  # the request's body, if it has one, is of no interest here
+        pass  # ignore the body of the request
     scope.cancel()
 
 
@@ -64,7 +64,7 @@ async def _tick(request: Request) -> None:
             await request.write(event("tick", _vitals(request.life, number, late)), more=True)
         await request.write(event("bye", {"reason": "renew"}), more=False)
     except OSError:
-        pass  # the client left while an event was on its way: what the other task waits for as well
+        pass  # the client has left while an event was being sent; the other task sees that too
 
 
 def _vitals(life: Life, number: int, late: float) -> dict[str, object]:

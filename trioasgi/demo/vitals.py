@@ -1,4 +1,4 @@
-"""What the demo knows of its own process: counters that live as long as it does, and its memory."""
+"""The demo's own process: counters of this run, and its memory."""
 
 from __future__ import annotations
 

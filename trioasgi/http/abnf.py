@@ -1,8 +1,8 @@
-"""The grammars of HTTP that more than one module reads, each once, as patterns of `re` for bytes.
+"""The grammars of HTTP that several modules use, each once, as `re` patterns for bytes.
 
-Each stands beside its ABNF and section. They are put together with others, so they have no groups and no
-anchors: match them with `fullmatch`. In each, no two parts that follow one another match the same character:
-the time for a match would grow with the square of its input.
+Each has its ABNF and section beside it. Other patterns include them, so they have no groups and no anchors:
+use `fullmatch`. In each, neighbouring parts share no character. Otherwise the time for a match could grow
+with the square of the input.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Final
 
 TOKEN_CHARS: Final = rb"!#$%&'*+\-.^_`|~0-9A-Za-z"
-"""The characters of a token, for use within brackets.
+"""The characters of a token, for use inside brackets.
 
 ::
 
@@ -22,7 +22,7 @@ TOKEN: Final = rb"[" + TOKEN_CHARS + rb"]+"
 """token = 1*tchar (RFC 9110, 5.6.2)"""
 
 NO_FIELD_CHARS: Final = rb"\x00-\x08\x0a-\x1f\x7f"
-"""The characters that a field's value has none of, for use within brackets: all controls but HTAB.
+"""The characters that no field value may have, for use inside brackets: all controls but HTAB.
 
 ::
 
@@ -31,7 +31,7 @@ NO_FIELD_CHARS: Final = rb"\x00-\x08\x0a-\x1f\x7f"
 """
 
 FIELD_LINE: Final = TOKEN + rb":[^" + NO_FIELD_CHARS + rb"]*"
-"""A field without its line end; the white space around the value is not told from it.
+"""A field line without its line end. The white space around the value is matched with it.
 
 ::
 
@@ -59,7 +59,7 @@ _IP_LITERAL: Final = rb"\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[" + _UNRESERVED + _S
 _REG_NAME: Final = rb"(?:[" + _UNRESERVED + _SUB_DELIMS + rb"]|" + _PCT_ENCODED + rb")+"
 
 AUTHORITY: Final = rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5})?"
-"""Without userinfo (RFC 9110, 4.2.4), and not empty. Whether an IPv6 address is one is not looked at.
+"""Without userinfo (RFC 9110, 4.2.4), and not empty. An IPv6 address is not checked further.
 
 ::
 

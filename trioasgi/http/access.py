@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 class AccessEntry:
-    """The line of one exchange from `peer`. The time that it tells begins when this is made.
+    """The line of one exchange from `peer`. Its duration begins when this object is made.
 
-    It is written when the response has left, or what there is of it: not when the application returns, which
-    may go on for long after its response, and the response for long after the application.
+    It is written when the response has left, or has been cut. The application may return long before that, or
+    long after.
     """
 
     __slots__ = ("_log", "_peer", "_started")

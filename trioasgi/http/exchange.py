@@ -1,12 +1,11 @@
 """`Exchange`: one request and its response on the wire (RFC 9110, 3.9 "Example Message Exchange").
 
-The one interface between the wire side (`http1/`, later `http2/` and `http3/`), which implements it, and the
-application side (`asgi/`, `wsgi/`), which is written against it alone. So an ASGI rule stands in one place
-for every version of HTTP. An exchange is asked what it offers, never for its version.
+It is the only interface between the wire side and the application side. `http1/` implements it, later also
+`http2/` and `http3/`. `asgi/` and `wsgi/` use nothing else. So each ASGI rule stands in one place for all
+versions of HTTP. They ask an exchange what it offers, never for its version.
 
-Sending is in two steps, because a response that fits into the kernel's buffer needs no wait, and a coroutine
-costs a tenth of a small request: `send_head` and `send_body` hand over bytes at once and say whether
-`flush()` must be awaited.
+Sending has two steps. `send_head` and `send_body` are no coroutines: they hand over bytes and say whether
+`flush()` must be awaited. A response that fits into the kernel's buffer needs no wait.
 """
 
 from __future__ import annotations
@@ -14,7 +13,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
-from trioasgi.http.response import Response, ResponsePhase
+import trio
+
+from trioasgi.errors import ClientDisconnected
+from trioasgi.http.response import BODILESS, Response, ResponsePhase
+from trioasgi.net.files import read_in_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,8 +27,8 @@ if TYPE_CHECKING:
 
 
 class Refusal(NamedTuple):
-    """Why a WebSocket's handshake cannot be accepted: the status and the header fields that are answered, and
-    a reason for people.
+    """Why a WebSocket handshake is refused: the status and the header fields of the answer, and a reason for
+    people.
     """
 
     status: int
@@ -34,31 +37,30 @@ class Refusal(NamedTuple):
 
 
 class CallScope(Protocol):
-    """What ends one call of the application, as a trio.CancelScope would, and can do nothing to the next.
-
-    Once the call is over, nothing that is done here has an effect.
+    """Ends one call of the application, like a trio.CancelScope. It has no effect once the call is over, so
+    it cannot touch the next call.
     """
 
     deadline: float
-    """When the call will be cancelled, in seconds of `trio.current_time()`: 504 then, or the response is cut.
-    Never (infinity) from the moment when the response is complete, unless it is set anew.
+    """When the call will be cancelled, in seconds of `trio.current_time()`. Then 504 is answered, or the
+    response is cut. When the response is complete it becomes infinity, until it is set anew.
     """
 
     def cancel(self) -> None:
-        """Cancel the call: 503 if no head was sent, else the response is cut."""
+        """Cancel the call. If no head was sent 503 is answered, else the response is cut."""
 
     @property
     def cancel_called(self) -> bool:
-        """Was the call cancelled, by whomever, or has its deadline come?"""
+        """Was the call cancelled, by any task or by its deadline?"""
 
 
 class Exchange(Response, ABC):
     """One request and its response.
 
-    `sent` counts the bytes of body that were taken for sending; how many of them have left is known when the
-    exchange ends. It ends exactly once, whatever becomes of it: `on_end` is called then, if it is not None.
+    `sent` counts the bytes of body that were given to be sent. How many have left is known when the exchange
+    ends. Each exchange ends exactly once, and then `on_end` is called, if it is not None.
 
-    `offers_informational`: may interim responses be sent, as the client knows of them (RFC 9110, 15.2)?
+    `offers_informational`: does the client know interim responses, so that they may be sent (RFC 9110, 15.2)?
     `offers_trailers`: may the response have trailer fields (RFC 9110, 6.5.1 and 10.1.4: `TE: trailers`)?
     """
 
@@ -70,7 +72,7 @@ class Exchange(Response, ABC):
     on_end: Callable[[Exchange], None] | None
 
     def end(self) -> None:
-        """Note that everything has left that ever will."""
+        """End the exchange: nothing more of it will leave."""
         on_end = self.on_end
         if on_end is not None:
             self.on_end = None
@@ -79,92 +81,115 @@ class Exchange(Response, ABC):
     @property
     @abstractmethod
     def failure(self) -> str:
-        """Why nothing more can be sent, where `phase` is REFUSED or FAILED; else empty."""
+        """Why nothing more can be sent, if `phase` is REFUSED or FAILED; otherwise empty."""
 
     @property
     @abstractmethod
     def delivered(self) -> int | None:
-        """How many bytes of the body have left, as far as is known now; None if not even the head has left
-        whole.
+        """How many bytes of the body have left, as far as is known now. None if the head has not
+        left whole.
         """
 
     @property
     @abstractmethod
     def cut_by_server(self) -> bool:
-        """Was it the server that gave the response up, with its client still there as far as it knew?"""
+        """Did the server cut the response while, as far as it knew, the client was still there?"""
 
     # The request
 
     @property
     @abstractmethod
     def disconnected(self) -> bool:
-        """Has the peer gone, or is the exchange over? (Never a queue item: it is true from that moment
-        on.)
-        """
+        """Has the peer gone, or is the exchange over? True from that moment on."""
 
     @abstractmethod
     async def wait_disconnected(self) -> None:
-        """Wait until `disconnected` is true; returns without a checkpoint if it is."""
+        """Wait until `disconnected` is true. Returns without a checkpoint if it is already."""
 
     @abstractmethod
     async def receive_body(self) -> tuple[bytes, bool]:
         """The next piece of the request's body, and whether more may follow.
 
-        What has arrived is returned before any checkpoint, but for one now and then in the middle of much of
-        it. Where that is cancelled, nothing is lost. Raises ClientDisconnected if the body will never
-        be whole. Not to be called again after it has said that no more follows.
+        A piece that has arrived is returned without a checkpoint, except for one now and then in a long body.
+        A cancellation loses no bytes. Raises ClientDisconnected if the body will never be complete. Must not
+        be called again after the last piece.
         """
 
     # The response
 
     @abstractmethod
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
-        """Send an interim response, unless it is too late for one, or none is offered. True if `flush()` must
-        be awaited.
+        """Send an interim response. Do nothing if it is too late, or if they are not offered. True if
+        `flush()` must be awaited.
         """
 
     @abstractmethod
     def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
         """Begin the response. True if `flush()` must be awaited.
 
-        `headers` are validated, their names in lower case; `length` is the Content-Length, which is not among
-        them, or None.
+        `headers` are validated, and their names are in lower case. `length` is the Content-Length, or None.
+        `headers` do not contain it.
         """
 
     @abstractmethod
     def send_body(self, data: bytes, more: bool) -> bool:
-        """Send a piece of the response's body; `more` says whether another follows. True if `flush()` must
-        be awaited.
+        """Send a piece of the response's body. `more`: does another follow? True if `flush()` must be
+        awaited.
 
-        Raises BodyLengthError if the body does not keep to the Content-Length that the head has promised.
+        Raises BodyLengthError if the body becomes longer than its Content-Length, or ends before it.
         """
 
     @abstractmethod
     def add_trailers(self, headers: Sequence[Header]) -> None:
-        """Have these trailer fields sent at the response's end, if they are offered and its framing has room
-        for them.
+        """Send these trailer fields at the end of the response, if they are offered and its framing allows
+        them.
         """
 
-    @abstractmethod
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         """Send `count` bytes of a regular file, from `offset` on, as a piece of the response's body.
 
-        Raises BodyLengthError as `send_body`, ClientDisconnected as `flush`, and EOFError, with the response
-        cut, if the file has become shorter meanwhile. Where this is cancelled, the response is cut.
+        Raises BodyLengthError as `send_body`, and ClientDisconnected as `flush`. If the file has become
+        shorter, the response is cut and EOFError is raised. If this is cancelled, the response is cut.
+
+        This method reads the file in pieces (`net.files`), and memory holds one of them at a time. A version
+        whose kernel can send the file overrides it.
         """
+        if count == 0 or self.status in BODILESS or self.request.method == "HEAD":
+            if self.send_body(b"", more):
+                await self.flush()
+            return
+        self.check_length(count, more)
+        try:
+            await self._send_in_pieces(fd, offset, count, more)
+        except EOFError as exc:
+            self.abort(str(exc))
+            raise
+        except BaseException:
+            self.abort("a file was given up before all of it was sent")
+            raise
+
+    async def _send_in_pieces(self, fd: int, offset: int, count: int, more: bool) -> None:
+        for piece in read_in_pieces(fd, offset, count):
+            if self.over:  # while we waited
+                raise ClientDisconnected(self.failure)
+            count -= len(piece)
+            if self.send_body(piece, more or count > 0):
+                await self.flush()
+            else:
+                await trio.lowlevel.checkpoint()
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until what was sent has left, as long as the write limit allows.
+        """Wait until the kernel has what was sent, up to the write timeout.
 
-        Raises ClientDisconnected if the peer has gone.
+        Raises ClientDisconnected if the peer has gone, or takes nothing for so long.
         """
 
     # Its failure
 
     def fail(self, status: int, reason: str) -> None:
-        """End the exchange from the server's side: answer `status` if nothing of the response has left, else
-        cut it; `reason` is for people. A response that was given whole stays as it is.
+        """Answer `status` in place of the application if nothing of its response has left, else cut the
+        response. `reason` is for people. A response that was given whole stays as it is.
         """
         if not self.can_fail:
             return
@@ -175,44 +200,44 @@ class Exchange(Response, ABC):
 
     @abstractmethod
     def take_head_back(self) -> bool:
-        """Forget the head that was given, if it has not left and no body was given with it. Has it been
-        forgotten?
+        """Drop the head that was given, if it has not left and no body was given with it. True if it was
+        dropped.
         """
 
     @abstractmethod
     def refuse(self, status: int, reason: str) -> None:
-        """Answer in the application's place, which has given nothing yet; `reason` is for people.
+        """Answer in place of the application, which has given nothing yet. `reason` is for people.
 
-        What becomes of the connection then is for the version to say.
+        Each version decides what happens to the connection.
         """
 
     @abstractmethod
     def abort(self, reason: str) -> None:
-        """End the exchange with an incomplete response: what was given of it leaves, and then the client can
-        tell that more was to come. A response that was given whole stays as it is.
+        """Cut the response: what was given of it leaves, and then the client can tell that it is incomplete.
+        A response that was given whole stays as it is.
         """
 
     # WebSockets
 
     @abstractmethod
     def check_websocket(self) -> Refusal | None:
-        """Why the WebSocket that the request asks for cannot be accepted; None if it can.
+        """Check the handshake that the request is. None if the WebSocket can be accepted, otherwise why not.
 
-        Each version of HTTP has rules of its own (RFC 6455, 4.2.1; RFC 8441, 5).
+        Each version of HTTP has its own rules (RFC 6455, 4.2.1; RFC 8441, 5).
         """
 
     @abstractmethod
     def decline_websocket(self) -> None:
-        """Say that what will be answered is a response, and no WebSocket."""
+        """Note that the answer to the handshake will be an ordinary response."""
 
     @abstractmethod
     def accept_websocket(self, headers: Sequence[Header]) -> tuple[ByteChannel, bytes]:
-        """Accept the WebSocket that the request asks for, with `headers` validated and their names in lower
-        case, besides those of the version's handshake: the channel of its bytes, and those of them that have
-        been read already.
+        """Accept the WebSocket. Return the channel of its bytes, and the bytes that have been read already.
 
-        The exchange is complete then; the channel is closed once its handler has returned. The answer may
-        still have to leave: `flush()` of the channel must be awaited. Raises ClientDisconnected.
+        `headers` are sent besides the fields of the handshake. They are validated, and their names are in
+        lower case. The exchange is complete then. The channel closes after the handler has returned.
+        `flush()` of the channel must be awaited, as the answer may not have left yet. Raises
+        ClientDisconnected.
         """
 
     # Its call
@@ -220,15 +245,14 @@ class Exchange(Response, ABC):
     @property
     @abstractmethod
     def call_scope(self) -> CallScope:
-        """What ends the call that answers this exchange."""
+        """Ends the call that answers this exchange."""
 
     @abstractmethod
     def on_drain(self, callback: Callable[[], None]) -> None:
-        """Call `callback` when the server begins to drain, in this exchange's time; at once if it has."""
+        """Call `callback` when the server begins to drain, if this exchange is still under way; now if it
+        drains already.
+        """
 
 
 Handler: TypeAlias = "Callable[[Exchange], Awaitable[None]]"
-"""What answers an exchange.
-
-It leaves the response complete or failed, and raises nothing but cancellation.
-"""
+"""Answers an exchange. It leaves the response complete or failed, and raises nothing but cancellation."""

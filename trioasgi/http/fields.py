@@ -20,8 +20,8 @@ _MONTHS: Final = (
 
 
 class DefaultFields:
-    """The default fields. A field that the application sends itself takes the place of ours, and a field of
-    `extra` that of Date and Server.
+    """The default fields. A field of `extra` replaces Date or Server. A field that the application sends
+    replaces any of them.
     """
 
     __slots__ = ("_date", "_others", "names")
@@ -32,18 +32,17 @@ class DefaultFields:
         has_server = server and b"server" not in own
         self._others = (*([(b"server", b"trioasgi")] if has_server else []), *extra)
         self.names = frozenset({b"date", b"server", *own})
-        """In lower case: fields of these names may be ours."""
+        """The names of all default fields, in lower case."""
 
     def at(self, now: float) -> tuple[Header, ...]:
-        """All of them, in a response that is made `now` (seconds since the epoch)."""
+        """All default fields for a response that is made at `now`, in seconds since the epoch."""
         return ((b"date", http_date(now)), *self._others) if self._date else self._others
 
 
 def http_date(now: float) -> bytes:
     """Seconds since the epoch as an IMF-fixdate (RFC 9110, 5.6.7).
 
-    Not by strftime, which speaks the language of the application's locale; nor by `email.utils`, which takes
-    longer to load than any module of this package.
+    `time.strftime` would use the language of the locale, and `email.utils` is slow to import.
     """
     year, month, day, hour, minute, second, weekday, _, _ = time.gmtime(now)
     clock = b"%02d:%02d:%02d" % (hour, minute, second)

@@ -1,4 +1,4 @@
-"""What a client may send, in every version of HTTP."""
+"""How much a client may send, in every version of HTTP."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import msgspec
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Bounds of what a client may send: bytes of header fields, their number, bytes of the target, bytes of
-    a body (0: any).
+    """The most that a client may send: bytes of header fields, their number, bytes of the target, bytes of a
+    body (0: no limit).
     """
 
     header_bytes: int

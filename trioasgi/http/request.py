@@ -13,13 +13,13 @@ Header: TypeAlias = tuple[bytes, bytes]
 class Request(ABC):
     """The head of a request (RFC 9110, 7.1).
 
-    `scheme` is that of the connection, and `authority` what the client has asked for, by the target or by
-    Host (None: neither, over HTTP/1.0). `path` is the percent-encoded path of the target and `query` what
-    follows its first `?`, both as received; for the asterisk-form (OPTIONS) `path` is `*`. `headers` are in
-    the order of their arrival. `websocket` says that the client asks for a WebSocket in place of a response.
+    `scheme` is that of the connection. `authority` comes from the target or from Host; it is None if an
+    HTTP/1.0 client names neither. `path` is the percent-encoded path of the target, `query` is what follows
+    its first `?`, both as received. For the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order
+    received. `websocket`: does the client ask for a WebSocket?
 
-    Nobody changes a request: it may serve several exchanges. Only `unforwarded` is set, by who has found out
-    that no proxy says anything in its header fields.
+    A request is immutable, and may serve several exchanges. Only `unforwarded` is set later: its header
+    fields have nothing about proxies.
     """
 
     __slots__ = (
@@ -47,4 +47,4 @@ class Request(ABC):
     @property
     @abstractmethod
     def authority(self) -> bytes | None:
-        """Host and port that the request is for, as received."""
+        """The host and port of the request, as received."""

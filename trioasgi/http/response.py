@@ -1,12 +1,14 @@
-"""How far a response has come, and whether its body keeps to its Content-Length. Sans-IO, for every version.
+"""The phases of a response, and the check of its Content-Length. No I/O; shared by all versions of HTTP.
 
-- The application moves it forward, piece by piece. It is COMPLETE when its last byte has left, not when that
-  was given.
-- The server may answer in the application's place (REFUSED) as long as nothing of the application's answer
-  has left: no head was given, or the head can be taken back.
-- Otherwise the server can only cut it (FAILED), so that the client can tell that it is not whole. So does a
-  peer that goes away.
-- From COMPLETE and FAILED nothing follows. A refusal may still fail to leave.
+- The application gives the response piece by piece. It is COMPLETE when its last byte has left, not when that
+  byte was given.
+- While nothing of it has left, the server may answer in the application's place: REFUSED. Then no head was
+  given,
+  or the head can be taken back.
+- Otherwise the server can only cut it: FAILED. The client can tell that it is incomplete. A response whose
+  peer
+  goes away has FAILED too.
+- COMPLETE and FAILED are final. A refusal may still fail to leave.
 """
 
 from __future__ import annotations
@@ -57,14 +59,13 @@ TRANSITIONS: Final[Mapping[ResponsePhase, Mapping[ResponsePhase, str]]] = {
 """The phases that may follow each phase, and when they do."""
 
 BODILESS: Final = frozenset({204, 205, 304})
-"""Responses that have no content, whatever the application sends (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
+"""Status codes of responses that never have content (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
 
 
 class Response:
     """The state of one response.
 
-    `phase` says how far it has come, `status` is that of its head (0: none yet), and `sent` counts the bytes
-    of its body that were given.
+    `status` is 0 until the head is given. `sent` counts the bytes of its body that were given.
     """
 
     __slots__ = ("_left", "phase", "sent", "status")
@@ -73,24 +74,24 @@ class Response:
     status: int
     sent: int
     _left: int | None
-    """Bytes that the Content-Length still promises; None where there is none to keep to."""
+    """Bytes of the Content-Length that are still missing; None without a Content-Length."""
 
     @property
     def over(self) -> bool:
-        """Can nothing more be given, by the application or in its place?"""
+        """Is the response complete, refused or failed, so that nothing more can be given?"""
         phase = self.phase
         return phase is _COMPLETE or phase is _REFUSED or phase is _FAILED
 
     @property
     def can_fail(self) -> bool:
-        """Is it not whole yet, so that a failure has an effect on it?"""
+        """Is it incomplete, so that the server can still refuse or cut it?"""
         phase = self.phase
         return phase is _NOT_STARTED or phase is _STARTED
 
     def count(self, size: int, more: bool) -> None:
-        """Count a piece of the body, and hold it to the Content-Length (RFC 9110, 8.6).
+        """Count a piece of the body, and check it against the Content-Length (RFC 9110, 8.6).
 
-        Raises BodyLengthError, and the piece is not counted then.
+        Raises BodyLengthError. Then the piece is not counted.
         """
         left = self._left
         if left is not None:
@@ -99,6 +100,14 @@ class Response:
                 raise self._wrong_length(left)
             self._left = left
         self.sent += size
+
+    def check_length(self, size: int, more: bool) -> None:
+        """Raise BodyLengthError as `count` would for such a piece, but count nothing."""
+        left, sent = self._left, self.sent
+        try:
+            self.count(size, more)
+        finally:
+            self._left, self.sent = left, sent
 
     def _wrong_length(self, left: int) -> BodyLengthError:
         if left < 0:

@@ -1,4 +1,4 @@
-"""Where a request's body ends (RFC 9112, 6 and 7.1), once for both codecs."""
+"""Finds the end of a request's body (RFC 9112, 6 and 7.1). Both codecs use it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from trioasgi.http.limits import Limits
 
 MAX_CHUNK_LINE: Final = 4096
-"""Bytes of a chunk's first line: its size and its extensions, which RFC 9112, 7.1.1 says to bound."""
+"""Bytes of the longest first line of a chunk: its size and extensions. RFC 9112, 7.1.1 asks for a limit."""
 
 MAX_CHUNKS: Final = 32
-"""Chunks that are joined in one piece at most, so that whoever takes pieces can give others their turn."""
+"""The most chunks in one piece. Between two pieces the caller can let other tasks run."""
 
 _LINE_BITS: Final = 6
-"""Bytes of a line, as a power of two, that are as much work as a chunk."""
+"""As a power of two: so many bytes of a line count as one chunk."""
 
 _CHUNK_EXT: Final = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED_STRING)
 _CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*" % _CHUNK_EXT)
@@ -41,8 +41,8 @@ class _Step(Enum):
 
 
 class ChunkedBody:
-    """Decodes the chunked coding; trailers are checked, bounded by the header limits, and dropped (RFC
-    9110, 6.5.1).
+    """Decodes the chunked coding. Trailers are checked, limited as header fields are, and dropped (RFC 9110,
+    6.5.1).
     """
 
     __slots__ = ("_fault", "_left", "_limits", "_line", "_size", "_step", "_trailers", "_trailers_size")
@@ -54,20 +54,20 @@ class ChunkedBody:
         self._size = 0
         self._trailers = 0
         self._trailers_size = 0
-        self._line = bytearray()  # the beginning of a line whose end has not come
+        self._line = bytearray()  # an incomplete line
         self._fault: RequestError | None = None
 
     @property
     def done(self) -> bool:
-        """Has all of it been read, its trailers included?"""
+        """Has the whole body been read, with its trailers?"""
         return self._step is _Step.DONE
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
-        """Read on in `data` from `pos`: a piece of the body, b"" at its end, None if more is needed; and
-        where reading goes on. A piece is what the chunks have that have come, up to `MAX_CHUNKS` of them, or
-        fewer where their lines are long.
+        """Read `data` from `pos` on. Return a piece of the body, and the position where reading goes on.
 
-        Raises RequestError, once all that came before the fault has been taken.
+        The piece is b"" at the end of the body, and None if more bytes are needed. It joins the content of at
+        most `MAX_CHUNKS` chunks, and of fewer if their lines are long. Raises RequestError, but only after
+        the content before the fault has been returned.
         """
         if self._fault is not None:
             raise self._fault
@@ -97,10 +97,10 @@ class ChunkedBody:
         return pieces[0] if len(pieces) == 1 else b"".join(pieces), pos
 
     def _take_line(self, data: bytes, pos: int) -> int:
-        """Take the line at `pos`, or what there is of it; where reading goes on."""
+        """Take the line at `pos`, or the part that has come. Return the position where reading goes on."""
         held = len(self._line)
         limit, too_long = self._line_limit()
-        # One byte of the CRLF may be there without the other.
+        # The CR may have come without its LF.
         end = data.find(b"\n", pos, pos + limit + 2 - held)
         if end < 0:
             self._line += data[pos : pos + limit + 2 - held]
@@ -119,7 +119,7 @@ class ChunkedBody:
         return end + 1
 
     def _line_limit(self) -> tuple[int, Rule]:
-        """How many bytes the line may have, and the rule that a longer one breaks."""
+        """The most bytes that the line may have, and the rule that a longer line breaks."""
         match self._step:
             case _Step.DATA_END:
                 return 0, Rule.CHUNK
@@ -160,7 +160,7 @@ class ChunkedBody:
 
 
 class SizedBody:
-    """A body of as many bytes as Content-Length says, which is more than none."""
+    """A body with a Content-Length of at least 1."""
 
     __slots__ = ("done", "left")
 
@@ -168,7 +168,7 @@ class SizedBody:
         self.left = length
         """Bytes that have not been read yet."""
         self.done = False
-        """Has all of it been read?"""
+        """Has the whole body been read?"""
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """As `ChunkedBody.take`."""

@@ -1,4 +1,4 @@
-"""`HTTP1CallScope`: the cancel scope of a connection's task, for as long as one call has it."""
+"""`HTTP1CallScope`: lends the cancel scope of a connection's task to one call."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class HasScope(Protocol):
-    """An exchange: `scope` is that of the task which makes its call, for as long as the call is under way."""
+    """An exchange. `scope` is that of the task that makes its call, and None after the call."""
 
     scope: trio.CancelScope | None
 
@@ -20,10 +20,9 @@ class HasScope(Protocol):
 class HTTP1CallScope:
     """A `CallScope`.
 
-    A scope for each call would cost every request what hardly any makes use of; so the calls that one task
-    makes share one, and this keeps one call from touching the next. The exchange knows the scope for as long
-    as its call is under way, also where the connection has been handed over; an application may keep this for
-    longer, or ask for it late.
+    All calls that one task makes share one cancel scope, so a request need not make one. This object keeps a
+    call from touching the next one: it finds the scope in its exchange, and only while the call is under way.
+    An application may keep this object longer, or ask for it late.
     """
 
     __slots__ = ("_connection", "_exchange")

@@ -1,4 +1,4 @@
-"""What is read and dropped behind a response: a body that nobody wants, and what comes before a close."""
+"""Reads and drops bytes after a response: the rest of a body, and what comes before a close."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 LINGER_BYTES: Final = 16 * 1024 * 1024
 LINGER_SECONDS: Final = 2.0
-"""How much, and how long, is read and dropped before a connection is closed on a client that may still be
-sending. A close with bytes unread makes the kernel send a reset, which can destroy the response before the
-client has read it (RFC 9112, 9.6). Many clients read nothing before they have sent everything."""
+"""Before a close so many bytes, for so many seconds, are read and dropped from a client that may still be
+sending. If we closed with bytes unread, the kernel would send a reset, and the client could lose the response
+(RFC 9112, 9.6). Many clients read nothing before they have sent everything.
+"""
 
 LINGER_YIELD: Final = 256 * 1024
-"""Bytes after which others get their turn."""
+"""Bytes after which other tasks run."""
 
 
 async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> bool:
-    """Read the rest of the body and drop it; False if it has not ended within `seconds` and `MAX_SKIP`."""
+    """Read and drop the rest of the body. False if it does not end within `seconds` and `MAX_SKIP` bytes."""
     skipped = turn = 0
     channel.read_deadline = channel.now() + seconds
     try:
@@ -54,8 +55,8 @@ async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> 
 
 
 async def linger(channel: Channel) -> None:
-    """Drop what the client still sends until it closes, within bounds, or for as long as the response is on
-    its way: a close before that would destroy it.
+    """Read and drop what the client sends until it closes, within the bounds. They do not end this while the
+    response is being delivered: a close would destroy it.
     """
     dropped = turn = 0
     try:
@@ -83,4 +84,4 @@ async def linger(channel: Channel) -> None:
                     return
                 await trio.lowlevel.checkpoint()
     except OSError:
-        pass  # the client has gone: it had its chance
+        pass  # the client has gone

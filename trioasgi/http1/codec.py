@@ -1,9 +1,7 @@
-"""What a codec is: the reader of a request's header fields, and what comes of it.
+"""`Codec`: reads the header fields of a request. A whole head goes in, its fields come out (RFC 9112, 5).
 
-Two classes implement it, `h11_codec` and `httptools_codec`. Where a message begins and ends is found by
-`reader`, and what its head means is checked by `rules`, both once and above the codecs: so the two cannot
-disagree about what a request is. What is left to a codec is the grammar of RFC 9112, 5: a whole head in, its
-fields out.
+There are two, in `h11_codec` and `httptools_codec`. `reader` finds where messages begin and end, and `rules`
+checks what a head means. Both codecs follow the same rules, because these modules stand above them.
 """
 
 from __future__ import annotations
@@ -20,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class GrammarError(Exception):
-    """A head that the codec does not read."""
+    """The codec refuses the head."""
 
 
 class Fields:
-    """The header fields of a request, and what they say of the message itself.
+    """The header fields of a request, and what they mean for the message itself.
 
-    `content_length` is None where there is none; `keep_alive` is what the client wants (RFC 9112, 9.3).
-    `websocket` says that it asks for a WebSocket: with the option `upgrade` in Connection, and `websocket` in
-    Upgrade (RFC 9110, 7.8).
+    `content_length` is None without the field. `keep_alive`: does the client want to keep the connection (RFC
+    9112, 9.3)? `websocket`: does it ask for a WebSocket, by `upgrade` in Connection and `websocket` in
+    Upgrade (RFC 9110, 7.8)?
     """
 
     __slots__ = (
@@ -54,7 +52,7 @@ class Fields:
 
 
 class HTTP1Request(Request):
-    """A request as it stood on an HTTP/1 wire."""
+    """A request of HTTP/1."""
 
     __slots__ = ("fields",)
 
@@ -69,7 +67,7 @@ class HTTP1Request(Request):
         headers: Sequence[Header],
         fields: Fields,
     ) -> None:
-        # Not by super().__init__: this runs once a request.
+        # Without super().__init__(): this runs once for each request.
         self.scheme = scheme
         self.method = method
         self.target = target
@@ -83,28 +81,26 @@ class HTTP1Request(Request):
 
     @property
     def authority(self) -> bytes | None:
-        # That of a target in absolute-form has taken the place of Host's.
+        # The authority of a target in absolute-form replaces Host.
         return next((value for name, value in self.headers if name == b"host"), None)
 
 
 class Codec(ABC):
     """Reads the heads of requests, each by itself.
 
-    One codec serves all connections of a worker, so it holds nothing: no parser, and nothing else that one
-    head could leave behind for the next.
+    One codec serves all connections of a worker. So it has no state: nothing of one head can affect the next.
     """
 
     __slots__ = ()
 
     name: str
-    """What the start-up line and `--http` call it."""
+    """Its name in the start-up line and for `--http`."""
 
     @abstractmethod
     def read_fields(self, head: bytes) -> list[Header]:
-        """Read the header fields of a head: from the first byte of its request line to the CRLF CRLF that
-        ends it.
+        """Read the header fields of a head. It begins with the request line and ends with CRLF CRLF.
 
-        Names come in lower case, values without the white space around them, in the order of the wire.
-        Raises GrammarError, for a request line that is no such thing too. It may be raised for the meaning of
-        a field as well: `rules` reads what a codec refuses once more, by the grammar alone.
+        Names are in lower case, values have no white space around them, and the order is that of the wire.
+        Raises GrammarError, also for a malformed request line. A codec may raise it for the meaning of a
+        field too: `rules` reads each refused head once more, by the grammar alone.
         """

@@ -30,8 +30,8 @@ from trioasgi.http1.refusals import error_answer, refusal_text
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
 from trioasgi.http1.state import ConnectionState
-from trioasgi.nesting import abandon_nurseries, report_left_open
 from trioasgi.net.turns import wait_for_long_step
+from trioasgi.nurseries import abandon_nurseries, report_left_open
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

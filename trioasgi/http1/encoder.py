@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Framing(Enum):
-    """How the end of a response's body is told (RFC 9112, 6.3)."""
+    """How the client finds the end of the response's body (RFC 9112, 6.3)."""
 
     NONE = "there is no body: HEAD, 204, 304"
     LENGTH = "Content-Length"
@@ -27,11 +27,11 @@ class Framing(Enum):
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 STATUS_LINES: Final = tuple(
-    # An empty phrase is legal, but load generators have been seen to count it as a failure.
+    # An empty phrase is legal, but some load generators count it as a failure.
     f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n".encode("ascii")
     for status in range(1000)
 )
-"""The status line of each status code. Phrases are the standard ones; there is no status code above 999."""
+"""The status line of each status code, with its standard phrase."""
 
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
 CONNECTION_CLOSE: Final = b"connection: close\r\n"
@@ -41,7 +41,7 @@ TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
 NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
 
 
-# Fields that say how the message is framed or what becomes of the connection, which is the server's to say.
+# Fields about framing or about the connection: only the server sends them.
 # `keep-alive`, `proxy-connection` and `upgrade` are hop-by-hop fields as well (RFC 9110, 7.6.1).
 _OURS: Final = frozenset(
     {b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
@@ -59,19 +59,19 @@ class HeadEncoder:
     def __init__(self, fields: DefaultFields) -> None:
         self._fields = fields
         self._second = -1
-        self._defaults: tuple[Header, ...] = ()  # as they are in this second
+        self._defaults: tuple[Header, ...] = ()  # of this second
         self._lines = b""  # the same, encoded
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
 
     def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
-        """The head of a response but for what `_OURS` has, for Content-Length and the empty line; and
-        whether `headers` ask for the connection to be closed.
+        """Encode the head of a response, without the fields of `_OURS`, Content-Length and the empty line.
+        Also return whether `headers` ask to close the connection.
 
-        What has been encoded serves again as long as the date is the same: applications repeat themselves.
+        Encoded heads are reused within the same second, as many responses have the same head.
         """
         second = int(time.time())
         heads = self._heads
-        if second != self._second:  # not only later: a clock may be set back
+        if second != self._second:  # also earlier: a clock may be set back
             heads.clear()
             self._second = second
             self._defaults = self._fields.at(second)
@@ -108,9 +108,9 @@ def _encode_fields(fields: Iterable[Header]) -> bytes:
 
 
 def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:
-    """One chunk, and the last one behind it, with its trailers, unless there are `more` (RFC 9112, 7.1).
+    """Encode one chunk. Unless there are `more`, the last chunk and the trailers follow it (RFC 9112, 7.1).
 
-    Nothing is made of no data, as an empty chunk would end the body.
+    Empty data makes no chunk, as an empty chunk would end the body.
     """
     if more:
         return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
@@ -120,10 +120,10 @@ def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:
 
 
 def frame_file(size: int, more: bool, trailers: bytes = b"") -> tuple[bytes, bytes]:
-    """What stands before and behind `size` bytes that are sent as one chunk, and do not pass through here."""
+    """The bytes before and behind a file of `size` bytes, which is sent as one chunk."""
     return b"%x\r\n" % size, b"\r\n" if more else b"\r\n0\r\n%b\r\n" % trailers
 
 
 def encode_informational(status: int, headers: Sequence[Header]) -> bytes:
-    """An interim response (RFC 9110, 15.2)."""
+    """Encode an interim response (RFC 9110, 15.2)."""
     return STATUS_LINES[status] + _encode_fields(headers) + b"\r\n"

@@ -1,9 +1,9 @@
-"""What becomes of a call whose client has gone (`--cancel-on-disconnect`).
+"""Cancels a call whose client has gone (`--cancel-on-disconnect`).
 
-It is cancelled after the grace (`--disconnect-grace`). A client that has closed its sending side alone looks
-the same and may read on: so the grace begins anew with each piece of the response that leaves, and does not
-run while one is on its way. Who has really gone answers the next piece with a reset, which ends the call at
-once.
+It is cancelled after a grace (`--disconnect-grace`). A client that has closed only its sending side looks the
+same, but still reads. So the grace begins again with each piece of the response that leaves, and does not run
+while a piece waits to leave. If the client has really gone, its kernel answers the next piece with a reset,
+and that ends the call at once.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ _CONCERNED: Final = {
     GivesUp.STREAMS: (ResponsePhase.STARTED,),
     GivesUp.ALWAYS: (ResponsePhase.NOT_STARTED, ResponsePhase.STARTED),
 }
-"""How far the response of a call may have come that is cancelled."""
+"""The phases of the response in which the call is cancelled, by `--cancel-on-disconnect`."""
 
 
 class GivingUp:
-    """Watches over the calls of one connection; made when its client has gone, or has to be looked for."""
+    """Cancels the calls of one connection. It is made when the client has gone, or when the channel cannot
+    tell.
+    """
 
     __slots__ = ("_connection", "_deadline_before", "_watched", "pending")
 
@@ -43,8 +45,8 @@ class GivingUp:
         """Is the call to be cancelled?"""
 
     def attend(self) -> None:
-        """A response is under way, or has gone on: begin the grace, or look for the client's end where the
-        channel does not tell of it.
+        """A piece of a response has left: begin the grace again. If the channel cannot tell that the client
+        goes, watch for its end.
         """
         channel = self._connection.channel
         if channel.hung_up:
@@ -53,7 +55,7 @@ class GivingUp:
             self._watch()
 
     def begin(self) -> None:
-        """The client has gone: begin the grace of the call that is under way, if there is one to cancel."""
+        """The client has gone: begin the grace of the call that is under way, if it may be cancelled."""
         connection = self._connection
         if self._exchange is None:
             return
@@ -67,7 +69,7 @@ class GivingUp:
 
     @property
     def _exchange(self) -> Exchange | None:
-        """The exchange that the application is called for now, if that call is one to cancel."""
+        """The exchange of the call that is under way, if it may be cancelled."""
         connection = self._connection
         exchange = connection.exchange_under_way
         if exchange is None or exchange.phase not in _CONCERNED[connection.settings.gives_up]:
@@ -75,10 +77,10 @@ class GivingUp:
         return exchange
 
     def _watch(self) -> None:
-        """Have a task read ahead, up to a bound, until the client's end: no other way tells of it."""
+        """Start a task that reads ahead, up to a bound: only a read tells of the client's end."""
         exchange = self._exchange
         if self._connection.reader.body is not None:
-            return  # the application reads, or will
+            return  # the application reads the body, or will
         if exchange is not None and self._watched is not exchange:
             self._watched = exchange
             self._connection.start_task(partial(self._wait_for_end, exchange))

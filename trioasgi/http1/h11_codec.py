@@ -1,4 +1,4 @@
-"""The h11 codec: always there, and the reference."""
+"""The reference codec, by h11, which is always installed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ if TYPE_CHECKING:
 
 _CONTROLS: Final = bytes({*range(32), 0x7F} - {*b"\t\r\n"})
 
-# h11 makes one Content-Length of several that are equal, and puts codings in lower case; what stood on the
-# wire is for the rules to judge.
+# h11 merges equal Content-Lengths, and puts codings in lower case. The rules need the fields as they were
+# sent.
 _TIDIED: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class H11Codec(Codec):
-    """Reads each head with an `h11.Connection` of its own: h11 reads the head, and never learns of the
-    rest.
-    """
+    """Reads each head with an `h11.Connection` of its own. h11 reads nothing but the head."""
 
     __slots__ = ()
 
@@ -30,7 +28,7 @@ class H11Codec(Codec):
     def read_fields(self, head: bytes) -> list[Header]:
         if _is_malformed(head):
             raise GrammarError("a control character or a line end where none may be")
-        # The reader has bounded the head already.
+        # The reader has checked the size of the head already.
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=len(head) + 1)
         try:
             connection.receive_data(head)
@@ -47,11 +45,11 @@ class H11Codec(Codec):
 
 
 def _is_malformed(head: bytes) -> bool:
-    """Has a head what h11 lets through, and RFC 9112 does not: control characters (5.5), a bare CR (2.2),
-    white space before a field, or line folding (2.2, 5.2)? Or a bare LF, which a recipient may take for a
-    line's end (2.2)? That is how request smuggling begins: the stricter reading.
+    """Does the head break a rule of RFC 9112 that h11 does not check? These are control characters (5.5), a
+    bare CR (2.2), white space before a field, and line folding (2.2, 5.2). A bare LF is refused too, though a
+    recipient may take it for a line end (2.2): such differences allow request smuggling.
 
-    A regular expression would take longer than h11 does.
+    This is faster than a regular expression.
     """
     ends = head.count(b"\r\n")
     return (
@@ -64,7 +62,7 @@ def _is_malformed(head: bytes) -> bool:
 
 
 def _as_written(head: bytes) -> list[Header]:
-    """The fields of a head whose grammar is known to be right."""
+    """Read the fields of a head whose grammar has been checked."""
     lines = head.split(b"\r\n")[1:-2]
     parts = (line.partition(b":") for line in lines)
     return [(name.lower(), value.strip(b" \t")) for name, _, value in parts]

@@ -1,4 +1,4 @@
-"""The httptools codec: llhttp, Node's parser, called back from C. Strict: no leniency is switched on."""
+"""The fast codec, by httptools: llhttp, the parser of Node.js, in its strict mode."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class HttptoolsCodec(Codec):
     """Reads each head with an llhttp parser of its own.
 
-    llhttp expects the body behind a head, and remembers `Connection: close`: a parser that has read one head
-    may take the beginning of the next for something else. To make a new one costs less than a microsecond.
+    A parser that has read one head expects its body and remembers `Connection: close`. So it could misread
+    the next head. A new parser for each head cannot.
     """
 
     __slots__ = ()
@@ -29,17 +29,17 @@ class HttptoolsCodec(Codec):
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
-            pass  # it has an Upgrade field, which is an offer that we need not take (RFC 9110, 7.8)
+            pass  # the head has an Upgrade field, which a server may ignore (RFC 9110, 7.8)
         except httptools.HttpParserError as exc:
             raise GrammarError(str(exc)) from exc
         return receiver.fields
 
 
 class _Receiver:
-    """Takes the fields of one head from the parser.
+    """Collects the fields of one head from the parser.
 
-    The parser asks for all its callbacks when it is made. One that is None costs less than one that is
-    missing, for which an AttributeError is made and dropped.
+    The parser looks up all its callbacks when it is made. A missing one would raise an AttributeError inside,
+    so unused ones are None.
     """
 
     __slots__ = ("fields",)
@@ -56,7 +56,5 @@ class _Receiver:
         self.fields: list[Header] = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header field; llhttp has left off the white space before the value, but not that behind
-        it.
-        """
+        """Take a header field. llhttp strips the white space before the value, but not behind it."""
         self.fields.append((name.lower(), value.rstrip(b" \t")))

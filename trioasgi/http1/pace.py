@@ -1,4 +1,4 @@
-"""The least speed at which a client has to send a body (`--limit-body-rate`)."""
+"""The slowest speed at which a client may send a body (`--limit-body-rate`)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Final
 
 
 class Pace:
-    """Holds a body to its least speed: so much patience is left with its sender, in seconds of waiting.
+    """Checks the speed of one body. `patience` is how many seconds the server will still wait for bytes.
 
-    Waiting alone counts, not what the application takes for itself; and everybody gets some patience to
-    begin with.
+    Only waiting counts, not the time that the application takes. Each body begins with some patience.
     """
 
     __slots__ = ("_rate", "patience")
@@ -21,5 +20,5 @@ class Pace:
         self.patience = self.GRACE
 
     def note(self, size: int, waited: float) -> None:
-        """So many bytes have come after so many seconds."""
+        """Note that `size` bytes have come after `waited` seconds."""
         self.patience = min(self.patience - waited + size / self._rate, self.GRACE)

@@ -1,12 +1,12 @@
-"""`RequestReader`: the sans-IO reader of one connection. Bytes in, requests and bodies out, in order.
+"""`RequestReader`: reads one connection without I/O. Bytes go in, requests and bodies come out, in order.
 
 ::
 
     receive_data(bytes)*  →  next_request()  →  next_body()* until b""  →  next_request() …
 
-It finds where a head and a body begin and end, and keeps what has come too early; the codec reads the fields.
-What it holds is bounded: a head by the limits, a body by nothing but what was received in one read, for
-nobody calls `receive_data` while there is something to take.
+It finds where heads and bodies begin and end, and keeps bytes that have come too early. The codec reads the
+fields. Its memory is bounded: the limits bound a head. Of a body it holds the bytes of one read, because
+`receive_data` is called only when everything has been taken.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.body import ChunkedBody, SizedBody
-from trioasgi.http1.request_line import Beginning
+from trioasgi.http1.request_line import HeadBeginning
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.rules import HeadReader
 
@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 
 MAX_SKIP: Final = 64 * 1024
-"""Bytes of a body that the application has left unread which are read and dropped to keep the connection."""
+"""If the application has left the end of a body unread, at most so many bytes are dropped to keep the
+connection.
+"""
 
 MAX_EMPTY: Final = 32
-"""Bytes of empty lines that are passed over before a request (RFC 9112, 2.2)."""
+"""At most so many bytes of empty lines are skipped before a request (RFC 9112, 2.2)."""
 
 
 LONG_HEAD: Final = 16 * 1024
-"""Bytes of a head from which reading it is a long step (h11 takes 2 ms and more)."""
+"""Bytes. Reading a longer head is a long step, which waits for its turn (`net.turns`)."""
 
 
 class RequestReader:
@@ -56,29 +58,28 @@ class RequestReader:
         self._data = b""
         self._pos = 0
         self.part: bytearray | None = None
-        """What has come of a head that does not come in one read: a buffer of its own, which grows in place.
-        """
-        self._beginning: Beginning | None = None
+        """The beginning of a head that does not come in one read. The buffer grows in place."""
+        self._beginning: HeadBeginning | None = None
         self._empty = 0  # bytes of empty lines before the next request
         self.body: SizedBody | ChunkedBody | None = None
-        """What is left of the body of the last request; None once it has been read to its end."""
+        """The body of the last request; None once it has been read to its end."""
         self.has_more = False
-        """Has something come behind the last request and its body, as far as that has been read?"""
+        """Have bytes come behind the last request and the part of its body that was read?"""
         self.needs_turn = False
-        """Has a long head come, for which `next_request` has returned None? Others get their turn first."""
+        """Did `next_request` return None because of a long head? The caller must wait for its turn first."""
 
     @property
     def holds_data(self) -> bool:
-        """Are there bytes that nobody has taken yet? (When `next_request` needs more: of a head, `part`.)"""
+        """Are there bytes that were not taken yet, such as an incomplete head?"""
         return self._pos < len(self._data) or self.part is not None
 
     @property
     def body_too_long_to_skip(self) -> bool:
-        """Is more left of the body than `MAX_SKIP`, as far as its length is known?"""
+        """Is the rest of the body known to be longer than `MAX_SKIP`?"""
         return isinstance(self.body, SizedBody) and self.body.left > MAX_SKIP
 
     def receive_data(self, data: bytes) -> None:
-        """Take bytes off the wire. What they contain is looked at in `next_request` and `next_body`."""
+        """Take received bytes. `next_request` and `next_body` read them."""
         if self.part is not None:
             self.part += data
         elif self._pos < len(self._data):
@@ -89,14 +90,14 @@ class RequestReader:
             self._pos = 0
 
     def receive_end(self) -> None:
-        """The client has sent its last byte. Raises RequestError if that is within a head."""
+        """Note the end of the stream. Raises RequestError if a head is incomplete."""
         if self.holds_data:
             raise RequestError(Rule.HEAD_CUT)
 
     def next_request(self) -> HTTP1Request | None:
-        """The next request, or None if more bytes are needed, or if `needs_turn`.
+        """The next request. None if more bytes are needed, or if `needs_turn` is set.
 
-        Raises RequestError, after which nothing more can be read.
+        Raises RequestError; then nothing more can be read.
         """
         if self.part is not None and not self._has_come(self.part):
             return None
@@ -106,7 +107,7 @@ class RequestReader:
             return None
         heads = self._heads
         request = heads.request
-        # What the client has said before ends where it ended then: there is no empty line within a head.
+        # The bytes of the last head again: it ends where it ended then, as no head has an empty line inside.
         if request is not None and data.startswith(heads.head, pos):
             end = pos + len(heads.head)
         else:
@@ -137,19 +138,19 @@ class RequestReader:
         return request
 
     def _gather(self) -> None:
-        """Begin to gather a head whose end has not arrived, if one has begun."""
+        """Move an incomplete head, if there is one, to a buffer of its own."""
         part = self._data[self._pos :]
         self._let_go()
         if part:
             self.part = bytearray(part)
-            self._beginning = Beginning(self._limits)
+            self._beginning = HeadBeginning(self._limits)
             self._beginning.check(part)
 
     def _has_come(self, part: bytearray) -> bool:
-        """Has the head that is gathered come to its end? It is in `_data` then."""
+        """Is the gathered head complete? If so, move it to `_data`."""
         beginning = self._beginning
         assert beginning is not None
-        # Its end may have begun with the last three bytes that were looked at before.
+        # CRLF CRLF may begin within the last three bytes of the part that was searched before.
         if part.find(b"\r\n\r\n", max(beginning.seen - 3, 0)) < 0:
             beginning.check(part)
             return False
@@ -158,7 +159,7 @@ class RequestReader:
         return True
 
     def _skip_empty_lines(self) -> int:
-        """RFC 9112, 2.2: empty lines before a request line are passed over; they count for nothing else."""
+        """Skip empty lines before a request line (RFC 9112, 2.2)."""
         start = self._data[self._pos : self._pos + MAX_EMPTY + 1]
         size = len(start) - len(start.lstrip(b"\r\n"))
         self._empty += size
@@ -168,7 +169,7 @@ class RequestReader:
         return self._pos
 
     def take_rest(self) -> bytes:
-        """The bytes that nobody has taken, for whoever reads on when this reader is done."""
+        """The bytes that were not taken, for the protocol that reads the connection from here on."""
         rest = self._data[self._pos :] if self.part is None else bytes(self.part)
         self.part = self._beginning = None
         self._let_go()

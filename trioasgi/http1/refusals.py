@@ -1,4 +1,4 @@
-"""The answer to a request that the server refuses, and what the log says of it."""
+"""The answer to a request that the server refuses, and its log line."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ _OPTIONS: Final = {
     Rule.HEAD_TIMEOUT: "--timeout-headers",
     Rule.BODY_TIMEOUT: "--timeout-body",
 }
-"""The options that set the limits which these rules are about."""
+"""The options that set the limits of these rules."""
 
 _TLS_RECORD: Final = b"\x16\x03"
-"""How a handshake of TLS begins: the record's type and the first byte of its version (RFC 8446, 5.1)."""
+"""The beginning of a TLS handshake: the record's type and the first byte of its version (RFC 8446, 5.1)."""
 
 _PROXY_HEADER_2: Final = b"\0\r\nQUIT\n"
-"""The signature of a PROXY header of version 2, behind the empty lines that it begins with."""
+"""The signature of a PROXY header of version 2, without the empty lines at its beginning."""
 
 
 def error_answer(
     heads: HeadEncoder, status: int, reason: str, *, with_body: bool = True
 ) -> tuple[bytes, int]:
-    """The answer that says `reason`, and the bytes of its body; the connection closes behind it."""
+    """An answer with `reason`, and the number of bytes of its body. It says that the connection
+    will close.
+    """
     body = f"{status} {reason}\n".encode()
     head, _ = heads.encode(status)
     fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
@@ -41,7 +43,7 @@ def error_answer(
 
 
 def refusal_text(rule: Rule, rest: bytes = b"") -> str:
-    """A line for the log; `rest` is what has been received and could not be read."""
+    """The log line. `rest` are the received bytes that could not be read."""
     text = f"request refused: {rule.status} {rule.reason}"
     option = _OPTIONS.get(rule)
     if option is not None:

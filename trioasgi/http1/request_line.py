@@ -1,8 +1,8 @@
-"""The request line (RFC 9112, 3): its grammar, and which rule one breaks, also before its end has arrived.
+"""The request line (RFC 9112, 3): its grammar, and the rule that a line breaks, also before its end has come.
 
-However the bytes of a head arrive, the answer to what is wrong with it is the same, since its rules are
-looked at in the order in which they can be broken: the request line, the size, the target's form, the
-grammar of the fields, their meaning.
+The rules of a head are checked in the order in which it can break them: the request line, the size, the form
+of the target, the grammar of the fields, their meaning. So a faulty head gets the same answer however its
+bytes arrive.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ REQUEST_LINE: Final = re.compile(
     """,
     re.VERBOSE,
 )
-"""RFC 9112, 3, for the versions that are served: method, target, path and query of the origin-form, version.
+"""RFC 9112, 3, for HTTP/1.0 and 1.1. The groups: method, target, path and query of the origin-form, version.
 
-A target is visible ASCII but for `#`: what RFC 3986 allows, and those characters besides that browsers leave
-as they are.
+A target may have all visible ASCII characters but `#`. RFC 3986 allows fewer, but browsers send the others
+too.
 """
 
 _ANY_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])")
@@ -39,10 +39,10 @@ _ANY_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) H
 _METHOD: Final = re.compile(rb"[" + TOKEN_CHARS + rb"]*")
 _TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
 _VERSION_SO_FAR: Final = re.compile(rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?")
-"""What the parts of a request line may look like while its end has not arrived."""
+"""The parts of a request line, as far as they have come."""
 
-# The methods that llhttp knows, so that both codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744,
-# 4791, UPnP and QUERY.
+# The methods that llhttp knows, so both codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744, 4791,
+# UPnP and QUERY.
 _METHODS: Final = """
     GET POST HEAD PUT DELETE OPTIONS PATCH TRACE QUERY
     PROPFIND PROPPATCH MKCOL COPY MOVE LOCK UNLOCK SEARCH BIND REBIND UNBIND ACL REPORT MKACTIVITY CHECKOUT
@@ -56,7 +56,7 @@ VERSIONS: Final[dict[bytes, str]] = {b"1.1": "1.1", b"1.0": "1.0"}
 _SPACE: Final = 32
 
 _AROUND_TARGET: Final = 64
-"""Bytes of a request line besides its target: method, version, their spaces; more than any that is served."""
+"""More bytes than the method, the version and the spaces of any request line that is served."""
 
 
 def longest_line(limits: Limits) -> int:
@@ -65,12 +65,12 @@ def longest_line(limits: Limits) -> int:
 
 
 def longest_head(limits: Limits) -> int:
-    """The most bytes that a head may have, and that are held while its end has not been seen."""
+    """The most bytes that a head may have, and that an incomplete head may take in memory."""
     return longest_line(limits) + limits.header_bytes
 
 
 class _Part(Enum):
-    """What the next byte belongs to. A part ends with a space, the line with an LF."""
+    """The part that the next byte belongs to. A space ends a part, an LF ends the line."""
 
     METHOD = auto()
     TARGET = auto()
@@ -78,10 +78,10 @@ class _Part(Enum):
     FIELDS = auto()
 
 
-class Beginning:
-    """Looks at the beginning of one head, as it grows: too long already, or none at all?
+class HeadBeginning:
+    """Checks the beginning of an incomplete head: is it already too long, or no head at all?
 
-    It may come byte by byte. So how far it was looked at is kept, and no byte of it is looked at twice.
+    A head may come byte by byte. This keeps its position, and so checks each byte once.
     """
 
     __slots__ = ("_at", "_limits", "_longest", "_part", "_start", "seen")
@@ -93,10 +93,10 @@ class Beginning:
         self._start = 0  # of the part
         self._at = 0
         self.seen = 0
-        """How many bytes were there when it was last checked."""
+        """How many bytes the head had at the last check."""
 
     def check(self, head: bytes | bytearray) -> None:
-        """Look at what has been added to `head`. Raises RequestError for the first rule that it breaks."""
+        """Check the bytes that were added to `head`. Raises RequestError for the first broken rule."""
         self.seen = len(head)
         if self._part is not _Part.FIELDS:
             rule = self._check_line(head)
@@ -114,8 +114,8 @@ class Beginning:
         return rule
 
     def _check_part(self, head: bytes | bytearray, size: int) -> Rule | None:
-        """The rule that the first `size` bytes of a line break, whatever comes behind them."""
-        # What is behind the longest line that there can be changes nothing.
+        """The rule that the first `size` bytes of a line break, whatever follows them."""
+        # Bytes behind the longest allowed line need no check.
         end = min(size, self._longest + 1)
         while self._at < end:
             if not self._advance(head, end):
@@ -123,7 +123,7 @@ class Beginning:
         return Rule.TARGET_LENGTH if size > self._longest else None
 
     def _advance(self, head: bytes | bytearray, end: int) -> bool:
-        """Go on to the end of the part or of what there is; False if that is no request line."""
+        """Go on to the end of the part, or to `end`. False if this is no request line."""
         if self._part is _Part.VERSION:
             self._at = end
             return _VERSION_SO_FAR.fullmatch(head, self._start, end) is not None
@@ -142,13 +142,13 @@ class Beginning:
 
 def diagnose_line(head: bytes, limits: Limits) -> Rule:
     """The rule that the request line of a head breaks."""
-    rule = Beginning(limits)._check_line(head)
+    rule = HeadBeginning(limits)._check_line(head)
     assert rule is not None, "a request line is wrong, and breaks no rule"
     return rule
 
 
 def _check_whole(line: bytes, limits: Limits) -> Rule | None:
-    """The rule that a request line breaks, which comes without its LF, and is not too long."""
+    """The rule that a complete request line breaks. It is given without its LF, and is not too long."""
     match = _ANY_REQUEST_LINE.fullmatch(line.removesuffix(b"\r"))
     if match is None:
         return Rule.REQUEST_LINE

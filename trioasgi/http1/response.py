@@ -1,5 +1,5 @@
-"""The response's half of an HTTP/1 exchange: how its body is framed, what leaves together, how it is cut (RFC
-9112, 6 and 7).
+"""The response of an HTTP/1 exchange: its framing, what leaves in one send, and how it is cut (RFC 9112, 6
+and 7).
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from trioasgi.http1.state import ConnectionState
 
 PASSED: Final = -math.inf
-"""A deadline that has come."""
+"""A deadline that has passed."""
 
 JOIN_BELOW: Final = 64 * 1024
-"""A body of up to so many bytes is copied behind its head, so that both leave in one send; a larger one
-costs less in a second send.
+"""A body of at most so many bytes is copied behind its head, so that one send takes both. For a larger one a
+second send costs less than the copy.
 """
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
@@ -62,10 +62,9 @@ class _Failure(NamedTuple):
 class HTTP1Response(Exchange):
     """The response of an exchange.
 
-    The head of a response with a known length, or without a body, waits for the first piece of body, so that
-    both leave in one send. Any other head, and a piece behind which more is to come, leaves in the same
-    round of the scheduler: at once for a stream's client, and yet together with what the application sends
-    before it waits.
+    If the length is known, or there is no body, the head waits for the first piece of body, so that one send
+    takes both. Any other head leaves in the same round of the scheduler, and so does a piece that is not the
+    last. So they leave at once, but in one send with what the application sends before it waits.
     """
 
     __slots__ = (
@@ -80,7 +79,7 @@ class HTTP1Response(Exchange):
         "close_after",
     )
 
-    # All of these are set by `HTTP1Exchange.__init__`: another call for them would be made once a request.
+    # `HTTP1Exchange.__init__` sets all of these: an __init__ here would be one more call for each request.
     _connection: ConnectionState
     _framing: Framing
     _head: bytes
@@ -91,9 +90,9 @@ class HTTP1Response(Exchange):
     _failure: _Failure | None
     _owes_continue: bool
     _waited_for: bool
-    """May another task wait for the body, or for the client's leaving?"""
+    """May another task be waiting for the body, or for the client's disconnect?"""
     close_after: bool
-    """Is the connection to be closed behind the response?"""
+    """Will the connection be closed after the response?"""
 
     @property
     def failure(self) -> str:
@@ -108,7 +107,7 @@ class HTTP1Response(Exchange):
         if self.phase is _COMPLETE:
             return self.sent
         lost = self._unsent
-        # What frames the pieces is not counted as they are sent: it is taken for less than a head.
+        # The bytes of the chunked coding are not counted. They are estimated: fewer than those of the head.
         framing = len(self._recallable) - 1 if self._framing is _CHUNKED else 0
         if self._head or not self.status or lost > self.sent + framing:
             return None
@@ -161,7 +160,8 @@ class HTTP1Response(Exchange):
         return self._send_soon(head)
 
     def _choose_framing(self, status: int, length: int | None) -> bytes:
-        """Choose how a body will end that has no length, or may not be; the line that says so.
+        """Choose the framing of a body without a known length, or of no body. Return the field line that says
+        so.
 
         RFC 9112, 6.1 to 6.3; RFC 9110, 8.6.
         """
@@ -178,12 +178,12 @@ class HTTP1Response(Exchange):
         return b""
 
     def _choose_persistence(self) -> bytes:
-        """End the head, having said whether the connection goes on (RFC 9112, 9.3 and 9.6)."""
+        """The end of the head, which says whether the connection persists (RFC 9112, 9.3 and 9.6)."""
         connection = self._connection
         reader = connection.reader
         unread = reader.body is not None and reader.body_too_long_to_skip
         if unread or self._owes_continue or connection.draining:
-            # With an expectation unanswered nobody knows whether the body will come (RFC 9110, 10.1.1).
+            # Without a 100 (Continue) the client may send the body or not (RFC 9110, 10.1.1).
             self.close_after = True
         if self.close_after:
             return CONNECTION_CLOSE + b"\r\n"
@@ -230,7 +230,7 @@ class HTTP1Response(Exchange):
             raise _lost_file()
         self.count(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
-        self._framing = _LOST  # until all of it has been sent: this may be cancelled
+        self._framing = _LOST  # until the whole file has been sent, as this may be cancelled
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
@@ -254,7 +254,7 @@ class HTTP1Response(Exchange):
             self._trailers += b"".join([b"%b: %b\r\n" % field for field in headers])
 
     def cut_off(self, reason: str) -> None:
-        """For the connection: it ends now, whatever has not left yet."""
+        """The connection ends now. Note what has not left yet."""
         connection = self._connection
         if not self.over:
             connection.log_limit(reason)
@@ -271,14 +271,14 @@ class HTTP1Response(Exchange):
         if connection.sets_deadlines:
             connection.response_over()
         if self.close_after or connection.reader.has_more:
-            # The next request is here already, or the client waits for the end of the connection: if the
-            # application goes on for long, another task sees to that.
+            # The next request is here already, or the client waits for the close. If the application goes on
+            # for long, the passed deadline makes another task take the connection over.
             connection.channel.read_deadline = PASSED
         if self._waited_for:
             self._end_waits()
 
     def _end_waits(self) -> None:
-        """End what other tasks wait for in `receive()`: the exchange is over."""
+        """End the waits of other tasks in `receive()`: the exchange is over."""
         connection = self._connection
         connection.channel.release_watchers()
         connection.channel.interrupt_read()  # from here on the connection reads
@@ -290,7 +290,7 @@ class HTTP1Response(Exchange):
             raise self._broken() from exc
 
     def _send_soon(self, data: bytes) -> bool:
-        """Send a piece behind which another may come at once, to leave with it."""
+        """Send a piece that may wait for the next one, if that comes in the same round of the scheduler."""
         try:
             return not self._connection.channel.send_soon(data)
         except OSError as exc:
@@ -309,13 +309,14 @@ class HTTP1Response(Exchange):
             connection.flushing -= 1
         if connection.attends:
             connection.attend()
-        # Another task may have given the end of the response while we waited: its own flush sees to that.
+        # While we waited, another task may have given the end of the response. Then its own flush completes
+        # it.
         if self.phase is _ENDING and not channel.unsent:
             self._complete()
 
     @contextmanager
     def _telling_of_disconnect(self) -> Iterator[None]:
-        """Make what goes wrong with the connection the application's ClientDisconnected."""
+        """Turn errors of the connection into ClientDisconnected."""
         try:
             yield
         except TimeoutError as exc:
@@ -326,13 +327,13 @@ class HTTP1Response(Exchange):
             raise self._broken() from exc
 
     def _broken(self) -> ClientDisconnected:
-        """Give the response up, as its connection is broken: what to raise."""
+        """Give the response up, because the connection is broken. Return the exception to raise."""
         reason = "the client broke the connection"
         self._lose(reason, by_server=False)
         return ClientDisconnected(reason)
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
-        """The connection is broken, for all who use it: whatever else waits for it need wait no longer."""
+        """The connection is broken: end all waits for it, and close it."""
         self._give_up(_Failure(reason, by_server, self._unsent))
         self._connection.channel.abort()
 
@@ -344,7 +345,7 @@ class HTTP1Response(Exchange):
 
     @property
     def ends_with_connection(self) -> bool:
-        """Is it the connection's end alone that tells where the body ends?"""
+        """Does only the end of the connection mark the end of the body?"""
         return self._framing is Framing.CLOSE or self._framing is _LOST
 
     def take_head_back(self) -> bool:
@@ -354,7 +355,7 @@ class HTTP1Response(Exchange):
         )
 
     def refuse(self, status: int, reason: str) -> None:
-        """As `Exchange.refuse`. The connection closes behind the answer."""
+        """As `Exchange.refuse`. The connection closes after the answer."""
         with_body = self.request.method != "HEAD"
         answer, size = error_answer(self._connection.settings.heads, status, reason, with_body=with_body)
         self._failure = _Failure(reason)

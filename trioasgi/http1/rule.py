@@ -1,4 +1,4 @@
-"""Each way in which a request can be wrong, and what is answered to it."""
+"""The rules that a request can break, and the answer to each."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from enum import Enum
 
 
 class Rule(Enum):
-    """A way in which a request can be wrong: the status and the reason that are answered, and the section
-    that says so.
-    """
+    """A rule for requests: the status and the reason of the answer, and the section that has the rule."""
 
     REQUEST_LINE = (400, "malformed request line", "RFC 9112, 3")
     METHOD = (501, "unknown method", "RFC 9110, 9.1")
@@ -51,7 +49,7 @@ class Rule(Enum):
 
 
 class RequestError(Exception):
-    """A request breaks `rule`: the server answers it itself, and the connection closes."""
+    """A request breaks `rule`. The server answers it, and the connection closes."""
 
     def __init__(self, rule: Rule) -> None:
         super().__init__(rule.reason)

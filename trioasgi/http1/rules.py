@@ -1,8 +1,8 @@
-"""What a request's head means: the semantic rules above both codecs.
+"""What the head of a request means: the rules above both codecs.
 
-`Rule` states each malformed or ambiguous form, what is answered, and which section says so. Where the RFC
-leaves a choice, the stricter reading is taken: a form that two recipients may read differently is how
-requests are smuggled past a proxy. Every violation ends the connection after its answer.
+`Rule` lists each malformed or ambiguous form with its answer and its section. Where the RFC leaves a choice,
+we take the stricter reading: a request that two recipients read differently can be smuggled past a proxy.
+After the answer to a broken rule the connection closes.
 """
 
 from __future__ import annotations
@@ -39,21 +39,20 @@ def _is_authority(value: bytes) -> bool:
 
 
 MAX_REMEMBERED: Final = 512
-"""Bytes of the longest head that is remembered: what is made of its fields takes some five times as many."""
+"""Bytes of the longest head that is remembered. Its parsed fields take several times as many."""
 
 
 COUNT_FROM: Final = 2048
-"""Bytes of a head from which its fields are counted before they are read."""
+"""Bytes. The fields of a longer head are counted before they are read."""
 
 
 class HeadReader:
     """Reads and checks the heads of one connection's requests.
 
-    What was read last is remembered, the head and its fields, if it is no longer than `MAX_REMEMBERED`:
-    clients repeat their fields from request to request, those that poll repeat the whole, and what is the
-    same, byte for byte, means the same.
+    It remembers the last head and its fields, if the head has at most `MAX_REMEMBERED` bytes. Many clients
+    repeat their fields, or the whole head, byte for byte, and then it is not read again.
 
-    `head` are the bytes of the head that is remembered, and `request` is what they mean.
+    `head` are the remembered bytes, and `request` is the request that they mean.
     """
 
     __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "_scheme", "head", "request")
@@ -68,7 +67,7 @@ class HeadReader:
         self.request: HTTP1Request | None = None
 
     def read(self, head: bytes) -> HTTP1Request:
-        """Read a head, its empty line included. Raises RequestError with the answer to what is wrong."""
+        """Read a head, which ends with its empty line. Raises RequestError with the broken rule."""
         last = self.request
         line = REQUEST_LINE.match(head)
         if line is None:
@@ -81,7 +80,7 @@ class HeadReader:
             raise RequestError(Rule.FIELDS_SIZE)
         authority: bytes | None = None
         if path is None:
-            # Before the fields: what llhttp thinks of the target is not for it to say.
+            # Before the codec reads the fields: llhttp has rules of its own for targets.
             path, query, authority = _read_other_form(method, target)
         http_version = VERSIONS[version]
         fields_at = line.end()
@@ -100,13 +99,13 @@ class HeadReader:
         request = HTTP1Request(
             self._scheme, method, target, path, query or b"", http_version, headers, fields
         )
-        # A connection may be idle for long behind it.
+        # The connection may now be idle for long, so it keeps short heads only.
         self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
         return request
 
     def _read_fields(self, head: bytes, version: bytes) -> Fields:
-        # h11 may take 30 ms for the fields of 64 KiB, only for them to be counted. Each has a line of its
-        # own, as have the request line and the end.
+        # Counting lines is much faster than reading fields. The request line and the empty line are no
+        # fields.
         if len(head) > COUNT_FROM and head.count(b"\n") - 2 > self._limits.header_count:
             raise RequestError(Rule.FIELDS_COUNT)
         try:
@@ -119,10 +118,10 @@ class HeadReader:
 
 
 def _read_field_lines(head: bytes) -> list[Header]:
-    """The fields of a head that the codec does not read, whose request line is right.
+    """Read the fields of a head that the codec refuses, though its request line is right.
 
-    A codec may refuse a field for what it means (llhttp a Transfer-Encoding that it does not know). That is
-    for the rules to judge, so nothing counts here but the grammar. Raises RequestError.
+    A codec may refuse a field for its meaning, as llhttp refuses an unknown Transfer-Encoding. The rules
+    decide that. So this checks the grammar only. Raises RequestError.
     """
     fields = []
     for line in head.split(b"\r\n")[1:-2]:
@@ -165,17 +164,17 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int
 
 
 def _size(headers: list[Header]) -> int:
-    """Bytes of header fields, the colon, one space and the line end of each among them."""
+    """Bytes of header fields. Each counts with its colon, one space and the line end."""
     return sum(len(name) + len(value) + 4 for name, value in headers)
 
 
 def _members(value: bytes) -> list[bytes]:
-    """The members of a list, in lower case, the empty ones left out (RFC 9110, 5.6.1.2)."""
+    """The members of a list, in lower case, without empty ones (RFC 9110, 5.6.1.2)."""
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
 def _note_options(fields: Fields, options: list[bytes]) -> None:
-    """`close` goes before `keep-alive`, in whichever order and field they stand (RFC 9112, 9.3)."""
+    """`close` overrides `keep-alive`, in any order and field (RFC 9112, 9.3)."""
     if b"close" in options:
         fields.keep_alive = False
     elif b"keep-alive" in options:
@@ -202,8 +201,8 @@ def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> Non
     if version == b"1.0":
         raise RequestError(Rule.CODING_IN_1_0)
     codings = _members(value)
-    # RFC 9112, 6.3: a field that is there, without chunked at its end, leaves the length unknown. So does an
-    # empty one, which a recipient may well take for none.
+    # RFC 9112, 6.3: without chunked at its end the field leaves the length unknown. An empty field does too,
+    # though some recipients ignore it.
     if (
         fields.chunked
         or not codings
@@ -220,18 +219,18 @@ def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
     for expectation in _members(value):
         if expectation != b"100-continue":
             raise RequestError(Rule.EXPECTATION)
-        # RFC 9110, 10.1.1: a 1.0 client does not know what it asks for.
+        # RFC 9110, 10.1.1: the expectation of a 1.0 client is ignored.
         fields.expects_continue = version == b"1.1"
 
 
 def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
-    """RFC 9110, 10.1.4. Only the chunked coding has room for trailers, which 1.0 does not know."""
+    """RFC 9110, 10.1.4. Trailers need the chunked coding, which HTTP/1.0 does not have."""
     if version == b"1.1":
         fields.accepts_trailers |= b"trailers" in _members(value)
 
 
 _NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], None]]] = {
-    b"connection": lambda _fields, _value, _version: None,  # these two are read together
+    b"connection": lambda _fields, _value, _version: None,  # `connection` and `upgrade` are read together
     b"upgrade": lambda _fields, _value, _version: None,
     b"host": _note_host,
     b"content-length": _note_content_length,
@@ -239,12 +238,12 @@ _NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], None]]] = {
     b"expect": _note_expectation,
     b"te": _note_te,
 }
-"""The fields that say something of the message itself, and what is made of each."""
+"""The fields that concern the message itself, and how each is read."""
 
 
 def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
-    """Path, query and authority of a target in asterisk-form (RFC 9112, 3.2.4) or in absolute-form (3.2.2),
-    whose authority takes the place of Host's.
+    """Path, query and authority of a target in asterisk-form (RFC 9112, 3.2.4) or absolute-form (3.2.2). An
+    authority in the target replaces Host.
     """
     if target == b"*":
         if method != "OPTIONS":
@@ -255,6 +254,6 @@ def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | 
         raise RequestError(Rule.TARGET_FORM)
     authority, rest = match.groups()
     if method == "OPTIONS" and not rest:
-        return b"*", b"", authority  # RFC 9112, 3.2.4: what a proxy makes of it
+        return b"*", b"", authority  # RFC 9112, 3.2.4: as a proxy would forward it
     path, _, query = rest.partition(b"?")
     return path or b"/", query, authority

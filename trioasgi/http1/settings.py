@@ -1,4 +1,4 @@
-"""What is the same for all HTTP/1 connections of a worker."""
+"""The settings that all HTTP/1 connections of a worker share."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class GivesUp(Enum):
 
 
 class HTTP1Settings(msgspec.Struct, frozen=True):
-    """What is the same for all HTTP/1 connections of a worker. Times are in seconds.
+    """Shared by all HTTP/1 connections of a worker. Times are in seconds.
 
-    `body_rate` is the least speed of a request's body, in bytes a second (0: any). `request_timeout` is how
-    long a response may take (0: any time), `gives_up` which calls are cancelled when their client has gone,
-    and `disconnect_grace` how long after that.
+    `body_rate` is the slowest speed of a request's body, in bytes per second (0: no minimum).
+    `request_timeout` is the longest time for a response (0: no limit). `gives_up` says which calls are
+    cancelled when their client has gone, and `disconnect_grace` how long after that.
     """
 
     codec: Codec

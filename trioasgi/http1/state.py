@@ -1,7 +1,7 @@
 """What an HTTP/1 connection shares with the exchange that is under way on it.
 
-It stands below both, so that neither imports the other's module in a circle. Fields are plain attributes, as
-each is read several times for a request.
+Both import this module, so they need not import each other. Its fields are plain attributes, because each is
+read several times for a request.
 """
 
 from __future__ import annotations
@@ -60,34 +60,36 @@ class ConnectionState(ABC):
         self.reader = RequestReader(settings.codec, settings.limits, info.scheme)
         self.draining = False
         self.scope: trio.CancelScope
-        """Of the task that runs now."""
+        """The cancel scope of the task that serves the connection now."""
         self.sets_deadlines = settings.request_timeout > 0 or settings.gives_up is GivesUp.ALWAYS
-        """May `scope` have a deadline or be cancelled, so that it has to be looked after?"""
+        """Can `scope` get a deadline or be cancelled, so that it must be checked after each call?"""
         self.flushing = 0
-        """How many tasks wait for what was sent to leave."""
+        """How many tasks wait in `flush()`."""
         self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
-        """Is `attend` to be called when a response goes on?"""
+        """Must `attend` be called whenever a piece of a response leaves?"""
         self._on_drain: Callable[[], None] | None = None
 
     @property
     @abstractmethod
     def exchange_under_way(self) -> Exchange | None:
-        """The exchange that the application is called for now."""
+        """The exchange for which the application is called now; None if there is no call."""
 
     @abstractmethod
     def attend(self) -> None:
-        """A response is under way, or has gone on: its client may have gone."""
+        """A piece of a response has left. The client may have gone."""
 
     @abstractmethod
     def response_over(self) -> None:
-        """The response is complete, or lost: from here on no deadline is set to the application."""
+        """The response is complete, or lost. The application has no deadline any more."""
 
     def on_drain(self, callback: Callable[[], None]) -> None:
-        """Tell the exchange that is under way, and the last one here, when the server drains."""
+        """Call `callback` when the server drains; now if it drains already. The last call replaces those
+        before.
+        """
         self._on_drain = callback
         if self.draining:
             callback()
 
     def log_limit(self, reason: str) -> None:
-        """Say why a connection is ended by the server."""
+        """Log why the server ends the connection."""
         logger.info("%s: %s", self.info.peer, reason)

@@ -14,26 +14,25 @@ import trio
 logger = logging.getLogger("trioasgi")
 
 BATCH: Final = 16
-"""Connections taken at one wake-up before others get their turn: the first steps of all of them come in the
-next round.
+"""Connections accepted at one wake-up. Their tasks all begin in the next round of the scheduler, so more
+would delay the others.
 """
 
 PAUSE: Final = 0.1
-"""Seconds to wait when the system has no room for another connection: trying again at once would only burn
-CPU.
+"""Seconds to wait when the system has no room for another connection: an immediate retry would only use CPU.
 """
 
 TELL_EVERY: Final = 10.0
-"""Seconds between two log lines that say so."""
+"""Seconds between two log lines about that."""
 
 NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""What the system says where it has no room for another file or connection: that may pass."""
+"""Errors that say that the system has no room for another file or connection. They may pass."""
 
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 
 Take = Callable[[socket.socket, object], None]
-"""What is done with a connection (non-blocking) and its client's address."""
+"""Takes an accepted, non-blocking socket and the client's address."""
 
 
 async def accept_connections(listener: socket.socket, take: Take) -> None:
@@ -56,10 +55,11 @@ async def accept_connections(listener: socket.socket, take: Take) -> None:
 
 
 def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> None:
-    """Call `take` for the connections that wait in the listener's queue, for `most` of them at the most.
+    """Call `take` for at most `most` of the connections that wait in the listener's queue.
 
-    An error of a single connection, which accept() reports on Linux (accept(2), "Error handling"), is passed
-    over. Raises OSError if the listener is broken, or the system has no room for another connection.
+    On Linux accept() also reports errors of the new connection (accept(2), "Error handling"). Such a
+    connection is skipped. Raises OSError if the listener is broken, or the system has no room for another
+    connection.
     """
     for _ in range(most):
         try:

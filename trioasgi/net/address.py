@@ -1,4 +1,4 @@
-"""What `--bind` may say, and what it means.
+"""The addresses that `--bind` accepts.
 
 ========================  ==========================================================
 ``host:port``             TCP; a name listens on each of its addresses; port 0 is any
@@ -32,8 +32,8 @@ class TCPAddress(msgspec.Struct, frozen=True):
 
 
 class UnixAddress(msgspec.Struct, frozen=True):
-    """A path and the permissions its socket is given (None: 0o666, any local user, as a TCP port on
-    loopback has it).
+    """A path and the permissions of its socket. None: 0o666, so any local user may connect, as to a TCP port
+    on loopback.
     """
 
     path: str
@@ -41,7 +41,7 @@ class UnixAddress(msgspec.Struct, frozen=True):
 
 
 class InheritedAddress(msgspec.Struct, frozen=True):
-    """The number of an open file that is a listening socket."""
+    """The file descriptor of a listening socket."""
 
     fd: int
 
@@ -50,7 +50,7 @@ Address = TCPAddress | UnixAddress | InheritedAddress
 
 
 def parse_bind(text: str) -> Address:
-    """Read one `--bind`. Raises ConfigError, naming the value and the forms that are right."""
+    """Parse one `--bind`. Raises ConfigError, which names the value and the accepted forms."""
     if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd:"):

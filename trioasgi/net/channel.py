@@ -1,54 +1,49 @@
-"""`Channel`: the bytes of one connection, as the protocol loops of `http1/` see them.
+"""`Channel`: the bytes of one connection, as the protocol loops of `http1/` use them.
 
-A trio Stream has two verbs that both may wait. A protocol loop on the fast path wants the halves of each
-apart: take what is there, and only then wait; hand to the kernel what it takes, and only then wait. It also
-wants to learn that the peer has gone while nobody reads, and to say how long a wait may last without a
-cancel scope for each wait.
+A trio Stream can receive and send, and both may wait. A protocol loop needs the parts of each: take the bytes
+that are there, and wait only if there are none; give bytes to the kernel, and wait only if it takes no more.
+The loop must also learn that the peer has gone while no task reads. And it sets deadlines without a cancel
+scope for each wait.
 
-Three classes carry this out: `net.hub_channel.HubChannel` for sockets of the readiness hub,
+Three classes implement it: `net.hub_channel.HubChannel` for sockets of the readiness hub,
 `net.secure.TLSChannel` for TLS on those, and `net.stream_channel.StreamChannel` for any other
 `trio.abc.Stream` (memory streams; SocketStream where there is no epoll, and SSLStream on that).
 """
 
 from __future__ import annotations
 
-import os
-import sys
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioasgi.net.files import read_in_pieces
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_SIZE: Final = 64 * 1024
-"""Bytes asked of the kernel in one read."""
+"""The most bytes that one read asks the kernel for."""
 
 WRITE_SLICE: Final = 256 * 1024
-"""Bytes given to a wrapped stream in one `send_all`: SSLStream copies each write whole into a buffer of its
-own.
+"""The most bytes that one `send_all` of a wrapped stream gets: SSLStream copies all of them into its buffer.
 """
 
 CORK: Final = 64 * 1024
-"""Bytes that are held back at the most, to be sent with what follows."""
-
-FILE_SLICE: Final = 256 * 1024
-"""Bytes of a file that are read, or sent by the kernel, before other connections get their turn."""
+"""The most bytes that `send_soon` holds back."""
 
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
 
 
 class ByteChannel(ABC):
-    """Bytes in both directions, as a WebSocket needs them: those of a connection, or of a stream of it.
+    """Bytes in both directions, of a connection or of one stream of it. A WebSocket needs no more than this.
 
-    `read_deadline` is a time of `now()`: a wait for bytes that is under way then, or begins later, ends with
-    TimeoutError. `write_timeout` is in seconds: so long may the peer take nothing before `flush()` ends with
-    TimeoutError. Both are `math.inf`, never, at first.
+    `read_deadline` is a time as of `now()`. A read that waits at that time, or later, ends with TimeoutError.
+    `write_timeout` is in seconds. `flush()` ends with TimeoutError when the peer has taken nothing for so
+    long. Both are `math.inf` at first: no limit.
 
-    Errors: `OSError` (nearly always a `ConnectionError`) when the connection is broken, `TimeoutError` when
-    time is up.
+    All methods raise `OSError`, nearly always a `ConnectionError`, when the connection is broken.
     """
 
     __slots__ = ("read_deadline", "write_timeout")
@@ -58,47 +53,47 @@ class ByteChannel(ABC):
 
     @abstractmethod
     def now(self) -> float:
-        """The time the deadlines are measured by, in seconds."""
+        """The time by which `read_deadline` is measured, in seconds."""
 
     @abstractmethod
     def receive_nowait(self) -> bytes | None:
-        """Bytes that are there already; b"" at the end of the stream; None if a wait is needed."""
+        """Bytes that have arrived; b"" at the end of the stream; None if there are none yet."""
 
     @abstractmethod
     async def receive(self) -> bytes:
-        """Wait for bytes, as long as `read_deadline` allows; b"" at the end of the stream."""
+        """Wait for bytes until `read_deadline`; b"" at the end of the stream. Raises TimeoutError."""
 
     @abstractmethod
     def send_nowait(self, data: bytes) -> bool:
-        """Take `data` for sending, in order.
+        """Send `data` behind what was given before.
 
-        True if nothing is left to wait for, False if `flush()` must be awaited.
+        True if the kernel has taken everything, False if `flush()` must be awaited.
         """
 
     @abstractmethod
     async def flush(self) -> None:
-        """Wait until all that was taken has been handed to the kernel, as long as `write_timeout` allows."""
+        """Wait until the kernel has taken everything, within `write_timeout`. Raises TimeoutError."""
 
     @abstractmethod
     def interrupt_read(self) -> None:
-        """End a `receive()` that is under way with TimeoutError, as if its deadline had come: also one that
-        has been woken and is yet to run. What has come by then is for whoever reads next.
+        """End a `receive()` that is under way with TimeoutError, as if its deadline had come. This also holds
+        for a task that was woken and has not run yet. The next read returns the bytes that have arrived.
         """
 
     @abstractmethod
     async def send_eof(self) -> None:
-        """Say that nothing more will be sent, if the transport can say so; reading goes on."""
+        """End the sending side, if the transport can. Reading goes on."""
 
     @abstractmethod
     async def aclose(self) -> None:
-        """Send what was taken, as long as `write_timeout` allows, and close in the transport's own orderly
-        way. Where that fails, or is cancelled, as `abort()`.
+        """Send what was given, within `write_timeout`, and close in the transport's orderly way. If that
+        fails or is cancelled, do as `abort()`.
         """
 
     @abstractmethod
     def abort(self) -> None:
-        """Close at once and drop what has not been delivered; a TCP peer gets a reset, so that it cannot take
-        a cut response for a whole one.
+        """Close at once and drop undelivered bytes. A TCP peer gets a reset, so that it cannot take a cut
+        response for a whole one.
         """
 
 
@@ -110,54 +105,46 @@ class Channel(ByteChannel):
     _file_left: int
 
     tells_of_hang_up = True
-    """Is `hung_up` true as soon as the peer hangs up, and is that told to `on_hung_up`? Where not, somebody
-    has to wait in `wait_hung_up()` for it.
+    """Does the channel notice a hang-up by itself? If not, `hung_up` changes only by a read or while a task
+    waits in `wait_hung_up()`, and `on_hung_up` does nothing.
     """
 
     @property
     @abstractmethod
     def hung_up(self) -> bool:
-        """Has the peer closed its side, or the whole connection, as far as is known without reading?"""
+        """Is it known that the peer has closed its sending side, or the whole connection?"""
 
     def send_soon(self, data: bytes) -> bool:
-        """As `send_nowait`, but where more may follow at once: so `data` may be held back, up to `CORK` bytes
-        of it, until the tasks that can run now have run.
+        """As `send_nowait`, when more may follow at once. Up to `CORK` bytes may be held back until all tasks
+        that can run now have run.
         """
         return self.send_nowait(data)
 
-    def take_back(self, data: bytes) -> bool:  # noqa: ARG002 - for those that hold something back
-        """Forget `data`, the object that was given to `send_soon` last. False if it may have left."""
+    def take_back(self, data: bytes) -> bool:  # noqa: ARG002 - for channels that hold bytes back
+        """Do not send `data`, the object that was given to `send_soon` last. False if it may have left."""
         return False
 
     @property
     @abstractmethod
     def unsent(self) -> int:
-        """Bytes that were taken, those of a file included, but not by the kernel; once sending has failed,
-        those that were lost by that.
+        """Bytes that were given, also those of a file, but not taken by the kernel. After a failed send: the
+        bytes that were lost.
         """
 
     @property
     def undelivered(self) -> int:
-        """Bytes in the kernel's queue that the peer has yet to acknowledge; 0 where nobody can tell."""
+        """Bytes that the kernel has taken and the peer has not acknowledged; 0 if that cannot be known."""
         return 0
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
-        """Send `count` bytes of a regular file from `offset` on; at most `FILE_SLICE` of them are held in
-        memory.
+        """Send `count` bytes of a regular file from `offset` on. Memory holds one piece of it at a time
+        (`net.files`).
 
         Raises EOFError if the file ends before, or cannot be read.
         """
         self._file_left = count
-        while count:
-            try:
-                piece = _read_at(fd, offset, min(count, FILE_SLICE))
-            except OSError as exc:  # not to be taken for the connection's
-                raise EOFError(f"the file cannot be read: {exc}") from exc
-            if not piece:
-                raise EOFError(f"the file ends {count} bytes before what was to be sent")
-            offset += len(piece)
-            count -= len(piece)
-            self._file_left = count
+        for piece in read_in_pieces(fd, offset, count):
+            self._file_left -= len(piece)
             if self.send_nowait(piece):
                 await trio.lowlevel.checkpoint()
             else:
@@ -169,27 +156,27 @@ class Channel(ByteChannel):
 
     @abstractmethod
     def release_watchers(self) -> None:
-        """Let every `wait_hung_up()` that is under way return now."""
+        """Make every `wait_hung_up()` that is under way return now."""
 
     @abstractmethod
     def on_unattended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` each time that bytes, or the end, arrive while nobody waits for them, and from time
-        to time while `read_deadline` has passed and nobody waits.
+        """Call `callback` whenever bytes or the end arrive and no task waits for them. It is also called from
+        time to time when `read_deadline` has passed and no task waits.
         """
 
     @abstractmethod
     def on_hung_up(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once when the peer is seen to hang up."""
+        """Call `callback` once, when the peer hangs up."""
 
     @abstractmethod
     async def cut(self) -> None:
-        """Have what was taken delivered, as long as `write_timeout` allows, and then close so that the peer
-        can tell that more was to come. Raises nothing but cancellation.
+        """Deliver what was given, within `write_timeout`. Then close so that the peer can tell that more was
+        to come. Raises nothing but cancellation.
         """
 
 
 class Delivery:
-    """Tells whether a peer takes what was sent, from one look to the next."""
+    """Tells whether the peer still takes bytes. The caller asks from time to time."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -197,15 +184,8 @@ class Delivery:
         self._taken_at = trio.current_time()
 
     def goes_on(self) -> bool:
-        """Has the peer not got everything yet, and taken something within the channel's `write_timeout`?"""
+        """Are bytes undelivered, and has the peer taken some within the channel's `write_timeout`?"""
         left, now = self._channel.undelivered, trio.current_time()
         if left < self._left:
             self._left, self._taken_at = left, now
         return left > 0 and now - self._taken_at < self._channel.write_timeout
-
-
-def _read_at(fd: int, offset: int, size: int) -> bytes:
-    if sys.platform == "win32":
-        os.lseek(fd, offset, os.SEEK_SET)
-        return os.read(fd, size)
-    return os.pread(fd, size, offset)

@@ -1,12 +1,12 @@
-"""The readiness hub: one epoll set for all the connections of a worker.
+"""The readiness hub: one epoll set for all connections of a worker.
 
-Trio arms its epoll set anew for every wait (EPOLLONESHOT: one `epoll_ctl` each). Here a socket is registered
-once, edge-triggered and with EPOLLRDHUP, in a set of the worker's own. One task waits with
-`trio.lowlevel.wait_readable` until that set has something to tell. So a batch of ready connections costs one
-wake-up, and a peer that hangs up is noticed while its application runs, without a task that watches for it.
+Trio registers a socket anew for each wait (EPOLLONESHOT: one `epoll_ctl` each). The hub registers it once,
+edge-triggered and with EPOLLRDHUP, in an epoll set of its own. One task waits with
+`trio.lowlevel.wait_readable` for events of that set. So a batch of ready connections costs one wake-up. And
+the hub notices a hang-up while the application runs, without a task that watches for it.
 
-The hub is also the worker's clock: the deadline of a wait is a number, and one task compares all of them with
-the time, once a `TICK`.
+The hub is also the worker's clock. A deadline is a number. Once a `TICK`, one task compares all deadlines
+with the time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TICK: Final = 0.25
-"""Seconds between two looks at the deadlines: a time-out comes so late at most."""
+"""Seconds between two checks of the deadlines. A timeout comes at most so much too late."""
 
 _MAX_EVENTS: Final = 512
 
@@ -30,20 +30,20 @@ if sys.platform == "linux":
 
 
 class HoldsBack(Protocol):
-    """What holds bytes back until the tasks that can run now have run."""
+    """A channel that holds bytes back until all tasks that can run now have run."""
 
     def uncork(self) -> None:
-        """Send what is held back."""
+        """Send the bytes that are held back."""
 
 
 class Watched(Protocol):
-    """A stream whose socket is registered. Its deadlines are in Trio's time."""
+    """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`."""
 
     read_deadline: float
     write_deadline: float
 
     def on_event(self, flags: int) -> None:
-        """Take what epoll tells of the socket."""
+        """Handle an event of the socket; `flags` are epoll's."""
 
     def on_deadline(self, now: float) -> None:
         """End the waits whose deadline has come by `now`."""
@@ -53,16 +53,16 @@ class Watched(Protocol):
 
 
 def supported() -> bool:
-    """Is there epoll here? Where not, connections use plain trio streams."""
+    """Does this platform have epoll? Without it, connections use plain Trio streams."""
     return sys.platform == "linux"
 
 
 class Hub:
     """Registers streams once and wakes their tasks.
 
-    Waits end only while `run()` is running, in the same trio run. It is shielded and ends by `stop()`: who
-    wakes others must live longer than they do, also where all are cancelled together. When it ends, it closes
-    all streams, which ends the waits for them.
+    `run()` must be running in the same Trio run, or no wait ends. It is shielded, and only `stop()` ends it:
+    the hub must live longer than the tasks that it wakes, even if all are cancelled together. At its end it
+    closes all streams, and that ends their waits.
     """
 
     _poll: Callable[[float, int], list[tuple[int, int]]]
@@ -73,25 +73,25 @@ class Hub:
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
         self.current_time = trio.lowlevel.current_clock().current_time
-        """As `trio.current_time`, without looking up the run's clock."""
+        """The same as `trio.current_time`, which would look up the run's clock at each call."""
         if sys.platform == "linux":
             self._epoll = select.epoll()
             self._poll = self._epoll.poll
 
     def register(self, fd: int, stream: Watched) -> None:
-        """Watch `fd` for the rest of its life on behalf of `stream`."""
+        """Call `stream` for each event of `fd`, until `unregister`."""
         if sys.platform == "linux":
             self._epoll.register(fd, INTEREST)
         self._streams[fd] = stream
 
     def unregister(self, fd: int) -> None:
-        """Forget `fd`. Call this before it is closed: then its number may be another's."""
+        """Forget `fd`. Call this before closing it, because the number may then be given to another file."""
         del self._streams[fd]
         if sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     def flush_soon(self, stream: HoldsBack) -> None:
-        """Have `stream` send what it holds back, once the tasks that can run now have run."""
+        """Call `stream.uncork()` once all tasks that can run now have run."""
         self._corked.append(stream)
         flusher, self._flusher = self._flusher, None
         if flusher is not None:
@@ -129,11 +129,11 @@ class Hub:
             trio.lowlevel.remove_instrument(early)
 
     def _look(self) -> None:
-        """Wake whoever waits for what has become ready."""
+        """Hand all events of the epoll set to their streams."""
         streams = self._streams
         for ready, flags in self._poll(0, _MAX_EVENTS):
             stream = streams.get(ready)
-            if stream is not None:  # one that came before it may have closed it
+            if stream is not None:  # an earlier event of this batch may have closed it
                 stream.on_event(flags)
 
     async def _flush(self) -> None:
@@ -148,7 +148,8 @@ class Hub:
             self._uncork_all()
 
     def _uncork_all(self) -> None:
-        # Not in the task's own frame: that would hold what was flushed last for as long as it sleeps.
+        # A function of its own: in `_flush`, the loop variable would keep the last stream alive during the
+        # wait.
         corked, self._corked = self._corked, []
         for stream in corked:
             stream.uncork()
@@ -158,7 +159,7 @@ class Hub:
             await trio.sleep(TICK)
             now = trio.current_time()
             for stream in self._streams.values():
-                # Compared here, without a call: hardly any is ever late.
+                # Compared here, without a call for each stream: few deadlines have passed.
                 if stream.read_deadline <= now or stream.write_deadline <= now:
                     stream.on_deadline(now)
 
@@ -171,14 +172,15 @@ class Hub:
 
 
 class _EarlyLook(trio.abc.Instrument):
-    """Calls `look` as soon as `task` has been rescheduled, without waiting for the task's turn.
+    """Calls `look` as soon as `task` is rescheduled, before the task runs.
 
     Trio asks its own epoll set before each round of its scheduler. Tasks that `look` wakes from here run in
-    the round of `task`, and not in the next one. That saves one of the three epoll_wait calls of a lone
+    the same round as `task`, not in the next one. That saves one of the three epoll_wait calls of a lone
     request (test_a_task_that_the_hub_wakes_runs_in_the_hubs_own_round).
 
-    Trio would log an exception of an instrument, and drop the instrument. So it is kept for the task to
-    raise: the hub ends then, and closes its streams (test_a_failure_of_the_look_ends_the_hub_and_all_waits).
+    If an instrument raises, Trio logs that and drops the instrument. So the exception is kept, and the task
+    raises it. Then the hub ends and closes its streams
+    (test_a_failure_of_the_look_ends_the_hub_and_all_waits).
     """
 
     def __init__(self, task: trio.lowlevel.Task, look: Callable[[], None]) -> None:
@@ -188,9 +190,10 @@ class _EarlyLook(trio.abc.Instrument):
         self._failure: BaseException | None = None
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is trio's
-        """Look, if the task has been woken: trio takes `custom_sleep_data` from a task it reschedules.
+        """Look, if the task was woken: Trio clears `custom_sleep_data` of a task that it reschedules.
 
-        Else the kernel would be asked in every round (test_the_kernel_is_asked_only_once_the_hub_was_woken).
+        Without this check every round would ask the kernel
+        (test_the_kernel_is_asked_only_once_the_hub_was_woken).
         """
         if self._task.custom_sleep_data is None:
             self._looked = True
@@ -200,7 +203,9 @@ class _EarlyLook(trio.abc.Instrument):
                 self._failure = exc
 
     def ensure(self) -> None:
-        """For the task, when its turn has come: raise what went wrong, and look if nobody has."""
+        """To be called by the task when it runs: raise the kept exception, and look if that was
+        not done yet.
+        """
         if self._failure is not None:
             raise self._failure
         if not self._looked:

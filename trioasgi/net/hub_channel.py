@@ -1,11 +1,11 @@
 """`HubChannel`: the `Channel` of a socket on the readiness hub.
 
-`net.reading` and `net.writing` have its two halves, each with its states and who waits for what. They share
-the socket. Here is what concerns both: an event of the kernel's, a look at the deadlines, and the end.
+`net.reading` and `net.writing` have its two halves: their states, and the tasks that wait. The halves share
+the socket. This module has what concerns both: events, deadlines, and the end.
 
-There are three ends. `aclose` and `finish` send what was taken and close in TCP's orderly way. `abort` closes
-at once with a reset, so that a peer cannot take a cut response for a whole one. `cut` does so as well, but
-only when the peer has what was sent: a reset makes the kernel drop what it has not delivered.
+There are three ways to end. `aclose` and `finish` send everything and close in TCP's orderly way. `abort`
+closes at once with a reset, so that a peer cannot take a cut response for a whole one. `cut` also resets, but
+only when the peer has received everything: a reset makes the kernel drop undelivered bytes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
 
 DELIVERY_CHECK: Final = (0.005, 0.25)
-"""Seconds between two looks at what the peer has yet to receive, at first and at most. No event tells of it.
+"""Seconds between two checks of the undelivered bytes: the first pause, and the longest. No event tells of
+them.
 """
 
 
@@ -47,7 +48,7 @@ class HubChannel(WritingHalf):
     # What the hub calls
 
     def on_event(self, flags: int) -> None:
-        """Take note of an epoll event and wake whoever waits for it."""
+        """Note an epoll event and wake the tasks that wait for it."""
         if flags & READ_EVENTS:
             reader = self._reader
             if reader is not None:
@@ -78,12 +79,12 @@ class HubChannel(WritingHalf):
             raise trio.BusyResourceError("another task is writing to this connection")
         self.uncork()
         if self._write_state is _BROKEN:
-            return  # by that
+            return  # uncork() has failed
         self._write_state = _ENDED
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
-            pass  # the peer has closed first: it needs no telling
+            pass  # the peer has closed first
 
     @property
     def undelivered(self) -> int:
@@ -91,14 +92,14 @@ class HubChannel(WritingHalf):
 
     async def aclose(self) -> None:
         if self._writer is not None:
-            self.abort()  # somebody's send is cut: trio's Stream wants it to end at once
+            self.abort()  # another task is sending: as a Trio stream, its send must end at once
         elif not self.finish():
             whole = False
             try:
                 await self.flush()
                 whole = True
             except OSError:
-                pass  # it cannot be delivered, which the reset says
+                pass  # the bytes cannot be delivered: abort() below resets
             finally:
                 if whole:
                     self.close()
@@ -122,7 +123,7 @@ class HubChannel(WritingHalf):
             await self.flush()
             await self._wait_delivered()
         except OSError:
-            pass  # what could be done has been done
+            pass  # the connection is broken, so no more can be delivered
         finally:
             self.abort()
 
@@ -140,10 +141,10 @@ class HubChannel(WritingHalf):
             self.close()
 
     def close(self) -> None:
-        """Close the socket at once; waits that are under way end with an error."""
+        """Close the socket at once. Waits that are under way end with an error."""
         if self._write_state is _CLOSED:
             return
-        self.hub.unregister(self._fd)  # before the kernel gives its number to another
+        self.hub.unregister(self._fd)  # before the kernel can give the number to another file
         self._fd = -1
         self._sock.close()
         self._close_reading()

@@ -1,4 +1,4 @@
-"""What the kernel says of a connected socket beyond its bytes, and how it is told to reset a connection."""
+"""What the kernel knows of a connected socket besides its bytes, and how to make it reset a connection."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # struct linger: on, for no ti
 
 
 def undelivered(fd: int) -> int:
-    """Bytes in the send queue that the peer has not acknowledged (tcp(7), unix(7): SIOCOUTQ); 0 where there
-    is no way to know.
+    """Bytes in the send queue that the peer has not acknowledged (tcp(7), unix(7): SIOCOUTQ); 0 if the
+    platform cannot tell.
     """
     if sys.platform != "linux":
         return 0
@@ -33,7 +33,7 @@ def undelivered(fd: int) -> int:
 
 
 def has_room(fd: int) -> bool:
-    """Would a send be taken now?"""
+    """Does the kernel's send buffer have room?"""
     return bool(_poll(fd) & 4)
 
 
@@ -52,18 +52,18 @@ def _poll(fd: int) -> int:
 
 
 def reset_on_close(sock: socket.socket) -> None:
-    """Have TCP send a reset when `sock` is closed, and drop what it has not delivered."""
+    """Make TCP send a reset and drop undelivered bytes when `sock` is closed."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 
 
 def refuse_newcomers(listener: socket.socket) -> None:
-    """Have clients refused who come from here on, while those in the queue of `listener` can still be
-    accepted, and those who are about to come into it as well: a close resets them. For good; the socket must
-    be nobody else's.
+    """Make the kernel refuse new clients of `listener`, for good. Those in its queue, or in the middle of a
+    handshake with the kernel, can still be accepted; a close would reset them. No other process may use the
+    socket.
 
-    Linux looks for a listening socket by the interface that a client comes in by, too, and none has this
-    number. (`shutdown()` resets the queue; with `listen(0)` it still takes one.) Elsewhere, and where it is
-    not allowed, nothing is done.
+    The socket is bound to a network interface that does not exist, so Linux finds no listener for new
+    clients. (`shutdown()` resets the queue, and `listen(0)` still takes a client.) On other platforms, and if
+    it is not allowed, nothing is done.
     """
     if sys.platform == "linux" and listener.family in {socket.AF_INET, socket.AF_INET6}:
         with suppress(OSError):

@@ -1,4 +1,6 @@
-"""Listening sockets: opened once, by whoever binds (one process, or the supervisor for all its workers)."""
+"""Listening sockets. They are opened once: by the serving process, or by the supervisor for all
+its workers.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 _UNIX_MODE = 0o666
 
 NOT_SENT: Final = 1024 * 1024
-"""Bytes that the kernel takes of a response while the client takes none."""
+"""Bytes of a response that the kernel takes beyond what it has sent to the client (TCP_NOTSENT_LOWAT)."""
 
 _FIXES = {
     errno.EADDRINUSE: "another program listens there: stop it, or choose another port",
@@ -41,12 +43,12 @@ _UNIX_FIXES = {
 
 
 def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
-    """Bind and listen on all addresses (as `net/address.py` has them); the sockets are non-blocking.
+    """Bind and listen on all addresses, which `net/address.py` describes. The sockets are non-blocking.
 
-    `backlog` is how many connections may wait to be accepted, on each.
+    `backlog` is how many connections may wait in the queue of each socket. If one address cannot be bound,
+    the other sockets are closed again.
 
-    All or none: where one cannot be bound the others are closed again.
-    Raises BindError, naming the address and the fix, or ConfigError for an address that cannot be read.
+    Raises BindError, which names the address and the fix, or ConfigError for an invalid address.
     """
     addresses = [(text, parse_bind(text)) for text in binds]
     opened: list[socket.socket] = []
@@ -84,10 +86,10 @@ def _reason(exc: Exception, *, unix: bool) -> str:
 
 
 def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
-    """One socket for each address the host has, all on the same port also where that is 0.
+    """One socket for each address of the host. For port 0 all get the same free port.
 
-    A name may resolve to a family that this machine lacks (`localhost` without IPv6): that is an error only
-    where nothing is left.
+    A name may resolve to a family that this machine lacks, such as `localhost` without IPv6. That is an error
+    only if no address is left.
     """
     found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     opened: list[socket.socket] = []
@@ -125,21 +127,21 @@ def _listen_tcp(family: socket.AddressFamily, sockaddr: tuple[object, ...], back
 
 
 def _set_tcp_options(sock: socket.socket) -> None:
-    """Set what accepted sockets inherit, once."""
+    """Set the options of the listening socket, which accepted sockets inherit."""
     if sys.platform == "win32":
-        # There SO_REUSEADDR would let two servers share a port; this is what Unix does without it.
+        # On Windows SO_REUSEADDR would let two servers share a port. This forbids it, as Unix does.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    # Linux and the BSDs hand TCP_NODELAY on to accepted sockets; each response is sent whole, so Nagle only
-    # delays.
+    # On Linux and the BSDs accepted sockets inherit TCP_NODELAY. Each response is sent whole, so Nagle's
+    # algorithm would only delay it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if sys.platform == "linux":
-        # Handed on as well. Without it the kernel takes up to 4 MiB for each client that does not read: slow
-        # readers would cost gigabytes, and the time to copy them. Trio's own choice, 16 KiB, throttles.
+        # Inherited too. Without it the kernel takes megabytes for each client that does not read (tcp(7),
+        # tcp_wmem). Trio's own choice, 16 KiB, slows large responses down.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
     if sock.family == socket.AF_INET6:
-        # `[::]` and `0.0.0.0` are two addresses here, as they are two entries in `--bind`.
+        # `[::]` does not include `0.0.0.0`: each has its own entry in `--bind`.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
@@ -152,7 +154,7 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
         undo.callback(sock.close)
         sock.bind(address.path)
         sock.note_path(address.path)
-        # Nobody can connect before listen(), so there is no moment at which the wrong users could.
+        # Before listen() nobody can connect, so the permissions are in force in time.
         os.chmod(address.path, _UNIX_MODE if address.mode is None else address.mode)
         sock.listen(backlog)
         sock.setblocking(False)
@@ -161,9 +163,7 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove the socket that a server which was killed has left behind, but nothing that somebody answers
-    at.
-    """
+    """Remove the socket file of a killed server, but not one at which a server answers."""
     if sys.platform == "win32":
         return
     try:
@@ -202,24 +202,26 @@ def _is_listening(sock: socket.socket) -> bool:
     try:
         return bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
     except OSError:
-        return True  # macOS does not tell for some families; accept() will
+        return True  # macOS cannot tell for some families; accept() will fail if it is not
 
 
 class _UnixListener(socket.socket):
-    """A Unix socket whose file this process made, and removes (an inherited one's is somebody else's)."""
+    """A Unix socket whose file this process has made and will remove. The file of an inherited
+    socket stays.
+    """
 
     _path: str | None = None
     _identity: tuple[int, int] | None = None
 
     def note_path(self, path: str) -> None:
-        """Remember which file was made. Raises OSError."""
+        """Remember the file that was made, by its inode. Raises OSError."""
         self._path = os.path.abspath(path)
         self._identity = _identity(self._path)
 
     def remove_path(self) -> None:
-        """Remove the file, once, unless another has taken its place: that one is another server's.
+        """Remove the file, once, unless another server has replaced it.
 
-        The socket still has to be open: until it is closed no other file gets its number.
+        Call this while the socket is open: until it is closed no other file can get its inode number.
         """
         path, self._path = self._path, None
         if path is None or self.fileno() == -1:
@@ -235,8 +237,8 @@ def _identity(path: str) -> tuple[int, int]:
 
 
 def remove_paths(sockets: Iterable[socket.socket]) -> None:
-    """Remove the files of those Unix sockets that `open_listeners` made: no client finds them any more, and
-    what waits in their queues can be accepted to the last one.
+    """Remove the files of the Unix sockets that `open_listeners` made. No client can connect any more. Those
+    that wait in the queues can still be accepted.
     """
     for sock in sockets:
         if isinstance(sock, _UnixListener):
@@ -244,16 +246,14 @@ def remove_paths(sockets: Iterable[socket.socket]) -> None:
 
 
 def close_listeners(sockets: Iterable[socket.socket]) -> None:
-    """Close listening sockets and remove the files of those Unix ones that `open_listeners` made."""
+    """Close listening sockets, and remove the files of the Unix sockets that `open_listeners` made."""
     for sock in sockets:
         remove_paths([sock])
         sock.close()
 
 
 def socket_url(sock: socket.socket, tls: bool) -> str:
-    """The URL under which a client of this machine reaches `sock`: `https://127.0.0.1:8000`, or
-    `unix:/run/app.sock`.
-    """
+    """The URL of `sock` for a client on this machine: `https://127.0.0.1:8000`, or `unix:/run/app.sock`."""
     name = sock.getsockname()
     if sock.family not in {socket.AF_INET, socket.AF_INET6}:
         return f"unix:{name if isinstance(name, str) else os.fsdecode(name)}"
@@ -263,10 +263,10 @@ def socket_url(sock: socket.socket, tls: bool) -> str:
 
 
 SocketAddress = tuple[str, int] | tuple[str, int, int, int] | str
-"""What getsockname() gives: a tuple for TCP, a path for a Unix socket."""
+"""A result of getsockname(): a tuple for TCP, a path for a Unix socket."""
 
 
 def socket_address(sock: socket.socket) -> SocketAddress:
-    """What `getsockname()` says: a tuple for TCP, a path for a Unix socket."""
+    """The address of `sock`; an abstract name is a path that begins with a NUL."""
     name: SocketAddress = sock.getsockname()
     return name

@@ -1,6 +1,4 @@
-"""Who is connected: the addresses of the two ends, as ASGI's scope has them, and what else is known of a
-connection before anything has been read from it.
-"""
+"""The two ends of a connection, as in ASGI's scope, and what else is known before its first byte is read."""
 
 from __future__ import annotations
 
@@ -18,11 +16,11 @@ Peer = tuple[str, int | None]
 
 
 class ConnectionInfo(msgspec.Struct, frozen=True):
-    """What is the same for every request of a connection.
+    """Shared by all requests of a connection.
 
-    `client` and `server` are as ASGI's scope has them: `(host, port)`, `(path, None)` for a Unix socket's
-    server, None where unknown. `peer` is how the log names the client. `tls` is what ASGI's TLS extension
-    says of the connection; None where there is no TLS.
+    `client` and `server` are as in ASGI's scope: `(host, port)`, or `(path, None)` for the server of a Unix
+    socket, or None if unknown. The log calls the client `peer`. `tls` is the scope's TLS extension, None
+    without TLS.
     """
 
     scheme: str
@@ -33,8 +31,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
 
 
 def fixed_address(sock: socket.socket) -> Peer | None:
-    """The server's address where it is the same for each connection; None where the socket listens on a
-    wildcard.
+    """The server's address, if it is the same for all connections; None if the socket listens on
+    a wildcard.
     """
     name = sock.getsockname()
     if sock.family in {socket.AF_INET, socket.AF_INET6} and name[0] in {"0.0.0.0", "::"}:  # noqa: S104 - a comparison
@@ -43,7 +41,7 @@ def fixed_address(sock: socket.socket) -> Peer | None:
 
 
 def as_peer(name: object, family: int) -> Peer:
-    """What getsockname() or getpeername() gave for a socket of that family."""
+    """Convert the result of getsockname() or getpeername() for a socket of that family."""
     if isinstance(name, tuple):
         return (str(name[0]), int(name[1]))
     if sys.platform != "win32" and family == socket.AF_UNIX and isinstance(name, bytes):
@@ -52,9 +50,7 @@ def as_peer(name: object, family: int) -> Peer:
 
 
 def as_client(address: object, family: int) -> Peer | None:
-    """ASGI: client is None where there is no such thing as its address, as for a Unix socket's unnamed
-    client.
-    """
+    """The scope's `client`: None if the client has no address, as an unnamed one of a Unix socket."""
     if isinstance(address, tuple):
         return (str(address[0]), int(address[1]))
     return as_peer(address, family) if address else None

@@ -1,7 +1,7 @@
-"""The PROXY protocol, versions 1 and 2: the header that a proxy puts before the first byte of a connection,
-to say for whom it speaks (HAProxy's "The PROXY protocol", 2020/03/05; sections 2.1 and 2.2).
+"""The PROXY protocol, versions 1 and 2: the header that a proxy sends before the client's first byte, with
+the client's address (HAProxy's "The PROXY protocol", 2020/03/05; sections 2.1 and 2.2).
 
-Sans-IO: `parse` takes what has arrived so far. `read_proxy_header` does the reading.
+`parse` does no I/O: it takes what has arrived so far. `read_proxy_header` reads from a stream.
 
 ========  ===================================  ==========================================
 Version   Header                               What it tells
@@ -38,11 +38,11 @@ SIGNATURE_V1: Final = b"PROXY "
 SIGNATURE_V2: Final = b"\r\n\r\n\x00\r\nQUIT\n"
 
 MAX_V1: Final = 107
-"""Bytes of the longest line there can be, its CRLF included (2.1)."""
+"""Bytes of the longest possible line, with its CRLF (2.1)."""
 
 MAX_V2: Final = 16 * 1024
-"""Bytes of a binary header that are read: its length field could say 64 KiB; a client's certificate among
-the TLVs, the largest thing that proxies send, has room.
+"""Bytes of the longest binary header that is accepted. The length field allows 64 KiB. A client's
+certificate, the largest TLV that proxies send, has room.
 """
 
 _FIXED: Final = struct.Struct("!12sBBH")  # signature, version and command, family and transport, length
@@ -55,15 +55,15 @@ _CLIENT_SSL: Final = 0x01  # PP2_CLIENT_SSL: the client spoke TLS with the proxy
 
 
 class ProxyError(Exception):
-    """What begins a connection is no PROXY header that can be used; says what is wrong with it."""
+    """The connection does not begin with a valid PROXY header. The message says what is wrong."""
 
 
 class ProxyHeader(msgspec.Struct, frozen=True):
-    """What a header says.
+    """The content of a header.
 
-    `source` and `destination` are the ends of the client's connection to the proxy, None where the header
-    does not name them. `tls` says that the client spoke TLS with the proxy. `tlvs` are as received: (type,
-    value) in their order.
+    `source` and `destination` are the two ends of the client's connection to the proxy; None if the header
+    does not name them. `tls`: did the client speak TLS with the proxy? `tlvs` are pairs of type and value, in
+    the order received.
     """
 
     version: int
@@ -97,7 +97,7 @@ _ADDRESSES: Final[dict[_Family, struct.Struct]] = {
     _Family.UNIX_STREAM: struct.Struct(f"!{_UNIX_PATH}s{_UNIX_PATH}s"),
     _Family.UNIX_DGRAM: struct.Struct(f"!{_UNIX_PATH}s{_UNIX_PATH}s"),
 }
-"""What stands before the TLVs, for each family and transport (2.2)."""
+"""The layout of the addresses before the TLVs, by family and transport (2.2)."""
 
 _PORT: Final = rb"(0|[1-9][0-9]{0,4})"
 _LINE: Final = re.compile(rb"PROXY (TCP[46]) ([0-9A-Fa-f.:]+) ([0-9A-Fa-f.:]+) " + _PORT + rb" " + _PORT)
@@ -105,14 +105,14 @@ _UNKNOWN: Final = re.compile(rb"PROXY UNKNOWN(?: [^\r\n]*)?")
 
 
 def may_begin_header(data: bytes | bytearray) -> bool:
-    """Could these be the first bytes of a header? Settled once there are 12 of them."""
+    """Can a header begin with these bytes? With 12 bytes or more the answer is final."""
     return any(data.startswith(s[: len(data)]) for s in (SIGNATURE_V1, SIGNATURE_V2))
 
 
 def parse(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
-    """Read the header at the start of `data`: it and its size in bytes, or None if more has to arrive.
+    """Parse the header at the start of `data`. Return it with its size in bytes, or None if it is incomplete.
 
-    Raises ProxyError as soon as it is clear that no header will come of it.
+    Raises ProxyError as soon as `data` cannot become a valid header.
     """
     if not may_begin_header(data):
         raise ProxyError("no PROXY header")
@@ -189,7 +189,7 @@ def _parse_v2_proxy(header: bytes, family_byte: int) -> ProxyHeader:
     except ValueError:
         raise ProxyError(f"unknown family and transport {family_byte:#04x} in the PROXY header") from None
     if family is _Family.UNSPEC:
-        return ProxyHeader(2)  # 2.2: everything behind it is ignored; it may be anything
+        return ProxyHeader(2)  # 2.2: everything behind it is ignored
     layout = _ADDRESSES[family]
     start = _FIXED.size + layout.size
     if len(header) < start:
@@ -217,7 +217,7 @@ def _read_addresses(
 
 
 def _unix_endpoint(padded: bytes) -> Endpoint | None:
-    """A path ends at its first NUL; an abstract name begins with one, and a nameless client has none."""
+    """A path ends at its first NUL. An abstract name begins with a NUL. An unnamed client has neither."""
     abstract = padded[:1] == b"\0"
     name = padded[:1] + padded[1:].partition(b"\0")[0] if abstract else padded.partition(b"\0")[0]
     return (name.decode("utf-8", "surrogateescape"), None) if name.strip(b"\0") else None
@@ -229,7 +229,7 @@ def _read_tlvs(header: bytes, start: int) -> TLVs:
     while at < len(header):
         kind, value = _read_tlv(header, at)
         if kind == TLV_CRC32C:
-            # Each takes a look at the whole header.
+            # A check takes a pass over the whole header, so only one is accepted.
             if any(known == TLV_CRC32C for known, _ in tlvs):
                 raise ProxyError("the PROXY header has more than one checksum")
             _check_sum(header, at + _TLV.size, value)
@@ -258,7 +258,7 @@ def _says_tls(tlvs: TLVs) -> bool:
 
 
 def _check_sum(header: bytes, at: int, value: bytes) -> None:
-    """2.2.3: the sum of the whole header, in which its own four bytes count as zero."""
+    """Check the checksum (2.2.3) of the whole header, in which its own four bytes count as zero."""
     if len(value) != 4:
         raise ProxyError(f"the PROXY header's checksum is {len(value)} bytes long, not 4")
     if crc32c(header[:at] + bytes(4) + header[at + 4 :]) != int.from_bytes(value, "big"):
@@ -288,11 +288,11 @@ def _crc_table() -> tuple[int, ...]:
 
 
 async def read_proxy_header(stream: trio.abc.Stream, *, required: bool) -> tuple[ProxyHeader | None, bytes]:
-    """Read a header off `stream`, and return it with the bytes behind it that were read as well.
+    """Read a header from `stream`. Return it with the bytes behind it that were read too.
 
-    Unless it is `required`, bytes that do not begin one come back untouched, without a header. The caller
-    sets the deadline. Raises ProxyError for a header that is malformed, cut short or missing, and what the
-    stream raises.
+    If no header is `required` and the stream begins with something else, return None and the bytes as they
+    came. The caller sets the deadline. Raises ProxyError for a malformed, incomplete or missing header, and
+    whatever the stream raises.
     """
     data = bytearray()  # it may come byte by byte
     while True:

@@ -1,4 +1,4 @@
-"""Bytes that were read off a stream too early, given back to it."""
+"""Gives bytes that were read too early back to their stream."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from trioasgi.net.stream import HubStream
 
 
 def unread(stream: trio.abc.Stream, data: bytes) -> trio.abc.Stream:
-    """A stream that goes on with `data` and then with `stream`: itself, where it can take bytes back."""
+    """A stream that yields `data` and then the bytes of `stream`. It is `stream` itself if that can take
+    bytes back.
+    """
     if not data:
         return stream
     if isinstance(stream, HubStream):
@@ -18,9 +20,9 @@ def unread(stream: trio.abc.Stream, data: bytes) -> trio.abc.Stream:
 
 
 class RewoundStream(trio.abc.HalfCloseableStream):
-    """Any stream, with bytes in front of those that it will receive.
+    """A stream that first receives given bytes, and then those of another stream.
 
-    Where `stream` cannot be half closed, `send_eof` does nothing.
+    If that cannot be half closed, `send_eof` does nothing.
     """
 
     def __init__(self, stream: trio.abc.Stream, data: bytes) -> None:

@@ -1,6 +1,4 @@
-"""`HubStream`: a socket on the readiness hub as an ordinary trio Stream, for SSLStream and everything else
-that takes one.
-"""
+"""`HubStream`: a socket on the readiness hub that is also an ordinary Trio stream."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ _CLOSED: Final = WriteState.CLOSED
 
 
 class HubStream(HubChannel, trio.abc.HalfCloseableStream):
-    """A `HubChannel` that is a trio Stream at the same time: whoever shakes hands uses it as the one, and
-    whoever speaks HTTP as the other.
+    """A `HubChannel` that is a Trio stream too. The PROXY header and the TLS handshake are read from the
+    stream, HTTP from the channel.
     """
 
     __slots__ = ()
@@ -54,8 +52,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         await trio.lowlevel.checkpoint()
         self._check_sendable()
         with self._telling_as_trio():
-            # SSLStream reuses no buffer that it has handed on, but send_all's contract lets others: keep our
-            # own copy.
+            # The caller of send_all may change its buffer afterwards, so keep a copy.
             if not self.send_nowait(bytes(data)):
                 await self.flush()
 
@@ -65,7 +62,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         with self._telling_as_trio():
             if self._write_state is _BROKEN:
                 raise self._why_broken()
-            # Nothing may have been refused by the socket yet: ask whether it is full.
+            # No send has failed yet, so ask the kernel whether the buffer is full.
             if not has_room(self._fd):
                 self._write_state = _FULL
                 await self._wait_for_room()
@@ -73,10 +70,9 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
 
     @contextmanager
     def _telling_as_trio(self) -> Iterator[None]:
-        """Make what goes wrong with the socket trio's BrokenResourceError or ClosedResourceError.
+        """Turn errors of the socket into trio's BrokenResourceError or ClosedResourceError.
 
-        But not what a deadline does: that is no business of a trio Stream's, and meant for whoever has set
-        it.
+        TimeoutError passes as it is: only those who set a deadline of the channel expect it.
         """
         try:
             yield

@@ -1,4 +1,8 @@
-"""`StreamChannel`: a channel on a stream of Trio's, where there is no readiness hub."""
+"""`StreamChannel`: a `Channel` on any Trio stream, for streams that are not on the readiness hub.
+
+Each half has one flag that is set once and never cleared: `_eof` when the peer has ended, `_aborted` when
+nothing more can be sent. The halves do not depend on each other, so there is no table of states.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +20,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 READ_AHEAD: Final = 64 * 1024
-"""Bytes that watching a stream for its end may take from it before it stops watching."""
+"""`wait_hung_up()` reads ahead at most so many bytes. Then it waits without reading."""
 
 GOODBYE_SECONDS: Final = 2.0
-"""How long a stream's own goodbye may take, once all that was to be sent has been."""
+"""Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
+"""
 
 
 class StreamChannel(Channel):
-    """A Channel on any `trio.abc.Stream`: a cancel scope for each wait, and no look at the peer but by
-    reading.
+    """A Channel on any `trio.abc.Stream`. Each wait has a cancel scope. Only a read can tell that the peer
+    has gone.
     """
 
     tells_of_hang_up = False
@@ -89,14 +94,14 @@ class StreamChannel(Channel):
         with trio.CancelScope(deadline=self.read_deadline) as scope:
             self._reading_scopes.add(scope)
             try:
-                # Whoever watches for the end reads too, and may have to be waited for.
+                # `wait_hung_up()` reads too. The lock makes the two take turns.
                 async with self._reading:
                     data = self.receive_nowait()
                     if data is None:
                         data = await self._read()
                     if not scope.cancel_called:
                         return data
-                    # It is for whoever reads next; the end is remembered.
+                    # Interrupted: keep the bytes for the next read. `_eof` remembers the end.
                     if data:
                         self._buffered.appendleft(data)
             finally:
@@ -139,7 +144,7 @@ class StreamChannel(Channel):
                         await self._send_slice(view[start : start + WRITE_SLICE])
                 whole = True
             finally:
-                # Nobody knows how much of a write that was cancelled has left, and SSLStream is broken by it.
+                # A cancelled write may have sent any part of its bytes, and it breaks an SSLStream.
                 self._aborted = self._aborted or not whole
 
     async def _send_slice(self, data: memoryview) -> None:
@@ -160,8 +165,7 @@ class StreamChannel(Channel):
             raise ConnectionAbortedError("this side has closed the connection") from exc
 
     async def wait_hung_up(self) -> None:
-        # There is no way to learn of the end of an unknown stream but to read it; what comes is kept for
-        # receive().
+        # Only a read can tell that the stream has ended. The bytes that it brings are kept for receive().
         if self._eof:
             return
         with trio.CancelScope() as scope:
@@ -192,22 +196,22 @@ class StreamChannel(Channel):
             scope.cancel()
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
-        """Nothing tells of an unknown stream that it could be read: `callback` is not called."""
+        """A Trio stream does not tell when it becomes readable: `callback` is never called."""
 
     def on_hung_up(self, callback: Callable[[], None]) -> None:
-        """Nothing tells of an unknown stream that its peer has gone: `callback` is not called."""
+        """A Trio stream does not tell when its peer hangs up: `callback` is never called."""
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             try:
                 await self._stream.send_eof()
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer has closed first: it needs no telling
+                pass  # the peer has closed first
 
     async def aclose(self) -> None:
         try:
             if self._unsent_size:
-                with suppress(OSError):  # flush() has noted it
+                with suppress(OSError):  # flush() has set `_aborted`
                     await self.flush()
         finally:
             if self._aborted:
@@ -230,6 +234,6 @@ class StreamChannel(Channel):
 
 
 def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:
-    # A TLS peer that closes its TCP side without close_notify: common, and no worse than a plain
-    # connection's end for HTTP, whose messages say themselves where they end (RFC 9112, 9.8).
+    # A TLS peer may close TCP without close_notify. Many do. HTTP's messages say themselves where they end,
+    # so this is treated as an ordinary end (RFC 9112, 9.8).
     return isinstance(exc.__cause__, ssl.SSLEOFError)

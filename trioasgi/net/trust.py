@@ -1,4 +1,4 @@
-"""Which peers are believed when they speak for somebody else: the proxies in front of the server."""
+"""Which peers are trusted proxies: what they say of their clients is believed."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ _MAX_KNOWN_HOSTS: Final = 1024
 
 
 class Trusted:
-    """The peers of a list (`config/trust_list.py`). Raises ValueError for an entry that cannot be."""
+    """The peers of a list (`config/trust_list.py`). Raises ValueError for an invalid entry."""
 
     __slots__ = ("_everybody", "_has_host", "_networks", "unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._everybody, self.unix, self._networks = read_trust_list(entries)
-        # To parse an address is a twentieth of what a connection costs, and clients come again.
+        # Clients come again, and parsing an address is slow.
         self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(self._parse_and_look)
 
     def has_peer(self, client: tuple[str, int | None] | None, server: tuple[str, int | None] | None) -> bool:
-        """Is the other end of a connection among them? Both ends are as in ASGI's scope: `(host, port)`,
-        or for a Unix socket `(path, None)`, and None where unknown.
+        """Is the client of a connection trusted? Both ends are as in ASGI's scope: `(host, port)`, or `(path,
+        None)` for a Unix socket, or None if unknown.
         """
         if self._everybody:
             return True
@@ -39,13 +39,13 @@ class Trusted:
         return address is not None and self.has_address(address)
 
     def has_address(self, address: IPAddress) -> bool:
-        """Is `address`, as `parse_address` gives it, among them?"""
+        """Is `address`, a result of `parse_address`, trusted?"""
         return self._everybody or any(address in network for network in self._networks)
 
 
 def parse_address(text: str) -> IPAddress | None:
-    """The address that `text` is, an IPv4 address that is mapped into IPv6 (RFC 4291, 2.5.5.2) as the one
-    it stands for; None if it is no address. A zone (`fe80::1%eth0`) is left out.
+    """Parse an IP address; None if `text` is none. An IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) gives the
+    IPv4 address. A zone (`fe80::1%eth0`) is dropped.
     """
     try:
         address = ipaddress.ip_address(text.partition("%")[0])

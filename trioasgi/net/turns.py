@@ -1,9 +1,8 @@
-"""Long steps of work take turns: one in each round of the scheduler, whoever wants it.
+"""Long steps of work take turns: each round of Trio's scheduler has at most one.
 
-Trio runs all tasks that are ready in one round, one after the other. A task that has much to do and lets the
-others run from time to time keeps them waiting for one step of it; a hundred such tasks, for a hundred steps.
-Those who have a long step ahead wait here for their turn, so the others wait for one step, however many
-connections a client opens.
+In one round Trio runs all tasks that are ready, one after the other. If a hundred tasks each do a long step
+between two checkpoints, all others wait for a hundred steps. So a task waits here for its turn before each
+long step. The others then wait for one step, however many connections a client opens.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ from trio.lowlevel import (
 
 
 class _Queue:
-    """The tasks of one Trio run that have a long step ahead, in the order in which they came."""
+    """The tasks of one Trio run that wait for a long step, in the order of their arrival."""
 
     __slots__ = ("_taken", "_tasks")
 
     def __init__(self) -> None:
         self._tasks: deque[Task] = deque()
-        self._taken = False  # has somebody the turn of the next round?
+        self._taken = False  # does a task have the turn of the next round?
 
     async def wait(self) -> None:
         if self._taken:
@@ -37,7 +36,7 @@ class _Queue:
         else:
             self._taken = True
             await cancel_shielded_checkpoint()
-        # This round is ours. The next is for whoever comes behind us.
+        # This round is ours. The next one is for the next task of the queue.
         if self._tasks:
             reschedule(self._tasks.popleft())
         else:
@@ -52,10 +51,10 @@ _queue: RunVar[_Queue] = RunVar("_queue")
 
 
 async def wait_for_long_step() -> None:
-    """Let the others run, and wait until a round of the scheduler has no other long step.
+    """Let the other tasks run, and wait for a round of the scheduler without another long step.
 
-    Always a checkpoint. Not to be cancelled: the caller may be in the middle of something; it lasts no longer
-    than one step of each that came before.
+    Always a checkpoint. It cannot be cancelled, because the caller may be in the middle of a message. It
+    waits for one step of each task that came before.
     """
     try:
         queue = _queue.get()

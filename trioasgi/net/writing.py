@@ -1,21 +1,20 @@
 """The writing half of a `HubChannel`: bytes that leave at once, bytes that have to wait, and files.
 
-A send goes to the kernel first. Only if the kernel takes less than it was given, or nothing, the rest is kept
-in `_unsent` and the state is FULL. The kernel tells once, by EPOLLOUT, that there is room again: when a third
-of its buffer is free. Who goes on then?
+Each send asks the kernel first. If the kernel takes only a part, or nothing, the rest is kept in `_unsent`,
+and the state is FULL. The kernel tells once, by EPOLLOUT, when its buffer has room again. Then:
 
-- The writer: the one task that waits for room, in `flush()` for example. It is woken.
-- Nobody waits, as a flush was cancelled, or what was held back did not all leave: the event itself sends.
+- If a task waits for room, for example in `flush()`, the event wakes it. This task is the writer.
+- If no task waits, because its flush was cancelled or the bytes had been held back, the event itself sends.
 
-Tasks that come while there is a writer queue up behind it. They go on when the writer has sent all there was,
-theirs with its own; when it gives up, one of them becomes the writer. What ends the writer's wait, its
-deadline for example, fails the sends of all.
+Other tasks queue behind the writer. They go on when the writer has sent all bytes, theirs included. If the
+writer is cancelled, one of them becomes the writer. If its wait fails, for example by its deadline, all of
+them fail.
 
-`_unsent` is None as long as the kernel has everything. After a failed send (BROKEN) it is what was lost with
-it, never None; so `send_nowait` has one thing to look at before it asks the kernel.
+`_unsent` is None while the kernel has everything. After a failed send (BROKEN) it has the lost bytes, and is
+not None. So `send_nowait` checks one attribute before it asks the kernel.
 
-Small pieces may be held back (`send_soon`) until the tasks that can run now have run: `_corked` is a list of
-them while the hub is to call `uncork()`, and None otherwise.
+`send_soon` holds small pieces back until all tasks that can run now have run. `_corked` is the list of these
+pieces while the hub is due to call `uncork()`, and None otherwise.
 """
 
 from __future__ import annotations
@@ -33,7 +32,8 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
-from trioasgi.net.channel import CORK, FILE_SLICE, STALLED_WRITE
+from trioasgi.net.channel import CORK, STALLED_WRITE
+from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
 from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
 
@@ -56,7 +56,7 @@ class WriteState(Enum):
 
 TRANSITIONS: Final[Mapping[WriteState, frozenset[WriteState]]] = {
     WriteState.ROOM: frozenset({WriteState.FULL, WriteState.ENDED, WriteState.BROKEN, WriteState.CLOSED}),
-    # An event; or what was to be sent was lost, or given up.
+    # An event; or the unsent bytes were lost, or given up.
     WriteState.FULL: frozenset({WriteState.ROOM, WriteState.ENDED, WriteState.BROKEN, WriteState.CLOSED}),
     # A send behind the end fails.
     WriteState.ENDED: frozenset({WriteState.BROKEN, WriteState.CLOSED}),
@@ -77,8 +77,8 @@ else:
 _NOTHING: Final = memoryview(b"")
 
 _NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
-"""Errors of sendfile(2) that are the file's: some file systems cannot send that way, and some files cannot be
-read. An ordinary read tells which.
+"""Errors of sendfile(2) that concern the file: its file system does not support sendfile, or the file cannot
+be read. An ordinary read then tells which it is.
 """
 
 
@@ -106,14 +106,14 @@ class WritingHalf(ReadingHalf):
         self._unsent: memoryview | None = None
         self._writer: trio.lowlevel.Task | None = None  # waits for room
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
-        self._emptied = 0  # how often a writer has sent all there was
+        self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self._file_left = 0
         self.write_timeout = math.inf
         self.write_deadline = math.inf
-        """When the writer has waited too long; never where there is no writer."""
+        """When the writer's wait ends with TimeoutError; `math.inf` without a writer."""
 
     # What has happened
 
@@ -127,9 +127,10 @@ class WritingHalf(ReadingHalf):
                 self._send_unsent()
 
     def _note_late_write(self, now: float) -> None:
-        """The write deadline has passed: end the waits of all who write, unless the peer has taken something.
+        """The write deadline has passed: fail the waits of all writing tasks, unless the peer has taken some
+        bytes.
 
-        There is no event for that: a slow peer may need long for a third of the buffer.
+        EPOLLOUT alone does not show that: a slow peer may take long until the buffer counts as writable.
         """
         before, self._undelivered = self._undelivered, undelivered(self._fd)
         if self._undelivered < before:
@@ -146,9 +147,9 @@ class WritingHalf(ReadingHalf):
             self._write_state = _BROKEN
 
     def _why_broken(self) -> OSError:
-        """What to raise for a send that has failed.
+        """A new exception for the failed send.
 
-        A new exception each time: one that was raised holds frames, and would be held by the channel.
+        A raised exception keeps frames alive. If the channel kept that one, it would keep the frames too.
         """
         failure = self._failure or ConnectionAbortedError(CLOSED)
         return type(failure)(*failure.args)
@@ -199,9 +200,10 @@ class WritingHalf(ReadingHalf):
         return False
 
     def _append(self, data: bytes) -> bool:
-        """Put `data` behind what is unsent.
+        """Put `data` behind the unsent bytes.
 
-        Only where several tasks of an application send at once: each waits in `flush()` before it sends more.
+        This happens only if several tasks of an application send at once, as each waits in `flush()` before
+        its next send.
         """
         if self._failure is not None:
             raise self._why_broken()
@@ -228,7 +230,7 @@ class WritingHalf(ReadingHalf):
         return True
 
     def uncork(self) -> None:
-        """Send what is held back; what goes wrong is for the next send to tell."""
+        """Send the bytes that are held back. If that fails, the next send raises."""
         if self._corked is not None and self._write_state is not _CLOSED:
             try:
                 self.send_nowait(b"")
@@ -276,7 +278,7 @@ class WritingHalf(ReadingHalf):
             await super().send_file(fd, offset, count)
 
     async def _await_turn(self) -> None:
-        """Wait until nothing is unsent, and no task waits to send."""
+        """Wait until no bytes are unsent and no task waits to send."""
         await self.flush()
         while self._unsent is not None or self._writer is not None:
             if self._writer is not None:
@@ -284,7 +286,7 @@ class WritingHalf(ReadingHalf):
             await self.flush()
 
     async def _await_writer(self) -> bool:
-        """Wait until the writer has sent all there was, ours with its own; False if it has given up."""
+        """Wait until the writer has sent all bytes, ours included. False if it gave up before."""
         if self._queue is None:
             self._queue = trio.lowlevel.ParkingLot()
         before = self._emptied

@@ -13,17 +13,17 @@ from .text import escaped
 
 BATCH_SECONDS: Final = 0.05
 BATCH_LINES: Final = 256
-"""How long, and how many, lines are held back to be written at once."""
+"""Lines are held back for so many seconds, and up to so many, to be written at once."""
 
 UNANSWERED: Final = 499
 """The status in the line of a request whose client went before any response could leave: nginx's number."""
 
 CUT_OFF: Final = 444
-"""As UNANSWERED, where it was the server that ended the request: nginx's number, too."""
+"""As UNANSWERED, if the server has ended the request. It is nginx's number too."""
 
 _FORMAT: Final = '%s "%s %s HTTP/%s" %d %dB %.1fms'
 _CUT: Final = " cut"
-"""What stands at the end of the line of a response that has not left whole."""
+"""The end of the line of an incomplete response."""
 
 
 class AccessLog:
@@ -33,15 +33,15 @@ class AccessLog:
     are what uvicorn's records carry, so a filter written for those works here. Its attribute `cut` says
     whether the response ended before it was whole.
 
-    Where nobody has added to that logger what wants to see records, there is no need to make any: lines then
-    go to the handler of `configure_logging` as text, and unless that is a terminal, in batches (`run`).
+    If the logger has no handler or filter but ours, no record is made: the handler of `configure_logging`
+    gets lines as text. Unless it writes to a terminal, it gets them in batches (`write_batches`).
     """
 
     def __init__(self) -> None:
         self._logger = logging.getLogger(ACCESS)
         self._has_lines: trio.Event | None = None
 
-    async def run(self) -> None:
+    async def write_batches(self) -> None:
         """Write what has gathered, every `BATCH_SECONDS`, until cancelled."""
         self._has_lines = trio.Event()
         try:
@@ -81,7 +81,7 @@ class AccessLog:
             args = (peer, method, target, http_version, status, size, seconds * 1000)
             form = _FORMAT + _CUT if cut else _FORMAT
             extra = {"cut": cut}
-            # What logger.info() does, without its search through the stack for a caller that is always here.
+            # As logger.info(), which would search the stack for the caller.
             logger.handle(
                 logger.makeRecord(ACCESS, logging.INFO, __file__, 0, form, args, None, "log", extra)
             )
@@ -102,7 +102,7 @@ class AccessLog:
 
 
 def _only_handler(logger: logging.Logger) -> LineHandler | None:
-    """Our handler, if it is the only one and nobody filters: then a line's text is all that anybody sees."""
+    """Our handler, if the logger has no other and no filter. Then only the text of a line is needed."""
     handlers = logger.handlers
     if len(handlers) != 1 or logger.filters or logger.propagate:
         return None

@@ -1,4 +1,4 @@
-"""An application's exception: said once, with the request it served, and with a hint where one helps."""
+"""Logs an application's exception: once, with its request, and with a hint if one helps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ logger = logging.getLogger(SERVER)
 _OWN = "trioasgi."
 _DEMO = "trioasgi.demo."  # an application, if one of ours
 
-# What asyncio and Trio say when asyncio's coroutines run on Trio; checked with CPython 3.11 and trio 0.35.
+# Messages of asyncio and Trio when asyncio's coroutines run on Trio; checked with CPython 3.11 and trio 0.35.
 _SIGNS: tuple[tuple[type[BaseException], str], ...] = (
     (RuntimeError, "no running event loop"),  # get_running_loop, so create_task, sleep, to_thread …
     (RuntimeError, "no current event loop"),  # get_event_loop
@@ -46,8 +46,8 @@ def log_app_exception(exc: BaseException, method: str, target: str, peer: str) -
 
 
 def log_failure(what: str, exc: BaseException) -> None:
-    """Log that `what` has happened, with the exception that the application raised, and the hint where one
-    helps; whatever its class does when it is asked for something.
+    """Log that `what` has happened, with the application's exception, and a hint if one helps. Methods of the
+    exception's class may fail.
     """
     try:
         exc_info = (type(exc), exc, without_own_frames(exc.__traceback__))
@@ -61,9 +61,9 @@ def log_failure(what: str, exc: BaseException) -> None:
 
 
 def asyncio_hint(exc: BaseException) -> str | None:
-    """Return what to tell somebody whose application calls asyncio on Trio, or None if that is not why.
+    """Return a hint if the application has called asyncio on Trio, otherwise None.
 
-    Looks into exception groups and at causes and contexts: frameworks wrap what they catch.
+    It looks into exception groups, causes and contexts, because frameworks wrap what they catch.
     """
     for part in _parts(exc):
         if any(isinstance(part, kind) and sign in _message(part) for kind, sign in _SIGNS):
@@ -72,7 +72,7 @@ def asyncio_hint(exc: BaseException) -> str | None:
 
 
 def asyncio_hint_in(traceback: str) -> str | None:
-    """As `asyncio_hint`, of a traceback that is a text, as frameworks send it when their start-up fails."""
+    """As `asyncio_hint`, for a traceback as text, which frameworks send when their start-up fails."""
     ends = [line.partition(": ") for line in traceback.lower().splitlines()]
     if any(kind.__name__.lower() == name and sign in said for name, _, said in ends for kind, sign in _SIGNS):
         return _HINT
@@ -88,13 +88,13 @@ def without_own_frames(traceback: TracebackType | None) -> TracebackType | None:
 
 
 def _is_own(frame: FrameType) -> bool:
-    # By its module's name: the file's, where the module is compiled, is that of the build.
+    # By the module's name: in a compiled module the file name is that of the build.
     name = f"{frame.f_globals.get('__name__')}."
     return name.startswith(_OWN) and not name.startswith(_DEMO)
 
 
 def _message(exc: BaseException) -> str:
-    """What an exception says, in lower case; nothing where its class cannot say it."""
+    """The message of an exception, in lower case; empty if its `__str__` fails."""
     try:
         return str(exc).lower()
     except BaseException:  # noqa: BLE001 - an application's own __str__ may raise anything
@@ -102,7 +102,7 @@ def _message(exc: BaseException) -> str:
 
 
 def _parts(exc: BaseException) -> Iterator[BaseException]:
-    """Yield the exception and every one that it holds or came from, each once."""
+    """Yield the exception and all that it contains, or that are its causes or contexts, each once."""
     seen: set[int] = set()
     waiting: list[BaseException | None] = [exc]
     while waiting:

@@ -1,4 +1,4 @@
-"""How an entry of the server's log looks, and what keeps it one entry."""
+"""The format of the server's log entries. A message cannot look like a second entry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .text import cut, tidy
 
 
 class Style(Enum):
-    """How a line looks; decided once for each handler."""
+    """The style of a handler's lines."""
 
     FILE = "file"
     """Full date and time with the zone's offset: read later, perhaps elsewhere."""
@@ -30,7 +30,7 @@ _DIM = "\x1b[2m"
 
 
 def level_color(level: int) -> str:
-    """What a terminal is sent before a level's name."""
+    """The colour code for a level's name."""
     return next((code for least, code in _COLORS if level >= least), _DIM)
 
 
@@ -50,7 +50,9 @@ class LineFormatter(logging.Formatter):
         self._stamp = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return the whole entry, without a line end: bounded, and free of what could pass for another."""
+        """Return the whole entry, without a line end. Its size is bounded, and no part looks like another
+        entry.
+        """
         record.message = tidy(cut(record.getMessage()))
         entry = [self.formatMessage(record)]
         if record.exc_info and not record.exc_text:
@@ -65,7 +67,7 @@ class LineFormatter(logging.Formatter):
 
     def _time(self, now: float) -> str:
         second = int(now)
-        if second != self._second:  # strftime costs more than all the rest of a line
+        if second != self._second:  # strftime is slow, so once a second
             form = "%H:%M:%S" if self._look is Style.TERMINAL else "%Y-%m-%dT%H:%M:%S%z"
             self._stamp = time.strftime(form, time.localtime(second))
             self._second = second

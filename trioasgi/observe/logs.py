@@ -1,4 +1,4 @@
-"""Setting up the standard library's logging for the server's own two loggers, and for no others."""
+"""Sets up the standard library's logging for the server's own two loggers only."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _LEVELS = {
 
 
 class ServerLogger(logging.Logger):
-    """A logger of the server's: an application that configures logging while it is imported does not silence
-    it by the way.
+    """A logger of the server. An application that configures logging does not silence it by accident.
 
-    `dictConfig()` and `fileConfig()` disable every logger that they do not name, unless they are told not to.
-    That is refused once after they have closed our handler; `disabled = True` is obeyed otherwise.
+    `dictConfig()` and `fileConfig()` disable all loggers that they do not name, unless they are told not to.
+    After they have closed our handler, the logger refuses that once. Otherwise `disabled = True` disables it.
 
-    What fails while a record is made or handled is told on stderr, as the server logs where nothing may fail:
-    a filter that asks for a context variable which only requests have, an exception that cannot be shown.
+    The server logs in places where nothing may fail. So errors while a record is made or handled are written
+    to stderr: those of a filter that needs a request's context variable, for example, or of an exception's
+    `__str__`.
     """
 
     _disabled = False
@@ -87,8 +87,8 @@ class ServerLogger(logging.Logger):
 
 
 def _tell_failure(error: BaseException, what: str) -> None:
-    """Say on stderr what has failed in the logging of the program, and where; nothing of `error` itself is
-    called but its `__str__`.
+    """Write to stderr what has failed in the program's logging, and where. Of `error` only `__str__` is
+    called.
     """
     try:
         said = str(error)
@@ -108,7 +108,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def own_logger(name: str) -> ServerLogger:
-    """The logger of this name, whoever has asked for it before."""
+    """The logger of this name. If it exists already, it becomes a ServerLogger."""
     logger = logging.getLogger(name)
     if not isinstance(logger, ServerLogger):
         was_disabled = logger.__dict__.pop("disabled", False)
@@ -119,7 +119,9 @@ def own_logger(name: str) -> ServerLogger:
 
 
 def _tidy_record(record: logging.LogRecord) -> bool:
-    """A filter that lets everything through, and no message that looks like two, whoever formats it."""
+    """A filter that passes all records, and makes their messages safe for any formatter: each looks like one
+    entry.
+    """
     try:
         message = record.getMessage()
     except Exception as error:  # noqa: BLE001 - an application's exception has a __repr__ of its own
@@ -134,7 +136,7 @@ own_logger(SERVER).addFilter(_tidy_record)
 
 
 class LogSettings(msgspec.Struct, frozen=True):
-    """How the server logs."""
+    """The settings of the log."""
 
     level: str | None = None
     """A level by its name, `critical` to `trace`; None: `info`, or what `log_config` says."""
@@ -150,11 +152,11 @@ def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
     """Send the server's log to stderr and its access log to stdout; or configure logging as
     `settings.log_config` says.
 
-    Without `log_config` only the loggers "trioasgi" and "trioasgi.access" are touched: the root logger, the
-    application's loggers and any handler that somebody else has put on these two stay as they are. May be
-    called again, and then replaces what it did before. `show_pid` puts the process's id on each line, for
-    workers that share a terminal. With an empty dict as `log_config` records
-    go to whatever handlers the program has. Raises ConfigError for a `log_config` that cannot be used.
+    Without `log_config` this changes only the loggers "trioasgi" and "trioasgi.access". It does not change
+    the root logger, the application's loggers, or other handlers of these two. A second call replaces what
+    the first one did. `show_pid` puts the process's id on each line, for workers that share a terminal. With
+    an empty dict as `log_config` records go to the program's own handlers. Raises ConfigError for an unusable
+    `log_config`.
     """
     logging.addLevelName(TRACE, "TRACE")
     server, access = own_logger(SERVER), own_logger(ACCESS)
@@ -231,10 +233,10 @@ def _handler(stream: TextIO, use_colors: bool | None, *, show_pid: bool) -> Line
 
 
 class LineHandler(logging.StreamHandler[TextIO]):
-    """A handler of ours, so that a second `configure_logging` knows what it may replace.
+    """The server's own handler. A second `configure_logging` recognises it by its class, and replaces it.
 
-    It also takes lines that were formatted already, and holds some back until they are many. Once an
-    application has configured logging with handlers of its own on the root logger, records go to those.
+    It also takes formatted lines, and holds them back to write many at once. Once the application has
+    configured handlers on the root logger, records go to those.
     """
 
     def __init__(self, stream: TextIO, formatter: LineFormatter) -> None:
@@ -243,11 +245,11 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self.line_formatter = formatter
         self.is_terminal = _is_terminal(stream)
         self.earlier: LineHandler | None = None
-        """What this one holds back is older than whatever is written here."""
+        """Its held lines are older, so they are written first."""
         self._held: deque[str] = deque()
         self._is_closed = False
         self._failed = 0
-        """Writes that have failed since the last that did not."""
+        """How many writes have failed in a row."""
         self._fault: OSError | None = None
 
     @property
@@ -308,11 +310,11 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def _note_failure(self, error: BaseException | None) -> bool:
         """Whether `error` says that the stream cannot be written to; then act on it."""
         if isinstance(error, BrokenPipeError) or (isinstance(error, ValueError) and self.stream.closed):
-            # Nobody reads any more (`trioasgi ... | head`), nor ever will.
+            # Nobody will read the pipe any more (`trioasgi ... | head`).
             for name in (SERVER, ACCESS):
                 logging.getLogger(name).removeHandler(self)
         elif isinstance(error, OSError):
-            # The disk is full, or the terminal is gone for now: it may well work again.
+            # The disk is full, or the terminal is gone. Later writes may work again.
             self._failed += 1
             self._fault = error
         else:

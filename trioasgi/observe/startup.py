@@ -1,4 +1,4 @@
-"""The few lines that a server prints when it is ready."""
+"""The lines that a server logs when it is ready."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def announce(
     if certificate is not None:
         now = datetime.now(UTC)
         logger.info("%s", _validity(certificate, now))
-        # Said here and not where contexts are built: every worker does that, and this is for once.
+        # Logged here, once. Contexts are built in every worker.
         problem = certificate.problem(now)
         if problem is not None:
             logger.warning("%s", escaped(problem))
 
 
 def log_remarks(remarks: Iterable[str]) -> None:
-    """Warn of what was given and has no effect."""
+    """Warn of options that have no effect."""
     for remark in remarks:
         logger.warning("%s", escaped(remark))
 

@@ -1,4 +1,4 @@
-"""Making text from the network fit to stand in a line of a log."""
+"""Makes text from the network safe for a line of a log."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def escaped(text: str) -> str:
     nothing that a client sends can begin a line of its own (CWE-117), close the quotes around it, colour or
     clear a terminal, or fail to encode.
     """
-    # Nearly every request takes the first return; this test costs a third of the regular expression's search.
+    # Nearly every request returns here: these tests are faster than the search of the regular expression.
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
     return _UNSAFE.sub(_escape, text)
 
 
 LONGEST_ENTRY = 1 << 16
-"""Characters that a message, or a traceback, has in a log at most."""
+"""The most characters of a message or a traceback in the log."""
 
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Control characters but for tab and line feed, those that turn the direction of writing, and surrogates."""
@@ -48,14 +48,14 @@ _FORGEABLE = re.compile(
     """,
     re.VERBOSE,
 )
-"""The beginning of a line that could pass for an entry: no line of a traceback, nor `Type: message`."""
+"""The beginning of a line that could look like an entry: not one of a traceback, and not `Type: message`."""
 
 
 def tidy(text: str) -> str:
-    """Return `text`, perhaps of several lines, so that it is shown as one entry of a log and does nothing.
+    """Return `text`, which may have several lines, in a form that a log shows as one entry.
 
-    Control characters are written as Python would; further lines stay lines, but what an exception's message
-    puts at the beginning of one is indented: there, an entry begins.
+    Control characters are escaped as in Python. Further lines stay lines. Lines of an exception's message are
+    indented if they could look like the beginning of an entry.
     """
     if text.isprintable():
         return text
@@ -63,7 +63,9 @@ def tidy(text: str) -> str:
 
 
 def cut(text: str, longest: int = LONGEST_ENTRY) -> str:
-    """Return `text`, or its beginning and its end, with a note of its length, if it is longer than that."""
+    """Return `text`. If it has more than `longest` characters, return its beginning and its end, and its
+    length.
+    """
     if len(text) <= longest:
         return text
     note = f"\n    [... {len(text):,} characters, shortened ...]\n"

@@ -1,4 +1,4 @@
-"""What an exception of the user's own code says of itself: its summary and its traceback, as text."""
+"""The summary and the traceback of an exception of the user's code, as text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,21 @@ from .text import cut
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _DEMO = os.path.join(_PACKAGE, "demo")  # an application, if one of ours
 _LONGEST_TRACEBACK = 12_000
-"""Characters; a RecursionError's would fill the screen several times, and it has to fit into a report."""
+"""Characters. A traceback must fit into a report. That of a RecursionError would fill several screens."""
 
 _LONGEST_SUMMARY = 1000
-"""Characters of an exception's message beside its traceback, which has it too."""
+"""Characters of an exception's message in the summary. The traceback has it too."""
 
 
 def summary(error: BaseException) -> str:
-    """The line that a traceback ends with, bounded."""
+    """The last line of the traceback, shortened if it is long."""
     return cut(traceback.format_exception_only(error)[-1].strip(), _LONGEST_SUMMARY)
 
 
 def user_traceback(error: BaseException) -> str:
-    """The traceback as text, without the frames of this server and of the import system, and bounded."""
+    """The traceback as text, without frames of this server and of the import system, shortened if
+    it is long.
+    """
     report = traceback.TracebackException.from_exception(error)
     _trim(report)
     text = "".join(report.format()).rstrip()
@@ -39,7 +41,7 @@ def _trim(report: traceback.TracebackException) -> None:
 
 
 def has_users_frames(error: BaseException) -> bool:
-    """Whether code that is not the server's was running when this was raised."""
+    """Was code of the user running when this was raised?"""
     return any(_is_the_users(name) for name in _filenames(error))
 
 

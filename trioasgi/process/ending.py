@@ -1,4 +1,4 @@
-"""The last resort: a process is ended though its application keeps it, or its log is blocked."""
+"""Ends a process even if its application keeps it alive, or its log is blocked."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from trioasgi.errors import ExitStatus
 logger = logging.getLogger("trioasgi")
 
 LAST_MOMENTS = 1.0
-"""Seconds to come to an end in, once cancelled."""
+"""Seconds in which a cancelled run must end."""
 THREADS_GRACE = 3.0
-"""Seconds that threads of the application get to end in when the server has; as long as in a worker."""
+"""Seconds in which the application's threads must end after the server has ended. The same holds
+in a worker.
+"""
 MARGIN = 3.0
-"""Seconds beyond each deadline of a stop, until the process is ended; as long as in a worker."""
+"""Seconds from each deadline of a stop until the process is ended. The same holds in a worker."""
 LOOP_ANSWERS = 1.0
-"""Seconds in which a loop that is not blocked does what it is asked to."""
+"""Seconds in which a loop must answer, or it counts as blocked."""
 
 
 def start_guard(target: Callable[[], object], name: str) -> bool:
-    """Start a thread that bounds what others do; False where the system has no room for one.
+    """Start a thread that watches a deadline. False if the system has no room for a thread.
 
-    Python says that with a RuntimeError. It would end a stop that was a good one, and from the handler of a
-    signal it would hit whatever runs just then.
+    Python raises RuntimeError then. That would spoil a clean stop, or surface anywhere if a signal handler
+    raised it.
     """
     try:
         threading.Thread(target=target, name=name, daemon=True).start()
@@ -37,10 +39,10 @@ def start_guard(target: Callable[[], object], name: str) -> bool:
 
 
 def bound_the_end() -> None:
-    """See to it that this process, which has nothing to do any more, ends: Python waits for the threads and
-    the exit handlers of the application without a limit.
+    """Make sure that this process, whose work is done, ends. Python waits for the application's threads and
+    exit handlers without a limit.
     """
-    # Both begin now: from Python 3.12 on an interpreter that is about to end starts no thread any more.
+    # Both threads start now: from Python 3.12 on, an interpreter that is about to end cannot start threads.
     for end in (_end_late, _end_later):
         start_guard(end, "trioasgi end")
 
@@ -56,13 +58,13 @@ def _end_late() -> None:
 
 
 def _end_later() -> None:
-    """End the process though its log is blocked, as nobody reads that pipe."""
+    """End the process even if its log is blocked because nobody reads the pipe."""
     time.sleep(THREADS_GRACE + LAST_MOMENTS)
     os._exit(ExitStatus.FAILED)
 
 
 def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
-    """Log why, unless it is the log that is blocked (nobody reads that pipe), and end the process."""
+    """Log why, unless the log is blocked because nobody reads the pipe, and end the process."""
     is_logged = threading.Event()
 
     def log() -> None:

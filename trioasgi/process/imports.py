@@ -1,5 +1,4 @@
-"""How a process of ours gets its modules: without the garbage collector looking at them again and again; and
-where from."""
+"""Imports modules without garbage collection, and finds the directory to import from."""
 
 from __future__ import annotations
 
@@ -13,12 +12,10 @@ from trioasgi.errors import LoadError
 
 @contextlib.contextmanager
 def uncollected_imports() -> Iterator[None]:
-    """Keep the collector from running meanwhile, and from looking at what has come into being ever after.
+    """Stop the garbage collector inside the block, and exempt the new objects from later collections.
 
-    Modules are there to stay. To look for garbage among them as they come takes a twelfth of a start, and
-    each full collection later on, the one at the end included, would look at them again. For processes that
-    are the server's own from their beginning, and around imports of its own modules: what an application
-    does while it is imported is its own affair.
+    Modules live as long as the process, so collections among them only take time, at the start and later. Use
+    this only in processes that belong to the server, and only for its own modules, not for the application's.
     """
     was_enabled = gc.isenabled()
     gc.disable()

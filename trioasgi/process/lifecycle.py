@@ -1,8 +1,8 @@
-"""One process's run of the server: how it is asked to stop, and how its failure is told.
+"""One run of the server in a process: how it is asked to stop, and how its failure is reported.
 
-What the only process (`process/run.py`) and a worker (`worker/work.py`) have in common. A run passes through
-its stages in one direction (`STAGE_TRANSITIONS`); it may be asked to drain and to end from its loop, a thread
-or a signal handler, and does so in the loop.
+A single process (`process/run.py`) and a worker (`worker/work.py`) share this. A run passes through its
+stages in one direction (`STAGE_TRANSITIONS`). Its loop, a thread or a signal handler may ask it to drain or
+to end, and it does so in the loop.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from trioasgi.process.signals import wake_no_loop
 from trioasgi.server.serve import serve_alone, serve_copies
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.config import Config
     from trioasgi.server.handle import Server
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 
@@ -43,7 +43,7 @@ class Stage(Enum):
     SERVING = "serving"
     DRAINING = "draining"
     ABORTED = "aborted"
-    """Cancelled: it ends as soon as the application lets it."""
+    """Cancelled: it ends as soon as the application has ended."""
     ENDED = "ended"
 
 
@@ -68,11 +68,11 @@ STAGE_TRANSITIONS: Mapping[Stage, Mapping[Stage, str]] = {
 
 
 class Lifecycle:
-    """One `serve()` that can be asked to drain, and to end, from its loop, a thread or a signal handler.
+    """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end.
 
-    `sockets` are a worker's copies of those that the supervisor has bound; `on_serving` and `on_draining`
-    (given the reason) are called in the loop; and so is `on_stuck`, in a process that is the server's own, if
-    the application keeps the server from ending.
+    `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` (with the
+    reason) are called in the loop. So is `on_stuck`, if the process belongs to the server and the application
+    keeps it from ending.
     """
 
     def __init__(
@@ -96,13 +96,14 @@ class Lifecycle:
         self._server: Server | None = None
         self._was_asked = False
         self._early: list[Callable[[], None]] = []
-        """What was asked for before there was a loop."""
+        """Requests that came before the loop ran."""
 
-    async def run(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
-        """Serve until drained (OK, or FAILED if requests were cut; LIMIT_REACHED if nobody has asked) or
-        aborted (FAILED), and run the functions `beside` as long. To be the main task of the loop.
+    async def serve(self, app: ASGIApp, *beside: Callable[[], Awaitable[None]]) -> ExitStatus:
+        """Serve until drained or aborted, and run the functions `beside` meanwhile. Call it as the loop's
+        main task.
 
-        Raises what `serve` raises, in an ExceptionGroup.
+        Returns OK after a drain, FAILED if requests were cut or the run was aborted, and LIMIT_REACHED if the
+        limit of requests has begun the drain. Raises what `server.serve` raises, in an ExceptionGroup.
         """
         self._token = trio.lowlevel.current_trio_token()
         self._enter(Stage.STARTING)
@@ -113,7 +114,7 @@ class Lifecycle:
                 async with trio.open_nursery() as nursery:
                     for function in beside:
                         nursery.start_soon(function)
-                    await self._serve(app)
+                    await self._serve_app(app)
                     nursery.cancel_scope.cancel()
             return self._status()
         finally:
@@ -134,7 +135,7 @@ class Lifecycle:
             return ExitStatus.LIMIT_REACHED
         return ExitStatus.OK
 
-    async def _serve(self, app: ASGIApp) -> None:
+    async def _serve_app(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             if self._sockets is None:
                 start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck)
@@ -151,19 +152,19 @@ class Lifecycle:
                 self._on_draining("by itself")
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
-        """Ask to finish what runs and end; False if there is no loop to be asked: any more, or yet, and then
-        it is done as the first thing.
+        """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
+        drains as soon as it does.
 
-        `final` tells a worker that the others stop as well. May be asked again, with or without.
+        `final`: all other workers stop too. This may be called again.
         """
         return self._call_soon(partial(self._drain, reason, final=final))
 
     def request_abort(self, reason: str) -> bool:
-        """Ask to end at once; False as for `request_drain`."""
+        """Ask the run to end at once. False as for `request_drain`."""
         return self._call_soon(partial(self._abort, reason))
 
     def answers(self, seconds: float) -> bool:
-        """Whether the loop does something in this time; to be asked by another thread."""
+        """Does the loop answer within `seconds`? Call it from another thread."""
         answered = threading.Event()
         return self._call_soon(answered.set) and answered.wait(seconds)
 
@@ -183,7 +184,7 @@ class Lifecycle:
             case Stage.STARTING:
                 self._enter(Stage.DRAINING)
                 logger.info("Stopping before the start was over: %s", reason)
-                self._scope.cancel()  # nothing is in progress that could be finished
+                self._scope.cancel()  # no request is under way
             case Stage.SERVING:
                 assert self._server is not None
                 self._enter(Stage.DRAINING)
@@ -218,14 +219,15 @@ class Failure(msgspec.Struct, frozen=True):
     message: str
     status: ExitStatus
     permanent: bool
-    """Whether starting again would not help."""
+    """Would another start fail in the same way?"""
 
 
 def explain(error: BaseException, *, has_served: bool) -> Failure:
-    """Tell how `error`, an exception or a group of them, ended the run.
+    """Explain how `error`, an exception or a group, ended the run.
 
-    An error of ours is its message; anything else is unexpected and keeps its traceback. What happens once
-    requests were served is a failure (1), whatever it would have been during the start (3, permanent).
+    For trioasgi's own errors the message is enough. Others are unexpected, and are shown with their
+    traceback. Once requests were served, the status is FAILED (1), even for an error that at the start would
+    be permanent (3).
     """
     leaves = list(_leaves(error))
     known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]

@@ -1,7 +1,6 @@
-"""From `module:attribute` to an ASGI 3 or WSGI application, or to one message that says why not.
+"""Loads an application by its name, `module:attribute`, or raises one error that says why it cannot.
 
-Everything the user's own code raises on the way is caught here and becomes part of that message, with a
-traceback that begins in the user's code.
+The error includes any exception of the user's code, with a traceback that begins in that code.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from trioasgi.process.imports import working_directory
 from trioasgi.server.application import check_app, failed, takes
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 
 def load_app(config: Config) -> ASGIApp:
@@ -55,9 +54,9 @@ _loading: dict[int, str] = {}
 
 
 def refuse_while_loading() -> None:
-    """Raise MainGuardError if the module that is being imported as the application is who asks for a server.
+    """Raise MainGuardError if the application's module calls `run()` while it is imported.
 
-    It would start one each time that it is imported, in each worker, and again when the first has ended.
+    It would start a server at each import: in each worker, and again when the first server has ended.
     """
     app = _loading.get(threading.get_ident())
     if app is not None:
@@ -69,7 +68,7 @@ def refuse_while_loading() -> None:
 
 
 def refuse_in_worker() -> None:
-    """Raise MainGuardError in a worker, for one that starts workers: those would do so too, without end."""
+    """Raise MainGuardError in a worker: if it started workers, those would start workers too, without end."""
     if _in_worker.is_set():
         raise MainGuardError(
             "trioasgi.run() with workers or reload was called in a worker process; put the call below\n\n"
@@ -99,7 +98,7 @@ def _split(app: str | None) -> tuple[str, str]:
         )
     if module and attribute and not module.endswith(".py") and not _has_slash(module):
         return module, attribute
-    # What was probably meant: a file's path, or the attribute left out.
+    # Guess what was meant: the path of a file, or a name without its attribute.
     meant = module.removesuffix(".py").replace("\\", "/").strip("./").replace("/", ".") or "main"
     reason = "names a file" if module and colon and attribute else "is not of the form MODULE:ATTRIBUTE"
     raise LoadError(f"the application {app!r} {reason}; did you mean '{meant}:{attribute or 'app'}'?")
@@ -134,7 +133,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _is_or_holds(missing: str | None, name: str) -> bool:
-    """Whether `missing` is the module `name` or a package that it would be in."""
+    """Is `missing` the module `name` or one of its parent packages?"""
     return missing is not None and (name == missing or name.startswith(f"{missing}."))
 
 
@@ -176,7 +175,7 @@ def _where(module: ModuleType) -> str:
 
 
 def _hidden_file(module: ModuleType) -> str:
-    """What to say where another module was found than the one that was meant."""
+    """Advice if the imported module is not the file that was meant."""
     if module.__name__ == "__main__":
         return ": __main__ is the program that was started; name the application by its own module"
     name, file = module.__name__.replace(".", os.sep), getattr(module, "__file__", None) or ""

@@ -24,7 +24,7 @@ from trioasgi.server.application import check_app
 from trioasgi.server.assembly import log_settings, resolve_certificate
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 
@@ -32,17 +32,17 @@ logger = logging.getLogger("trioasgi")
 def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
     """Serve an application until SIGINT or SIGTERM, and return after a clean stop.
 
-    `app` is the application or its name, `MODULE:ATTRIBUTE` (or None, if `config.app` is it); `options` are
-    fields of Config and win over `config`. With `reload` or more than one worker it has to be a name: the
-    workers import it themselves.
+    `app` is the application, or its name, `MODULE:ATTRIBUTE`; None: `config.app` has the name. `options` are
+    fields of Config and override `config`. With `reload` or more than one worker `app` must be a name,
+    because each worker imports it.
 
-    The first signal drains: listeners close, running requests get `timeout_graceful_shutdown` seconds, the
-    lifespan shutdown follows. The second, half a second or more after it, ends all that at once. Signals are
-    received in the main thread only; a handler that the program or the application has put there is called
-    once, at the end.
+    The first signal drains: the listeners close, running requests have `timeout_graceful_shutdown` seconds,
+    and the lifespan shutdown follows. A second signal, half a second later or more, ends all that at once.
+    Signals are received in the main thread only. If the program or the application has a handler for the
+    signal, it is called once at the end.
 
-    Raises ConfigError, LoadError, BindError, TLSError or LifespanError for what prevents the start, and
-    SystemExit with the status if the run ended in any other way than well.
+    Raises ConfigError, LoadError, BindError, TLSError or LifespanError if the server cannot start, and
+    SystemExit with the status if the run did not end well.
     """
     refuse_while_loading()
     settled = _settle(app, config, options)
@@ -60,10 +60,10 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
 
 
 def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
-    """Serve `config.app` until it is told to stop; return how it ended, or raise as `run` does.
+    """Serve `config.app` until it is told to stop. Return the status, or raise as `run` does.
 
-    `remarks` are warnings to log first. For a process that is the server's own: it is ended soon after,
-    whatever threads the application has left.
+    `remarks` are warnings to log first. The process must belong to the server: it ends soon after, even if
+    threads of the application still run.
     """
     return _run_named(config, remarks, StopSignals(until_exit=True))
 
@@ -131,7 +131,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                 if signals.until_exit:
                     _bound_the_startup(lifecycle, resolved.timeout_startup, is_over)
                 try:
-                    return trio.run(lifecycle.run, app)
+                    return trio.run(lifecycle.serve, app)
                 finally:
                     is_over.set()
                     has_served = lifecycle.has_served
@@ -149,8 +149,8 @@ def _begin_serving(signals: StopSignals, startup_is_over: threading.Event) -> No
 
 
 def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.Event) -> None:
-    """See to it that a start-up ends also where the application blocks the loop, which keeps the deadline
-    otherwise: in a worker the supervisor does.
+    """End a start-up at its deadline even if the application blocks the loop, which watches the deadline
+    otherwise. For a worker the supervisor does this.
     """
 
     def watch() -> None:
@@ -167,7 +167,7 @@ def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.
 
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
-    """Raise what the user has to put right, log what is the server's failure."""
+    """Raise an error that the user must fix. Log any other, and return its status."""
     failure = explain(error, has_served=has_served)
     known = lone_error(error)
     if isinstance(known, TrioasgiError) and not has_served:

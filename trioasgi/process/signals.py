@@ -20,32 +20,33 @@ if sys.platform == "win32":
     STOPPING += (signal.SIGBREAK,)
 
 AGAIN_AFTER = 0.5
-"""Seconds from the first signal after which another one means more than the first: a terminal and a process
-manager may both send one when they stop the server."""
+"""A second signal counts only if it comes so many seconds after the first: a terminal and a process manager
+may both send one to stop the server.
+"""
 
-Handler: TypeAlias = Callable[[int, FrameType | None], object]
+SignalHandler: TypeAlias = Callable[[int, FrameType | None], object]
 
 
 def wake_no_loop() -> None:
-    """Have signals wake the loop no more, as the last thing in it: when it ends, Trio closes what they would
-    be written to, and Python prints a traceback. Handlers are called all the same.
+    """Stop signals from waking the loop. Call this last in the loop: when it ends, Trio closes the wake-up
+    socket, and Python would print a traceback at the next signal. Handlers are still called.
     """
     if threading.current_thread() is threading.main_thread():
         signal.set_wakeup_fd(-1)
 
 
 class Handlers:
-    """Our handlers of some signals, by number, and those that they have displaced. For the main thread.
+    """Our handlers of some signals, and the handlers that they have displaced. For the main thread only.
 
-    A process that the application forks inherits them: there they give way (`_give_way`).
+    A process that the application forks inherits ours. There they do what `_give_way` says.
     """
 
-    def __init__(self, ours: Mapping[signal.Signals, Handler]) -> None:
+    def __init__(self, ours: Mapping[signal.Signals, SignalHandler]) -> None:
         self._ours = {number: self._in_this_process(handler) for number, handler in ours.items()}
-        self._displaced: dict[signal.Signals, Handler | int | None] = {}
-        self._of_startup: dict[signal.Signals, Handler | int | None] = {}
+        self._displaced: dict[signal.Signals, SignalHandler | int | None] = {}
+        self._of_startup: dict[signal.Signals, SignalHandler | int | None] = {}
 
-    def _in_this_process(self, handler: Handler) -> Handler:
+    def _in_this_process(self, handler: SignalHandler) -> SignalHandler:
         pid = os.getpid()
 
         def handle(number: int, frame: FrameType | None) -> None:
@@ -57,44 +58,46 @@ class Handlers:
         return handle
 
     def _give_way(self, number: int) -> None:
-        """In a forked process: do what the signal would have done there without us.
+        """In a forked process: do what the signal would do without our handler.
 
-        It is no server's, and the stop that it would ask for is another's: `Process.terminate()` of the
-        standard library would wait for ever.
+        The forked process is not the server. If our handler took the signal there, `Process.terminate()`
+        would have no effect.
         """
         self.restore()
         os.kill(os.getpid(), number)
 
     def install(self) -> None:
-        """Put ours in place; again after the application was imported, which may have brought its own."""
+        """Install our handlers. Call it again after the import of the application, which may
+        install its own.
+        """
         for number, handler in self._ours.items():
             before = signal.signal(number, handler)
             if before != handler:
                 self._displaced[number] = before
 
     def install_after_startup(self) -> None:
-        """Put ours in place of those that the application's start-up has brought, which end with it."""
+        """Replace handlers that the application's start-up has installed. They are not called any more."""
         for number, handler in self._ours.items():
             before = signal.signal(number, handler)
             if before != handler:
                 self._of_startup[number] = before
 
     def restore(self) -> None:
-        """Put back what was there, or what the application has put there while it was imported."""
+        """Restore the handlers that were there before, or that the application's import has installed."""
         for number, handler in self._displaced.items():
-            if handler is not None:  # as of one that was not put there from Python: there is no way back
+            if handler is not None:  # None: installed by C code, so it cannot be restored
                 signal.signal(number, handler)
 
     def ignore(self) -> None:
-        """Let the signals do nothing from here on, until the process ends."""
+        """Ignore the signals until the process ends."""
         for number in self._ours:
             signal.signal(number, signal.SIG_IGN)
 
     def call_displaced(self, number: signal.Signals) -> None:
-        """Call the handler that a program or its application had for this signal, now that we have acted on
-        it. (Python's own would raise KeyboardInterrupt: it is left out.)
+        """Call the program's or the application's own handler of this signal, after we have acted on it.
+        Python's default handler is not called, as it raises KeyboardInterrupt.
 
-        What it raises is logged: how the server has ended is settled by then.
+        An exception of the handler is logged. It does not change the exit status.
         """
         handler = self._of_startup.get(number, self._displaced.get(number))
         if not callable(handler) or handler is signal.default_int_handler:

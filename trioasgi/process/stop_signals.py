@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM of a process that is the only one of its server."""
+"""SIGINT and SIGTERM of a single process, without a supervisor."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 class StopSignals:
     """While entered, in the main thread: SIGINT and SIGTERM drain a run, then abort it, then end the process.
 
-    A signal that comes within AGAIN_AFTER seconds of the first counts as the same. Not
-    `trio.open_signal_receiver`: that is heard by the loop, and an application that blocks the loop is when
-    somebody presses Ctrl-C a second and a third time.
+    A signal within AGAIN_AFTER seconds of the first counts as the same. `trio.open_signal_receiver` would
+    need the loop, and people press Ctrl-C again when the application blocks the loop.
 
-    `until_exit`, for a process that is the server's own: it is ended soon after the block is left, and the
-    handlers stay until then. A second signal that comes by then would end the process by its default, and a
-    good stop would be told as a bad one.
+    `until_exit` is for a process that belongs to the server. The process ends soon after the block, and the
+    handlers stay until then. Otherwise a second signal would end the process by its default action, and a
+    clean stop would look like a failure.
     """
 
     def __init__(self, *, until_exit: bool = False) -> None:
@@ -51,28 +50,28 @@ class StopSignals:
         self._is_heard = threading.current_thread() is threading.main_thread()
 
     def attach(self, lifecycle: Lifecycle, config: Config) -> None:
-        """Signals are for this run from now on."""
+        """Let signals stop this run from now on."""
         self._lifecycle, self._config = lifecycle, config
 
     def raise_nothing(self) -> None:
-        """Until now a signal raises KeyboardInterrupt. In a loop that would hit Trio itself, which takes it
-        for a fault of its own.
+        """Stop raising KeyboardInterrupt at a signal. In a loop it could be raised inside Trio, which would
+        report an internal error.
         """
         self._may_raise = False
 
     def install(self) -> None:
-        """Take the signals back from whoever has taken them, which will be called at the end."""
+        """Install our handlers again over those of the application, which will be called at the end."""
         if self._is_heard:
             self._handlers.install()
 
     def install_after_startup(self) -> None:
-        """As `install`, from whoever has taken them in the application's start-up."""
+        """As `install`, over handlers that the application's start-up has installed."""
         if self._is_heard:
             self._handlers.install_after_startup()
 
     @property
     def have_come(self) -> bool:
-        """Whether there was any."""
+        """Has a signal come?"""
         return self._first is not None
 
     def __enter__(self) -> StopSignals:
@@ -91,7 +90,8 @@ class StopSignals:
         else:
             bound_the_end()  # a handler of the application's, which is called below, included
             if self._is_heard:
-                # Behind the threads of the application, for which Python waits: until then a signal ends it.
+                # Called after Python has waited for the application's threads. Until then a signal ends the
+                # process.
                 atexit.register(self._handlers.ignore)
         if self._first is not None:
             self._handlers.call_displaced(self._first)

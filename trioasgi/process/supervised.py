@@ -1,6 +1,5 @@
-"""The parent process of workers: what surrounds the supervisor.
-
-That is signals, the certificate, the listeners, the terminal, the first lines.
+"""The parent process of the workers. It sets up what the supervisor needs: signals, the certificate, the
+listeners, the terminal, the first log lines.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 _LAST_MOMENTS = 1.0
-"""Seconds to come to an end in, after the second signal."""
+"""Seconds in which this process must end after the second signal."""
 
 
 async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: False) -> ExitStatus:
@@ -88,13 +87,14 @@ async def _bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) ->
             terminal=terminal,
             on_serving=announce_serving,
         )
-        return await supervisor.run()
+        return await supervisor.supervise()
 
 
 @contextlib.contextmanager
 def _children_are_waited_for() -> Iterator[None]:
-    """Whoever has started us may have left SIGCHLD ignored: then nobody learns how a child has ended
-    (waitpid(2), ECHILD), and a worker that was killed would seem to have stopped.
+    """Restore the default action of SIGCHLD, which our parent process may have set to ignore. If it is
+    ignored, the exit status of a child is lost (waitpid(2), ECHILD), and a killed worker would look like one
+    that has stopped.
     """
     if (
         sys.platform == "win32"
@@ -121,8 +121,8 @@ def _stopping_signals() -> Iterator[AsyncIterator[int]]:
 
 @contextlib.contextmanager
 def _ended_by_a_second_signal() -> Iterator[None]:
-    """See to it that a second signal ends this process also where the loop does not hear of it, as it is
-    blocked: by a log that nobody reads, say. The workers end when we are gone.
+    """End this process at a second signal even if the loop is blocked, for example by a log that nobody
+    reads. The workers end when this process is gone.
     """
     receivers = {number: signal.getsignal(number) for number in STOPPING}
     over = threading.Event()
@@ -154,7 +154,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
 
 
 async def _without_repeats(signals: AsyncIterator[int]) -> AsyncIterator[int]:
-    """The first signal, and those that mean more than it (AGAIN_AFTER)."""
+    """The first signal, and those that come AGAIN_AFTER seconds later or more."""
     first_at: float | None = None
     async for number in signals:
         now = trio.current_time()
@@ -181,7 +181,7 @@ def _listeners(config: Config) -> Iterator[list[socket.socket]]:
 
 @contextlib.contextmanager
 def _terminal(config: Config) -> Iterator[int | None]:
-    """The terminal for the worker, so that `breakpoint()` works; several workers would fight for it."""
+    """The terminal for a single worker, so that `breakpoint()` works. Several workers could not share it."""
     terminal = handover.copy_of_terminal() if config.workers == 1 else None
     try:
         yield terminal

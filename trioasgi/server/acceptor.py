@@ -1,4 +1,4 @@
-"""Where connections come from: the listening sockets of a server, and what becomes of them when it drains."""
+"""Accepts connections from the server's listening sockets, and closes those when the server drains."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ logger = logging.getLogger("trioasgi")
 class Acceptor:
     """Accepts from `sockets`, and gives each connection to the `Connections`.
 
-    `backlog` is how many connections may wait in the queue of each socket; `owns_sockets` says that no other
-    server goes on with one of them.
+    `backlog` is how many connections may wait in the queue of each socket. `owns_sockets`: does no other
+    server use these sockets?
     """
 
     hub: Hub | None = None
-    """What waits for the connections' sockets; None where that is Trio itself."""
+    """The hub of the connections' sockets; None where Trio waits for them."""
 
     def __init__(self, sockets: Sequence[socket.socket], *, backlog: int, owns_sockets: bool) -> None:
         self._sockets = sockets
@@ -46,7 +46,7 @@ class Acceptor:
             nursery.start_soon(accept_connections, sock, partial(self._take, sock, connections))
 
     def stop(self, connections: Connections, listening: Listening) -> None:
-        """Refuse clients from here on, rather than let them wait: a balancer in front goes elsewhere."""
+        """Refuse new clients, so that a load balancer sends them elsewhere at once."""
         match listening:
             case Listening.FOR_CALLER:
                 return
@@ -62,7 +62,9 @@ class Acceptor:
         close_listeners(self._sockets)
 
     def _take_waiting(self, sock: socket.socket, connections: Connections) -> None:
-        """Serve what waits in the queue of a socket that is about to be closed: nobody else will."""
+        """Accept the connections in the queue of a socket that is about to be closed: a close would reset
+        them.
+        """
         try:
             accept_waiting(sock, partial(self._take, sock, connections), self._backlog)
         except OSError as exc:
@@ -75,7 +77,7 @@ class Acceptor:
         connection: socket.socket,
         address: object,
     ) -> None:
-        """Give a connection that was accepted a task of its own."""
+        """Serve an accepted connection in a task of its own."""
         stream: trio.abc.Stream
         try:
             server = self._fixed_server[listener] or as_peer(connection.getsockname(), connection.family)
@@ -84,7 +86,7 @@ class Acceptor:
             else:
                 stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
         except OSError as exc:
-            # It was reset before we looked at it, or the system has no room to watch another.
+            # The client has reset it, or epoll has no room for another socket.
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return

@@ -1,6 +1,6 @@
-"""What is an application, of which interface, and what is none.
+"""Checks whether an object is an application, and of which interface, by its signature.
 
-It is told by its signature, at start-up, rather than by a TypeError at the first request.
+This is done at start-up. Otherwise a wrong object would show by a TypeError at the first request.
 """
 
 from __future__ import annotations
@@ -20,16 +20,18 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
     from trioasgi.asgi.asgi2 import ASGI2App
-    from trioasgi.asgi.types import ASGIApp
+    from trioasgi.types import ASGIApp
 
 
 def check_app(app: object, name: str = "the application", config: Config | None = None) -> ASGIApp:
-    """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send; or an adapter
-    for it if it is a WSGI application, by `config.interface` or by its looks.
+    """Return `app` if it can be called as an ASGI 3 application, with scope, receive and send.
 
-    A class is one if its construction is the call (`__await__`, as Starlette's endpoints); if instead its
-    instances are applications and it can be made without arguments, an instance is made and returned.
-    Raises LoadError, with a way out, for anything else; `name` stands for the object in its message.
+    Return an adapter if it is a WSGI application, by `config.interface` or by its signature.
+
+    A class is an application if an instance is awaitable, as Starlette's endpoints are. If its instances are
+    applications and need no arguments, an instance is made and returned.
+
+    Raises LoadError for anything else, with advice. Its message calls the object `name`.
     """
     if not callable(app):
         kind = "a module" if isinstance(app, ModuleType) else f"of type {type(app).__name__}"
@@ -50,9 +52,8 @@ def check_app(app: object, name: str = "the application", config: Config | None 
 
 
 def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool = False) -> ASGIApp:
-    """What to call as an ASGI application: `app`, or a WSGIMiddleware around it if that is what `interface`
-    says (`wsgi`), or what it looks like (`auto`); an adapter for `asgi2` likewise. `threads` is 0 for the
-    default.
+    """`app` as an ASGI application. It gets a WSGIMiddleware if `interface` is `wsgi`, or if it is `auto` and
+    `app` looks like one; likewise an adapter for `asgi2`. `threads` 0: the default number.
     """
     if interface == "asgi2":
         return app if isinstance(app, ASGI2Middleware) else ASGI2Middleware(cast("ASGI2App", app))
@@ -79,7 +80,7 @@ def _instance(app: type, name: str) -> ASGIApp:
 
 
 def _find_wsgi(app: Callable[..., object], name: str, interface: str) -> object | None:
-    """The WSGI application that `app` is, or whose class it is; None if it has to be an ASGI one."""
+    """`app` if it is a WSGI application, or an instance of it if it is the class of one; otherwise None."""
     if interface == "asgi":
         return None
     if isinstance(app, type) and _makes_wsgi(app):
@@ -92,7 +93,7 @@ def _find_wsgi(app: Callable[..., object], name: str, interface: str) -> object 
 
 
 def _makes_wsgi(app: type) -> bool:
-    """Are its instances WSGI applications, and can one be made?"""
+    """Are its instances WSGI applications, and do they need no arguments?"""
     call = _call_of_instances(app)
     if call is None or inspect.iscoroutinefunction(call):
         return False
@@ -108,12 +109,12 @@ def _make(app: type, name: str) -> object:
 
 
 def _call_of_instances(app: type) -> Callable[..., object] | None:
-    # Not getattr: that would find the metaclass's, which every class has.
+    # getattr() would find the `__call__` of the metaclass, which every class has.
     return next((vars(base)["__call__"] for base in app.__mro__ if "__call__" in vars(base)), None)
 
 
 def _why_not(app: Callable[..., object]) -> str:
-    """What a callable that does not take scope, receive and send seems to be instead."""
+    """Why a callable that does not take scope, receive and send is refused: what it seems to be."""
     called = _call_of_instances(app) if isinstance(app, type) else app
     if called is not None and "start_response" in _parameters(called):
         return "is a WSGI application, not an ASGI one: leave out --interface asgi"
@@ -138,10 +139,10 @@ def _parameters(function: Callable[..., object]) -> tuple[str, ...]:
 
 
 def takes(function: Callable[..., object], count: int) -> bool:
-    """Whether it can be called with so many positional arguments; True if it does not say."""
+    """Can it be called with `count` positional arguments? True if its signature is unknown."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C, say
+    except (TypeError, ValueError):  # written in C, for example
         return True
     try:
         signature.bind(*range(count))
@@ -151,5 +152,5 @@ def takes(function: Callable[..., object], count: int) -> bool:
 
 
 def failed(doing: str, error: BaseException) -> LoadError:
-    """The error for code of the user's that has raised `error` while it was `doing` something."""
+    """The error to raise if the user's code has raised `error` while it was `doing` something."""
     return LoadError(f"{doing} failed with {summary(error)}\n\n{user_traceback(error)}")

@@ -1,6 +1,5 @@
-"""What the options amount to in each room: a Config in, the rooms' own settings out.
-
-So the rooms below need not know what an option is called, and `server` need not know what they are made of.
+"""Makes the settings of each room from a Config. So only this module of the wire side knows the options'
+names.
 """
 
 from __future__ import annotations
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from trioasgi.http.exchange import Handler
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
-    from trioasgi.server.protocols import ConnectionFactory, Home
-    from trioasgi.websocket.codec import Codec as WebSocketCodec
+    from trioasgi.server.protocols import ConnectionFactory, ServerServices
+    from trioasgi.websocket.codec import FrameCodec
 
 
 def connection_settings(
@@ -44,7 +43,7 @@ def connection_settings(
     handler: Callable[[ConnectionInfo], Handler],
     access_log: AccessLog | None,
 ) -> ConnectionSettings:
-    """How connections are served, whose exchanges `handler` answers."""
+    """The settings of connections. `handler` makes what answers their exchanges."""
     return ConnectionSettings(
         protocols=Protocols({name: make(config, handler, access_log) for name, make in _PROTOCOLS.items()}),
         tls=tls,
@@ -58,16 +57,18 @@ def _http1(
 ) -> ConnectionFactory:
     settings = _http1_settings(config, access_log)
 
-    def connect(channel: Channel, info: ConnectionInfo, home: Home) -> HTTP1Connection:
+    def connect(channel: Channel, info: ConnectionInfo, services: ServerServices) -> HTTP1Connection:
         return HTTP1Connection(
-            channel, info, settings, handler(info), home.context, home.start_task, home.take_over
+            channel, info, settings, handler(info), services.context, services.start_task, services.take_over
         )
 
     return connect
 
 
 _PROTOCOLS: Final = {"http/1.1": _http1}
-"""What makes the connections of each protocol, by its ALPN name (RFC 7301, 6), in order of preference."""
+"""For each protocol the function that makes its connections, by ALPN name (RFC 7301, 6), in order of
+preference.
+"""
 
 
 def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settings:
@@ -99,7 +100,7 @@ def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settin
 
 
 def codec_factory(http: str) -> Callable[[], Codec]:
-    """The codec that `--http` names; `auto` is httptools where it is installed. Raises ConfigError."""
+    """The codec for `--http`. `auto` is httptools if it is installed. Raises ConfigError."""
     if http != "h11":
         try:
             from trioasgi.http1.httptools_codec import HttptoolsCodec
@@ -115,8 +116,8 @@ def codec_factory(http: str) -> Callable[[], Codec]:
     return H11Codec
 
 
-def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
-    """The codec that `--websocket` names; `auto` is websockets where it is installed. Raises ConfigError."""
+def websocket_codec_factory(websocket: str) -> Callable[..., FrameCodec]:
+    """The codec for `--websocket`. `auto` is websockets if it is installed. Raises ConfigError."""
     match websocket:
         case "websockets":
             try:
@@ -134,8 +135,10 @@ def websocket_codec_factory(websocket: str) -> Callable[..., WebSocketCodec]:
             return _best_websocket_codec
 
 
-def _best_websocket_codec(**options: Any) -> WebSocketCodec:
-    """Chosen at the first WebSocket: loading it would cost every start-up, and most servers never see one."""
+def _best_websocket_codec(**options: Any) -> FrameCodec:
+    """Choose the codec at the first WebSocket, because most servers never see one, and importing it takes
+    time.
+    """
     try:
         factory = websocket_codec_factory("websockets")
     except ConfigError:
@@ -144,7 +147,7 @@ def _best_websocket_codec(**options: Any) -> WebSocketCodec:
 
 
 def websocket_settings(config: Config) -> WebSocketSettings | None:
-    """How WebSockets are served; None if they are not."""
+    """The settings of WebSockets; None if they are off."""
     if config.websocket == "off":
         return None
     return WebSocketSettings(
@@ -160,7 +163,7 @@ def websocket_settings(config: Config) -> WebSocketSettings | None:
 
 
 def server_tls(config: Config) -> ServerTLS | None:
-    """TLS as the configuration has it; None for none. Raises TLSError."""
+    """The settings of TLS; None without TLS. Raises TLSError."""
     if config.certfile is None:
         return None
     from trioasgi.tls.context import server_context
@@ -181,7 +184,8 @@ def server_tls(config: Config) -> ServerTLS | None:
 
 @contextmanager
 def resolve_certificate(config: Config) -> Iterator[Config]:
-    """Yield the config with the files of a certificate for development where it asks for one, else as it is.
+    """Yield the config. If it asks for a development certificate, make that, and put its files into the
+    config.
 
     The files are removed at the end. Raises TLSError.
     """
@@ -195,7 +199,7 @@ def resolve_certificate(config: Config) -> Iterator[Config]:
 
 
 def log_settings(config: Config) -> LogSettings:
-    """How the server logs."""
+    """The settings of the log."""
     return LogSettings(
         level=config.log_level,
         use_colors=config.use_colors,
@@ -205,14 +209,14 @@ def log_settings(config: Config) -> LogSettings:
 
 
 def access_log(config: Config) -> AccessLog | None:
-    """The access log, or None if there is to be none: then a request need not even take the time."""
+    """The access log, or None if it is off. Then requests are not timed either."""
     if not config.access_log or config.log_level in ("critical", "error", "warning"):
         return None
     return AccessLog()
 
 
 def forwarding(config: Config) -> Forwarding | None:
-    """Which proxies' header fields are believed; None for nobody's."""
+    """Reads the header fields of trusted proxies; None if no proxy is trusted."""
     if not config.proxy_headers:
         return None
     return Forwarding(Trusted(config.forwarded_allow_ips), config.forwarded_headers)
@@ -225,7 +229,9 @@ def _proxy_protocol(config: Config) -> ProxyProtocol | None:
 
 
 def max_requests(config: Config) -> int:
-    """After how many requests a worker ends (0: never); drawn anew at each call, to spread the restarts."""
+    """The number of requests after which a worker ends (0: never). It is random within the jitter, to spread
+    restarts.
+    """
     if not config.limit_max_requests:
         return 0
     return config.limit_max_requests + random.randint(0, config.limit_max_requests_jitter)  # noqa: S311 - no secret

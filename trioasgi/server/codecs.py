@@ -1,4 +1,4 @@
-"""What the codecs that `auto` stands for are called, found without loading them: for those who only tell."""
+"""The names of the codecs that `auto` chooses, without importing them. The start-up line shows them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
 
 
 def http_codec_name(config: Config) -> str:
-    """The codec of HTTP/1.1."""
+    """The name of the codec for HTTP/1.1."""
     if config.http != "auto":
         return config.http
     return "httptools" if _is_installed("httptools") else "h11"
 
 
 def websocket_codec_name(config: Config) -> str | None:
-    """The codec of WebSockets; None if there are to be none."""
+    """The name of the codec for WebSockets; None if they are off."""
     match config.websocket:
         case "off":
             return None

@@ -1,6 +1,6 @@
-"""The connections of a worker: each in a task of its own, and its failures kept there.
+"""The connections of a worker, each in a task of its own.
 
-A connection's failure ends that connection and is logged with its peer; it never reaches a sibling.
+A failure ends only its own connection. It is logged with the peer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import trio
 
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import Entered, Entry, as_channel
-from trioasgi.server.protocols import Connection, Home
+from trioasgi.server.protocols import Connection, ServerServices
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,11 +27,11 @@ logger = logging.getLogger("trioasgi")
 
 
 class Connections:
-    """The connections of a worker: each is served from `begin` on, and all are drained at once.
+    """The connections of a worker. `begin` serves one, and `drain` drains all.
 
-    `nursery` runs them, each in a task of its own, and in another one where that is still with an application
-    whose response is complete. `context` has the context variables that each call of the application begins
-    with; it must not be entered by anybody else.
+    `nursery` runs each connection in a task. If an application goes on after its response is complete,
+    another task takes its connection over. `context` has the context variables with which each call begins.
+    No other code may enter it.
     """
 
     def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
@@ -39,7 +39,7 @@ class Connections:
         self._entry = Entry(settings)
         self._nursery = nursery
         self._context = context
-        self._home = Home(context, self._start_task, self._take_over)
+        self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: set[Connection] = set()
         self._preparing = 0
         self._draining = False
@@ -49,21 +49,23 @@ class Connections:
 
     @property
     def are_busy(self) -> bool:
-        """Whether any has a request under way, or has been handed on while a call of the application still
-        runs.
+        """Is a request under way on any connection, or does a call still run whose connection was
+        taken over?
         """
         if any(connection.is_busy for connection in self._live):
             return True
         return len(self._nursery.child_tasks) > len(self._live) + self._preparing
 
     def drain(self) -> None:
-        """Let what is busy finish its request, and what is idle have a moment for one; then they close."""
+        """Close each connection after its request. Idle ones have a moment for a request that is
+        on its way.
+        """
         self._draining = True
         for connection in self._live:
             connection.drain()
 
     def abort(self) -> None:
-        """Close all of them at once: whatever waits for one of them ends with an error."""
+        """Close all connections at once. Waits for them end with an error."""
         for connection in self._live:
             connection.channel.abort()
 
@@ -82,11 +84,11 @@ class Connections:
         finally:
             self._preparing -= 1
         if connection is not None:
-            # In another task: what a handshake needs is not kept for as long as the connection lasts.
+            # In another task: the frames of the handshake would be kept as long as the connection lasts.
             self._take_over(connection)
 
     async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
-        """Do what comes before the protocol. None if that fails, and the stream is closed then."""
+        """Do what comes before the protocol. If that fails, close the stream and return None."""
         connection = None
         with _Isolation(info.peer):
             try:
@@ -100,21 +102,23 @@ class Connections:
 
     def _connect(self, entered: Entered) -> Connection:
         make = self._protocols.choose(entered.alpn)
-        connection = make(entered.channel, entered.info, self._home)
+        connection = make(entered.channel, entered.info, self._services)
         if self._draining:
             connection.drain()
         self._live.add(connection)
         return connection
 
     def _take_over(self, connection: Connection) -> None:
-        # This may be called from anywhere: from the task of another request, or from none.
-        self._context.run(partial(self._nursery.start_soon, self._run, connection, name="connection"))
+        # Any task may call this, also that of another request.
+        self._context.run(
+            partial(self._nursery.start_soon, self._serve_connection, connection, name="connection")
+        )
 
     def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
         self._context.run(self._nursery.start_soon, function)
 
-    async def _run(self, connection: Connection) -> None:
-        """Serve a connection's requests, and close it unless another task has it by then."""
+    async def _serve_connection(self, connection: Connection) -> None:
+        """Serve a connection's requests, and close it, unless another task has taken it over."""
         ours = True
         with _Isolation(connection.peer):
             try:
@@ -131,7 +135,7 @@ class Connections:
 
 
 class _Isolation:
-    """Keep an error where it is: logged with its peer, and of no concern to the other connections."""
+    """Log an error with its peer, and keep it from the other connections."""
 
     __slots__ = ("_peer",)
 
@@ -149,7 +153,7 @@ class _Isolation:
 
 
 async def _close(channel: Channel) -> None:
-    # Most have nothing left to be sent, and need not wait.
+    # Most connections have sent everything, and need not wait.
     if not (isinstance(channel, HubStream) and channel.finish()):
         await channel.aclose()
 

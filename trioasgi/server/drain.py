@@ -1,6 +1,6 @@
-"""How a server ends: what is under way is finished within the grace, and cut after it.
+"""How a server ends. Requests under way may finish within the grace, and are then cut.
 
-The stages, each of which has a deadline:
+Each stage has a deadline:
 
 1. Requests end by themselves, or at the end of the grace (`cut_at_deadline`).
 2. Tasks that their calls have left behind end, in what is left of the grace (`end_left_behind`).
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.asgi.background import report_left_behind
-from trioasgi.nesting import LAST_MOMENTS, end_left_behind
+from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
 
 if TYPE_CHECKING:
     from trioasgi.asgi.background import Background
@@ -29,14 +29,14 @@ logger = logging.getLogger("trioasgi")
 
 
 class Drain:
-    """The end of `server`, whose application has its own tasks in `background`.
+    """Drains `server`. `background` has the tasks of the application.
 
-    `grace` and `shutdown` are seconds: for what is under way, and for the lifespan's shutdown.
+    `grace` and `shutdown` are in seconds: for requests under way, and for the lifespan's shutdown.
     """
 
     def __init__(self, server: Server, background: Background, *, grace: float, shutdown: float) -> None:
         self.nurseries: list[trio.Nursery] = []
-        """Those that calls of the application are made in."""
+        """The nurseries in which calls of the application run."""
         self._server = server
         self._background = background
         self._grace = grace
@@ -49,7 +49,7 @@ class Drain:
         self._background.drain(self._deadline)
 
     async def cut_at_deadline(self, connections: Connections, busy: trio.CancelScope) -> None:
-        """End the grace: what is under way by then is cut."""
+        """Wait for the end of the grace, and cut what is still under way."""
         await trio.sleep_until(self._deadline)
         if connections.are_busy:
             self._server.has_cut = True
@@ -63,14 +63,14 @@ class Drain:
         connections.abort()
 
     async def end_left_behind(self) -> None:
-        """Let tasks end that requests have left behind, in what is left of the grace: what they use of the
-        application's may be gone after its shutdown.
+        """Wait for tasks that requests have left behind, for the rest of the grace. After the shutdown the
+        application's resources are gone.
         """
         if not await end_left_behind(self.nurseries, self._deadline, report_left_behind):
             self._server.has_cut = True
 
     async def end_last_left_behind(self) -> None:
-        """As above, of those that the lifespan call and tasks in the background have left."""
+        """As `end_left_behind`, for tasks that the lifespan call and background tasks have left."""
         self._deadline = trio.current_time()
         with trio.CancelScope(shield=True):  # each wait within has a deadline
             await self.end_left_behind()

@@ -1,4 +1,4 @@
-"""What comes before a connection's protocol: the PROXY header, and TLS."""
+"""The steps before a connection's protocol: the PROXY header, and TLS."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 _DISTRUST = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
-"""What a client says that does not trust the server's certificate (RFC 8446, 6.2)."""
+"""The alerts of a client that does not trust the server's certificate (RFC 8446, 6.2)."""
 
 _EXPLANATION = (
     "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
@@ -35,20 +35,20 @@ _WAYS_OUT = {
     "http request": " (use https://)",
     "wrong version number": " (not TLS; for a PROXY header see --proxy-protocol)",
 }
-"""What to do about OpenSSL's reasons that come of a setting."""
+"""Advice for OpenSSL's reasons that a setting can cause."""
 
 
 class Entered(NamedTuple):
-    """A stream that has passed the entry: where its protocol is spoken, and what is known of its peer."""
+    """A connection after these steps: its channel, and what is known of its peer."""
 
     channel: Channel
     info: ConnectionInfo
     alpn: str | None = None
-    """The name of the protocol that TLS has agreed on, if it has."""
+    """The ALPN name of the agreed protocol, if there is one."""
 
 
 class Entry:
-    """Takes streams through what comes before their protocol, as the settings have it."""
+    """Takes streams through these steps, as the settings require."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
@@ -56,16 +56,16 @@ class Entry:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is nothing to wait for: neither a PROXY header nor TLS."""
+        """Is there no step to wait for, neither a PROXY header nor TLS?"""
         return self._settings.tls is None and self._settings.proxy_protocol is None
 
     def info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
-        """What is known of a connection before it has sent anything."""
+        """What is known of a connection before its first byte."""
         scheme = "http" if self._settings.tls is None else "https"
         return ConnectionInfo(scheme, client, server, peer_name(client, server))
 
     async def enter(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Entered | None:
-        """Read the PROXY header and shake hands; None if that fails, which is logged."""
+        """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""
         begun: trio.abc.Stream | None = stream
         if self._settings.proxy_protocol is not None:
             begun, info = await self._unwrap(stream, info, self._settings.proxy_protocol)
@@ -74,8 +74,8 @@ class Entry:
     async def _unwrap(
         self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
     ) -> tuple[trio.abc.Stream | None, ConnectionInfo]:
-        """The stream behind its PROXY header, and whose connection it is according to that; no stream if
-        the header is wrong, or missing though it has to be there.
+        """Read the PROXY header. Return the stream behind it, and the connection that it describes. The
+        stream is None if the header is malformed, or required and missing.
         """
         from trioasgi.net.proxy import ProxyError, read_proxy_header  # few servers stand behind such a proxy
         from trioasgi.net.pushback import unread
@@ -95,7 +95,7 @@ class Entry:
         return (stream, info) if header is None else (stream, _proxied(info, header))
 
     async def _secure(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Entered | None:
-        """The channel on which HTTP is spoken; None if TLS was to be and could not be agreed on."""
+        """The channel for HTTP, after the TLS handshake if there is TLS; None if that fails."""
         tls = self._settings.tls
         if tls is None:
             return Entered(as_channel(stream), info)
@@ -113,7 +113,7 @@ class Entry:
         return Entered(channel, info, secured.ssl_object.selected_alpn_protocol())
 
     async def _shake_hands(self, secured: Secured, peer: str) -> bool:
-        """Shake hands within the deadline; False if that fails, which is logged and never anything worse."""
+        """Do the TLS handshake within its deadline. If it fails, log that and return False."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
                 await secured.do_handshake()
@@ -123,7 +123,9 @@ class Entry:
         return True
 
     def _log_handshake(self, peer: str, reason: str) -> None:
-        """A browser that does not trust the certificate says so several times a visit: explain it once."""
+        """Log why a handshake has failed. A browser that does not trust the certificate tries several times
+        in a visit, so that is explained once.
+        """
         level, explanation = logging.INFO, ""
         if reason.endswith(_DISTRUST):
             level = logging.DEBUG if self._has_explained else logging.INFO
@@ -133,7 +135,7 @@ class Entry:
 
 
 def as_channel(stream: trio.abc.Stream) -> Channel:
-    """The channel that `stream` is, or one on it."""
+    """`stream` itself if it is a channel, otherwise a channel on it."""
     return stream if isinstance(stream, HubStream) else StreamChannel(stream)
 
 
@@ -144,7 +146,7 @@ def _proxy_fault(exc: Exception) -> str:
 
 
 def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
-    """The client's connection to the proxy, as far as the proxy tells of it."""
+    """The client's connection to the proxy, as the header describes it."""
     if header.source is None and header.destination is None:
         return msgspec.structs.replace(info, scheme="https") if header.tls else info
     server = header.destination or info.server
@@ -165,9 +167,9 @@ def _handshake_reason(exc: Exception) -> str:
 
 
 def peer_name(client: Peer | None, server: Peer | None) -> str:
-    """How log lines call the client at the other end."""
+    """The name of the client in log lines."""
     if client is None or not client[0]:
         return "a local client" if server is None or server[1] is None else "an unknown client"
     host, port = client
-    host = escaped(host)  # of a Unix socket that a PROXY header names, it may be any bytes
+    host = escaped(host)  # a PROXY header may name a Unix socket with any bytes
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

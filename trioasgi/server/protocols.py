@@ -1,7 +1,7 @@
-"""Which protocol a connection speaks, and what the server needs of it, whichever it is.
+"""The protocols that are on, and the interface of their connections.
 
-TLS agrees on a protocol by its name (ALPN, RFC 7301). Where there is no TLS, or the client names none, it is
-the first that is on.
+In TLS the two sides agree on a protocol by name (ALPN, RFC 7301). Without TLS, or if the client names none,
+the first protocol that is on is spoken.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ class Connection(Protocol):
 
     @property
     def peer(self) -> str:
-        """How the log names its client."""
+        """The name of its client in the log."""
 
     @property
     def is_busy(self) -> bool:
         """Is a request being answered?"""
 
     async def run(self) -> bool:
-        """Serve until the connection is to be closed, which is left to the caller.
+        """Serve the connection until it should be closed. The caller closes it.
 
-        False if it is not the caller's any more: another task serves it on.
+        False if another task has taken it over. Then the caller must not close it.
         """
 
     def drain(self) -> None:
-        """Serve what is under way, and then no more."""
+        """Finish the request under way, and then serve no more."""
 
     def cut(self) -> None:
-        """The task that runs it is cancelled from outside: end what it answers."""
+        """Cut the response under way, because the task that runs the connection is cancelled."""
 
 
-class Home(NamedTuple):
-    """What a connection is given by the server in which it lives."""
+class ServerServices(NamedTuple):
+    """What the server does for a connection."""
 
     context: Context
     """The context variables that each call of the application begins with."""
     start_task: Callable[[Callable[[], Awaitable[None]]], None]
-    """Starts a task that belongs to the connection, and may outlive its calls."""
+    """Starts a task for the connection, which may outlive its calls."""
     take_over: Callable[[Connection], None]
-    """Has another task serve the connection on."""
+    """Makes another task go on serving the connection."""
 
 
-ConnectionFactory: TypeAlias = "Callable[[Channel, ConnectionInfo, Home], Connection]"
+ConnectionFactory: TypeAlias = "Callable[[Channel, ConnectionInfo, ServerServices], Connection]"
 
 
 class Protocols:
@@ -64,5 +64,5 @@ class Protocols:
         self._first = next(iter(factories.values()))
 
     def choose(self, name: str | None) -> ConnectionFactory:
-        """What makes connections of the protocol that was agreed on by `name` (None: by none)."""
+        """The factory for the protocol with the ALPN name `name`. None: no protocol was agreed on."""
         return self._first if name is None else self._factories.get(name, self._first)

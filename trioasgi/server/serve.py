@@ -1,4 +1,4 @@
-"""`serve` and its variants: the options and the listening sockets are settled, then the tree runs."""
+"""`serve` and its variants. They make the Config and the listening sockets, and run the nursery tree."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.server.handle import Server
     from trioasgi.server.tree import OnStuck
+    from trioasgi.types import ASGIApp
 
 
 async def serve(
@@ -35,12 +35,12 @@ async def serve(
     """Serve `app` in this Trio run until it is cancelled, or drained through the `Server` that
     `nursery.start` returns.
 
-    `config` or `options` (the fields of `Config`, by keyword) say how; a warning names those that only `run`
-    can carry out (`workers`, `reload`, `env_file`, `log_config`). `sockets`, where given, are listening
-    already and stay the caller's to close and to announce; else `config.binds` are bound.
+    The settings are `config`, or `options`: the fields of `Config`, by keyword. A warning names options that
+    only `run` supports (`workers`, `reload`, `env_file`, `log_config`). `sockets`, if given, are listening
+    already. Then the caller closes and announces them. Otherwise `config.binds` are bound.
 
-    Cancelling the scope around it stops accepting and ends what is under way at once; the application's
-    lifespan is shut down, within its deadline, either way.
+    If the scope around it is cancelled, it stops accepting and ends requests at once. In any case the
+    application's lifespan is shut down, within its deadline.
 
     Raises ConfigError, LoadError (`app` is no application), BindError, TLSError, LifespanError.
     """
@@ -79,9 +79,10 @@ async def serve_copies(
     on_stuck: OnStuck | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As `serve`, in a worker: `sockets` are its own copies of what other workers listen on as well.
+    """As `serve`, in a worker. `sockets` are its own copies of sockets on which other workers listen too.
 
-    They are closed when the server drains, so that no client waits in a queue from which nobody accepts.
+    They are closed when the server drains. Otherwise clients would wait in a queue from which no worker
+    accepts.
     """
     await NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).serve(task_status)
 
@@ -92,10 +93,9 @@ async def serve_stream(
     config: Config | None = None,
     **options: object,
 ) -> None:
-    """Serve the one connection that `stream` is, with its own lifespan, and return when it has been closed.
+    """Serve one connection, `stream`, with a lifespan of its own. Returns when the connection is closed.
 
-    Any `trio.abc.Stream` will do; with `certfile` in the configuration the server's side of TLS is spoken on
-    it.
+    `stream` may be any `trio.abc.Stream`. If the configuration has a `certfile`, the server speaks TLS on it.
     """
     require_trio("trioasgi.serve_stream")
     config = make_config(config, options)
@@ -106,7 +106,7 @@ async def serve_stream(
 
 
 def require_trio(name: str) -> None:
-    """Raise RuntimeError, saying what to do, unless this is a Trio run."""
+    """Raise RuntimeError, with advice, unless Trio is running."""
     if not trio.lowlevel.in_trio_run():
         raise RuntimeError(
             f"{name} runs on Trio, and this is not a Trio run. Start your program with trio.run(main), or "
@@ -115,7 +115,7 @@ def require_trio(name: str) -> None:
 
 
 def _checked(name: str, app: object, config: Config) -> ASGIApp:
-    """`app`, if it is an application; raises LoadError."""
+    """Return `app` as an ASGI application. Raises LoadError."""
     if isinstance(app, str):
         raise LoadError(
             f"{name} takes the application itself, not its name: import it, and pass the object "
@@ -125,7 +125,7 @@ def _checked(name: str, app: object, config: Config) -> ASGIApp:
 
 
 def make_config(config: Config | None, options: dict[str, object]) -> Config:
-    """The configuration that `config` or the keywords amount to. Raises ConfigError."""
+    """Make a Config from `config` and `options`. Raises ConfigError."""
     if config is None:
         return Config.from_dict(options)
     if not isinstance(config, Config):

@@ -1,4 +1,4 @@
-"""What is the same for all connections of a worker."""
+"""The settings that all connections of a worker share."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class ServerTLS(msgspec.Struct, frozen=True):
-    """How connections are secured, and what is said of those that are (ASGI's TLS extension)."""
+    """The TLS context, and what describes a connection for ASGI's TLS extension."""
 
     context: ssl.SSLContext
     describe: Callable[[ssl.SSLObject], Mapping[str, object]]
 
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
-    """What is the same for all connections of a worker. Times are in seconds."""
+    """Shared by all connections of a worker. Times are in seconds."""
 
     protocols: Protocols
     tls: ServerTLS | None
@@ -31,7 +31,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
 
 
 class ProxyProtocol(msgspec.Struct, frozen=True):
-    """Whose PROXY headers are read, and whether a connection has to have one."""
+    """Whose PROXY headers are read, and whether they are required."""
 
     trusted: Trusted
     required: bool

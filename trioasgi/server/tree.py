@@ -4,8 +4,8 @@
 
     lifespan nursery  ─  connections nursery  ─  listeners nursery
 
-Each outlives the one to its right: when the listeners' nursery ends, connections drain; when theirs has
-ended, the application is told to shut down. Nothing lives outside that tree.
+Each outlives the one to its right. When the listeners' nursery ends, the connections drain. When their
+nursery has ended, the application shuts down. No task runs outside this tree.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from trioasgi.asgi.background import Background, ServerNursery
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.errors import LifespanError, TrioasgiError
-from trioasgi.nesting import LAST_MOMENTS, guard_nurseries
 from trioasgi.net.hub import Hub, supported
+from trioasgi.nurseries import LAST_MOMENTS, guard_nurseries
 from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.application import as_asgi
 from trioasgi.server.assembly import (
@@ -42,19 +42,20 @@ from trioasgi.server.drain import Drain, abort_when_cancelled
 from trioasgi.server.handle import Listening, Server
 
 if TYPE_CHECKING:
-    from trioasgi.asgi.types import ASGIApp
     from trioasgi.config import Config
     from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.types import ASGIApp
 
 logger = logging.getLogger("trioasgi")
 
 OnStuck = Callable[[TrioasgiError], None]
-"""What a process does that is the server's own, when the application's lifespan call does not end: it is
-given why the server stops, or that this keeps it from ending."""
+"""Called if the lifespan call of the application does not end, in a process that belongs to the server. The
+error is the reason why the server stops, or says that the call keeps it from ending.
+"""
 
 
 class NurseryTree:
-    """One run of the server: the nurseries, and what is made once for all that runs in them."""
+    """One run of the server: its nurseries, and what their tasks share."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class NurseryTree:
     ) -> None:
         self._config = config
         self._on_stuck = on_stuck
-        # With one that was inherited another server may go on.
+        # Another server may use an inherited socket too.
         owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._acceptor = Acceptor(sockets, backlog=config.backlog, owns_sockets=owns_sockets)
         self._announces = listening is Listening.ALONE
@@ -112,7 +113,7 @@ class NurseryTree:
             await trio.aclose_forcefully(stream)
 
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
-        """Start the application, serve, shut it down, however serving ends."""
+        """Start the application, serve, and shut the application down, also if serving fails."""
         failure: TrioasgiError | None = None
         guard_nurseries()
         if self._config.threads:
@@ -121,11 +122,11 @@ class NurseryTree:
             async with trio.open_nursery() as nursery:
                 self._drain.nurseries.append(nursery)
                 try:
-                    await nursery.start(self._background.run)
+                    await nursery.start(self._background.hold_open)
                     await self._lifespan.startup(nursery)
                     try:
                         if self._websocket is not None:
-                            await nursery.start(self._websocket.keepalive.run)
+                            await nursery.start(self._websocket.keepalive.keep_ticking)
                         try:
                             await serve(nursery)
                         finally:
@@ -134,7 +135,7 @@ class NurseryTree:
                         await self._drain.end_background()
                         await self._lifespan.shutdown()
                 except TrioasgiError as exc:
-                    # Raised outside of the nursery: it is one error, and should not come in a group.
+                    # Raised outside of the nursery, which would put it into a group.
                     failure = exc
                 finally:
                     if not await self._lifespan.wait_over(LAST_MOMENTS):
@@ -142,14 +143,14 @@ class NurseryTree:
                 nursery.cancel_scope.cancel()
         except BaseException:
             if failure is not None:
-                # The server was cancelled, or something worse has happened, and that is what is raised.
+                # Another exception is being raised already, so this one is only logged.
                 logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
             raise
         if failure is not None:
             raise failure
 
     def _report_stuck(self, failure: TrioasgiError | None) -> None:
-        """Say what nobody will be told otherwise: the nursery waits for the call, and nothing can end it."""
+        """Report a lifespan call that does not end. The nursery waits for it, so `serve` cannot raise."""
         logger.error(
             "the application's lifespan call does not end though it was cancelled: it shields what it waits "
             "for. The server cannot end either"
@@ -168,10 +169,10 @@ class NurseryTree:
 
     async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._access_log is not None:
-            nursery.start_soon(self._access_log.run)
+            nursery.start_soon(self._access_log.write_batches)
         if supported():
             self._acceptor.hub = Hub()
-            # Not `nursery.start`: cancelled meanwhile, that would wait for a task which is shielded.
+            # Not `nursery.start`: if that were cancelled, it would wait for the shielded task.
             nursery.start_soon(self._acceptor.hub.run)
         try:
             await self._serve_connections(task_status)
@@ -196,8 +197,8 @@ class NurseryTree:
 
     @asynccontextmanager
     async def _open_connections(self) -> AsyncIterator[tuple[Connections, trio.Nursery, trio.Nursery]]:
-        """The connections, the nursery that they run in, and one that lasts as long. The block ends with the
-        last of them.
+        """The connections, the nursery that runs them, and another nursery for as long. The block ends when
+        the last connection has ended.
         """
         last_moments = trio.CancelScope(shield=True)
         async with trio.open_nursery() as clock:
@@ -218,7 +219,7 @@ class NurseryTree:
 
     def _connections(self, busy: trio.Nursery) -> Connections:
         """The connections that are served in `busy`."""
-        # Requests see what the lifespan has set, or else what the program has that embeds the server.
+        # Requests see the context variables of the lifespan, or of the program that embeds the server.
         context = self._lifespan.context or copy_context()
         return Connections(self._connection_settings(), busy, context)
 

@@ -1,4 +1,4 @@
-"""How a worker is started: under our own interpreter, and its flags."""
+"""The command that starts a worker, with the same interpreter and flags as this process."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 def worker_command(directory: str) -> list[str]:
-    """The command of a worker in this directory, under our own interpreter and its flags."""
+    """The command of a worker in this directory."""
     flags = [*_warning_flags(), *_x_flags()]
     if sys.flags.optimize:
         flags.append("-" + "O" * sys.flags.optimize)
     if Path(__file__).parents[2] != Path(directory):
         # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
-        # there would break the worker's own imports. (Not where it is that directory that we come from.)
+        # there would break the worker's own imports. (But not if trioasgi itself was imported from it.)
         flags.append("-P")
     return [sys.executable, *flags, "-m", "trioasgi.worker"]
 
 
 def _warning_flags() -> list[str]:
-    if "PYTHONWARNINGS" in os.environ:  # inherited anyway, and part of what the list holds
+    if "PYTHONWARNINGS" in os.environ:  # the worker inherits it, and the list includes it
         return []
     return [f"-W{option}" for option in sys.warnoptions]
 
 
 def _x_flags() -> list[str]:
-    options = getattr(sys, "_xoptions", {})  # CPython's and PyPy's; the language does not promise it
+    options = getattr(sys, "_xoptions", {})  # CPython and PyPy have it; other implementations need not
     return [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in options.items()]

@@ -1,7 +1,7 @@
-"""Sockets that cross from the supervisor to a worker: the one thing that cannot be written as JSON.
+"""Hands sockets from the supervisor to a worker. Nothing else of an order is not plain JSON.
 
-On Unix a descriptor is inherited under its number. Windows inherits none; there a socket is duplicated for
-the worker's process, once that is running, and what describes the duplicate goes into the order in base64.
+On Unix the worker inherits descriptors under their numbers. On Windows each socket is duplicated for the
+running worker, and the order has the description of the duplicate in base64.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import trio
 async def open_with(
     command: Sequence[str], sockets: Sequence[socket.socket], terminal: int | None, directory: str
 ) -> trio.Process:
-    """Start a command in a directory, with a pipe to its stdin, and with `sockets` and the fd `terminal` if
-    it can inherit.
+    """Start a command in a directory, with a pipe to its stdin. On Unix it inherits `sockets` and the
+    descriptor `terminal`.
 
-    stdout and stderr are the supervisor's own. Raises OSError.
+    It shares stdout and stderr with the supervisor. Raises OSError.
     """
     if sys.platform == "win32":
         return await trio.lowlevel.open_process(command, stdin=subprocess.PIPE, cwd=directory)
@@ -41,16 +41,16 @@ def copies(sockets: Sequence[socket.socket]) -> Iterator[list[socket.socket]]:
 
 
 def describe(sock: socket.socket, pid: int) -> int | str:
-    """What the worker `pid`, which is running, needs to know to `take` this socket. Raises OSError."""
+    """Describe a socket, so that the running worker `pid` can `take` it. Raises OSError."""
     if sys.platform == "win32":
         return base64.b64encode(sock.share(pid)).decode()
     return sock.fileno()
 
 
 def take(description: int | str) -> socket.socket:
-    """In the worker: the socket that the supervisor described, kept from the application's own children.
+    """Open a described socket in the worker. Children of the application do not inherit it.
 
-    Raises OSError or ValueError for a description that is not one.
+    Raises OSError or ValueError for an invalid description.
     """
     if sys.platform == "win32":
         return socket.fromshare(base64.b64decode(str(description)))
@@ -60,7 +60,9 @@ def take(description: int | str) -> socket.socket:
 
 
 def copy_of_terminal() -> int | None:
-    """A copy of stdin if that is a terminal, for a worker whose own stdin is a pipe; the caller closes it."""
+    """A copy of stdin, if that is a terminal, for a worker, whose own stdin is a pipe. The caller
+    closes it.
+    """
     if sys.platform == "win32" or sys.stdin is None or not os.isatty(0):
         return None
     return os.dup(0)

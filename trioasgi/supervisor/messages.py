@@ -1,9 +1,9 @@
-"""What supervisor and worker say to each other: one JSON object a line, in both directions.
+"""The messages between supervisor and worker: one JSON object for each line, in both directions.
 
-    supervisor ─► worker   stdin    Order first, then commands (Drain); end of file: the supervisor is gone
+    supervisor ─► worker   stdin    Order first, then DrainCommands; end of file: the supervisor is gone
     worker ─► supervisor   a socket of their own: Starting, Ready, Draining, Heartbeat, then Stopped or Failed
 
-The application has stdout and stderr for itself: nothing it prints can be taken for a report.
+stdout and stderr belong to the application, so its output cannot be taken for a report.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Iterator
 import msgspec
 
 LONGEST_ORDER = 1 << 20
-"""Bytes of a line on a worker's stdin."""
+"""Bytes of the longest line on a worker's stdin."""
 LONGEST_REPORT = 1 << 16
-"""Bytes of a report. What is longer is dropped: only a fault or an intruder writes it."""
+"""Bytes of the longest report. A longer line is dropped: no worker writes one."""
 LONGEST_REASON = 1 << 14
-"""Characters of the reason in a report; six bytes a character, at worst, still fit into a report."""
+"""Characters of the longest reason. Each takes at most six bytes of JSON."""
 
 
 class Order(msgspec.Struct, frozen=True):
-    """The first line on a worker's stdin: everything that it needs to know."""
+    """The first line on a worker's stdin, with everything that the worker needs."""
 
     config: dict[str, object]
     """As `Config.to_dict` made it."""
@@ -34,18 +34,20 @@ class Order(msgspec.Struct, frozen=True):
     """A descriptor of the terminal, for debuggers in the application; it becomes the worker's fd 0."""
 
 
-class Drain(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
-    """Stop accepting, finish what runs, end. In a worker that is still loading: end.
+class DrainCommand(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
+    """Stop accepting, finish the requests under way, and end. A worker that still loads ends at once.
 
-    May be sent again, when a worker that is being replaced is overtaken by the end of all.
+    It may be sent again: a worker that is being replaced may be told that all workers stop.
     """
 
     final: bool = False
-    """Whether all workers stop: then what waits in the queues of the listening sockets is to be taken."""
+    """Do all workers stop? Then this one also serves the connections in the queues of the
+    listening sockets.
+    """
 
 
 class Starting(msgspec.Struct, frozen=True, tag_field="report", tag="starting"):
-    """The application was loaded; from now on its start-up has `timeout_startup` seconds."""
+    """The application is loaded. Its start-up has `timeout_startup` seconds from now on."""
 
 
 class Ready(msgspec.Struct, frozen=True, tag_field="report", tag="ready"):
@@ -53,13 +55,13 @@ class Ready(msgspec.Struct, frozen=True, tag_field="report", tag="ready"):
 
 
 class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
-    """No more connections are accepted, for the reason given; nobody but the worker itself may have asked."""
+    """The worker accepts no more connections, for this reason. The supervisor need not have asked for it."""
 
     reason: str
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):
-    """The worker's loop runs; sent every `heartbeat_interval` seconds from the loop itself."""
+    """The worker's loop runs. The loop itself sends this every `heartbeat_interval` seconds."""
 
 
 class Stopped(msgspec.Struct, frozen=True, tag_field="report", tag="stopped"):
@@ -72,13 +74,13 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
     reason: str
     """For the user, perhaps several lines."""
     permanent: bool
-    """Whether the same would happen again: what failed is the application or the configuration."""
+    """Would the next worker fail in the same way, because of the application or the configuration?"""
     status: int
     lacked_room: bool = False
-    """Whether the system had no room for it: that may pass."""
+    """Did it fail because the system had no room? That may pass."""
 
 
-Command = Drain
+Command = DrainCommand
 Report = Starting | Ready | Draining | Heartbeat | Stopped | Failed
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
@@ -86,20 +88,20 @@ _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)
 
 
 def heartbeat_interval(timeout_worker: float) -> float:
-    """Seconds from one heartbeat to the next: several must be missing before a worker is called stuck."""
+    """Seconds between two heartbeats. Several must be missing before a worker counts as stuck."""
     return min(1.0, timeout_worker / 4)
 
 
 def encode_line(message: Order | Command | Report) -> bytes:
     """One message as a line."""
     if isinstance(message, Order):
-        # A path need not be UTF-8: what is not is a lone surrogate in a str (PEP 383), which msgspec refuses.
+        # Bytes of a path that are not UTF-8 are lone surrogates (PEP 383), which msgspec refuses.
         return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
     return msgspec.json.encode(message) + b"\n"
 
 
 def shortened(reason: str) -> str:
-    """The reason, fit for a report: its beginning and its end, if it is too long."""
+    """The reason, or its beginning and its end if it is too long for a report."""
     if len(reason) <= LONGEST_REASON // 2:
         return reason
     quarter = LONGEST_REASON // 4
@@ -107,7 +109,7 @@ def shortened(reason: str) -> str:
 
 
 def decode_order(line: bytes) -> Order:
-    """Raises ValueError for anything else."""
+    """The order on this line. Raises ValueError for anything else."""
     return msgspec.convert(json.loads(line), Order)
 
 
@@ -128,7 +130,7 @@ def decode_command(line: bytes) -> Command | None:
 
 
 class LineBuffer:
-    """Bytes in, whole lines out, never more than `limit` bytes kept; a longer line is dropped to its end."""
+    """Splits bytes into lines. It keeps at most `limit` bytes, and drops longer lines."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

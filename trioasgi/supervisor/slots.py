@@ -1,11 +1,11 @@
-"""What the supervisor keeps for each of its workers, its own state, and the events that it acts on.
+"""The slots of the workers, the state of the supervisor, and the events that it handles.
 
-A slot has one worker at a time, and gets the next when that is gone. Workers that are replaced drain beside
-it; they belong to the slot still, but its state is that of the worker it waits for or has. While the
-supervisor stops, no slot gets a worker, and the states of slots mean nothing any more.
+A slot has one worker at a time, and gets the next one when that has ended. A replaced worker drains beside
+its successor. It still belongs to the slot, but the state of the slot is that of the successor. While the
+supervisor stops, no slot gets a worker, and the states of slots have no meaning.
 
-The supervisor itself runs until a signal, or until no worker can be started. Then it stops, which is over
-when the last worker has ended, or is aborted by a second signal.
+The supervisor runs until a signal, or until no worker can be started. Then it stops. That ends when the last
+worker has ended, or at a second signal.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from .worker_process import WorkerEvent, WorkerProcess
 
 
 class SlotState(Enum):
-    """What a slot is doing."""
+    """The state of a slot."""
 
     STARTING = "starting"
-    """Its worker is on the way."""
+    """Its worker starts."""
     SERVING = "serving"
     """Its worker accepts connections."""
     DELAYED = "delayed"
-    """Its worker is gone; the next starts after a delay."""
+    """Its worker has ended. The next one starts after a delay."""
     WAITING = "waiting"
-    """Its worker could not start beside its predecessor, which may have what it needs (a port, a lock): it is
-    tried again when that has gone."""
+    """Its worker could not start beside its predecessor, which may hold what it needs, such as a port or a
+    lock. Another one starts when the predecessor has ended.
+    """
     VACANT = "vacant"
-    """It has no worker yet; or that is gone, and another would end as it did: only a change can help."""
+    """It has no worker yet, or its worker has failed and another would fail too. It waits for a change of
+    files.
+    """
 
 
 SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
@@ -60,13 +63,13 @@ SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
 
 
 class SupervisorState(Enum):
-    """What the supervisor is doing."""
+    """The state of the supervisor."""
 
     RUNNING = "running"
     STOPPING = "stopping"
-    """Workers drain; over when the last has ended."""
+    """The workers drain. It ends when the last one has ended."""
     ABORTED = "aborted"
-    """Whatever still runs is killed."""
+    """Workers that still run are killed."""
 
 
 SUPERVISOR_TRANSITIONS: Mapping[SupervisorState, Mapping[SupervisorState, str]] = {
@@ -77,25 +80,25 @@ SUPERVISOR_TRANSITIONS: Mapping[SupervisorState, Mapping[SupervisorState, str]] 
 
 
 class Slot(msgspec.Struct, eq=False):
-    """What belongs to one of the workers, across restarts."""
+    """What the supervisor keeps for one worker and its successors."""
 
     state: SlotState = SlotState.VACANT
     worker: WorkerProcess | None = None
     leaving: list[WorkerProcess] = msgspec.field(default_factory=list)
     """Earlier workers that are still draining, the oldest first."""
     crashes: int = 0
-    """Ends nobody asked for, one soon after the other."""
+    """Unexpected ends in a row, each soon after the last."""
     false_starts: int = 0
-    """Ends before a worker was ready, one after the other."""
+    """Ends in a row before a worker was ready."""
     given_up: int = 0
-    """Workers that a change has replaced before they were ready, one after the other."""
+    """Workers in a row that a change of files has replaced before they were ready."""
     is_outdated: bool = False
-    """Whether files have changed since the worker was started; it was left to become ready all the same."""
+    """Have files changed since the worker was started, which may still become ready?"""
     delay: trio.CancelScope | None = None
-    """Cancelled, it keeps the end of the delay from being told."""
+    """The scope of the delay. If it is cancelled, no DelayOver comes."""
 
     def enter(self, state: SlotState) -> None:
-        """Change the state; what is not in the table is a mistake in the supervisor."""
+        """Change the state. A change that is not in the table is a bug of the supervisor."""
         assert state in SLOT_TRANSITIONS[self.state], (self.state, state)
         self.state = state
 
@@ -108,7 +111,7 @@ class DelayOver(msgspec.Struct, frozen=True):
 
 
 class PatienceOver(msgspec.Struct, frozen=True):
-    """A worker that is outdated was given the time to become ready all the same."""
+    """The time in which an outdated worker could become ready has passed."""
 
     slot: Slot
     worker: WorkerProcess
@@ -120,4 +123,4 @@ class Signalled(msgspec.Struct, frozen=True):
     number: int
 
 
-Event: TypeAlias = WorkerEvent | FilesChanged | DelayOver | PatienceOver | Signalled
+SupervisorEvent: TypeAlias = WorkerEvent | FilesChanged | DelayOver | PatienceOver | Signalled

@@ -1,7 +1,7 @@
-"""The supervisor's decisions: which worker has which place, and what happens when one ends.
+"""The supervisor's decisions: which worker runs in which slot, and what happens when one ends.
 
-Everything that happens is an event in one channel, handled by one task, one after the other. Each worker, the
-file watcher, the signals and each delay have tasks of their own that do nothing but bring events.
+Everything that happens is an event in one channel. One task handles the events, one after the other. Each
+worker, the file watcher, the signals and each delay have tasks of their own, which only send events.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from trioasgi.net.listeners import close_listeners
 from .slots import (
     SUPERVISOR_TRANSITIONS,
     DelayOver,
-    Event,
     PatienceOver,
     Signalled,
     Slot,
     SlotState,
+    SupervisorEvent,
     SupervisorState,
 )
 from .watcher import FilesChanged, forget_bytecode, watch
@@ -37,25 +37,25 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 MOST_FALSE_STARTS = 5
-"""Workers of a slot that may end before they are ready, one after the other, while no slot serves."""
+"""While no slot serves, so many workers of one slot in a row may end before they are ready."""
 _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
 _STABLE = 10.0
 """Seconds after which a worker that was ready is no longer counted as having crashed at once."""
 _MOST_GIVEN_UP = 2
-"""Workers of a slot that changes may replace before they are ready, one after the other."""
+"""Changes of files may replace so many workers of a slot in a row before they are ready."""
 _PATIENCE = 5.0
-"""Seconds that an outdated worker gets to become ready in, or twice the longest start if that is more."""
+"""Seconds in which an outdated worker may still become ready; twice the longest start if that is more."""
 _MOST_LEAVING = 3
-"""Workers of a slot that may still be draining when one more is replaced; then the oldest is killed."""
+"""So many replaced workers of a slot may be draining. If one more is replaced, the oldest is killed."""
 
 
 class Supervisor:
     """Keeps `config.workers` workers serving on `sockets`, which it closes when it stops.
 
-    `stop_requests` yields the numbers of signals that ask to stop, the first, and then those that ask to end
-    at once. `directory` is where workers work; `on_serving` is called once, when the first of them is ready.
-    `terminal` is the fd of a terminal for a worker's stdin, or None.
+    `stop_requests` yields the numbers of signals: the first asks to stop, the others to end at once.
+    `directory` is the working directory of the workers. `on_serving` is called once, when the first worker is
+    ready. `terminal` is the descriptor of a terminal for a worker's stdin, or None.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class Supervisor:
         self._longest_start = 0.0
         self._was_asked = False
         self._shown: set[str] = set()
-        """Failures said since the last change: N workers that fail alike say it once."""
-        # Unbounded, and yet small: a worker brings three events at most, the rest come at a human pace.
-        self._send, self._receive = trio.open_memory_channel[Event](math.inf)
+        """Failures logged since the last change of files, so that workers that fail alike log it once."""
+        # Unbounded, but small: a worker sends at most three events, and the other events are rare.
+        self._send, self._receive = trio.open_memory_channel[SupervisorEvent](math.inf)
 
-    async def run(self) -> ExitStatus:
-        """Serve until a signal, or until no worker can be started; no worker is left in the end.
+    async def supervise(self) -> ExitStatus:
+        """Serve until a signal, or until no worker can be started. At the end all workers have ended.
 
-        Raises ConfigError or TrioasgiError if files shall be watched and cannot.
+        Raises ConfigError or TrioasgiError if files should be watched and cannot.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -121,14 +121,14 @@ class Supervisor:
             case SupervisorState.ABORTED:
                 return True
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: SupervisorEvent) -> None:
         self._send.send_nowait(event)
 
     async def _bring_signals(self) -> None:
         async for number in self._stop_requests:
             self._post(Signalled(number))
 
-    def _handle(self, event: Event) -> None:
+    def _handle(self, event: SupervisorEvent) -> None:
         match event:
             case WorkerReady(worker):
                 self._take_ready(worker)
@@ -138,7 +138,7 @@ class Supervisor:
                 self._take_ended(worker)
             case FilesChanged(paths):
                 self._take_changes(paths)
-            case DelayOver(slot, scope) if slot.delay is scope:  # and not one that was cut short meanwhile
+            case DelayOver(slot, scope) if slot.delay is scope:  # not a delay that was cancelled meanwhile
                 self._start_worker(slot)
             case DelayOver():
                 pass
@@ -169,8 +169,8 @@ class Supervisor:
         self._status = status
         for slot in self._slots:
             self._cancel_delay(slot)
-        # Ours first: what waits in the queues is for the workers to take, and when the last of them has done
-        # so there is nobody left with whom a client could wait.
+        # Close our copies first. The workers accept what waits in the queues. When the last of them has
+        # closed its copies, clients are refused.
         close_listeners(self._sockets)
         for worker in self._living:
             worker.drain(final=True)
@@ -188,11 +188,11 @@ class Supervisor:
             self._renew(slot)
 
     def _renew(self, slot: Slot) -> None:
-        """Have the slot's worker replaced at once, by one beside it: it no longer accepts, new connections
-        wait in the listener for the new code, and never meet the old.
+        """Replace the slot's worker at once, by one that starts beside it. The old one accepts no more, so
+        new connections wait for the new code.
 
-        But in a storm of changes no worker would ever become ready in this way. Then the one that is starting
-        goes on, and serves until its successor is ready.
+        If changes come very often, no worker would ever become ready. Then the starting worker goes on, and
+        serves until its successor is ready.
         """
         slot.crashes = slot.false_starts = 0
         if slot.state is not SlotState.STARTING:
@@ -227,7 +227,7 @@ class Supervisor:
         slot.enter(SlotState.STARTING)
         slot.is_outdated = False
         self._living.add(worker)
-        self._nursery.start_soon(worker.run)
+        self._nursery.start_soon(worker.start_and_wait)
 
     def _retire(self, slot: Slot) -> None:
         if slot.worker is not None:
@@ -235,7 +235,7 @@ class Supervisor:
             self._let_go(slot)
 
     def _let_go(self, slot: Slot) -> None:
-        """The slot's worker is on its way out, now or when its successor is ready."""
+        """Drain the slot's worker, now or when its successor is ready."""
         assert slot.worker is not None
         if len(slot.leaving) >= _MOST_LEAVING:
             slot.leaving[0].kill(f"was still draining when {_MOST_LEAVING} more had to")
@@ -266,7 +266,7 @@ class Supervisor:
             self._served = True
             self._on_serving()
         for other in self._slots:
-            if other.state is SlotState.VACANT:  # it can be done, so what failed may have been chance
+            if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
                 self._start_later(other)
 
     def _take_draining(self, worker: WorkerProcess, reason: str) -> None:
@@ -276,7 +276,7 @@ class Supervisor:
         self._let_go(slot)
         if self._has_been_stable(worker):
             slot.crashes = 0
-        if slot.crashes:  # the one before it left as early, and with a failure
+        if slot.crashes:  # the worker before it failed as early
             delay = self._start_later(slot)
             logger.warning("%s is leaving (%s); the next starts in %g s", _name(worker), reason, delay)
         else:
@@ -302,14 +302,16 @@ class Supervisor:
         logger.info("%s has stopped", _name(worker))
 
     def _note_status(self, worker: WorkerProcess) -> None:
-        """A stop is a good one if each worker has ended well: by itself, and with nothing cut short."""
+        """Note whether the worker ended well: by itself, and without cutting requests. Only then is the stop
+        clean.
+        """
         if worker.has_ended_badly and self._status is ExitStatus.OK:
             self._status = ExitStatus.FAILED
 
     def _take_leavers_end(self, worker: WorkerProcess) -> None:
         slot = next(slot for slot in self._slots if worker in slot.leaving)
         slot.leaving.remove(worker)
-        # What has replaced it before it could even serve is not interested in why it could not.
+        # If it was replaced before it was ready, its failure does not matter.
         if worker.failure is not None and worker.ready_at is not None:
             slot.crashes = max(slot.crashes, 1)
             self._show(worker.failure.reason)
@@ -375,7 +377,7 @@ class Supervisor:
         return all(slot.state is SlotState.VACANT for slot in self._slots)
 
     def _start_later(self, slot: Slot) -> float:
-        """Start the slot's next worker after a delay, which is returned; longer with each crash."""
+        """Start the slot's next worker after a delay, which grows with each crash. Return the delay."""
         delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(slot.crashes, 10))
         slot.crashes += 1
         slot.enter(SlotState.DELAYED)

@@ -1,4 +1,4 @@
-"""Which files matter to `--reload`, and word of their changes."""
+"""Watches files for `--reload`, and decides which of them matter."""
 
 from __future__ import annotations
 
@@ -36,38 +36,38 @@ DEFAULT_EXCLUDES = (
     "*.tmp",
     "*___jb_*___",
     "flycheck_*",
-    "4913",  # what Vim writes to see whether it can
+    "4913",  # Vim writes this file to test whether it can
 )
 IGNORED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "site-packages"})
-"""Anywhere below a watched directory; and so are hidden ones (.venv, .git, …)."""
+"""Ignored anywhere below a watched directory, and so are hidden directories (.venv, .git, …)."""
 
 _MAX_BATCH = 1_600
-"""Milliseconds after which changes are told even if more keep coming."""
+"""Milliseconds after which changes are reported even if more keep coming."""
 _LOOK_EVERY = 1_000
-"""Milliseconds between two looks whether the watched directories are still there."""
+"""Milliseconds between two checks that the watched directories still exist."""
 _RETRY = 2.0
-"""Seconds until it is tried again to watch, where the system had no room."""
+"""Seconds until the next attempt to watch, if the system had no room."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
-"""How Rust ends the message of an error that comes from the system."""
+"""The end of Rust's message for an error of the system."""
 _NO_THREAD = "can't start new thread"
-"""What Python says at RLIMIT_NPROC, in a RuntimeError."""
+"""The message of Python's RuntimeError at RLIMIT_NPROC."""
 _ADDED = 1
-"""watchfiles.Change.added, an IntEnum's: that module is imported late."""
+"""The value of watchfiles.Change.added. That module is imported late."""
 
 
 class FilesChanged(msgspec.Struct, frozen=True):
-    """These files were saved, made or removed; paths as short as they can be said."""
+    """These files were saved, made or removed. The paths are as short as possible."""
 
     paths: tuple[str, ...]
 
 
 class FileFilter:
-    """Tells whether a file matters: uvicorn's rules, and nothing that editors and tools make by the way.
+    """Decides whether a file matters, by uvicorn's rules, without temporary files of editors and tools.
 
-    An include or exclude is a glob for the end of the path (as `PurePath.match` has it) or a directory.
-    `*.py` is included unless excluded by the same words. A default exclude yields to an include that names
-    the file itself (`.env`, and so does `*.env`), that spells out its leading dot (`.env.*`), or that is the
-    same words.
+    An include or exclude is a glob for the end of the path, as for `PurePath.match`, or a directory. `*.py`
+    is included unless the same pattern is excluded. An include overrides a default exclude if it names the
+    file itself (`.env`, also `*.env`), if it spells out the leading dot (`.env.*`), or if it is the same
+    pattern.
     """
 
     def __init__(self, roots: Sequence[Path], includes: Sequence[str], excludes: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ class FileFilter:
         self._default_excludes = [glob for glob in DEFAULT_EXCLUDES if glob not in includes]
 
     def __call__(self, change: watchfiles.Change, path: str) -> bool:  # noqa: ARG002 - watchfiles' signature
-        """Whether a change of this absolute path is one to reload for."""
+        """Should a change of this absolute path reload the application?"""
         file = Path(path)
         if self._is_excluded(file) or _in_ignored_directory(self._below_root(file)):
             return False
@@ -102,14 +102,14 @@ class FileFilter:
         return any(directory == file or directory in file.parents for directory in self._excluded)
 
     def _below_root(self, file: Path) -> Path:
-        """The part of the path that is ours to judge: a project may itself live in a hidden directory."""
+        """The path below the watched directory. A project may itself be inside a hidden directory."""
         below = [file.relative_to(root) for root in self._roots if root in file.parents]
         return min(below, key=lambda path: len(path.parts), default=file)
 
 
 def _names(include: str, file: Path) -> bool:
-    """Whether an include means this very file, hidden or not: as a shell has it, a `*` stands for no leading
-    dot, but it may stand for nothing.
+    """Does an include name this file, even if it is hidden? As in a shell, `*` does not match a leading dot,
+    but may match nothing.
     """
     if not file.match(include):
         return False
@@ -128,9 +128,10 @@ def _in_ignored_directory(file: Path) -> bool:
 
 
 def watched_directories(config: Config) -> list[Path]:
-    """Where to look: `reload_dirs`, else the current directory and `app_dir`; and included directories.
+    """The directories to watch: `reload_dirs`, or the current directory and `app_dir`; and included
+    directories.
 
-    Raises ConfigError for one that is not there.
+    Raises ConfigError if one does not exist.
     """
     for name in config.reload_dirs:
         if not os.path.isdir(name):
@@ -143,10 +144,10 @@ def watched_directories(config: Config) -> list[Path]:
 
 
 async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
-    """Call `tell` for changes, those less than `reload_delay` seconds apart together, until cancelled.
+    """Call `tell` for changes until cancelled. Changes less than `reload_delay` seconds apart come together.
 
-    A directory that is removed is waited for, and watched again when it is back. Where the system has no room
-    (file descriptors) it is tried again. Raises ConfigError as `watched_directories` does, TrioasgiError if
+    A removed directory is watched again when it is back. If the system has no room, of file descriptors for
+    example, watching is tried again. Raises ConfigError as `watched_directories` does, and TrioasgiError if
     the system cannot watch.
     """
     roots = watched_directories(config)
@@ -181,8 +182,8 @@ async def _watch_while_there(
     tell: Callable[[FilesChanged], None],
     returned: tuple[str, ...],
 ) -> None:
-    """Watch until one of the roots is gone, or another stands in its place. `returned` have changed already;
-    that is told once they are watched, so that nothing is missed in between.
+    """Watch until one of the roots is removed or replaced. `returned` have changed already. That is reported
+    once they are watched, so that no change is missed.
     """
     import watchfiles  # it brings AnyIO and multiprocessing
 
@@ -221,8 +222,8 @@ async def _watch_while_there(
 
 
 def _is_for_want_of_room(error: Exception) -> bool:
-    """Whether it may be tried again: watchfiles has the system's number in its message alone, and Python none
-    where there is no room for a thread.
+    """Has the system no room, so that watching may be tried again? watchfiles gives the error number only in
+    its message, and Python gives none if there is no room for a thread.
     """
     if str(error) == _NO_THREAD:
         return True
@@ -233,7 +234,7 @@ def _is_for_want_of_room(error: Exception) -> bool:
 
 
 def _identities(roots: Sequence[Path]) -> list[tuple[int, int] | None]:
-    """What each root is by its device and inode; None for one that is gone."""
+    """The device and inode of each root; None if it is gone."""
     found: list[tuple[int, int] | None] = []
     for root in roots:
         try:
@@ -254,13 +255,13 @@ async def _until_there(roots: Sequence[Path], here: str) -> None:
             break
         await trio.sleep(_LOOK_EVERY / 1000)
     with contextlib.suppress(OSError):
-        os.chdir(here)  # relative paths are of the directory that is there now
+        os.chdir(here)  # relative paths must be those of the directory that exists now
 
 
 class Changes:
-    """Picks what matters of the changes that the system tells of, and says which files they are of.
+    """Selects the changes that matter, and names their files.
 
-    `here` is the directory that paths are shown relative to.
+    Paths are shown relative to the directory `here`.
     """
 
     def __init__(self, file_matters: FileFilter, here: str) -> None:
@@ -268,11 +269,11 @@ class Changes:
         self._here = here
 
     def matters(self, change: watchfiles.Change, path: str) -> bool:
-        """Whether this is a file that matters, or a new directory that brings one."""
+        """Is it a file that matters, or a new directory with such a file?"""
         return self._file_matters(change, path) or next(self._brought(change, path), None) is not None
 
     def paths(self, changes: Iterable[tuple[watchfiles.Change, str]]) -> tuple[str, ...]:
-        """The files, as short as they can be said."""
+        """The paths of the files, as short as possible."""
         found: set[str] = set()
         for change, path in changes:
             found.update(self._brought(change, path))
@@ -281,8 +282,8 @@ class Changes:
         return tuple(sorted(_shortest(path, self._here) for path in found))
 
     def _brought(self, change: watchfiles.Change, path: str) -> Iterator[str]:
-        """The files that matter in a new directory. (Those that were there before the system could watch it,
-        as with `cp -r`, are told of by nobody.)
+        """The files that matter in a new directory. The system does not report those that existed before it
+        could watch the directory, as with `cp -r`.
         """
         if change != _ADDED or not os.path.isdir(path):
             return
@@ -294,7 +295,9 @@ class Changes:
 
 
 async def _set_when_cancelled(stop: trio.Event) -> None:
-    """The thread that watches looks at `stop` alone: without it, cancellation would wait for a change."""
+    """Set `stop` when cancelled. The watching thread checks only that: a cancellation would wait for a
+    change.
+    """
     try:
         await trio.sleep_forever()
     finally:
@@ -302,10 +305,10 @@ async def _set_when_cancelled(stop: trio.Event) -> None:
 
 
 def forget_bytecode(paths: Iterable[str]) -> None:
-    """Remove what is compiled of these files.
+    """Remove the compiled code of these files.
 
-    Python takes compiled code for current if the source has the same size, and the same time of change in
-    whole seconds (PEP 552 has better, but not by default): of two quick saves it could go on with the first.
+    Python uses compiled code if the source has the same size and the same modification time in whole seconds
+    (PEP 552 has a better check, but not by default). So after two quick saves it could run the first.
     """
     for path in paths:
         if path.endswith(".py"):

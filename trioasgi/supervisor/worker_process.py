@@ -1,9 +1,9 @@
 """One worker process, from its start to its end, as the supervisor sees it.
 
-It is started with an order on its stdin, says that it is ready, and serves until it is told to drain, or
-drains by itself; its end is the end of its process, however that comes about. It never goes back to an
-earlier state: what serves next is another worker. There are deadlines for the application's start-up, for the
-silence of a worker that serves, and for the drain; after them the process is killed.
+It gets an order on its stdin, reports that it is ready, and serves until it is told to drain, or drains by
+itself. It ends when its process ends, for any reason. It never returns to an earlier state: another worker
+takes its slot. The application's start-up, the silence of a serving worker and the drain have deadlines.
+After them the process is killed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from . import handover
 from .command import worker_command
 from .messages import (
     LONGEST_REPORT,
-    Drain,
+    DrainCommand,
     Draining,
     Failed,
     Heartbeat,
@@ -48,18 +48,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 MARGIN = 3.0
-"""Seconds that a worker gets beyond each deadline that it keeps itself, before it is killed."""
+"""Seconds from each deadline that a worker watches itself until the supervisor kills it."""
 _LAST_WORDS = 0.5
-"""Seconds to read what a worker has reported before it ended (its children may hold the socket open)."""
+"""Seconds to read the last reports of an ended worker. Its children may hold the socket open."""
 _REAPING = 5.0
-"""Seconds that the kernel gets to end a process that was killed."""
+"""Seconds in which the kernel should end a killed process."""
 _CHUNK = 1 << 16
 _NO_ROOM = NO_ROOM | {errno.EAGAIN}
-"""What the system says where it has no room: fork() of processes, too."""
+"""Errors that say that the system has no room, also those of fork()."""
 
 
 class WorkerState(Enum):
-    """Where a worker is in its life."""
+    """The state of a worker."""
 
     STARTING = "starting"
     READY = "ready"
@@ -90,28 +90,28 @@ class WorkerReady(msgspec.Struct, frozen=True):
 
 
 class WorkerDraining(msgspec.Struct, frozen=True):
-    """The worker has stopped accepting without having been asked to by us."""
+    """The worker has stopped accepting, though the supervisor has not asked."""
 
     worker: WorkerProcess
     reason: str
 
 
 class WorkerEnded(msgspec.Struct, frozen=True):
-    """The process is gone; what it left is in the worker's attributes."""
+    """The process has ended. The worker's attributes say how."""
 
     worker: WorkerProcess
 
 
 WorkerEvent: TypeAlias = WorkerReady | WorkerDraining | WorkerEnded
-"""What a worker tells the supervisor: each at most once, and WorkerEnded always, as the last."""
+"""The events of a worker. Each comes at most once. WorkerEnded always comes, as the last."""
 
 
 class WorkerProcess:
-    """A worker; `run` is its life, everything else may be called at any moment of it.
+    """A worker. `start_and_wait` runs it. The other methods may be called at any time.
 
-    `config` goes to the worker as it is, `sockets` are the listening ones, `terminal` the fd of a terminal or
-    None, `directory` where the worker works, also if that was removed and made anew meanwhile. `post` is
-    called, in the supervisor's loop, with each WorkerEvent.
+    `config` is sent to the worker, and `sockets` are the listening sockets. `terminal` is the descriptor of a
+    terminal, or None. `directory` is the worker's directory, even if it was removed and made again. `post` is
+    called with each WorkerEvent, in the supervisor's loop.
     """
 
     def __init__(
@@ -128,14 +128,16 @@ class WorkerProcess:
         self.exit_status: int | None = None
         """As in `subprocess`: negative for a signal; None before the end, and if it could not be started."""
         self.failure: Failed | None = None
-        """What the worker, or the attempt to start it, said of its failure."""
+        """The failure that the worker reported, or that prevented its start."""
         self.lacked_room = False
-        """Whether it could not be started for want of descriptors, memory or processes: that may pass."""
+        """Could it not be started because the system has no descriptors, memory or processes left? That may
+        pass.
+        """
         self.killed: str | None = None
-        """Why we killed it, if we did."""
+        """Why the supervisor killed it; None if it did not."""
         self.begun_at = trio.current_time()
         self.ready_at: float | None = None
-        """Both on Trio's clock."""
+        """When it became ready. `begun_at` and this are in seconds of `trio.current_time()`."""
         self._config = config
         self._sockets = sockets
         self._terminal = terminal
@@ -153,13 +155,13 @@ class WorkerProcess:
     def __str__(self) -> str:
         return f"worker {self.pid or '(not started)'}"
 
-    async def run(self) -> None:
-        """Start the process and stay with it until it has ended; when cancelled, kill it.
+    async def start_and_wait(self) -> None:
+        """Start the process and wait until it has ended. When cancelled, kill it.
 
-        Never raises but for cancellation: what goes wrong is in `failure`, `killed` and `exit_status`.
+        Raises nothing but cancellation: `failure`, `killed` and `exit_status` say what went wrong.
         """
         try:
-            if self.state is WorkerState.STARTING:  # and not told to stop before it could start
+            if self.state is WorkerState.STARTING:  # it was not told to stop before it could start
                 await self._live()
         finally:
             self._enter(WorkerState.ENDED)
@@ -189,16 +191,16 @@ class WorkerProcess:
         self.state = state
 
     def _take_failed_start(self, error: OSError | RuntimeError) -> None:
-        # RuntimeError is what Python says where there is no room for a thread, or from fork().
+        # Python raises RuntimeError if there is no room for a thread, or in fork().
         self.lacked_room = not isinstance(error, OSError) or error.errno in _NO_ROOM
         hint = "; raise the limits of open files and processes" if self.lacked_room else ""
         reason = f"a worker could not be started: {error}{hint}"
         self.failure = Failed(reason=reason, permanent=False, status=1)
 
     def drain(self, *, final: bool = False) -> None:
-        """Ask the worker to stop; it is killed if it does not in time. May be called more than once.
+        """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.
 
-        `final`: no other worker goes on accepting.
+        `final`: all other workers stop too.
         """
         self._last_drain_wanted = self._last_drain_wanted or final
         if self.state in (WorkerState.STARTING, WorkerState.READY):
@@ -216,11 +218,11 @@ class WorkerProcess:
 
     @property
     def has_ended_badly(self) -> bool:
-        """Whether it failed, had to be killed, or had to cut requests short."""
+        """Has it failed, was it killed, or did it cut requests?"""
         if self.failure is not None or self.killed is not None:
             return True
-        # A process manager may send its SIGTERM to the workers as well, and a terminal its SIGINT: one that
-        # has not begun to serve, or has stopped already, has nothing to finish.
+        # A process manager may send SIGTERM to the workers too, and a terminal SIGINT. A worker that does not
+        # serve yet, or has stopped already, has no requests to finish.
         had_nothing_to_do = self.ready_at is None or self._finished.is_set()
         good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if had_nothing_to_do else (None, 0)
         return self.exit_status not in good
@@ -281,7 +283,7 @@ class WorkerProcess:
             while True:
                 await self._drain_wanted.wait()
                 self._drain_wanted = trio.Event()
-                await process.stdin.send_all(encode_line(Drain(final=self._last_drain_wanted)))
+                await process.stdin.send_all(encode_line(DrainCommand(final=self._last_drain_wanted)))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("%s reads no commands any more", str(self).capitalize())
 
@@ -317,7 +319,7 @@ class WorkerProcess:
                 self._leaving.set()
                 self._finished.set()
             case Heartbeat() | Draining():
-                pass  # that it came is all it says
+                pass  # it only shows that the loop runs
             case None:
                 logger.debug("%s reported something that is not a report", str(self).capitalize())
 
@@ -331,12 +333,12 @@ class WorkerProcess:
             self._post(WorkerReady(self))
 
     async def _watch_startup(self) -> None:
-        """Kill a worker whose start-up blocks the loop, which keeps the deadline otherwise."""
+        """Kill a worker whose start-up blocks its loop. Otherwise the loop watches the deadline."""
         timeout = self._config.timeout_startup
         await self._starting.wait()
         with trio.move_on_after(timeout + MARGIN):
             await self._ready.wait()
-        # It may be we who stood still: read first what has come meanwhile.
+        # This process may have been suspended. Read first what has come meanwhile.
         await trio.sleep(heartbeat_interval(self._config.timeout_worker))
         while self.state is WorkerState.STARTING and not self._finished.is_set():
             if self._silence() >= MARGIN:
@@ -352,25 +354,26 @@ class WorkerProcess:
             self.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
 
     async def _watch_heart(self) -> None:
-        """Kill a worker that serves and whose loop does not run any more."""
+        """Kill a serving worker whose loop is blocked."""
         timeout = self._config.timeout_worker
         await self._ready.wait()
         while self.state is WorkerState.READY:
             await trio.sleep_until(self._last_sign + timeout)
-            # It may be we who stood still (a suspended machine, SIGSTOP): read first what has come meanwhile.
+            # This process may have been suspended (the machine slept, SIGSTOP). Read first what has come
+            # meanwhile.
             await trio.sleep(heartbeat_interval(timeout))
             if self.state is WorkerState.READY and self._silence() >= timeout:
                 self.kill(f"has given no sign of life for {timeout:g} s (--timeout-worker)")
                 return
 
     async def _watch_leaving(self) -> None:
-        """Kill a worker that has to go and does not."""
+        """Kill a worker that does not end in time."""
         await self._leaving.wait()
         grace = self._config.timeout_graceful_shutdown
         with trio.move_on_after(grace + MARGIN):
             await self._finished.wait()
         if not self._finished.is_set() and self._silence() < MARGIN:
-            # Its loop runs: it is in the application's shutdown, which has a deadline of its own.
+            # Its loop runs: the application shuts down, which has a deadline of its own.
             with trio.move_on_after(self._config.timeout_shutdown):
                 await self._finished.wait()
         if self._finished.is_set():

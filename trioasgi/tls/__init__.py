@@ -1,1 +1,1 @@
-"""TLS: server contexts, what a certificate says of itself, and certificates for development."""
+"""TLS: server contexts, descriptions of certificates, and development certificates."""

@@ -1,8 +1,8 @@
-"""The TLS context of a server, and what its certificate says of itself.
+"""The TLS context of a server, and the description of its certificate.
 
-A context is built where it is used, in the worker: it cannot cross a process boundary. Whatever is wrong with
-the files is said as a `TLSError` that names the file and the fix, because OpenSSL's own words for most of it
-("[SSL] PEM lib (_ssl.c:3900)") tell nobody what to do.
+A context is built in the worker that uses it, because it cannot cross a process boundary. Any fault of the
+files is a `TLSError` that names the file and the fix. OpenSSL's own messages, such as "[SSL] PEM lib
+(_ssl.c:3900)", do not help.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _VERSIONS = {
     "1.2": (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_2),
     "1.3": (ssl.TLSVersion.TLSv1_3, ssl.TLSVersion.TLSv1_3),
 }
-"""The oldest and the newest version of TLS. The older ones are not spoken any more (RFC 8996)."""
+"""The oldest and the newest version of TLS. Older versions are deprecated (RFC 8996)."""
 
 _SOON = timedelta(days=14)
 _DATE = "%Y-%m-%d %H:%M UTC"
 
 
 class Certificate(msgspec.Struct, frozen=True):
-    """What a person wants to know of the server's own certificate (the first one in its file)."""
+    """The server's own certificate (the first one in its file), as people need to know it."""
 
     subject: str
     """The common name, or the first name it is valid for, or the whole subject (RFC 4514)."""
@@ -51,8 +51,8 @@ class Certificate(msgspec.Struct, frozen=True):
     def problem(self, now: datetime) -> str | None:
         """Return why clients refuse this certificate at `now` (aware), or soon will; None if they do not.
 
-        A matter for a warning, not for a TLSError: a server whose certificate is out of date is still of more
-        use than none, and the clock may be what is wrong.
+        It is for a warning, not for a TLSError: the clock may be wrong, and some clients may accept the
+        certificate.
         """
         if self.not_after <= now:
             return (
@@ -98,10 +98,11 @@ def server_context(
     check_key_file(certfile, keyfile)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version, context.maximum_version = _VERSIONS[version]
-    # A renegotiation is work that a client of TLS 1.2 may ask for without end; trio.SSLStream does none.
+    # A client of TLS 1.2 could demand renegotiations without end, and trio.SSLStream does not support them.
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION
-    # Many clients close their side of TCP without close_notify: HTTP's messages say themselves where they end
-    # (RFC 9112, 9.8). Without this OpenSSL would send nothing more, and such a client got no answer.
+    # Many clients close their side of TCP without close_notify, as HTTP's messages say themselves where they
+    # end (RFC 9112, 9.8). Without this option OpenSSL would then send nothing, and the client would get no
+    # answer.
     context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     if ciphers is not None:
         _set_ciphers(context, ciphers)
@@ -142,7 +143,8 @@ def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: 
 def describe(certfile: str) -> Certificate:
     """Read the first certificate of a PEM file. Raises TLSError.
 
-    Meant for the process that speaks to the user: it imports cryptography, which costs a worker 8 MB.
+    It is for the process that prints the start-up lines. It imports cryptography, which workers need not
+    load.
     """
     certificate = _first_certificate(certfile)
     names = _alternative_names(certificate)
@@ -162,7 +164,7 @@ def fingerprint_of(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
-# What can be said before OpenSSL is asked
+# Checks before OpenSSL reads the files
 
 
 def check_certificate_file(certfile: str) -> None:
@@ -233,7 +235,7 @@ def _read(name: str, what: str) -> bytes:
         raise TLSError(f"{what} file {name!r} cannot be read: {error}") from error
 
 
-# What OpenSSL says
+# Errors of OpenSSL
 
 
 class _PasswordMissingError(Exception):
@@ -293,7 +295,7 @@ def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) ->
     )
 
 
-# What cryptography says; it is imported here because a worker has no other need of it
+# Descriptions by cryptography, which is imported here because workers do not need it
 
 
 def _certificate_is_sound(certfile: str) -> bool:

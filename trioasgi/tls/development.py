@@ -1,7 +1,7 @@
-"""Certificates for development: made on the spot, by a CA that exists only for that.
+"""Certificates for development. Each is made when it is needed, by a new CA.
 
-The CA's private key is never written anywhere and is gone with the process that made it. So whoever trusts
-the CA for a while trusts the one certificate it has signed, and nothing that anybody could sign later.
+The private key of the CA is never written to a file, and is lost with the process. So a client that trusts
+the CA trusts only the one certificate that it has signed.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ _PREFIX = "trioasgi-"
 _FILES = frozenset({"cert.pem", "key.pem", "ca.pem"})
 _NAMES = ("localhost", "127.0.0.1", "::1")
 _CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a little behind
-_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days, whoever the issuer is
+_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days from any issuer
 
 
 class DevelopmentCertificate(msgspec.Struct, frozen=True):
-    """Where the files of a development certificate are."""
+    """The files of a development certificate."""
 
     certfile: Path
     keyfile: Path
     cafile: Path
-    """What a client has to trust: `curl --cacert`, `SSL_CERT_FILE`, a browser's list of authorities."""
+    """The CA that a client must trust: `curl --cacert`, `SSL_CERT_FILE`, a browser's list of authorities."""
     fingerprint: str
     """SHA-256 of the CA's certificate, as `AB:CD:…`."""
 
@@ -45,8 +45,8 @@ class DevelopmentCertificate(msgspec.Struct, frozen=True):
 def make_development_certificate(directory: Path) -> DevelopmentCertificate:
     """Make a certificate for localhost, 127.0.0.1 and ::1, and the CA that signs it, in `directory`.
 
-    The directory is made (mode 0700) if it is not there; files of an earlier certificate are replaced. Only
-    the key's file is private (mode 0600): the CA's may be handed to any client. Raises TLSError.
+    A missing directory is made (mode 0700). Files of an earlier certificate are replaced. Only the key's file
+    is private (mode 0600), as clients need the CA's. Raises TLSError.
     """
     import trustme
 
@@ -55,8 +55,7 @@ def make_development_certificate(directory: Path) -> DevelopmentCertificate:
     ca = trustme.CA(
         path_length=0,
         organization_name="trioasgi",
-        # Told apart by name as well as by key: verifiers search their stores by name, and slow down or err
-        # when many CAs share one.
+        # Each CA has a name of its own: verifiers search by name, and get slow or fail if many CAs share one.
         organization_unit_name=f"development CA {secrets.token_hex(4)}",
     )
     now = datetime.now(UTC)
@@ -84,10 +83,10 @@ def make_development_certificate(directory: Path) -> DevelopmentCertificate:
 
 @contextlib.contextmanager
 def development_certificate() -> Iterator[DevelopmentCertificate]:
-    """Make a certificate for this run, and log where its CA is; the files are removed at the end.
+    """Make a certificate for this run, and log the path of its CA. The files are removed at the end.
 
-    Meant for the process that lives longest (the supervisor, else the only one), so that a worker that is
-    started anew still shows the certificate the client trusts. Raises TLSError.
+    Call it in the process that lives longest, the supervisor if there is one. So a restarted worker has the
+    certificate that clients trust already. Raises TLSError.
     """
     with _private_directory() as directory:
         made = make_development_certificate(directory)
@@ -99,7 +98,7 @@ def development_certificate() -> Iterator[DevelopmentCertificate]:
 @contextlib.contextmanager
 def _private_directory() -> Iterator[Path]:
     try:
-        # Mode 0700 by the standard library's promise. Removing it must not hide why the server ended.
+        # tempfile makes it with mode 0700. An error of its removal must not hide why the server has ended.
         temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise TLSError(
@@ -113,7 +112,7 @@ def _private_directory() -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _claimed(directory: Path) -> Iterator[None]:
-    """Hold a lock on the directory, which the system releases however this process ends."""
+    """Hold a lock on the directory. The system releases it at the end of the process, in any case."""
     if sys.platform == "win32":
         yield
         return
@@ -129,7 +128,7 @@ def _claimed(directory: Path) -> Iterator[None]:
 
 
 def _remove_abandoned(parent: Path) -> None:
-    """Remove the keys of servers that were killed: what stands in directories of ours that nobody holds."""
+    """Remove the directories of killed servers: those that no process has locked."""
     if sys.platform == "win32":
         return
     for directory in parent.glob(f"{_PREFIX}*"):
@@ -138,7 +137,7 @@ def _remove_abandoned(parent: Path) -> None:
             names = {entry.name for entry in directory.iterdir()}
         except OSError:
             continue  # another user's, or gone meanwhile
-        # One without a key may be about to get one: its lock is not there yet.
+        # A directory without a key may belong to a server that has not locked it yet.
         if stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and _FILES >= names >= {"key.pem"}:
             _remove_if_abandoned(directory)
 
@@ -159,7 +158,7 @@ def _remove_if_abandoned(directory: Path) -> None:
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:
-    # Removed and made anew (O_EXCL): an older file would keep its mode, and a link would lead elsewhere.
+    # Removed and made again with O_EXCL: an old file would keep its mode, and a link would point elsewhere.
     path.unlink(missing_ok=True)
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(data)

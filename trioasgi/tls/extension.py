@@ -1,4 +1,4 @@
-"""What ASGI's TLS extension (version 0.2) says of a connection."""
+"""Describes a connection for ASGI's TLS extension (version 0.2)."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _END: Final = "-----END CERTIFICATE-----\n"
 
 
 class ConnectionDescriber:
-    """Describes the connections that a server's `context` has secured with the certificate in `certfile`.
+    """Describes the connections of a server with `context` and the certificate in `certfile`.
 
-    To be made where the context is made: what is the same for all its connections is looked up once.
+    It is made together with the context, and looks up once what is the same for all connections.
     """
 
     def __init__(self, context: ssl.SSLContext, certfile: str) -> None:
         self._server_cert = _first_certificate(certfile)
-        # IANA's number of a suite is in the lower half of OpenSSL's.
+        # The lower half of OpenSSL's id is IANA's number of the suite.
         self._suites = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
         if context.verify_mode is not ssl.CERT_NONE:
-            import cryptography.x509  # noqa: F401 - half a second that the first client would wait for
+            import cryptography.x509  # noqa: F401 - otherwise the first client would wait for the import
 
     def describe(self, secured: ssl.SSLObject) -> dict[str, object]:
-        """What the extension says of a connection whose handshake is done.
+        """The value of the extension for a connection whose handshake is done.
 
         `client_cert_error` is always None: a certificate that cannot be verified ends the handshake.
         """
@@ -56,9 +56,9 @@ def _first_certificate(certfile: str) -> str | None:
 
 
 def _client_chain(secured: ssl.SSLObject) -> list[bytes]:
-    """The certificates that the client has sent, its own first, in DER; none where it has not sent any.
+    """The certificates that the client has sent, in DER, its own first; empty if it has sent none.
 
-    Of a session that was resumed, its own alone.
+    For a resumed session it is only the client's own.
     """
     own = secured.getpeercert(binary_form=True)
     if own is None:
@@ -66,7 +66,7 @@ def _client_chain(secured: ssl.SSLObject) -> list[bytes]:
     tell = getattr(secured, "get_unverified_chain", None)
     if tell is not None:  # since Python 3.13
         return tell() or [own]
-    # What Python 3.13 has made public is there since 3.10, below the surface.
+    # Python 3.13 has made this method public. It exists since 3.10.
     tell = getattr(getattr(secured, "_sslobj", None), "get_unverified_chain", None)
     return [each.public_bytes(_DER) for each in tell()] if tell is not None else [own]
 

@@ -1,8 +1,8 @@
-"""What a codec is: the reader of a peer's frames, bytes in, frames out.
+"""`FrameCodec`: reads the peer's frames. Bytes go in, frames come out.
 
-Two classes implement it, `wsproto_codec` and `websockets_codec`. A codec keeps to the grammar of one frame
-(RFC 6455, 5.2 and 5.5): reserved bits, opcodes, masking, lengths. What frames amount to, messages and closes,
-is found by `reassembly` above both, so the two cannot disagree about that.
+There are two, in `wsproto_codec` and `websockets_codec`. A codec checks the grammar of one frame (RFC 6455,
+5.2 and 5.5): reserved bits, opcodes, masking, lengths. `reassembly` makes messages of the frames of either,
+so both codecs follow the same rules.
 """
 
 from __future__ import annotations
@@ -14,15 +14,14 @@ if TYPE_CHECKING:
     from trioasgi.websocket.frames import Frame
 
 
-class Codec(ABC):
+class FrameCodec(ABC):
     """Reads the frames of one connection's client.
 
-    `room` is how many bytes the payload of the next data frame may have, which is looked at as soon as its
-    header has come; whoever takes the frames keeps it up to date.
+    `room` is how many bytes the payload of the next data frame may have. It is checked as soon as the frame's
+    header has come. Whoever takes the frames must keep it up to date.
     """
 
-    # No __slots__ here: a class with attributes declared but no slots for them is not something mypy
-    # understands.
+    # No __slots__: mypy would ask for slots for the declared attributes, which the subclasses have.
 
     name: str
     """What `--websocket` calls it."""
@@ -31,7 +30,7 @@ class Codec(ABC):
 
     @abstractmethod
     def feed(self, data: bytes) -> None:
-        """Take bytes off the wire; they are looked at in `next_frame`."""
+        """Take received bytes. `next_frame` reads them."""
 
     @abstractmethod
     def next_frame(self) -> Frame | None:

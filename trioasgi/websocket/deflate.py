@@ -1,7 +1,7 @@
-"""permessage-deflate (RFC 7692): what is agreed on, and the two streams of compressed data.
+"""permessage-deflate (RFC 7692): the negotiation, and the two streams of compressed data.
 
-Inflating is bounded: never more than a message may have comes out of a piece, however much is in it, and
-never more at once than one step may take.
+A few compressed bytes can become millions. So inflating has two bounds: it stops as soon as the output is
+longer than a message may be, and one step makes at most `STEP_OUT` bytes.
 """
 
 from __future__ import annotations
@@ -20,38 +20,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 WINDOW_BITS: Final = 12
-"""The window we ask for, either way, as a power of two: 4 KiB. zlib's full 32 KiB and more would be held for
-each connection, and gain little on messages (RFC 7692, 7.1.2)."""
+"""The window that we ask for in both directions, as a power of two: 4 KiB. The largest is 32 KiB. zlib keeps
+a window for each connection and direction (RFC 7692, 7.1.2), and short messages gain little by a larger one.
+"""
 
 MEMORY_LEVEL: Final = 5
-"""zlib's memLevel, for the same reason."""
+"""zlib's memLevel, also low to save memory."""
 
 _LEAST_BITS: Final = 9
-"""zlib cannot write a raw stream with a window of 256 bytes."""
+"""zlib cannot write a raw stream with a smaller window than 512 bytes."""
 
 _TAIL: Final = b"\x00\x00\xff\xff"
-"""What ends each message and is left off (RFC 7692, 7.2.1)."""
+"""The end of each compressed message, which is not sent (RFC 7692, 7.2.1)."""
 
 STEP_IN: Final = 8192
 STEP_OUT: Final = 64 * 1024
-"""Bytes that one step of inflating takes, and that it makes, at the most; one of deflating takes as many as
-the latter. zlib copies what it has not used.
+"""A step of inflating takes at most `STEP_IN` bytes and makes at most `STEP_OUT`. A step of deflating takes
+at most `STEP_OUT` bytes. zlib copies the input that it has not used, so larger steps would copy more.
 """
 
 _INFLATED_BITS: Final = 14
 _COMPRESSED_BITS: Final = 9
-"""Bytes, as powers of two, that are as much work as a short message: inflated ones, and compressed ones, each
-few of which may be a block with tables of its own.
+"""As powers of two: so many inflated bytes, or so many compressed bytes, count as one short message.
+Compressed bytes count for more, because a block of few bytes may bring its own code tables.
 """
 
 _LAST_BLOCKS: Final = 16
 _LAST_BLOCK_BYTES: Final = 64
-"""A message may have so many blocks that say they are the last, and one more for each so many of its bytes:
-at each of them zlib has to begin anew. Compressors that make them end a write with one.
+"""A message may have `_LAST_BLOCKS` final blocks (BFINAL, RFC 7692, 7.2.3.4), and one more for each
+`_LAST_BLOCK_BYTES` of its bytes. zlib starts a new stream after each. Honest compressors write at most one
+for each write.
 """
 
 MAX_OFFERS: Final = 100
-"""Extensions of one client that are looked at. Browsers offer one or two."""
+"""So many offers of one client are read; the rest is ignored. Browsers offer one or two."""
 
 _EXTENSION: Final = b"permessage-deflate"
 
@@ -64,7 +66,7 @@ _BITS: Final = re.compile(rb"8|9|1[0-5]")
 
 
 class Deflate(msgspec.Struct, frozen=True):
-    """What was agreed on: the windows, as powers of two, and whether each message begins with none."""
+    """The parameters that were agreed on (RFC 7692, 7.1). The windows are powers of two."""
 
     server_bits: int = 15
     client_bits: int = 15
@@ -87,11 +89,11 @@ class Deflate(msgspec.Struct, frozen=True):
 
 
 def negotiate(values: Iterable[bytes]) -> Deflate | None:
-    """Take the first offer of permessage-deflate that can be kept to, from the values of
-    Sec-WebSocket-Extensions; None where there is none.
+    """Accept the first offer of permessage-deflate that we can fulfil; None if there is none.
 
-    An offer that is malformed is declined (RFC 7692, 7.1), as is what follows something unreadable, or
-    `MAX_OFFERS` others. Empty elements count for nothing (RFC 9110, 5.6.1.2).
+    `values` are those of Sec-WebSocket-Extensions. A malformed offer is declined (RFC 7692, 7.1). What
+    follows something unreadable, or `MAX_OFFERS` other offers, is ignored. Empty elements are skipped (RFC
+    9110, 5.6.1.2).
     """
     for name, parameters in islice(_read_offers(values), MAX_OFFERS):
         if name.lower() == _EXTENSION:
@@ -119,7 +121,7 @@ def _end_of_empty(value: bytes, pos: int) -> int:
 
 
 def _accept(parameters: bytes) -> Deflate | None:
-    """RFC 7692, 7.1: None if a parameter is unknown, stands twice, or has a value that it may not have."""
+    """RFC 7692, 7.1: None if a parameter is unknown, stands twice, or has an invalid value."""
     seen: dict[bytes, bytes | None] = {}
     for match in _PARAMETER.finditer(parameters):
         name = match[1].lower()
@@ -152,13 +154,13 @@ def _accept(parameters: bytes) -> Deflate | None:
 
 
 class Inflater:
-    """Inflates the peer's messages, step by step. What zlib holds for it is made at the first message.
+    """Inflates the peer's messages, step by step. The zlib stream is made at the first message.
 
     ::
 
         inflate(piece)  →  go_on() while `pending`  →  inflate(piece) …
 
-    `effort` says what the last step took, in short messages: a few bytes can be millions.
+    `effort` is the work of the last step, counted in short messages.
     """
 
     __slots__ = (
@@ -175,14 +177,15 @@ class Inflater:
     )
 
     def __init__(self, agreed: Deflate) -> None:
-        # Some compressors write a window of 512 bytes when they are asked for one of 256.
+        # Asked for a window of 256 bytes, some compressors use one of 512.
         self._bits = max(agreed.client_bits, _LEAST_BITS)
         self._keeps_context = not agreed.client_no_context_takeover
         self._stream: zlib._Decompress | None = None
-        # Of the message that is being inflated: its blocks that said they were the last, and its bytes.
+        # The final blocks and the bytes of the message so far.
         self._last_blocks = 0
         self._size = 0
-        # The piece of it that is being inflated, how much of that is done, and whether it is the last one.
+        # The piece that is being inflated, how many bytes of it are done, and whether the message ends with
+        # it.
         self._data = b""
         self._at = 0
         self._end = False
@@ -190,23 +193,23 @@ class Inflater:
         self.effort = 0
 
     def inflate(self, data: bytes, end: bool, room: int) -> bytes:
-        """Take a piece of a message, the last one if `end`, and inflate it as far as `go_on` does."""
+        """Begin with a piece of a message, the last one if `end`, and do one step as `go_on` does."""
         self._data = data + _TAIL if end else data
         self._at = 0
         self._end = end
         return self.go_on(room)
 
     def go_on(self, room: int) -> bytes:
-        """Inflate as much as is for one step. If there may be more, `pending` is set.
+        """Do one step of inflating. `pending` says whether there may be more to do.
 
-        Raises FrameError: 1009 as soon as more than `room` bytes come out, 1007 for what is no such data.
+        Raises FrameError: 1009 as soon as more than `room` bytes come out, 1007 for malformed data.
         """
         data, at, stream = self._data, self._at, self._stream
         if stream is None:
             stream = self._stream = zlib.decompressobj(-self._bits)
         left = len(data) - at
         window = data if left <= STEP_IN and not at else data[at : at + STEP_IN]
-        # One byte more than there may be tells whether there is more.
+        # One byte more than allowed shows that the message is too big.
         most = STEP_OUT if room >= STEP_OUT else room + 1
         try:
             piece = stream.decompress(window, most)
@@ -227,7 +230,7 @@ class Inflater:
         self.effort = (taken >> _COMPRESSED_BITS) + (size >> _INFLATED_BITS)
         if self.pending:
             self._at = at + taken
-            self.effort += 1  # for the step itself: a block may be a byte, and say that it is the last
+            self.effort += 1  # for the step itself: a final block may be a single byte
             return piece
         self._size += len(data)
         self._data = b""
@@ -238,8 +241,8 @@ class Inflater:
         return piece
 
     def _end_stream(self, stream: zlib._Decompress, at: int, size: int) -> int:
-        """A block has said that it is the last one (RFC 7692, 7.2.3.4), in the `size` bytes behind `at`; what
-        follows is a stream of its own. How many of those bytes are done.
+        """Note that a final block (RFC 7692, 7.2.3.4) ends within the `size` bytes behind `at`. What follows
+        it is a new stream. Return how many of those bytes are done.
         """
         self._stream = None
         taken = size - len(stream.unused_data)
@@ -248,14 +251,14 @@ class Inflater:
         return taken + left if left == len(_TAIL) and self._data.endswith(_TAIL) else taken
 
     def _count_last_block(self, size: int) -> None:
-        """A block has said that it is the last one, of the first `size` bytes of a message."""
+        """Count a final block, which ends with the first `size` bytes of the message. Raises FrameError."""
         self._last_blocks += 1
         if self._last_blocks > _LAST_BLOCKS + size // _LAST_BLOCK_BYTES:
             raise FrameError(CloseCode.INVALID_DATA, "compressed data has too many last blocks")
 
 
 class Deflater:
-    """Deflates our messages. What zlib holds for it is made at the first one."""
+    """Deflates our messages. The zlib stream is made at the first one."""
 
     __slots__ = ("_bits", "_keeps_context", "_stream")
 
@@ -270,8 +273,8 @@ class Deflater:
         return (stream.compress(data) + stream.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     def deflate_in_steps(self, data: bytes) -> Iterator[bytes]:
-        """Deflate a whole message, piece by piece. Where not all of them are taken, the message must not be
-        sent; the next one refers to nothing that was before it.
+        """Deflate a whole message, piece by piece. If the caller stops before the last piece, it must not
+        send the message; the next message then begins a new stream.
         """
         stream = self._stream or self._begin()
         self._stream = None

@@ -1,7 +1,7 @@
-"""Frames of RFC 6455, 5: what they are, how they are written, and what may be said in a Close.
+"""The frames of RFC 6455, 5: their opcodes, how a server writes them, and what a Close may contain.
 
-A server's frames are not masked (5.1), so writing one is a few bytes in front of its payload, for every codec
-alike.
+A server does not mask its frames (5.1). So both codecs write alike: a header of a few bytes, then the
+payload.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ The pieces of a data frame after its first one have the opcode CONTINUATION, as 
 message; `end` says that the message ends here. Control frames come whole. `compressed` is the bit RSV1 of a
 message's first frame (RFC 7692, 6).
 
-A plain tuple: there is one for each message, and making a NamedTuple takes a call.
+A plain tuple, because there is one for each message, and a NamedTuple would be made by a call.
 """
 
 
 class FrameError(Exception):
-    """The peer has broken a rule; the connection is to be failed with `code` (RFC 6455, 7.1.7)."""
+    """The peer has broken a rule. The connection must be failed with `code` (RFC 6455, 7.1.7)."""
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(reason)
@@ -97,7 +97,7 @@ def encode_control(opcode: Opcode, payload: bytes = b"") -> bytes:
 
 
 def encode_close(code: int, reason: str = "") -> bytes:
-    """A Close; one without a code for 1005. A reason that is too long is cut between two characters."""
+    """A Close. For 1005 it has no code. A reason that is too long is cut between two characters."""
     if code == CloseCode.NO_STATUS:
         return encode_control(Opcode.CLOSE)
     text = reason.encode("utf-8", "replace")
@@ -112,7 +112,7 @@ def is_sendable(code: int) -> bool:
 
 
 def read_close(payload: bytes) -> tuple[int, str]:
-    """Code and reason of a Close that was received; 1005 where it has none. Raises FrameError."""
+    """Code and reason of a received Close; the code is 1005 if it has none. Raises FrameError."""
     if not payload:
         return CloseCode.NO_STATUS, ""
     if len(payload) == 1:

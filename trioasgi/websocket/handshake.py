@@ -1,8 +1,8 @@
-"""The opening handshake: what is checked of a request, and what is answered.
+"""The opening handshake: the checks of the request, and the fields of the answer.
 
-What the two sides agree on (version, subprotocol, extensions) is the same in every version of HTTP. How they
-ask and answer is not: HTTP/1.1 has an upgrade with a key (RFC 6455, 4.2), HTTP/2 and HTTP/3 have an extended
-CONNECT (RFC 8441, 5; RFC 9220).
+Both sides agree on version, subprotocol and extensions in the same way in every version of HTTP. The request
+differs: HTTP/1.1 has an upgrade with a key (RFC 6455, 4.2), HTTP/2 and HTTP/3 have an extended CONNECT (RFC
+8441, 5; RFC 9220).
 """
 
 from __future__ import annotations
@@ -32,25 +32,23 @@ _TOKEN: Final = re.compile(TOKEN.decode())
 
 
 class Offer(msgspec.Struct, frozen=True):
-    """What the client of a handshake offers, in every version of HTTP: its subprotocols in its order, and its
-    extensions as they stood.
-    """
+    """What the client offers: its subprotocols, in its order, and the values of its extension fields."""
 
     subprotocols: tuple[str, ...]
     extensions: tuple[bytes, ...]
 
     def agree(self, *, deflate: bool) -> Deflate | None:
-        """The compression to be used; None for none, always so unless `deflate` is wanted."""
+        """The compression to use. None if `deflate` is off or the client offers nothing that we can use."""
         return negotiate(self.extensions) if deflate else None
 
 
 def read_offer(headers: Sequence[Header]) -> Offer:
-    """Read the offer of a handshake that has been checked; names in lower case."""
+    """Read the offer of a handshake that has been checked. The names of `headers` are in lower case."""
     return Offer(_subprotocols(headers), tuple(_values(headers, b"sec-websocket-extensions")))
 
 
 def answer_fields(subprotocol: str | None, deflate: Deflate | None) -> list[Header]:
-    """The header fields that tell what was taken of the offer (RFC 6455, 4.2.2)."""
+    """The header fields that tell the client what we accept of its offer (RFC 6455, 4.2.2)."""
     headers = []
     if subprotocol is not None:
         headers.append((b"sec-websocket-protocol", subprotocol.encode("ascii")))
@@ -64,7 +62,7 @@ def _check_offer(headers: Sequence[Header]) -> Refusal | None:
     if _values(headers, b"sec-websocket-version") != [VERSION]:
         return Refusal(426, "Sec-WebSocket-Version must be 13", ((b"sec-websocket-version", VERSION),))
     found = _subprotocols(headers)
-    # Tokens in a row are a token. To look at each by itself takes several times as long.
+    # Tokens joined together are a token, so one match checks them all.
     if found and _TOKEN.fullmatch("".join(found)) is None:
         return Refusal(400, "Sec-WebSocket-Protocol must be a list of tokens")
     return None
@@ -88,13 +86,13 @@ def check_upgrade(method: str, headers: Sequence[Header]) -> Refusal | None:
     if len(keys) != 1 or not _is_key(keys[0]):
         return Refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64, once")
     if any(_announces_body(name, value) for name, value in headers):
-        # Nobody has said which of the bytes that follow are body, and which frames.
+        # No rule says where the body would end and the frames begin.
         return Refusal(400, "a WebSocket handshake has no body")
     return None
 
 
 def accept_field(headers: Sequence[Header]) -> Header:
-    """The field that answers the key of a handshake of HTTP/1.1 which has been checked (RFC 6455, 4.2.2)."""
+    """The field that answers the key of a checked handshake of HTTP/1.1 (RFC 6455, 4.2.2)."""
     (key,) = _values(headers, b"sec-websocket-key")
     return b"sec-websocket-accept", accept_key(key)
 

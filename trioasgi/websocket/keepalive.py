@@ -1,5 +1,5 @@
-"""The worker's one clock for WebSocket sessions: pings, their time-outs, and who reads while an application
-does not.
+"""The worker's one clock for WebSocket sessions: pings, their timeouts, and reading while an application does
+not.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 TICK: Final = 0.25
-"""Seconds between two looks at the sessions: how late a ping or a time-out may come."""
+"""Seconds between two ticks. A ping or a timeout may come so much too late."""
 
 
-class LookedAfter(Protocol):
-    """A session, as its keepalive sees it."""
+class TickedSession(Protocol):
+    """What a keepalive needs of a session."""
 
     def on_tick(self, now: float) -> None:
-        """Do what is due at `now`, in Trio's time."""
+        """Do what is due at `now`, in seconds of `trio.current_time()`."""
 
 
 class Keepalive:
-    """Looks after every open session of a worker, from one task.
+    """Calls `on_tick` of every open session of a worker, from one task.
 
-    `run()` must be running in the same trio run. It sleeps while there are no sessions.
+    `keep_ticking()` must be running in the same Trio run. It sleeps while there are no sessions.
     """
 
     def __init__(self) -> None:
-        self._sessions: set[LookedAfter] = set()
+        self._sessions: set[TickedSession] = set()
         self._some = trio.Event()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def add(self, session: LookedAfter) -> None:
-        """Look after `session` from now on."""
+    def add(self, session: TickedSession) -> None:
+        """Begin to tick for `session`."""
         self._sessions.add(session)
         self._some.set()
 
-    def discard(self, session: LookedAfter) -> None:
-        """Look after `session` no more."""
+    def discard(self, session: TickedSession) -> None:
+        """Stop ticking for `session`."""
         self._sessions.discard(session)
 
     def start(self, function: Callable[[], Awaitable[None]]) -> bool:
-        """Run `function`, which belongs to one session, in a task of its own; False if it is too late."""
+        """Run `function` for one session in a task of its own. False if `keep_ticking()` has ended."""
         if self._nursery is None:
             return False
         self._nursery.start_soon(_isolated, function)
         return True
 
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def keep_ticking(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tick until cancelled."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -74,7 +74,8 @@ class Keepalive:
             self._look_after_all(trio.current_time())
 
     def _look_after_all(self, now: float) -> None:
-        # Not in the task's own frame: that would hold the last session for as long as it sleeps.
+        # A function of its own: in `_tick`, the loop variable would keep the last session alive during the
+        # sleep.
         for session in tuple(self._sessions):
             session.on_tick(now)
 
@@ -83,5 +84,5 @@ async def _isolated(function: Callable[[], Awaitable[None]]) -> None:
     try:
         await function()
     except Exception:
-        # A session's failure is its own; its connection's task will find it closed.
+        # Only this session fails. The task of its connection will find it closed.
         logger.exception("a WebSocket session failed; the others go on")

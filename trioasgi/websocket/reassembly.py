@@ -1,4 +1,4 @@
-"""What frames amount to: messages, pings, pongs and closes (RFC 6455, 5.4 to 5.6), once for both codecs."""
+"""Makes messages of frames, and reads control frames (RFC 6455, 5.4 to 5.6). Both codecs use it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode,
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from trioasgi.websocket.codec import Codec
+    from trioasgi.websocket.codec import FrameCodec
     from trioasgi.websocket.deflate import Deflater, Inflater
     from trioasgi.websocket.frames import Frame
 
@@ -24,21 +24,21 @@ _PING: Final = int(Opcode.PING)
 _PONG: Final = int(Opcode.PONG)
 
 _COMPRESSION_SLACK: Final = 1024
-"""By how many bytes, and by what part, data that cannot be compressed grows at most (zlib's deflateBound,
-rounded up): so much longer than the message may be is a compressed frame let begin.
+"""Incompressible data grows when it is compressed: at most by a 1024th and so many bytes (zlib's
+deflateBound, rounded up). A compressed frame may be longer than the message by so much.
 """
 
 FRAMES_AT_ONCE: Final = 256
-"""Frames without an event after which `next_event` comes back, so that others get their turn."""
+"""`next_event` returns PAUSE after so many frames without an event."""
 
 EFFORT_AT_ONCE: Final = 64
-"""`MessageReader.effort` after which it comes back as well."""
+"""It also returns PAUSE once `MessageReader.effort` is so large."""
 
 _WHOLE_BITS: Final = 14
-"""Bytes, as a power of two, that are as much work as a short message where pieces become a message."""
+"""As a power of two: joining so many bytes of pieces counts as one short message."""
 
 DEFLATE_FROM: Final = 32
-"""Bytes from which a message is compressed: below, little is gained and some CPU lost."""
+"""Bytes. A shorter message is not compressed, as that would save little."""
 
 _new_decoder = codecs.getincrementaldecoder("utf-8")
 
@@ -58,21 +58,21 @@ class Ping(Control):
 
 @dataclass(frozen=True, slots=True)
 class Pong(Control):
-    """The answer to a ping, or one that nobody asked for."""
+    """The answer to a ping, or an unsolicited one."""
 
     payload: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Close(Control):
-    """The peer closes; `code` is 1005 if it did not say why."""
+    """The peer closes. `code` is 1005 if its Close has none."""
 
     code: int
     reason: str
 
 
 class Pause(Control):
-    """Not a frame: many were read that made no event, and there may be more. It is others' turn."""
+    """Not a frame: the caller should let other tasks run and then go on. Much was read without an event."""
 
     __slots__ = ()
 
@@ -84,18 +84,20 @@ Event = str | bytes | Control
 
 
 class _Next(Enum):
-    """What `next_event` goes on with."""
+    """What `next_event` does next."""
 
     FRAME = "the next frame"
     INFLATE = "what is left to inflate of the last one"
     WHOLE = "the message whose pieces are all here"
 
 
-_FRAME, _INFLATE, _WHOLE = _Next
+_FRAME: Final = _Next.FRAME
+_INFLATE: Final = _Next.INFLATE
+_WHOLE: Final = _Next.WHOLE
 
 
 class MessageReader:
-    """Puts messages of up to `max_size` bytes together, counted across fragments and after inflation.
+    """Joins fragments to messages of at most `max_size` bytes, counted after inflation.
 
     ::
 
@@ -116,29 +118,29 @@ class MessageReader:
         "feed",
     )
 
-    def __init__(self, codec: Codec, max_size: int, inflater: Inflater | None) -> None:
+    def __init__(self, codec: FrameCodec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
         self.feed = codec.feed  # takes bytes off the wire
         self._max_size = max_size
         self._inflater = inflater
         self._room = max_size
         codec.room = self._bound(max_size)
-        # The message that is being put together, if one is; whether it is compressed, and whether the frame
-        # that is being inflated is its last.
+        # The incomplete message, if there is one; whether it is compressed; and whether the frame that is
+        # being inflated is its last.
         self._message: _Text | _Binary | None = None
         self._inflating = False
         self._ends = False
         self._next = _FRAME
-        self._frames = 0  # since the last pause, those without an event
+        self._frames = 0  # frames without an event since the last PAUSE
         self.effort = 0
-        """What messages took since this was last set to 0, in short ones."""
+        """The work since this was last set to 0, counted in short messages."""
 
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
 
-        However they are cut, PAUSE comes after `FRAMES_AT_ONCE` frames without an event, or before that if
-        they were much to inflate: fragments cost their sender next to nothing. Also before a long message is
-        made of its pieces. Raises FrameError, after which nothing more can be read.
+        PAUSE comes after `FRAMES_AT_ONCE` frames without an event, because a client can send empty fragments
+        at little cost. It comes earlier if the frames took much inflating, and before a long message is
+        joined. Raises FrameError; then nothing more can be read.
         """
         codec = self._codec
         while True:
@@ -150,7 +152,7 @@ class MessageReader:
                 if opcode > _BINARY:
                     return _read_control(opcode, payload)
                 if end and not compressed and self._message is None and len(payload) <= self._room:
-                    # Nearly every message there is: one frame, and all of it there.
+                    # The usual case: a message of one frame, all of which has come.
                     if opcode == _TEXT:
                         try:
                             return payload.decode()
@@ -169,7 +171,7 @@ class MessageReader:
                 return PAUSE
 
     def _take(self, frame: Frame) -> str | bytes | None:
-        """Take a piece of a message; the message if it was the last one."""
+        """Take a piece of a message. Return the message if that was its last piece."""
         opcode, payload, end, compressed = frame
         message = self._message
         if opcode == _CONTINUATION:
@@ -186,11 +188,11 @@ class MessageReader:
             self.effort += inflater.effort
             if inflater.pending:
                 self._next, self._ends, end = _INFLATE, end, False
-                self.effort += EFFORT_AT_ONCE  # from here on step by step, each in its turn
+                self.effort += EFFORT_AT_ONCE  # PAUSE before each further step
         return self._add(message, payload, end)
 
     def _inflate_on(self) -> str | bytes | None:
-        """Inflate the next part of a frame; the message if it was the last one."""
+        """Inflate the next part of a frame. Return the message if that was its last part."""
         inflater, message = self._inflater, self._message
         assert inflater is not None
         assert message is not None
@@ -217,7 +219,7 @@ class MessageReader:
         return None
 
     def _finish_long(self) -> str | bytes:
-        """Make a long message of its pieces: a step of its own, for which it must be counted once more."""
+        """Join a long message. That is a long step too, so its bytes count once more."""
         message = self._message
         assert message is not None
         self._next = _FRAME
@@ -231,12 +233,12 @@ class MessageReader:
         return message.whole()
 
     def _bound(self, room: int) -> int:
-        """How many bytes a frame may have, of a message that may still have `room`."""
+        """The most bytes of the next frame, if the message may still have `room` bytes."""
         return room if self._inflater is None else room + room // 1024 + _COMPRESSION_SLACK
 
 
 class MessageWriter:
-    """Makes frames of messages, each of which is one frame, compressed by `deflater` where there is one."""
+    """Makes one frame of each message, and compresses it if there is a `deflater`."""
 
     __slots__ = ("_deflater",)
 
@@ -256,7 +258,9 @@ class MessageWriter:
         return frame_header(kind | COMPRESSED, len(payload)), payload
 
     def encode_in_steps(self, message: str | bytes) -> Generator[None, None, tuple[bytes, bytes]]:
-        """As `encode` for a long message that is to be compressed. Others may run wherever it yields."""
+        """As `encode`, for a long message that will be compressed. The caller may let other tasks run at each
+        yield.
+        """
         deflater = self._deflater
         assert deflater is not None
         kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
@@ -269,10 +273,10 @@ class MessageWriter:
 
 
 class _Text:
-    """A text message in pieces, decoded as they come: a fault is found as early as can be.
+    """A text message in pieces. Each is decoded when it comes, so that invalid UTF-8 is found early.
 
-    What is kept are its bytes, in one block that the system gets back when the message is given up. Decoded
-    pieces would be many small blocks between others, and up to four times as long.
+    Only the bytes are kept, in one block of memory. Decoded pieces would be many small blocks, and could take
+    four times as much.
     """
 
     __slots__ = ("_data", "_decoder")
@@ -298,7 +302,7 @@ class _Binary:
     __slots__ = ("_data",)
 
     def __init__(self) -> None:
-        self._data = BytesIO()  # it gives away what it holds, where a bytearray would have to be copied
+        self._data = BytesIO()  # getvalue() need not copy, as bytes() of a bytearray would
 
     def add(self, payload: bytes, _end: bool) -> None:
         self._data.write(payload)

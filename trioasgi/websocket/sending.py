@@ -1,4 +1,4 @@
-"""The sending side of a WebSocket session: messages, the protocol's own frames, and how it has ended."""
+"""The sending half of a WebSocket session: messages, control frames, and how the session has ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater
 from trioasgi.websocket.frames import CloseCode
 from trioasgi.websocket.reassembly import MessageWriter
-from trioasgi.websocket.state import State
+from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 JOIN_BELOW: Final = 64 * 1024
-"""A payload of up to so many bytes is copied behind its header, so that both leave in one send."""
+"""A payload of at most so many bytes is copied behind its header, so that one send takes both."""
 
 LONG_MESSAGE: Final = 128 * 1024
-"""A longer message is compressed step by step. Others run between two steps."""
+"""Bytes, or characters. A longer message is compressed in steps, and other tasks run between two steps."""
 
 YIELD_EVERY: Final = 64
-"""Messages and pings after which a task that never had to wait lets the others run."""
+"""After so many steps without a wait, such as messages or pings, a task lets the others run."""
 
 LINGER_SECONDS: Final = 2.0
-"""How long a peer may take to end the connection after a failure, or after both have sent their Close."""
+"""Seconds that a peer has to end the connection after a failure, or after both sides have sent a Close."""
 
-_OPEN: Final = State.OPEN
-_CLOSING: Final = State.CLOSING
-_CLOSED: Final = State.CLOSED
+_OPEN: Final = SessionState.OPEN
+_CLOSING: Final = SessionState.CLOSING
+_CLOSED: Final = SessionState.CLOSED
 
 
 class SendingSide:
-    """Sends messages and frames on `channel`, and knows how far the session has come.
+    """Sends messages and frames on `channel`, and has the session's `state`.
 
-    `close_code` and `close_reason` say why it was closed, by whoever was first: 1005 for a Close without a
-    code, 1006 for a connection that just ended. Any task may send.
+    `close_code` and `close_reason` are those of the side that closed first: 1005 for a Close without a code,
+    1006 for a connection that ended without a Close. Any task may send.
     """
 
     __slots__ = (
@@ -68,11 +68,11 @@ class SendingSide:
         self._peer = peer
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
         self.long_from: float = LONG_MESSAGE if deflate else math.inf
-        """Bytes, or characters, of the longest message that is for `send`; -1 while a longer one is
-        compressed, for which all others have to wait.
+        """Bytes, or characters. `send` takes messages up to this length, `send_long` longer ones. It is -1
+        while a long one is compressed: then `send_long` takes all, and they wait for it.
         """
         self._compressed: trio.Event | None = None
-        self.state = State.OPEN
+        self.state = SessionState.OPEN
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
         self._close_deadline = math.inf
@@ -104,9 +104,8 @@ class SendingSide:
     async def send_long(self, message: str | bytes) -> None:
         """Send a message that is longer than `long_from`, and flush.
 
-        It is compressed step by step. The stream of compressed data is the session's own, so others have to
-        wait meanwhile. Where this is cancelled before all of it is compressed, nothing is sent. Raises as
-        `send`, and as `flush`.
+        It is compressed in steps. The session has one stream of compressed data, so other messages wait for
+        it. If this is cancelled before the last step, nothing is sent. Raises as `send`, and as `flush`.
         """
         while self._compressed is not None:
             await self._compressed.wait()
@@ -139,7 +138,7 @@ class SendingSide:
                 return encoded
 
     async def flush(self) -> None:
-        """Wait until what was sent has left, as long as the write limit allows.
+        """Wait until the kernel has what was sent, up to the write timeout.
 
         Raises ClientDisconnected if the peer has gone.
         """
@@ -155,11 +154,11 @@ class SendingSide:
             self._note_broken()
             raise ClientDisconnected("the client broke the connection") from exc
 
-    # Frames of the protocol's own
+    # Control frames
 
     async def _answer(self, frame: bytes) -> None:
-        """Send what the protocol asks for. Shielded, up to the write limit: part of a frame must not get
-        lost with the application's patience.
+        """Send an answer that the protocol requires. The wait is shielded, up to the write timeout: if the
+        application cancels its `receive()`, the frame must not be cut.
         """
         if not self._channel.send_nowait(frame):
             with trio.CancelScope(shield=True):
@@ -169,29 +168,29 @@ class SendingSide:
                     self._stall()
 
     def _put(self, frame: bytes) -> None:
-        """Send a frame of our own accord, which nobody waits for."""
+        """Send a frame that no caller waits for."""
         try:
             if not self._channel.send_nowait(frame):
                 self._settings.keepalive.start(self._flush_quietly)
         except OSError:
-            pass  # there is nobody left to tell
+            pass  # the connection is broken: the next read notes that
 
     async def _flush_quietly(self) -> None:
         try:
             await self._channel.flush()
         except OSError:
-            pass  # whoever reads or writes next will find out
+            pass  # the next read or write notes it
 
-    # The others' turn
+    # Letting other tasks run
 
     async def _count_step(self, cost: int = 1) -> None:
-        """Count a step; after so many of them without a wait it is somebody else's turn."""
+        """Count a step. After `YIELD_EVERY` of them without a wait, let the other tasks run."""
         self._unyielded += cost
         if self._unyielded >= YIELD_EVERY:
             await self._yield()
 
     async def _yield(self) -> None:
-        """Let the other tasks run. Not to be cancelled, as a message may be in our hands."""
+        """Let the other tasks run. This cannot be cancelled: a message that was taken would be lost."""
         self._unyielded = 0
         await trio.lowlevel.cancel_shielded_checkpoint()
 
@@ -210,7 +209,7 @@ class SendingSide:
     def _note_broken(self) -> None:
         self._lose("the connection broke")
 
-    def _note_end(self, state: State, code: int, reason: str) -> None:
+    def _note_end(self, state: SessionState, code: int, reason: str) -> None:
         self.state = state
         self.close_code = int(code)
         self.close_reason = reason

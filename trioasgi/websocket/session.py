@@ -1,9 +1,8 @@
-"""`WebSocketSession`: an open WebSocket on a byte channel, from the handshake's end to the connection's.
+"""`WebSocketSession`: an open WebSocket on a byte channel, from the end of its handshake to its close.
 
-Messages are pulled: the application's own task reads from the channel when it asks for one, and what nobody
-asks for stays with the kernel. Only an application that stays away for longer than a tick of the clock gets a
-task that reads in its place: it answers pings, notices the peer's close, and keeps the messages that come
-with them, up to a bound.
+The application's own task reads from the channel when it receives. Unread bytes stay with the kernel. If the
+application does not receive for longer than a tick of the clock, a task stands in for it: that answers pings,
+notices the peer's Close, and queues messages up to a bound. `state.py` has the states.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import trio
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Inflater
 from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
-from trioasgi.websocket.heartbeat import Beat, Heartbeat
+from trioasgi.websocket.pings import PingEvent, PingSchedule
 from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
 from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
-from trioasgi.websocket.state import State as State
+from trioasgi.websocket.state import ReadBy, SessionState
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
@@ -28,41 +27,42 @@ if TYPE_CHECKING:
     from trioasgi.websocket.settings import WebSocketSettings
 
 LINGER_BYTES: Final = 1024 * 1024
-"""Bytes that are read and dropped after a failure, for `LINGER_SECONDS` at most. The peer may still be
-sending: if we closed with bytes unread, the kernel would send a reset, which can destroy the Close that says
-why.
+"""After a failure at most so many bytes are read and dropped, for at most `LINGER_SECONDS`. If we closed with
+bytes unread, the kernel would send a reset, and the peer might lose our Close.
 """
 
 READ_COST: Final = 4
-"""Steps that a read counts for which did not have to wait: over TLS, it may be many records and few bytes."""
+"""A read that did not wait counts as so many steps: over TLS it may be many records with few bytes."""
 
 _OPTIONS: Final = {
     CloseCode.TOO_BIG: " (--websocket-max-size)",
     CloseCode.INTERNAL_ERROR: " (--websocket-ping-timeout)",
 }
-"""For the log: the option that sets the limit, by the code that the server closes with."""
+"""For the log: the option that sets the limit, by close code."""
 
-_OPEN: Final = State.OPEN
-_CLOSING: Final = State.CLOSING
-_FAILED: Final = State.FAILED
-_CLOSED: Final = State.CLOSED
+_OPEN: Final = SessionState.OPEN
+_CLOSING: Final = SessionState.CLOSING
+_FAILED: Final = SessionState.FAILED
+_CLOSED: Final = SessionState.CLOSED
+
+_NOBODY: Final = ReadBy.NOBODY
+_NOBODY_STILL: Final = ReadBy.NOBODY_STILL
+_STAND_IN: Final = ReadBy.STAND_IN
+_HANDING_BACK: Final = ReadBy.HANDING_BACK
+_APPLICATION: Final = ReadBy.APPLICATION
+_FINISH: Final = ReadBy.FINISH
+
+_RECEIVING: Final = (_APPLICATION, _HANDING_BACK, _FINISH)
+"""There is a task in `receive` or `finish`."""
 
 
 class WebSocketSession(SendingSide):
     """Sends and receives the messages of one WebSocket.
 
-    One task may call `receive` at a time. Any may send.
+    One task at a time may receive. Any number of tasks may send.
     """
 
-    __slots__ = (
-        "_away",
-        "_heartbeat",
-        "_queue",
-        "_queued_size",
-        "_reader",
-        "_receiving",
-        "_standing_in",
-    )
+    __slots__ = ("_pings", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
 
     def __init__(
         self,
@@ -72,8 +72,8 @@ class WebSocketSession(SendingSide):
         deflate: Deflate | None,
         peer: str,
     ) -> None:
-        """Begin on `channel`, whose handshake is done; `early` is what has been read behind it. `peer` is
-        how the log names the client.
+        """Begin on `channel`, after the handshake. `early` are bytes behind the handshake that were read with
+        it. The log calls the client `peer`.
         """
         super().__init__(channel, settings, deflate, peer)
         codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
@@ -82,37 +82,34 @@ class WebSocketSession(SendingSide):
             self._reader.feed(early)
         self._queue: deque[str | bytes] | None = None
         self._queued_size = 0
-        self._receiving = 0  # tasks in `receive`, which is one at most, and `finish`
-        self._away = False  # did the last tick find that the application does not receive?
-        self._standing_in: trio.Event | None = None
-        self._heartbeat = Heartbeat(settings.ping_interval, settings.ping_timeout, channel.now())
+        self._read_by = _NOBODY
+        self._stood_in: trio.Event | None = None  # set when the last task that stood in has ended
+        self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
     # Receiving
 
     async def receive(self) -> str | bytes | None:
-        """The next message; None once the session is closed, which `close_code` explains.
+        """The next message, or None once the session is closed. `close_code` then says why.
 
-        What has arrived is returned before any checkpoint, but for one now and then in the middle of much of
-        it. Where that is cancelled, nothing is lost. Raises trio.BusyResourceError where another task waits
-        for a message.
+        A message that has arrived is returned without a checkpoint, except for one after `YIELD_EVERY` steps.
+        A cancellation loses no message. Raises trio.BusyResourceError if another task waits for a message.
         """
         if self._queue:
             return self._take_queued(self._queue)
         if self.state is not _OPEN:
             return None
-        if self._receiving:
+        if self._read_by in _RECEIVING:
             raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        self._receiving += 1
-        self._away = False
+        self._read_by = _HANDING_BACK if self._read_by is _STAND_IN else _APPLICATION
         try:
-            if self._standing_in is not None:
-                await self._relieve(self._standing_in)
+            if self._read_by is _HANDING_BACK:
+                await self._end_stand_in()
                 if self._queue:
                     return self._take_queued(self._queue)
             reader, channel = self._reader, self._channel
             while self.state is _OPEN:
-                if not self._unyielded:  # we may have yielded, with a message in our hands
+                if not self._unyielded:  # `_yield` ignores cancellation; no message is taken now
                     await trio.lowlevel.checkpoint_if_cancelled()
                 event = reader.next_event()
                 if event is None:
@@ -130,7 +127,7 @@ class WebSocketSession(SendingSide):
                     await self._count_step()
                     await self._take_control(event)
                 else:
-                    self._unyielded += 1  # as _count_step: for every message, a call counts
+                    self._unyielded += 1  # as `_count_step` does, without a call for each message
                     if reader.effort:
                         await self._count_effort()
                     if self._unyielded >= YIELD_EVERY:
@@ -139,11 +136,14 @@ class WebSocketSession(SendingSide):
         except FrameError as error:
             self._fail(error.code, error.reason)
         except TimeoutError:
-            pass  # we were interrupted: `state` says why
+            pass  # the read was interrupted: `state` says why
         except OSError:
             self._note_broken()
         finally:
-            self._receiving -= 1
+            if self._read_by is _APPLICATION:
+                self._read_by = _NOBODY
+            elif self._read_by is _HANDING_BACK:
+                self._read_by = _STAND_IN  # we were cancelled while we waited for its end
         return None
 
     def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
@@ -165,10 +165,10 @@ class WebSocketSession(SendingSide):
                 self._unyielded = 0
                 await wait_for_long_step()
             case Pong():
-                self._heartbeat.note_pong(self._channel.now())
+                self._pings.note_pong(self._channel.now())
 
     async def _count_effort(self) -> None:
-        """Count what a message took to inflate and to put together."""
+        """Count the work of inflating a message and of joining its pieces."""
         reader = self._reader
         self._unyielded += reader.effort
         reader.effort = 0
@@ -179,21 +179,23 @@ class WebSocketSession(SendingSide):
     # Standing in for the application
 
     async def _stand_in(self) -> None:
-        """Read while the application does not, until it comes back, the bound is reached or all is over."""
-        done = self._standing_in
+        """Read for the application until it receives, the queue is full or the session is closed."""
         try:
-            while not self._receiving and self._wants_bytes:
+            while self._read_by is _STAND_IN and self._wants_bytes:
                 await self._read_on()
         except FrameError as error:
             self._fail(error.code, error.reason)
         except TimeoutError:
-            pass  # the application has come back, or it is over
+            pass  # interrupted: the application receives, or the session is closed
         except OSError:
             self._note_broken()
         finally:
-            self._standing_in = None
-            if done is not None:
-                done.set()
+            if self._read_by is _STAND_IN:
+                self._read_by = _NOBODY_STILL
+            elif self._read_by is _HANDING_BACK:
+                self._read_by = _APPLICATION
+            if self._stood_in is not None:
+                self._stood_in.set()
 
     @property
     def _wants_bytes(self) -> bool:
@@ -208,13 +210,14 @@ class WebSocketSession(SendingSide):
             len(queue) >= settings.max_queue or self._queued_size >= settings.max_size
         )
 
-    async def _relieve(self, done: trio.Event) -> None:
-        """Have the task that stands in for us stop, and wait until it has."""
-        self._channel.interrupt_read()
-        await done.wait()
+    async def _end_stand_in(self) -> None:
+        """Have the task that stands in stop, which `_read_by` tells it to do, and wait until it has."""
+        if self._stood_in is not None:
+            self._channel.interrupt_read()
+            await self._stood_in.wait()
 
     async def _read_on(self) -> None:
-        """Read one event, or some bytes, and deal with them. Messages are kept while the session is open."""
+        """Handle one event, or read bytes if there is none. Messages are queued while the session is open."""
         event = self._reader.next_event()
         if event is None:
             data = self._channel.receive_nowait()
@@ -241,31 +244,32 @@ class WebSocketSession(SendingSide):
     # Closing
 
     def close(self, code: int = CloseCode.NORMAL, reason: str = "") -> None:
-        """Begin the closing handshake, unless it has begun; the rest of it is `finish`'s.
+        """Begin the closing handshake, unless it has begun. `finish` does the rest of it.
 
-        1005 closes without a code.
+        With `code` 1005 the Close has no code.
         """
         if self.state is not _OPEN:
             return
         self._note_end(_CLOSING, code, reason)
         self._put(encode_close(code, reason))
-        if self._receiving:
-            # What reads now would wait for a message; let it see that there will be none.
+        if self._read_by in _RECEIVING:
+            # Wake the task in `receive`: no message will come.
             self._channel.interrupt_read()
 
     def drain(self) -> None:
-        """Close as the server is about to stop: 1012."""
+        """Close with 1012, because the server is about to stop."""
         self.close(CloseCode.SERVICE_RESTART, "the server restarts")
 
     async def finish(self) -> None:
-        """Bring the session to its end: close it if it is open, and wait for the peer's Close within the
-        close time-out. Closing the channel is left to the caller.
+        """Close the session if it is open, and wait for the peer's Close, up to the close timeout. The caller
+        closes the channel.
         """
         try:
             self.close(CloseCode.GOING_AWAY)
-            self._receiving += 1
-            if self._standing_in is not None:
-                await self._relieve(self._standing_in)
+            stood_in = self._read_by is _STAND_IN or self._read_by is _HANDING_BACK
+            self._read_by = _FINISH
+            if stood_in:
+                await self._end_stand_in()
             await self._channel.flush()
             self._channel.read_deadline = self._close_deadline
             while self.state is _CLOSING:
@@ -275,13 +279,13 @@ class WebSocketSession(SendingSide):
             if self.state is _FAILED or self._channel.receive_nowait():
                 await self._linger()
         except (FrameError, OSError):
-            pass  # it had its chance
+            pass  # the peer broke a rule or the connection: nothing is left to do
         finally:
             self.state = _CLOSED
             self._settings.keepalive.discard(self)
 
     def abandon(self) -> None:
-        """End the session here and now; the client's Close is not waited for."""
+        """End the session now, without waiting for the client's Close."""
         self.close(CloseCode.INTERNAL_ERROR)
         self.state = _CLOSED
         self._settings.keepalive.discard(self)
@@ -301,7 +305,7 @@ class WebSocketSession(SendingSide):
             left -= len(data)
 
     def _fail(self, code: CloseCode, reason: str) -> None:
-        """RFC 6455, 7.1.7: say why, and read no more."""
+        """Fail the connection (RFC 6455, 7.1.7): send a Close that says why, and read no more frames."""
         if self.state is _OPEN:
             self._log(f"closed with {code:d}: {reason}{_OPTIONS.get(code, '')}")
             self._note_end(_FAILED, code, reason)
@@ -312,28 +316,30 @@ class WebSocketSession(SendingSide):
     # The clock
 
     def on_tick(self, now: float) -> None:
-        """Look at what is due: a ping, the end of a wait for a pong or for a Close, a task to stand in."""
+        """Do what is due: a ping, the timeout of a pong or of the peer's Close, a task that stands in."""
         if self.state is _OPEN:
-            match self._heartbeat.due(now):
-                case Beat.PING:
+            match self._pings.due(now):
+                case PingEvent.PING:
                     self._put(encode_control(Opcode.PING))
-                case Beat.NO_PONG if self._queue_is_full:
-                    # It is us who do not read: the pong may be there, behind messages that nobody wants yet.
-                    self._heartbeat.wait_on(now)
-                case Beat.NO_PONG:
+                case PingEvent.NO_PONG if self._queue_is_full:
+                    # We do not read now: the pong may wait behind messages that the queue has no room for.
+                    self._pings.wait_on(now)
+                case PingEvent.NO_PONG:
                     self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                     self._channel.interrupt_read()
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
-        if not self._receiving and self._standing_in is None and self._wants_bytes:
-            if self._away:
-                self._standing_in = trio.Event()
+        if self._wants_bytes:
+            if self._read_by is _NOBODY:
+                self._read_by = _NOBODY_STILL
+            elif self._read_by is _NOBODY_STILL:
+                self._read_by = _STAND_IN
+                self._stood_in = trio.Event()
                 self._settings.keepalive.start(self._stand_in)
-            self._away = True
 
     async def _shut(self) -> None:
-        """Close the channel of a session whose application takes its time after the end."""
+        """Close the channel, because the application still runs after the closing handshake."""
         ended_well = self.state is _CLOSED
         self.state = _CLOSED
         channel = self._channel

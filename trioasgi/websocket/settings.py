@@ -1,4 +1,4 @@
-"""What is the same for all WebSockets of a worker."""
+"""The settings that all WebSockets of a worker share."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trioasgi.websocket.codec import Codec
+    from trioasgi.websocket.codec import FrameCodec
     from trioasgi.websocket.keepalive import Keepalive
 
 
 class WebSocketSettings(msgspec.Struct, frozen=True):
-    """What is the same for all sessions of a worker. Times are in seconds.
+    """Shared by all sessions of a worker. Times are in seconds.
 
-    `max_size` bounds a message in bytes; `max_queue` how many messages are read ahead of an application that
-    does not receive, which all together have no more than about `max_size` bytes either. A `ping_interval`
-    or `ping_timeout` of 0: none.
+    `max_size` is the longest message, in bytes. While an application does not receive, at most `max_queue`
+    messages are queued for it, and no more once they have `max_size` bytes together. `ping_interval` 0: no
+    pings. `ping_timeout` 0: a pong may take any time.
     """
 
-    codec: Callable[..., Codec]
+    codec: Callable[..., FrameCodec]
     keepalive: Keepalive
     max_size: int
     max_queue: int

@@ -1,10 +1,10 @@
-"""The fast codec: frames are read here, and unmasked in C by the websockets library."""
+"""The fast codec: it reads the frames itself, and the websockets library unmasks them in C."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from trioasgi.websocket.codec import Codec
+from trioasgi.websocket.codec import FrameCodec
 from trioasgi.websocket.frames import MAX_CONTROL, CloseCode, FrameError, Opcode
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # built without its extension: slower, and the same
+except ImportError:  # websockets was built without its C extension: slower, same result
     from websockets.utils import apply_mask
 
 _FINAL: Final = 0x80
@@ -34,7 +34,7 @@ def _find_fault(first: int, *, deflate: bool) -> str | None:
         return f"unknown opcode {opcode:#x}"
     control = opcode >= _FIRST_CONTROL
     reserved = first & _RESERVED
-    # RFC 7692, 6: RSV1 tells of a compressed message, in its first frame.
+    # RFC 7692, 6: RSV1 marks a compressed message, in its first frame only.
     if reserved and (reserved != _RSV1 or not deflate or control or opcode == _CONTINUATION):
         return "a reserved bit is set"
     if control and first < _FINAL:
@@ -56,11 +56,11 @@ _FIRST_BYTES: Final = {
 """The meaning of each byte that a frame may begin with, without and with compression."""
 
 
-class WebsocketsCodec(Codec):
+class WebsocketsCodec(FrameCodec):
     """Reads frames out of the bytes of one read at a time.
 
-    What is left of a read is kept only if it is less than a frame's header, a control frame, or less than a
-    data frame of whose payload nothing has come: a large frame is handed on piece by piece.
+    A large data frame is handed on piece by piece. So little is kept from one read to the next: an incomplete
+    header, or an incomplete control frame.
     """
 
     __slots__ = ("_data", "_deflate", "_end", "_first_bytes", "_left", "_mask", "_pos", "room")
@@ -73,8 +73,8 @@ class WebsocketsCodec(Codec):
         self._first_bytes = _FIRST_BYTES[deflate]
         self._data = b""
         self._pos = 0
-        # Of the data frame that is being read: bytes still to come, its mask turned to where we are, and
-        # whether the message ends with it.
+        # Of the data frame that is being read: the bytes still to come, its mask rotated to the current
+        # position, and whether the message ends with it.
         self._left = 0
         self._mask = b""
         self._end = True
@@ -92,8 +92,7 @@ class WebsocketsCodec(Codec):
         data, pos = self._data, self._pos
         have = len(data)
         if have - pos < 2:
-            # A long wait may be ahead: let go of what has been used up. (So the next read, of whichever
-            # connection, finds its memory free and still cached, which is worth a twentieth.)
+            # Drop consumed bytes: the next wait may be long, and another connection can reuse their memory.
             self._data, self._pos = data[pos:], 0
             return None
         kind = self._first_bytes[data[pos]]
@@ -133,7 +132,7 @@ class WebsocketsCodec(Codec):
         return _CONTINUATION, piece, self._end and not self._left, False
 
     def _take(self) -> bytes:
-        """What is there of the payload, which is more than nothing."""
+        """The part of the payload that has come; at least one byte."""
         piece = self._data[self._pos : self._pos + self._left]
         mask = self._mask
         self._pos += len(piece)

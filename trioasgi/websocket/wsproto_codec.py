@@ -1,4 +1,4 @@
-"""The wsproto codec: always there, and the reference."""
+"""The reference codec, by wsproto, which is always installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, FrameDecoder, ParseFailed, RsvBits
 from wsproto.frame_protocol import Opcode as WsprotoOpcode
 
-from trioasgi.websocket.codec import Codec
+from trioasgi.websocket.codec import FrameCodec
 from trioasgi.websocket.frames import CloseCode, FrameError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ _NO_BITS = RsvBits(False, False, False)
 _RSV1 = RsvBits(True, False, False)
 
 
-class WsprotoCodec(Codec):
-    """Reads frames with wsproto's decoder, which an extension of ours lets look at their headers first."""
+class WsprotoCodec(FrameCodec):
+    """Reads frames with wsproto's decoder. An extension of ours checks each header first."""
 
     __slots__ = ("_decoder", "_headers", "room")
 
@@ -55,7 +55,7 @@ def _translate(exc: ParseFailed) -> FrameError:
 
 
 class _Headers(Extension):
-    """Bounds a frame by its header, and keeps the bit RSV1; payloads pass unchanged."""
+    """Checks a frame's length by its header, and remembers RSV1. It does not change payloads."""
 
     name = "headers"
 
@@ -65,7 +65,7 @@ class _Headers(Extension):
         self._compressed = False
 
     def take_compressed(self) -> bool:
-        """Was RSV1 set in the header that was read last? Asked once a header."""
+        """Was RSV1 set in the last header? To be called once for each header."""
         compressed, self._compressed = self._compressed, False
         return compressed
 
@@ -79,9 +79,9 @@ class _Headers(Extension):
         rsv: RsvBits,
         payload_length: int,
     ) -> CloseReason | RsvBits:
-        """Say which reserved bits may be set, or what is wrong with the frame.
+        """Return which reserved bits may be set, or the reason to refuse the frame.
 
-        Called again for the same header if its mask has not come yet.
+        wsproto calls this again for the same header if the mask has not come yet.
         """
         if opcode.iscontrol():
             return _NO_BITS

@@ -1,1 +1,1 @@
-"""A worker process, which the supervisor starts. Nothing is imported here: see `__main__.py`."""
+"""A worker process, which the supervisor starts. Nothing is imported here; `__main__.py` says why."""

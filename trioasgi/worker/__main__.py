@@ -1,6 +1,6 @@
-"""`python -m trioasgi.worker`: where a worker process begins.
+"""`python -m trioasgi.worker`: the start of a worker process.
 
-Little is imported here, so that the terminal's Ctrl-C is in hand before anything that takes a while.
+Little is imported here, so that the handler of Ctrl-C is set before slow imports.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Serve as the order on stdin says, and exit with an ExitStatus."""
-    # Ctrl-C reaches every process of the terminal's group; the supervisor is the one to act on it. A handler
-    # and not SIG_IGN, which the application's own children would inherit.
+    """Read the order on stdin, serve, and exit with an ExitStatus."""
+    # Ctrl-C reaches all processes of the terminal's group, and only the supervisor acts on it. The
+    # application's children would inherit SIG_IGN, but not a handler.
     signal.signal(signal.SIGINT, ignore_interrupt)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, ignore_interrupt)
@@ -33,7 +33,7 @@ def ignore_interrupt(_: int, __: FrameType | None) -> None:
 
 
 def _claim_stdin() -> int:
-    """The pipe of commands under a number of its own: 0 is for the application and its children to read."""
+    """Move the pipe of commands to another descriptor: 0 is for the application and its children."""
     commands = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)

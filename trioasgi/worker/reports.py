@@ -10,13 +10,14 @@ from trioasgi.supervisor.messages import LONGEST_REPORT, Report, encode_line
 logger = logging.getLogger("trioasgi")
 
 _LAST_MOMENTS = 2.0
-"""Seconds to get the last report written."""
+"""Seconds to write the last report."""
 
 
 class Reports:
-    """The worker's end of the socket that reports are written to.
+    """The worker's end of the socket for reports.
 
-    Never blocks the loop: a supervisor that does not read (it is stopped, say) misses heartbeats.
+    It never blocks the loop. A supervisor that does not read, because it is stopped for example, misses
+    heartbeats.
     """
 
     def __init__(self, sock: socket.socket) -> None:
@@ -25,13 +26,15 @@ class Reports:
         self._pending = bytearray()
 
     def send(self, report: Report) -> None:
-        """Write a report, or what the kernel takes of it; the rest goes out with the next."""
+        """Write a report. What the kernel does not take leaves with the next report."""
         if len(self._pending) < LONGEST_REPORT:
             self._pending += encode_line(report)
         self._flush()
 
     def send_last(self, report: Report) -> None:
-        """Write the report that says how it ended, waiting a while if need be."""
+        """Write the report of the worker's end, and wait for the kernel for at most
+        `_LAST_MOMENTS` seconds.
+        """
         self._sock.settimeout(_LAST_MOMENTS)
         self._pending += encode_line(report)
         self._flush()
@@ -42,5 +45,5 @@ class Reports:
             while self._pending:
                 del self._pending[: self._sock.send(self._pending)]
         except OSError:
-            # It does not read now, or is gone: then stdin has ended too, and that is what we act on.
+            # The supervisor does not read, or is gone. In that case stdin has ended too, and we act on that.
             logger.debug("The supervisor takes no reports")

@@ -1,8 +1,8 @@
 """A worker's work: the child's side of the supervisor's protocol (`supervisor/messages.py`).
 
-The main thread loads the application, then runs the loop. The loop serves, and sends reports and heartbeats:
-what they say is true of the loop. A thread of its own carries out commands: it is there before the
-application is loaded, and also when the loop is blocked.
+The main thread loads the application and then runs the loop. The loop serves, and sends reports and
+heartbeats, so these stop when it is blocked. Another thread carries out commands. It starts before the
+application is loaded, and works even when the loop is blocked.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from trioasgi.observe import configure_logging
 from trioasgi.process.ending import start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
-from trioasgi.process.signals import Handler, Handlers
+from trioasgi.process.signals import Handlers, SignalHandler
 from trioasgi.server.assembly import log_settings
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
     LONGEST_ORDER,
-    Drain,
+    DrainCommand,
     Draining,
     Failed,
     Heartbeat,
@@ -51,12 +51,13 @@ from trioasgi.worker.reports import Reports
 logger = logging.getLogger("trioasgi")
 
 ORPHAN_GRACE = 1.0
-"""Seconds to finish requests in when the supervisor is gone."""
+"""Seconds to finish requests when the supervisor is gone."""
 _ORPHANS_END = 0.5
-"""Seconds that an orphan has to end in after that, whatever it is doing."""
+"""Seconds after that until an orphan is ended, whatever it is doing."""
 _SUPERVISORS_TURN = 0.2
-"""Seconds from a SIGTERM of our own until we act on it: whoever has sent it may have sent it to all (to the
-group, or the control group), and then the supervisor says more, that the others stop as well."""
+"""Seconds from a SIGTERM to this worker until it acts on it. If the signal went to the whole group, the
+supervisor sends a command meanwhile, which also says that the other workers stop.
+"""
 _CHUNK = 1 << 16
 _NO_THREAD = Failed(
     reason="a worker could not be started: no thread can be started; raise the limit of processes",
@@ -66,10 +67,10 @@ _NO_THREAD = Failed(
 )
 
 
-def work(commands: int, on_interrupt: Handler) -> ExitStatus:
-    """Serve as the order on the pipe `commands` says; return the exit status, which was reported as well.
+def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
+    """Read the order from the pipe `commands`, and serve. Return the exit status, which was also reported.
 
-    `on_interrupt` is the handler of SIGINT, which the application may displace while it is imported.
+    `on_interrupt` is the handler of SIGINT. The application may replace it while it is imported.
     """
     lines = _lines(commands)
     try:
@@ -84,12 +85,14 @@ def work(commands: int, on_interrupt: Handler) -> ExitStatus:
     return _serve(order, lines, reports, on_interrupt)
 
 
-def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: Handler) -> ExitStatus:
+def _serve(
+    order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: SignalHandler
+) -> ExitStatus:
     lifecycle: Lifecycle | None = None
     try:
         config = Config.from_dict(order.config)
         if config.env_file is not None:
-            # The worker's own affair, so that each starts with what the file says by then.
+            # Each worker reads the file, so a restarted one sees its changes.
             from trioasgi.config.env_file import load_env_file
 
             load_env_file(config.env_file, os.environ)
@@ -108,18 +111,19 @@ def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interru
         declare_worker()
         app = load_app(config)
         handlers.install()
-        # Behind the threads of the application: Python would put the defaults back, which end the process.
+        # After the application's threads have ended: Python would restore the default actions, which end the
+        # process.
         atexit.register(handlers.ignore)
         reports.send(Starting())
-        status = trio.run(lifecycle.run, app, _heartbeats(reports, config))
-        # The supervisor's word stands for the signal that another server would have sent.
+        status = trio.run(lifecycle.serve, app, _heartbeats(reports, config))
+        # A command of the supervisor replaces the signal that other servers send.
         handlers.call_displaced(signal.SIGTERM)
-    except BaseException as error:  # noqa: BLE001 - whatever ends a worker is reported, and is its end
+    except BaseException as error:  # noqa: BLE001 - every cause of a worker's end is reported
         failure = explain(error, has_served=lifecycle is not None and lifecycle.has_served)
         reports.send_last(_failed(failure))
         return failure.status
     reports.send_last(Stopped())
-    # The supervisor knows what to do without a worker that has served its number of requests.
+    # The supervisor expects the end of a worker that has served its number of requests.
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
 
 
@@ -137,14 +141,14 @@ def _failed(failure: Failure) -> Failed:
     return Failed(reason=shortened(failure.message), permanent=failure.permanent, status=int(failure.status))
 
 
-def _drain_later(lifecycle: Lifecycle) -> Handler:
+def _drain_later(lifecycle: Lifecycle) -> SignalHandler:
     def wait_and_drain() -> None:
         time.sleep(_SUPERVISORS_TURN)
         lifecycle.request_drain("SIGTERM")
 
     def drain(_: int, __: FrameType | None) -> None:
         if lifecycle.stage is Stage.ENDED:
-            return  # and no thread can be started, perhaps
+            return  # the system may have no room for a thread
         if not start_guard(wait_and_drain, "trioasgi drain"):
             lifecycle.request_drain("SIGTERM")
 
@@ -158,15 +162,14 @@ def _lines(fd: int) -> Iterator[bytes]:
 
 
 def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle) -> None:
-    """Carry out commands until there are no more, which means that the supervisor is gone; in a thread.
+    """Carry out commands until the pipe ends: then the supervisor is gone. This runs in a thread.
 
-    While the application is still being imported there is no loop to be asked, and nothing has begun that
-    could be finished: the process ends on the spot.
+    While the application is imported there is no loop and no request. Then the process ends at once.
     """
     with contextlib.suppress(OSError):
         for line in commands:
             match decode_command(line):
-                case Drain(final=final):
+                case DrainCommand(final=final):
                     _drain(lifecycle, "the supervisor said so", final=final)
                 case None:
                     logger.debug("The supervisor sent something that is not a command")
@@ -184,7 +187,7 @@ def _drain(lifecycle: Lifecycle, reason: str, *, final: bool) -> None:
 
 
 def _exit(status: ExitStatus) -> NoReturn:
-    # Not sys.exit: the main thread may be anywhere, and will not come back for this one.
+    # sys.exit() in a thread would end only the thread.
     os._exit(status)
 
 
@@ -196,7 +199,7 @@ def _heartbeats(reports: Reports, config: Config) -> Callable[[], Awaitable[None
         while True:
             reports.send(Heartbeat())
             if signal.getsignal(signal.SIGINT) is not on_sigint:
-                # pdb leaves a handler behind that would answer Ctrl-C with a prompt in the midst of the loop.
+                # pdb leaves a handler that would open a prompt at Ctrl-C in the middle of the loop.
                 signal.signal(signal.SIGINT, on_sigint)
             await trio.sleep(interval)
 

@@ -1,4 +1,4 @@
-"""Between an application's thread and the event loop, for as long as its request lasts."""
+"""Connects an application's thread with the event loop while its request lasts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import trio
 from trioasgi.errors import ClientDisconnected
 
 if TYPE_CHECKING:
-    from .types import Receive
+    from trioasgi.types import Receive
 
 T = TypeVar("T")
 
 
 class Bridge:
-    """Runs async functions for the thread of one request (and threads of its own), for as long as the
-    request lasts.
+    """Runs async functions for the thread of one request, and for threads that it starts, while the request
+    lasts.
     """
 
     def __init__(self) -> None:
@@ -27,8 +27,8 @@ class Bridge:
         self._scopes: set[trio.CancelScope] = set()
 
     def await_in_loop(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        """In a thread: await `function(*args)` in the loop. Raises ClientDisconnected once the request is
-        over.
+        """Await `function(*args)` in the loop. Called in a thread. Raises ClientDisconnected once the request
+        is over.
         """
         try:
             return trio.from_thread.run(self._await, function, *args, trio_token=self._token)
@@ -36,7 +36,7 @@ class Bridge:
             raise ClientDisconnected("the server has ended") from exc
 
     async def _await(self, function: Callable[..., Awaitable[T]], *args: object) -> T:
-        # This is a system task: it does not know of the request's own cancellation.
+        # This runs in a system task, which the cancellation of the request does not reach.
         if self._open:
             with trio.CancelScope() as scope:
                 self._scopes.add(scope)
@@ -47,7 +47,7 @@ class Bridge:
         raise ClientDisconnected("the server has ended the request")
 
     def close(self) -> None:
-        """In the loop: the request is over."""
+        """Note that the request is over. Called in the loop."""
         self._open = False
         for scope in self._scopes:
             scope.cancel()
@@ -66,9 +66,10 @@ class BodyReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill `buffer` with what is there, waiting if that is nothing; 0 at the end of the body.
+        """Read bytes into `buffer`, and wait if there are none yet. Return their number; 0 at the end of the
+        body.
 
-        Raises ClientDisconnected if the end will never come.
+        Raises ClientDisconnected if the body will never be complete.
         """
         while not self._piece and self._more:
             message = self._bridge.await_in_loop(self._receive)

@@ -10,9 +10,10 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
+    from trioasgi.types import Message, Send
+
     from .bridge import Bridge
     from .environ import Environ
-    from .types import Message, Send
 
     _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -32,10 +33,10 @@ class Call:
         self._complete = False
         self._left: int | None = None
 
-    def run(self) -> BaseException | None:
-        """Call the application and send its response; return what it raised.
+    def respond(self) -> BaseException | None:
+        """Call the application and send its response. Return the exception that it raised, or None.
 
-        (Returned, so that the traceback has nothing of the way from thread to loop in it.)
+        If it were raised here, its traceback would also show the way from the thread to the loop.
         """
         try:
             result = self._app(self._environ, self._start_response)
@@ -58,7 +59,9 @@ class Call:
             self._push(b"", more=False)
 
     def _deduce_length(self, body: bytes) -> None:
-        """PEP 3333, "Handling the Content-Length Header": of a single piece, its length is the body's."""
+        """PEP 3333, "Handling the Content-Length Header": the length of a single piece is that of
+        the body.
+        """
         start = self._start
         if start is None or self._head_sent or self._left is not None or not isinstance(body, bytes):
             return

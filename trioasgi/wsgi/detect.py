@@ -1,4 +1,6 @@
-"""Whether an object is a WSGI application: asked of every application, before the bridge is loaded."""
+"""Detects WSGI applications. It stands apart, because every application is checked but few need
+the bridge.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from collections.abc import Callable
 
 
 def is_wsgi(app: object) -> bool:
-    """Does `app` look like a WSGI application: no coroutine, and called with two positional arguments?
+    """Does `app` look like a WSGI application: not async, and called with two positional arguments?
 
-    A class is one if that is how it is made and what it makes can be iterated over (PEP 3333, "The
+    A class is one if two arguments make an instance, and its instances are iterable (PEP 3333, "The
     Application/Framework Side").
     """
     if isinstance(app, type):

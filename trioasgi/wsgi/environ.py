@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote_to_bytes
 
 if TYPE_CHECKING:
-    from .types import Scope
+    from trioasgi.types import Scope
 
 Environ = dict[str, Any]
 
@@ -17,7 +17,9 @@ _DEFAULT_PORTS: Final = {"http": "80", "https": "443"}
 
 
 def make_environ(scope: Scope, body: io.RawIOBase, *, multiprocess: bool) -> Environ:
-    """The environ of a request (PEP 3333, "environ Variables"): its texts are bytes, decoded as Latin-1."""
+    """Make the environ of a request (PEP 3333, "environ Variables"). Its strings are bytes decoded as
+    Latin-1.
+    """
     root_path = str(scope.get("root_path", "")).encode()
     path = unquote_to_bytes(scope.get("raw_path") or scope["path"].encode())
     query = scope["query_string"].decode("latin-1")
@@ -38,7 +40,7 @@ def make_environ(scope: Scope, body: io.RawIOBase, *, multiprocess: bool) -> Env
         "wsgi.multiprocess": multiprocess,
         "wsgi.run_once": False,
         "wsgi.file_wrapper": FileWrapper,
-        "wsgi.input_terminated": True,  # reading ends with the body, also where no length says when
+        "wsgi.input_terminated": True,  # reading ends with the body, also without a Content-Length
     }
     if scope.get("client"):
         environ["REMOTE_ADDR"] = scope["client"][0]
@@ -46,13 +48,13 @@ def make_environ(scope: Scope, body: io.RawIOBase, *, multiprocess: bool) -> Env
     if scope.get("scheme") == "https":
         environ["HTTPS"] = "on"
     _add_headers(environ, scope["headers"])
-    # Whether there is a body is not told by header fields in every version of HTTP.
+    # Not in every version of HTTP do header fields tell whether there is a body.
     environ["wsgi.input"] = io.BufferedReader(body)
     return environ
 
 
 def _server(scope: Scope) -> tuple[str, str]:
-    """SERVER_NAME and SERVER_PORT, which can never be empty."""
+    """SERVER_NAME and SERVER_PORT, which must not be empty."""
     name, port = scope.get("server") or ("", None)
     if port is None:  # a Unix socket, or unknown
         return "localhost", _DEFAULT_PORTS.get(scope.get("scheme", "http"), "80")
@@ -62,12 +64,12 @@ def _server(scope: Scope) -> tuple[str, str]:
 def _add_headers(environ: Environ, headers: Iterable[tuple[bytes, bytes]]) -> None:
     for raw_name, raw_value in headers:
         if b"_" in raw_name:
-            continue  # it would pass for the field with dashes, which a proxy may vouch for
+            continue  # a name with `_` would look like the field with `-`, which a proxy may have checked
         name = raw_name.decode("latin-1").upper().replace("-", "_")
         key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
         value = raw_value.decode("latin-1")
         if key in environ:
-            # RFC 9110, 5.3, and RFC 6265, 5.4 for the one that has a separator of its own
+            # RFC 9110, 5.3; RFC 6265, 5.4 for Cookie
             value = environ[key] + ("; " if key == "HTTP_COOKIE" else ",") + value
         environ[key] = value
 

@@ -1,10 +1,11 @@
-"""WSGI applications (PEP 3333) as ASGI applications: each request in a worker thread, streaming both ways.
+"""Makes ASGI applications of WSGI applications (PEP 3333). Each request runs in a worker thread, and streams
+in both directions.
 
-The thread asks the event loop for each piece of the request's body when the application reads it, and waits
-for the loop to have taken each piece of the response: so neither side holds more than a piece.
+When the application reads the body, the thread asks the loop for the next piece. For each piece of the
+response it waits until the loop has sent that. So memory holds one piece in each direction.
 
-A thread cannot be cancelled. Where its request is (the grace is over, say), it is left to itself: whatever it
-then asks of the loop fails with ClientDisconnected, which is an OSError, as when the client has gone.
+A thread cannot be cancelled. If its request is cancelled, for example at the end of the grace, the thread
+goes on. Each of its calls to the loop then raises ClientDisconnected, an OSError, as if the client had gone.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from .environ import make_environ
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
-    from .types import Receive, Scope, Send
+    from trioasgi.types import Receive, Scope, Send
 
 DEFAULT_THREADS: Final = 40
-"""As many as Trio itself, and AnyIO with it, would use."""
+"""The default of Trio and of AnyIO."""
 
 
 class WSGIMiddleware:
     """An ASGI application that calls the WSGI application `app` in at most `threads` threads at once.
 
-    `multiprocess` is what the application is told of other processes (`wsgi.multiprocess`).
+    `multiprocess` is the value of `wsgi.multiprocess`: may other processes serve the same application?
     """
 
     def __init__(
@@ -37,11 +38,11 @@ class WSGIMiddleware:
     ) -> None:
         self.app = app
         self._multiprocess = multiprocess
-        # Not Trio's own, so that slow clients cannot keep the server from its name look-ups and files.
+        # Not Trio's own limiter: slow clients would keep the server from name look-ups and files.
         self._limiter = trio.CapacityLimiter(threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; take part in the lifespan, of which WSGI knows nothing."""
+        """Answer one request, or a lifespan call, which the WSGI application does not see."""
         match scope["type"]:
             case "http":
                 await self._answer(scope, receive, send)
@@ -61,7 +62,9 @@ class WSGIMiddleware:
         environ = make_environ(scope, BodyReader(bridge, receive), multiprocess=self._multiprocess)
         call = Call(self.app, environ, bridge, send)
         try:
-            failure = await trio.to_thread.run_sync(call.run, abandon_on_cancel=True, limiter=self._limiter)
+            failure = await trio.to_thread.run_sync(
+                call.respond, abandon_on_cancel=True, limiter=self._limiter
+            )
         finally:
             bridge.close()
         if failure is not None:

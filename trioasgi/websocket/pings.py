@@ -1,4 +1,4 @@
-"""When a session pings its peer, and when it has waited long enough for the answer."""
+"""When to ping the peer of a session, and when the pong is late."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 from enum import Enum, auto
 
 
-class Beat(Enum):
+class PingEvent(Enum):
     """What is due."""
 
     NOTHING = auto()
@@ -14,10 +14,9 @@ class Beat(Enum):
     NO_PONG = auto()
 
 
-class Heartbeat:
-    """Pings `interval` seconds after the last pong (0: never), each answered within `timeout` (0: whenever).
-
-    Any pong answers: what matters is that the peer lives.
+class PingSchedule:
+    """A ping is due `interval` seconds after the last pong (0: never). Its pong must come within `timeout`
+    seconds (0: no limit). Any pong counts, whatever its payload.
     """
 
     __slots__ = ("_interval", "_ping_at", "_pong_by", "_timeout")
@@ -29,16 +28,16 @@ class Heartbeat:
         self._ping_at = math.inf
         self.note_pong(now)
 
-    def due(self, now: float) -> Beat:
-        """What is due; a ping is taken to be sent then."""
+    def due(self, now: float) -> PingEvent:
+        """What is due at `now`. The caller sends the ping, if one is."""
         if now >= self._ping_at:
             if self._timeout:
                 self._ping_at = math.inf
                 self._pong_by = now + self._timeout
             else:
                 self._ping_at = now + self._interval
-            return Beat.PING
-        return Beat.NO_PONG if now >= self._pong_by else Beat.NOTHING
+            return PingEvent.PING
+        return PingEvent.NO_PONG if now >= self._pong_by else PingEvent.NOTHING
 
     def note_pong(self, now: float) -> None:
         """A pong has come."""
@@ -47,5 +46,5 @@ class Heartbeat:
             self._ping_at = now + self._interval
 
     def wait_on(self, now: float) -> None:
-        """Begin the wait for a pong again."""
+        """Wait for the pong for another `timeout` seconds."""
         self._pong_by = now + self._timeout

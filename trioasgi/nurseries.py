@@ -1,28 +1,29 @@
-"""What a call of the application has left open in its task: nurseries and cancel scopes around a `yield`.
+"""Nurseries and cancel scopes that a call of the application has left open in its task, around a `yield`.
 
-The usual case is an async generator with a nursery (an AnyIO task group) around its `yield`, whose reader
+In the usual case an async generator has a nursery (an AnyIO task group) around its `yield`, and its reader
 stops early, as `async for` does when `send()` raises. The generator stays suspended, and its nursery stays
-open in the task that iterated over it. Trio ends such a task with RuntimeError("Nursery stack corrupted")
-after its coroutine has returned, where nothing within the task can catch it: the error reaches the task's own
-nursery, and with it all other connections.
+open in the task that iterated over it. When the coroutine of that task has returned, Trio ends the task with
+RuntimeError("Nursery stack corrupted"). No code in the task can catch this error. It reaches the nursery of
+the task, and with it all other connections.
 
-Where the call goes on for a while, as with a `finally:` that waits, the generator is collected meanwhile, and
-Trio closes it in a task of its own. That task waits at the end of the nursery for the nursery's children; but
-they wake the task which opened it, in the middle of another wait or after its end. That ends the whole run
-with trio.TrioInternalError, and `guard_nurseries` is against it.
+If the call goes on for a while, the generator may be collected meanwhile. Then Trio closes it in another
+task. That task waits at the end of the nursery for its children. But the children wake the task that opened
+the nursery, in the middle of another wait or after its end, and that ends the whole run with
+trio.TrioInternalError. `guard_nurseries` prevents it.
 
-The tasks in such a nursery are cancelled, but nobody waits for them: `trio.run` fails with TrioInternalError
-if one of them, shielded from that, is still there when the main task has ended. A server that ends waits for
-those that come from its calls, with a deadline (`end_left_behind`).
+The tasks in such a nursery are cancelled, but no task waits for them. If one of them is shielded and still
+runs when the main task has ended, `trio.run` fails with TrioInternalError. So a server that ends waits for
+the tasks that come from its calls, with a deadline (`end_left_behind`).
 
-Trio has no public way to do any of this. This is the one module that changes what is private to it; elsewhere
-it is only read.
+Trio has no public way to do any of this. This module alone changes private attributes of Trio; others only
+read some.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -45,23 +46,23 @@ _ADVICE: Final = (
 
 
 LAST_MOMENTS: Final = 2.0
-"""Seconds that a task gets, once it is cancelled, for what it shields from that."""
+"""Seconds that a cancelled task has for what it shields from cancellation."""
 
 _VERSION: Final = trio.__version__
 
 _NAMES_SHOWN: Final = 5
-"""How many kinds of tasks a log line names."""
+"""A log line names at most so many kinds of tasks."""
 
 
 def abandon_nurseries(task: Task) -> bool:
-    """Cancel the nurseries that are open in `task`, and have Trio not wait for them any more; were there any?
+    """Cancel the nurseries that are open in `task`, and make Trio forget them. True if there were any.
 
-    To be called when the call of the application is over, before the task waits again: a generator that is
-    collected meanwhile is closed by a task of Trio's, which would wake the wrong task.
+    Call this when the call of the application is over, and before the task waits again: Trio may close the
+    collected generator in another task, and that would wake this one.
 
-    It does what Trio does with the open nurseries of a task that ends (`task_exited`), but raises no error.
+    Trio does the same with the open nurseries of a task that ends (`task_exited`), and raises an error then.
     """
-    # A nursery can be ended only from the block that opened it, which nobody can reach.
+    # Only the block that opened a nursery can end it, and that block is out of reach.
     nurseries = task._child_nurseries
     if not nurseries:
         return False
@@ -72,22 +73,50 @@ def abandon_nurseries(task: Task) -> bool:
     return True
 
 
+class LeftOpen:
+    """`found`: has the block of `abandoning` left something open?"""
+
+    found = False
+
+
+@contextmanager
+def abandoning(scope: trio.CancelScope) -> Iterator[LeftOpen]:
+    """Run the block, which calls the application, inside `scope`.
+
+    Nurseries and scopes that the block leaves open do not outlive it. An open scope would stay around what
+    the task does later, and its deadline would cancel that.
+    """
+    task = current_task()
+    left_open = LeftOpen()
+    try:
+        with scope:
+            innermost = task._cancel_status
+            try:
+                yield left_open
+            finally:
+                left_open.found = abandon_nurseries(task) or task._cancel_status is not innermost
+    except RuntimeError:
+        # Trio's error: the block of `scope` has ended before the block of an inner one.
+        if not left_open.found:
+            raise
+
+
 def report_left_open(who: str, what: str) -> None:
-    """Log that `what`, which ran for `who`, has left something open, and how to mend it."""
+    """Log that `what`, which ran for `who`, has left something open, and how to fix that."""
     logger.error(_ADVICE, who, what)
 
 
-# Trio's own; a version of it that has another name for this is served without the guard.
+# If a version of Trio has another name for this, there is no guard.
 _end_in_own_task = getattr(trio.Nursery, "_nested_child_finished", None)
 
 
 def guard_nurseries() -> None:
-    """From now on, have the end of a nursery's block be an error in any task but the one that opened it.
+    """From now on, raise RuntimeError when a task ends the block of a nursery that another task has opened.
 
-    It is one in Trio as well, but one that corrupts Trio's own state. This is for the whole process, and does
-    nothing to a nursery that is used as it should be.
+    Trio itself does not check this, and its state is corrupted then. The guard holds for the whole process.
+    It does not change a nursery that is used correctly.
     """
-    # There is nowhere else to stand between a generator that is collected and Trio.
+    # There is no other place to intercept a collected generator.
     if _end_in_own_task is not None:
         trio.Nursery._nested_child_finished = _end_nursery  # type: ignore[method-assign, assignment]
 
@@ -110,20 +139,20 @@ async def _end_in_another_task(nursery: trio.Nursery, exc: BaseException | None)
 
 
 def _take_out(task: trio.lowlevel.Task, nursery: trio.Nursery) -> None:
-    """Take `task` out of the block of a nursery that it has opened, wherever it is by now, and cancel the
-    others in it.
+    """Take `task` out of the block of a nursery that it has opened, and cancel the nursery's tasks. `task`
+    may be anywhere by now.
     """
     nursery._closed = True
     if nursery in task._child_nurseries:
         task._child_nurseries.remove(nursery)
     status = nursery.cancel_scope._cancel_status
     if status is None:
-        return  # the block has ended, though not well
+        return  # the block has ended with an error
     outer = status.parent
     if outer is not None and task._cancel_status is status:
         task._activate_cancel_status(outer)
     elif outer is not None:
-        # What the task has entered since goes on within what there was around the nursery.
+        # Scopes that the task has entered since move into the scope around the nursery.
         for inner in status.children:
             if inner.encloses(task._cancel_status):
                 inner.parent = outer
@@ -136,15 +165,16 @@ async def end_left_behind(
     deadline: float,
     report: Callable[[BaseException], None] = lambda _: None,
 ) -> bool:
-    """Wait for the tasks that calls, made in the nurseries `ours`, have left in nurseries of which nobody
-    takes care any more; did they all end by themselves?
+    """Wait for the tasks that calls have left in abandoned nurseries. True if all of them ended by
+    themselves.
 
-    They were cancelled when they were left; those that are still here are shielded from it. LAST_MOMENTS
-    after `deadline`, in Trio's time, or after the cancellation of this wait, their shields are removed. What
-    runs in a thread is waited for without limit, as Trio does. `report` is called with each exception that
-    one of them raises, Trio's Cancelled aside.
+    The calls are those made in the nurseries `ours`. The tasks were cancelled when they were left, so those
+    that still run are shielded. Their shields are removed LAST_MOMENTS after `deadline`, in seconds of
+    `trio.current_time()`, or LAST_MOMENTS after this wait is cancelled. A task in a thread is waited for
+    without limit, as Trio does. `report` is called with each exception that a task raises, but not with
+    Cancelled.
     """
-    for _ in range(2):  # what was left just now and is not shielded ends
+    for _ in range(2):  # tasks that were left just now end, unless they are shielded
         await trio.lowlevel.cancel_shielded_checkpoint()
     all_ended = True
     while left := _find_left_behind(frozenset(ours)):
@@ -161,9 +191,9 @@ async def end_left_behind(
 
 
 def _find_left_behind(ours: frozenset[trio.Nursery]) -> list[Task]:
-    """The tasks from calls in `ours` whose nursery is open no more, or is that of a task which has ended.
+    """The tasks from calls in `ours` whose nursery is no longer open, or belongs to a task that has ended.
 
-    Their nursery may have been left by a task of the application's own, which nobody here has seen end.
+    A task that the application has started may have left the nursery, so its end was not seen here.
     """
     runner = getattr(current_task(), "_runner", None)
     tasks: Collection[Task] = getattr(runner, "tasks", ())
@@ -179,40 +209,42 @@ def _is_left_behind(task: Task, living: Collection[Task]) -> bool:
 
 
 def _ancestors(task: Task) -> Iterator[trio.Nursery]:
-    """The nurseries around a task, from the inside."""
+    """The nurseries around a task, innermost first."""
     while (nursery := task.parent_nursery) is not None:
         yield nursery
         task = nursery.parent_task
 
 
 async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
-    """Be the parent of the tasks `left` until they have ended; was that by themselves?"""
+    """Adopt the tasks `left` and wait until they have ended. True if they ended by themselves."""
     last_moments = trio.CancelScope(shield=True)
-    timer = _Timer()
+    remover = _ShieldRemover()
     async with trio.open_nursery() as beside:
         try:
             async with trio.open_nursery() as nursery:
                 for task in left:
                     _adopt(task, nursery)
-                beside.start_soon(timer.run, nursery, deadline, last_moments)
+                beside.start_soon(remover.remove_after, nursery, deadline, last_moments)
         except BaseExceptionGroup as group:
             for error in _own_failures(group):
                 report(error)
         finally:
             last_moments.cancel()
             beside.cancel_scope.cancel()
-    return not timer.has_removed_shields
+    return not remover.has_removed_shields
 
 
-class _Timer:
+class _ShieldRemover:
     """Removes the shields of tasks that do not end."""
 
     has_removed_shields = False
 
-    async def run(self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope) -> None:
-        """Wait until the deadline, and then do what ends the tasks in `nursery`.
+    async def remove_after(
+        self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope
+    ) -> None:
+        """Wait until the deadline, and then remove the shields of the tasks in `nursery`, again and again.
 
-        `last_moments` is shielded, and cancelled when they have ended.
+        `last_moments` is shielded. The caller cancels it when the tasks have ended.
         """
         try:
             await trio.sleep_until(deadline)
@@ -237,7 +269,7 @@ def _can_be_adopted(task: Task) -> bool:
 
 
 def _adopt(task: Task, nursery: trio.Nursery) -> None:
-    """Have `nursery` wait for a task of another one, as Trio does with a task that `start()` hands on."""
+    """Move a task to `nursery`, which then waits for it, as Trio does at the end of `start()`."""
     assert task._parent_nursery is not None
     task._parent_nursery._children.remove(task)
     task._parent_nursery = nursery
@@ -245,7 +277,7 @@ def _adopt(task: Task, nursery: trio.Nursery) -> None:
 
 
 def _remove_shields(tasks: Iterable[Task]) -> None:
-    """Let the cancellation of the nurseries that were left reach these tasks, and what they have started."""
+    """Remove the shields of these tasks and their descendants, so that the cancellation reaches them."""
     todo = [*tasks]
     while todo:
         task = todo.pop()
@@ -257,8 +289,8 @@ def _remove_shields(tasks: Iterable[Task]) -> None:
 
 
 def _own_failures(error: BaseException | None) -> Iterator[BaseException]:
-    """What the tasks have raised, without what Trio has: the cancellation of the nursery that they were left
-    in, and its complaint that this has gone, which stands for what the task has raised.
+    """The exceptions of the tasks themselves. Trio's own are left out: Cancelled, and the RuntimeError about
+    the abandoned nursery, whose context is the exception of the task.
     """
     match error:
         case BaseExceptionGroup():

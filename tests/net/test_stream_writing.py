@@ -1,0 +1,268 @@
+"""The writing half of `HubStream`: sends, flushes that wait together, and write timeouts."""
+
+from __future__ import annotations
+
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import wait_all_tasks_blocked
+
+from tests.net.pairs import RESET, clog, hub_pair, read_exactly
+from tests.support.sockets import SOON, run
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+
+
+# Writing
+
+
+def test_a_big_write_is_sent_whole_under_back_pressure() -> None:
+    data = bytes(range(256)) * 65536  # 16 MiB, more than a loopback connection holds
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                await stream.send_all(data)
+                await stream.send_eof()
+
+            nursery.start_soon(send)
+            await wait_all_tasks_blocked()
+            assert await read_exactly(peer, len(data) + 1) == data
+
+    run(main)
+
+
+def test_what_a_write_was_given_may_change_afterwards() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            data = bytearray(b"x" * 100_000)
+            nursery.start_soon(stream.send_all, data)
+            await wait_all_tasks_blocked()
+            data[:] = b"y" * len(data)
+            await read_exactly(peer, taken)
+            assert await read_exactly(peer, 100_000) == b"x" * 100_000
+
+    run(main)
+
+
+def test_several_tasks_that_flush_at_once_all_end() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            taken = clog(stream)
+
+            async def send(piece: bytes) -> None:
+                assert not stream.send_nowait(piece)
+                await stream.flush()
+
+            pieces = [bytes([number]) * 50_000 for number in range(5)]
+            async with trio.open_nursery() as nursery:
+                for piece in pieces:
+                    nursery.start_soon(send, piece)
+                await wait_all_tasks_blocked()
+                await read_exactly(peer, taken)
+                received = await read_exactly(peer, 250_000)
+            # Each piece in one, in whichever order the tasks were run.
+            assert sorted(received[start : start + 50_000] for start in range(0, 250_000, 50_000)) == pieces
+
+    run(main)
+
+
+def test_a_flush_that_waits_for_its_turn_goes_on_when_the_first_is_cancelled() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            taken = clog(stream)
+            assert not stream.send_nowait(b"first")
+            scope = trio.CancelScope()
+
+            async def cancelled() -> None:
+                with scope:
+                    await stream.flush()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancelled)
+                await wait_all_tasks_blocked()
+                assert not stream.send_nowait(b"second")
+                nursery.start_soon(stream.flush)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+                await wait_all_tasks_blocked()
+                received = await read_exactly(peer, taken + 11)
+            assert scope.cancelled_caught
+            assert received.endswith(b"firstsecond")
+
+    run(main, SOON)
+
+
+def test_a_flush_behind_one_that_is_cancelled_has_a_deadline_of_its_own() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, _):
+            clog(stream)
+            stream.write_timeout = 0.3
+            assert not stream.send_nowait(b"first")
+            scope = trio.CancelScope()
+
+            async def cancelled() -> None:
+                with scope:
+                    await stream.flush()
+
+            async def late() -> None:
+                with pytest.raises(TimeoutError, match="took nothing in time"):
+                    await stream.flush()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancelled)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(late)
+                nursery.start_soon(late)
+                await wait_all_tasks_blocked()
+                scope.cancel()
+
+    run(main, SOON)
+
+
+def test_a_piece_that_is_sent_beside_a_file_leaves(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            with (tmp_path / "file").open("rb") as file:
+
+                async def send_file() -> None:
+                    await stream.send_file(file.fileno(), 0, 1_000_000)
+
+                async def send_piece() -> None:
+                    stream.send_nowait(b"y")
+                    await stream.flush()
+
+                nursery.start_soon(send_file)
+                await wait_all_tasks_blocked()
+                nursery.start_soon(send_piece)
+                await wait_all_tasks_blocked()
+                received = await read_exactly(peer, taken + 1_000_001)
+                assert received[taken:].count(b"y") == 1
+                await wait_all_tasks_blocked()
+                assert not nursery.child_tasks
+
+    (tmp_path / "file").write_bytes(1_000_000 * b"x")
+    run(main, SOON)
+
+
+def test_a_peer_that_takes_little_is_not_one_that_takes_nothing() -> None:
+    """The socket is not writable before a third of its buffer is free."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            stream.write_timeout = 0.5
+            assert not stream.send_nowait(b"late")
+            nursery.start_soon(stream.flush)
+            for _ in range(12):  # 1.8 seconds
+                taken -= len(await peer.receive_some(100_000))
+                await trio.sleep(0.15)
+            assert await read_exactly(peer, taken + 4)
+
+    run(main)
+
+
+def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            taken = clog(stream)
+            assert not stream.send_nowait(b"cut")
+            with trio.move_on_after(0.01):
+                await stream.flush()
+            assert len(await read_exactly(peer, taken)) == taken
+            with trio.fail_after(SOON):
+                # The hub has seen the socket become writable, and sent what nobody waits for any more.
+                assert await read_exactly(peer, 3) == b"cut"
+                if not stream.send_nowait(b" and mended"):
+                    await stream.flush()
+                assert await read_exactly(peer, 11) == b" and mended"
+
+    run(main)
+
+
+def test_what_is_sent_soon_leaves_together_and_by_itself() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            assert stream.send_soon(b"a head, ")
+            assert stream.send_soon(b"and a piece")
+            with trio.fail_after(SOON):
+                assert await peer.receive_some(100) == b"a head, and a piece"
+            assert stream.send_soon(b"again")
+            assert stream.send_nowait(b", and the end")
+            with trio.fail_after(SOON):
+                assert await peer.receive_some(100) == b"again, and the end"
+
+    run(main)
+
+
+def test_what_is_sent_soon_to_a_peer_that_has_gone_is_told_by_the_next_send() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            await peer.aclose()
+            with trio.fail_after(SOON), pytest.raises(ConnectionError):
+                while True:
+                    stream.send_soon(b"x")
+                    await trio.lowlevel.checkpoint()
+
+    run(main)
+
+
+def test_a_reset_ends_every_flush() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            clog(stream)
+            errors: list[OSError] = []
+
+            async def flush() -> None:
+                try:
+                    await stream.flush()
+                except ConnectionError as error:
+                    errors.append(error)
+
+            assert not stream.send_nowait(b"never read")
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flush)
+                nursery.start_soon(flush)
+                await wait_all_tasks_blocked()
+                await peer.aclose()  # with bytes unread: the kernel sends a reset
+            assert len(errors) == 2
+
+    run(main, SOON)
+
+
+# Timeouts
+
+
+def test_a_peer_that_takes_nothing_ends_the_flush() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, _):
+            clog(stream)
+            stream.write_timeout = 0.1
+            assert not stream.send_nowait(b"unwanted")
+            with trio.fail_after(SOON), pytest.raises(TimeoutError, match="took nothing in time"):
+                await stream.flush()
+
+    run(main)
+
+
+def test_the_write_timeout_counts_from_the_last_byte_that_was_taken() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            left = clog(stream) + (16 << 20)
+            stream.write_timeout = 1.0
+            nursery.start_soon(stream.send_all, bytes(16 << 20))
+            for _ in range(4):  # longer in all than the timeout, and never as long at a time
+                await trio.sleep(0.4)
+                left -= len(await read_exactly(peer, 3 << 20))
+            assert nursery.child_tasks
+            assert len(await read_exactly(peer, left)) == left
+
+    run(main)

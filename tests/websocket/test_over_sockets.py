@@ -1,0 +1,252 @@
+"""What the server itself does on real sockets, in the clear and over TLS."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import pytest
+import trio
+
+from tests.support.certificates import Certificates
+from tests.support.sockets import SOON, connected, open_stream, port_of, run, secured, served
+from tests.support.websocket import (
+    PING,
+    PONG,
+    TEXT,
+    WEBSOCKET_CODECS,
+    ServerFrame,
+    WebSocketClient,
+    accept,
+    close,
+    echo,
+    frame,
+    handshake,
+)
+from trioasgi import ConfigError
+from trioasgi.server.assembly import websocket_codec_factory
+from trioasgi.types import Receive, Scope, Send
+
+both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
+
+
+def test_a_handshake_byte_by_byte() -> None:
+    async def main() -> None:
+        async with served(echo, lifespan="off") as server, connected(server) as http:
+            client = WebSocketClient(http)
+            for byte in handshake():
+                await http.send(bytes([byte]))
+            assert b" 101 " in await http.until(b"\r\n\r\n")
+            for byte in frame(TEXT, b"hello"):
+                await http.send(bytes([byte]))
+            assert await http.until(b"hello") == b"\x81\x05hello"
+            await client.send(close())
+
+    run(main)
+
+
+@both_codecs
+def test_whoever_breaks_the_rules_breaks_only_his_own_connection(codec: str) -> None:
+    """Each violation has its close code, and the same server serves the next connection."""
+    violations = {
+        frame(TEXT, b"unmasked", mask=None): 1002,
+        frame(TEXT, rsv=2): 1002,
+        frame(0x3): 1002,
+        frame(0x9, fin=False): 1002,
+        frame(0x9, bytes(126)): 1002,
+        frame(0x0, b"nothing to continue"): 1002,
+        close(1005): 1002,
+        frame(TEXT, b"\xc3("): 1007,
+        frame(TEXT, length=17 * 1024 * 1024)[:14]: 1009,
+        frame(TEXT, b"\xff\xff\xff", rsv=4): 1007,
+    }
+
+    async def main() -> None:
+        async with served(echo, websocket=codec, lifespan="off") as server:
+            for violation, code in violations.items():
+                async with connected(server) as http:
+                    client = WebSocketClient(http)
+                    await client.shake_hands("sec-websocket-extensions: permessage-deflate")
+                    await client.send(violation)
+                    assert await client.close_code() == code, violation
+                async with connected(server) as http:
+                    client = WebSocketClient(http)
+                    await client.shake_hands()
+                    await client.send(frame(TEXT, b"hello"))
+                    assert await client.message() == "hello"
+                    await client.send(close())
+                    assert await client.close_code() == 1000
+
+    run(main)
+
+
+@both_codecs
+def test_a_large_message_both_ways(codec: str) -> None:
+    async def main() -> None:
+        async with served(echo, websocket=codec, lifespan="off") as server, connected(server) as http:
+            client = WebSocketClient(http)
+            await client.shake_hands()
+            data = bytes(range(256)) * 16 * 1024  # 4 MiB
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send, frame(2, data, mask=b"\x00" * 4))
+                assert await client.message() == data
+            await client.send(frame(2, length=16 * 1024 * 1024 + 1)[:14])
+            assert await client.close_code() == 1009
+
+    run(main)
+
+
+@both_codecs
+@pytest.mark.parametrize("secure", [False, True])
+def test_an_application_that_does_not_receive(codec: str, secure: bool, certificates: Certificates) -> None:
+    """Pings are answered and the close is noticed all the same."""
+    release = trio.Event()
+    codes: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await release.wait()
+        while (message := await receive())["type"] == "websocket.receive":
+            assert message["text"] == "hello"
+        codes.append(message["code"])
+
+    options = certificates.options if secure else {}
+
+    async def main() -> None:
+        async with served(app, websocket=codec, lifespan="off", **options) as server:
+            context = certificates.context()
+            async with secured(server, context) if secure else connected(server) as http:
+                client = WebSocketClient(http)
+                await client.shake_hands()
+                await client.send(frame(TEXT, b"hello"), frame(PING, b"p"))
+                assert await client.frame() == ServerFrame(PONG, b"p")
+                await client.send(frame(TEXT, b"hello"), close(4000))
+                assert await client.close_code() == 4000
+                release.set()
+                assert await client.is_closed()
+
+    run(main)
+    assert codes == [4000]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_pings(secure: bool, certificates: Certificates) -> None:
+    options = certificates.options if secure else {}
+
+    async def main() -> None:
+        async with served(
+            echo, lifespan="off", websocket_ping_interval=0.3, websocket_ping_timeout=0.5, **options
+        ) as server:
+            context = certificates.context()
+            async with secured(server, context) if secure else connected(server) as http:
+                client = WebSocketClient(http)
+                await client.shake_hands()
+                for _ in range(2):
+                    assert await client.frame() == ServerFrame(PING, b"")
+                    await client.send(frame(PONG))
+                assert await client.frame() == ServerFrame(PING, b"")
+                assert await client.close_code() == 1011
+
+    run(main)
+
+
+def test_a_client_that_is_reset() -> None:
+    codes: list[int] = []
+    told = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        codes.append((await receive())["code"])
+        told.set()
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server:
+            sock = socket.create_connection(("127.0.0.1", port_of(server)))
+            sock.sendall(handshake())
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+            assert b" 101 " in await stream.receive_some()
+            stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+            await stream.aclose()
+            with trio.fail_after(SOON):
+                await told.wait()
+
+    run(main)
+    assert codes == [1006]
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_many_senders_to_a_slow_reader(secure: bool, certificates: Certificates) -> None:
+    """One of them gives up in the midst of it; each frame arrives whole all the same."""
+    sent = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+
+        async def talk(name: bytes, patience: float) -> None:
+            nonlocal sent
+            with trio.move_on_after(patience):
+                for _ in range(20):
+                    await send({"type": "websocket.send", "bytes": name * 200_000})
+                    sent += 1
+
+        async with trio.open_nursery() as nursery:
+            for name in (b"a", b"b", b"c", b"d"):
+                nursery.start_soon(talk, name, 0.3 if name == b"b" else SOON)
+
+    options = certificates.options if secure else {}
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **options) as server:
+            context = certificates.context()
+            async with secured(server, context) if secure else connected(server) as http:
+                client = WebSocketClient(http)
+                await client.shake_hands()
+                await trio.sleep(0.6)
+                frames, code = await client.until_close()
+                assert code == 1000
+                for found in frames:
+                    assert found.payload == found.payload[:1] * 200_000
+                assert len(frames) >= sent >= 60
+                await client.send(close())
+
+    run(main)
+
+
+def test_the_codec_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert websocket_codec_factory("auto")(deflate=False, room=1).name == "websockets"
+    assert websocket_codec_factory("wsproto")(deflate=False, room=1).name == "wsproto"
+    monkeypatch.setitem(sys.modules, "trioasgi.websocket.websockets_codec", None)
+    assert websocket_codec_factory("auto")(deflate=False, room=1).name == "wsproto"
+    with pytest.raises(ConfigError, match=r"trioasgi\[fast\]"):
+        websocket_codec_factory("websockets")
+
+
+def test_a_call_whose_client_has_left_is_told_and_not_cancelled() -> None:
+    """Not with `cancel_on_disconnect` either: a request's call, whose client leaves later, is by then."""
+    accepted, cancelled, ended = trio.Event(), trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                await trio.sleep_forever()
+            finally:
+                cancelled.set()
+        await accept(receive, send)
+        accepted.set()
+        await cancelled.wait()
+        assert (await receive())["type"] == "websocket.disconnect"
+        ended.set()
+
+    async def main() -> None:
+        async with served(
+            app, lifespan="off", cancel_on_disconnect="always", disconnect_grace=0.01
+        ) as server:
+            async with await open_stream(server) as stream:
+                await stream.send_all(handshake())
+                await accepted.wait()
+            async with await open_stream(server) as stream:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            await cancelled.wait()
+            await ended.wait()
+
+    run(main)
