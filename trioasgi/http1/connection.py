@@ -1,13 +1,14 @@
 """The life of an HTTP/1 connection, top to bottom: read a request, have it answered, go on or close (RFC
 9112, 9).
 
-One task serves a connection at a time. It calls the application itself, so a request starts no task. Three
-things end its turn before the connection's end, and another task (`on_handover`) takes the next one:
+One task at a time serves a connection. It calls the application itself, so a request starts no task. Two
+things make another task take over (`on_handover`):
 
-- The application goes on after its response is complete, and the client's next request, or its end, arrives.
-  The task stays with the application.
-- A call leaves a nursery or a scope open in the task, which can be used for nothing more.
-- A call is cancelled: the task's own scope is spent. The same task goes on, with a new scope.
+- The application goes on after its response is complete, and bytes or the end of the stream arrive. The old
+  task stays with the application.
+- A call leaves a nursery or a cancel scope open. The old task can serve nothing more.
+
+The calls of a task share one cancel scope. If a call is cancelled, the task goes on with a new scope.
 """
 
 from __future__ import annotations
@@ -47,14 +48,13 @@ logger = logging.getLogger("trioasgi")
 
 FIRST_REQUEST_SECONDS: Final = 1.0
 LAST_REQUEST_SECONDS: Final = 0.5
-"""How long a draining server waits for the first request of a client that has connected already, and for
-another of one that it has answered: such a request may be on its way, and would be lost. Its response says
-that it was the last.
+"""How long a draining server waits for a request: the first of a new client, or the next of one that was
+answered. Such a request may be on its way, and would be lost. Its response says that it is the last.
 """
 
 
 class ConnectionPhase(Enum):
-    """What a connection is about."""
+    """What a connection is doing."""
 
     NEW = "connected, and nothing has arrived yet"
     IDLE = "waiting for a request, of which nothing has arrived"
@@ -95,8 +95,8 @@ _COMPLETE: Final = ResponsePhase.COMPLETE
 class HTTP1Connection(ConnectionState):
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
 
-    Each call begins with the context variables of `context`. The task that calls `run` is started in a copy
-    of it: `context.run(nursery.start_soon, connection.run)`. `start_task` starts a task that belongs to this
+    Each call begins with the context variables of `context`. The caller starts the task in a copy of it:
+    `context.run(nursery.start_soon, connection.run)`. `start_task` starts a task that belongs to this
     connection and ends with it.
     """
 
@@ -124,7 +124,7 @@ class HTTP1Connection(ConnectionState):
     ) -> None:
         super().__init__(channel, info, settings, start_task)
         self.phase = _NEW
-        self._deadline = math.inf  # it may be told to drain before its task has begun
+        self._deadline = math.inf  # `drain` may be called before `run`
         self._giving_up: GivingUp | None = None
         self._handler = handler
         self._context = context
@@ -139,10 +139,10 @@ class HTTP1Connection(ConnectionState):
             channel.on_hung_up(self._note_gone)
 
     async def run(self) -> bool:
-        """Serve until the connection is to be closed, which is left to the caller.
+        """Serve requests until the connection has to be closed. The caller closes it.
 
-        False if it is not the caller's any more: `on_handover` has been called, and somebody else calls
-        `run`.
+        False if another task serves the connection now: `on_handover` was called. The caller must leave it
+        alone.
         """
         task, base, handler = current_task(), self._context, self._handler
         turn = self._turn
@@ -164,11 +164,13 @@ class HTTP1Connection(ConnectionState):
                         try:
                             await handler(exchange)
                         finally:
-                            # What the call has set is seen by no other, and its scope is its own no more.
-                            # The task has the new context from its next step on, which `_read_request` makes.
+                            # Later calls must not see this call's context variables, nor this call their
+                            # scope. Trio uses the new context from the task's next step on: `_read_request`
+                            # makes one.
                             exchange.scope = None
                             task.context = base.copy()
-                            # A scope that ends before a nursery within it takes the status back to ours.
+                            # If the call left a nursery open, the cancel status may still be ours: look at
+                            # both.
                             if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange, ours=turn == self._turn)
                         if turn != self._turn:
@@ -183,14 +185,14 @@ class HTTP1Connection(ConnectionState):
                             and self.reader.body is None
                         )
                         goes_on = ordinary or await self._can_go_on(exchange)
-                        # An idle connection keeps nothing of its last request but what may come again.
+                        # An idle connection must not hold the memory of its last request.
                         self._exchange = None
                         del exchange, request
                         if not goes_on:
                             return True
                         self.phase = _IDLE
             except RuntimeError:
-                # Trio says that the scope's block has ended before one that was opened within it.
+                # The call left a scope open: Trio raises, as ours ends before that one.
                 if turn == self._turn:
                     raise
             if turn != self._turn:
@@ -199,13 +201,13 @@ class HTTP1Connection(ConnectionState):
                 self._end_cancelled(late=trio.current_time() >= scope.deadline)
 
     async def _read_request(self, task: trio.lowlevel.Task) -> HTTP1Request | None:
-        """The next request; None if there is none any more, and the connection is to be closed.
+        """Wait for the next request. None: no more will come, and the connection has to be closed.
 
-        Others get their turn, also where the request is there already.
+        Other tasks run in between, even if the request has arrived already.
         """
         reader = self.reader
         channel = self.channel
-        # A client that has just connected gets the time of a head for its first byte.
+        # The first byte of a new connection has the time-out of a head.
         patience = self.settings.timeout_headers if self.phase is _NEW else self.settings.timeout_keep_alive
         self._deadline = self._now() + patience
         has_data = reader.has_more
@@ -235,14 +237,14 @@ class HTTP1Connection(ConnectionState):
         except RequestError as error:
             await self._answer(error.rule)
         except OSError:
-            pass  # the client has gone, or has waited for too long
+            pass  # the client has gone, or sent nothing in time
         return None
 
     def _leave_task(self, task: trio.lowlevel.Task, exchange: HTTP1Exchange, *, ours: bool) -> None:
-        """The call has left a nursery or a cancel scope open: this task is good for nothing any more.
+        """The call has left a nursery or a cancel scope open, so this task can serve nothing more.
 
-        Another task brings the exchange to its end and closes the connection, unless it is another's already:
-        not `ours`.
+        Another task ends the exchange and closes the connection. If the connection is not `ours` any more,
+        another task does so anyway.
         """
         abandon_nurseries(task)
         request = exchange.request
@@ -259,21 +261,19 @@ class HTTP1Connection(ConnectionState):
             self._on_handover(self)
 
     def _hand_over(self) -> None:
-        """Something is there that nobody waits for: the next request, while the application is still busy?
+        """Bytes have arrived that no task waits for. If the response is complete, another task takes over.
 
-        An application may go on after its response (Starlette's BackgroundTask does). This task is its own
-        then; the connection is served on, or closed, by another, so that the client need not wait.
+        An application may go on after its response (Starlette's BackgroundTask does). The current task stays
+        with it. Another task serves the next request, or closes the connection, so the client need not wait.
         """
         exchange = self._exchange
         if self.phase is not _BUSY or exchange is None or self._on_handover is None:
             return
-        if exchange.scope is None:  # the call is over: its task sees to what comes next
+        if exchange.scope is None:  # the call is over: its task reads the next request
             return
-        if (
-            exchange.phase is not _COMPLETE or exchange.status == 101
-        ):  # a WebSocket's channel is still its own
+        if exchange.phase is not _COMPLETE or exchange.status == 101:  # a WebSocket keeps its channel
             return
-        # Its body, as far as nobody has read it, is for the other task as well: the call gets no more of it.
+        # The other task also drops what is unread of the body: the call gets no more of it.
         self._turn += 1
         self.phase = _IDLE
         self._on_handover(self)
@@ -312,13 +312,13 @@ class HTTP1Connection(ConnectionState):
         self._watch().attend()
 
     def _watch(self) -> GivingUp:
-        """Who sees to it that a call is cancelled when its client has gone."""
+        """What cancels a call after its client has gone."""
         if self._giving_up is None:
             self._giving_up = GivingUp(self)
         return self._giving_up
 
     def _end_cancelled(self, *, late: bool) -> None:
-        """The call was cancelled, by its deadline or by the application: that was the exchange's end."""
+        """The call was cancelled, by its deadline or by the application: answer in its place, or cut."""
         exchange = self._exchange
         if exchange is None:
             return
@@ -326,8 +326,8 @@ class HTTP1Connection(ConnectionState):
             self._refuse_cancelled(exchange, late=late)
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:
-        """End an exchange whose call is over and whose task or cancel scope is not to be used any more; can
-        the connection go on?
+        """End an exchange whose call is over, but whose task or cancel scope could not go on. True if the
+        connection can serve more.
         """
         goes_on = await self._can_go_on(exchange)
         self._exchange = None
@@ -336,7 +336,7 @@ class HTTP1Connection(ConnectionState):
         return goes_on
 
     def cut(self) -> None:
-        """The task is cancelled from outside, as the server has stopped waiting: so is what it answers."""
+        """The server waits no longer and cancels this task: cut the response."""
         exchange = self._exchange
         if exchange is not None and self.phase is _BUSY:
             exchange.cut_off("ended, as the server waits no longer")
@@ -363,7 +363,7 @@ class HTTP1Connection(ConnectionState):
         exchange.fail(rule.status, reason)
 
     def drain(self) -> None:
-        """Serve what is under way, and then no more."""
+        """Finish the request that is under way, and take no more."""
         self.draining = True
         if self.phase is _IDLE or self.phase is _NEW:
             patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
@@ -375,7 +375,7 @@ class HTTP1Connection(ConnectionState):
     # Requests
 
     def _limit_wait(self) -> None:
-        """Set the deadline of a wait for the rest of a head, or for a head while the server drains."""
+        """Set the deadline for the rest of a head, or for a new head while the server drains."""
         now = self._now()
         if not self.reader.holds_data:
             self._deadline = min(self._deadline, now + FIRST_REQUEST_SECONDS)
@@ -384,9 +384,9 @@ class HTTP1Connection(ConnectionState):
             self._deadline = now + self.settings.timeout_headers
 
     def _receive_late(self) -> bytes:
-        """Time is up, or the server drains: a request that crossed that decision on its way is still served.
+        """The deadline has passed. Return a request that has arrived at the same moment; b"" if none has.
 
-        Raises RequestError if there is a part of one.
+        Raises RequestError if part of a head was received.
         """
         if self.reader.holds_data:
             raise RequestError(Rule.HEAD_TIMEOUT)
@@ -395,15 +395,15 @@ class HTTP1Connection(ConnectionState):
     # What comes after a response
 
     async def _can_go_on(self, exchange: HTTP1Exchange) -> bool:
-        """Let what is left of the response leave; is the connection to be served on? If not, it is to be
+        """Wait until the response has left. True if the connection can serve more, otherwise it has to be
         closed.
         """
         if exchange.phase is not _COMPLETE:
-            # What the server itself has answered, what the application gave before it failed, or the end of a
-            # response for which it has given up waiting; the client need not know.
+            # The server's own answer, what the application sent before it failed, or the end of a response
+            # whose application did not wait.
             with suppress(ClientDisconnected):
                 await exchange.flush()
-        exchange.end()  # where that was cancelled, `cut` does so
+        exchange.end()  # if the flush is cancelled, `cut` ends it
         if not exchange.close_after and (self.reader.body is None or await self._skip_body()):
             return True
         self.phase = _CLOSING
@@ -425,7 +425,7 @@ class HTTP1Connection(ConnectionState):
     # Answers of the server's own
 
     async def _answer(self, rule: Rule) -> None:
-        """Answer a request that breaks `rule` and so never became an exchange; the connection closes."""
+        """Answer a request that breaks `rule`, and so has no exchange. The connection closes."""
         self.phase = _CLOSING
         rest = self.reader.take_rest()
         with_body = not rest.lstrip(b"\r\n").startswith(b"HEAD ")
@@ -433,7 +433,7 @@ class HTTP1Connection(ConnectionState):
         try:
             self.channel.send_nowait(answer)
         except OSError:
-            pass  # there is nobody left to tell
+            pass  # the client has gone
         else:
             self.log_limit(refusal_text(rule, rest))
             if self.settings.access_log is not None:

@@ -1,6 +1,6 @@
 """`HTTP1Exchange`: one request and its response on an HTTP/1 connection.
 
-The response's half is `response.HTTP1Response`. Here is the request's half, and what belongs to the call.
+`response.HTTP1Response` is the response's half. This module adds the request's half and the call's scope.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
 
 YIELD_EVERY: Final = 256 * 1024
-"""Bytes of a body after which its reader lets other connections run, however fast its own client sends."""
+"""Bytes of a body after which other connections get their turn, even if the client sends without a pause."""
 
 PIECE_COST: Final = 32 * 1024
-"""Bytes that each piece counts for besides its own, as a client may send them one by one, each in a
-chunk whose extensions take half a millisecond to check.
+"""Each piece counts for so many bytes more than it has. A client may send them one by one, each in a chunk
+with long extensions to check.
 """
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
@@ -66,7 +66,7 @@ class HTTP1Exchange(HTTP1Response):
         self._waited_for = False
         # The call
         self.scope: trio.CancelScope | None = connection.scope
-        """That of the task which makes the call, for as long as the call is under way."""
+        """The scope of the call's task while the call is under way."""
         self._since_yield = 0
         self._pace: Pace | None = None
 
@@ -99,31 +99,29 @@ class HTTP1Exchange(HTTP1Response):
             if piece is not None:
                 break
             if has_read:
-                # Of what there is between pieces, extensions and trailers, there may be little in each read.
+                # A read may bring extensions or trailers alone, and no piece.
                 self._since_yield += PIECE_COST
                 if self._since_yield >= YIELD_EVERY:
                     await self._yield()
                     continue  # it may be over by now
             await self._receive_more()
             has_read = True
-        self._owes_continue = False  # it has come, told to or not
+        self._owes_continue = False  # the body has come without it
         if reader.body is not None:
             self._since_yield += len(piece) + PIECE_COST
             return piece, True
         if self._waited_for:
-            # Another task of the call may wait for more of it: what comes now is the next request's.
+            # Another task of the call may wait for the body. The next bytes belong to the next request.
             connection.channel.interrupt_read()
         return piece, False
 
     async def _yield(self) -> None:
-        """Let others run, or be cancelled: no piece is in our hands."""
+        """Let others run. If this is cancelled, no piece is lost."""
         self._since_yield = 0
         await trio.lowlevel.checkpoint()
 
     async def _receive_more(self) -> None:
-        """Read bytes of the body off the wire, having told the client to send it if it waits for that (RFC
-        9110, 10.1.1).
-        """
+        """Read bytes of the body. First send 100 (Continue) if the client waits for it (RFC 9110, 10.1.1)."""
         connection = self._connection
         channel = connection.channel
         try:
@@ -139,7 +137,7 @@ class HTTP1Exchange(HTTP1Response):
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
             if connection.reader.body is None:
-                return  # another task of the call has got the last of it
+                return  # another task of the call has received the end
             rule = Rule.BODY_TIMEOUT
             connection.log_limit(refusal_text(rule))
             self.fail(rule.status, rule.reason)
@@ -147,8 +145,8 @@ class HTTP1Exchange(HTTP1Response):
         except OSError as exc:
             raise self._broken() from exc
         if not data:
-            # The rest of the body will never come. What the application has to say of that still reaches a
-            # client that has only closed its sending side.
+            # The rest of the body will never come. A client that has closed only its sending side can still
+            # receive the response.
             self.close_after = True
             raise ClientDisconnected("the client closed the connection within the body")
         connection.reader.receive_data(data)
@@ -176,7 +174,7 @@ class HTTP1Exchange(HTTP1Response):
         return check_upgrade(self.request.method, self.request.headers)
 
     def decline_websocket(self) -> None:
-        # Behind the handshake may be frames, and no request.
+        # Frames may follow the handshake, and they are no request.
         self.close_after = True
 
     def accept_websocket(self, headers: Sequence[Header]) -> tuple[Channel, bytes]:

@@ -6,12 +6,11 @@ before more arrives. So this half remembers whether the kernel may hold bytes th
 - An event sets READY. Nobody reads because of it, unless a task waits: unread bytes are back-pressure.
 - A read that returned less than it asked for has emptied the socket (epoll(7)): DRAINED. The next read waits
   for an event, without a system call that can only fail.
-- The peer's end is told by EPOLLRDHUP, also while nobody reads, or by a read that returns b"". No event comes
+- EPOLLRDHUP tells of the peer's end, also while nobody reads. So does a read that returns b"". No event comes
   after it, so HUNG_UP lasts: each read asks the kernel, which returns the last bytes, and then b"".
 
-One task may wait to read. It waits in DRAINED only, and goes on by an event, by its deadline
-or an interruption (`interrupt_read`), when this side closes, or when it is cancelled. Any number of tasks may
-wait for the hang-up.
+One task at a time may wait to read, and only in DRAINED. An event wakes it, or its deadline, an interruption
+(`interrupt_read`), the close of this side, or a cancellation. Any number of tasks may wait for the hang-up.
 """
 
 from __future__ import annotations
@@ -71,10 +70,7 @@ BUSY_READING: Final = "another task is reading from this connection"
 
 
 class _Wake(outcome.Outcome[None]):
-    """What a task is woken with that only needs to go on.
-
-    As `outcome.Value(None)`, which could be used once only.
-    """
+    """Wakes a task without a value. `outcome.Value(None)` does the same, but each can be used only once."""
 
     def unwrap(self) -> None:
         return None
@@ -92,8 +88,8 @@ WAKE: Final = _Wake()
 class ReadingHalf(Channel):
     """Reads from the socket `sock`.
 
-    The writing half is a subclass, though it needs nothing of this one but the socket: a class cannot have
-    two bases with slots.
+    The writing half is a subclass of this one, because a class cannot have two bases with slots. It uses only
+    the socket.
     """
 
     __slots__ = (
@@ -120,10 +116,10 @@ class ReadingHalf(Channel):
         self._callback: Callable[[], None] | None = None
         self._hang_up_callback: Callable[[], None] | None = None
         self.interrupted = 0
-        """How often reads were interrupted: who has waited looks whether that was meant for it, too."""
+        """How often reads were interrupted. A task that has waited compares it with the number before."""
         self.read_deadline = math.inf
 
-    # What has happened
+    # Events
 
     def _note_unattended(self) -> None:
         """Bytes have arrived, or the end, and nobody waits for them."""
@@ -142,7 +138,7 @@ class ReadingHalf(Channel):
             self._hang_up_callback()
 
     def _note_late_read(self) -> None:
-        """The read deadline has passed; where nobody waits, that is told as unattended bytes are."""
+        """The read deadline has passed: interrupt the read, or call back as for unattended bytes."""
         if self._reader is not None:
             self.interrupt_read()
         elif self._callback is not None:
@@ -150,7 +146,7 @@ class ReadingHalf(Channel):
 
     def _close_reading(self) -> None:
         self._read_state = _CLOSED
-        # Whoever is to be called holds this channel. Without them it is freed at once, and not by the garbage
+        # The callbacks refer to this channel. Without that circle it is freed at once, and not by the garbage
         # collector.
         self._callback = self._hang_up_callback = None
         self._end_read(ConnectionAbortedError(CLOSED))
@@ -179,7 +175,7 @@ class ReadingHalf(Channel):
                 interrupted = self.interrupted
                 await wait_task_rescheduled(self._abort_read)
                 if self.interrupted != interrupted:
-                    # We had been woken already; what has come is for whoever reads next.
+                    # An event had woken us before. The bytes are for the next reader.
                     raise TimeoutError(STALLED_READ)
             elif self._read_state is _CLOSED:
                 raise ConnectionAbortedError(CLOSED)
@@ -222,10 +218,10 @@ class ReadingHalf(Channel):
         if len(data) == size:
             return data
         try:
-            # The kernel is asked as well: only so does a short read mean that there is no more.
+            # Ask the kernel as well. Only then does a short read mean that the socket is empty.
             return data + self._sock.recv(size - len(data))
         except OSError:
-            return data  # the next read fails, if the connection is broken
+            return data  # if the connection is broken, the next read fails
 
     def interrupt_read(self) -> None:
         self.interrupted += 1
