@@ -18,12 +18,13 @@ from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
 from trioasgi.http1.codec import HTTP1Request
-from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
+from trioasgi.websocket.reassembly import EFFORT_AT_ONCE
+from trioasgi.websocket.session import READ_COST
 
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
@@ -344,4 +345,4 @@ def test_a_message_in_records_of_one_byte_gives_others_their_turn(tmp_path: Path
     message = bytes(6 * 1024)
     go, taken = trio.Event(), list[int]()
     run(main, 60)
-    assert taken[0] >= len(message) // RECORDS_A_TURN // READS_A_TURN
+    assert taken[0] >= len(message) // RECORDS_A_TURN // (EFFORT_AT_ONCE // READ_COST)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +14,7 @@ import trio
 from tests.support.sockets import SOON
 from tests.support.sockets import run as run
 from trioasgi.net.hub import Hub
+from trioasgi.net.kernel import undelivered
 from trioasgi.net.reading import ReadState
 from trioasgi.net.stream import HubStream
 
@@ -78,21 +80,40 @@ async def hub_pair(
             peer.socket.close()
 
 
+_SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes that were not even sent
+
+
 def clog(stream: HubStream) -> int:
     """Give the kernel bytes until it takes no more; returns how many it took.
 
-    On a busy machine it may take more a moment later, when the peer's side has been given what was sent.
+    On a busy machine it would take more a moment later, once the peer's side has acknowledged what is on its
+    way. So this goes on until nothing is: the peer's window is closed then.
     """
-    taken, refused = 0, 0
+    taken = 0
     block = bytes(65536)
-    while refused < 10:
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        settled = undelivered(stream._fd) == _unsent(stream._fd)
         try:
             taken += stream._sock.send(block)
-            refused = 0
         except BlockingIOError:
-            refused += 1
-            time.sleep(0.005)
-    return taken
+            if settled:
+                return taken
+            time.sleep(0.001)
+    raise AssertionError(f"the kernel has taken {taken} bytes, and still sends")
+
+
+def _unsent(fd: int) -> int:
+    """Bytes that the kernel has not sent yet; on a Unix socket all of them are with the peer at once."""
+    if sys.platform != "linux":
+        return undelivered(fd)
+    import fcntl
+
+    try:
+        answer = fcntl.ioctl(fd, _SIOCOUTQNSD, bytes(4))
+    except OSError:
+        return undelivered(fd)
+    return int.from_bytes(answer, sys.byteorder)
 
 
 async def read_exactly(peer: trio.abc.ReceiveStream, size: int) -> bytes:

@@ -77,13 +77,11 @@ class Application:
         """The handler for the exchanges of one connection."""
         return HTTPHandler(self, info)
 
-    def count(self) -> None:
-        """Note that a call has ended."""
-        self.active -= 1
-        if self.max_requests:
-            self._answered += 1
-            if self._answered == self.max_requests and self._on_max_requests is not None:
-                self._on_max_requests()
+    def count_answer(self) -> None:
+        """Count a call that has ended, where there is a most that a worker answers."""
+        self._answered += 1
+        if self._answered == self.max_requests and self._on_max_requests is not None:
+            self._on_max_requests()
 
 
 class HTTPHandler:
@@ -144,7 +142,9 @@ class HTTPHandler:
                 if exchange.phase is not _COMPLETE:
                     self._check_complete(exchange)
             finally:
-                application.count()
+                application.active -= 1
+                if application.max_requests:
+                    application.count_answer()
         if exchange.status >= 300:
             self._look_for_handshake(exchange)
 
@@ -171,7 +171,9 @@ class HTTPHandler:
         try:
             await serve_websocket(application.app, exchange, scope, settings, self._info.peer)
         finally:
-            application.count()
+            application.active -= 1
+            if application.max_requests:
+                application.count_answer()
 
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency

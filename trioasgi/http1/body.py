@@ -162,25 +162,21 @@ class ChunkedBody:
 class SizedBody:
     """A body with a Content-Length of at least 1."""
 
-    __slots__ = ("_left",)
+    __slots__ = ("done", "left")
 
     def __init__(self, length: int) -> None:
-        self._left = length
-
-    @property
-    def left(self) -> int:
+        self.left = length
         """Bytes that have not been read yet."""
-        return self._left
-
-    @property
-    def done(self) -> bool:
+        self.done = False
         """Has the whole body been read?"""
-        return not self._left
 
     def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
         """As `ChunkedBody.take`."""
-        piece = data[pos : pos + self._left] if pos or len(data) > self._left else data
+        left = self.left
+        piece = data[pos : pos + left] if pos or len(data) > left else data
         if not piece:
             return None, pos
-        self._left -= len(piece)
-        return piece, pos + len(piece)
+        size = len(piece)
+        self.left = left - size
+        self.done = left == size
+        return piece, pos + size

@@ -38,16 +38,12 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from trioasgi.http.exchange import Handler
+    from trioasgi.http1.codec import HTTP1Request
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
 logger = logging.getLogger("trioasgi")
-
-READS_A_TURN: Final = 16
-"""Reads of a head, none of which had to wait, after which others get their turn: over TLS, each may be many
-records and few bytes.
-"""
 
 FIRST_REQUEST_SECONDS: Final = 1.0
 LAST_REQUEST_SECONDS: Final = 0.5
@@ -110,6 +106,7 @@ class HTTP1Connection(ConnectionState):
         "_exchange",
         "_giving_up",
         "_handler",
+        "_now",
         "_on_handover",
         "_turn",
         "phase",
@@ -132,6 +129,7 @@ class HTTP1Connection(ConnectionState):
         self._handler = handler
         self._context = context
         self._exchange: HTTP1Exchange | None = None
+        self._now = trio.lowlevel.current_clock().current_time  # read for each request
         self._turn = 0
         self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
@@ -146,70 +144,19 @@ class HTTP1Connection(ConnectionState):
         False if it is not the caller's any more: `on_handover` has been called, and somebody else calls
         `run`.
         """
-        # One function, though not a short one: each frame below it would be held by every idle connection,
-        # and be passed through at every wake-up.
-        reader, channel, handler = self.reader, self.channel, self._handler
-        keep_alive = self.settings.timeout_keep_alive
-        task, base = current_task(), self._context
+        task, base, handler = current_task(), self._context, self._handler
         turn = self._turn
-        # How many steps the task had made when its context was last set. A wait for bytes need not be a step:
-        # over TLS some may be there though there were none to be had. (Whoever starts the task of a
-        # connection does so in a context that is as `base`.)
-        steps = -1
-        has_data = True
-        reads = 0
         while True:
             if self._exchange is not None and not await self._finish(self._exchange):
                 return True
-            # A client that has just connected gets the time of a head for its first byte.
-            patience = self.settings.timeout_headers if self.phase is _NEW else keep_alive
-            self._deadline = channel.now() + patience
             self.scope = scope = trio.CancelScope()
             try:
                 with scope:
                     innermost = task._cancel_status
                     while True:
-                        try:
-                            request = reader.next_request() if has_data else None
-                            if request is None:
-                                if reader.needs_turn:
-                                    await wait_for_long_step()
-                                    continue
-                                data = channel.receive_nowait()
-                                if data is None:
-                                    if reader.part is not None or self.draining:
-                                        self._limit_wait()
-                                    channel.read_deadline = self._deadline
-                                    data = await channel.receive()
-                                    reads = 0
-                                elif reads == READS_A_TURN:
-                                    await trio.lowlevel.cancel_shielded_checkpoint()
-                                    reads = 0
-                                else:
-                                    reads += 1
-                                if not data:
-                                    reader.receive_end()
-                                    return True
-                                reader.receive_data(data)
-                                has_data = True
-                                continue
-                        except TimeoutError:
-                            if await self._is_too_late():
-                                return True
-                            has_data = True
-                            continue
-                        except RequestError as error:
-                            if task._schedule_points == steps:
-                                # The log is not to take it for a part of the last call.
-                                await trio.lowlevel.cancel_shielded_checkpoint()
-                            await self._answer(error.rule)
+                        request = await self._read_request(task)
+                        if request is None:
                             return True
-                        except OSError:
-                            return True
-                        if task._schedule_points == steps:
-                            # Others get their turn between requests that came together; and the context
-                            # that was set below is the task's only from its next step on.
-                            await trio.lowlevel.cancel_shielded_checkpoint()
                         self.phase = _BUSY
                         self._exchange = exchange = HTTP1Exchange(self, request)
                         if self.sets_deadlines:
@@ -218,9 +165,9 @@ class HTTP1Connection(ConnectionState):
                             await handler(exchange)
                         finally:
                             # What the call has set is seen by no other, and its scope is its own no more.
+                            # The task has the new context from its next step on, which `_read_request` makes.
                             exchange.scope = None
                             task.context = base.copy()
-                            steps = task._schedule_points
                             # A scope that ends before a nursery within it takes the status back to ours.
                             if task._cancel_status is not innermost or task._child_nurseries:
                                 self._leave_task(task, exchange, ours=turn == self._turn)
@@ -231,7 +178,9 @@ class HTTP1Connection(ConnectionState):
                             if scope.cancel_called:
                                 break
                         ordinary = (
-                            exchange.phase is _COMPLETE and not exchange.close_after and reader.body is None
+                            exchange.phase is _COMPLETE
+                            and not exchange.close_after
+                            and self.reader.body is None
                         )
                         goes_on = ordinary or await self._can_go_on(exchange)
                         # An idle connection keeps nothing of its last request but what may come again.
@@ -240,8 +189,6 @@ class HTTP1Connection(ConnectionState):
                         if not goes_on:
                             return True
                         self.phase = _IDLE
-                        has_data = reader.has_more
-                        self._deadline = channel.now() + keep_alive
             except RuntimeError:
                 # Trio says that the scope's block has ended before one that was opened within it.
                 if turn == self._turn:
@@ -250,6 +197,46 @@ class HTTP1Connection(ConnectionState):
                 return False
             if scope.cancelled_caught:
                 self._end_cancelled(late=trio.current_time() >= scope.deadline)
+
+    async def _read_request(self, task: trio.lowlevel.Task) -> HTTP1Request | None:
+        """The next request; None if there is none any more, and the connection is to be closed.
+
+        Others get their turn, also where the request is there already.
+        """
+        reader = self.reader
+        channel = self.channel
+        # A client that has just connected gets the time of a head for its first byte.
+        patience = self.settings.timeout_headers if self.phase is _NEW else self.settings.timeout_keep_alive
+        self._deadline = self._now() + patience
+        has_data = reader.has_more
+        try:
+            while True:
+                steps = task._schedule_points
+                if not has_data:
+                    if reader.part is not None or self.draining:
+                        self._limit_wait()
+                    channel.read_deadline = self._deadline
+                    try:
+                        data = await channel.receive()
+                    except TimeoutError:
+                        data = self._receive_late()
+                    if not data:
+                        reader.receive_end()
+                        return None
+                    reader.receive_data(data)
+                if task._schedule_points == steps and self.phase is not _NEW:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                request = reader.next_request()
+                if request is not None:
+                    return request
+                has_data = reader.needs_turn
+                if has_data:
+                    await wait_for_long_step()
+        except RequestError as error:
+            await self._answer(error.rule)
+        except OSError:
+            pass  # the client has gone, or has waited for too long
+        return None
 
     def _leave_task(self, task: trio.lowlevel.Task, exchange: HTTP1Exchange, *, ours: bool) -> None:
         """The call has left a nursery or a cancel scope open: this task is good for nothing any more.
@@ -380,7 +367,7 @@ class HTTP1Connection(ConnectionState):
         self.draining = True
         if self.phase is _IDLE or self.phase is _NEW:
             patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
-            self._deadline = min(self._deadline, self.channel.now() + patience)
+            self._deadline = min(self._deadline, self._now() + patience)
             self.channel.read_deadline = self._deadline
         elif self._on_drain is not None:
             self._on_drain()
@@ -389,26 +376,21 @@ class HTTP1Connection(ConnectionState):
 
     def _limit_wait(self) -> None:
         """Set the deadline of a wait for the rest of a head, or for a head while the server drains."""
-        now = self.channel.now()
+        now = self._now()
         if not self.reader.holds_data:
             self._deadline = min(self._deadline, now + FIRST_REQUEST_SECONDS)
         elif self.phase is not _HEAD:
             self.phase = _HEAD
             self._deadline = now + self.settings.timeout_headers
 
-    async def _is_too_late(self) -> bool:
-        """Time is up, or the server drains: a request that crossed that decision on its way is still
-        served.
+    def _receive_late(self) -> bytes:
+        """Time is up, or the server drains: a request that crossed that decision on its way is still served.
+
+        Raises RequestError if there is a part of one.
         """
         if self.reader.holds_data:
-            await self._answer(Rule.HEAD_TIMEOUT)
-            return True
-        with suppress(OSError):
-            data = self.channel.receive_nowait()
-            if data:
-                self.reader.receive_data(data)
-                return False
-        return True
+            raise RequestError(Rule.HEAD_TIMEOUT)
+        return self.channel.receive_nowait() or b""
 
     # What comes after a response
 

@@ -62,9 +62,7 @@ class HTTP1Exchange(HTTP1Response):
         self._head = b""
         self._recallable = b""
         self._trailers = b""
-        self._failure = ""
-        self._by_server = False
-        self._lost = -1
+        self._failure = None
         self._waited_for = False
         # The call
         self.scope: trio.CancelScope | None = connection.scope
@@ -109,12 +107,13 @@ class HTTP1Exchange(HTTP1Response):
             await self._receive_more()
             has_read = True
         self._owes_continue = False  # it has come, told to or not
-        if reader.body is None and self._waited_for:
+        if reader.body is not None:
+            self._since_yield += len(piece) + PIECE_COST
+            return piece, True
+        if self._waited_for:
             # Another task of the call may wait for more of it: what comes now is the next request's.
             connection.channel.interrupt_read()
-        if piece:
-            self._since_yield += len(piece) + PIECE_COST
-        return piece, reader.body is not None
+        return piece, False
 
     async def _yield(self) -> None:
         """Let others run, or be cancelled: no piece is in our hands."""

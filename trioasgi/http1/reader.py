@@ -180,13 +180,16 @@ class RequestReader:
 
         Raises RequestError.
         """
-        if self.body is None:
+        body, data = self.body, self._data
+        if body is None:
             return b""
-        piece, self._pos = self.body.take(self._data, self._pos)
-        if self.body.done:
+        piece, self._pos = body.take(data, self._pos)
+        if body.done:
             self.body = None
-            self.has_more = self._pos < len(self._data)
-        if (piece is None or self.body is None) and self._pos == len(self._data):
+            self.has_more = self._pos < len(data)
+        elif piece is not None:
+            return piece
+        if self._pos == len(data):
             self._let_go()
         return piece
 

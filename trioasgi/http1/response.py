@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
 from trioasgi.http.exchange import Exchange
@@ -50,6 +50,15 @@ _CHUNKED: Final = Framing.CHUNKED
 _LOST: Final = Framing.LOST
 
 
+class _Failure(NamedTuple):
+    """Why a response was refused or cut."""
+
+    reason: str
+    by_server: bool = False
+    lost: int | None = None
+    """Bytes that had not left when the connection broke."""
+
+
 class HTTP1Response(Exchange):
     """The response of an exchange.
 
@@ -59,12 +68,10 @@ class HTTP1Response(Exchange):
     """
 
     __slots__ = (
-        "_by_server",
         "_connection",
         "_failure",
         "_framing",
         "_head",
-        "_lost",
         "_owes_continue",
         "_recallable",
         "_trailers",
@@ -80,10 +87,7 @@ class HTTP1Response(Exchange):
     _recallable: bytes
     """A head that has been sent, and may not have left yet."""
     _trailers: bytes
-    _failure: str
-    _by_server: bool
-    _lost: int
-    """Bytes that had not left when the connection broke; -1 while it is not broken."""
+    _failure: _Failure | None
     _owes_continue: bool
     _waited_for: bool
     """May another task be waiting for the body, or for the client's disconnect?"""
@@ -92,17 +96,17 @@ class HTTP1Response(Exchange):
 
     @property
     def failure(self) -> str:
-        return self._failure
+        return "" if self._failure is None else self._failure.reason
 
     @property
     def cut_by_server(self) -> bool:
-        return self._by_server
+        return self._failure is not None and self._failure.by_server
 
     @property
     def delivered(self) -> int | None:
         if self.phase is _COMPLETE:
             return self.sent
-        lost = self._connection.channel.unsent if self._lost < 0 else self._lost
+        lost = self._unsent
         # The bytes of the chunked coding are not counted. They are estimated: fewer than those of the head.
         framing = len(self._recallable) - 1 if self._framing is _CHUNKED else 0
         if self._head or not self.status or lost > self.sent + framing:
@@ -110,6 +114,12 @@ class HTTP1Response(Exchange):
         return max(0, self.sent - lost)
 
     # What the application gives
+
+    @property
+    def _unsent(self) -> int:
+        """Bytes that have not left; once the connection is broken, those that had not left then."""
+        lost = None if self._failure is None else self._failure.lost
+        return self._connection.channel.unsent if lost is None else lost
 
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
         if not self.offers_informational:
@@ -324,15 +334,11 @@ class HTTP1Response(Exchange):
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken: end all waits for it, and close it."""
-        channel = self._connection.channel
-        if self._lost < 0:
-            self._lost = channel.unsent
-        self._give_up(reason, by_server=by_server)
-        channel.abort()
+        self._give_up(_Failure(reason, by_server, self._unsent))
+        self._connection.channel.abort()
 
-    def _give_up(self, reason: str, *, by_server: bool) -> None:
-        self._failure = reason
-        self._by_server = by_server
+    def _give_up(self, failure: _Failure) -> None:
+        self._failure = failure
         self.phase = _FAILED
         self.close_after = True
         self._end_waits()
@@ -352,7 +358,7 @@ class HTTP1Response(Exchange):
         """As `Exchange.refuse`. The connection closes after the answer."""
         with_body = self.request.method != "HEAD"
         answer, size = error_answer(self._connection.settings.heads, status, reason, with_body=with_body)
-        self._failure = reason
+        self._failure = _Failure(reason)
         self.status = status
         self.sent = size
         self.close_after = True
@@ -367,7 +373,7 @@ class HTTP1Response(Exchange):
     def abort(self, reason: str) -> None:
         if self.can_fail:
             self._connection.log_limit(reason)
-            self._give_up(reason, by_server=not self._connection.channel.hung_up)
+            self._give_up(_Failure(reason, by_server=not self._connection.channel.hung_up))
 
 
 def _lost_file() -> BodyLengthError:

@@ -6,7 +6,7 @@ bound. So it is given at most `RECORDS_A_TURN` records at a time, and the caller
 
 ::
 
-    feed(bytes)  →  read() while the state is FED  →  feed_kept() while `kept` has any  →  feed(bytes) …
+    DRY: feed(bytes)  →  FED: read()  →  KEPT: feed_kept()  →  FED: read()  →  DRY: feed(bytes) …
 
 Only the headers are parsed here, for the lengths (5.1). OpenSSL judges them; it answers a fault by an alert.
 """
@@ -38,22 +38,27 @@ _MAX_RECORD: Final = (1 << 14) + 256
 class RecordState(Enum):
     """What is known of the records that OpenSSL was given."""
 
-    DRY = "there is none that is whole and was not read"
-    FED = "there may be some"
+    DRY = "nothing can be read before more comes off the wire"
+    FED = "OpenSSL may hold some"
+    KEPT = "OpenSSL holds none, but there are bytes off the wire for it"
     ENDED = "the peer sends no more: it has said so by close_notify, or the connection has ended"
     FAILED = "nothing more can be read: `failure` says why"
 
 
 TRANSITIONS: Final[Mapping[RecordState, frozenset[RecordState]]] = {
-    # Records were fed. Or OpenSSL has refused one whose end has not come; or there were too many for nothing.
+    # Records were fed, or more than the first turn of them. FAILED: the client reads no answers.
     RecordState.DRY: frozenset({RecordState.FED, RecordState.FAILED}),
-    RecordState.FED: frozenset({RecordState.DRY, RecordState.ENDED, RecordState.FAILED}),
+    # All were read; or OpenSSL has refused one; or there were too many for nothing.
+    RecordState.FED: frozenset({RecordState.DRY, RecordState.KEPT, RecordState.ENDED, RecordState.FAILED}),
+    # Another turn of them was fed, or there was but a record's beginning.
+    RecordState.KEPT: frozenset({RecordState.FED, RecordState.DRY, RecordState.FAILED}),
     RecordState.ENDED: frozenset({RecordState.FAILED}),
     RecordState.FAILED: frozenset(),
 }
 
 _DRY: Final = RecordState.DRY
 _FED: Final = RecordState.FED
+_KEPT: Final = RecordState.KEPT
 _ENDED: Final = RecordState.ENDED
 _FAILED: Final = RecordState.FAILED
 
@@ -74,7 +79,7 @@ class RecordReader:
         """Bytes off the wire that OpenSSL has yet to be given, by `feed_kept`."""
         self._skip = 0  # bytes of a record that have yet to come
         self._empty_records = 0
-        self.state = _DRY
+        self.state = _KEPT if self.kept else _DRY
         self.failure = ""
 
     @property
@@ -82,13 +87,8 @@ class RecordReader:
         """Will nothing more be read?"""
         return self.state is _ENDED or self.state is _FAILED
 
-    @property
-    def needs_bytes(self) -> bool:
-        """Is there nothing to be read before more comes off the wire?"""
-        return self.state is _DRY and len(self.kept) < _HEADER
-
-    def feed(self, received: bytes) -> bool:
-        """Take bytes off the wire, b"" at their end. True if `read` may find something."""
+    def feed(self, received: bytes) -> None:
+        """Take bytes off the wire, b"" at their end. The state is FED if `read` may find something now."""
         size = len(received)
         if (
             size > _HEADER
@@ -100,18 +100,17 @@ class RecordReader:
             self._incoming.write(received)
             self._empty_records += 1
             self.state = _FED
-            return True
-        if not received:
+        elif received:
+            self.kept += received
+            self.feed_kept()
+        else:
             self._incoming.write(self.kept)  # less than a header
             self.kept = b""
             self._incoming.write_eof()
             self.state = _FED
-            return True
-        self.kept += received
-        return self.feed_kept()
 
-    def feed_kept(self) -> bool:
-        """Give OpenSSL the records for one turn. True if `read` may find something."""
+    def feed_kept(self) -> None:
+        """Give OpenSSL the records for one turn. The state is FED then, or DRY if there was no whole one."""
         kept = self.kept
         size, end = len(kept), self._skip
         whole = 0 if not end or end > size else 1
@@ -122,7 +121,8 @@ class RecordReader:
             end += _HEADER + length
             whole += end <= size or length > _MAX_RECORD
         if not end or not size:
-            return False
+            self.state = _DRY
+            return
         if end < size:
             self._incoming.write(kept[:end])
             self.kept = kept[end:]
@@ -133,49 +133,42 @@ class RecordReader:
             self._skip = end - size
         self._empty_records += whole
         self.state = _FED if whole else _DRY
-        return True
 
     def read(self) -> bytes | None:
         """What the records hold that OpenSSL was given, up to about READ_SIZE bytes; None if nothing."""
-        piece = self._read_record()
-        if self.state is not _FED and piece:
-            self._empty_records = 0
-            return piece
-        pieces = [] if piece is None else [piece]
-        size = 0 if piece is None else len(piece)
+        pieces: list[bytes] = []
+        size = 0
         while self.state is _FED and size < READ_SIZE:
-            piece = self._read_record()
-            if piece is not None:
-                pieces.append(piece)
-                size += len(piece)
+            try:
+                # READ_SIZE is more than a record can hold: this takes one whole, and leaves nothing of it.
+                data = self._object.read(READ_SIZE)
+            except ssl.SSLWantReadError:
+                self.state = _KEPT if self.kept else _DRY
+                break
+            except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
+                data = b""
+            except ssl.SSLError as exc:
+                self.fail(exc.reason or str(exc))
+                break
+            if not data:
+                # With close_notify or without: many clients just close, and HTTP's messages say themselves
+                # where they end (RFC 9112, 9.8).
+                self.state = _ENDED
+                break
+            if not self._incoming.pending:
+                # To be told so by an exception would cost more than to ask.
+                self.state = _KEPT if self.kept else _DRY
+                if not pieces:
+                    self._empty_records = 0
+                    return data
+            pieces.append(data)
+            size += len(data)
         if pieces:
             self._empty_records = 0
-            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            return b"".join(pieces)
         if self._empty_records > MAX_EMPTY_RECORDS and not self.is_over:
             self.fail("too many records that hold nothing")
         return None
-
-    def _read_record(self) -> bytes | None:
-        """What one record holds; None if there is none left, or never will be."""
-        try:
-            data = self._object.read(READ_SIZE)
-        except ssl.SSLWantReadError:
-            self.state = _DRY
-            return None
-        except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
-            # With close_notify or without: many clients just close, and HTTP's messages say themselves where
-            # they end (RFC 9112, 9.8).
-            self.state = _ENDED
-            return None
-        except ssl.SSLError as exc:
-            self.fail(exc.reason or str(exc))
-            return None
-        if not data:
-            self.state = _ENDED
-            return None
-        # To be told by an exception that there is nothing left would cost more than to ask.
-        self.state = _FED if self._incoming.pending or self._object.pending() else _DRY
-        return data
 
     def fail(self, reason: str) -> None:
         """Read no more."""

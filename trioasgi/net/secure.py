@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from trioasgi.net.stream import HubStream
 
 _DRY: Final = RecordState.DRY
+_FED: Final = RecordState.FED
+_KEPT: Final = RecordState.KEPT
 
 TURNS_BEFORE_YIELD: Final = 4
 """Turns without a byte for the reader after which other tasks run."""
@@ -173,20 +175,29 @@ class TLSChannel(Channel):
         """
         if self._has_said_goodbye:
             return self._transport.receive_nowait()
+        if self._records.state is _DRY:
+            received = self._transport.receive_nowait()
+            if received is None:
+                return None
+            self._records.feed(received)
+        return self._read()
+
+    def _read(self) -> bytes | None:
+        """What there is in the records that were received, for one turn; b"" at the end, None if nothing."""
         records = self._records
-        if records.state is _DRY:
-            if records.kept:
-                records.feed_kept()
-            if records.state is _DRY:  # of a record's beginning alone there is nothing to be had
-                received = self._transport.receive_nowait()
-                if received is None or not records.feed(received):
-                    return None
-        elif records.is_over:
-            return self._at_end()
-        data = records.read()
-        if self._outgoing.pending:
-            self._answer()
-        return self._at_end() if data is None and records.is_over else data
+        if records.state is _KEPT:
+            records.feed_kept()
+        if records.state is _FED:
+            data = records.read()
+            if self._outgoing.pending:
+                self._answer()
+            if data is not None:
+                return data
+        if not records.is_over:
+            return None
+        if records.failure:
+            raise ConnectionAbortedError(f"TLS failed: {records.failure}")
+        return b""
 
     async def receive(self) -> bytes:
         """As `Channel.receive`. Others come to their turn, though there may be something by now."""
@@ -196,14 +207,14 @@ class TLSChannel(Channel):
         steps, interrupted = task._schedule_points, transport.interrupted
         turns = 0
         while True:
-            if self._records.needs_bytes:
+            if self._records.state is _DRY:
                 self._records.feed(await transport.receive())
             if task._schedule_points == steps:
                 # Now, and not with bytes in our hands: somebody else may read meanwhile.
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if transport.interrupted != interrupted:
                 raise TimeoutError(STALLED_READ)
-            data = self.receive_nowait()
+            data = self._read()
             if data is not None:
                 return data
             turns += 1
@@ -211,11 +222,6 @@ class TLSChannel(Channel):
                 await trio.lowlevel.checkpoint()
                 if self.now() >= self.read_deadline:
                     raise TimeoutError(STALLED_READ)
-
-    def _at_end(self) -> bytes:
-        if self._records.failure:
-            raise ConnectionAbortedError(f"TLS failed: {self._records.failure}")
-        return b""
 
     def _answer(self) -> None:
         """Send what TLS itself has to say: to a key update that asks for one, for example."""
