@@ -50,11 +50,15 @@ _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _MAX_LABEL: Final = 64
 
-MAX_HOPS: Final = 256
+MAX_HOPS: Final = 64
 MAX_PAIRS: Final = 1024
 """Trusted hops, and parameters of all `Forwarded` elements, behind which nothing more is read. A client may
-send thousands, and each is an address to be parsed; no chain of proxies is that long.
+send thousands, and each is an address to be parsed; no chain of proxies is that long. An empty parameter
+counts as well: there may be one for each byte.
 """
+
+_MAX_PREFIX: Final = 2048
+"""Characters of a path that an application is mounted at: to look at one takes 200 bytes for each."""
 
 _BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
 _DOTTED: Final = re.compile(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
@@ -70,11 +74,9 @@ _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
 _VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # with what strictly has to be quoted, and often is not
-_PAIR: Final = re.compile(
-    rf'({TOKEN.decode()})=(?:({_VALUE})|"((?:[^"\\\x00-\x1f\x7f]|\\[^\x00-\x1f\x7f])*)")'
-)
+_QDTEXT: Final = r'[^"\\\x00-\x1f\x7f]*'
+_PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^\x00-\x1f\x7f]{_QDTEXT})*)")')
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
-_QUOTED_PAIR: Final = re.compile(r"\\(.)")
 
 
 class Forwarded(msgspec.Struct, frozen=True):
@@ -187,11 +189,9 @@ def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
     elements: list[dict[str, str]] = []
     room = MAX_PAIRS
     for value in values:
-        parsed = _parse_elements(value, room)
-        if parsed is None:
+        room = _parse_elements(value, elements, room)
+        if room < 0:
             return _Statement(_NOT_KNOWN)
-        elements += parsed
-        room -= sum(map(len, parsed))
     if not elements:
         return None
     client, distance = _find_client([element.get("for") for element in elements], trusted)
@@ -199,30 +199,42 @@ def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
     return _Statement(client, element.get("proto", ""), element.get("host", ""))
 
 
-def _parse_elements(value: str, room: int) -> list[dict[str, str]] | None:
-    """The elements of one `Forwarded` line, their parameters' names in lower case; None if it is malformed
-    (RFC 7239, 4: each parameter once an element; empty elements of a list count for nothing), or has more
-    than `room` parameters.
+def _parse_elements(value: str, elements: list[dict[str, str]], room: int) -> int:
+    """Add the elements of one `Forwarded` line to `elements`, their parameters' names in lower case (RFC
+    7239, 4: each parameter once an element; empty elements of a list count for nothing).
+
+    How many parameters there is room for behind it, of `room`; less than none if it is malformed, or has too
+    many.
     """
-    elements: list[dict[str, str]] = [{}]
+    element: dict[str, str] = {}
     value = value.strip(" \t")
     at = 0
     while at < len(value):
+        room -= 1
         pair = _PAIR.match(value, at)
         if pair is not None:
             name = pair[1].lower()
-            room -= 1
-            if name in elements[-1] or room < 0:
-                return None
-            elements[-1][name] = pair[2] if pair[3] is None else _QUOTED_PAIR.sub(r"\1", pair[3])
+            if name in element:
+                return -1
+            element[name] = pair[2] if pair[3] is None else _unquote(pair[3])
             at = pair.end()
         separator = _SEPARATOR.match(value, at)
-        if separator is None:
+        if separator is None or room < 0:
             break
-        if separator[1] == ",":
-            elements.append({})
+        if separator[1] == "," and element:
+            elements.append(element)
+            element = {}
         at = separator.end()
-    return [element for element in elements if element] if at == len(value) else None
+    if element:
+        elements.append(element)
+    return room if at == len(value) else -1
+
+
+def _unquote(text: str) -> str:
+    """The text of a quoted-string (RFC 9110, 5.6.4). A substitution takes a microsecond for each pair."""
+    if "\\" not in text:
+        return text
+    return "\\".join([part.replace("\\", "") for part in text.split("\\\\")])
 
 
 # The client
@@ -310,4 +322,4 @@ def _parse_port(text: str) -> int | None:
 
 def _parse_prefix(text: str) -> str | None:
     prefix = text.rstrip("/")
-    return prefix if _PREFIX.fullmatch(prefix) else None
+    return prefix if len(prefix) <= _MAX_PREFIX and _PREFIX.fullmatch(prefix) else None

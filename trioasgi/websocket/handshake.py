@@ -29,6 +29,7 @@ VERSION: Final = b"13"
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _KEY_SIZE: Final = 16
 _TOKEN: Final = re.compile(TOKEN.decode())
+_MEMBER: Final = re.compile(r"[^ \t,][^,]*")  # of a list, with the white space behind it
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -121,8 +122,7 @@ def _announces_body(name: bytes, value: bytes) -> bool:
 
 def _subprotocols(headers: Sequence[Header]) -> tuple[str, ...]:
     return tuple(
-        name
+        member.rstrip(" \t")
         for value in _values(headers, b"sec-websocket-protocol")
-        for part in value.decode("latin-1").split(",")
-        if (name := part.strip(" \t"))
+        for member in _MEMBER.findall(value.decode("latin-1"))
     )
