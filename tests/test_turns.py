@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.support.openssl import RecordClient
 from tests.support.sockets import connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.turns import counted_turns
@@ -23,6 +24,7 @@ from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.net.secure import Secured
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
 CHUNKS = 60_000
@@ -322,6 +324,47 @@ def test_what_is_read_in_drops_gives_others_their_turn(part: str, monkeypatch: p
     run(main, 30)
     reads = 32_000 // DROP
     assert taken["unread" in part] >= reads // 20
+
+
+def test_of_all_handshakes_one_is_answered_in_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes a signature, and one client can begin many."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("no request is sent")
+
+    async def attack(server: Server) -> None:
+        with contextlib.closing(RecordClient()) as client:
+            client.shake()
+            async with await open_stream(server) as stream:
+                await go.wait()
+                await stream.send_all(client.take())
+                await stream.receive_some()
+
+    async def send_outgoing(secured: Secured) -> None:
+        answered[turns.taken] += secured.outgoing.pending > 0
+        await send(secured)
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        async with served(app, lifespan="off", **tls.options) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(clients):
+                    attackers.start_soon(attack, server)
+                await trio.sleep(0.1)
+                go.set()
+            nursery.cancel_scope.cancel()
+
+    send = Secured._send_outgoing
+    monkeypatch.setattr(Secured, "_send_outgoing", send_outgoing)
+    clients = 30
+    turns, go, answered = Turns(), trio.Event(), Counter[int]()
+    run(main, 60)
+    assert sum(answered.values()) == clients
+    # One in a round of the scheduler, in which Trio chooses who comes before whom.
+    assert max(answered.values()) <= 2
 
 
 def test_a_message_in_records_of_one_byte_gives_others_their_turn(tmp_path: Path) -> None:
