@@ -23,7 +23,7 @@ from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.connection import READS_A_TURN
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
-from trioasgi.net.records import RECORDS_A_TURN
+from trioasgi.net.records import RECORDS_A_TURN, RecordReader
 from trioasgi.net.secure import Secured
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 
@@ -365,6 +365,75 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
     assert sum(answered.values()) == clients
     # One in a round of the scheduler, in which Trio chooses who comes before whom.
     assert max(answered.values()) <= 2
+
+
+RECORDS_BETWEEN_TURNS = 400
+"""Every other one may be a key update, which takes 35 microseconds with its answer: seven milliseconds."""
+
+
+@pytest.mark.parametrize("part", ["head", "body", "message"])
+def test_few_records_are_read_between_two_turns_of_others(
+    part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A byte in each, and a key update behind it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        if part == "message":
+            await send({"type": "websocket.accept"})
+            await trio.lowlevel.checkpoint()  # what the handshake took is not the message's
+            await receive()
+            done.set()
+        else:
+            while part == "body" and (await receive())["more_body"]:
+                pass
+            done.set()
+            await send({"type": "http.response.start", "status": 204})
+            await send({"type": "http.response.body"})
+
+    def read_record(records: RecordReader) -> bytes | None:
+        read[turns.taken] += 1
+        return original(records)
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        with contextlib.closing(RecordClient()) as client:
+            async with (
+                served(app, lifespan="off", **tls.options) as server,
+                await open_stream(server) as stream,
+                trio.open_nursery() as nursery,
+            ):
+                while not client.shake():
+                    await stream.send_all(client.take())
+                    client.feed(bytes(await stream.receive_some()))
+                await stream.send_all(client.take())
+                nursery.start_soon(turns.run)
+                client.write(begin[part])
+                for byte in content[part]:
+                    client.write(bytes((byte,)))
+                    client.update_keys()
+                await stream.send_all(client.take())
+                while not done.is_set():
+                    assert await stream.receive_some()
+                nursery.cancel_scope.cancel()
+
+    count = 2000  # within one read
+    begin = {
+        "head": b"GET / HTTP/1.1\r\nHost: h\r\nX: ",
+        "body": b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % count,
+        "message": handshake(),
+    }
+    content = {
+        "head": count * b"x" + b"\r\n\r\n",
+        "body": count * b"x",
+        "message": frame(BINARY, count * b"x"),
+    }
+    original = RecordReader._read_record
+    monkeypatch.setattr(RecordReader, "_read_record", read_record)
+    turns, read, done = Turns(), Counter[int](), trio.Event()
+    run(main, 60)
+    assert sum(read.values()) > count
+    assert max(read.values()) <= RECORDS_BETWEEN_TURNS
 
 
 def test_a_message_in_records_of_one_byte_gives_others_their_turn(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from trioasgi.net.channel import READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-RECORDS_A_TURN: Final = 64
-"""Records that are decrypted in one go."""
+RECORDS_A_TURN: Final = 16
+"""Records that are decrypted in one go: each may be a key update, which takes ten times as long as others."""
 
 MAX_EMPTY_RECORDS: Final = 2048
 """Records in a row without a byte for the reader after which the connection is closed."""
