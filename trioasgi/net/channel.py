@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 READ_SIZE: Final = 64 * 1024
 """Bytes asked of the kernel in one read."""
 
-WRITE_SLICE: Final = 256 * 1024
-"""Bytes given to a wrapped stream in one `send_all`: SSLStream copies each write whole into a buffer of its
-own.
+WRITE_SLICE: Final = 64 * 1024
+"""Bytes that are encrypted in one go, or given to a wrapped stream in one `send_all`. OpenSSL's buffer grows
+to their size, and keeps it for as long as the connection lasts.
 """
 
 CORK: Final = 64 * 1024
