@@ -338,6 +338,9 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
         with contextlib.closing(RecordClient()) as client:
             client.shake()
             async with await open_stream(server) as stream:
+                connected.append(1)
+                if len(connected) == clients:
+                    go.set()
                 await go.wait()
                 await stream.send_all(client.take())
                 await stream.receive_some()
@@ -353,14 +356,12 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
             async with trio.open_nursery() as attackers:
                 for _ in range(clients):
                     attackers.start_soon(attack, server)
-                await trio.sleep(0.1)
-                go.set()
             nursery.cancel_scope.cancel()
 
     send = Secured._send_outgoing
     monkeypatch.setattr(Secured, "_send_outgoing", send_outgoing)
     clients = 30
-    turns, go, answered = Turns(), trio.Event(), Counter[int]()
+    turns, go, connected, answered = Turns(), trio.Event(), list[int](), Counter[int]()
     run(main, 60)
     assert sum(answered.values()) == clients
     # One in a round of the scheduler, in which Trio chooses who comes before whom.
