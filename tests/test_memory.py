@@ -6,6 +6,7 @@ import gc
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,11 @@ import trio
 import trio.testing
 
 from tests.support.http import request, respond
-from tests.support.sockets import SOON, connected, run, served
+from tests.support.sockets import SOON, connected, run, secured, served
+from tests.support.transports import certificates
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.net.stream import HubStream
 from trioasgi.server.connections import Connections
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.reassembly import MessageReader
@@ -115,6 +118,48 @@ def test_what_proxies_say_is_not_kept(name: str, codec: str) -> None:
                 assert allocated() - before < 100_000
 
     run(main, 40)
+
+
+@pytest.mark.parametrize(
+    "begun", [b"\x89", b"\x89\x85", b"\x89\x85maskabc", b"\x82\xfe", b"\x82\xfe\x00", b"\x82\xfe\x01\x00ma"]
+)
+def test_of_what_was_read_no_more_is_kept_than_the_beginning_of_a_frame(begun: bytes) -> None:
+    codec = WebsocketsCodec(deflate=False, room=1 << 20)
+    with counting():
+        before = allocated()
+        codec.feed(b"\x82\x80mask" * 10_000 + begun)
+        for _ in range(10_000):
+            assert codec.next_frame() == (2, b"", True, False)
+        assert codec.next_frame() is None
+        assert allocated() - before < 2000
+
+
+def test_an_idle_connection_keeps_little_of_what_it_has_encrypted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL's buffer for it does not shrink."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, bytes(1 << 20))
+
+    def send_nowait(stream: HubStream, data: bytes) -> bool:
+        sizes.append(len(data))
+        return original(stream, data)
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        async with (
+            served(app, lifespan="off", access_log=False, **tls.options) as server,
+            secured(server, tls.context()) as client,
+        ):
+            assert len((await client.get(request())).body) == 1 << 20
+
+    original = HubStream.send_nowait
+    monkeypatch.setattr(HubStream, "send_nowait", send_nowait)
+    sizes = list[int]()
+    run(main, 40)
+    assert sum(sizes) > 1 << 20
+    assert max(sizes) < 80_000
 
 
 def test_a_partial_text_message_is_one_block() -> None:

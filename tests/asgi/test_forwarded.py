@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.cost import lines
 from tests.support.http import Calls, on_trio, respond, serving
 from tests.support.sockets import connected, logged, run, served
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
@@ -281,6 +282,35 @@ def test_a_forwarded_of_endless_parameters_is_not_read() -> None:
 
     assert client(MAX_PAIRS) == ("192.0.2.7", 0)
     assert client(MAX_PAIRS + 2) is None
+
+
+@pytest.mark.parametrize("filling", [",", ";", ", ", "a=b,", ";a=b"])
+def test_empty_parameters_and_elements_count_as_well(filling: str) -> None:
+    """There may be one for each byte. A few of them are passed over."""
+
+    def client(count: int) -> object:
+        forwarded = read(f"Forwarded: for=192.0.2.7;proto=https,{filling * count}for=10.1.1.1")
+        return None if forwarded is None else forwarded.info.client
+
+    if "a" not in filling:
+        assert client(20) == ("192.0.2.7", 0)
+    assert client(MAX_PAIRS) is None
+    assert lines(lambda: client(40_000)) < 20 * MAX_PAIRS
+
+
+@given(st.text(st.sampled_from('\\ab"'), max_size=12))
+def test_a_quoted_pair_is_the_character_behind_the_backslash(text: str) -> None:
+    quoted = "".join(f"\\{character}" for character in text)
+    forwarded = read(f'Forwarded: for="{quoted}_x"')
+    assert forwarded is not None
+    assert forwarded.info.peer == f"{text}_x"
+
+
+def test_a_prefix_has_a_bounded_length() -> None:
+    for length, root_path in ((2048, "/" + "a" * 2047), (2049, None)):
+        forwarded = read(f"X-Forwarded-Prefix: /{'a' * (length - 1)}")
+        assert forwarded is not None
+        assert forwarded.root_path == root_path
 
 
 def test_only_the_named_headers_are_believed() -> None:

@@ -99,6 +99,12 @@ def test_a_wrong_chunked_body_gets_its_answer(codec: str, name: str) -> None:
     assert [each.whole for each in reading.requests] == [False]
 
 
+def test_a_chunk_that_is_longer_than_it_says_gets_its_answer_at_once(codec: str) -> None:
+    """Not with the next byte, for which it might have to be waited."""
+    reading = read(codec, b"3\r\nabcd")
+    assert (reading.status, reading.reason) == (Rule.CHUNK.status, Rule.CHUNK.reason)
+
+
 def test_trailers_are_dropped(codec: str) -> None:
     # The same list of fields: nothing of a trailer may turn up in it, nor in the next request's.
     first, second = read(

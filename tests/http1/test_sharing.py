@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from itertools import zip_longest
 
+import httptools
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +17,8 @@ from tests.support.reading import LIMITS, Conversation, Reading, read_all
 from tests.support.requests import cuts, streams
 from tests.support.sockets import connected, run, served
 from trioasgi.http.limits import Limits
-from trioasgi.http1.codec import Codec
+from trioasgi.http1.codec import Codec, GrammarError
+from trioasgi.http1.httptools_codec import HttptoolsCodec
 
 CHUNKED = request("/", "Transfer-Encoding: chunked", method="POST")
 
@@ -97,6 +100,21 @@ def test_interleaved_connections_are_read_as_if_alone(data: st.DataObject) -> No
     alone = [read_all("h11", pieces) for pieces in both]
     for name in CODECS:
         assert read_interleaved(make_codec(name), both) == alone
+
+
+def test_each_head_has_a_parser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llhttp that has failed once fails for good: then all is read by the rules, which shows in no result."""
+
+    def make(receiver: object) -> object:
+        parsers.append(parser := original(receiver))
+        return parser
+
+    original, parsers = httptools.HttpRequestParser, list[object]()
+    monkeypatch.setattr("httptools.HttpRequestParser", make)
+    for head in (*NEXT.values(), b"no head\r\n\r\n", *NEXT.values()):
+        with contextlib.suppress(GrammarError):
+            HttptoolsCodec().read_fields(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+    assert len(set(map(id, parsers))) == len(parsers) == 2 * len(NEXT) + 1
 
 
 def test_a_refused_request_changes_nothing_for_another_client_of_the_server(codec: str) -> None:

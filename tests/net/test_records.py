@@ -72,6 +72,20 @@ def test_a_turn_has_so_many_records_and_no_more(reader: RecordReader, client: Re
     assert read_all(reader) == [b"x" * RECORDS_A_TURN, b"x" * RECORDS_A_TURN, b"x"]
 
 
+def test_openssl_is_given_few_bytes_at_a_time(reader: RecordReader, client: RecordClient) -> None:
+    """Its buffer does not shrink."""
+    for _ in range(4):
+        client.write(bytes(16 * 1024))
+    wire, got, most = client.take(), 0, 0
+    reader.feed(wire)
+    while is_fed(reader):
+        most = max(most, reader._incoming.pending)
+        got += len(reader.read() or b"")
+        reader.feed_kept()
+    assert got == 64 * 1024
+    assert most <= 17 * 1024
+
+
 @pytest.mark.parametrize("size", [1, 4, 5, 6, 21, 22, 23, 1000])
 def test_the_wire_may_be_cut_anywhere(size: int, reader: RecordReader, client: RecordClient) -> None:
     for number in range(100):

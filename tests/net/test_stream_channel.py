@@ -7,8 +7,9 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
-from trioasgi.net.stream_channel import StreamChannel
+from trioasgi.net.stream_channel import READ_AHEAD, StreamChannel
 
 
 @on_trio
@@ -48,3 +49,57 @@ async def test_a_read_that_was_interrupted_takes_nothing_from_the_next() -> None
             nursery.start_soon(expect_interruption)
             await wait_all_tasks_blocked()
             channel.read_deadline = trio.current_time() + 1
+
+
+@on_trio
+async def test_what_is_read_ahead_comes_in_one_piece() -> None:
+    """However it has come: its pieces would be as many reads for whoever takes them."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = StreamChannel(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.wait_hung_up)
+        for piece in (b"one", b"two", b"three"):
+            await theirs.send_all(piece)
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert channel.receive_nowait() == b"onetwothree"
+    assert channel.receive_nowait() is None
+
+
+@on_trio
+async def test_no_more_is_read_ahead_than_its_bound() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = StreamChannel(ours)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.wait_hung_up)
+        for _ in range(4):
+            await theirs.send_all(bytes(READ_AHEAD // 2))
+            await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert len(channel.receive_nowait() or b"") == READ_AHEAD
+
+
+def test_watching_for_the_end_takes_time_that_grows_with_the_pieces() -> None:
+    """They may be of one byte each, as in TLS records of one byte."""
+
+    class Dripping(trio.abc.Stream):
+        def __init__(self, size: int) -> None:
+            self.left = size
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            self.left -= 1
+            return b"x" if self.left >= 0 else b""
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            raise NotImplementedError
+
+        async def wait_send_all_might_not_block(self) -> None:
+            raise NotImplementedError
+
+        async def aclose(self) -> None:
+            raise NotImplementedError
+
+    def watch(size: int) -> None:
+        trio.run(StreamChannel(Dripping(size)).wait_hung_up)
+
+    assert grows_no_faster_than_its_input(watch, 1500)

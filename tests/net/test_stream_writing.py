@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
-from tests.net.pairs import RESET, clog, hub_pair, read_exactly
+from tests.net.pairs import RESET, clog, hub_pair, read_exactly, unix_pair
 from tests.support.sockets import SOON, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -165,6 +165,53 @@ def test_a_peer_that_takes_little_is_not_one_that_takes_nothing() -> None:
                 taken -= len(await peer.receive_some(100_000))
                 await trio.sleep(0.15)
             assert await read_exactly(peer, taken + 4)
+
+    run(main)
+
+
+def test_a_peer_that_reads_too_little_for_an_event_is_still_waited_for() -> None:
+    """The kernel tells of room when three quarters of a Unix socket's buffer are free; this peer empties an
+    eighth of it in four time-outs.
+    """
+
+    async def main() -> None:
+        async with hub_pair(unix_pair) as (stream, peer):
+            pieces = 0
+            while stream.send_nowait(bytes(4096)):
+                pieces += 1
+            assert pieces > 40
+            stream.write_timeout = 0.5
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.flush)
+                for _ in range(6):
+                    await trio.sleep(0.35)
+                    assert len(await read_exactly(peer, 4096)) == 4096
+                assert await read_exactly(peer, (pieces - 5) * 4096)
+
+    run(main)
+
+
+def test_what_was_sent_is_delivered_before_a_connection_is_cut() -> None:
+    """It waits in the kernel for a peer that does not read yet: a reset would drop it."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            size = 4096
+            while stream.send_nowait(bytes(4096)):
+                size += 4096
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stream.flush)
+                while stream.unsent:
+                    size -= len(await peer.receive_some(65536))
+                    await wait_all_tasks_blocked(0.01)
+                assert size
+                assert stream.undelivered
+                nursery.start_soon(stream.cut)
+                await trio.sleep(0.1)
+                assert await read_exactly(peer, size)
+                with pytest.raises(trio.BrokenResourceError):
+                    while await peer.receive_some():
+                        pass
 
     run(main)
 

@@ -17,6 +17,7 @@ import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.cost import lines
 from trioasgi.config import Config
 from trioasgi.observe import (
     TRACE,
@@ -259,6 +260,10 @@ def test_a_traceback_follows_its_line(streams: Streams) -> None:
 )
 def test_escaped(raw: str, shown: str) -> None:
     assert escaped(raw) == shown
+
+
+def test_escaped_quotes_take_no_call_each() -> None:
+    assert lines(lambda: escaped('"\\' * 10_000)) < 20
 
 
 @given(st.text())

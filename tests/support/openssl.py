@@ -7,6 +7,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+_SET_GROUPS = 92  # SSL_CTRL_SET_GROUPS_LIST
+
 UPDATE_REQUESTED = 1
 """RFC 8446, 4.6.3: the other side is to update its keys too."""
 
@@ -24,9 +26,12 @@ def _functions() -> Callable[..., Any]:
 
 
 class RecordClient:
-    """Makes the records of a client without verifying the server. Bytes go in by `feed`, out by `take`."""
+    """Makes the records of a client without verifying the server. Bytes go in by `feed`, out by `take`.
 
-    def __init__(self) -> None:
+    `groups` are those for the key exchange, by OpenSSL's names; OpenSSL's own list if there are none.
+    """
+
+    def __init__(self, *groups: str) -> None:
         function = _functions()
         pointer, number = ctypes.c_void_p, ctypes.c_int
         method = function("TLS_client_method", pointer)()
@@ -37,6 +42,9 @@ class RecordClient:
         self._incoming, self._outgoing = make(memory), make(memory)
         function("SSL_set_bio", None, pointer, pointer, pointer)(self._ssl, self._incoming, self._outgoing)
         function("SSL_set_connect_state", None, pointer)(self._ssl)
+        if groups:
+            control = function("SSL_ctrl", ctypes.c_long, pointer, number, ctypes.c_long, ctypes.c_char_p)
+            assert control(self._ssl, _SET_GROUPS, 0, ":".join(groups).encode()) == 1
         self._handshake = function("SSL_do_handshake", number, pointer)
         self._update = function("SSL_key_update", number, pointer, number)
         self._write = function("SSL_write", number, pointer, ctypes.c_char_p, number)

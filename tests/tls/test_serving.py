@@ -6,7 +6,7 @@ import logging
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import httpx
 import pytest
@@ -17,8 +17,10 @@ from tests.net.pairs import read_exactly
 from tests.support.applications import Lived
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, read_body, request, respond
+from tests.support.openssl import RecordClient
 from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
 from trioasgi import Server
+from trioasgi.net.hello import HANDSHAKE_FAILURE
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -397,6 +399,22 @@ def test_plain_http_to_the_https_port(certificates: Certificates) -> None:
                 await log.wait_for(
                     rf"127\.0\.0\.1:{port}: TLS handshake failed: http request \(use https://\)$"
                 )
+                await expect_answer(server, certificates)
+
+    run(main)
+
+
+def test_a_key_exchange_that_takes_too_long_is_refused(certificates: Certificates) -> None:
+    """It would keep the worker from all others for a fifth of a second."""
+
+    async def main() -> None:
+        with nothing_worse_than(logging.INFO) as log, closing(RecordClient("ffdhe8192")) as client:
+            client.shake()
+            async with https(certificates, Lived()) as server:
+                async with await open_stream(server) as stream:
+                    await stream.send_all(client.take())
+                    assert await Client(stream).rest() == HANDSHAKE_FAILURE
+                await log.wait_for(r"handshake failed: .* key exchange that takes too long \(ffdhe8192\)$")
                 await expect_answer(server, certificates)
 
     run(main)

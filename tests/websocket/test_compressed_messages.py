@@ -28,6 +28,19 @@ def test_compressed(codec: str) -> None:
     assert read(messages, frame(TEXT, compressed, rsv=4), frame(TEXT, b"plain")) == [text, "plain"]
 
 
+@pytest.mark.parametrize("deflate", [None, AGREED], ids=["plain", "deflate"])
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+def test_each_message_may_be_as_long_as_any(codec: str, opcode: int, deflate: Deflate | None) -> None:
+    """Whatever the one before it has had of the room for its own fragments."""
+    data = b"x" * MAX_SIZE
+    fragments = frame(opcode, data[:-100], fin=False) + frame(CONTINUATION, data[-100:])
+    message = data.decode() if opcode == TEXT else data
+    stream = fragments + frame(opcode, data) + fragments + frame(opcode, data[:-1])
+    expected = [message, message, message, message[:-1]]
+    messages = reader(codec, deflate=deflate)
+    assert read(messages, *(stream[at : at + 150] for at in range(0, len(stream), 150))) == expected
+
+
 def test_compressed_in_fragments(codec: str) -> None:
     compressed = deflated(b"x" * 900)
     half = len(compressed) // 2

@@ -21,7 +21,14 @@ from tests.support.websocket import (
 )
 from tests.websocket.sessions import received
 from trioasgi.errors import ClientDisconnected
+from trioasgi.net.channel import READ_SIZE
+from trioasgi.net.stream_channel import StreamChannel
+from trioasgi.server.assembly import websocket_codec_factory
 from trioasgi.types import Receive, Scope, Send
+from trioasgi.websocket.frames import CloseCode
+from trioasgi.websocket.keepalive import Keepalive
+from trioasgi.websocket.session import LINGER_BYTES, WebSocketSession
+from trioasgi.websocket.settings import WebSocketSettings
 
 # Failures
 
@@ -194,3 +201,34 @@ async def test_a_long_reason_is_cut_between_characters(codec: str) -> None:
         last = await client.frame()
         assert last.reason == "ä" * 61
         await client.send(close())
+
+
+@on_trio
+async def test_a_failed_client_that_goes_on_sending_is_left_after_a_bounded_number_of_bytes(
+    codec: str,
+) -> None:
+    """It may send as fast as can be read: no wait for bytes would end by its deadline."""
+
+    class Endless(StreamChannel):
+        dropped = 0
+
+        def receive_nowait(self) -> bytes | None:
+            self.dropped += READ_SIZE
+            return b"\xff" * READ_SIZE
+
+    channel = Endless(trio.testing.memory_stream_pair()[0])
+    settings = WebSocketSettings(
+        codec=websocket_codec_factory(codec),
+        keepalive=Keepalive(),
+        max_size=1000,
+        max_queue=1,
+        ping_interval=0,
+        ping_timeout=0,
+        close_timeout=1,
+        deflate=False,
+    )
+    session = WebSocketSession(channel, b"", settings, None, "a client")
+    assert await session.receive() is None
+    assert session.close_code == CloseCode.PROTOCOL_ERROR
+    await session.finish()
+    assert channel.dropped <= LINGER_BYTES + 3 * READ_SIZE

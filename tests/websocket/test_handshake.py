@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.websocket import ACCEPT, KEY
 from trioasgi.http.exchange import Refusal
 from trioasgi.http.request import Header
-from trioasgi.websocket.deflate import MAX_OFFERS, Deflate, negotiate
+from trioasgi.websocket.deflate import MAX_OFFERS, MAX_PARAMETERS, Deflate, negotiate
 from trioasgi.websocket.handshake import (
     _TOKEN,
     Offer,
@@ -183,6 +185,32 @@ def test_of_many_offers_those_behind_the_first_hundred_are_not_looked_at() -> No
     others = b"permessage-deflate; x, " * (MAX_OFFERS - 1)
     assert negotiate([others, b"permessage-deflate"]) is not None
     assert negotiate([others + b"x", b"permessage-deflate"]) is None
+
+
+def test_of_endless_parameters_those_behind_the_first_thousand_are_not_looked_at() -> None:
+    for others in ("x" + ";a" * MAX_PARAMETERS, ", ".join(["x" + ";a" * (MAX_PARAMETERS // 10)] * 10)):
+        assert negotiate([others.encode(), b"permessage-deflate"]) is not None
+        assert negotiate([others.encode(), b"permessage-deflate; client_max_window_bits"]) is None
+
+
+@pytest.mark.parametrize("parameter", [b";a", b"; a=b", b';a="b"', b" ;\ta = b"])
+def test_a_long_offer_takes_little_memory(parameter: bytes) -> None:
+    """One pattern for all of its parameters would hold three hundred times as much as it is long."""
+    offer = b"permessage-deflate" + parameter * (60_000 // len(parameter)) + b"\x01"
+    tracemalloc.start()
+    try:
+        negotiate([offer])
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+@given(st.lists(st.text(st.sampled_from(" \t,ab"), max_size=12)))
+def test_the_members_of_a_list_of_subprotocols(values: list[str]) -> None:
+    """RFC 9110, 5.6.1: without the white space around them, and the empty ones left out."""
+    headers = [(b"sec-websocket-protocol", value.encode()) for value in values]
+    expected = [part.strip(" \t") for value in values for part in value.split(",")]
+    assert read_offer(headers).subprotocols == tuple(part for part in expected if part)
 
 
 def test_what_is_answered() -> None:

@@ -107,6 +107,23 @@ async def test_no_more_bytes_are_queued_than_a_message_may_have(codec: str) -> N
 
 
 @on_trio
+async def test_a_text_is_queued_for_what_it_takes_in_memory(codec: str) -> None:
+    """Four bytes for each of its characters, if one of them is an emoji."""
+    app = Held()
+    text = "x" * 246 + "\N{SNAKE}"
+    async with websocket(app, codec, websocket_max_size=1000, websocket_ping_interval=0) as client:
+        await client.send(frame(TEXT, text.encode()), frame(TEXT, text.encode()), frame(PING))
+        with trio.move_on_after(5) as waited:
+            await client.frame()
+        assert waited.cancelled_caught, "the ping was read"
+        app.release.set()
+        assert await client.frame() == ServerFrame(PONG, b"")
+        await client.send(close())
+        assert await client.close_code() == 1000
+    assert received(app.messages) == [text, text, 1000]
+
+
+@on_trio
 async def test_the_application_comes_and_goes(codec: str) -> None:
     messages: list[Message] = []
 

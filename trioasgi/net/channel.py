@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 READ_SIZE: Final = 64 * 1024
 """The most bytes that one read asks the kernel for."""
 
-WRITE_SLICE: Final = 256 * 1024
-"""The most bytes that one `send_all` of a wrapped stream gets: SSLStream copies all of them into its buffer.
+WRITE_SLICE: Final = 64 * 1024
+"""The most bytes that are encrypted in one go, or that one `send_all` of a wrapped stream gets. OpenSSL's
+buffer grows to that size and keeps it until the connection ends.
 """
 
 CORK: Final = 64 * 1024

@@ -22,8 +22,13 @@ from trioasgi.net.channel import READ_SIZE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-RECORDS_A_TURN: Final = 64
-"""Records that are decrypted in one go."""
+RECORDS_A_TURN: Final = 16
+"""Records that are decrypted in one go: each may be a key update, which takes ten times as long as others."""
+
+BYTES_A_TURN: Final = 16 * 1024
+"""Bytes off the wire that OpenSSL is given in one go, besides the rest of the record that they end in. Its
+buffer grows to their size, and keeps it for as long as the connection lasts.
+"""
 
 MAX_EMPTY_RECORDS: Final = 2048
 """Records in a row without a byte for the reader after which the connection is closed."""
@@ -115,7 +120,7 @@ class RecordReader:
         size, end = len(kept), self._skip
         whole = 0 if not end or end > size else 1
         for _ in range(RECORDS_A_TURN):
-            if end + _HEADER > size:
+            if end + _HEADER > size or end >= BYTES_A_TURN:
                 break
             length = kept[end + 3] << 8 | kept[end + 4]
             end += _HEADER + length

@@ -16,7 +16,9 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
+from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
+from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,6 +51,7 @@ class Secured:
     def __init__(self, stream: trio.abc.Stream, context: ssl.SSLContext) -> None:
         self._context = context
         self._transport = stream
+        self._hellos = HelloReader()
         self.stream = trio.SSLStream(stream, cast("ssl.SSLContext", self), server_side=True)
 
     def wrap_bio(
@@ -93,10 +96,19 @@ class Secured:
 
     async def _receive(self) -> None:
         data = await self._transport.receive_some(READ_SIZE)
-        if data:
-            self.incoming.write(data)
-        else:
+        if not data:
             self.incoming.write_eof()
+            return
+        slow_group = self._hellos.feed(bytes(data))
+        if slow_group:
+            await self._transport.send_all(HANDSHAKE_FAILURE)
+            raise trio.BrokenResourceError(
+                f"the client wants a key exchange that takes too long ({slow_group})"
+            )
+        self.incoming.write(data)
+        if slow_group is not None:
+            # It is answered by a signature. However many clients come at once, others run in between.
+            await wait_for_long_step()
 
 
 class TLSChannel(Channel):

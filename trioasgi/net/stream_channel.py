@@ -51,7 +51,8 @@ class StreamChannel(Channel):
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
-        self._buffered: deque[bytes] = deque()
+        # One block, not the pieces as they came: those may be of one byte each.
+        self._buffered = bytearray()
         self._unsent: deque[bytes] = deque()
         self._unsent_size = 0
         self._file_left = 0
@@ -84,7 +85,9 @@ class StreamChannel(Channel):
 
     def receive_nowait(self) -> bytes | None:
         if self._buffered:
-            return self._buffered.popleft()
+            data = bytes(self._buffered)
+            self._buffered.clear()
+            return data
         return b"" if self._eof else None
 
     async def receive(self) -> bytes:
@@ -102,8 +105,7 @@ class StreamChannel(Channel):
                     if not scope.cancel_called:
                         return data
                     # Interrupted: keep the bytes for the next read. `_eof` remembers the end.
-                    if data:
-                        self._buffered.appendleft(data)
+                    self._buffered[:0] = data
             finally:
                 self._reading_scopes.discard(scope)
         raise TimeoutError(STALLED_READ)
@@ -178,14 +180,13 @@ class StreamChannel(Channel):
     async def _read_ahead(self) -> None:
         async with self._reading:
             while not self._eof:
-                if sum(map(len, self._buffered)) >= READ_AHEAD:
+                if len(self._buffered) >= READ_AHEAD:
                     await trio.sleep_forever()
                 try:
                     data = await self._read()
                 except ConnectionError:
                     return
-                if data:
-                    self._buffered.append(data)
+                self._buffered += data
 
     def release_watchers(self) -> None:
         for scope in self._watch_scopes:

@@ -55,13 +55,17 @@ for each write.
 MAX_OFFERS: Final = 100
 """So many offers of one client are read; the rest is ignored. Browsers offer one or two."""
 
+MAX_PARAMETERS: Final = 1000
+"""Parameters of all of them behind which nothing more is read. permessage-deflate has four."""
+
 _EXTENSION: Final = b"permessage-deflate"
 
 _PARAMETER: Final = re.compile(
     rb"[ \t]*;[ \t]*(" + TOKEN + rb')(?:[ \t]*=[ \t]*(?:"([^"\\,;]*)"|(' + TOKEN + rb")))?"
 )
 _EMPTY: Final = re.compile(rb"[ \t,]*")
-_OFFER: Final = re.compile(rb"[ \t]*(" + TOKEN + rb")((?:" + _PARAMETER.pattern + rb")*)[ \t]*(?:,|$)")
+_NAME: Final = re.compile(TOKEN)
+_END: Final = re.compile(rb"[ \t]*(?:,|$)")
 _BITS: Final = re.compile(rb"8|9|1[0-5]")
 
 
@@ -92,8 +96,8 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     """Accept the first offer of permessage-deflate that we can fulfil; None if there is none.
 
     `values` are those of Sec-WebSocket-Extensions. A malformed offer is declined (RFC 7692, 7.1). What
-    follows something unreadable, or `MAX_OFFERS` other offers, is ignored. Empty elements are skipped (RFC
-    9110, 5.6.1.2).
+    follows something unreadable, `MAX_OFFERS` other offers or `MAX_PARAMETERS` parameters, is ignored. Empty
+    elements are skipped (RFC 9110, 5.6.1.2).
     """
     for name, parameters in islice(_read_offers(values), MAX_OFFERS):
         if name.lower() == _EXTENSION:
@@ -103,15 +107,31 @@ def negotiate(values: Iterable[bytes]) -> Deflate | None:
     return None
 
 
-def _read_offers(values: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+_Parameters = list[tuple[bytes, bytes | None]]
+
+
+def _read_offers(values: Iterable[bytes]) -> Iterator[tuple[bytes, _Parameters]]:
+    # Parameter by parameter: one pattern for them all would hold 300 bytes for each byte of a long offer.
+    room = MAX_PARAMETERS
     for value in values:
         pos = _end_of_empty(value, 0)
         while pos < len(value):
-            match = _OFFER.match(value, pos)
-            if match is None:
+            name = _NAME.match(value, pos)
+            if name is None:
                 return
-            yield match[1], match[2]
-            pos = _end_of_empty(value, match.end())
+            pos = name.end()
+            parameters: _Parameters = []
+            while (match := _PARAMETER.match(value, pos)) is not None:
+                if not room:
+                    return
+                room -= 1
+                parameters.append((match[1].lower(), match[2] if match[2] is not None else match[3]))
+                pos = match.end()
+            end = _END.match(value, pos)
+            if end is None:
+                return
+            yield name[0], parameters
+            pos = _end_of_empty(value, end.end())
 
 
 def _end_of_empty(value: bytes, pos: int) -> int:
@@ -120,14 +140,13 @@ def _end_of_empty(value: bytes, pos: int) -> int:
     return match.end()
 
 
-def _accept(parameters: bytes) -> Deflate | None:
+def _accept(parameters: _Parameters) -> Deflate | None:
     """RFC 7692, 7.1: None if a parameter is unknown, stands twice, or has an invalid value."""
     seen: dict[bytes, bytes | None] = {}
-    for match in _PARAMETER.finditer(parameters):
-        name = match[1].lower()
+    for name, value in parameters:
         if name in seen:
             return None
-        seen[name] = match[2] if match[2] is not None else match[3]
+        seen[name] = value
     server_bits = client_bits = 15
     for name, value in seen.items():
         match name:

@@ -106,6 +106,7 @@ class WebsocketsCodec(FrameCodec):
                 raise FrameError(CloseCode.PROTOCOL_ERROR, "a control frame is too long")
             size = 2 if length == 126 else 8
             if have - pos < size:
+                self._keep_rest()
                 return None
             length = _read_length(data, pos, size)
             pos += size
@@ -117,12 +118,17 @@ class WebsocketsCodec(FrameCodec):
             self._pos = end
             return opcode, apply_mask(data[start:end], data[pos:start]), final, compressed
         if have < start or opcode >= _FIRST_CONTROL:
+            self._keep_rest()
             return None
         self._pos = start
         self._left = length
         self._mask = data[pos:start]
         self._end = final
         return opcode, b"" if have == start else self._take(), False, compressed
+
+    def _keep_rest(self) -> None:
+        """Keep the beginning of a frame, and nothing of what was before it: as in next_frame."""
+        self._data, self._pos = self._data[self._pos :], 0
 
     def _next_piece(self) -> Frame | None:
         if self._pos == len(self._data):

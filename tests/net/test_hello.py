@@ -1,0 +1,106 @@
+"""The ClientHello, as far as it decides how much work a handshake is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.cost import grows_no_faster_than_its_input
+from tests.support.openssl import RecordClient
+from trioasgi.net.hello import SLOW_GROUPS, HelloReader
+
+QUICK = ["X25519", "P-256", "P-384", "P-521", "ffdhe2048"]
+
+
+def hello(*groups: str) -> bytes:
+    """The record that a client begins with; its key share is for the first group."""
+    with contextlib.closing(RecordClient(*groups)) as client:
+        client.shake()
+        return client.take()
+
+
+def in_records(record: bytes, size: int) -> bytes:
+    """What the record holds, in records of so many bytes."""
+    body = record[5:]
+    pieces = [body[at : at + size] for at in range(0, len(body), size)]
+    return b"".join(record[:3] + len(piece).to_bytes(2, "big") + piece for piece in pieces)
+
+
+def read(pieces: Iterable[bytes]) -> list[str]:
+    """What the reader says of each ClientHello that comes to its end."""
+    reader = HelloReader()
+    found = [reader.feed(piece) for piece in pieces]
+    return [group for group in found if group is not None]
+
+
+@pytest.mark.parametrize("group", QUICK)
+def test_a_group_that_is_quick(group: str) -> None:
+    assert read([hello(group, *SLOW_GROUPS.values())]) == [""]
+
+
+@pytest.mark.parametrize("group", SLOW_GROUPS.values())
+def test_a_group_that_is_slow(group: str) -> None:
+    assert read([hello(group, "X25519")]) == [group]
+
+
+def test_openssls_own_list_begins_with_one_that_is_quick() -> None:
+    assert read([hello()]) == [""]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100])
+@pytest.mark.parametrize("bytewise", [False, True], ids=["whole", "byte by byte"])
+def test_however_it_is_cut(size: int, bytewise: bool) -> None:
+    for group, found in (("X25519", ""), ("ffdhe8192", "ffdhe8192")):
+        data = in_records(hello(group), size)
+        assert read([data[at : at + 1] for at in range(len(data))] if bytewise else [data]) == [found]
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one by one", "together"])
+def test_the_second_hello_is_looked_at_as_well(together: bool) -> None:
+    """The server may have asked for it. The client can foresee that, and send both at once."""
+    change_cipher_spec = b"\x14\x03\x03\x00\x01\x01"
+    pieces = [hello("P-256"), change_cipher_spec, hello("ffdhe6144")]
+    assert read([b"".join(pieces)] if together else pieces)[-1] == "ffdhe6144"
+
+
+def test_what_comes_encrypted_is_not_looked_at() -> None:
+    encrypted = b"\x17\x03\x03\x00\x03abc"
+    assert read([hello("P-256"), encrypted, hello("ffdhe6144")]) == [""]
+
+
+def test_what_comes_behind_the_hello_of_tls_1_2_is_not_looked_at() -> None:
+    client_key_exchange = b"\x16\x03\x03\x00\x05\x10\x00\x00\x01a"
+    assert read([hello("P-256"), client_key_exchange, hello("ffdhe6144")]) == [""]
+
+
+@given(st.binary(max_size=300), st.integers(0, 400), st.integers(1, 20))
+def test_no_bytes_are_an_error_and_how_they_are_cut_changes_nothing(data: bytes, at: int, size: int) -> None:
+    good = _GOOD[5:]
+    body = good[: at % len(good)] + data
+    for stream in (data, b"\x16\x03\x01" + len(body).to_bytes(2, "big") + body):
+        pieces = [stream[i : i + size] for i in range(0, len(stream), size)]
+        assert "".join(read(pieces)) == "".join(read([stream]))
+
+
+_GOOD = hello()
+
+
+def test_a_hello_takes_time_that_grows_with_its_length() -> None:
+    def read_bytewise(size: int) -> None:
+        data = in_records(b"\x16\x03\x01\xff\xff\x01" + size.to_bytes(3, "big") + bytes(size), 1)
+        read(data[at : at + 1] for at in range(len(data)))
+
+    assert grows_no_faster_than_its_input(read_bytewise, 500)
+    many = bytes(36) + b"\x00\x02\x13\x01\x01\x00\xff\xff"
+    assert grows_no_faster_than_its_input(
+        lambda size: read([_record(many + b"\xfe\x00\x00\x00" * (size // 4))]), 1000
+    )
+
+
+def _record(body: bytes) -> bytes:
+    size = len(body) + 4
+    return b"\x16\x03\x01" + size.to_bytes(2, "big") + b"\x01" + len(body).to_bytes(3, "big") + body

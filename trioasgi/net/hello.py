@@ -1,0 +1,119 @@
+"""What a client begins a TLS handshake with (RFC 8446, 4.1.2), as far as it decides how much work that is.
+
+The client chooses the group of the key exchange. With a curve, the server's part takes some milliseconds at
+the most; with a finite field of 3072 bits or more (RFC 7919) 14 to 200, in one call of OpenSSL's, and the
+client need not do its own part. No client needs those: TLS 1.3 has all of them know a curve (RFC 8446, 9.1).
+Python's `ssl` cannot take them from OpenSSL's list, so here the client's hello is read before OpenSSL has all
+of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SLOW_GROUPS: Final = {0x0101: "ffdhe3072", 0x0102: "ffdhe4096", 0x0103: "ffdhe6144", 0x0104: "ffdhe8192"}
+"""RFC 7919, 2, and RFC 8446, 4.2.7."""
+
+HANDSHAKE_FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
+"""The record of that alert, which is fatal, before there are keys (RFC 8446, 5.1 and 6.2)."""
+
+_RECORD_HEADER: Final = 5
+_HANDSHAKE: Final = 22
+_APPLICATION_DATA: Final = 23
+_MESSAGE_HEADER: Final = 4
+_CLIENT_HELLO: Final = 1
+_KEY_SHARE: Final = 51
+_SESSION_AT: Final = 2 + 32
+"""Where the session id begins, behind the version and the random bytes."""
+
+
+class HelloReader:
+    """Reads the records of a client until they are encrypted.
+
+    What is no ClientHello is left to OpenSSL to judge. There may be two: the server asks for another if it
+    wants another group. What is held is bounded, as OpenSSL gets the same bytes, and refuses what is too
+    long.
+    """
+
+    __slots__ = ("_done", "_messages", "_records")
+
+    def __init__(self) -> None:
+        self._records = bytearray()
+        self._messages = bytearray()  # what the handshake's records hold: one may have a part of a message
+        self._done = False
+
+    def feed(self, data: bytes) -> str | None:
+        """Take bytes off the wire. None, unless a ClientHello has come to its end: the name of a slow group
+        for which it has a key share, "" if it has none.
+        """
+        if self._done:
+            return None
+        self._records += data
+        while len(self._records) >= _RECORD_HEADER and not self._done:
+            kind = self._records[0]
+            end = _RECORD_HEADER + int.from_bytes(self._records[3:5], "big")
+            if kind == _APPLICATION_DATA:
+                self._finish()
+            if len(self._records) < end:
+                break
+            if kind == _HANDSHAKE:
+                self._messages += self._records[_RECORD_HEADER:end]
+            del self._records[:end]
+        found = None
+        # The second may have come with the first: a client can foresee what the server asks for.
+        while not found and (hello := self._take_hello()) is not None:
+            found = find_slow_group(hello)
+        return found
+
+    def _take_hello(self) -> bytes | None:
+        if len(self._messages) < _MESSAGE_HEADER:
+            return None
+        end = _MESSAGE_HEADER + int.from_bytes(self._messages[1:_MESSAGE_HEADER], "big")
+        if self._messages[0] != _CLIENT_HELLO:
+            self._finish()
+            return None
+        if len(self._messages) < end:
+            return None
+        hello = bytes(self._messages[_MESSAGE_HEADER:end])
+        del self._messages[:end]
+        return hello
+
+    def _finish(self) -> None:
+        self._done = True
+        self._records.clear()
+        self._messages.clear()
+
+
+def find_slow_group(hello: bytes) -> str:
+    """The name of a slow group for which a ClientHello has a key share; "" if it has none, or is malformed.
+
+    ::
+
+        struct {
+            ProtocolVersion legacy_version; Random random; opaque legacy_session_id<0..32>;
+            CipherSuite cipher_suites<2..2^16-2>; opaque legacy_compression_methods<1..2^8-1>;
+            Extension extensions<8..2^16-1>;
+        } ClientHello;                                                          (RFC 8446, 4.1.2)
+    """
+    at = _SESSION_AT
+    for size in (1, 2, 1):
+        at += size + int.from_bytes(hello[at : at + size], "big")
+    at += 2
+    while at + 4 <= len(hello):
+        kind = int.from_bytes(hello[at : at + 2], "big")
+        end = at + 4 + int.from_bytes(hello[at + 2 : at + 4], "big")
+        if kind == _KEY_SHARE:
+            return _find_slow_share(hello[at + 4 : end])
+        at = end
+    return ""
+
+
+def _find_slow_share(shares: bytes) -> str:
+    """RFC 8446, 4.2.8: a list of groups, each with as much as its key exchange takes."""
+    at = 2
+    while at + 4 <= len(shares):
+        group = SLOW_GROUPS.get(int.from_bytes(shares[at : at + 2], "big"))
+        if group is not None:
+            return group
+        at += 4 + int.from_bytes(shares[at + 2 : at + 4], "big")
+    return ""
