@@ -107,7 +107,7 @@ def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path / "assets",
         tmp_path / "here",
     ]
-    with pytest.raises(ConfigError, match="'nowhere' is not a directory"):
+    with pytest.raises(ConfigError, match=r"'nowhere' \(from keyword reload_dirs\); expected"):
         watched_directories(Config(reload_dirs=("nowhere",)))
 
 

@@ -47,7 +47,7 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     refuse_while_loading()
     settled = _settle(app, config, options)
     if settled.env_file is not None and not is_supervised(settled):
-        load_env_file(settled.env_file, os.environ)
+        load_env_file(settled.env_file, os.environ, settled.origins.get("env_file"))
     try:
         if is_supervised(settled):
             refuse_in_worker()

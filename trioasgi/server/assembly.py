@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
+from trioasgi.config.option import origin_of
 from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http.limits import Limits
@@ -200,6 +201,7 @@ def log_settings(config: Config) -> LogSettings:
         level=config.log_level,
         use_colors=config.use_colors,
         log_config=config.log_config,
+        origin=str(origin_of("log_config", config.origins)),
         directory=config.app_dir,
     )
 

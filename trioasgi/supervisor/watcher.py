@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import ConfigError, TrioasgiError, lone_error
+from trioasgi.config import OPTIONS
+from trioasgi.config.option import origin_of
+from trioasgi.errors import TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
 if TYPE_CHECKING:
@@ -134,7 +136,9 @@ def watched_directories(config: Config) -> list[Path]:
     """
     for name in config.reload_dirs:
         if not os.path.isdir(name):
-            raise ConfigError(f"reload_dirs: {name!r} is not a directory")
+            OPTIONS["reload_dirs"].refuse(
+                name, origin_of("reload_dirs", config.origins), "a directory that is there"
+            )
     named = config.reload_dirs or (os.curdir, config.app_dir or os.curdir)
     included = [name for name in config.reload_includes if os.path.isdir(name)]
     found = {Path(os.path.abspath(name)) for name in (*named, *included) if os.path.isdir(name)}

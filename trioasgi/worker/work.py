@@ -87,12 +87,12 @@ def work(commands: int, on_interrupt: Handler) -> ExitStatus:
 def _serve(order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: Handler) -> ExitStatus:
     lifecycle: Lifecycle | None = None
     try:
-        config = Config.from_dict(order.config)
+        config = Config.from_dict(order.config, order.origins)
         if config.env_file is not None:
             # The worker's own affair, so that each starts with what the file says by then.
             from trioasgi.config.env_file import load_env_file
 
-            load_env_file(config.env_file, os.environ)
+            load_env_file(config.env_file, os.environ, config.origins.get("env_file"))
         configure_logging(log_settings(config), show_pid=True)
         lifecycle = Lifecycle(
             config,
