@@ -179,7 +179,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return self.none
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # of what is not UTF-8 (PEP 383)
+        # Of what is not UTF-8 (PEP 383); and of what has entries but no keys, where a dict may be.
+        except (msgspec.ValidationError, UnicodeEncodeError, AttributeError):
             self.refuse(value, origin, self._why_refused(value))
         return checked
 
