@@ -396,6 +396,33 @@ def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     assert trio.run(this.run, application) is ExitStatus.OK
 
 
+class Stopper(trio.abc.Instrument):
+    """Asks for a stop as the loop's main task is about to take its nth step."""
+
+    def __init__(self, lifecycle: Lifecycle, step: int) -> None:
+        self._lifecycle = lifecycle
+        self._steps_left = step
+        self._main: trio.lowlevel.Task | None = None
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("Lifecycle.run"):
+            self._main = task
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is self._main:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._lifecycle.request_drain("a signal")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_stop_in_the_very_step_that_completes_the_start_is_a_clean_one(step: int) -> None:
+    """In the second, the server has told the main task that it serves; in the first, nothing has begun."""
+    for _ in range(20):  # whether the stop or the main task comes first in that step is chance
+        this = Lifecycle(trioasgi.Config(port=0, lifespan="off"))
+        assert trio.run(this.run, application, instruments=[Stopper(this, step)]) is ExitStatus.OK
+
+
 def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:
     write(
         tmp_path,
