@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +54,8 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """How Rust ends the message of an error that comes from the system."""
 _NO_THREAD = "can't start new thread"
 """What Python says at RLIMIT_NPROC, in a RuntimeError."""
+_WATCHERS_THREADS = 2
+"""What watching takes: a thread of watchfiles' own, and one of Python's that waits for it."""
 _ADDED = 1
 """watchfiles.Change.added, an IntEnum's: that module is imported late."""
 
@@ -197,6 +200,7 @@ async def _watch_while_there(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
         try:
+            _require_threads()
             async for found in watchfiles.awatch(
                 *roots,
                 watch_filter=changes.matters,
@@ -222,6 +226,23 @@ async def _watch_while_there(
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _require_threads() -> None:
+    """Raise Python's RuntimeError where there is no room for the threads that watching takes: if watchfiles
+    cannot start its own, it ends this process with a message in Rust.
+    """
+    over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(_WATCHERS_THREADS):
+            thread = threading.Thread(target=over.wait, name="trioasgi room", daemon=True)
+            thread.start()
+            started.append(thread)
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
 
 
 def _is_for_want_of_room(error: Exception) -> bool:
