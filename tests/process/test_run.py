@@ -167,6 +167,28 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+FAILING_HANDLER = """
+import asyncio, signal, sys, trio
+
+def handle(number, frame):
+    raise {raised}
+
+signal.signal(signal.SIGTERM, handle)
+"""
+
+
+@pytest.mark.parametrize("raised", ["ValueError('x')", "asyncio.CancelledError('x')", "GeneratorExit('x')"])
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_whatever_an_applications_handler_raises_a_good_stop_is_one(
+    options: tuple[str, ...], raised: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes", extra=FAILING_HANDLER.format(raised=raised))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        server.port()
+        assert server.stop() == 0
+        assert server.output.count("the application's handler of SIGTERM failed") == 1
+
+
 HANDLING_LATE = """
 import os, signal
 import trio
