@@ -164,6 +164,8 @@ def server_tls(config: Config) -> ServerTLS | None:
     """TLS as the configuration has it; None for none. Raises TLSError."""
     if config.certfile is None:
         return None
+    # What connections load: the first client would wait for it, and by then no descriptor may be left.
+    import trioasgi.net.secure  # noqa: F401
     from trioasgi.tls.context import server_context
     from trioasgi.tls.extension import ConnectionDescriber
 
@@ -223,6 +225,8 @@ def forwarding(config: Config) -> Forwarding | None:
 def _proxy_protocol(config: Config) -> ProxyProtocol | None:
     if config.proxy_protocol == "off":
         return None
+    import trioasgi.net.proxy  # noqa: F401 - as with TLS
+
     return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
 
 
