@@ -65,12 +65,12 @@ def _env_value(match: re.Match[str]) -> str:
 
 def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
     """What is in a file that an option names; `shown`, `what` and `origin` are for the ConfigError."""
+    named_by = "" if origin is None else f" (from {origin})"
     try:
         return path.read_bytes()
     except OSError as error:
-        named_by = "" if origin is None else f" (from {origin})"
         raise ConfigError(
             f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"cannot read {what} {shown!r}: no path has a NUL character") from error
+        raise ConfigError(f"cannot read {what} {shown!r}{named_by}: no path has a NUL character") from error
