@@ -418,6 +418,23 @@ def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     assert trio.run(this.run, application) is ExitStatus.OK
 
 
+@pytest.mark.parametrize("room", [0, 1, 3, 5, 6])
+def test_a_start_that_finds_no_descriptors_left_says_so_in_one_line(room: int, tmp_path: Path) -> None:
+    """The application has taken all but so many while it was imported: of what is opened then, this is for a
+    pipe of the loop, a listener, the hub.
+    """
+    extra = f"""
+import os, resource
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + {room}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+"""
+    write_app(tmp_path, "yes", extra=extra)
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert server.wait() == 1
+        assert server.output.count("Too many open files") == len(server.output.text.splitlines()) == 1
+
+
 class Stopper(trio.abc.Instrument):
     """Asks for a stop as the loop's main task is about to take its nth step."""
 

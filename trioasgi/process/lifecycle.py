@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
+from trioasgi.net.accept import NO_ROOM
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
@@ -224,10 +225,11 @@ class Failure(msgspec.Struct, frozen=True):
 def explain(error: BaseException, *, has_served: bool) -> Failure:
     """Tell how `error`, an exception or a group of them, ended the run.
 
-    An error of ours is its message; anything else is unexpected and keeps its traceback. What happens once
-    requests were served is a failure (1), whatever it would have been during the start (3, permanent).
+    An error of ours is its message, as is the want of descriptors; anything else is unexpected and keeps its
+    traceback. What happens once requests were served is a failure (1), whatever it would have been during the
+    start (3, permanent).
     """
-    leaves = list(_leaves(error))
+    leaves = [_without_room(leaf) or leaf for leaf in _leaves(error)]
     known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]
     if len(known) < len(leaves):
         what = " and ".join(cut(f"{type(leaf).__name__}: {leaf}", 1000) for leaf in leaves)
@@ -238,6 +240,18 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
         return Failure(message, ExitStatus.FAILED, permanent=False)
     status = known[0].exit_status
     return Failure(message, status, permanent=status in (ExitStatus.NOT_STARTED, ExitStatus.USAGE))
+
+
+def is_want_of_room(error: BaseException) -> bool:
+    """Whether the system has no room for another file."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _without_room(error: BaseException) -> TrioasgiError | None:
+    """The error that says what to do where there is no room: it may be any file or module that is opened."""
+    if not is_want_of_room(error):
+        return None
+    return TrioasgiError(f"the server cannot go on: {error}; raise the limit of open files")
 
 
 def _message(error: TrioasgiError) -> str:
