@@ -227,15 +227,16 @@ def test_ctrl_c_reaches_the_whole_group_and_the_request_still_finishes(tmp_path:
         assert "Traceback" not in server.output.text
 
 
-def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--reload",)], ids=["workers", "reload"])
+def test_the_second_signal_ends_at_once(options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        pids = wait_for_workers(server, 2)
+        pids = wait_for_workers(server, len(options))
         Background(url, "/block")
         server.wait_for("block has begun")
         server.send(signal.SIGTERM)
-        server.wait_for("SIGTERM: stopping")
+        server.wait_for("SIGTERM: stopping; a second signal ends it at once")
         time.sleep(AGAIN_AFTER)
         begun = time.monotonic()
         assert server.stop() == 1
