@@ -18,6 +18,7 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners
 
+from .said import SaidLately
 from .slots import (
     SUPERVISOR_TRANSITIONS,
     DelayOver,
@@ -81,8 +82,7 @@ class Supervisor:
         self._directory = directory
         self._longest_start = 0.0
         self._was_asked = False
-        self._shown: set[str] = set()
-        """Failures said since the last change: N workers that fail alike say it once."""
+        self._said = SaidLately()
         # Unbounded, and yet small: a worker brings three events at most, the rest come at a human pace.
         self._send, self._receive = trio.open_memory_channel[Event](math.inf)
 
@@ -183,7 +183,7 @@ class Supervisor:
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
         logger.info("Reloading: %s%s changed", ", ".join(paths[:3]), more)
         forget_bytecode(paths)
-        self._shown.clear()
+        self._said.forget()
         for slot in self._slots:
             self._renew(slot)
 
@@ -400,8 +400,7 @@ class Supervisor:
         return next((slot for slot in self._slots if slot.worker is worker), None)
 
     def _show(self, reason: str) -> None:
-        if reason not in self._shown:
-            self._shown.add(reason)
+        if self._said.is_news(reason):
             logger.error("%s", reason)
 
 
