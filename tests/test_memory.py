@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
@@ -16,6 +17,8 @@ import trio.testing
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, secured, served
 from tests.support.transports import certificates
+from tests.support.websocket import frame, handshake
+from trioasgi import Server
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
 from trioasgi.net.stream import HubStream
@@ -204,4 +207,88 @@ def test_no_connection_is_kept_that_has_ended(codec: str, monkeypatch: pytest.Mo
                         await trio.sleep(0.01)
 
     monkeypatch.setattr("trioasgi.server.tree.Connections", make)
+    run(main)
+
+
+@contextmanager
+def uncollected() -> Iterator[list[str]]:
+    """Do without the garbage collector within the block; then the list has the types of ours that only it
+    could have freed.
+    """
+    found: list[str] = []
+    gc.collect()
+    gc.disable()
+    try:
+        yield found
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found += (kind.__name__ for kind in map(type, gc.garbage) if kind.__module__.startswith("trioasgi."))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+async def many_ways(scope: Scope, receive: Receive, send: Send) -> None:
+    path = scope["path"]
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        if path == "/raise":
+            raise ValueError
+        while (await receive())["type"] != "websocket.disconnect":
+            pass
+    elif path == "/raise":
+        raise ValueError
+    elif path == "/stream":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"fine", "more_body": True})
+        await trio.sleep_forever()
+    else:
+        while (await receive()).get("more_body"):
+            pass
+        await respond(send, b"fine")
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (request(), b"fine"),
+        (b"GET / HT", b""),
+        (request("/", "Content-Length: 10", method="POST") + b"five", b""),
+        (request("/raise"), b"500"),
+        (request("/stream"), b"fine"),
+        (handshake() + frame(1, b"part" * 1000, fin=False), b"101"),
+        (handshake(target="/raise"), b"101"),
+    ],
+    ids=["idle", "head", "upload", "failure", "stream", "websocket", "websocket failure"],
+)
+def test_a_connection_that_has_ended_is_freed_without_the_collector(
+    sent: bytes, answer: bytes, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That comes when much has been made meanwhile: on a quiet server, what many connections held stays."""
+    made: list[Connections] = []
+
+    def make(*args: Any) -> Connections:
+        made.append(Connections(*args))
+        return made[0]
+
+    async def come_and_leave(server: Server) -> None:
+        async with connected(server) as client:
+            await client.send(sent)
+            await client.until(answer)
+        with trio.fail_after(SOON):
+            while len(made[0]):  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
+        await trio.testing.wait_all_tasks_blocked()
+
+    async def main() -> None:
+        async with served(many_ways, http=codec, lifespan="off", disconnect_grace=0.01) as server:
+            await come_and_leave(server)  # what is loaded at the first
+            with uncollected() as found:
+                await come_and_leave(server)
+            assert found == []
+
+    monkeypatch.setattr("trioasgi.server.tree.Connections", make)
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
     run(main)

@@ -537,7 +537,7 @@ def test_a_dict_that_workers_cannot_be_told_is_refused() -> None:
     ("name", "text", "said"),
     [
         ("none.json", None, "No such file"),
-        ("bad.json", "{", "cannot configure logging by bad.json (log_config): "),
+        ("bad.json", "{", "cannot configure logging by bad.json (log_config, from flag --log-config): "),
         ("list.json", "[]", "expected a table"),
         ("handler.json", '{"version": 1, "handlers": {"h": {"class": "no.Such"}}}', "No module named 'no'"),
         ("bad.yaml", "a: [", "not valid YAML"),
@@ -561,6 +561,28 @@ def test_a_log_config_that_cannot_be_used_is_one_message(
     assert (result.returncode, result.stdout) == (2, "")
     assert said in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("variables", "file", "origin"),
+    [
+        ({"UVICORN_LOG_CONFIG": "no.json"}, "", "environment UVICORN_LOG_CONFIG"),
+        ({}, "log-config = 'no.json'", "trioasgi.toml log-config"),
+        ({"TRIOASGI_ENV_FILE": ".env"}, "", "env_file .env TRIOASGI_LOG_CONFIG"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_of_a_log_config_that_cannot_be_used_it_is_said_who_names_it(
+    variables: dict[str, str], file: str, origin: str, workers: str, tmp_path: Path
+) -> None:
+    (tmp_path / "trioasgi.toml").write_text(file)
+    (tmp_path / ".env").write_text("TRIOASGI_LOG_CONFIG=no.json\n")
+    with start_server("app:app", "--workers", workers, cwd=tmp_path, env=variables) as server:
+        assert server.wait() == 2
+        assert server.output.text == (
+            f"trioasgi: cannot configure logging by no.json (log_config, from {origin}): "
+            "No such file or directory"
+        )
 
 
 def test_yaml_without_its_package_names_it(tmp_path: Path) -> None:

@@ -101,6 +101,35 @@ def test_serving_loads_no_more_than_it_needs(project: Path) -> None:
     assert seen.modules.isdisjoint(NEVER), seen.modules & NEVER
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        (("--certfile", "development"), "trioasgi.net.secure"),
+        (("--proxy-protocol", "required"), "trioasgi.net.proxy"),
+    ],
+)
+def test_what_connections_need_is_loaded_before_the_first_one(
+    arguments: tuple[str, ...], module: str, tmp_path: Path
+) -> None:
+    """The first client would wait for it, and by then no descriptor may be left to open a module with."""
+    (tmp_path / "main.py").write_text(
+        textwrap.dedent("""
+            import sys
+
+            async def app(scope, receive, send):
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                print("loaded:", *sys.modules)
+                await send({"type": "lifespan.shutdown.complete"})
+        """)
+    )
+    with start_server("main:app", *arguments, cwd=tmp_path) as server:
+        server.wait_for("Serving on|One process")
+        assert server.stop() == 0
+        assert module in server.wait_for("loaded: .*")[0].split()
+
+
 def test_h11_is_loaded_in_place_of_httptools(project: Path) -> None:
     seen = serve_once(project, "--http", "h11")
     assert "httptools" not in seen.modules

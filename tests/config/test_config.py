@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from trioasgi.config import OPTIONS, Config
-from trioasgi.config.option import Kind, Option, Origin
+from trioasgi.config.option import Kind, Option, Origin, keyword
 from trioasgi.errors import ConfigError, ExitStatus
 
 SOMETHING_ELSE: dict[Kind, object] = {
@@ -90,6 +90,10 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
             "bad value for workers: 0 (from keyword workers); expected an integer of at least 1",
         ),
         ({"workers": True}, "expected an integer"),
+        (
+            {"log_config": range(3)},
+            "bad value for log_config: range(0, 3) (from keyword log_config); expected the path of a JSON",
+        ),
         ({"workers": "2"}, "bad value for workers: '2'"),
         ({"port": 65536}, "expected an integer from 0 to 65535"),
         ({"port": -1}, "expected an integer from 0 to 65535"),
@@ -166,6 +170,18 @@ def test_the_constructor_checks_too() -> None:
 def test_origins_are_named() -> None:
     with pytest.raises(ConfigError, match=r"workers: 0 \(from flag --workers\)"):
         Config.from_dict({"workers": 0}, {"workers": Origin("flag --workers", "workers")})
+
+
+def test_origins_are_kept_for_what_is_found_wrong_later() -> None:
+    flag = Origin("flag --log-config", "log_config")
+    config = Config.from_dict({"log_config": "x.json", "env_file": "y"}, {"log_config": flag})
+    assert config.origins == {"log_config": flag, "env_file": keyword("env_file")}
+    assert config.replace(env_file="z", ssl_certfile="c").origins == {
+        **config.origins,
+        "certfile": keyword("ssl_certfile"),
+    }
+    assert Config(log_config="x.json", env_file="y") == config
+    assert Config().origins == {}
 
 
 def test_a_bad_value_is_named_as_it_was_given_and_by_the_options_own_name() -> None:

@@ -306,3 +306,18 @@ def test_flags_that_are_texts_are_parsed_by_kind(tmp_path: Path) -> None:
     assert OPTIONS["header"].kind is Kind.LIST
     assert config_of(tmp_path, header=["A: 1, 2"]).header == ("A: 1, 2",)
     assert config_of(tmp_path, timeout_body="2").timeout_body == 2.0
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        ("A=1\nnot a line\n", ".env", "bad line 2 in env_file .env (from environment TRIOASGI_ENV_FILE)"),
+        ("", "a\0b", "cannot read env_file 'a\\x00b' (from environment TRIOASGI_ENV_FILE)"),
+    ],
+)
+def test_an_env_file_that_is_no_good_is_named_with_who_names_it(
+    content: str, name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text(content)
+    assert said in error_of(tmp_path, {"TRIOASGI_ENV_FILE": name})

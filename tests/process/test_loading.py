@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -248,6 +249,40 @@ def test_a_syntax_error_shows_the_line(write: Write, tmp_path: Path) -> None:
 @pytest.mark.parametrize("source", ["import sys; sys.exit(0)", "raise SystemExit('no settings')"])
 def test_system_exit_is_a_failure(source: str, write: Write, tmp_path: Path) -> None:
     assert "failed with SystemExit" in message(f"{write(source)}:app", tmp_path)
+
+
+RAISED = [
+    "asyncio.CancelledError('x')",
+    "BaseExceptionGroup('x', [asyncio.CancelledError()])",
+    "GeneratorExit",
+]
+
+
+@pytest.mark.parametrize("raised", RAISED)
+@pytest.mark.parametrize(
+    ("form", "doing"),
+    [
+        ("raise {}", "importing the module"),
+        ("def __getattr__(name): raise {}", "looking up"),
+        (
+            "class app:\n    def __init__(self): raise {}\n    async def __call__(self, a, b, c): ...",
+            "making an",
+        ),
+    ],
+)
+def test_what_is_no_exception_is_a_failure_as_well(
+    raised: str, form: str, doing: str, write: Write, tmp_path: Path
+) -> None:
+    said = message(f"{write('import asyncio' + chr(10) + form.format(raised))}:app", tmp_path)
+    assert re.match(rf"{doing} \S+.* failed with [a-zA-Z.]*(CancelledError|Group|GeneratorExit)", said)
+    assert "application.py" not in said
+    assert "loading.py" not in said
+
+
+def test_a_factory_may_raise_what_is_no_exception(write: Write, tmp_path: Path) -> None:
+    name = write("import asyncio\ndef app(): raise asyncio.CancelledError")
+    said = message(f"{name}:app", tmp_path, factory=True)
+    assert said.startswith(f"calling the factory '{name}:app' failed with asyncio.exceptions.CancelledError")
 
 
 def test_keyboard_interrupt_is_none_of_our_business(write: Write, tmp_path: Path) -> None:

@@ -167,6 +167,28 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
         assert server.output.count("^handled") == max(1, workers)
 
 
+FAILING_HANDLER = """
+import asyncio, signal, sys, trio
+
+def handle(number, frame):
+    raise {raised}
+
+signal.signal(signal.SIGTERM, handle)
+"""
+
+
+@pytest.mark.parametrize("raised", ["ValueError('x')", "asyncio.CancelledError('x')", "GeneratorExit('x')"])
+@pytest.mark.parametrize("options", [(), ("--reload",)], ids=["one process", "worker"])
+def test_whatever_an_applications_handler_raises_a_good_stop_is_one(
+    options: tuple[str, ...], raised: str, tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes", extra=FAILING_HANDLER.format(raised=raised))
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        server.port()
+        assert server.stop() == 0
+        assert server.output.count("the application's handler of SIGTERM failed") == 1
+
+
 HANDLING_LATE = """
 import os, signal
 import trio
@@ -394,6 +416,50 @@ def test_a_stop_that_is_asked_for_before_the_loop_runs_is_not_lost() -> None:
     this = Lifecycle(trioasgi.Config(port=0, lifespan="off"))
     assert not this.request_drain("a signal behind the import")
     assert trio.run(this.serve, application) is ExitStatus.OK
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 5, 6])
+def test_a_start_that_finds_no_descriptors_left_says_so_in_one_line(room: int, tmp_path: Path) -> None:
+    """The application has taken all but so many while it was imported: of what is opened then, this is for a
+    pipe of the loop, a listener, the hub.
+    """
+    extra = f"""
+import os, resource
+free = os.dup(0)
+os.close(free)
+resource.setrlimit(resource.RLIMIT_NOFILE, (free + {room}, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+"""
+    write_app(tmp_path, "yes", extra=extra)
+    with start_server("app:app", cwd=tmp_path) as server:
+        assert server.wait() == 1
+        assert server.output.count("Too many open files") == len(server.output.text.splitlines()) == 1
+
+
+class Stopper(trio.abc.Instrument):
+    """Asks for a stop as the loop's main task is about to take its nth step."""
+
+    def __init__(self, lifecycle: Lifecycle, step: int) -> None:
+        self._lifecycle = lifecycle
+        self._steps_left = step
+        self._main: trio.lowlevel.Task | None = None
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        if task.name.endswith("Lifecycle.run"):
+            self._main = task
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if task is self._main:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self._lifecycle.request_drain("a signal")
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_stop_in_the_very_step_that_completes_the_start_is_a_clean_one(step: int) -> None:
+    """In the second, the server has told the main task that it serves; in the first, nothing has begun."""
+    for _ in range(20):  # whether the stop or the main task comes first in that step is chance
+        this = Lifecycle(trioasgi.Config(port=0, lifespan="off"))
+        assert trio.run(this.serve, application, instruments=[Stopper(this, step)]) is ExitStatus.OK
 
 
 def test_a_signal_during_the_startup_is_a_clean_stop(tmp_path: Path) -> None:

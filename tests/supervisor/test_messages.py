@@ -71,8 +71,10 @@ def test_reports_survive_the_way(report: Report) -> None:
 
 def test_an_order_carries_a_config() -> None:
     config = Config(app="main:app", workers=2, header=("a: b",), timeout_worker=5)
-    order = decode_order(encode_line(Order(config=config.to_dict(), sockets=[3, "share"], reports=4)))
+    sent = Order(config=config.to_dict(), origins=dict(config.origins), sockets=[3, "share"], reports=4)
+    order = decode_order(encode_line(sent))
     assert Config.from_dict(order.config) == config
+    assert order.origins == config.origins
     assert order.sockets == [3, "share"]
 
 

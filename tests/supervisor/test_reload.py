@@ -200,7 +200,8 @@ def test_a_directory_to_watch_that_is_not_there(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
     with start_server("app:app", "--reload", "--reload-dir", "nowhere", cwd=tmp_path) as server:
         assert server.wait() == 2
-        assert "'nowhere' is not a directory" in server.output.text
+        said = "bad value for reload_dirs: 'nowhere' (from flag --reload-dir); expected a directory"
+        assert said in server.output.text
         assert "Traceback" not in server.output.text
 
 

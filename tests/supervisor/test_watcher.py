@@ -107,7 +107,7 @@ def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         tmp_path / "assets",
         tmp_path / "here",
     ]
-    with pytest.raises(ConfigError, match="'nowhere' is not a directory"):
+    with pytest.raises(ConfigError, match=r"'nowhere' \(from keyword reload_dirs\); expected"):
         watched_directories(Config(reload_dirs=("nowhere",)))
 
 
@@ -171,14 +171,14 @@ from trioasgi.config import Config
 from trioasgi.supervisor.watcher import watch
 
 logging.basicConfig()
-threading.stack_size(1 << 46)  # from here on no thread can be started; Python says so as at RLIMIT_NPROC
+{starve}
 
 async def main():
     send, receive = trio.open_memory_channel(100)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, Config(reload=True), send.send_nowait)
         await trio.sleep(1)
-        threading.stack_size(0)
+        {feed}
         with trio.fail_after(15):
             number = 0
             while not receive.statistics().current_buffer_used:
@@ -190,11 +190,37 @@ async def main():
 
 trio.run(main)
 """
+NO_PROCESS = """
+import resource, tempfile
+import watchfiles, anyio._backends._trio  # while they can be read
+
+directory = tempfile.TemporaryDirectory(dir="/tmp")
+os.chdir(directory.name)
+if os.getuid() == 0:  # who may start as many processes as there can be
+    os.chown(directory.name, 61234, 61234)
+    os.setuid(61234)
+soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))
+"""
+
+
+_NO_NPROC = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, limits are counted in other ways")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a stack of any size is taken on Windows")
-def test_watching_is_tried_again_where_no_thread_could_be_started(tmp_path: Path) -> None:
-    with start([sys.executable, "-c", NO_THREAD], cwd=tmp_path) as program:
+@pytest.mark.parametrize(
+    ("starve", "feed"),
+    [
+        ("threading.stack_size(1 << 46)  # Python says so as at RLIMIT_NPROC", "threading.stack_size(0)"),
+        pytest.param(NO_PROCESS, "resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))", marks=_NO_NPROC),
+    ],
+    ids=["python", "watchfiles"],
+)
+def test_watching_is_tried_again_where_no_thread_could_be_started(
+    starve: str, feed: str, tmp_path: Path
+) -> None:
+    """Of Python's, or of watchfiles' own: it would abort the process."""
+    with start([sys.executable, "-c", NO_THREAD.format(starve=starve, feed=feed)], cwd=tmp_path) as program:
         assert program.wait() == 0, program.output.text
         assert "Files cannot be watched now: can't start new thread; raise the limits" in program.output.text
         assert "told: FilesChanged(paths=('app.py',))" in program.output.text

@@ -227,15 +227,16 @@ def test_ctrl_c_reaches_the_whole_group_and_the_request_still_finishes(tmp_path:
         assert "Traceback" not in server.output.text
 
 
-def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--workers", "2"), ("--reload",)], ids=["workers", "reload"])
+def test_the_second_signal_ends_at_once(options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        pids = wait_for_workers(server, 2)
+        pids = wait_for_workers(server, len(options))
         Background(url, "/block")
         server.wait_for("block has begun")
         server.send(signal.SIGTERM)
-        server.wait_for("SIGTERM: stopping")
+        server.wait_for("SIGTERM: stopping; a second signal ends it at once")
         time.sleep(AGAIN_AFTER)
         begun = time.monotonic()
         assert server.stop() == 1
@@ -367,19 +368,23 @@ def test_a_lifespan_that_crashes_again_and_again_is_not_restarted_at_full_speed(
         server.wait_for("the next starts in 1 s")
 
 
-def test_workers_that_cannot_even_be_started(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reason", ["No such file or directory", "Permission denied", "Exec format error"])
+def test_workers_that_cannot_even_be_started(reason: str, tmp_path: Path) -> None:
     program = """
 import sys
 from trioasgi.config import Config
 from trioasgi.process.run import run_config
 
-sys.executable = "/nowhere/python"
+sys.executable = "./python"
 sys.exit(run_config(Config(app="app:app", port=0, workers=2)))
 """
+    if not reason.startswith("No such"):
+        (tmp_path / "python").write_bytes(b"\x7fELF")
+        (tmp_path / "python").chmod(0o755 if reason.startswith("Exec") else 0o644)
     with start([sys.executable, "-c", program], cwd=tmp_path) as server:
-        assert server.wait() == 1
-        assert server.output.count("a worker could not be started: .*/nowhere/python") == 1
-        assert "Giving up" in server.output.text
+        assert server.wait() == 3
+        assert server.output.count(f"a worker could not be started: .*{reason}: './python'") == 1
+        assert server.output.count("ERROR|CRITICAL") == 1
         assert "Traceback" not in server.output.text
 
 

@@ -185,10 +185,14 @@ class HTTPHandler:
     def _handle_failure(self, exchange: Exchange, exc: BaseException) -> None:
         """End the request whose call has raised `exc`. Cancellation is raised again."""
         ours, outside = split_failure(exc)
-        if ours is not None:
-            self._handle_exception(exchange, ours)
-        if outside is not None:
-            raise outside
+        try:
+            if ours is not None:
+                self._handle_exception(exchange, ours)
+            if outside is not None:
+                raise outside
+        finally:
+            # Raised from here, it holds this frame: only the collector would free it, with the whole call.
+            del exc, ours, outside
 
     def _make_scope(self, exchange: Exchange) -> Scope:
         application, info, request = self._application, self._info, exchange.request

@@ -63,10 +63,14 @@ async def serve_websocket(
         await app(scope, call.receive, call.send)
     except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
         failure, outside = split_failure(exc)
-        if failure is not None:
-            call.end_failed(failure)
-        if outside is not None:
-            raise outside from None
+        try:
+            if failure is not None:
+                call.end_failed(failure)
+            if outside is not None:
+                raise outside from None
+        finally:
+            # Their tracebacks hold this frame: only the collector would free it, with all that has arrived.
+            del failure, outside
     else:
         call.end()
     finally:

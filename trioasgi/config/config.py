@@ -1,7 +1,8 @@
 """`Config`: the declared options with their checked values."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
 import msgspec
 import msgspec.structs
@@ -25,16 +26,19 @@ class _ConfigMeta(msgspec.StructMeta):
         if arguments and "app" in options:
             raise ConfigError("app is given twice (by position and from keyword app); remove one of them")
         values = {**options, "app": arguments[0]} if arguments else options
-        return msgspec.convert(_settle(*_by_own_name(values)), self)
+        return _make(self, *_by_own_name(values))
 
 
-class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metaclass=_ConfigMeta):
+class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=True, metaclass=_ConfigMeta):
     """Every option of a server, checked.
 
     The constructor raises ConfigError for a value that has the wrong type, is out of bounds, or conflicts
     with another. For a tuple it accepts a list, or a string as the single entry. It also accepts uvicorn's
     names (`ssl_certfile`). None means the default, unless None is a value of its own.
     """
+
+    # No option: kept beside them, for what is found wrong only when a value is used.
+    _origins: ClassVar[Origins] = MappingProxyType({})
 
     def __post_init__(self) -> None:
         chosen = _chosen(self)
@@ -53,7 +57,13 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
         Raises ConfigError as the constructor does. For an unknown name it suggests the nearest one.
         """
         named, keywords = _by_own_name(values)
-        return msgspec.convert(_settle(named, {**keywords, **(origins or {})}), cls)
+        config: Self = _make(cls, named, {**keywords, **(origins or {})})
+        return config
+
+    @property
+    def origins(self) -> Origins:
+        """Where the values came from, as far as that is known."""
+        return self._origins
 
     def to_dict(self) -> dict[str, object]:
         """The options that differ from their default, in JSON's types."""
@@ -64,7 +74,7 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
     def replace(self, **changes: object) -> Self:
         """A copy with some options changed; raises ConfigError as `from_dict` does."""
         changed, keywords = _by_own_name(changes)
-        return type(self).from_dict({**_chosen(self), **changed}, keywords)
+        return type(self).from_dict({**_chosen(self), **changed}, {**self._origins, **keywords})
 
     def remarks(self) -> list[str]:
         """The warnings about options that were given but have no effect."""
@@ -84,6 +94,13 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, metacla
         host = DEFAULT_HOST if self.host is None else self.host
         port = DEFAULT_PORT if self.port is None else self.port
         return (f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}",)
+
+
+def _make(kind: Any, named: Mapping[str, object], origins: Origins) -> Any:
+    """A Config, of the class `kind`, of options by their own names; raises ConfigError."""
+    config = msgspec.convert(_settle(named, origins), kind)
+    msgspec.structs.force_setattr(config, "_origins", origins)
+    return config
 
 
 def _chosen(config: Config) -> dict[str, object]:

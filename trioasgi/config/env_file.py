@@ -29,7 +29,7 @@ def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origi
         match = line.match(text, position)
         if match is None or "\0" in match[0]:  # which no environment can hold
             raise ConfigError(
-                f"bad line {text.count(chr(10), 0, position) + 1} in env_file {shown}; "
+                f"bad line {text.count(chr(10), 0, position) + 1} in env_file {shown}{_named_by(origin)}; "
                 "expected KEY=VALUE, a comment or nothing"
             )
         if match["key"] is not None:
@@ -65,12 +65,16 @@ def _env_value(match: re.Match[str]) -> str:
 
 def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
     """Read a file that an option names. `shown`, `what` and `origin` are for the ConfigError."""
+    named_by = _named_by(origin)
     try:
         return path.read_bytes()
     except OSError as error:
-        named_by = "" if origin is None else f" (from {origin})"
         raise ConfigError(
             f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"cannot read {what} {shown!r}: no path has a NUL character") from error
+        raise ConfigError(f"cannot read {what} {shown!r}{named_by}: no path has a NUL character") from error
+
+
+def _named_by(origin: Origin | None) -> str:
+    return "" if origin is None else f" (from {origin})"

@@ -185,7 +185,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             return self.none
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
-        except (msgspec.ValidationError, UnicodeEncodeError):  # or bytes that are not UTF-8 (PEP 383)
+        # UnicodeEncodeError: bytes that are not UTF-8 (PEP 383). AttributeError: a range where a dict may be.
+        except (msgspec.ValidationError, UnicodeEncodeError, AttributeError):
             self.refuse(value, origin, self._why_refused(value))
         return checked
 

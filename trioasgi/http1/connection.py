@@ -306,15 +306,15 @@ class HTTP1Connection(ConnectionState):
 
     def _note_gone(self) -> None:
         self.attends = True
-        self._watch().begin()
+        self._watch().begin(self)
 
     def attend(self) -> None:
-        self._watch().attend()
+        self._watch().attend(self)
 
     def _watch(self) -> GivingUp:
         """What cancels a call after its client has gone."""
         if self._giving_up is None:
-            self._giving_up = GivingUp(self)
+            self._giving_up = GivingUp()
         return self._giving_up
 
     def _end_cancelled(self, *, late: bool) -> None:

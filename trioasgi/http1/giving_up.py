@@ -33,31 +33,32 @@ _CONCERNED: Final = {
 class GivingUp:
     """Cancels the calls of one connection. It is made when the client has gone, or when the channel cannot
     tell.
+
+    The connection is given to each method and not kept. In a circle, both would be freed only by the garbage
+    collector, with all that a WebSocket has received.
     """
 
-    __slots__ = ("_connection", "_deadline_before", "_watched", "pending")
+    __slots__ = ("_deadline_before", "_watched", "pending")
 
-    def __init__(self, connection: ConnectionState) -> None:
-        self._connection = connection
+    def __init__(self) -> None:
         self._deadline_before = math.inf
         self._watched: Exchange | None = None
         self.pending = False
         """Is the call to be cancelled?"""
 
-    def attend(self) -> None:
+    def attend(self, connection: ConnectionState) -> None:
         """A piece of a response has left: begin the grace again. If the channel cannot tell that the client
         goes, watch for its end.
         """
-        channel = self._connection.channel
+        channel = connection.channel
         if channel.hung_up:
-            self.begin()
+            self.begin(connection)
         elif not channel.tells_of_hang_up:
-            self._watch()
+            self._watch(connection)
 
-    def begin(self) -> None:
+    def begin(self, connection: ConnectionState) -> None:
         """The client has gone: begin the grace of the call that is under way, if it may be cancelled."""
-        connection = self._connection
-        if self._exchange is None:
+        if _exchange_to_cancel(connection) is None:
             return
         scope = connection.scope
         if not self.pending:
@@ -67,25 +68,28 @@ class GivingUp:
         grace = math.inf if connection.flushing else connection.settings.disconnect_grace
         scope.deadline = min(self._deadline_before, trio.current_time() + grace)
 
-    @property
-    def _exchange(self) -> Exchange | None:
-        """The exchange of the call that is under way, if it may be cancelled."""
-        connection = self._connection
-        exchange = connection.exchange_under_way
-        if exchange is None or exchange.phase not in _CONCERNED[connection.settings.gives_up]:
-            return None
-        return exchange
-
-    def _watch(self) -> None:
+    def _watch(self, connection: ConnectionState) -> None:
         """Start a task that reads ahead, up to a bound: only a read tells of the client's end."""
-        exchange = self._exchange
-        if self._connection.reader.body is not None:
+        if connection.reader.body is not None:
             return  # the application reads the body, or will
+        exchange = _exchange_to_cancel(connection)
         if exchange is not None and self._watched is not exchange:
             self._watched = exchange
-            self._connection.start_task(partial(self._wait_for_end, exchange))
+            connection.start_task(partial(self._wait_for_end, connection, exchange))
 
-    async def _wait_for_end(self, exchange: Exchange) -> None:
-        await exchange.wait_disconnected()
-        if self._connection.channel.hung_up and self._exchange is exchange:
-            self.begin()
+    async def _wait_for_end(self, connection: ConnectionState, exchange: Exchange) -> None:
+        try:
+            await exchange.wait_disconnected()
+        finally:
+            if self._watched is exchange:
+                self._watched = None
+        if connection.channel.hung_up and _exchange_to_cancel(connection) is exchange:
+            self.begin(connection)
+
+
+def _exchange_to_cancel(connection: ConnectionState) -> Exchange | None:
+    """The exchange that the application is called for now, if that call is one to cancel."""
+    exchange = connection.exchange_under_way
+    if exchange is None or exchange.phase not in _CONCERNED[connection.settings.gives_up]:
+        return None
+    return exchange

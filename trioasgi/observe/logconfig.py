@@ -31,13 +31,16 @@ _FORMATTERS = {
 }
 
 
-def apply_log_config(given: str | dict[str, Any], *, directory: str, use_colors: bool | None) -> None:
+def apply_log_config(
+    given: str | dict[str, Any], *, origin: str, directory: str, use_colors: bool | None
+) -> None:
     """Configure logging by the file `given`, whose ending says what it is, or by a dict.
 
-    `directory` is where classes of the application are imported from; `use_colors`, unless None, decides for
-    the formatters of `uvicorn_style`. Raises ConfigError.
+    `origin` says for the error where it was given. `directory` is where classes of the application are
+    imported from; `use_colors`, unless None, decides for the formatters of `uvicorn_style`. Raises
+    ConfigError.
     """
-    shown = given if isinstance(given, str) else "the dict"
+    shown = f"{given if isinstance(given, str) else 'the dict'} (log_config, from {origin})"
     try:
         with _importing_from(directory):
             if isinstance(given, str) and not given.endswith((".json", ".yaml", ".yml")):
@@ -54,7 +57,7 @@ def apply_log_config(given: str | dict[str, Any], *, directory: str, use_colors:
 
 
 def _unusable(shown: str, why: str) -> ConfigError:
-    return ConfigError(f"cannot configure logging by {shown} (log_config): {why}")
+    return ConfigError(f"cannot configure logging by {shown}: {why}")
 
 
 def _because(error: BaseException) -> str:

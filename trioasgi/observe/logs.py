@@ -144,6 +144,8 @@ class LogSettings(msgspec.Struct, frozen=True):
     """None: on a terminal that has them."""
     log_config: str | dict[str, Any] = ""
     """The path of a file, or what `logging.config.dictConfig()` takes; empty text: our own handlers."""
+    origin: str = "Python"
+    """Where `log_config` was given, for messages."""
     directory: str = ""
     """Where classes that `log_config` names are imported from, besides `sys.path`."""
 
@@ -196,7 +198,12 @@ def _use_log_config(server: logging.Logger, access: logging.Logger, settings: Lo
         logger.propagate = True
     if not settings.log_config:
         return
-    apply_log_config(settings.log_config, directory=settings.directory, use_colors=settings.use_colors)
+    apply_log_config(
+        settings.log_config,
+        origin=settings.origin,
+        directory=settings.directory,
+        use_colors=settings.use_colors,
+    )
     for logger in (server, access):
         logger.disabled = False
 

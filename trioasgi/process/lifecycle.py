@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
+from trioasgi.net.accept import NO_ROOM
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
@@ -225,11 +226,11 @@ class Failure(msgspec.Struct, frozen=True):
 def explain(error: BaseException, *, has_served: bool) -> Failure:
     """Explain how `error`, an exception or a group, ended the run.
 
-    For trioasgi's own errors the message is enough. Others are unexpected, and are shown with their
-    traceback. Once requests were served, the status is FAILED (1), even for an error that at the start would
-    be permanent (3).
+    For trioasgi's own errors the message is enough, and for a lack of descriptors. Others are unexpected, and
+    are shown with their traceback. Once requests were served, the status is FAILED (1), even for an error
+    that at the start would be permanent (3).
     """
-    leaves = list(_leaves(error))
+    leaves = [_without_room(leaf) or leaf for leaf in _leaves(error)]
     known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]
     if len(known) < len(leaves):
         what = " and ".join(cut(f"{type(leaf).__name__}: {leaf}", 1000) for leaf in leaves)
@@ -240,6 +241,18 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
         return Failure(message, ExitStatus.FAILED, permanent=False)
     status = known[0].exit_status
     return Failure(message, status, permanent=status in (ExitStatus.NOT_STARTED, ExitStatus.USAGE))
+
+
+def is_want_of_room(error: BaseException) -> bool:
+    """Whether the system has no room for another file."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
+
+
+def _without_room(error: BaseException) -> TrioasgiError | None:
+    """The error that says what to do where there is no room: it may be any file or module that is opened."""
+    if not is_want_of_room(error):
+        return None
+    return TrioasgiError(f"the server cannot go on: {error}; raise the limit of open files")
 
 
 def _message(error: TrioasgiError) -> str:

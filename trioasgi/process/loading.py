@@ -19,7 +19,7 @@ from trioasgi.config import Config
 from trioasgi.errors import LoadError, MainGuardError
 from trioasgi.observe.tracebacks import has_users_frames
 from trioasgi.process.imports import working_directory
-from trioasgi.server.application import check_app, failed, takes
+from trioasgi.server.application import check_app, takes, users_code
 
 if TYPE_CHECKING:
     from trioasgi.types import ASGIApp
@@ -120,16 +120,14 @@ def _put_first(app_dir: str) -> None:
 
 
 def _import(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if _is_or_holds(error.name, name) and not has_users_frames(error):
-            raise LoadError(_not_found(error.name or name, name)) from error
-        raise failed(f"importing the module {name!r}", error) from error
-    except MainGuardError:
-        raise
-    except (Exception, SystemExit) as error:
-        raise failed(f"importing the module {name!r}", error) from error
+    with users_code(f"importing the module {name!r}"):
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if not _is_or_holds(error.name, name) or has_users_frames(error):
+                raise
+            missing = error
+    raise LoadError(_not_found(missing.name or name, name)) from missing
 
 
 def _is_or_holds(missing: str | None, name: str) -> bool:
@@ -154,17 +152,20 @@ def _find(module: ModuleType, attribute: str, app: str) -> object:
     found: object = module
     walked = module.__name__
     for part in attribute.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as error:
-            if has_users_frames(error):  # a property, or the module's own __getattr__
-                raise failed(f"looking up {app!r}", error) from error
+        missing: AttributeError | None = None
+        with users_code(f"looking up {app!r}"):
+            try:
+                inner = getattr(found, part)
+            except AttributeError as error:
+                if has_users_frames(error):  # a property, or the module's own __getattr__
+                    raise
+                missing = error
+        if missing is not None:
             names = [name for name in dir(found) if not name.startswith("_")]
             where = _where(module) if found is module else ""
             hint = _hidden_file(module) or _suggestion(part, names)
-            raise LoadError(f"{walked!r} has no attribute {part!r}{where}{hint}") from error
-        except (Exception, SystemExit) as error:
-            raise failed(f"looking up {app!r}", error) from error
+            raise LoadError(f"{walked!r} has no attribute {part!r}{where}{hint}") from missing
+        found = inner
         walked = f"{walked}:{part}" if found is module else f"{walked}.{part}"
     return found
 
@@ -199,10 +200,8 @@ def _call_factory(factory: object, app: str) -> object:
     if not takes(factory, 0):
         hint = "; it looks like the application itself: leave out --factory" if takes(factory, 3) else ""
         raise LoadError(f"the factory {app!r} cannot be called without arguments{hint}")
-    try:
+    with users_code(f"calling the factory {app!r}"):
         made: object = factory()
-    except (Exception, SystemExit) as error:
-        raise failed(f"calling the factory {app!r}", error) from error
     if inspect.iscoroutine(made):
         made.close()
         raise LoadError(f"the factory {app!r} is an async function; make it a plain one: no loop runs yet")

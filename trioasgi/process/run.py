@@ -17,7 +17,7 @@ from trioasgi.config.sources import is_supervised
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError, lone_error
 from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, end_process, start_guard
-from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
+from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain, is_want_of_room
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.process.stop_signals import StopSignals
 from trioasgi.server.application import check_app
@@ -47,7 +47,7 @@ def run(app: ASGIApp | str | None = None, config: Config | None = None, **option
     refuse_while_loading()
     settled = _settle(app, config, options)
     if settled.env_file is not None and not is_supervised(settled):
-        load_env_file(settled.env_file, os.environ)
+        load_env_file(settled.env_file, os.environ, settled.origins.get("env_file"))
     try:
         if is_supervised(settled):
             refuse_in_worker()
@@ -107,8 +107,8 @@ def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
             if not signals.have_come:
                 raise
             return ExitStatus.OK  # it was told to stop before it had begun
-        except BaseExceptionGroup as group:
-            return _fail(group, has_served=False)
+        except (BaseExceptionGroup, OSError) as error:
+            return _fail(error, has_served=False)
 
 
 def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals) -> ExitStatus:
@@ -139,7 +139,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
             if not signals.have_come:
                 raise
             return ExitStatus.OK  # it was told to stop before it had begun
-        except (TrioasgiError, BaseExceptionGroup) as error:
+        except (TrioasgiError, BaseExceptionGroup, OSError) as error:
             return _fail(error, has_served=has_served)
 
 
@@ -168,6 +168,8 @@ def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:
     """Raise an error that the user must fix. Log any other, and return its status."""
+    if isinstance(error, OSError) and not is_want_of_room(error):
+        raise error
     failure = explain(error, has_served=has_served)
     known = lone_error(error)
     if isinstance(known, TrioasgiError) and not has_served:

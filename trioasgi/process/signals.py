@@ -108,5 +108,5 @@ class Handlers:
             logger.debug("The application's handler of %s asks for the end that is there", number.name)
         except trio.RunFinishedError:
             logger.debug("The application's handler of %s speaks to a loop that has ended", number.name)
-        except Exception:
+        except BaseException:
             logger.exception("the application's handler of %s failed", number.name)

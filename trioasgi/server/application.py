@@ -5,14 +5,15 @@ This is done at start-up. Otherwise a wrong object would show by a TypeError at 
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
 from trioasgi.asgi.asgi2 import ASGI2Middleware
 from trioasgi.config import Config
-from trioasgi.errors import LoadError
+from trioasgi.errors import LoadError, MainGuardError
 from trioasgi.observe.tracebacks import summary, user_traceback
 from trioasgi.wsgi.detect import is_wsgi
 
@@ -101,10 +102,8 @@ def _makes_wsgi(app: type) -> bool:
 
 
 def _make(app: type, name: str) -> object:
-    try:
+    with users_code(f"making an instance of {name}"):
         made: object = app()
-    except (Exception, SystemExit) as error:
-        raise failed(f"making an instance of {name}", error) from error
     return made
 
 
@@ -151,6 +150,14 @@ def takes(function: Callable[..., object], count: int) -> bool:
     return True
 
 
-def failed(doing: str, error: BaseException) -> LoadError:
-    """The error to raise if the user's code has raised `error` while it was `doing` something."""
-    return LoadError(f"{doing} failed with {summary(error)}\n\n{user_traceback(error)}")
+@contextlib.contextmanager
+def users_code(doing: str) -> Iterator[None]:
+    """Raise LoadError, with the traceback, for whatever the user's code in the block raises, of whatever
+    class: asyncio's CancelledError is no Exception, nor is a group that has one. A Ctrl-C goes on.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, MainGuardError):
+        raise
+    except BaseException as error:
+        raise LoadError(f"{doing} failed with {summary(error)}\n\n{user_traceback(error)}") from error

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
+from trioasgi.config.option import origin_of
 from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http.limits import Limits
@@ -166,6 +167,8 @@ def server_tls(config: Config) -> ServerTLS | None:
     """The settings of TLS; None without TLS. Raises TLSError."""
     if config.certfile is None:
         return None
+    # What connections load: the first client would wait for it, and by then no descriptor may be left.
+    import trioasgi.net.secure  # noqa: F401
     from trioasgi.tls.context import server_context
     from trioasgi.tls.extension import ConnectionDescriber
 
@@ -204,6 +207,7 @@ def log_settings(config: Config) -> LogSettings:
         level=config.log_level,
         use_colors=config.use_colors,
         log_config=config.log_config,
+        origin=str(origin_of("log_config", config.origins)),
         directory=config.app_dir,
     )
 
@@ -225,6 +229,8 @@ def forwarding(config: Config) -> Forwarding | None:
 def _proxy_protocol(config: Config) -> ProxyProtocol | None:
     if config.proxy_protocol == "off":
         return None
+    import trioasgi.net.proxy  # noqa: F401 - as with TLS
+
     return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 import msgspec
 
+from trioasgi.config.option import Origin
+
 LONGEST_ORDER = 1 << 20
 """Bytes of the longest line on a worker's stdin."""
 LONGEST_REPORT = 1 << 16
@@ -30,6 +32,8 @@ class Order(msgspec.Struct, frozen=True):
     """The listening sockets, as `handover.describe` describes them."""
     reports: int | str
     """The socket to write reports to, described likewise."""
+    origins: dict[str, Origin] = {}
+    """Where the options came from, for messages."""
     stdin: int | None = None
     """A descriptor of the terminal, for debuggers in the application; it becomes the worker's fd 0."""
 

@@ -18,6 +18,7 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_listeners
 
+from .said import SaidLately
 from .slots import (
     SUPERVISOR_TRANSITIONS,
     DelayOver,
@@ -81,8 +82,7 @@ class Supervisor:
         self._directory = directory
         self._longest_start = 0.0
         self._was_asked = False
-        self._shown: set[str] = set()
-        """Failures logged since the last change of files, so that workers that fail alike log it once."""
+        self._said = SaidLately()
         # Unbounded, but small: a worker sends at most three events, and the other events are rare.
         self._send, self._receive = trio.open_memory_channel[SupervisorEvent](math.inf)
 
@@ -183,7 +183,7 @@ class Supervisor:
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
         logger.info("Reloading: %s%s changed", ", ".join(paths[:3]), more)
         forget_bytecode(paths)
-        self._shown.clear()
+        self._said.forget()
         for slot in self._slots:
             self._renew(slot)
 
@@ -402,8 +402,7 @@ class Supervisor:
         return next((slot for slot in self._slots if slot.worker is worker), None)
 
     def _show(self, reason: str) -> None:
-        if reason not in self._shown:
-            self._shown.add(reason)
+        if self._said.is_news(reason):
             logger.error("%s", reason)
 
 

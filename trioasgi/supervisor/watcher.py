@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import os
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import ConfigError, TrioasgiError, lone_error
+from trioasgi.config import OPTIONS
+from trioasgi.config.option import origin_of
+from trioasgi.errors import TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
 if TYPE_CHECKING:
@@ -51,6 +54,8 @@ _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """The end of Rust's message for an error of the system."""
 _NO_THREAD = "can't start new thread"
 """The message of Python's RuntimeError at RLIMIT_NPROC."""
+_WATCHERS_THREADS = 2
+"""The threads that watching takes: one of watchfiles, and one of Python that waits for it."""
 _ADDED = 1
 """The value of watchfiles.Change.added. That module is imported late."""
 
@@ -135,7 +140,9 @@ def watched_directories(config: Config) -> list[Path]:
     """
     for name in config.reload_dirs:
         if not os.path.isdir(name):
-            raise ConfigError(f"reload_dirs: {name!r} is not a directory")
+            OPTIONS["reload_dirs"].refuse(
+                name, origin_of("reload_dirs", config.origins), "a directory that is there"
+            )
     named = config.reload_dirs or (os.curdir, config.app_dir or os.curdir)
     included = [name for name in config.reload_includes if os.path.isdir(name)]
     found = {Path(os.path.abspath(name)) for name in (*named, *included) if os.path.isdir(name)}
@@ -194,6 +201,7 @@ async def _watch_while_there(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_when_cancelled, stop)
         try:
+            _require_threads()
             async for found in watchfiles.awatch(
                 *roots,
                 watch_filter=changes.matters,
@@ -219,6 +227,23 @@ async def _watch_while_there(
         nursery.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _require_threads() -> None:
+    """Raise Python's RuntimeError where there is no room for the threads that watching takes: if watchfiles
+    cannot start its own, it ends this process with a message in Rust.
+    """
+    over = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(_WATCHERS_THREADS):
+            thread = threading.Thread(target=over.wait, name="trioasgi room", daemon=True)
+            thread.start()
+            started.append(thread)
+    finally:
+        over.set()
+        for thread in started:
+            thread.join()
 
 
 def _is_for_want_of_room(error: Exception) -> bool:

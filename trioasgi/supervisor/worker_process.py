@@ -56,6 +56,8 @@ _REAPING = 5.0
 _CHUNK = 1 << 16
 _NO_ROOM = NO_ROOM | {errno.EAGAIN}
 """Errors that say that the system has no room, also those of fork()."""
+_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENOEXEC, errno.ELOOP})
+"""Errors that say that the interpreter or the directory cannot be used: trying again would not help."""
 
 
 class WorkerState(Enum):
@@ -195,7 +197,9 @@ class WorkerProcess:
         self.lacked_room = not isinstance(error, OSError) or error.errno in _NO_ROOM
         hint = "; raise the limits of open files and processes" if self.lacked_room else ""
         reason = f"a worker could not be started: {error}{hint}"
-        self.failure = Failed(reason=reason, permanent=False, status=1)
+        is_refused = isinstance(error, OSError) and error.errno in _REFUSED
+        status = ExitStatus.NOT_STARTED if is_refused else ExitStatus.FAILED
+        self.failure = Failed(reason=reason, permanent=is_refused, status=int(status))
 
     def drain(self, *, final: bool = False) -> None:
         """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.
@@ -242,6 +246,7 @@ class WorkerProcess:
         return encode_line(
             Order(
                 config=self._config.to_dict(),
+                origins=dict(self._config.origins),
                 sockets=[handover.describe(sock, pid) for sock in sockets],
                 reports=handover.describe(reports, pid),
                 stdin=self._terminal,

@@ -90,12 +90,12 @@ def _serve(
 ) -> ExitStatus:
     lifecycle: Lifecycle | None = None
     try:
-        config = Config.from_dict(order.config)
+        config = Config.from_dict(order.config, order.origins)
         if config.env_file is not None:
             # Each worker reads the file, so a restarted one sees its changes.
             from trioasgi.config.env_file import load_env_file
 
-            load_env_file(config.env_file, os.environ)
+            load_env_file(config.env_file, os.environ, config.origins.get("env_file"))
         configure_logging(log_settings(config), show_pid=True)
         lifecycle = Lifecycle(
             config,
