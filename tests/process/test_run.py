@@ -444,7 +444,7 @@ class Stopper(trio.abc.Instrument):
         self._main: trio.lowlevel.Task | None = None
 
     def task_spawned(self, task: trio.lowlevel.Task) -> None:
-        if task.name.endswith("Lifecycle.run"):
+        if task.name.endswith("Lifecycle.serve"):
             self._main = task
 
     def task_scheduled(self, task: trio.lowlevel.Task) -> None:

@@ -494,7 +494,7 @@ def test_an_applications_base_exception_reaches_nobody_else(kind: type[BaseExcep
 @both_codecs
 @pytest.mark.parametrize(
     ("place", "verb"),
-    [(HTTP1Connection, "run"), (HubChannel if sys.platform == "linux" else StreamChannel, "receive_nowait")],
+    [(HTTP1Connection, "run"), (HubChannel if sys.platform == "linux" else StreamChannel, "receive")],
     ids=["run", "read"],
 )
 def test_our_own_failure_reaches_nobody_else(
