@@ -661,7 +661,8 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
         ({}, []),
         ({"workers": 3}, ["workers = 3"]),
         ({"reload": True, "env_file": "x.env"}, ["reload = True", "env_file = 'x.env'"]),
-        ({"log_config": {}}, ["log_config = {}"]),
+        ({"log_config": "log.json"}, ["log_config = 'log.json'"]),
+        ({"log_config": None}, []),  # logging is left alone, as it is here anyway
     ],
 )
 @pytest.mark.parametrize("as_config", [False, True])
