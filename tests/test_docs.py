@@ -24,6 +24,7 @@ from tests.support.http import CODECS
 from tests.support.processes import start, start_server
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config
+from trioasgi.config.declaration import DEFAULT_PORT
 from trioasgi.errors import ExitStatus
 from trioasgi.http1.body import MAX_CHUNK_LINE
 from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS
@@ -169,6 +170,8 @@ def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -
         ("http1", "ignored up to {} bytes, with CRLF or LF", MAX_EMPTY),
         ("http1", "within {} KiB a line", MAX_CHUNK_LINE / 1024),
         ("http1", "up to {} KiB of it are read and dropped", MAX_SKIP / 1024),
+        ("options", "Threads for synchronous code; 0 means {}.", DEFAULT_THREADS),
+        ("options", "Listen on this port; 0: a free one. [{}]", DEFAULT_PORT),
         ("proxies", "one with more than {} parameters", MAX_PAIRS),
         ("proxies", "more than {} hops, all of them trusted", MAX_HOPS),
         ("proxies", "longer than {} bytes (version 1)", MAX_V1),
