@@ -150,7 +150,7 @@ def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -
         ("deployment", "Idle connections are closed after half a second", LAST_REQUEST_SECONDS == 0.5),
         ("deployment", "that have sent nothing yet after a second", FIRST_REQUEST_SECONDS == 1),
         ("deployment", "What they shield from cancellation gets two more seconds", LAST_MOMENTS == 2),
-        ("deployment", "three seconds after the grace", ending.MARGIN == worker_process.MARGIN == 3),
+        ("deployment", "Three seconds after the grace", ending.MARGIN == worker_process.MARGIN == 3),
         ("deployment", "the process is ended two seconds after the call was cancelled", LAST_MOMENTS == 2),
         (
             "deployment",
