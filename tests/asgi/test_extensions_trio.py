@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from typing import Any
 
 import anyio
 import pytest
@@ -329,8 +328,11 @@ def test_a_task_that_does_not_end_is_cancelled_after_the_grace(codec: str) -> No
                 assert (await client.get(request())).status == 200
             with trio.fail_after(SOON):
                 await server.drain()
+            assert server.has_cut  # the exit status says so
             with pytest.raises(RuntimeError):
                 kept[0].start_soon(never)
+            with pytest.raises(RuntimeError):
+                await kept[0].start(never)
 
     kept: list[trio.Nursery] = []
     with logged() as log:
@@ -391,24 +393,6 @@ def test_the_lifespan_has_it_too(codec: str) -> None:
     with logged() as log:
         run(main)
     assert lived.events == ["begun", "startup", "worked", "shutdown"]
-
-
-def test_no_task_is_taken_once_the_server_has_stopped(codec: str) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        kept.append(scope["extensions"]["trio"]["nursery"])
-        await respond(send, b"ok")
-
-    async def main() -> None:
-        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
-            assert (await client.get(request())).status == 200
-            await server.drain()
-        with pytest.raises(RuntimeError, match="the server has ended"):
-            kept[0].start_soon(never)
-        with pytest.raises(RuntimeError, match="the server has ended"):
-            await kept[0].start(never)
-
-    kept: list[Any] = []
-    run(main)
 
 
 @on_trio
