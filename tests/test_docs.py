@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import trioasgi.http.exchange
-from benchmarks import cases, proctable, servers
+from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
 from tests.support.http import CODECS
@@ -254,6 +254,18 @@ def test_the_page_has_figures_of_every_case_and_of_no_other() -> None:
         assert {row[0] for row in rows} <= known, title
         for row in rows:
             assert re.fullmatch(r"[\d,.]+|-", row[1]), row
+
+
+def test_the_page_has_the_goals_that_are_checked() -> None:
+    text = (PAGES / "benchmarks.md").read_text("utf-8").partition("\n### Goals\n")[2]
+    shown = re.findall(r"^\| (.+?) \| (\d.+?) \|", text, re.M)
+    assert shown[: len(goals.GOALS)] == [
+        (
+            f"{goal.ours}: {goal.case}",
+            f"{goal.at_most:.2f} of {goal.theirs}" if goal.theirs else f"{goal.at_most:g} KB",
+        )
+        for goal in goals.GOALS
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
