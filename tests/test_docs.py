@@ -17,13 +17,31 @@ from typing import Any
 import pytest
 
 import trioasgi.http.exchange
-from benchmarks import cases, proctable, servers
+from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
 from tests.support.http import CODECS
 from tests.support.processes import start, start_server
+from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config
+from trioasgi.config.declaration import DEFAULT_PORT
 from trioasgi.errors import ExitStatus
+from trioasgi.http1.body import MAX_CHUNK_LINE
+from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS
+from trioasgi.http1.connection import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
+from trioasgi.http1.pace import Pace
+from trioasgi.http1.reader import MAX_EMPTY, MAX_SKIP
+from trioasgi.net.proxy import MAX_V1, MAX_V2
+from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.observe.access import BATCH_SECONDS, CUT_OFF, UNANSWERED
+from trioasgi.observe.text import LONGEST_ENTRY
+from trioasgi.process import ending
+from trioasgi.process.signals import AGAIN_AFTER
+from trioasgi.supervisor import worker_process
+from trioasgi.websocket.deflate import STEP_OUT, WINDOW_BITS
+from trioasgi.websocket.reassembly import DEFLATE_FROM
+from trioasgi.worker.work import ORPHAN_GRACE
+from trioasgi.wsgi.middleware import DEFAULT_THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
@@ -82,10 +100,96 @@ def test_the_unit_waits_long_enough_and_restarts_what_it_should() -> None:
     service, config = unit(), Config()
     assert service["KillMode"] == "mixed"
     longest = config.timeout_graceful_shutdown + config.timeout_shutdown
-    assert float(service["TimeoutStopSec"]) > longest
+    assert float(service["TimeoutStopSec"]) >= longest + 10
+    assert "ten seconds longer than the two timeouts together" in text_of("deployment")
     assert service["Restart"] == "on-failure"
     final = {int(status) for status in service["RestartPreventExitStatus"].split()}
     assert final == {ExitStatus.USAGE, ExitStatus.NOT_STARTED}
+
+
+# Numbers
+
+
+def text_of(page: str) -> str:
+    """A page in one line, as its sentences are broken anywhere."""
+    file = ROOT / "README.md" if page == "README" else PAGES / f"{page}.md"
+    return " ".join(file.read_text("utf-8").split())
+
+
+DEFAULT = re.compile(r"`--([a-z-]+)`(?: seconds)?(?: \| | )\(?((?:`\w+`|off|\d+)(?: \w+)?)(?: \||[);,])")
+SIZES = {"KiB": 1 << 10, "MiB": 1 << 20}
+
+
+def default_of(shown: str) -> object:
+    """What a page shows as a default: `streams`, off, 40, 5 s, 16 KiB."""
+    if shown.startswith("`"):
+        return shown.strip("`")
+    number, _, unit = shown.partition(" ")
+    return 0 if number == "off" else int(number) * SIZES.get(unit, 1)
+
+
+@pytest.mark.parametrize(("page", "least"), [("deployment", 16), ("websocket", 6), ("wsgi", 1)])
+def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -> None:
+    config = Config()
+    found = DEFAULT.findall(text_of(page))
+    assert len(found) >= least
+    for flag, shown in found:
+        default = getattr(config, flag.replace("-", "_"))
+        # 0 means the number of threads that Trio has by default.
+        assert default_of(shown) == (DEFAULT_THREADS if flag == "threads" else default), flag
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence", "number"),
+    [
+        ("README", "A second signal, half a second or more after the first", AGAIN_AFTER == 0.5),
+        ("deployment", "Signals within half a second of the first count as one", AGAIN_AFTER == 0.5),
+        ("deployment", "ends the program within about a second", ending.LAST_MOMENTS == 1),
+        ("deployment", "They give running requests one second", ORPHAN_GRACE == 1),
+        ("deployment", "threads of the application get three seconds to end", ending.THREADS_GRACE == 3),
+        ("deployment", "Idle connections are closed after half a second", LAST_REQUEST_SECONDS == 0.5),
+        ("deployment", "that have sent nothing yet after a second", FIRST_REQUEST_SECONDS == 1),
+        ("deployment", "What they shield from cancellation gets two more seconds", LAST_MOMENTS == 2),
+        ("deployment", "Three seconds after the grace", ending.MARGIN == worker_process.MARGIN == 3),
+        ("deployment", "the process is ended two seconds after the call was cancelled", LAST_MOMENTS == 2),
+        (
+            "deployment",
+            "three seconds after `--timeout-startup`",
+            ending.MARGIN == worker_process.MARGIN == 3,
+        ),
+        ("deployment", "bytes/s, after the first {} s", Pace.GRACE),
+        ("deployment", "more than {} bytes of empty lines", MAX_EMPTY),
+        ("deployment", "longer than {:,} characters", LONGEST_ENTRY),
+        ("deployment", "after at most {} ms", BATCH_SECONDS * 1000),
+        ("deployment", "Status {} says that the client had left", UNANSWERED),
+        ("deployment", "Status {} says that nothing was sent", CUT_OFF),
+        ("embedding", "What the application shields from cancellation gets two seconds", LAST_MOMENTS == 2),
+        ("embedding", "two seconds more, then their shields are removed", LAST_MOMENTS == 2),
+        ("http1", "up to {} MiB", LINGER_BYTES / (1 << 20)),
+        ("http1", "for up to {} seconds", LINGER_SECONDS),
+        ("http1", "ignored up to {} bytes, with CRLF or LF", MAX_EMPTY),
+        ("http1", "within {} KiB a line", MAX_CHUNK_LINE / 1024),
+        ("http1", "up to {} KiB of it are read and dropped", MAX_SKIP / 1024),
+        ("options", "Threads for synchronous code; 0 means {}.", DEFAULT_THREADS),
+        ("options", "Listen on this port; 0: a free one. [{}]", DEFAULT_PORT),
+        ("proxies", "one with more than {} parameters", MAX_PAIRS),
+        ("proxies", "more than {} hops, all of them trusted", MAX_HOPS),
+        ("proxies", "longer than {} bytes (version 1)", MAX_V1),
+        ("proxies", "or {} KiB (version 2)", MAX_V2 / 1024),
+        ("websocket", "in steps of {} KiB", STEP_OUT / 1024),
+        ("websocket", "windows of {} KiB", (1 << WINDOW_BITS) / 1024),
+        ("websocket", "Messages below {} bytes are sent uncompressed", DEFLATE_FROM),
+    ],
+)
+def test_a_number_that_a_page_names_is_the_codes(page: str, sentence: str, number: float) -> None:
+    """`number` is True where the sentence has the code's number in words."""
+    assert number
+    assert sentence.format(int(number)) in text_of(page)
+
+
+def test_the_readme_has_each_exit_status() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
+    assert [int(status) for status, _ in rows] == [status.value for status in ExitStatus]
 
 
 # README: the platforms
@@ -150,6 +254,18 @@ def test_the_page_has_figures_of_every_case_and_of_no_other() -> None:
         assert {row[0] for row in rows} <= known, title
         for row in rows:
             assert re.fullmatch(r"[\d,.]+|-", row[1]), row
+
+
+def test_the_page_has_the_goals_that_are_checked() -> None:
+    text = (PAGES / "benchmarks.md").read_text("utf-8").partition("\n### Goals\n")[2]
+    shown = re.findall(r"^\| (.+?) \| (\d.+?) \|", text, re.M)
+    assert shown[: len(goals.GOALS)] == [
+        (
+            f"{goal.ours}: {goal.case}",
+            f"{goal.at_most:.2f} of {goal.theirs}" if goal.theirs else f"{goal.at_most:g} KB",
+        )
+        for goal in goals.GOALS
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

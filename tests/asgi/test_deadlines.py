@@ -144,6 +144,21 @@ def test_a_timeout_stands_in_both_logs(codec: str) -> None:
     assert log.count(r'"GET /slow\?a HTTP/1.1" 504 ') == 1
 
 
+def test_a_deadline_that_the_application_has_set_is_not_said_to_be_the_options(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time() + 0.1
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
+            assert (await client.get(request("/slow"))).status == 504
+
+    with logged() as log:
+        run(main)
+    (warning,) = log.lines(logging.WARNING)
+    assert warning.endswith("GET /slow was cancelled at its deadline (the application's own)")
+
+
 def test_a_server_that_has_cut_a_call_serves_the_next(codec: str, transport: str, tmp_path: Path) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/slow":

@@ -13,6 +13,7 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
+from tests.support.websocket import WebSocketClient, echo
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -328,8 +329,11 @@ def test_a_task_that_does_not_end_is_cancelled_after_the_grace(codec: str) -> No
                 assert (await client.get(request())).status == 200
             with trio.fail_after(SOON):
                 await server.drain()
+            assert server.has_cut  # the exit status says so
             with pytest.raises(RuntimeError):
                 kept[0].start_soon(never)
+            with pytest.raises(RuntimeError):
+                await kept[0].start(never)
 
     kept: list[trio.Nursery] = []
     with logged() as log:
@@ -390,6 +394,31 @@ def test_the_lifespan_has_it_too(codec: str) -> None:
     with logged() as log:
         run(main)
     assert lived.events == ["begun", "startup", "worked", "shutdown"]
+
+
+def test_a_websocket_has_the_nursery_by_way_of_the_lifespans_state(codec: str) -> None:
+    done = trio.Event()
+
+    async def work() -> None:
+        done.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert ("trio" in scope["extensions"]) == (scope["type"] == "lifespan")
+        if scope["type"] == "lifespan":
+            scope["state"]["nursery"] = scope["extensions"]["trio"]["nursery"]
+            await lived(scope, receive, send)
+        else:
+            scope["state"]["nursery"].start_soon(work)
+            await echo(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec) as server, connected(server) as client:
+            assert (await WebSocketClient(client).shake_hands()).status == 101
+            with trio.fail_after(SOON):
+                await done.wait()
+
+    lived = Lived()
+    run(main)
 
 
 @on_trio

@@ -367,6 +367,7 @@ def test_the_line_of_a_refused_request_has_nothing_of_the_one_before(
     run(main)
     assert {name for name, line in lines if '"GET / HTTP/1.1" 200' in line} == {"a"}
     assert {name for name, line in lines if "400" in line} == {"nobody"}
+    assert [line for _, line in lines if '"- - HTTP/1.1" 400 ' in line]
 
 
 def test_requests_that_came_together_let_others_run_between_them(codec: str) -> None:

@@ -31,6 +31,7 @@ RIGHT: dict[str, tuple[bytes, bytes]] = {
         b"01234567890123456789a",
     ),
     "leading zeros": (b"0003\r\nabc\r\n000\r\n\r\n", b"abc"),
+    "a size of 16 digits": (b"0000000000000003\r\nabc\r\n0\r\n\r\n", b"abc"),
     "line ends within": (b"4\r\n\r\n\r\n\r\n0\r\n\r\n", b"\r\n\r\n"),
     "an extension": (b"3;a\r\nabc\r\n0;b=c\r\n\r\n", b"abc"),
     "extensions with white space and quotes": (b'3 ; a = "x\\"y;" ;b=c\r\nabc\r\n0\r\n\r\n', b"abc"),

@@ -391,6 +391,31 @@ def test_a_startup_that_takes_too_long() -> None:
     run(main)
 
 
+def test_a_lifespan_call_that_cannot_be_ended_is_waited_for_and_logged() -> None:
+    """In a program of the user's: the command ends its process."""
+    released = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        with trio.CancelScope(shield=True):
+            await receive()
+            await released.wait()
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(lambda **task: serve(app, sockets=[], timeout_shutdown=0.1, **task))
+            server.begin_drain()
+            await log.wait_for("lifespan call does not end though it was cancelled")
+            nursery.start_soon(server.drain)
+            await wait_all_tasks_blocked()
+            assert len(nursery.child_tasks) == 2  # it still serves, and its end is waited for
+            released.set()
+
+    with logged() as log, pytest.RaisesGroup(pytest.RaisesExc(LifespanError, match="within 0.1 seconds")):
+        run(main)
+
+
 @both_codecs
 def test_the_limit_of_requests_ends_it(codec: str) -> None:
     async def main() -> None:
@@ -661,7 +686,8 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
         ({}, []),
         ({"workers": 3}, ["workers = 3"]),
         ({"reload": True, "env_file": "x.env"}, ["reload = True", "env_file = 'x.env'"]),
-        ({"log_config": {}}, ["log_config = {}"]),
+        ({"log_config": "log.json"}, ["log_config = 'log.json'"]),
+        ({"log_config": None}, []),  # logging is left alone, as it is here anyway
     ],
 )
 @pytest.mark.parametrize("as_config", [False, True])

@@ -248,7 +248,7 @@ def test_a_worker_that_fails_beside_its_predecessor_is_tried_again_when_that_has
 
 def test_the_env_file_is_read_anew_and_what_it_no_longer_says_is_gone(tmp_path: Path) -> None:
     env_file = tmp_path / ".env"
-    env_file.write_text("FIRST=1\nSECOND=1\nTRIOASGI_LOG_LEVEL=debug\n")
+    env_file.write_text("FIRST=1\nSECOND=1\nTRIOASGI_LOG_LEVEL=debug\nTRIOASGI_HEADER=x-option: 1\n")
     source = """
         import os
         TEXT = " ".join(os.environ.get(name, "-") for name in ("FIRST", "SECOND", "THIRD", "GIVEN"))
@@ -262,10 +262,11 @@ def test_the_env_file_is_read_anew_and_what_it_no_longer_says_is_gone(tmp_path: 
         assert get(url).body == "1 1 - kept"
         assert " DEBUG " in server.output.text  # options are read from it as before
         mark = server.output.mark
-        env_file.write_text("FIRST=2\nTHIRD=2\nGIVEN=from the file\n")
+        env_file.write_text("FIRST=2\nTHIRD=2\nGIVEN=from the file\nTRIOASGI_HEADER=x-option: 2\n")
         server.wait_for(r"Reloading: \.env changed", after=mark)
         server.wait_for("is ready", after=mark)
         wait_until(lambda: get(url).body == "2 - 2 kept", "the new values")
+        assert httpx.get(url).headers["x-option"] == "1"  # options are read from it once, at the start
         assert server.stop() == 0
 
 

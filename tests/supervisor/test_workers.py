@@ -286,6 +286,29 @@ def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path
         assert time.monotonic() - begun < 2  # as docs/deployment.md promises; an orphan takes 1.5 at most
 
 
+HOLDING = """
+import ctypes
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    print("it is held", flush=True)
+    ctypes.PyDLL(None).usleep(3_000_000)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no usleep() on Windows")
+def test_an_orphan_whose_c_code_holds_the_gil_ends_when_that_code_returns(tmp_path: Path) -> None:
+    write(tmp_path, HOLDING)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        pids = wait_for_workers(server, 2)
+        Background(server.url(), "/")
+        server.wait_for("it is held")
+        begun = time.monotonic()
+        server.popen.kill()
+        wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all workers")
+        assert time.monotonic() - begun < 5
+
+
 def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path: Path) -> None:
     write_app(
         tmp_path,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import sys
 
@@ -248,5 +249,32 @@ def test_a_call_whose_client_has_left_is_told_and_not_cancelled() -> None:
                 await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             await cancelled.wait()
             await ended.wait()
+
+    run(main)
+
+
+def tasks_of_this_run() -> int:
+    root = trio.lowlevel.current_root_task()
+    assert root is not None
+    found = [root]
+    for task in found:
+        found += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return len(found)
+
+
+@both_codecs
+def test_an_idle_websocket_has_no_task_but_its_connections(codec: str) -> None:
+    async def main() -> None:
+        async with (
+            served(echo, websocket=codec, lifespan="off") as server,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            counts = []
+            for _ in range(4):
+                client = WebSocketClient(await stack.enter_async_context(connected(server)))
+                assert (await client.shake_hands()).status == 101
+                counts.append(tasks_of_this_run())
+            first = counts[0]
+            assert counts == [first, first + 1, first + 2, first + 3]
 
     run(main)

@@ -114,6 +114,7 @@ def test_environ_holds_the_request() -> None:
     assert int(environ["SERVER_PORT"]) > 0
     assert environ["REMOTE_ADDR"] == "127.0.0.1"
     assert int(environ["REMOTE_PORT"]) > 0
+    assert environ["wsgi.input_terminated"] is True
     assert environ["HTTP_HOST"] == "example.org"
     assert environ["HTTP_ACCEPT"] == "text/html,*/*"
     assert environ["HTTP_X_A_B"] == "1"

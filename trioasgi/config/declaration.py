@@ -116,7 +116,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     keyfile_password: Annotated[
         str | None,
         option(
-            "Better as TRIOASGI_KEYFILE_PASSWORD.",
+            "The key's password; better as a variable.",
             Group.TLS,
             aliases=("ssl_keyfile_password",),
             metavar="TEXT",
@@ -341,7 +341,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     ] = 0
 
     limit_body_rate: Annotated[
-        Count, option("Slowest upload; 0: no minimum.", Group.LIMITS, metavar="BYTES/S")
+        Count, option("Slowest upload, bytes/s; 0: no minimum.", Group.LIMITS, metavar="BYTES/S")
     ] = 0
 
     request_timeout: Annotated[
@@ -381,7 +381,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     timeout_worker: Annotated[
         SomeSeconds,
         option(
-            "When a silent worker is killed.",
+            "Silence after which a worker is killed.",
             Group.TIMEOUTS,
             aliases=("timeout_worker_healthcheck",),
             metavar="S",

@@ -16,7 +16,7 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
         "workers": config.workers > 1,
         "reload": config.reload,
         "env_file": config.env_file is not None,
-        "log_config": config.log_config != "",
+        "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
     }
     return [
         f"{name} = {getattr(config, name)!r} has no effect in trioasgi.serve(), which is part of "

@@ -355,10 +355,11 @@ class HTTP1Connection(ConnectionState):
         elif late:
             rule, reason = Rule.REQUEST_TIMEOUT, Rule.REQUEST_TIMEOUT.reason
             logger.warning(
-                "%s: %s %s was cancelled at its deadline (--request-timeout)",
+                "%s: %s %s was cancelled at its deadline (%s)",
                 peer,
                 request.method,
                 request.target.decode("ascii", "replace"),
+                "--request-timeout" if self.settings.request_timeout else "the application's own",
             )
         exchange.fail(rule.status, reason)
 
