@@ -129,20 +129,22 @@ class StopSignals:
                 os._exit(ExitStatus.FAILED)
 
     def _bound_the_stop(self) -> None:
-        """See to it that a stop ends also where the application blocks the loop, or shields what it does for
-        ever: in a worker the supervisor does.
+        """End the process if the stop takes too long, because the application blocks the loop or shields its
+        work. In a worker the supervisor does so.
         """
         assert self._lifecycle is not None
         assert self._config is not None
-        grace = self._config.timeout_graceful_shutdown
-        if self._over.wait(grace + MARGIN):
+        limit = self._config.timeout_graceful_shutdown + MARGIN
+        if self._over.wait(limit):
             return
-        if self._lifecycle.answers(LOOP_ANSWERS) and self._over.wait(self._config.timeout_shutdown):
-            return
+        if self._lifecycle.answers(LOOP_ANSWERS):
+            limit += self._config.timeout_shutdown
+            if self._over.wait(self._config.timeout_shutdown):
+                return
         if not self._over.is_set():
             end_process(
-                f"the server did not stop within {grace:g} s and {MARGIN:g} s more "
-                "(does the application block the loop, or shield what it does?): the process is ended"
+                f"the server did not stop within {limit:g} s (does the application block the loop, or shield "
+                "its work?): the process is ended"
             )
 
     def _end_soon(self) -> None:
