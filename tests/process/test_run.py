@@ -317,7 +317,7 @@ def test_a_stop_ends_whatever_the_application_does(
         Background(server.url(), "/")
         server.wait_for("it has begun")
         assert server.stop() == 1
-        assert server.output.count("did not stop within 0.2 s and 3 s more") == 1
+        assert server.output.count("did not stop within") == 1
 
 
 def test_a_handler_of_the_application_that_never_returns_does_not_keep_the_process(tmp_path: Path) -> None:
