@@ -120,12 +120,14 @@ class WebSocketSession(SendingSide):
                         data = await channel.receive()
                         self._unyielded = 1
                     else:
-                        await self._count_step(READ_COST)
+                        self._unyielded += READ_COST
                     self._caught_up = False
                     if data:
                         reader.feed(data)
                     else:
                         self._lose("the connection ended without a close")
+                    if self._unyielded >= YIELD_EVERY:  # not before: `finish` may read meanwhile
+                        await self._yield()
                 elif isinstance(event, Control):
                     await self._count_step()
                     await self._take_control(event)
