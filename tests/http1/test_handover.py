@@ -11,10 +11,12 @@ import trio
 import trio.testing
 
 from tests.support.http import Client, read_body, request, respond
-from tests.support.sockets import SOON, logged, port_of, run, served
+from tests.support.sockets import SOON, connected, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.http.exchange import CallScope
 from trioasgi.http1.body import MAX_CHUNKS
+from trioasgi.net.channel import READ_SIZE
+from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -118,6 +120,105 @@ def test_a_request_that_was_pipelined_is_served_while_the_application_goes_on(
             await client.send(request("/busy") + request("/a"))
             assert (await client.response()).body == b"/busy"
             await app.begun.wait()
+            with trio.fail_after(SOON):
+                assert (await client.response()).body == b"/a"
+            assert not app.ended.is_set()
+            app.release.set()
+
+    run(main)
+
+
+class AtWork(Busy):
+    """As Busy, but a call for `path` answers only after `finish` is set. It reads the body before."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+        self.called = trio.Event()
+        self.finish = trio.Event()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        if scope["path"] == self._path:
+            self.called.set()
+            await self.finish.wait()
+        await super().__call__(scope, receive, send)
+
+    async def hold(self, client: Client, other: Client, *behind: bytes) -> None:
+        """Have `path` called, and let `behind` come while it is under way. `other` is another connection."""
+        await client.send(request(self._path))
+        await self.called.wait()
+        for piece in behind:
+            await client.send(piece)
+        # The hub tells of events in their order: it has told of these before the other connection is served.
+        assert (await other.get(request("/other"))).body == b"/other"
+        self.finish.set()
+        assert (await client.response()).body == self._path.encode()
+
+
+def test_a_request_that_comes_before_the_response_is_served_while_the_application_goes_on(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        app = AtWork("/busy")
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+            both.connect() as other,
+        ):
+            await app.hold(client, other, request("/a"))
+            with trio.fail_after(SOON):
+                assert (await client.response()).body == b"/a"
+            assert not app.ended.is_set()
+            app.release.set()
+
+    run(main)
+
+
+def test_a_client_that_leaves_before_the_response_is_let_go_while_the_application_goes_on(codec: str) -> None:
+    async def main() -> None:
+        app = AtWork("/busy")
+        async with (
+            served(app, lifespan="off", http=codec) as server,
+            connected(server) as client,
+            connected(server) as other,
+        ):
+            await client.send(request("/busy"))
+            await app.called.wait()
+            await client.send_eof()
+            assert (await other.get(request("/other"))).body == b"/other"
+            app.finish.set()
+            assert (await client.response()).body == b"/busy"
+            with trio.fail_after(SOON):
+                assert await client.is_closed()
+            assert not app.ended.is_set()
+            app.release.set()
+
+    run(main)
+
+
+def test_a_request_behind_one_that_fills_a_read_is_served_while_the_application_goes_on(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    if transport == "tcp":
+        body = READ_SIZE - len(request("/busy", "Content-Length: 60000", method="POST"))
+        pieces = [request("/busy", method="POST", body=b"x" * body) + request("/a")]
+        assert pieces[0].index(request("/a")) == READ_SIZE
+    else:
+        head = request("/busy", "X: " + "x" * RECORDS_A_TURN)
+        start = len(head) - RECORDS_A_TURN + 1
+        pieces = [head[:start], *(head[i : i + 1] for i in range(start, len(head))), request("/a")]
+        assert len(pieces) == RECORDS_A_TURN + 1
+
+    async def main() -> None:
+        app = AtWork("/first")
+        async with (
+            serving_over(transport, app, tmp_path, http=codec) as both,
+            both.connect() as client,
+            both.connect() as other,
+        ):
+            await app.hold(client, other, *pieces)
+            assert (await client.response()).body == b"/busy"
             with trio.fail_after(SOON):
                 assert (await client.response()).body == b"/a"
             assert not app.ended.is_set()

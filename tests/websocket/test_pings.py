@@ -17,9 +17,9 @@ def test_no_pong() -> None:
     pings = PingSchedule(20, 5, 0)
     assert pings.due(20) is PingEvent.PING
     assert pings.due(25) is PingEvent.NO_PONG
-    pings.wait_on(25)
-    assert pings.due(29) is PingEvent.NOTHING
-    assert pings.due(30) is PingEvent.NO_PONG
+    assert pings.due(26) is PingEvent.NO_PONG
+    pings.note_pong(27)
+    assert pings.due(28) is PingEvent.NOTHING
 
 
 def test_no_pings() -> None:

@@ -235,6 +235,48 @@ async def test_a_pong_that_waits_behind_a_full_queue_is_in_time(codec: str) -> N
     assert received(app.messages) == [*"xxxx", 1000]
 
 
+@pytest.mark.parametrize("pause", [0.1, 0.3, 0.6])
+@on_trio
+async def test_a_pong_behind_messages_that_are_taken_slowly_is_in_time(codec: str, pause: float) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        for _ in range(300):
+            await receive()
+            await trio.sleep(pause)
+        await receive()
+
+    calls = Calls(app)
+    options = {"websocket_max_queue": 2, "websocket_ping_interval": 10, "websocket_ping_timeout": 2}
+    async with websocket(calls, codec, **options) as client:
+        messages = [str(number) for number in range(300)]
+        await client.send(*[frame(TEXT, message.encode()) for message in messages])
+        assert await client.frame() == ServerFrame(PING, b"")
+        await client.send(frame(PONG), close())
+        before, code = await client.until_close()
+        assert code == 1000, before
+    assert received(calls.messages[1:]) == [*messages, 1000]
+
+
+@on_trio
+async def test_an_application_that_only_looks_in_notices_that_no_pong_comes(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        messages: list[Message] = []
+        while not messages:
+            with trio.move_on_after(0.01):
+                messages.append(await receive())
+            await trio.sleep(0.1)
+        assert received(messages) == [1011]
+
+    calls = Calls(app)
+    async with websocket(calls, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        assert await client.frame() == ServerFrame(PING, b"")
+        start = trio.current_time()
+        assert await client.close_code() == 1011
+        assert trio.current_time() - start == pytest.approx(5, abs=0.8)
+    assert not calls.errors
+
+
 @on_trio
 async def test_without_pings(codec: str) -> None:
     async with websocket(echo, codec, websocket_ping_interval=0) as client:

@@ -270,10 +270,11 @@ class HTTP1Response(Exchange):
             self.end()
         if connection.sets_deadlines:
             connection.response_over()
-        if self.close_after or connection.reader.has_more:
-            # The next request is here already, or the client waits for the close. If the application goes on
-            # for long, the passed deadline makes another task take the connection over.
-            connection.channel.read_deadline = PASSED
+        channel = connection.channel
+        if self.close_after or connection.reader.has_more or channel.may_have_more:
+            # The next request may be here already, or the client has left or waits for the close. If the
+            # application goes on for long, the passed deadline makes another task take the connection over.
+            channel.read_deadline = PASSED
         if self._waited_for:
             self._end_waits()
 

@@ -115,6 +115,13 @@ class Channel(ByteChannel):
     def hung_up(self) -> bool:
         """Is it known that the peer has closed its sending side, or the whole connection?"""
 
+    @property
+    @abstractmethod
+    def may_have_more(self) -> bool:
+        """May bytes have arrived, or the end, that nobody has read? `on_unattended` does not tell of these
+        again.
+        """
+
     def send_soon(self, data: bytes) -> bool:
         """As `send_nowait`, when more may follow at once. Up to `CORK` bytes may be held back until all tasks
         that can run now have run.

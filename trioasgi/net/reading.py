@@ -158,6 +158,10 @@ class ReadingHalf(Channel):
     def hung_up(self) -> bool:
         return self._read_state is _HUNG_UP or self._read_state is _CLOSED
 
+    @property
+    def may_have_more(self) -> bool:
+        return self._read_state is not _DRAINED
+
     def now(self) -> float:
         return self.hub.current_time()
 

@@ -160,6 +160,10 @@ class TLSChannel(Channel):
     def hung_up(self) -> bool:
         return self._records.is_over or self._transport.hung_up
 
+    @property
+    def may_have_more(self) -> bool:
+        return self._records.state is not _DRY or self._transport.may_have_more
+
     def now(self) -> float:
         return self._transport.now()
 

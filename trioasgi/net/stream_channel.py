@@ -80,6 +80,10 @@ class StreamChannel(Channel):
     def hung_up(self) -> bool:
         return self._eof
 
+    @property
+    def may_have_more(self) -> bool:
+        return bool(self._buffered) or self._eof
+
     def now(self) -> float:
         return trio.current_time()
 

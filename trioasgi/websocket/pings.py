@@ -29,7 +29,7 @@ class PingSchedule:
         self.note_pong(now)
 
     def due(self, now: float) -> PingEvent:
-        """What is due at `now`. The caller sends the ping, if one is."""
+        """What is due at `now`. The caller sends the ping, if one is. NO_PONG lasts until the pong comes."""
         if now >= self._ping_at:
             if self._timeout:
                 self._ping_at = math.inf
@@ -44,7 +44,3 @@ class PingSchedule:
         self._pong_by = math.inf
         if self._interval:
             self._ping_at = now + self._interval
-
-    def wait_on(self, now: float) -> None:
-        """Wait for the pong for another `timeout` seconds."""
-        self._pong_by = now + self._timeout

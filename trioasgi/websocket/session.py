@@ -62,7 +62,7 @@ class WebSocketSession(SendingSide):
     One task at a time may receive. Any number of tasks may send.
     """
 
-    __slots__ = ("_pings", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
+    __slots__ = ("_caught_up", "_pings", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class WebSocketSession(SendingSide):
         self._queued_size = 0
         self._read_by = _NOBODY
         self._stood_in: trio.Event | None = None  # set when the last task that stood in has ended
+        self._caught_up = False  # had everything been handled when bytes were last read?
         self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
 
@@ -115,14 +116,18 @@ class WebSocketSession(SendingSide):
                 if event is None:
                     data = channel.receive_nowait()
                     if data is None:
+                        self._caught_up = True
                         data = await channel.receive()
                         self._unyielded = 1
                     else:
-                        await self._count_step(READ_COST)
+                        self._unyielded += READ_COST
+                    self._caught_up = False
                     if data:
                         reader.feed(data)
                     else:
                         self._lose("the connection ended without a close")
+                    if self._unyielded >= YIELD_EVERY:  # not before: `finish` may read meanwhile
+                        await self._yield()
                 elif isinstance(event, Control):
                     await self._count_step()
                     await self._take_control(event)
@@ -222,8 +227,10 @@ class WebSocketSession(SendingSide):
         if event is None:
             data = self._channel.receive_nowait()
             if data is None:
+                self._caught_up = True
                 data = await self._channel.receive()
                 self._unyielded = 0
+            self._caught_up = False
             if data:
                 self._reader.feed(data)
             else:
@@ -321,12 +328,11 @@ class WebSocketSession(SendingSide):
             match self._pings.due(now):
                 case PingEvent.PING:
                     self._put(encode_control(Opcode.PING))
-                case PingEvent.NO_PONG if self._queue_is_full:
-                    # We do not read now: the pong may wait behind messages that the queue has no room for.
-                    self._pings.wait_on(now)
-                case PingEvent.NO_PONG:
+                case PingEvent.NO_PONG if self._caught_up:
                     self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                     self._channel.interrupt_read()
+                case PingEvent.NO_PONG:
+                    pass  # it may wait behind messages that the application takes slowly: ask again
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
