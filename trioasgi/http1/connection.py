@@ -146,6 +146,9 @@ class HTTP1Connection(ConnectionState):
         """
         task, base, handler = current_task(), self._context, self._handler
         turn = self._turn
+        keep_alive = self.settings.timeout_keep_alive
+        # The first byte of a new connection has the time-out of a head.
+        patience = self.settings.timeout_headers if self.phase is _NEW else keep_alive
         while True:
             if self._exchange is not None and not await self._finish(self._exchange):
                 return True
@@ -154,9 +157,10 @@ class HTTP1Connection(ConnectionState):
                 with scope:
                     innermost = task._cancel_status
                     while True:
-                        request = await self._read_request(task)
+                        request = await self._read_request(task, patience)
                         if request is None:
                             return True
+                        patience = keep_alive
                         self.phase = _BUSY
                         self._exchange = exchange = HTTP1Exchange(self, request)
                         if self.sets_deadlines:
@@ -179,17 +183,16 @@ class HTTP1Connection(ConnectionState):
                             self.response_over()
                             if scope.cancel_called:
                                 break
-                        ordinary = (
-                            exchange.phase is _COMPLETE
-                            and not exchange.close_after
-                            and self.reader.body is None
-                        )
-                        goes_on = ordinary or await self._can_go_on(exchange)
+                        if (
+                            exchange.phase is not _COMPLETE
+                            or exchange.close_after
+                            or self.reader.body is not None
+                        ) and not await self._can_go_on(exchange):
+                            self._exchange = None  # else a circle, which only the garbage collector frees
+                            return True
                         # An idle connection must not hold the memory of its last request.
                         self._exchange = None
                         del exchange, request
-                        if not goes_on:
-                            return True
                         self.phase = _IDLE
             except RuntimeError:
                 # The call left a scope open: Trio raises, as ours ends before that one.
@@ -200,15 +203,14 @@ class HTTP1Connection(ConnectionState):
             if scope.cancelled_caught:
                 self._end_cancelled(late=trio.current_time() >= scope.deadline)
 
-    async def _read_request(self, task: trio.lowlevel.Task) -> HTTP1Request | None:
-        """Wait for the next request. None: no more will come, and the connection has to be closed.
+    async def _read_request(self, task: trio.lowlevel.Task, patience: float) -> HTTP1Request | None:
+        """Wait for the next request, up to `patience` seconds for its first byte. None: no more will come,
+        and the connection has to be closed.
 
         Other tasks run in between, even if the request has arrived already.
         """
         reader = self.reader
         channel = self.channel
-        # The first byte of a new connection has the time-out of a head.
-        patience = self.settings.timeout_headers if self.phase is _NEW else self.settings.timeout_keep_alive
         self._deadline = self._now() + patience
         has_data = reader.has_more
         try:

@@ -125,7 +125,7 @@ class RequestReader:
             request = heads.read(data[pos:end])
         self._empty = 0
         if end == len(data):
-            self._let_go()
+            self._data, self._pos = b"", 0  # as `_let_go`, which would be a call for each request
             self.has_more = False
         else:
             self._pos = end
