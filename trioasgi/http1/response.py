@@ -198,7 +198,12 @@ class HTTP1Response(Exchange):
         else:
             if framing is _LOST:
                 raise _lost_file()
-            self.count(len(data), more)
+            size = len(data)
+            if size == self._left and not more:  # as `count`, without a call for a body in one piece
+                self._left = 0
+                self.sent += size
+            else:
+                self.count(size, more)
             if framing is _CHUNKED:
                 data = encode_chunk(data, more, self._trailers)
         if self._head:
@@ -214,9 +219,12 @@ class HTTP1Response(Exchange):
             if self._connection.attends:
                 self._connection.attend()
             return self._send_soon(data) if data else False
-        if self._send(data):
-            self.phase = _ENDING
-            return True
+        try:  # as `_send`, without a call for each response
+            if not self._connection.channel.send_nowait(data):
+                self.phase = _ENDING
+                return True
+        except OSError as exc:
+            raise self._broken() from exc
         self._complete()
         return False
 
