@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.cost import grows_no_faster_than_its_input
+from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.openssl import RecordClient
 from trioasgi.net.hello import SLOW_GROUPS, HelloReader
 
@@ -65,6 +65,13 @@ def test_the_second_hello_is_looked_at_as_well(together: bool) -> None:
     change_cipher_spec = b"\x14\x03\x03\x00\x01\x01"
     pieces = [hello("P-256"), change_cipher_spec, hello("ffdhe6144")]
     assert read([b"".join(pieces)] if together else pieces)[-1] == "ffdhe6144"
+
+
+def test_no_third_hello_is_looked_at() -> None:
+    """A client has two at the most (RFC 8446, 4.1.4). Of empty ones 64 KiB would hold sixteen thousand."""
+    assert read([hello("P-256"), hello("P-256"), hello("ffdhe6144")]) == ["", ""]
+    flood = in_records(b"\x16\x03\x01\x00\x00" + b"\x01\x00\x00\x00" * 16_000, 16_000)
+    assert lines(lambda: read([flood])) < 200
 
 
 def test_what_comes_encrypted_is_not_looked_at() -> None:
