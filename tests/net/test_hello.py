@@ -75,8 +75,15 @@ def test_no_third_hello_is_looked_at() -> None:
 
 
 def test_what_comes_encrypted_is_not_looked_at() -> None:
-    encrypted = b"\x17\x03\x03\x00\x03abc"
-    assert read([hello("P-256"), encrypted, hello("ffdhe6144")]) == [""]
+    slow = hello("ffdhe6144")
+    assert read([hello("P-256"), b"\x17\x03\x03" + slow[3:], b"\x17\x03\x03\x00\x03abc"]) == [""]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_the_second_hello_is_looked_at_behind_early_data_too(size: int) -> None:
+    """A server that asks for another hello skips such records (RFC 8446, 4.2.10)."""
+    data = hello("P-256") + b"\x17\x03\x03\x00\x20" + bytes(32) + hello("ffdhe6144")
+    assert "ffdhe6144" in read(data[at : at + size] for at in range(0, len(data), size))
 
 
 def test_what_comes_behind_the_hello_of_tls_1_2_is_not_looked_at() -> None:

@@ -19,7 +19,6 @@ HANDSHAKE_FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
 
 _RECORD_HEADER: Final = 5
 _HANDSHAKE: Final = 22
-_APPLICATION_DATA: Final = 23
 _MESSAGE_HEADER: Final = 4
 _CLIENT_HELLO: Final = 1
 _KEY_SHARE: Final = 51
@@ -31,7 +30,8 @@ _SESSION_AT: Final = 2 + 32
 
 
 class HelloReader:
-    """Reads the records of a client until they are encrypted.
+    """Reads the hellos in the records of a client. Encrypted records are skipped: early data may stand before
+    the second hello (RFC 8446, 4.2.10).
 
     What is no ClientHello is left to OpenSSL to judge, and so is a third. There may be two: the server asks
     for another if it wants another group. What is held is bounded, as OpenSSL gets the same bytes, and
@@ -56,8 +56,6 @@ class HelloReader:
         while len(self._records) >= _RECORD_HEADER and not self._done:
             kind = self._records[0]
             end = _RECORD_HEADER + int.from_bytes(self._records[3:5], "big")
-            if kind == _APPLICATION_DATA:
-                self._finish()
             if len(self._records) < end:
                 break
             if kind == _HANDSHAKE:
