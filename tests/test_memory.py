@@ -263,10 +263,12 @@ async def many_ways(scope: Scope, receive: Receive, send: Send) -> None:
     ],
     ids=["idle", "head", "upload", "failure", "stream", "websocket", "websocket failure"],
 )
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
 def test_a_connection_that_has_ended_is_freed_without_the_collector(
-    sent: bytes, answer: bytes, codec: str, monkeypatch: pytest.MonkeyPatch
+    sent: bytes, answer: bytes, is_secure: bool, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That comes when much has been made meanwhile: on a quiet server, what many connections held stays."""
+    tls = certificates(tmp_path) if is_secure else None
     made: list[Connections] = []
 
     def make(*args: Any) -> Connections:
@@ -274,7 +276,7 @@ def test_a_connection_that_has_ended_is_freed_without_the_collector(
         return made[0]
 
     async def come_and_leave(server: Server) -> None:
-        async with connected(server) as client:
+        async with secured(server, tls.context()) if tls else connected(server) as client:
             await client.send(sent)
             await client.until(answer)
         with trio.fail_after(SOON):
@@ -283,7 +285,8 @@ def test_a_connection_that_has_ended_is_freed_without_the_collector(
         await trio.testing.wait_all_tasks_blocked()
 
     async def main() -> None:
-        async with served(many_ways, http=codec, lifespan="off", disconnect_grace=0.01) as server:
+        options = {"lifespan": "off", "disconnect_grace": 0.01, **(tls.options if tls else {})}
+        async with served(many_ways, http=codec, **options) as server:
             await come_and_leave(server)  # what is loaded at the first
             with uncollected() as found:
                 await come_and_leave(server)

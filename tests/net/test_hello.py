@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.cost import grows_no_faster_than_its_input
+from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.openssl import RecordClient
 from trioasgi.net.hello import SLOW_GROUPS, HelloReader
 
@@ -67,9 +67,23 @@ def test_the_second_hello_is_looked_at_as_well(together: bool) -> None:
     assert read([b"".join(pieces)] if together else pieces)[-1] == "ffdhe6144"
 
 
+def test_no_third_hello_is_looked_at() -> None:
+    """A client has two at the most (RFC 8446, 4.1.4). Of empty ones 64 KiB would hold sixteen thousand."""
+    assert read([hello("P-256"), hello("P-256"), hello("ffdhe6144")]) == ["", ""]
+    flood = in_records(b"\x16\x03\x01\x00\x00" + b"\x01\x00\x00\x00" * 16_000, 16_000)
+    assert lines(lambda: read([flood])) < 200
+
+
 def test_what_comes_encrypted_is_not_looked_at() -> None:
-    encrypted = b"\x17\x03\x03\x00\x03abc"
-    assert read([hello("P-256"), encrypted, hello("ffdhe6144")]) == [""]
+    slow = hello("ffdhe6144")
+    assert read([hello("P-256"), b"\x17\x03\x03" + slow[3:], b"\x17\x03\x03\x00\x03abc"]) == [""]
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_the_second_hello_is_looked_at_behind_early_data_too(size: int) -> None:
+    """A server that asks for another hello skips such records (RFC 8446, 4.2.10)."""
+    data = hello("P-256") + b"\x17\x03\x03\x00\x20" + bytes(32) + hello("ffdhe6144")
+    assert "ffdhe6144" in read(data[at : at + size] for at in range(0, len(data), size))
 
 
 def test_what_comes_behind_the_hello_of_tls_1_2_is_not_looked_at() -> None:

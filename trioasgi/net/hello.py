@@ -19,27 +19,31 @@ HANDSHAKE_FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
 
 _RECORD_HEADER: Final = 5
 _HANDSHAKE: Final = 22
-_APPLICATION_DATA: Final = 23
 _MESSAGE_HEADER: Final = 4
 _CLIENT_HELLO: Final = 1
 _KEY_SHARE: Final = 51
+_MAX_HELLOS: Final = 2
+"""The server asks once for another (RFC 8446, 4.1.4)."""
+
 _SESSION_AT: Final = 2 + 32
 """Where the session id begins, behind the version and the random bytes."""
 
 
 class HelloReader:
-    """Reads the records of a client until they are encrypted.
+    """Reads the hellos in the records of a client. Encrypted records are skipped: early data may stand before
+    the second hello (RFC 8446, 4.2.10).
 
-    What is no ClientHello is left to OpenSSL to judge. There may be two: the server asks for another if it
-    wants another group. What is held is bounded, as OpenSSL gets the same bytes, and refuses what is too
-    long.
+    What is no ClientHello is left to OpenSSL to judge, and so is a third. There may be two: the server asks
+    for another if it wants another group. What is held is bounded, as OpenSSL gets the same bytes, and
+    refuses what is too long.
     """
 
-    __slots__ = ("_done", "_messages", "_records")
+    __slots__ = ("_done", "_hellos", "_messages", "_records")
 
     def __init__(self) -> None:
         self._records = bytearray()
         self._messages = bytearray()  # what the handshake's records hold: one may have a part of a message
+        self._hellos = 0
         self._done = False
 
     def feed(self, data: bytes) -> str | None:
@@ -52,8 +56,6 @@ class HelloReader:
         while len(self._records) >= _RECORD_HEADER and not self._done:
             kind = self._records[0]
             end = _RECORD_HEADER + int.from_bytes(self._records[3:5], "big")
-            if kind == _APPLICATION_DATA:
-                self._finish()
             if len(self._records) < end:
                 break
             if kind == _HANDSHAKE:
@@ -76,6 +78,9 @@ class HelloReader:
             return None
         hello = bytes(self._messages[_MESSAGE_HEADER:end])
         del self._messages[:end]
+        self._hellos += 1
+        if self._hellos == _MAX_HELLOS:
+            self._finish()
         return hello
 
     def _finish(self) -> None:

@@ -18,12 +18,11 @@ from trio.lowlevel import current_task
 from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
+from trioasgi.net.stream import HubStream
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from trioasgi.net.stream import HubStream
 
 _DRY: Final = RecordState.DRY
 _FED: Final = RecordState.FED
@@ -37,22 +36,28 @@ MAX_ANSWERS: Final = 16 * 1024
 
 
 class Secured:
-    """The server's side of TLS on a stream: trio's SSLStream, and what that is made of.
+    """The server's side of TLS on a stream: the SSLObject and its two buffers.
 
-    `TLSChannel` needs the SSLObject and its two buffers, and so does the handshake below. SSLStream has no
-    public name for them, but it hands both buffers to the `wrap_bio` of its context. So this object stands in
+    `TLSChannel` and the handshake below need no more. Where there is no hub, SSLStream has its own,
+    without public names. But it hands both buffers to the `wrap_bio` of its context. So this object stands in
     for the context (test_where_there_is_no_hub_the_session_tickets_leave_with_the_handshake).
     """
 
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
     ssl_object: ssl.SSLObject
+    stream: trio.SSLStream[trio.abc.Stream]
+    """Only where there is no hub."""
 
     def __init__(self, stream: trio.abc.Stream, context: ssl.SSLContext) -> None:
         self._context = context
         self._transport = stream
         self._hellos = HelloReader()
-        self.stream = trio.SSLStream(stream, cast("ssl.SSLContext", self), server_side=True)
+        if isinstance(stream, HubStream):
+            # SSLStream refers to itself: only the garbage collector would free it, with all that OpenSSL has.
+            self.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True, server_hostname=None)
+        else:
+            self.stream = trio.SSLStream(stream, cast("ssl.SSLContext", self), server_side=True)
 
     def wrap_bio(
         self,
