@@ -92,6 +92,11 @@ CLIENTS: dict[str, tuple[str, tuple[str, int] | None, str]] = {
         "[2001:db8:cafe::17]:4711",
     ),
     "quoted pairs": (r'Forwarded: for="192\.0.2.7"', ("192.0.2.7", 0), "192.0.2.7"),
+    "a tab in a quoted string, and in a quoted pair": (
+        'Forwarded: for=192.0.2.7;by="a\tb\\\tc"',
+        ("192.0.2.7", 0),
+        "192.0.2.7",
+    ),
     "an obfuscated port": ('Forwarded: for="192.0.2.7:_p"', ("192.0.2.7", 0), "192.0.2.7"),
     "an obfuscated name": ("Forwarded: for=_gazonk", None, "_gazonk"),
     "unknown": ("Forwarded: for=unknown;proto=https", None, "unknown"),

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
+from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.trust import Trusted, parse_address
 
@@ -73,8 +73,9 @@ _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
 _VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # `:`, `[` and `]` should be quoted, but often are not
-_QDTEXT: Final = r'[^"\\\x00-\x1f\x7f]*'
-_PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^\x00-\x1f\x7f]{_QDTEXT})*)")')
+_NO_CHARS: Final = NO_FIELD_CHARS.decode()
+_QDTEXT: Final = rf'[^"\\{_NO_CHARS}]*'
+_PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^{_NO_CHARS}]{_QDTEXT})*)")')
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
 
 
