@@ -129,7 +129,7 @@ def test_a_call_that_fails_while_a_task_of_its_own_waits_for_the_body_is_answere
 
 @transports
 @pytest.mark.parametrize("name", RAISED)
-@pytest.mark.parametrize("kind", ["http", "websocket", "background"])
+@pytest.mark.parametrize("kind", ["http", "websocket", "background", "answered", "open websocket"])
 def test_whatever_a_call_raises_ends_that_call_alone(
     transport: str, name: str, kind: str, tmp_path: Path
 ) -> None:
@@ -145,6 +145,10 @@ def test_whatever_a_call_raises_ends_that_call_alone(
             await respond(send, b"started")
             return
         await receive()
+        if kind == "answered":
+            await respond(send, b"answered")
+        if kind == "open websocket":
+            await send({"type": "websocket.accept"})
         await fail()
 
     async def main() -> None:
@@ -152,8 +156,12 @@ def test_whatever_a_call_raises_ends_that_call_alone(
             async with server.connect() as client:
                 if kind == "websocket":
                     assert (await WebSocketClient(client).shake_hands()).status == 500
+                elif kind == "open websocket":
+                    websocket = WebSocketClient(client)
+                    assert (await websocket.shake_hands()).status == 101
+                    assert await websocket.close_code() == 1011
                 else:
-                    assert (await client.get(request())).status == (200 if kind == "background" else 500)
+                    assert (await client.get(request())).status == (500 if kind == "http" else 200)
             assert (await other.get(request("/fine"))).body == b"fine"
 
     with logged() as log:

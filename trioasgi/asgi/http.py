@@ -240,7 +240,8 @@ class HTTPHandler:
 
     def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
         request = exchange.request
-        if is_disconnect(exc, gone=exchange.disconnected):
+        # Once the response is complete, `disconnected` says nothing of the client.
+        if is_disconnect(exc, gone=exchange.disconnected and exchange.phase is not _COMPLETE):
             target = request.target.decode("ascii", "replace")
             logger.debug("%s went away during %s %s", self._info.peer, request.method, target)
             exchange.abort("the client has gone")

@@ -261,7 +261,9 @@ class WebSocketCall:
     def end_failed(self, exc: BaseException) -> None:
         """End the WebSocket after the application has raised: 500 before it is accepted, 1011 after."""
         exchange, session = self._exchange, self._session
-        is_news = is_disconnect(exc, gone=exchange.disconnected)
+        # An accepted handshake is an exchange that is over: then the session tells of the client.
+        gone = exchange.disconnected if session is None else session.state is not SessionState.OPEN
+        is_news = is_disconnect(exc, gone=gone)
         if is_news:
             logger.debug("%s went away during its WebSocket", self._peer)
         else:
