@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
 from tests.support.processes import start, start_server, wait_until
+from tests.support.websocket import KEY
 from trioasgi.errors import ExitStatus
 from trioasgi.process.lifecycle import Lifecycle
 from trioasgi.process.signals import AGAIN_AFTER
@@ -433,6 +436,61 @@ resource.setrlimit(resource.RLIMIT_NOFILE, (free + {room}, resource.getrlimit(re
     with start_server("app:app", cwd=tmp_path) as server:
         assert server.wait() == 1
         assert server.output.count("Too many open files") == len(server.output.text.splitlines()) == 1
+
+
+TAKING = """
+import os
+taken = []
+
+async def app(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        return
+    assert scope["type"] == "http"
+    if scope["path"] == "/free":
+        while taken:
+            os.close(taken.pop())
+    else:
+        try:
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+        except OSError:
+            pass
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body"})
+"""
+
+
+def test_the_first_websocket_is_answered_where_no_descriptors_are_left(tmp_path: Path) -> None:
+    """The code that serves it is loaded for it, and that takes a descriptor."""
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))\n"
+    write(tmp_path, limit + TAKING)
+    fields = {
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": KEY,
+    }
+
+    def status(connection: http.client.HTTPConnection, path: str, fields: Mapping[str, str]) -> int:
+        connection.request("GET", path, headers=fields)
+        response = connection.getresponse()
+        response.read()
+        return response.status
+
+    with start_server("app:app", "--lifespan", "off", cwd=tmp_path) as server, contextlib.ExitStack() as ours:
+        taker, early, late = (http.client.HTTPConnection("127.0.0.1", server.port()) for _ in range(3))
+        for connection in (taker, early, late):
+            ours.callback(connection.close)
+            assert status(connection, "/free", {}) == 200
+        assert status(taker, "/take", {}) == 200
+        assert status(early, "/", fields) == 503
+        assert status(taker, "/free", {}) == 200
+        late.request("GET", "/", headers=fields)
+        assert late.getresponse().status == 101
+        assert "Traceback" not in server.output.text
+        assert server.output.count("Too many open files") == 1
 
 
 class Stopper(trio.abc.Instrument):

@@ -162,9 +162,14 @@ class HTTPHandler:
         )
 
     async def _serve_websocket(self, exchange: Exchange, settings: WebSocketSettings) -> None:
-        # Loaded for the first WebSocket: most servers never see one.
-        from trioasgi.asgi.websocket import serve_websocket
-
+        try:
+            # Loaded for the first WebSocket: most servers never see one.
+            from trioasgi.asgi.websocket import serve_websocket
+        except OSError as error:
+            # The system may have no room for another file. Loading is tried again for the next WebSocket.
+            logger.warning("%s: 503, as the code for WebSockets cannot be loaded: %s", self._info.peer, error)
+            exchange.refuse(503, "the server is busy")
+            return
         application = self._application
         scope = self._make_scope(exchange)
         application.active += 1
