@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,17 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.certificates import Certificates
+from tests.support.freeing import server_ssl_objects, uncollected
 from tests.support.http import request, respond
-from tests.support.sockets import SOON, connected, run, secured, served
+from tests.support.openssl import RecordClient
+from tests.support.sockets import SOON, Client, connected, open_stream, run, secured, served
 from tests.support.transports import certificates
 from tests.support.websocket import frame, handshake
 from trioasgi import Server
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http1.encoder import HeadEncoder
+from trioasgi.net.hello import HANDSHAKE_FAILURE
 from trioasgi.net.stream import HubStream
 from trioasgi.server.connections import Connections
 from trioasgi.types import Receive, Scope, Send
@@ -188,13 +192,20 @@ def test_heads_of_responses_are_remembered_within_a_bound() -> None:
         assert allocated() - before < 1_000_000
 
 
-def test_no_connection_is_kept_that_has_ended(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> list[Connections]:
+    """The connections of each server that the test starts."""
     made: list[Connections] = []
 
     def make(*args: Any) -> Connections:
         made.append(Connections(*args))
-        return made[0]
+        return made[-1]
 
+    monkeypatch.setattr("trioasgi.server.tree.Connections", make)
+    return made
+
+
+def test_no_connection_is_kept_that_has_ended(codec: str, made: list[Connections]) -> None:
     async def main() -> None:
         async with served(fine, http=codec, lifespan="off", access_log=False) as server:
             for last in (request(), request("/", "Connection: close"), b"NO REQUEST\r\n\r\n", b"GET / HT"):
@@ -206,27 +217,7 @@ def test_no_connection_is_kept_that_has_ended(codec: str, monkeypatch: pytest.Mo
                     while len(made[0]):  # noqa: ASYNC110 - nothing tells
                         await trio.sleep(0.01)
 
-    monkeypatch.setattr("trioasgi.server.tree.Connections", make)
     run(main)
-
-
-@contextmanager
-def uncollected() -> Iterator[list[str]]:
-    """Do without the garbage collector within the block; then the list has the types of ours that only it
-    could have freed.
-    """
-    found: list[str] = []
-    gc.collect()
-    gc.disable()
-    try:
-        yield found
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        gc.collect()
-        found += (kind.__name__ for kind in map(type, gc.garbage) if kind.__module__.startswith("trioasgi."))
-    finally:
-        gc.set_debug(0)
-        gc.garbage.clear()
-        gc.enable()
 
 
 async def many_ways(scope: Scope, receive: Receive, send: Send) -> None:
@@ -240,10 +231,12 @@ async def many_ways(scope: Scope, receive: Receive, send: Send) -> None:
             pass
     elif path == "/raise":
         raise ValueError
-    elif path == "/stream":
+    elif path in ("/stream", "/cut"):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"fine", "more_body": True})
-        await trio.sleep_forever()
+        if path == "/stream":
+            await trio.sleep_forever()
+        raise ValueError
     else:
         while (await receive()).get("more_body"):
             pass
@@ -265,15 +258,16 @@ async def many_ways(scope: Scope, receive: Receive, send: Send) -> None:
 )
 @pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
 def test_a_connection_that_has_ended_is_freed_without_the_collector(
-    sent: bytes, answer: bytes, is_secure: bool, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sent: bytes,
+    answer: bytes,
+    is_secure: bool,
+    codec: str,
+    made: list[Connections],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """That comes when much has been made meanwhile: on a quiet server, what many connections held stays."""
     tls = certificates(tmp_path) if is_secure else None
-    made: list[Connections] = []
-
-    def make(*args: Any) -> Connections:
-        made.append(Connections(*args))
-        return made[0]
 
     async def come_and_leave(server: Server) -> None:
         async with secured(server, tls.context()) if tls else connected(server) as client:
@@ -292,6 +286,98 @@ def test_a_connection_that_has_ended_is_freed_without_the_collector(
                 await come_and_leave(server)
             assert found == []
 
-    monkeypatch.setattr("trioasgi.server.tree.Connections", make)
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
+    run(main)
+
+
+async def after_a_request(server: Server, tls: Certificates) -> None:
+    async with secured(server, tls.context()) as client:
+        assert (await client.get(request())).status == 200
+
+
+async def by_the_server(server: Server, tls: Certificates) -> None:
+    async with secured(server, tls.context()) as client:
+        assert (await client.get(request("/", "Connection: close"))).closes
+        await client.rest()
+
+
+async def within_a_response(server: Server, tls: Certificates) -> None:
+    async with secured(server, tls.context()) as client:
+        await client.send(request("/stream"))
+        await client.until(b"fine")
+
+
+async def by_a_failure(server: Server, tls: Certificates) -> None:
+    async with secured(server, tls.context()) as client:
+        assert (await client.get(request("/cut"))).cut
+
+
+async def by_a_bad_record(server: Server, tls: Certificates) -> None:
+    async with await open_stream(server) as stream:
+        client = trio.SSLStream(stream, tls.context(), server_hostname="localhost")
+        await client.do_handshake()
+        await stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await Client(stream).rest()
+
+
+async def by_plain_http(server: Server, _: Certificates) -> None:
+    async with connected(server) as client:
+        await client.send(request())
+        await client.rest()
+
+
+async def within_the_handshake(server: Server, _: Certificates) -> None:
+    with closing(RecordClient()) as client:
+        client.shake()
+        async with await open_stream(server) as stream:
+            await stream.send_all(client.take())
+            await stream.receive_some()
+
+
+async def by_silence(server: Server, _: Certificates) -> None:
+    async with await open_stream(server) as stream:
+        assert await stream.receive_some() == b""
+
+
+async def by_a_slow_key_exchange(server: Server, _: Certificates) -> None:
+    with closing(RecordClient("ffdhe8192")) as client:
+        client.shake()
+        async with await open_stream(server) as stream:
+            await stream.send_all(client.take())
+            assert await stream.receive_some() == HANDSHAKE_FAILURE
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        after_a_request,
+        by_the_server,
+        within_a_response,
+        by_a_failure,
+        by_a_bad_record,
+        by_plain_http,
+        within_the_handshake,
+        by_silence,
+        by_a_slow_key_exchange,
+    ],
+    ids=lambda end: end.__name__.replace("_", " "),
+)
+def test_a_tls_connection_that_ends_leaves_nothing_to_the_collector(
+    end: Callable[[Server, Certificates], Awaitable[None]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """trio's SSLStream refers to itself, and holds what OpenSSL has allocated for the connection."""
+    tls = certificates(tmp_path)
+
+    async def main() -> None:
+        options = {"lifespan": "off", "disconnect_grace": 0.01, "timeout_handshake": 0.2, **tls.options}
+        async with served(many_ways, **options) as server:
+            await end(server, tls)  # what is loaded at the first
+            with uncollected() as found:
+                await end(server, tls)
+                with trio.fail_after(SOON):
+                    while server_ssl_objects():  # noqa: ASYNC110 - nothing tells
+                        await trio.sleep(0.01)
+            assert found == []
+
     monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
     run(main)

@@ -22,7 +22,7 @@ from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN, RecordReader
-from trioasgi.net.secure import Secured
+from trioasgi.net.secure import TLSStream
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 from trioasgi.websocket.reassembly import EFFORT_AT_ONCE
@@ -334,9 +334,9 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
                 await stream.send_all(client.take())
                 await stream.receive_some()
 
-    async def send_outgoing(secured: Secured) -> None:
-        answered[turns.taken] += secured.outgoing.pending > 0
-        await send(secured)
+    async def send_outgoing(tls_stream: TLSStream) -> None:
+        answered[turns.taken] += tls_stream.outgoing.pending > 0
+        await send(tls_stream)
 
     async def main() -> None:
         tls = certificates(tmp_path)
@@ -347,8 +347,8 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
                     attackers.start_soon(attack, server)
             nursery.cancel_scope.cancel()
 
-    send = Secured._send_outgoing
-    monkeypatch.setattr(Secured, "_send_outgoing", send_outgoing)
+    send = TLSStream._send_outgoing
+    monkeypatch.setattr(TLSStream, "_send_outgoing", send_outgoing)
     clients = 30
     turns, go, connected, answered = BusyTask(), trio.Event(), list[int](), Counter[int]()
     run(main, 60)

@@ -19,7 +19,7 @@ from tests.support.transports import certificates
 from tests.support.turns import BusyTask, counted_turns
 from trioasgi.net import secure
 from trioasgi.net.records import MAX_EMPTY_RECORDS, RECORDS_A_TURN
-from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, Secured, TLSChannel
+from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, TLSChannel, TLSStream
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -33,9 +33,9 @@ def server_context(directory: Path) -> ssl.SSLContext:
 
 
 class Peer:
-    """The client: its records, and its socket."""
+    """The client: its records, and its stream."""
 
-    def __init__(self, stream: trio.SocketStream, records: RecordClient) -> None:
+    def __init__(self, stream: trio.abc.HalfCloseableStream, records: RecordClient) -> None:
         self.stream = stream
         self.records = records
 
@@ -65,11 +65,11 @@ async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubSt
     with contextlib.closing(RecordClient()) as records:
         async with hub_pair() as (transport, stream):
             peer = Peer(stream, records)
-            secured = Secured(transport, context)
+            tls = TLSStream(transport, context)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.shake)
-                await secured.do_handshake()
-            yield TLSChannel(secured, transport), transport, peer
+                await tls.do_handshake()
+            yield TLSChannel(tls, transport), transport, peer
 
 
 def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path: Path) -> None:
@@ -83,31 +83,34 @@ def test_the_clients_last_message_of_the_handshake_is_answered_at_once(tmp_path:
     run(main, 5)
 
 
-def test_where_there_is_no_hub_the_session_tickets_leave_with_the_handshake(tmp_path: Path) -> None:
-    """SSLStream's own handshake would keep them back. Ours leaves it nothing to be done."""
+@pytest.mark.parametrize("hub", [True, False], ids=["hub", "memory"])
+def test_the_session_tickets_leave_with_the_handshake_and_the_stream_can_be_used(
+    hub: bool, tmp_path: Path
+) -> None:
+    """trio's own handshake would hold the tickets back. After ours, the SSLStream finds that it is done."""
 
-    async def main() -> None:
-        ours, theirs = trio.testing.memory_stream_pair()
+    async def use(ours: trio.abc.Stream, theirs: trio.abc.HalfCloseableStream) -> None:
         with contextlib.closing(RecordClient()) as records:
-            secured = Secured(ours, server_context(tmp_path))
-
-            async def client() -> None:
-                while not records.shake():
-                    await theirs.send_all(records.take())
-                    records.feed(bytes(await theirs.receive_some(65536)))
-                await theirs.send_all(records.take())
-
+            tls = TLSStream(ours, server_context(tmp_path))
+            peer = Peer(theirs, records)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(client)
-                await secured.do_handshake()
+                nursery.start_soon(peer.shake)
+                await tls.do_handshake()
             with trio.fail_after(1):
                 records.feed(bytes(await theirs.receive_some(65536)))  # the tickets
             records.write(b"a request")
-            await theirs.send_all(records.take())
-            assert await secured.stream.receive_some(100) == b"a request"
-            await secured.stream.send_all(b"a response")
-            records.feed(bytes(await theirs.receive_some(65536)))
-            assert records.read() == b"a response"
+            await peer.flush()
+            assert isinstance(tls.ssl_stream, trio.SSLStream)
+            assert await tls.ssl_stream.receive_some(100) == b"a request"
+            await tls.ssl_stream.send_all(b"a response")
+            assert await peer.read() == b"a response"
+
+    async def main() -> None:
+        if hub:
+            async with hub_pair() as (ours, theirs):
+                await use(ours, theirs)
+        else:
+            await use(*trio.testing.memory_stream_pair())
 
     run(main, 5)
 
@@ -117,7 +120,7 @@ def test_what_came_with_the_handshakes_end_is_read(tmp_path: Path) -> None:
         context = server_context(tmp_path)
         with contextlib.closing(RecordClient()) as records:
             async with hub_pair() as (transport, stream):
-                secured = Secured(transport, context)
+                tls = TLSStream(transport, context)
 
                 async def client() -> None:
                     while not records.shake():
@@ -129,8 +132,8 @@ def test_what_came_with_the_handshakes_end_is_read(tmp_path: Path) -> None:
 
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(client)
-                    await secured.do_handshake()
-                channel, data = TLSChannel(secured, transport), b""
+                    await tls.do_handshake()
+                channel, data = TLSChannel(tls, transport), b""
                 while len(data) < 13:
                     data += await channel.receive()
                 assert data == b"one two three"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Final, cast
 
 import trio
@@ -18,11 +19,13 @@ from trio.lowlevel import current_task
 from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
-from trioasgi.net.stream import HubStream
+from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from trioasgi.net.stream import HubStream
 
 _DRY: Final = RecordState.DRY
 _FED: Final = RecordState.FED
@@ -35,42 +38,42 @@ MAX_ANSWERS: Final = 16 * 1024
 """Bytes of TLS's own answers that may wait for a client that does not read them."""
 
 
-class Secured:
-    """The server's side of TLS on a stream: the SSLObject and its two buffers.
+class TLSStream:
+    """The server's `trio.SSLStream` on a transport, with the SSLObject and the two buffers that it uses.
 
-    `TLSChannel` and the handshake below need no more. Where there is no hub, SSLStream has its own,
-    without public names. But it hands both buffers to the `wrap_bio` of its context. So this object stands in
-    for the context (test_where_there_is_no_hub_the_session_tickets_leave_with_the_handshake).
+    `TLSChannel` and the handshake below use those three. SSLStream has no public names for them, but it hands
+    both buffers to the `wrap_bio` of its context, which makes the SSLObject.
     """
+
+    __slots__ = ("_transport", "incoming", "outgoing", "ssl_object", "ssl_stream")
 
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
     ssl_object: ssl.SSLObject
-    stream: trio.SSLStream[trio.abc.Stream]
-    """Only where there is no hub."""
 
-    def __init__(self, stream: trio.abc.Stream, context: ssl.SSLContext) -> None:
-        self._context = context
-        self._transport = stream
-        self._hellos = HelloReader()
-        if isinstance(stream, HubStream):
-            # SSLStream refers to itself: only the garbage collector would free it, with all that OpenSSL has.
-            self.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_side=True, server_hostname=None)
-        else:
-            self.stream = trio.SSLStream(stream, cast("ssl.SSLContext", self), server_side=True)
+    def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext) -> None:
+        def wrap_bio(
+            incoming: ssl.MemoryBIO,
+            outgoing: ssl.MemoryBIO,
+            server_side: bool,
+            server_hostname: str | bytes | None,
+        ) -> ssl.SSLObject:
+            self.incoming, self.outgoing = incoming, outgoing
+            self.ssl_object = context.wrap_bio(incoming, outgoing, server_side, server_hostname)
+            return self.ssl_object
 
-    def wrap_bio(
-        self,
-        incoming: ssl.MemoryBIO,
-        outgoing: ssl.MemoryBIO,
-        server_side: bool,
-        server_hostname: str | bytes | None,
-    ) -> ssl.SSLObject:
-        """As `ssl.SSLContext.wrap_bio`."""
-        self.incoming = incoming
-        self.outgoing = outgoing
-        self.ssl_object = self._context.wrap_bio(incoming, outgoing, server_side, server_hostname)
-        return self.ssl_object
+        self._transport = transport
+        # SSLStream needs nothing else of its context
+        # (test_the_session_tickets_leave_with_the_handshake_and_the_stream_can_be_used).
+        only_wrap_bio = cast("ssl.SSLContext", SimpleNamespace(wrap_bio=wrap_bio))
+        self.ssl_stream = trio.SSLStream(transport, only_wrap_bio, server_side=True)
+
+    def __del__(self) -> None:
+        # An SSLStream refers to itself. Without this only the garbage collector would free it, and what
+        # OpenSSL has allocated for the connection. The channel, or the handshake, is the last to use it: it
+        # holds this object, so this runs at once, however the connection has ended.
+        with suppress(AttributeError):  # `wrap_bio` has failed
+            vars(self.ssl_stream).clear()
 
     async def do_handshake(self) -> None:
         """Agree on TLS. Raises trio.BrokenResourceError, as SSLStream does.
@@ -80,6 +83,7 @@ class Secured:
         delayed acknowledgement of TCP (40 ms on Linux) before it sends its request. SSLStream shakes hands
         before its first use, and finds that it is done.
         """
+        hellos = HelloReader()
         done = False
         while not done:
             try:
@@ -92,19 +96,19 @@ class Secured:
                 raise trio.BrokenResourceError from exc
             await self._send_outgoing()
             if not done:
-                await self._receive()
+                await self._receive(hellos)
 
     async def _send_outgoing(self) -> None:
         data = self.outgoing.read()
         if data:
             await self._transport.send_all(data)
 
-    async def _receive(self) -> None:
+    async def _receive(self, hellos: HelloReader) -> None:
         data = await self._transport.receive_some(READ_SIZE)
         if not data:
             self.incoming.write_eof()
             return
-        slow_group = self._hellos.feed(bytes(data))
+        slow_group = hellos.feed(bytes(data))
         if slow_group:
             await self._transport.send_all(HANDSHAKE_FAILURE)
             raise trio.BrokenResourceError(
@@ -116,8 +120,18 @@ class Secured:
             await wait_for_long_step()
 
 
+class TLSStreamChannel(StreamChannel):
+    """The channel of `tls` where there is no hub."""
+
+    __slots__ = ("_tls",)
+
+    def __init__(self, tls: TLSStream) -> None:
+        super().__init__(tls.ssl_stream)
+        self._tls = tls  # it ends the SSLStream when it is freed
+
+
 class TLSChannel(Channel):
-    """The channel of `secured` on `transport`, once hands were shaken."""
+    """The channel of `tls` on `transport`, once hands were shaken."""
 
     __slots__ = (
         "_answers",
@@ -127,15 +141,17 @@ class TLSChannel(Channel):
         "_object",
         "_outgoing",
         "_records",
+        "_tls",
         "_transport",
         "_unsent",
     )
 
-    def __init__(self, secured: Secured, transport: HubStream) -> None:
+    def __init__(self, tls: TLSStream, transport: HubStream) -> None:
         self._transport = transport
-        self._object = secured.ssl_object
-        self._outgoing = secured.outgoing
-        self._records = RecordReader(secured.ssl_object, secured.incoming)
+        self._tls = tls  # it ends the SSLStream when it is freed
+        self._object = tls.ssl_object
+        self._outgoing = tls.outgoing
+        self._records = RecordReader(tls.ssl_object, tls.incoming)
         self._answers = 0  # bytes of them since the transport had nothing unsent
         self._unsent: deque[memoryview] = deque()
         self._corked: list[bytes] | None = None

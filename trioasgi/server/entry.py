@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader
-    from trioasgi.net.secure import Secured
+    from trioasgi.net.secure import TLSStream
     from trioasgi.server.settings import ConnectionSettings, ProxyProtocol
 
 logger = logging.getLogger("trioasgi")
@@ -99,24 +99,24 @@ class Entry:
         tls = self._settings.tls
         if tls is None:
             return Entered(as_channel(stream), info)
-        from trioasgi.net.secure import Secured, TLSChannel  # most servers leave TLS to a proxy
+        from trioasgi.net import secure  # most servers leave TLS to a proxy
 
-        secured = Secured(stream, tls.context)
-        if not await self._shake_hands(secured, info.peer):
+        tls_stream = secure.TLSStream(stream, tls.context)
+        if not await self._shake_hands(tls_stream, info.peer):
             return None
         channel: Channel
         if isinstance(stream, HubStream):
-            channel = TLSChannel(secured, stream)
+            channel = secure.TLSChannel(tls_stream, stream)
         else:
-            channel = StreamChannel(secured.stream)
-        info = msgspec.structs.replace(info, tls=tls.describe(secured.ssl_object))
-        return Entered(channel, info, secured.ssl_object.selected_alpn_protocol())
+            channel = secure.TLSStreamChannel(tls_stream)
+        info = msgspec.structs.replace(info, tls=tls.describe(tls_stream.ssl_object))
+        return Entered(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
 
-    async def _shake_hands(self, secured: Secured, peer: str) -> bool:
+    async def _shake_hands(self, tls_stream: TLSStream, peer: str) -> bool:
         """Do the TLS handshake within its deadline. If it fails, log that and return False."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
-                await secured.do_handshake()
+                await tls_stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
             self._log_handshake(peer, _handshake_reason(exc))
             return False
