@@ -381,3 +381,36 @@ def test_a_tls_connection_that_ends_leaves_nothing_to_the_collector(
 
     monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
     run(main)
+
+
+@pytest.mark.parametrize("drained", [True, False], ids=["drained", "cancelled"])
+def test_a_server_that_stops_leaves_no_tls_connection_to_the_collector(
+    drained: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections are silent, within the handshake, idle, or within a response."""
+    tls = certificates(tmp_path)
+    options = {"lifespan": "off", "timeout_graceful_shutdown": 0.1, **tls.options}
+
+    async def connect_all(stack: AsyncExitStack, server: Server) -> None:
+        await stack.enter_async_context(await open_stream(server))
+        begun = await stack.enter_async_context(await open_stream(server))
+        client = stack.enter_context(closing(RecordClient()))
+        client.shake()
+        await begun.send_all(client.take())
+        await begun.receive_some()
+        for path in ("/", "/stream"):
+            http = await stack.enter_async_context(secured(server, tls.context()))
+            await http.send(request(path))
+            await http.until(b"fine")
+        assert server_ssl_objects() == 4
+
+    async def main() -> None:
+        with uncollected():
+            async with AsyncExitStack() as stack, served(many_ways, **options) as server:
+                await connect_all(stack, server)
+                if drained:
+                    await server.drain()
+            assert server_ssl_objects() == 0
+
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)
+    run(main)

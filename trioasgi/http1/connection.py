@@ -339,7 +339,7 @@ class HTTP1Connection(ConnectionState):
 
     def cut(self) -> None:
         """The server waits no longer and cancels this task: cut the response."""
-        exchange = self._exchange
+        exchange, self._exchange = self._exchange, None  # they refer to each other
         if exchange is not None and self.phase is _BUSY:
             exchange.cut_off("ended, as the server waits no longer")
 
