@@ -325,7 +325,7 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
 
     async def attack(server: Server) -> None:
         with contextlib.closing(RecordClient()) as client:
-            client.shake()
+            client.do_handshake()
             async with await open_stream(server) as stream:
                 connected.append(1)
                 if len(connected) == clients:
@@ -393,7 +393,7 @@ def test_few_records_are_taken_between_two_turns_of_others(
                 await open_stream(server) as stream,
                 trio.open_nursery() as nursery,
             ):
-                while not client.shake():
+                while not client.do_handshake():
                     await stream.send_all(client.take())
                     client.feed(bytes(await stream.receive_some()))
                 await stream.send_all(client.take())

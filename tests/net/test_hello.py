@@ -19,7 +19,7 @@ QUICK = ["X25519", "P-256", "P-384", "P-521", "ffdhe2048"]
 def hello(*groups: str) -> bytes:
     """The record that a client begins with; its key share is for the first group."""
     with contextlib.closing(RecordClient(*groups)) as client:
-        client.shake()
+        client.do_handshake()
         return client.take()
 
 

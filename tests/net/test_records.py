@@ -22,7 +22,7 @@ def client() -> Iterator[RecordClient]:
 
 @pytest.fixture
 def reader(client: RecordClient, tmp_path: Path) -> RecordReader:
-    """The server's end of `client`; hands were shaken."""
+    """The server's end of `client`; the handshake is done."""
     made = certificates(tmp_path)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certfile, made.keyfile)
@@ -30,7 +30,7 @@ def reader(client: RecordClient, tmp_path: Path) -> RecordReader:
     server = context.wrap_bio(incoming, outgoing, server_side=True)
     done = False
     while not done:
-        client.shake()
+        client.do_handshake()
         incoming.write(client.take())
         with contextlib.suppress(ssl.SSLWantReadError):
             server.do_handshake()
@@ -131,7 +131,7 @@ def test_a_byte_between_records_that_hold_nothing_begins_the_count_again(
 
 
 @pytest.mark.parametrize("behind", [b"", b"\x17\x03"], ids=["between records", "within a header"])
-def test_the_end_without_a_goodbye_is_an_end(behind: bytes, reader: RecordReader) -> None:
+def test_the_end_without_close_notify_is_an_end(behind: bytes, reader: RecordReader) -> None:
     """RFC 9112, 9.8: a message says itself whether it is whole."""
     reader.feed(behind) if behind else None
     reader.feed(b"")

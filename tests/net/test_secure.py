@@ -39,8 +39,8 @@ class Peer:
         self.stream = stream
         self.records = records
 
-    async def shake(self) -> None:
-        while not self.records.shake():
+    async def do_handshake(self) -> None:
+        while not self.records.do_handshake():
             await self.flush()
             self.records.feed(bytes(await self.stream.receive_some(65536)))
         await self.flush()
@@ -60,14 +60,14 @@ class Peer:
 
 @contextlib.asynccontextmanager
 async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubStream, Peer]]:
-    """A channel and its transport, with their client; hands were shaken."""
+    """A channel and its transport, with their client; the handshake is done."""
     context = server_context(directory)
     with contextlib.closing(RecordClient()) as records:
         async with hub_pair() as (transport, stream):
             peer = Peer(stream, records)
             tls = TLSStream(transport, context)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(peer.shake)
+                nursery.start_soon(peer.do_handshake)
                 await tls.do_handshake()
             yield TLSChannel(tls, transport), transport, peer
 
@@ -94,7 +94,7 @@ def test_the_session_tickets_leave_with_the_handshake_and_the_stream_can_be_used
             tls = TLSStream(ours, server_context(tmp_path))
             peer = Peer(theirs, records)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(peer.shake)
+                nursery.start_soon(peer.do_handshake)
                 await tls.do_handshake()
             with trio.fail_after(1):
                 records.feed(bytes(await theirs.receive_some(65536)))  # the tickets
@@ -123,7 +123,7 @@ def test_what_came_with_the_handshakes_end_is_read(tmp_path: Path) -> None:
                 tls = TLSStream(transport, context)
 
                 async def client() -> None:
-                    while not records.shake():
+                    while not records.do_handshake():
                         await stream.send_all(records.take())
                         records.feed(bytes(await stream.receive_some(65536)))
                     for word in (b"one ", b"two ", b"three"):

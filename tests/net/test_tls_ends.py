@@ -176,8 +176,8 @@ def test_a_handshake_frees_it_at_whichever_wait_it_is_cancelled(hub: bool, tmp_p
         else:
             yield trio.testing.memory_stream_pair()
 
-    async def shake(stream: trio.abc.Stream, records: RecordClient) -> None:
-        while not records.shake():
+    async def do_handshake(stream: trio.abc.Stream, records: RecordClient) -> None:
+        while not records.do_handshake():
             await stream.send_all(records.take())
             received = bytes(await stream.receive_some(65536))
             if not received:
@@ -189,7 +189,7 @@ def test_a_handshake_frees_it_at_whichever_wait_it_is_cancelled(hub: bool, tmp_p
         """Is the handshake done before that step?"""
         with contextlib.closing(RecordClient()) as records:
             async with pair() as (transport, stream), trio.open_nursery() as nursery:
-                nursery.start_soon(shake, stream, records)
+                nursery.start_soon(do_handshake, stream, records)
                 await trio.testing.wait_all_tasks_blocked()
                 with trio.CancelScope() as scope:
                     instrument = CancelAtStep(trio.lowlevel.current_task(), scope, step)

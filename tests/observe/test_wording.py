@@ -90,7 +90,7 @@ def test_a_proxy_header_that_is_not_expected_is_called_so(header: bytes, codec: 
 
 
 def distrust(port: int) -> None:
-    """Shake hands as a browser that does not trust the certificate."""
+    """Do the handshake as a browser that does not trust the certificate."""
     with (
         socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
         pytest.raises(ssl.SSLCertVerificationError),

@@ -71,7 +71,7 @@ class RecordClient:
             parts.append(buffer.raw[:size])
         return b"".join(parts)
 
-    def shake(self) -> bool:
+    def do_handshake(self) -> bool:
         """Go on with the handshake; is it done?"""
         return bool(self._handshake(self._ssl) == 1)
 

@@ -409,7 +409,7 @@ def test_a_key_exchange_that_takes_too_long_is_refused(certificates: Certificate
 
     async def main() -> None:
         with nothing_worse_than(logging.INFO) as log, closing(RecordClient("ffdhe8192")) as client:
-            client.shake()
+            client.do_handshake()
             async with https(certificates, Lived()) as server:
                 async with await open_stream(server) as stream:
                     await stream.send_all(client.take())
@@ -490,7 +490,7 @@ def test_a_client_that_does_not_trust_the_certificate(certificates: Certificates
 
 
 def refuse_certificate(server: Server) -> None:
-    """Shake hands without knowing the CA, and say so, which Trio's client does not."""
+    """Do the handshake without knowing the CA, and send the alert, which Trio's client does not."""
     context = ssl.create_default_context()
     context.maximum_version = ssl.TLSVersion.TLSv1_2  # there the client is the last to speak
     with (

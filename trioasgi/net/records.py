@@ -69,15 +69,15 @@ _FAILED: Final = RecordState.FAILED
 
 
 class RecordReader:
-    """Reads the records of a peer with which hands were shaken. It never waits and knows no socket.
+    """Reads the records of a peer behind a handshake that is done. It never waits and knows no socket.
 
     `failure` is why the state is FAILED. What OpenSSL wants to answer is left in its outgoing buffer.
     """
 
-    __slots__ = ("_empty_records", "_incoming", "_object", "_skip", "failure", "kept", "state")
+    __slots__ = ("_empty_records", "_incoming", "_skip", "_ssl_object", "failure", "kept", "state")
 
     def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
-        self._object = ssl_object
+        self._ssl_object = ssl_object
         self._incoming = incoming
         # What came with the handshake's end begins with a record: OpenSSL reads no further than it must.
         self.kept = incoming.read()
@@ -146,7 +146,7 @@ class RecordReader:
         while self.state is _FED and size < READ_SIZE:
             try:
                 # READ_SIZE is more than a record can hold: this takes one whole, and leaves nothing of it.
-                data = self._object.read(READ_SIZE)
+                data = self._ssl_object.read(READ_SIZE)
             except ssl.SSLWantReadError:
                 self.state = _KEPT if self.kept else _DRY
                 break

@@ -131,16 +131,16 @@ class TLSStreamChannel(StreamChannel):
 
 
 class TLSChannel(Channel):
-    """The channel of `tls` on `transport`, once hands were shaken."""
+    """The channel of `tls` on `transport`, once the handshake is done."""
 
     __slots__ = (
         "_answers",
         "_corked",
         "_corked_size",
-        "_has_said_goodbye",
-        "_object",
         "_outgoing",
         "_records",
+        "_sent_close_notify",
+        "_ssl_object",
         "_tls",
         "_transport",
         "_unsent",
@@ -149,7 +149,7 @@ class TLSChannel(Channel):
     def __init__(self, tls: TLSStream, transport: HubStream) -> None:
         self._transport = transport
         self._tls = tls  # it ends the SSLStream when it is freed
-        self._object = tls.ssl_object
+        self._ssl_object = tls.ssl_object
         self._outgoing = tls.outgoing
         self._records = RecordReader(tls.ssl_object, tls.incoming)
         self._answers = 0  # bytes of them since the transport had nothing unsent
@@ -157,7 +157,7 @@ class TLSChannel(Channel):
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self._file_left = 0
-        self._has_said_goodbye = False
+        self._sent_close_notify = False
 
     # Waits happen in the transport: its deadlines and its hang-up are the ones that count.
 
@@ -210,7 +210,7 @@ class TLSChannel(Channel):
         """As `Channel.receive_nowait`. None as well after a turn of records that held nothing, whatever
         comes behind them.
         """
-        if self._has_said_goodbye:
+        if self._sent_close_notify:
             return self._transport.receive_nowait()
         if self._records.state is _DRY:
             received = self._transport.receive_nowait()
@@ -238,7 +238,7 @@ class TLSChannel(Channel):
 
     async def receive(self) -> bytes:
         """As `Channel.receive`. Others come to their turn, though there may be something by now."""
-        if self._has_said_goodbye:
+        if self._sent_close_notify:
             return await self._transport.receive()
         task, transport = current_task(), self._transport
         steps, interrupted = task._schedule_points, transport.interrupted
@@ -329,7 +329,7 @@ class TLSChannel(Channel):
     def _encrypt(self, piece: memoryview) -> bool:
         if piece:
             try:
-                self._object.write(piece)
+                self._ssl_object.write(piece)
             except ssl.SSLError as exc:
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
         return self._transport.send_nowait(self._outgoing.read())
@@ -355,24 +355,24 @@ class TLSChannel(Channel):
 
         What is still received is not decrypted any more: it can only be meant to be dropped.
         """
-        self._say_goodbye()
+        self._send_close_notify()
         await self._transport.flush()
         await self._transport.send_eof()
 
-    def _say_goodbye(self) -> None:
+    def _send_close_notify(self) -> None:
         """Put close_notify behind what was sent: the peer may take its time with both."""
-        if self._has_said_goodbye:
+        if self._sent_close_notify:
             return
-        self._has_said_goodbye = True
+        self._sent_close_notify = True
         with suppress(ssl.SSLError):
-            self._object.unwrap()  # it asks for the peer's, which nobody waits for
+            self._ssl_object.unwrap()  # it asks for the peer's, which nobody waits for
         with suppress(OSError):
             self._transport.send_nowait(self._outgoing.read())
 
     async def aclose(self) -> None:
         try:
             await self.flush()
-            self._say_goodbye()
+            self._send_close_notify()
         except OSError:
             self._transport.abort()
         except BaseException:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 READ_AHEAD: Final = 64 * 1024
 """`wait_hung_up()` reads ahead at most so many bytes. Then it waits without reading."""
 
-GOODBYE_SECONDS: Final = 2.0
+CLOSE_SECONDS: Final = 2.0
 """Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
 """
 
@@ -222,7 +222,7 @@ class StreamChannel(Channel):
             if self._aborted:
                 await trio.aclose_forcefully(self._stream)
         if not self._aborted:
-            with trio.move_on_after(GOODBYE_SECONDS):
+            with trio.move_on_after(CLOSE_SECONDS):
                 await self._stream.aclose()
 
     async def cut(self) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.net.stream import HubStream
-from trioasgi.server.entry import Entered, Entry, as_channel
+from trioasgi.server.entry import ConnectionPreparer, PreparedConnection, as_channel
 from trioasgi.server.protocols import Connection, ServerServices
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Connections:
 
     def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
         self._protocols = settings.protocols
-        self._entry = Entry(settings)
+        self._preparer = ConnectionPreparer(settings)
         self._nursery = nursery
         self._context = context
         self._services = ServerServices(context, self._start_task, self._take_over)
@@ -71,9 +71,9 @@ class Connections:
 
     def begin(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """Serve one connection, in a task of its own."""
-        info = self._entry.info(client, server)
-        if self._entry.is_open:
-            self._take_over(self._connect(Entered(as_channel(stream), info)))
+        info = self._preparer.info(client, server)
+        if self._preparer.has_no_steps:
+            self._take_over(self._connect(PreparedConnection(as_channel(stream), info)))
         else:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
 
@@ -92,17 +92,17 @@ class Connections:
         connection = None
         with _Isolation(info.peer):
             try:
-                entered = await self._entry.enter(stream, info)
-                if entered is not None:
-                    connection = self._connect(entered)
+                prepared = await self._preparer.prepare(stream, info)
+                if prepared is not None:
+                    connection = self._connect(prepared)
             finally:
                 if connection is None:
                     await _close_at_once(stream)
         return connection
 
-    def _connect(self, entered: Entered) -> Connection:
-        make = self._protocols.choose(entered.alpn)
-        connection = make(entered.channel, entered.info, self._services)
+    def _connect(self, prepared: PreparedConnection) -> Connection:
+        make = self._protocols.choose(prepared.alpn)
+        connection = make(prepared.channel, prepared.info, self._services)
         if self._draining:
             connection.drain()
         self._live.add(connection)

@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-_DISTRUST = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
+_DISTRUST_ALERTS = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
 """The alerts of a client that does not trust the server's certificate (RFC 8446, 6.2)."""
 
-_EXPLANATION = (
+_DISTRUST_ADVICE = (
     "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
     "accept it in the browser, which ends this; further ones are logged at debug)"
 )
 
-_WAYS_OUT = {
+_ADVICE = {
     "http request": " (use https://)",
     "wrong version number": " (not TLS; for a PROXY header see --proxy-protocol)",
 }
 """Advice for OpenSSL's reasons that a setting can cause."""
 
 
-class Entered(NamedTuple):
+class PreparedConnection(NamedTuple):
     """A connection after these steps: its channel, and what is known of its peer."""
 
     channel: Channel
@@ -47,15 +47,15 @@ class Entered(NamedTuple):
     """The ALPN name of the agreed protocol, if there is one."""
 
 
-class Entry:
+class ConnectionPreparer:
     """Takes streams through these steps, as the settings require."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
-        self._has_explained = False
+        self._has_advised = False
 
     @property
-    def is_open(self) -> bool:
+    def has_no_steps(self) -> bool:
         """Is there no step to wait for, neither a PROXY header nor TLS?"""
         return self._settings.tls is None and self._settings.proxy_protocol is None
 
@@ -64,14 +64,14 @@ class Entry:
         scheme = "http" if self._settings.tls is None else "https"
         return ConnectionInfo(scheme, client, server, peer_name(client, server))
 
-    async def enter(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Entered | None:
+    async def prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""
-        begun: trio.abc.Stream | None = stream
+        unwrapped: trio.abc.Stream | None = stream
         if self._settings.proxy_protocol is not None:
-            begun, info = await self._unwrap(stream, info, self._settings.proxy_protocol)
-        return None if begun is None else await self._secure(begun, info)
+            unwrapped, info = await self._read_proxy_header(stream, info, self._settings.proxy_protocol)
+        return None if unwrapped is None else await self._start_tls(unwrapped, info)
 
-    async def _unwrap(
+    async def _read_proxy_header(
         self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
     ) -> tuple[trio.abc.Stream | None, ConnectionInfo]:
         """Read the PROXY header. Return the stream behind it, and the connection that it describes. The
@@ -89,20 +89,20 @@ class Entry:
             with trio.fail_after(self._settings.timeout_handshake):
                 header, rest = await read_proxy_header(stream, required=settings.required)
         except (ProxyError, trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            logger.warning("%s: closed: %s", info.peer, _proxy_fault(exc))
+            logger.warning("%s: closed: %s", info.peer, _proxy_failure(exc))
             return None, info
         stream = unread(stream, rest)
         return (stream, info) if header is None else (stream, _proxied(info, header))
 
-    async def _secure(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Entered | None:
+    async def _start_tls(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """The channel for HTTP, after the TLS handshake if there is TLS; None if that fails."""
         tls = self._settings.tls
         if tls is None:
-            return Entered(as_channel(stream), info)
+            return PreparedConnection(as_channel(stream), info)
         from trioasgi.net import secure  # most servers leave TLS to a proxy
 
         tls_stream = secure.TLSStream(stream, tls.context)
-        if not await self._shake_hands(tls_stream, info.peer):
+        if not await self._do_handshake(tls_stream, info.peer):
             return None
         channel: Channel
         if isinstance(stream, HubStream):
@@ -110,27 +110,27 @@ class Entry:
         else:
             channel = secure.TLSStreamChannel(tls_stream)
         info = msgspec.structs.replace(info, tls=tls.describe(tls_stream.ssl_object))
-        return Entered(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
+        return PreparedConnection(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
 
-    async def _shake_hands(self, tls_stream: TLSStream, peer: str) -> bool:
+    async def _do_handshake(self, tls_stream: TLSStream, peer: str) -> bool:
         """Do the TLS handshake within its deadline. If it fails, log that and return False."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
                 await tls_stream.do_handshake()
         except (trio.BrokenResourceError, trio.TooSlowError, OSError) as exc:
-            self._log_handshake(peer, _handshake_reason(exc))
+            self._log_failed_handshake(peer, _handshake_failure(exc))
             return False
         return True
 
-    def _log_handshake(self, peer: str, reason: str) -> None:
+    def _log_failed_handshake(self, peer: str, reason: str) -> None:
         """Log why a handshake has failed. A browser that does not trust the certificate tries several times
         in a visit, so that is explained once.
         """
         level, explanation = logging.INFO, ""
-        if reason.endswith(_DISTRUST):
-            level = logging.DEBUG if self._has_explained else logging.INFO
-            explanation = f" {_EXPLANATION}"
-            self._has_explained = True
+        if reason.endswith(_DISTRUST_ALERTS):
+            level = logging.DEBUG if self._has_advised else logging.INFO
+            explanation = f" {_DISTRUST_ADVICE}"
+            self._has_advised = True
         logger.log(level, "%s: TLS handshake failed: %s%s", peer, reason, explanation)
 
 
@@ -139,7 +139,7 @@ def as_channel(stream: trio.abc.Stream) -> Channel:
     return stream if isinstance(stream, HubStream) else StreamChannel(stream)
 
 
-def _proxy_fault(exc: Exception) -> str:
+def _proxy_failure(exc: Exception) -> str:
     if isinstance(exc, trio.TooSlowError):
         return "no PROXY header in time (--timeout-handshake)"
     return str(exc) or "the connection was broken within its PROXY header"
@@ -154,7 +154,7 @@ def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
     return ConnectionInfo(scheme, header.source, server, peer_name(header.source, server))
 
 
-def _handshake_reason(exc: Exception) -> str:
+def _handshake_failure(exc: Exception) -> str:
     if isinstance(exc, trio.TooSlowError):
         return "it took too long (--timeout-handshake)"
     cause = exc.__cause__
@@ -162,7 +162,7 @@ def _handshake_reason(exc: Exception) -> str:
         return "the client closed the connection"
     if isinstance(cause, ssl.SSLError):
         reason = (cause.reason or str(cause)).replace("_", " ").lower()
-        return f"{reason}{_WAYS_OUT.get(reason, '')}"
+        return f"{reason}{_ADVICE.get(reason, '')}"
     return str(cause or exc) or "the client closed the connection"
 
 
