@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.openssl import RecordClient
-from trioasgi.net.hello import SLOW_GROUPS, HelloReader
+from trioasgi.net.hello import SLOW_GROUPS, HelloReader, find_slow_group
+from trioasgi.net.secure import HANDSHAKE_READ_SIZE
 
 QUICK = ["X25519", "P-256", "P-384", "P-521", "ffdhe2048"]
 
@@ -31,10 +33,9 @@ def in_records(record: bytes, size: int) -> bytes:
 
 
 def read(pieces: Iterable[bytes]) -> list[str]:
-    """What the reader says of each ClientHello that comes to its end."""
+    """What the reader finds each time that a ClientHello is whole."""
     reader = HelloReader()
-    found = [reader.feed(piece) for piece in pieces]
-    return [group for group in found if group is not None]
+    return [reader.find_slow_group() for piece in pieces if reader.feed(piece)]
 
 
 @pytest.mark.parametrize("group", QUICK)
@@ -74,6 +75,37 @@ def test_no_third_hello_is_looked_at() -> None:
     assert lines(lambda: read([flood])) < 200
 
 
+def test_a_hello_is_searched_only_when_that_is_asked_for() -> None:
+    """The caller waits for its turn before: sixteen thousand extensions take milliseconds."""
+    body = _HELLO_START + (64_000).to_bytes(2, "big") + b"\xfe\x00\x00\x00" * 16_000
+    wire = in_records(b"\x16\x03\x01\x00\x00\x01" + len(body).to_bytes(3, "big") + body, 16_000)
+    reader, whole = HelloReader(), list[bool]()
+
+    def feed(piece: bytes) -> None:
+        whole.append(reader.feed(piece))
+
+    pieces = [wire[at : at + HANDSHAKE_READ_SIZE] for at in range(0, len(wire), HANDSHAKE_READ_SIZE)]
+    assert max(lines(partial(feed, piece)) for piece in pieces) < 50
+    assert whole == [False] * (len(pieces) - 1) + [True]
+    assert lines(reader.find_slow_group) > 16_000
+
+
+def test_few_records_are_looked_at_in_one_go() -> None:
+    """Empty ones are the most that bytes can hold."""
+    reader = HelloReader()
+    piece = (b"\x16\x03\x01\x00\x00" * 1000)[:HANDSHAKE_READ_SIZE]
+    for _ in range(4):
+        assert lines(lambda: reader.feed(piece)) < 6 * 1000
+
+
+def test_an_extension_behind_the_extensions_is_not_looked_at() -> None:
+    """OpenSSL refuses a hello with bytes behind them."""
+    share = b"\x00\x33\x00\x06\x00\x04\x01\x04\x00\x00"
+    other = b"\xfe\x00\x00\x00"
+    assert find_slow_group(_HELLO_START + b"\x00\x0e" + other + share) == "ffdhe8192"
+    assert find_slow_group(_HELLO_START + b"\x00\x04" + other + share) == ""
+
+
 def test_what_comes_encrypted_is_not_looked_at() -> None:
     slow = hello("ffdhe6144")
     assert read([hello("P-256"), b"\x17\x03\x03" + slow[3:], b"\x17\x03\x03\x00\x03abc"]) == [""]
@@ -101,6 +133,8 @@ def test_no_bytes_are_an_error_and_how_they_are_cut_changes_nothing(data: bytes,
 
 
 _GOOD = hello()
+_HELLO_START = bytes(35) + b"\x00\x02\x13\x01\x01\x00"
+"""Up to the extensions."""
 
 
 def test_a_hello_takes_time_that_grows_with_its_length() -> None:
@@ -109,7 +143,7 @@ def test_a_hello_takes_time_that_grows_with_its_length() -> None:
         read(data[at : at + 1] for at in range(len(data)))
 
     assert grows_no_faster_than_its_input(read_bytewise, 500)
-    many = bytes(36) + b"\x00\x02\x13\x01\x01\x00\xff\xff"
+    many = _HELLO_START + b"\xff\xff"
     assert grows_no_faster_than_its_input(
         lambda size: read([_record(many + b"\xfe\x00\x00\x00" * (size // 4))]), 1000
     )

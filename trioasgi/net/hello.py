@@ -9,6 +9,7 @@ of it.
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Final
 
 SLOW_GROUPS: Final = {0x0101: "ffdhe3072", 0x0102: "ffdhe4096", 0x0103: "ffdhe6144", 0x0104: "ffdhe8192"}
@@ -22,6 +23,8 @@ _HANDSHAKE: Final = 22
 _MESSAGE_HEADER: Final = 4
 _CLIENT_HELLO: Final = 1
 _KEY_SHARE: Final = 51
+_EXTENSION_HEADER: Final = Struct("!HH")
+"""Its type, and the length of its data."""
 _MAX_HELLOS: Final = 2
 """The server asks once for another (RFC 8446, 4.1.4)."""
 
@@ -46,36 +49,44 @@ class HelloReader:
         self._hellos = 0
         self._done = False
 
-    def feed(self, data: bytes) -> str | None:
-        """Take bytes off the wire. None, unless a ClientHello has come to its end: the name of a slow group
-        for which it has a key share, "" if it has none.
-        """
+    def feed(self, data: bytes) -> bool:
+        """Take bytes off the wire. Is there a whole ClientHello now? Then call `find_slow_group`."""
         if self._done:
-            return None
+            return False
         self._records += data
-        while len(self._records) >= _RECORD_HEADER and not self._done:
-            kind = self._records[0]
+        while len(self._records) >= _RECORD_HEADER:
             end = _RECORD_HEADER + int.from_bytes(self._records[3:5], "big")
             if len(self._records) < end:
                 break
-            if kind == _HANDSHAKE:
+            if self._records[0] == _HANDSHAKE:
                 self._messages += self._records[_RECORD_HEADER:end]
             del self._records[:end]
-        found = None
+        return self._has_hello()
+
+    def find_slow_group(self) -> str:
+        """The name of a slow group for which a hello that has come has a key share; "" if none has.
+
+        Each hello is searched once. That takes milliseconds if a client fills it with extensions.
+        """
+        found = ""
         # The second may have come with the first: a client can foresee what the server asks for.
-        while not found and (hello := self._take_hello()) is not None:
-            found = find_slow_group(hello)
+        while not found and self._has_hello():
+            found = find_slow_group(self._take_hello())
         return found
 
-    def _take_hello(self) -> bytes | None:
+    def _has_hello(self) -> bool:
         if len(self._messages) < _MESSAGE_HEADER:
-            return None
-        end = _MESSAGE_HEADER + int.from_bytes(self._messages[1:_MESSAGE_HEADER], "big")
+            return False
         if self._messages[0] != _CLIENT_HELLO:
             self._finish()
-            return None
-        if len(self._messages) < end:
-            return None
+            return False
+        return len(self._messages) >= self._hello_end()
+
+    def _hello_end(self) -> int:
+        return _MESSAGE_HEADER + int.from_bytes(self._messages[1:_MESSAGE_HEADER], "big")
+
+    def _take_hello(self) -> bytes:
+        end = self._hello_end()
         hello = bytes(self._messages[_MESSAGE_HEADER:end])
         del self._messages[:end]
         self._hellos += 1
@@ -103,13 +114,15 @@ def find_slow_group(hello: bytes) -> str:
     at = _SESSION_AT
     for size in (1, 2, 1):
         at += size + int.from_bytes(hello[at : at + size], "big")
+    end = at + 2 + int.from_bytes(hello[at : at + 2], "big")  # OpenSSL refuses a hello that is longer
     at += 2
-    while at + 4 <= len(hello):
-        kind = int.from_bytes(hello[at : at + 2], "big")
-        end = at + 4 + int.from_bytes(hello[at + 2 : at + 4], "big")
+    end = min(end, len(hello))
+    while at + 4 <= end:
+        kind, size = _EXTENSION_HEADER.unpack_from(hello, at)
+        at += 4
         if kind == _KEY_SHARE:
-            return _find_slow_share(hello[at + 4 : end])
-        at = end
+            return _find_slow_share(hello[at : at + size])
+        at += size
     return ""
 
 

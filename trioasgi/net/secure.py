@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 from trio.lowlevel import current_task
 
-from trioasgi.net.channel import CORK, READ_SIZE, STALLED_READ, WRITE_SLICE, Channel
+from trioasgi.net.channel import CORK, STALLED_READ, WRITE_SLICE, Channel
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
 from trioasgi.net.stream_channel import StreamChannel
@@ -33,6 +33,9 @@ _KEPT: Final = RecordState.KEPT
 
 TURNS_BEFORE_YIELD: Final = 4
 """Turns without a byte for the reader after which other tasks run."""
+
+HANDSHAKE_READ_SIZE: Final = 4096
+"""The most bytes that are read in one go before the handshake is done: they may be 800 empty records."""
 
 MAX_ANSWERS: Final = 16 * 1024
 """Bytes of TLS's own answers that may wait for a client that does not read them."""
@@ -104,20 +107,21 @@ class TLSStream:
             await self._transport.send_all(data)
 
     async def _receive(self, hellos: HelloReader) -> None:
-        data = await self._transport.receive_some(READ_SIZE)
+        data = await self._transport.receive_some(HANDSHAKE_READ_SIZE)
         if not data:
             self.incoming.write_eof()
             return
-        slow_group = hellos.feed(bytes(data))
-        if slow_group:
-            await self._transport.send_all(HANDSHAKE_FAILURE)
-            raise trio.BrokenResourceError(
-                f"the client wants a key exchange that takes too long ({slow_group})"
-            )
-        self.incoming.write(data)
-        if slow_group is not None:
-            # It is answered by a signature. However many clients come at once, others run in between.
+        if hellos.feed(bytes(data)):
+            # The hello is searched, and answered by a signature. However many clients come at once, others
+            # run in between.
             await wait_for_long_step()
+            slow_group = hellos.find_slow_group()
+            if slow_group:
+                await self._transport.send_all(HANDSHAKE_FAILURE)
+                raise trio.BrokenResourceError(
+                    f"the client wants a key exchange that takes too long ({slow_group})"
+                )
+        self.incoming.write(data)
 
 
 class TLSStreamChannel(StreamChannel):
