@@ -1,10 +1,10 @@
-"""What a client begins a TLS handshake with (RFC 8446, 4.1.2), as far as it decides how much work that is.
+"""Finds out whether a client's hello (RFC 8446, 4.1.2) asks for a key exchange that takes too long.
 
-The client chooses the group of the key exchange. With a curve, the server's part takes some milliseconds at
-the most; with a finite field of 3072 bits or more (RFC 7919) 14 to 200, in one call of OpenSSL's, and the
-client need not do its own part. No client needs those: TLS 1.3 has all of them know a curve (RFC 8446, 9.1).
-Python's `ssl` cannot take them from OpenSSL's list, so here the client's hello is read before OpenSSL has all
-of it.
+The client chooses the group of the key exchange. With an elliptic curve the server's part takes a few
+milliseconds at most. With a finite field of 3072 bits or more (RFC 7919) one call of OpenSSL takes up to 200
+milliseconds, and the client can leave its own part out. No client needs these groups: in TLS 1.3 each must
+support a curve (RFC 8446, 9.1). Python's `ssl` cannot remove them from OpenSSL's list. So this module reads
+the hello before OpenSSL gets it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SLOW_GROUPS: Final = {0x0101: "ffdhe3072", 0x0102: "ffdhe4096", 0x0103: "ffdhe61
 """RFC 7919, 2, and RFC 8446, 4.2.7."""
 
 HANDSHAKE_FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
-"""The record of that alert, which is fatal, before there are keys (RFC 8446, 5.1 and 6.2)."""
+"""An unencrypted record with this fatal alert (RFC 8446, 5.1 and 6.2)."""
 
 _RECORD_HEADER: Final = 5
 _HANDSHAKE: Final = 22
@@ -26,31 +26,30 @@ _KEY_SHARE: Final = 51
 _EXTENSION_HEADER: Final = Struct("!HH")
 """Its type, and the length of its data."""
 _MAX_HELLOS: Final = 2
-"""The server asks once for another (RFC 8446, 4.1.4)."""
+"""The server may ask once for a second one (RFC 8446, 4.1.4)."""
 
 _SESSION_AT: Final = 2 + 32
-"""Where the session id begins, behind the version and the random bytes."""
+"""The offset of the session id. The version and the random bytes come before it."""
 
 
 class HelloReader:
-    """Reads the hellos in the records of a client. Encrypted records are skipped: early data may stand before
-    the second hello (RFC 8446, 4.2.10).
+    """Reads up to two hellos from the records of a client. It skips encrypted records, because early data may
+    come before the second hello (RFC 8446, 4.2.10).
 
-    What is no ClientHello is left to OpenSSL to judge, and so is a third. There may be two: the server asks
-    for another if it wants another group. What is held is bounded, as OpenSSL gets the same bytes, and
-    refuses what is too long.
+    At the third hello, or at another message, it stops: OpenSSL checks all of them. OpenSSL gets the same
+    bytes and refuses a hello that is too long, so this holds no more bytes than a hello may have.
     """
 
     __slots__ = ("_done", "_hellos", "_messages", "_records")
 
     def __init__(self) -> None:
         self._records = bytearray()
-        self._messages = bytearray()  # what the handshake's records hold: one may have a part of a message
+        self._messages = bytearray()  # the data of handshake records; a message may take several
         self._hellos = 0
         self._done = False
 
     def feed(self, data: bytes) -> bool:
-        """Take bytes off the wire. Is there a whole ClientHello now? Then call `find_slow_group`."""
+        """Take received bytes. True if a ClientHello is whole now: then call `find_slow_group`."""
         if self._done:
             return False
         self._records += data
@@ -64,12 +63,12 @@ class HelloReader:
         return self._has_hello()
 
     def find_slow_group(self) -> str:
-        """The name of a slow group for which a hello that has come has a key share; "" if none has.
+        """The name of a slow group for which a whole hello has a key share; "" if there is none.
 
-        Each hello is searched once. That takes milliseconds if a client fills it with extensions.
+        It searches each hello once. This can take milliseconds: a hello may have sixteen thousand extensions.
         """
         found = ""
-        # The second may have come with the first: a client can foresee what the server asks for.
+        # A client can send both hellos at once, because it can predict the server's answer to the first.
         while not found and self._has_hello():
             found = find_slow_group(self._take_hello())
         return found
@@ -127,7 +126,7 @@ def find_slow_group(hello: bytes) -> str:
 
 
 def _find_slow_share(shares: bytes) -> str:
-    """RFC 8446, 4.2.8: a list of groups, each with as much as its key exchange takes."""
+    """Search the key shares, a list of groups with the client's part of each exchange (RFC 8446, 4.2.8)."""
     at = 2
     while at + 4 <= len(shares):
         group = SLOW_GROUPS.get(int.from_bytes(shares[at : at + 2], "big"))

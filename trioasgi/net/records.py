@@ -1,14 +1,16 @@
-"""TLS records, from the wire to what they hold: OpenSSL, fed so that one client cannot keep it busy.
+"""TLS records: OpenSSL decrypts them in turns, so that one client cannot keep the worker busy.
 
-A client chooses how much work its bytes are. 16 KiB may be one record, or seven hundred of a single byte, or
-records that hold nothing for us (a key update: RFC 8446, 4.6.3). OpenSSL's own `read` skips those without a
-bound. So it is given at most `RECORDS_A_TURN` records at a time, and the caller lets others run in between.
+The client decides how much work its bytes are. 16 KiB can be one record, or many records of one byte each, or
+records without data, such as key updates (RFC 8446, 4.6.3). One `read` of OpenSSL reads all records without
+data that it finds. So it gets at most `RECORDS_A_TURN` records at a time, and the caller lets other tasks run
+between two turns.
 
 ::
 
     DRY: feed(bytes)  →  FED: read()  →  KEPT: feed_kept()  →  FED: read()  →  DRY: feed(bytes) …
 
-Only the headers are parsed here, for the lengths (5.1). OpenSSL judges them; it answers a fault by an alert.
+This module reads only the lengths in the headers of the records (RFC 8446, 5.1). OpenSSL checks the records,
+and answers an invalid one by an alert.
 """
 
 from __future__ import annotations
@@ -23,39 +25,40 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 RECORDS_A_TURN: Final = 16
-"""Records that are decrypted in one go: each may be a key update, which takes ten times as long as others."""
+"""The most records of one turn. A key update takes longer than a record with data."""
 
 BYTES_A_TURN: Final = 16 * 1024
-"""Bytes off the wire that OpenSSL is given in one go, besides the rest of the record that they end in. Its
-buffer grows to their size, and keeps it for as long as the connection lasts.
+"""A turn ends with the record that reaches so many bytes. OpenSSL's buffer grows to the size of the largest
+turn, and keeps that size until the connection ends.
 """
 
 MAX_EMPTY_RECORDS: Final = 2048
-"""Records in a row without a byte for the reader after which the connection is closed."""
+"""The most records in a row without data. After one more the connection is closed."""
 
 _HEADER: Final = 5
-"""Bytes before each record: its type, a version, and its length in two bytes (RFC 8446, 5.1)."""
+"""Bytes of a record's header: the type, a version, and the length in two bytes (RFC 8446, 5.1)."""
 
 _MAX_RECORD: Final = (1 << 14) + 256
-"""Bytes of the longest record (RFC 8446, 5.2): OpenSSL refuses a longer one by its header."""
+"""Bytes of the longest record (RFC 8446, 5.2). OpenSSL refuses a longer one when it has read the header."""
 
 
 class RecordState(Enum):
-    """What is known of the records that OpenSSL was given."""
+    """What is known of the records that have arrived."""
 
-    DRY = "nothing can be read before more comes off the wire"
-    FED = "OpenSSL may hold some"
-    KEPT = "OpenSSL holds none, but there are bytes off the wire for it"
-    ENDED = "the peer sends no more: it has said so by close_notify, or the connection has ended"
-    FAILED = "nothing more can be read: `failure` says why"
+    DRY = "no whole record: more bytes have to arrive"
+    FED = "OpenSSL may have records to read"
+    KEPT = "OpenSSL has none, but bytes are kept for the next turn"
+    ENDED = "the peer sends no more: it has sent close_notify or closed the connection"
+    FAILED = "no more can be read; `failure` is the reason"
 
 
 TRANSITIONS: Final[Mapping[RecordState, frozenset[RecordState]]] = {
-    # Records were fed, or more than the first turn of them. FAILED: the client reads no answers.
+    # Bytes were fed. FAILED, here and below: the client does not read TLS's answers.
     RecordState.DRY: frozenset({RecordState.FED, RecordState.FAILED}),
-    # All were read; or OpenSSL has refused one; or there were too many for nothing.
+    # The records were read. ENDED: one was close_notify, or the connection has ended. FAILED: OpenSSL has
+    # refused one, or too many had no data.
     RecordState.FED: frozenset({RecordState.DRY, RecordState.KEPT, RecordState.ENDED, RecordState.FAILED}),
-    # Another turn of them was fed, or there was but a record's beginning.
+    # OpenSSL got the next turn. DRY: that was only a part of a record.
     RecordState.KEPT: frozenset({RecordState.FED, RecordState.DRY, RecordState.FAILED}),
     RecordState.ENDED: frozenset({RecordState.FAILED}),
     RecordState.FAILED: frozenset(),
@@ -69,9 +72,10 @@ _FAILED: Final = RecordState.FAILED
 
 
 class RecordReader:
-    """Reads the records of a peer behind a handshake that is done. It never waits and knows no socket.
+    """Reads the records of a peer after the handshake. It never waits and knows no socket.
 
-    `failure` is why the state is FAILED. What OpenSSL wants to answer is left in its outgoing buffer.
+    `failure` is the reason of the state FAILED. The caller sends what OpenSSL has put into its outgoing
+    buffer.
     """
 
     __slots__ = ("_empty_records", "_incoming", "_skip", "_ssl_object", "failure", "kept", "state")
@@ -79,21 +83,22 @@ class RecordReader:
     def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
         self._ssl_object = ssl_object
         self._incoming = incoming
-        # What came with the handshake's end begins with a record: OpenSSL reads no further than it must.
+        # Bytes that came with the last message of the handshake. They begin with a header, because OpenSSL
+        # reads only whole records.
         self.kept = incoming.read()
-        """Bytes off the wire that OpenSSL has yet to be given, by `feed_kept`."""
-        self._skip = 0  # bytes of a record that have yet to come
+        """Bytes for the next turns. `feed_kept` passes them to OpenSSL."""
+        self._skip = 0  # bytes of OpenSSL's last record that have not arrived
         self._empty_records = 0
         self.state = _KEPT if self.kept else _DRY
         self.failure = ""
 
     @property
     def is_over(self) -> bool:
-        """Will nothing more be read?"""
+        """Is the state ENDED or FAILED?"""
         return self.state is _ENDED or self.state is _FAILED
 
     def feed(self, received: bytes) -> None:
-        """Take bytes off the wire, b"" at their end. The state is FED if `read` may find something now."""
+        """Take received bytes; b"" is their end. The state is FED if `read` may return data now."""
         size = len(received)
         if (
             size > _HEADER
@@ -101,7 +106,7 @@ class RecordReader:
             and not self.kept
             and not self._skip
         ):
-            # Nearly always: one record, and nothing else.
+            # The usual case: one whole record.
             self._incoming.write(received)
             self._empty_records += 1
             self.state = _FED
@@ -109,13 +114,13 @@ class RecordReader:
             self.kept += received
             self.feed_kept()
         else:
-            self._incoming.write(self.kept)  # less than a header
+            self._incoming.write(self.kept)  # a part of a header
             self.kept = b""
             self._incoming.write_eof()
             self.state = _FED
 
     def feed_kept(self) -> None:
-        """Give OpenSSL the records for one turn. The state is FED then, or DRY if there was no whole one."""
+        """Pass one turn of records to OpenSSL. The state is FED then, or DRY if none of them is whole."""
         kept = self.kept
         size, end = len(kept), self._skip
         whole = 0 if not end or end > size else 1
@@ -140,12 +145,12 @@ class RecordReader:
         self.state = _FED if whole else _DRY
 
     def read(self) -> bytes | None:
-        """What the records hold that OpenSSL was given, up to about READ_SIZE bytes; None if nothing."""
+        """The data of the records that OpenSSL has, up to about READ_SIZE bytes; None if there is none."""
         pieces: list[bytes] = []
         size = 0
         while self.state is _FED and size < READ_SIZE:
             try:
-                # READ_SIZE is more than a record can hold: this takes one whole, and leaves nothing of it.
+                # READ_SIZE is more than one record has, so this returns the data of a whole record.
                 data = self._ssl_object.read(READ_SIZE)
             except ssl.SSLWantReadError:
                 self.state = _KEPT if self.kept else _DRY
@@ -156,12 +161,12 @@ class RecordReader:
                 self.fail(exc.reason or str(exc))
                 break
             if not data:
-                # With close_notify or without: many clients just close, and HTTP's messages say themselves
-                # where they end (RFC 9112, 9.8).
+                # Many clients close without close_notify. HTTP's messages contain their own end, so both
+                # ends are treated alike (RFC 9112, 9.8).
                 self.state = _ENDED
                 break
             if not self._incoming.pending:
-                # To be told so by an exception would cost more than to ask.
+                # OpenSSL has no more. Another read would raise SSLWantReadError, which takes longer.
                 self.state = _KEPT if self.kept else _DRY
                 if not pieces:
                     self._empty_records = 0
@@ -176,6 +181,6 @@ class RecordReader:
         return None
 
     def fail(self, reason: str) -> None:
-        """Read no more."""
+        """Go to the state FAILED."""
         self.state = _FAILED
         self.failure = reason

@@ -1,8 +1,8 @@
-"""TLS: the server's side of the handshake, and `TLSChannel`, which is a hub stream with TLS on it.
+"""TLS: the server's side of the handshake, and `TLSChannel`, the `Channel` of a hub stream with TLS.
 
-trio's SSLStream yields twice and takes two locks in every send, whether there is anything to wait for or
-not. Here the same SSLObject and buffers are used in the steps that a `Channel` has: take what is there, and
-only then wait. `net.records` reads the records; here are the waits, and what is sent.
+trio's SSLStream yields twice and takes two locks in every send, even if it need not wait. So `TLSChannel`
+uses the SSLObject and the buffers of that SSLStream itself. It takes the bytes that have arrived, and waits
+only if there are none. `net.records` reads the records. This module sends, and waits.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ _FED: Final = RecordState.FED
 _KEPT: Final = RecordState.KEPT
 
 TURNS_BEFORE_YIELD: Final = 4
-"""Turns without a byte for the reader after which other tasks run."""
+"""`receive()` lets other tasks run after so many turns of records without data."""
 
 HANDSHAKE_READ_SIZE: Final = 4096
-"""The most bytes that are read in one go before the handshake is done: they may be 800 empty records."""
+"""The most bytes of one read during the handshake. So many bytes can be 800 empty records, each of which
+costs time.
+"""
 
 MAX_ANSWERS: Final = 16 * 1024
-"""Bytes of TLS's own answers that may wait for a client that does not read them."""
+"""The most bytes of TLS's own answers that may be unsent because the client does not read them."""
 
 
 class TLSStream:
-    """The server's `trio.SSLStream` on a transport, with the SSLObject and the two buffers that it uses.
+    """The server's `trio.SSLStream` on a transport, with its SSLObject and its two buffers.
 
-    `TLSChannel` and the handshake below use those three. SSLStream has no public names for them, but it hands
-    both buffers to the `wrap_bio` of its context, which makes the SSLObject.
+    `TLSChannel` and the handshake need these three. SSLStream has no public names for them. But it passes
+    both buffers to the `wrap_bio` of its context, which returns the SSLObject.
     """
 
     __slots__ = ("_transport", "incoming", "outgoing", "ssl_object", "ssl_stream")
@@ -66,25 +68,25 @@ class TLSStream:
             return self.ssl_object
 
         self._transport = transport
-        # SSLStream needs nothing else of its context
+        # SSLStream uses nothing else of its context
         # (test_the_session_tickets_leave_with_the_handshake_and_the_stream_can_be_used).
         only_wrap_bio = cast("ssl.SSLContext", SimpleNamespace(wrap_bio=wrap_bio))
         self.ssl_stream = trio.SSLStream(transport, only_wrap_bio, server_side=True)
 
     def __del__(self) -> None:
-        # An SSLStream refers to itself. Without this only the garbage collector would free it, and what
-        # OpenSSL has allocated for the connection. The channel, or the handshake, is the last to use it: it
-        # holds this object, so this runs at once, however the connection has ended.
-        with suppress(AttributeError):  # `wrap_bio` has failed
+        # An SSLStream refers to itself, so only the garbage collector would free it and the memory of
+        # OpenSSL. The handshake holds this object, and then the channel does. When both are over, nobody uses
+        # the SSLStream any more, however the connection has ended. This breaks the circle.
+        with suppress(AttributeError):  # `wrap_bio` has failed: there is no SSLStream
             vars(self.ssl_stream).clear()
 
     async def do_handshake(self) -> None:
-        """Agree on TLS. Raises trio.BrokenResourceError, as SSLStream does.
+        """Do the handshake. Raises trio.BrokenResourceError, as SSLStream does.
 
-        Not SSLStream's own: that keeps the session tickets of TLS 1.3 until something else is sent. So
-        nothing would answer the client's last message. A client with Nagle's algorithm then waits for the
-        delayed acknowledgement of TCP (40 ms on Linux) before it sends its request. SSLStream shakes hands
-        before its first use, and finds that it is done.
+        This replaces SSLStream's own handshake, which holds the session tickets of TLS 1.3 back until the
+        first send. Then nothing answers the client's last message. A client with Nagle's algorithm would wait
+        for TCP's delayed acknowledgement (40 ms on Linux) before it sends its request. If SSLStream is used
+        afterwards, it calls the SSLObject's handshake, which returns at once.
         """
         hellos = HelloReader()
         done = False
@@ -95,7 +97,7 @@ class TLSStream:
             except ssl.SSLWantReadError:
                 pass
             except (ssl.SSLError, ssl.CertificateError) as exc:
-                await self._send_outgoing()  # the alert that says why
+                await self._send_outgoing()  # the alert
                 raise trio.BrokenResourceError from exc
             await self._send_outgoing()
             if not done:
@@ -112,8 +114,7 @@ class TLSStream:
             self.incoming.write_eof()
             return
         if hellos.feed(bytes(data)):
-            # The hello is searched, and answered by a signature. However many clients come at once, others
-            # run in between.
+            # The search and the server's signature are one long step.
             await wait_for_long_step()
             slow_group = hellos.find_slow_group()
             if slow_group:
@@ -125,17 +126,17 @@ class TLSStream:
 
 
 class TLSStreamChannel(StreamChannel):
-    """The channel of `tls` where there is no hub."""
+    """The channel of a TLS stream whose transport is not on the hub."""
 
     __slots__ = ("_tls",)
 
     def __init__(self, tls: TLSStream) -> None:
         super().__init__(tls.ssl_stream)
-        self._tls = tls  # it ends the SSLStream when it is freed
+        self._tls = tls  # see its __del__
 
 
 class TLSChannel(Channel):
-    """The channel of `tls` on `transport`, once the handshake is done."""
+    """The channel of a TLS stream whose transport is on the hub. Its handshake must be done."""
 
     __slots__ = (
         "_answers",
@@ -152,18 +153,18 @@ class TLSChannel(Channel):
 
     def __init__(self, tls: TLSStream, transport: HubStream) -> None:
         self._transport = transport
-        self._tls = tls  # it ends the SSLStream when it is freed
+        self._tls = tls  # see its __del__
         self._ssl_object = tls.ssl_object
         self._outgoing = tls.outgoing
         self._records = RecordReader(tls.ssl_object, tls.incoming)
-        self._answers = 0  # bytes of them since the transport had nothing unsent
+        self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
         self._corked: list[bytes] | None = None
         self._corked_size = 0
         self._file_left = 0
         self._sent_close_notify = False
 
-    # Waits happen in the transport: its deadlines and its hang-up are the ones that count.
+    # The transport does the waiting, so it has the deadlines and knows of a hang-up.
 
     @property
     def read_deadline(self) -> float:
@@ -211,8 +212,8 @@ class TLSChannel(Channel):
     # Reading
 
     def receive_nowait(self) -> bytes | None:
-        """As `Channel.receive_nowait`. None as well after a turn of records that held nothing, whatever
-        comes behind them.
+        """As `Channel.receive_nowait`. It reads one turn of records. If these have no data, it returns None,
+        even if more records have arrived.
         """
         if self._sent_close_notify:
             return self._transport.receive_nowait()
@@ -224,7 +225,7 @@ class TLSChannel(Channel):
         return self._read()
 
     def _read(self) -> bytes | None:
-        """What there is in the records that were received, for one turn; b"" at the end, None if nothing."""
+        """The data of the next turn of received records; b"" at the end, None if there is none."""
         records = self._records
         if records.state is _KEPT:
             records.feed_kept()
@@ -241,7 +242,7 @@ class TLSChannel(Channel):
         return b""
 
     async def receive(self) -> bytes:
-        """As `Channel.receive`. Others come to their turn, though there may be something by now."""
+        """As `Channel.receive`. It always lets other tasks run once."""
         if self._sent_close_notify:
             return await self._transport.receive()
         task, transport = current_task(), self._transport
@@ -251,7 +252,7 @@ class TLSChannel(Channel):
             if self._records.state is _DRY:
                 self._records.feed(await transport.receive())
             if task._schedule_points == steps:
-                # Now, and not with bytes in our hands: somebody else may read meanwhile.
+                # Before the read: another task may read meanwhile, and the bytes must keep their order.
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if transport.interrupted != interrupted:
                 raise TimeoutError(STALLED_READ)
@@ -265,10 +266,10 @@ class TLSChannel(Channel):
                     raise TimeoutError(STALLED_READ)
 
     def _answer(self) -> None:
-        """Send what TLS itself has to say: to a key update that asks for one, for example."""
+        """Send what OpenSSL answers by itself, for example a key update that the client has requested."""
         answer = self._outgoing.read()
         self._answers += len(answer)
-        with suppress(OSError):  # the next send tells
+        with suppress(OSError):  # the next send raises it
             if self._transport.send_nowait(answer):
                 self._answers = 0
         if self._answers > MAX_ANSWERS:
@@ -301,8 +302,8 @@ class TLSChannel(Channel):
         return False
 
     def send_soon(self, data: bytes) -> bool:
-        # Held back before it is encrypted: it can still be taken back, and becomes one record with the rest.
-        # Behind what the transport has not sent, or could not send, there is nothing to hold back for.
+        # Bytes are held back before they are encrypted. So they can be taken back, and leave in one record
+        # with the bytes behind them. If the transport has unsent bytes, these have to wait anyway.
         if self._unsent or len(data) >= CORK or self._transport.unsent:
             return self.send_nowait(data)
         self._corked_size += len(data)
@@ -322,7 +323,7 @@ class TLSChannel(Channel):
         return True
 
     def uncork(self) -> None:
-        """Send what is held back; what goes wrong is for the next send to tell."""
+        """Send the bytes that are held back. If that fails, the next send raises."""
         if self._corked is not None:
             try:
                 self.send_nowait(b"")
@@ -341,7 +342,7 @@ class TLSChannel(Channel):
     async def flush(self) -> None:
         self.uncork()
         await self._transport.flush()
-        # Another task may take what is ours from `_unsent`: it has left when the transport has none either.
+        # Another task may take our bytes from `_unsent`. They have left when the transport has none either.
         while self._unsent or self._transport.unsent:
             if self._unsent:
                 view = self._unsent.popleft()
@@ -355,21 +356,21 @@ class TLSChannel(Channel):
     # The end
 
     async def send_eof(self) -> None:
-        """Send close_notify (RFC 8446, 6.1), and TCP's own end behind it.
+        """Send close_notify (RFC 8446, 6.1), and then the end of TCP.
 
-        What is still received is not decrypted any more: it can only be meant to be dropped.
+        Later reads return the bytes without decrypting them: the caller only drops them.
         """
         self._send_close_notify()
         await self._transport.flush()
         await self._transport.send_eof()
 
     def _send_close_notify(self) -> None:
-        """Put close_notify behind what was sent: the peer may take its time with both."""
+        """Send close_notify behind the data. Both may be unsent when this returns."""
         if self._sent_close_notify:
             return
         self._sent_close_notify = True
         with suppress(ssl.SSLError):
-            self._ssl_object.unwrap()  # it asks for the peer's, which nobody waits for
+            self._ssl_object.unwrap()  # raises, because it wants the peer's close_notify, which may not come
         with suppress(OSError):
             self._transport.send_nowait(self._outgoing.read())
 

@@ -1,4 +1,4 @@
-"""The steps before a connection's protocol: the PROXY header, and TLS."""
+"""The steps before a connection's protocol: read the PROXY header, do the TLS handshake."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 _DISTRUST_ALERTS = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
-"""The alerts of a client that does not trust the server's certificate (RFC 8446, 6.2)."""
+"""A client sends one of these if it does not trust the server's certificate (RFC 8446, 6.2)."""
 
 _DISTRUST_ADVICE = (
     "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
@@ -35,20 +35,20 @@ _ADVICE = {
     "http request": " (use https://)",
     "wrong version number": " (not TLS; for a PROXY header see --proxy-protocol)",
 }
-"""Advice for OpenSSL's reasons that a setting can cause."""
+"""What may be wrong, by OpenSSL's reason for the failure."""
 
 
 class PreparedConnection(NamedTuple):
-    """A connection after these steps: its channel, and what is known of its peer."""
+    """A connection after these steps."""
 
     channel: Channel
     info: ConnectionInfo
     alpn: str | None = None
-    """The ALPN name of the agreed protocol, if there is one."""
+    """The ALPN name of the protocol; None if none was agreed on."""
 
 
 class ConnectionPreparer:
-    """Takes streams through these steps, as the settings require."""
+    """Does these steps for each connection, as the settings require."""
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
@@ -56,11 +56,11 @@ class ConnectionPreparer:
 
     @property
     def has_no_steps(self) -> bool:
-        """Is there no step to wait for, neither a PROXY header nor TLS?"""
+        """Do the settings require neither a PROXY header nor TLS? Then no connection has to wait."""
         return self._settings.tls is None and self._settings.proxy_protocol is None
 
     def info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
-        """What is known of a connection before its first byte."""
+        """What is known of a connection before the steps."""
         scheme = "http" if self._settings.tls is None else "https"
         return ConnectionInfo(scheme, client, server, peer_name(client, server))
 
@@ -74,10 +74,11 @@ class ConnectionPreparer:
     async def _read_proxy_header(
         self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
     ) -> tuple[trio.abc.Stream | None, ConnectionInfo]:
-        """Read the PROXY header. Return the stream behind it, and the connection that it describes. The
-        stream is None if the header is malformed, or required and missing.
+        """Read the PROXY header. Return a stream of the bytes after it, and the connection that it describes.
+        The stream is None if the connection must be closed: the header is malformed, late or missing, or the
+        peer is not a trusted proxy.
         """
-        from trioasgi.net.proxy import ProxyError, read_proxy_header  # few servers stand behind such a proxy
+        from trioasgi.net.proxy import ProxyError, read_proxy_header  # few servers need it
         from trioasgi.net.pushback import unread
 
         if not settings.trusted.has_peer(info.client, info.server):
@@ -95,11 +96,11 @@ class ConnectionPreparer:
         return (stream, info) if header is None else (stream, _proxied(info, header))
 
     async def _start_tls(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
-        """The channel for HTTP, after the TLS handshake if there is TLS; None if that fails."""
+        """Do the TLS handshake, if there is TLS. None if it fails."""
         tls = self._settings.tls
         if tls is None:
             return PreparedConnection(as_channel(stream), info)
-        from trioasgi.net import secure  # most servers leave TLS to a proxy
+        from trioasgi.net import secure  # most servers do not need it
 
         tls_stream = secure.TLSStream(stream, tls.context)
         if not await self._do_handshake(tls_stream, info.peer):
@@ -113,7 +114,7 @@ class ConnectionPreparer:
         return PreparedConnection(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
 
     async def _do_handshake(self, tls_stream: TLSStream, peer: str) -> bool:
-        """Do the TLS handshake within its deadline. If it fails, log that and return False."""
+        """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):
                 await tls_stream.do_handshake()
@@ -123,8 +124,8 @@ class ConnectionPreparer:
         return True
 
     def _log_failed_handshake(self, peer: str, reason: str) -> None:
-        """Log why a handshake has failed. A browser that does not trust the certificate tries several times
-        in a visit, so that is explained once.
+        """Log why a handshake has failed. A browser that does not trust the certificate tries several times,
+        so the advice for that is logged once at info, and then at debug.
         """
         level, explanation = logging.INFO, ""
         if reason.endswith(_DISTRUST_ALERTS):
@@ -146,7 +147,7 @@ def _proxy_failure(exc: Exception) -> str:
 
 
 def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
-    """The client's connection to the proxy, as the header describes it."""
+    """The client's connection to the proxy, which the header describes."""
     if header.source is None and header.destination is None:
         return msgspec.structs.replace(info, scheme="https") if header.tls else info
     server = header.destination or info.server
