@@ -313,3 +313,16 @@ def test_the_write_timeout_counts_from_the_last_byte_that_was_taken() -> None:
             assert len(await read_exactly(peer, left)) == left
 
     run(main)
+
+
+def test_what_is_held_back_behind_an_abort_is_lost_and_the_flush_raises() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, _):
+            stream.abort()
+            assert stream.send_soon(b"late")
+            with pytest.raises(OSError):
+                await stream.flush()
+            with pytest.raises(OSError):
+                stream.send_nowait(b"later")
+
+    run(main, 5)

@@ -25,7 +25,8 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
-from trioasgi.net.channel import READ_SIZE, STALLED_READ, Channel
+from trioasgi.net.channel import READ_SIZE, STALLED_READ
+from trioasgi.net.corking import CorkingChannel
 
 if TYPE_CHECKING:
     import socket
@@ -85,7 +86,7 @@ class _Wake(outcome.Outcome[None]):
 WAKE: Final = _Wake()
 
 
-class ReadingHalf(Channel):
+class ReadingHalf(CorkingChannel):
     """Reads from the socket `sock`.
 
     The writing half is a subclass of this one, because a class cannot have two bases with slots. It uses only

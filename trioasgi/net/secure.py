@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 from trio.lowlevel import current_task
 
-from trioasgi.net.channel import CORK, STALLED_READ, WRITE_SLICE, Channel
+from trioasgi.net.channel import CORK, STALLED_READ, WRITE_SLICE
+from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
 from trioasgi.net.stream_channel import StreamChannel
@@ -135,13 +136,11 @@ class TLSStreamChannel(StreamChannel):
         self._tls = tls  # see its __del__
 
 
-class TLSChannel(Channel):
+class TLSChannel(CorkingChannel):
     """The channel of a TLS stream whose transport is on the hub. Its handshake must be done."""
 
     __slots__ = (
         "_answers",
-        "_corked",
-        "_corked_size",
         "_outgoing",
         "_records",
         "_sent_close_notify",
@@ -159,7 +158,7 @@ class TLSChannel(Channel):
         self._records = RecordReader(tls.ssl_object, tls.incoming)
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
-        self._corked: list[bytes] | None = None
+        self._corked = None
         self._corked_size = 0
         self._file_left = 0
         self._sent_close_notify = False
@@ -287,8 +286,7 @@ class TLSChannel(Channel):
 
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
-            corked, self._corked, self._corked_size = self._corked, None, 0
-            data = b"".join([*corked, data])
+            data = self._take_corked(data)
         view = memoryview(data)
         if not self._unsent:
             while len(view) > WRITE_SLICE:
@@ -306,30 +304,7 @@ class TLSChannel(Channel):
         # with the bytes behind them. If the transport has unsent bytes, these have to wait anyway.
         if self._unsent or len(data) >= CORK or self._transport.unsent:
             return self.send_nowait(data)
-        self._corked_size += len(data)
-        if self._corked is None:
-            self._corked = [data]
-            self._transport.hub.flush_soon(self)
-            return True
-        self._corked.append(data)
-        return self._corked_size < CORK or self.send_nowait(b"")
-
-    def take_back(self, data: bytes) -> bool:
-        corked = self._corked
-        if not corked or corked[-1] is not data:
-            return False
-        corked.pop()
-        self._corked_size -= len(data)
-        return True
-
-    def uncork(self) -> None:
-        """Send the bytes that are held back. If that fails, the next send raises."""
-        if self._corked is not None:
-            try:
-                self.send_nowait(b"")
-            except OSError:
-                pass
-            self._corked = None
+        return self._hold_back(data, self._transport.hub)
 
     def _encrypt(self, piece: memoryview) -> bool:
         if piece:

@@ -12,9 +12,6 @@ them fail.
 
 `_unsent` is None while the kernel has everything. After a failed send (BROKEN) it has the lost bytes, and is
 not None. So `send_nowait` checks one attribute before it asks the kernel.
-
-`send_soon` holds small pieces back until all tasks that can run now have run. `_corked` is the list of these
-pieces while the hub is due to call `uncork()`, and None otherwise.
 """
 
 from __future__ import annotations
@@ -86,8 +83,6 @@ class WritingHalf(ReadingHalf):
     """Writes to the socket, as `WriteState` allows."""
 
     __slots__ = (
-        "_corked",
-        "_corked_size",
         "_emptied",
         "_failure",
         "_queue",
@@ -108,7 +103,7 @@ class WritingHalf(ReadingHalf):
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
         self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
-        self._corked: list[bytes] | None = None
+        self._corked = None
         self._corked_size = 0
         self._file_left = 0
         self.write_timeout = math.inf
@@ -180,8 +175,7 @@ class WritingHalf(ReadingHalf):
 
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
-            corked, self._corked, self._corked_size = self._corked, None, 0
-            data = b"".join([*corked, data])
+            data = self._take_corked(data)
         if self._unsent is not None:
             return self._append(data)
         if not data:
@@ -213,30 +207,7 @@ class WritingHalf(ReadingHalf):
     def send_soon(self, data: bytes) -> bool:
         if self._unsent is not None or len(data) >= CORK:
             return self.send_nowait(data)
-        self._corked_size += len(data)
-        if self._corked is None:
-            self._corked = [data]
-            self.hub.flush_soon(self)
-            return True
-        self._corked.append(data)
-        return self._corked_size < CORK or self.send_nowait(b"")
-
-    def take_back(self, data: bytes) -> bool:
-        corked = self._corked
-        if not corked or corked[-1] is not data:
-            return False
-        corked.pop()
-        self._corked_size -= len(data)
-        return True
-
-    def uncork(self) -> None:
-        """Send the bytes that are held back. If that fails, the next send raises."""
-        if self._corked is not None and self._write_state is not _CLOSED:
-            try:
-                self.send_nowait(b"")
-            except OSError:
-                pass
-            self._corked = None
+        return self._hold_back(data, self.hub)
 
     async def flush(self) -> None:
         self.uncork()

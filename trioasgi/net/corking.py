@@ -1,0 +1,59 @@
+"""`CorkingChannel`: a channel that holds small pieces back, so that they leave in one send.
+
+An application often sends a head and then pieces of a body without a wait in between. `send_soon` holds such
+pieces back until all tasks that can run now have run. Then the hub calls `uncork()`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trioasgi.net.channel import CORK, Channel
+
+if TYPE_CHECKING:
+    from trioasgi.net.hub import Hub
+
+
+class CorkingChannel(Channel):
+    """A channel on the hub. A subclass begins with `_corked` as None and `_corked_size` as 0.
+
+    `_corked` is the list of the held-back pieces while the hub is due to call `uncork()`, and None otherwise.
+    A subclass's `send_nowait` begins with `_take_corked()` if `_corked` is not empty.
+    """
+
+    __slots__ = ("_corked", "_corked_size")
+
+    _corked: list[bytes] | None
+    _corked_size: int
+
+    def _hold_back(self, data: bytes, hub: Hub) -> bool:
+        """Hold `data` back, up to `CORK` bytes with the pieces before. The result is that of `send_soon`."""
+        self._corked_size += len(data)
+        if self._corked is None:
+            self._corked = [data]
+            hub.flush_soon(self)
+            return True
+        self._corked.append(data)
+        return self._corked_size < CORK or self.send_nowait(b"")
+
+    def _take_corked(self, data: bytes) -> bytes:
+        """The held-back pieces with `data` behind them. They are not held back any more."""
+        corked, self._corked, self._corked_size = self._corked, None, 0
+        return b"".join([*corked, data]) if corked else data
+
+    def take_back(self, data: bytes) -> bool:
+        corked = self._corked
+        if not corked or corked[-1] is not data:
+            return False
+        corked.pop()
+        self._corked_size -= len(data)
+        return True
+
+    def uncork(self) -> None:
+        """Send the bytes that are held back. If that fails, the next send raises."""
+        if self._corked is not None:
+            try:
+                self.send_nowait(b"")
+            except OSError:
+                pass
+            self._corked = None
