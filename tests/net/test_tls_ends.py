@@ -7,7 +7,9 @@ import ssl
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,10 +18,14 @@ import trio.testing
 from tests.net.pairs import clog, hub_pair
 from tests.net.test_secure import Peer, secured_pair, server_context
 from tests.support.freeing import server_ssl_objects, uncollected
+from tests.support.http import request, respond
 from tests.support.openssl import RecordClient
 from tests.support.sockets import run
+from tests.support.transports import certificates
+from trioasgi import serve_stream
 from trioasgi.net.channel import CORK
 from trioasgi.net.secure import TLSChannel, TLSStream, TLSStreamChannel
+from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -118,9 +124,7 @@ async def memory_pair(directory: Path) -> AsyncIterator[tuple[TLSStreamChannel, 
     """A channel without a hub, and its client; the handshake is done."""
     ours, theirs = trio.testing.memory_stream_pair()
     tls = TLSStream(ours, server_context(directory))
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    client = trio.SSLStream(theirs, context, https_compatible=True)
+    client = trio.SSLStream(theirs, client_context(), https_compatible=True)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(client.do_handshake)
         await tls.do_handshake()
@@ -149,6 +153,61 @@ def test_a_channel_without_a_hub_frees_it_as_well(how: str, tmp_path: Path) -> N
             assert server_ssl_objects() == 0
 
     run(main, 5)
+
+
+@contextlib.asynccontextmanager
+async def served_in_memory(stream: trio.abc.Stream, **options: Any) -> AsyncIterator[None]:
+    """Serve `stream`, and wait at the end until the server has closed it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"fine")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(partial(serve_stream, app, stream, lifespan="off", **options))
+        yield
+
+
+async def request_and_leave(client: trio.abc.Stream) -> None:
+    await client.send_all(request())
+    assert b"fine" in await client.receive_some()
+    await client.aclose()
+
+
+def client_context() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def test_a_stream_that_is_served_with_tls_frees_it_as_well(tmp_path: Path) -> None:
+    async def serve() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        async with served_in_memory(ours, **certificates(tmp_path).options):
+            client = trio.SSLStream(theirs, client_context(), https_compatible=True)
+            await request_and_leave(client)
+
+    async def main() -> None:
+        await serve()  # what is loaded at the first
+        with uncollected():
+            await serve()
+            assert server_ssl_objects() == 0
+
+    run(main, 10)
+
+
+def test_an_sslstream_of_the_caller_stays_as_it_is(tmp_path: Path) -> None:
+    """`serve_stream` closes it, and takes nothing out of it."""
+
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        stream = trio.SSLStream(ours, server_context(tmp_path), server_side=True)
+        async with served_in_memory(stream):
+            await request_and_leave(trio.SSLStream(theirs, client_context()))
+        assert stream.version() == "TLSv1.3"
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.receive_some()
+
+    run(main, 10)
 
 
 class CancelAtStep(trio.abc.Instrument):
