@@ -17,7 +17,7 @@ from tests.support.openssl import RecordClient
 from tests.support.sockets import run
 from tests.support.turns import BusyTask
 from trioasgi.net.hello import HelloReader
-from trioasgi.net.secure import TLSChannel, TLSStream
+from trioasgi.net.secure import HANDSHAKE_READ_SIZE, TLSChannel, TLSStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -139,3 +139,26 @@ def test_of_all_long_hellos_one_is_searched_in_each_round(
     assert sum(searched.values()) == 20
     # One in a round of the scheduler, in which Trio chooses who comes before whom.
     assert max(searched.values()) <= 2
+
+
+def test_a_handshake_reads_few_bytes_in_one_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its records are split up to there without a turn for others."""
+
+    def feed(hellos: HelloReader, data: bytes) -> bool:
+        sizes.append(len(data))
+        return original(hellos, data)
+
+    async def main() -> None:
+        async with hub_pair() as (ours, theirs):
+            await theirs.send_all(hello)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(TLSStream(ours, server_context(tmp_path)).do_handshake)
+                assert (await theirs.receive_some(65536))[0] == 22
+                nursery.cancel_scope.cancel()
+
+    original = HelloReader.feed
+    monkeypatch.setattr(HelloReader, "feed", feed)
+    hello, sizes = filled_hello(), list[int]()
+    run(main, 10)
+    assert sum(sizes) == len(hello)
+    assert max(sizes) <= HANDSHAKE_READ_SIZE
