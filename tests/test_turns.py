@@ -18,8 +18,8 @@ from tests.support.turns import BusyTask, counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
-from trioasgi.http1.codec import HTTP1Request
 from trioasgi.http1.reader import LONG_HEAD
+from trioasgi.http1.request import HTTP1Request
 from trioasgi.http1.rules import HeadReader
 from trioasgi.net.records import RECORDS_A_TURN, RecordReader
 from trioasgi.net.secure import TLSStream

@@ -24,14 +24,7 @@ CONTENT = random.Random(0).randbytes(3 * FILE_SLICE + 17)
 
 
 class PlainRequest(Request):
-    """GET, or another method, in a version of HTTP that nobody knows."""
-
-    def __init__(self, method: str = "GET") -> None:
-        self.method, self.scheme, self.http_version = method, "http", "9"
-        self.target = self.path = b"/"
-        self.query = b""
-        self.headers = ()
-        self.websocket, self.unforwarded = False, True
+    """A request in a version of HTTP that nobody knows."""
 
     @property
     def authority(self) -> bytes | None:
@@ -42,7 +35,7 @@ class PlainExchange(Exchange):
     """Keeps what is sent, piece by piece. `flush` waits for `gate`, if that is set."""
 
     def __init__(self, method: str = "GET") -> None:
-        self.request = PlainRequest(method)
+        self.request = PlainRequest("http", method, b"/", b"/", b"", "9", (), False, True)
         self.offers_informational = self.offers_trailers = False
         self.on_end = None
         self.phase, self.status, self.sent, self._left = ResponsePhase.NOT_STARTED, 0, 0, None

@@ -7,8 +7,9 @@ from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 
 from trioasgi.http.limits import Limits
-from trioasgi.http1.codec import Codec, HTTP1Request
+from trioasgi.http1.codec import Codec
 from trioasgi.http1.reader import RequestReader
+from trioasgi.http1.request import HTTP1Request
 from trioasgi.http1.rule import RequestError
 
 from .http import make_codec

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
+
+import msgspec
 
 Header: TypeAlias = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
 
 
-class Request(ABC):
+class Request(msgspec.Struct):
     """The head of a request (RFC 9110, 7.1).
 
-    `scheme` is that of the connection. `authority` comes from the target or from Host; it is None if an
-    HTTP/1.0 client names neither. `path` is the percent-encoded path of the target, `query` is what follows
-    its first `?`, both as received. For the asterisk-form (OPTIONS) `path` is `*`. `headers` are in the order
-    received. `websocket`: does the client ask for a WebSocket?
+    `scheme` is that of the connection. `path` is the percent-encoded path of the target, `query` is what
+    follows its first `?`, both as received. For the asterisk-form (OPTIONS) `path` is `*`. `headers` are in
+    the order received. `websocket`: does the client ask for a WebSocket?
 
     A request is immutable, and may serve several exchanges. Only `unforwarded` is set later: its header
     fields have nothing about proxies.
     """
 
-    __slots__ = (
-        "headers",
-        "http_version",
-        "method",
-        "path",
-        "query",
-        "scheme",
-        "target",
-        "unforwarded",
-        "websocket",
-    )
-
-    method: str
     scheme: str
+    method: str
     target: bytes
     path: bytes
     query: bytes
@@ -45,6 +33,8 @@ class Request(ABC):
     unforwarded: bool
 
     @property
-    @abstractmethod
     def authority(self) -> bytes | None:
-        """The host and port of the request, as received."""
+        """The host and port of the request, as received: from the target or from Host. None if an HTTP/1.0
+        client names neither. Each version has its own.
+        """
+        raise NotImplementedError

@@ -9,80 +9,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
-from trioasgi.http.request import Request
-
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from trioasgi.http.request import Header
 
 
 class GrammarError(Exception):
     """The codec refuses the head."""
-
-
-class Fields:
-    """The header fields of a request, and what they mean for the message itself.
-
-    `content_length` is None without the field. `keep_alive`: does the client want to keep the connection (RFC
-    9112, 9.3)? `websocket`: does it ask for a WebSocket, by `upgrade` in Connection and `websocket` in
-    Upgrade (RFC 9110, 7.8)?
-    """
-
-    __slots__ = (
-        "accepts_trailers",
-        "chunked",
-        "content_length",
-        "expects_continue",
-        "headers",
-        "host",
-        "keep_alive",
-        "websocket",
-    )
-
-    def __init__(self, headers: list[Header], http_version: str) -> None:
-        self.headers = headers
-        self.keep_alive = http_version == "1.1"
-        self.content_length: int | None = None
-        self.chunked = False
-        self.expects_continue = False
-        self.host: bytes | None = None
-        self.accepts_trailers = False
-        self.websocket = False
-
-
-class HTTP1Request(Request):
-    """A request of HTTP/1."""
-
-    __slots__ = ("fields",)
-
-    def __init__(
-        self,
-        scheme: str,
-        method: str,
-        target: bytes,
-        path: bytes,
-        query: bytes,
-        http_version: str,
-        headers: Sequence[Header],
-        fields: Fields,
-    ) -> None:
-        # Without super().__init__(): this runs once for each request.
-        self.scheme = scheme
-        self.method = method
-        self.target = target
-        self.path = path
-        self.query = query
-        self.http_version = http_version
-        self.headers = headers
-        self.websocket = fields.websocket
-        self.unforwarded = False
-        self.fields = fields
-
-    @property
-    def authority(self) -> bytes | None:
-        # The authority of a target in absolute-form replaces Host.
-        return next((value for name, value in self.headers if name == b"host"), None)
 
 
 class Codec(ABC):

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from trioasgi.http.exchange import Handler
-    from trioasgi.http1.codec import HTTP1Request
+    from trioasgi.http1.request import HTTP1Request
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from trioasgi.http.exchange import Refusal
     from trioasgi.http.request import Header
-    from trioasgi.http1.codec import HTTP1Request
+    from trioasgi.http1.request import HTTP1Request
     from trioasgi.http1.state import ConnectionState
     from trioasgi.net.channel import Channel
 

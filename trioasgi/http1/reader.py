@@ -20,7 +20,8 @@ from trioasgi.http1.rules import HeadReader
 
 if TYPE_CHECKING:
     from trioasgi.http.limits import Limits
-    from trioasgi.http1.codec import Codec, HTTP1Request
+    from trioasgi.http1.codec import Codec
+    from trioasgi.http1.request import HTTP1Request
 
 
 MAX_SKIP: Final = 64 * 1024

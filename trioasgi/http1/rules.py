@@ -12,7 +12,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
-from trioasgi.http1.codec import Fields, GrammarError, HTTP1Request
+from trioasgi.http1.codec import GrammarError
+from trioasgi.http1.request import Fields, HTTP1Request
 from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line, longest_head
 from trioasgi.http1.rule import RequestError, Rule
 
@@ -55,13 +56,12 @@ class HeadReader:
     `head` are the remembered bytes, and `request` is the request that they mean.
     """
 
-    __slots__ = ("_codec", "_fields_at", "_limits", "_max_bytes", "_scheme", "head", "request")
+    __slots__ = ("_codec", "_fields_at", "_limits", "_scheme", "head", "request")
 
     def __init__(self, codec: Codec, limits: Limits, scheme: str) -> None:
         self._scheme = scheme
         self._codec = codec
         self._limits = limits
-        self._max_bytes = longest_head(limits)
         self._fields_at = 0
         self.head = b""
         self.request: HTTP1Request | None = None
@@ -76,7 +76,7 @@ class HeadReader:
         method = METHODS.get(name)
         if method is None or len(target) > self._limits.target:
             raise RequestError(diagnose_line(head, self._limits))
-        if len(head) > self._max_bytes:
+        if len(head) > self._limits.header_bytes and len(head) > longest_head(self._limits):
             raise RequestError(Rule.FIELDS_SIZE)
         authority: bytes | None = None
         if path is None:
@@ -97,7 +97,16 @@ class HeadReader:
         if authority is not None:
             headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
         request = HTTP1Request(
-            self._scheme, method, target, path, query or b"", http_version, headers, fields
+            self._scheme,
+            method,
+            target,
+            path,
+            query or b"",
+            http_version,
+            headers,
+            fields.websocket,
+            False,
+            fields,
         )
         # The connection may now be idle for long, so it keeps short heads only.
         self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
@@ -112,7 +121,7 @@ class HeadReader:
             headers = self._codec.read_fields(head)
         except GrammarError:
             headers = _read_field_lines(head)
-        fields = Fields(headers, VERSIONS[version])
+        fields = Fields(headers, version == b"1.1")
         _check_fields(fields, version, self._limits, len(head))
         return fields
 

@@ -150,7 +150,7 @@ class ReadingHalf(CorkingChannel):
         # The callbacks refer to this channel. Without that circle it is freed at once, and not by the garbage
         # collector.
         self._callback = self._hang_up_callback = None
-        self._end_read(ConnectionAbortedError(CLOSED))
+        self._end_read(ConnectionAbortedError, CLOSED)
         self.release_watchers()
 
     # Channel
@@ -230,12 +230,12 @@ class ReadingHalf(CorkingChannel):
 
     def interrupt_read(self) -> None:
         self.interrupted += 1
-        self._end_read(TimeoutError(STALLED_READ))
+        self._end_read(TimeoutError, STALLED_READ)
 
-    def _end_read(self, why: OSError) -> None:
+    def _end_read(self, error: type[OSError], reason: str) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
-            reschedule(reader, outcome.Error(why))
+            reschedule(reader, outcome.Error(error(reason)))
 
     async def wait_hung_up(self) -> None:
         if self.hung_up:

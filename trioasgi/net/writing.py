@@ -154,7 +154,8 @@ class WritingHalf(ReadingHalf):
         if self._unsent is not None or self._corked:
             self._break(ConnectionAbortedError(CLOSED), _NOTHING)
         self._corked, self._corked_size = None, 0
-        self._wake_writer(outcome.Error(ConnectionAbortedError(CLOSED)))
+        if self._writer is not None:
+            self._wake_writer(outcome.Error(ConnectionAbortedError(CLOSED)))
         self._wake_queue()
 
     def _wake_writer(self, result: outcome.Outcome[None]) -> None:

@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -19,9 +19,19 @@ from trioasgi.server.handle import Listening
 
 if TYPE_CHECKING:
     from trioasgi.net.hub import Hub
+    from trioasgi.net.peers import Peer
     from trioasgi.server.connections import Connections
 
 logger = logging.getLogger("trioasgi")
+
+
+class _Listener(NamedTuple):
+    """A listening socket, with what its connections have in common."""
+
+    sock: socket.socket
+    family: int
+    server: Peer | None
+    """The server's address; None if it differs from connection to connection."""
 
 
 class Acceptor:
@@ -36,14 +46,15 @@ class Acceptor:
 
     def __init__(self, sockets: Sequence[socket.socket], *, backlog: int, owns_sockets: bool) -> None:
         self._sockets = sockets
+        # `socket.family` makes an Enum member of a number each time.
+        self._listeners = [_Listener(sock, sock.family, fixed_address(sock)) for sock in sockets]
         self._backlog = backlog
         self._owns_sockets = owns_sockets
-        self._fixed_server = {sock: fixed_address(sock) for sock in sockets}
 
     def start(self, nursery: trio.Nursery, connections: Connections) -> None:
         """Accept, in a task for each socket, until `nursery` is cancelled."""
-        for sock in self._sockets:
-            nursery.start_soon(accept_connections, sock, partial(self._take, sock, connections))
+        for listener in self._listeners:
+            nursery.start_soon(accept_connections, listener.sock, partial(self._take, listener, connections))
 
     def stop(self, connections: Connections, listening: Listening) -> None:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""
@@ -54,25 +65,25 @@ class Acceptor:
                 pass
             case Listening.ALONE:
                 remove_paths(self._sockets)
-                for sock in self._sockets:
+                for listener in self._listeners:
                     if self._owns_sockets:
-                        refuse_newcomers(sock)
-                    self._take_waiting(sock, connections)
-                    sock.close()
+                        refuse_newcomers(listener.sock)
+                    self._take_waiting(listener, connections)
+                    listener.sock.close()
         close_listeners(self._sockets)
 
-    def _take_waiting(self, sock: socket.socket, connections: Connections) -> None:
+    def _take_waiting(self, listener: _Listener, connections: Connections) -> None:
         """Accept the connections in the queue of a socket that is about to be closed: a close would reset
         them.
         """
         try:
-            accept_waiting(sock, partial(self._take, sock, connections), self._backlog)
+            accept_waiting(listener.sock, partial(self._take, listener, connections), self._backlog)
         except OSError as exc:
             logger.warning("clients that waited for the server when it stopped are not served: %s", exc)
 
     def _take(
         self,
-        listener: socket.socket,
+        listener: _Listener,
         connections: Connections,
         connection: socket.socket,
         address: object,
@@ -80,7 +91,7 @@ class Acceptor:
         """Serve an accepted connection in a task of its own."""
         stream: trio.abc.Stream
         try:
-            server = self._fixed_server[listener] or as_peer(connection.getsockname(), connection.family)
+            server = listener.server or as_peer(connection.getsockname(), listener.family)
             if self.hub is not None:
                 stream = HubStream(connection, self.hub)
             else:
@@ -90,4 +101,4 @@ class Acceptor:
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
-        connections.begin(stream, as_client(address, connection.family), server)
+        connections.begin(stream, as_client(address, listener.family), server)

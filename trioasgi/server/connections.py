@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.net.stream import HubStream
-from trioasgi.server.entry import ConnectionPreparer, PreparedConnection, as_channel
+from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.protocols import Connection, ServerServices
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Connections:
         """Serve one connection, in a task of its own."""
         info = self._preparer.info(client, server)
         if self._preparer.has_no_steps:
-            self._take_over(self._connect(PreparedConnection(as_channel(stream), info)))
+            self._take_over(self._connect(as_channel(stream), info))
         else:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
 
@@ -94,15 +94,14 @@ class Connections:
             try:
                 prepared = await self._preparer.prepare(stream, info)
                 if prepared is not None:
-                    connection = self._connect(prepared)
+                    connection = self._connect(prepared.channel, prepared.info, prepared.alpn)
             finally:
                 if connection is None:
                     await _close_at_once(stream)
         return connection
 
-    def _connect(self, prepared: PreparedConnection) -> Connection:
-        make = self._protocols.choose(prepared.alpn)
-        connection = make(prepared.channel, prepared.info, self._services)
+    def _connect(self, channel: Channel, info: ConnectionInfo, alpn: str | None = None) -> Connection:
+        connection = self._protocols.choose(alpn)(channel, info, self._services)
         if self._draining:
             connection.drain()
         self._live.add(connection)

@@ -52,17 +52,14 @@ class ConnectionPreparer:
 
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
+        self._scheme = "http" if settings.tls is None else "https"
         self._has_advised = False
-
-    @property
-    def has_no_steps(self) -> bool:
+        self.has_no_steps = settings.tls is None and settings.proxy_protocol is None
         """Do the settings require neither a PROXY header nor TLS? Then no connection has to wait."""
-        return self._settings.tls is None and self._settings.proxy_protocol is None
 
     def info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
         """What is known of a connection before the steps."""
-        scheme = "http" if self._settings.tls is None else "https"
-        return ConnectionInfo(scheme, client, server, peer_name(client, server))
+        return ConnectionInfo(self._scheme, client, server, peer_name(client, server))
 
     async def prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""
