@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from itertools import zip_longest
 
@@ -17,6 +16,7 @@ from tests.support.reading import LIMITS, Conversation, Reading, read_all
 from tests.support.requests import cuts, streams
 from tests.support.sockets import connected, run, served
 from trioasgi.http.limits import Limits
+from trioasgi.http.request import Header
 from trioasgi.http1.codec import Codec, GrammarError
 from trioasgi.http1.httptools_codec import HttptoolsCodec
 
@@ -102,19 +102,86 @@ def test_interleaved_connections_are_read_as_if_alone(data: st.DataObject) -> No
         assert read_interleaved(make_codec(name), both) == alone
 
 
-def test_each_head_has_a_parser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """llhttp that has failed once fails for good: then all is read by the rules, which shows in no result."""
+WHOLE = request("/")
+NOT_WHOLE = {
+    **{f"refused by the rules: {name}": data for name, data in REFUSED.items()},
+    "a body": NEXT["1.1"],
+    "HTTP/1.0": request("/", version="1.0"),
+    "to close": request("/", "Connection: close"),
+    "to upgrade": request("/", "Connection: upgrade", "Upgrade: websocket"),
+    "the end of the connection as the end of the body": request(
+        "/", "Transfer-Encoding: gzip", method="POST"
+    ),
+    "no head": b"no head\r\n\r\n",
+}
+"""Heads after which llhttp does not wait for another, and such as may leave it so."""
+
+
+@pytest.fixture
+def parsers(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """The llhttp parsers that are made."""
 
     def make(receiver: object) -> object:
-        parsers.append(parser := original(receiver))
+        made.append(parser := original(receiver))
         return parser
 
-    original, parsers = httptools.HttpRequestParser, list[object]()
+    original, made = httptools.HttpRequestParser, list[object]()
     monkeypatch.setattr("httptools.HttpRequestParser", make)
-    for head in (*NEXT.values(), b"no head\r\n\r\n", *NEXT.values()):
-        with contextlib.suppress(GrammarError):
-            HttptoolsCodec().read_fields(head.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
-    assert len(set(map(id, parsers))) == len(parsers) == 2 * len(NEXT) + 1
+    return made
+
+
+def read_head(codec: Codec, data: bytes) -> list[Header] | None:
+    """The fields of a request's head; None if the codec refuses it."""
+    try:
+        return codec.read_fields(data.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+    except GrammarError:
+        return None
+
+
+def test_a_parser_that_has_read_a_whole_message_reads_the_next_head(parsers: list[object]) -> None:
+    codec = HttptoolsCodec()
+    for _ in range(3):
+        assert read_head(codec, WHOLE) == [(b"host", b"example.org")]
+    assert len(parsers) == 1
+
+
+@pytest.mark.parametrize("name", [name for name in NOT_WHOLE if not name.startswith("refused")])
+def test_after_any_other_head_a_new_parser_reads(name: str, parsers: list[object]) -> None:
+    codec = HttptoolsCodec()
+    for count in (1, 2):
+        read_head(codec, NOT_WHOLE[name])
+        assert len(parsers) == count
+
+
+@pytest.mark.parametrize("name", NOT_WHOLE)
+def test_a_head_is_read_as_by_a_new_parser_whatever_was_read_before(name: str) -> None:
+    codec = HttptoolsCodec()
+    for head in (WHOLE, NOT_WHOLE[name], WHOLE, NEXT["1.1"], NOT_WHOLE[name], NEXT["1.0"], WHOLE):
+        assert read_head(codec, head) == read_head(HttptoolsCodec(), head)
+
+
+@ROUNDS
+@given(heads=st.lists(ANYTHING | st.sampled_from([WHOLE, *NOT_WHOLE.values()]), max_size=8))
+def test_any_heads_are_read_as_by_new_parsers(heads: list[bytes]) -> None:
+    codec = HttptoolsCodec()
+    for head in heads:
+        assert read_head(codec, head) == read_head(HttptoolsCodec(), head)
+
+
+def test_a_parser_is_not_used_again_after_an_exception_of_any_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def __init__(self, receiver: object) -> None:
+            pass
+
+        def feed_data(self, data: bytes) -> None:
+            raise MemoryError
+
+    codec = HttptoolsCodec()
+    with monkeypatch.context() as patch:
+        patch.setattr("httptools.HttpRequestParser", Failing)
+        with pytest.raises(MemoryError):
+            codec.read_fields(WHOLE)
+    assert read_head(codec, WHOLE) == [(b"host", b"example.org")]
 
 
 def test_a_refused_request_changes_nothing_for_another_client_of_the_server(codec: str) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from trioasgi.asgi.background import Background
     from trioasgi.asgi.forwarded import Forwarded, Forwarding
-    from trioasgi.http.exchange import Exchange
+    from trioasgi.http.exchange import Exchange, Handler
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.types import ASGIApp, Scope
@@ -73,9 +73,9 @@ class Application:
         self._answered = 0
         self._on_max_requests = on_max_requests
 
-    def http_handler(self, info: ConnectionInfo) -> HTTPHandler:
+    def http_handler(self, info: ConnectionInfo) -> Handler:
         """The handler for the exchanges of one connection."""
-        return HTTPHandler(self, info)
+        return HTTPHandler(self, info).handle
 
     def count_answer(self) -> None:
         """Count a call that has ended, where there is a most that a worker answers."""
@@ -115,13 +115,13 @@ class HTTPHandler:
         # The TLS of this connection is the proxy's. Nothing is known of the client's.
         self._tls = info.tls if forwarded is None else None
 
-    async def __call__(self, exchange: Exchange) -> None:
+    async def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`. Its response is over when this returns. Raises nothing but cancellation."""
         # `unforwarded`: the same request was read before, and it has no field of a proxy.
         if self._forwarding is not None and not exchange.request.unforwarded:
             forwarded = self._forwarding.read(exchange.request.headers, self._info)
             if forwarded is not None:
-                await HTTPHandler(self._application, forwarded.info, forwarded)(exchange)
+                await HTTPHandler(self._application, forwarded.info, forwarded).handle(exchange)
                 return
             exchange.request.unforwarded = True
         application = self._application
@@ -132,10 +132,10 @@ class HTTPHandler:
         elif exchange.request.websocket and application.websocket is not None:
             await self._serve_websocket(exchange, application.websocket)
         else:
-            call = HTTPCall(exchange)
+            app, call = application.app, HTTPCall(exchange)
             application.active += 1
             try:
-                await application.app(self._make_scope(exchange), call.receive, call.send)
+                await app(self._make_scope(exchange), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
                 self._handle_failure(exchange, exc)
             else:

@@ -20,7 +20,8 @@ class GrammarError(Exception):
 class Codec(ABC):
     """Reads the heads of requests, each by itself.
 
-    One codec serves all connections of a worker. So it has no state: nothing of one head can affect the next.
+    One codec serves all connections of a worker. So it keeps nothing of a head: nothing of one can affect the
+    next.
     """
 
     __slots__ = ()

@@ -54,11 +54,11 @@ _MAX_KNOWN_BYTES: Final = 2048  # of one head
 class HeadEncoder:
     """Encodes status lines and header fields, with the default fields that the application does not send."""
 
-    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second")
+    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second", "_second_end")
 
     def __init__(self, fields: DefaultFields) -> None:
         self._fields = fields
-        self._second = -1
+        self._second = self._second_end = 0.0  # the beginning and the end of a second since the epoch
         self._defaults: tuple[Header, ...] = ()  # of this second
         self._lines = b""  # the same, encoded
         self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
@@ -69,12 +69,13 @@ class HeadEncoder:
 
         Encoded heads are reused within the same second, as many responses have the same head.
         """
-        second = int(time.time())
+        now = time.time()
         heads = self._heads
-        if second != self._second:  # also earlier: a clock may be set back
+        if not self._second <= now < self._second_end:  # also earlier: a clock may be set back
             heads.clear()
-            self._second = second
-            self._defaults = self._fields.at(second)
+            self._second = now // 1
+            self._second_end = self._second + 1
+            self._defaults = self._fields.at(now)
             self._lines = _encode_fields(self._defaults)
         head = heads.get((status, headers))
         if head is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import httptools
 
@@ -12,49 +12,64 @@ if TYPE_CHECKING:
     from trioasgi.http.request import Header
 
 
-class HttptoolsCodec(Codec):
-    """Reads each head with an llhttp parser of its own.
+_NO_FIELDS: Final[list[Header]] = []
+"""Nothing is added to it: a parser calls back only while it reads."""
 
-    A parser that has read one head expects its body and remembers `Connection: close`. So it could misread
-    the next head. A new parser for each head cannot.
+
+class HttptoolsCodec(Codec):
+    """Reads heads with an llhttp parser. A parser is used again only after a head that was a whole message.
+
+    After any other head it expects a body, or the end of the connection, or it has stopped at an error. It
+    could misread the next head, which may be another client's. So the codec has no parser while one reads. It
+    keeps the parser if llhttp says that the message is complete, and that another may follow. If not, and
+    whatever is raised, the next head gets a new parser.
     """
 
-    __slots__ = ()
+    __slots__ = ("_fields", "_is_whole", "_parser", "_reading")
 
     name = "httptools"
 
+    # A parser looks up all callbacks when it is made. A missing one would raise an AttributeError inside.
+    on_message_begin = None
+    on_url = None
+    on_headers_complete = None
+    on_body = None
+    on_chunk_header = None
+    on_chunk_complete = None
+
+    def __init__(self) -> None:
+        self._parser: httptools.HttpRequestParser | None = None
+        self._reading: httptools.HttpRequestParser | None = None
+        self._fields = _NO_FIELDS
+        self._is_whole = False
+
     def read_fields(self, head: bytes) -> list[Header]:
-        receiver = _Receiver()
-        parser = httptools.HttpRequestParser(receiver)
+        parser, self._parser = self._parser, None
+        if parser is None:
+            parser = httptools.HttpRequestParser(self)
+        self._reading = parser
+        self._is_whole = False
+        fields: list[Header] = []
+        self._fields = fields
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # the head has an Upgrade field, which a server may ignore (RFC 9110, 7.8)
         except httptools.HttpParserError as exc:
             raise GrammarError(str(exc)) from exc
-        return receiver.fields
+        else:
+            if self._is_whole:
+                self._parser = parser
+        finally:
+            self._fields = _NO_FIELDS
+        return fields
 
-
-class _Receiver:
-    """Collects the fields of one head from the parser.
-
-    The parser looks up all its callbacks when it is made. A missing one would raise an AttributeError inside,
-    so unused ones are None.
-    """
-
-    __slots__ = ("fields",)
-
-    on_message_begin = None
-    on_url = None
-    on_headers_complete = None
-    on_body = None
-    on_message_complete = None
-    on_chunk_header = None
-    on_chunk_complete = None
-
-    def __init__(self) -> None:
-        self.fields: list[Header] = []
+    # What the parser calls
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field. llhttp strips the white space before the value, but not behind it."""
-        self.fields.append((name.lower(), value.rstrip(b" \t")))
+        self._fields.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_message_complete(self) -> None:
+        """Note the end of a message. llhttp forgets after this whether the connection goes on."""
+        self._is_whole = self._reading is not None and self._reading.should_keep_alive()

@@ -20,7 +20,6 @@ class Fields(msgspec.Struct):
     content_length: int | None = None
     chunked: bool = False
     expects_continue: bool = False
-    host: bytes | None = None
     accepts_trailers: bool = False
     websocket: bool = False
 

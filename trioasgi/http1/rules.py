@@ -146,11 +146,16 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int
     if len(headers) > limits.header_count:
         raise RequestError(Rule.FIELDS_COUNT)
     notes = _NOTES
+    host: bytes | None = None
     options: list[bytes] = []
     protocols: list[bytes] = []
     for name, value in headers:
         if name in notes:
-            if name == b"connection":
+            if name == b"host":
+                if host is not None:
+                    raise RequestError(Rule.HOST_REPEATED)
+                host = _checked_host(value)
+            elif name == b"connection":
                 options += _members(value)
             elif name == b"upgrade":
                 protocols += _members(value)
@@ -161,7 +166,7 @@ def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int
     # If the whole head is within the limit, so are its fields.
     if head_size > limits.header_bytes and _size(headers) > limits.header_bytes:
         raise RequestError(Rule.FIELDS_SIZE)
-    if fields.host is None and version == b"1.1":
+    if host is None and version == b"1.1":
         raise RequestError(Rule.HOST_MISSING)
     if protocols and version == b"1.1":  # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0
         fields.websocket = b"websocket" in protocols and b"upgrade" in options
@@ -190,12 +195,10 @@ def _note_options(fields: Fields, options: list[bytes]) -> None:
         fields.keep_alive = True
 
 
-def _note_host(fields: Fields, value: bytes, _version: bytes) -> None:
-    if fields.host is not None:
-        raise RequestError(Rule.HOST_REPEATED)
+def _checked_host(value: bytes) -> bytes:
     if len(value) > _MAX_AUTHORITY or not _is_authority(value):
         raise RequestError(Rule.HOST_INVALID)
-    fields.host = value
+    return value
 
 
 def _note_content_length(fields: Fields, value: bytes, _version: bytes) -> None:
@@ -239,9 +242,10 @@ def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
 
 
 _NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], None]]] = {
-    b"connection": lambda _fields, _value, _version: None,  # `connection` and `upgrade` are read together
+    # `_check_fields` reads these itself.
+    b"host": lambda _fields, _value, _version: None,
+    b"connection": lambda _fields, _value, _version: None,
     b"upgrade": lambda _fields, _value, _version: None,
-    b"host": _note_host,
     b"content-length": _note_content_length,
     b"transfer-encoding": _note_transfer_encoding,
     b"expect": _note_expectation,
