@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -491,6 +492,42 @@ def test_the_first_websocket_is_answered_where_no_descriptors_are_left(tmp_path:
         assert late.getresponse().status == 101
         assert "Traceback" not in server.output.text
         assert server.output.count("Too many open files") == 1
+
+
+ALL_BUT_ONE = """
+import os, resource, signal
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+def take(number, frame):
+    taken = []
+    try:
+        while True:
+            taken.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        os.close(taken.pop())
+    print("one is left", flush=True)
+
+signal.signal(signal.SIGUSR1, take)
+
+async def app(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"ok"})
+"""
+
+
+def test_the_first_connection_of_a_proxy_is_served_with_the_last_descriptor(tmp_path: Path) -> None:
+    """The code that reads its header was loaded before: that would take another descriptor."""
+    write(tmp_path, ALL_BUT_ONE)
+    options = ("--lifespan", "off", "--proxy-protocol", "required")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        port = server.port()
+        server.send(signal.SIGUSR1)
+        server.wait_for("one is left")
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+            client.sendall(b"PROXY UNKNOWN\r\nGET / HTTP/1.0\r\n\r\n")
+            answer = client.makefile("rb").read()
+        assert answer.endswith(b"ok"), server.output.text
+        assert "Traceback" not in server.output.text
 
 
 class Stopper(trio.abc.Instrument):

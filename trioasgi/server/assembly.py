@@ -229,7 +229,8 @@ def forwarding(config: Config) -> Forwarding | None:
 def _proxy_protocol(config: Config) -> ProxyProtocol | None:
     if config.proxy_protocol == "off":
         return None
-    import trioasgi.net.proxy  # noqa: F401 - as with TLS
+    import trioasgi.net.proxy  # as with TLS
+    import trioasgi.net.pushback  # noqa: F401
 
     return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
 
