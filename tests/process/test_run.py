@@ -521,7 +521,7 @@ def test_the_first_connection_of_a_proxy_is_served_with_the_last_descriptor(tmp_
     options = ("--lifespan", "off", "--proxy-protocol", "required")
     with start_server("app:app", *options, cwd=tmp_path) as server:
         port = server.port()
-        server.send(signal.SIGUSR1)
+        server.send(signal.Signals["SIGUSR1"])
         server.wait_for("one is left")
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
             client.sendall(b"PROXY UNKNOWN\r\nGET / HTTP/1.0\r\n\r\n")
