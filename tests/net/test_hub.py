@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import weakref
 from collections.abc import Iterator
@@ -155,3 +156,35 @@ def test_nothing_is_kept_of_what_was_flushed_last() -> None:
     flushed: list[int] = []
     run(main)
     assert flushed == [1]
+
+
+def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
+    class Late:
+        read_deadline = write_deadline = 0.0
+
+        def on_deadline(self, now: float) -> None:
+            looked_at.set()
+
+        def on_event(self, flags: int) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+    async def main() -> None:
+        hub = Hub()
+        with socket.socket() as sock:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(hub.run)
+                late = Late()
+                hub.register(sock.fileno(), late)
+                await looked_at.wait()
+                hub.unregister(sock.fileno())
+                left = weakref.ref(late)
+                del late
+                is_kept = left() is not None
+                hub.stop()
+        assert not is_kept
+
+    looked_at = trio.Event()
+    run(main, SOON)

@@ -157,11 +157,14 @@ class Hub:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK)
-            now = trio.current_time()
-            for stream in self._streams.values():
-                # Compared here, without a call for each stream: few deadlines have passed.
-                if stream.read_deadline <= now or stream.write_deadline <= now:
-                    stream.on_deadline(now)
+            self._look_at_deadlines(trio.current_time())
+
+    def _look_at_deadlines(self, now: float) -> None:
+        # A function of its own, as `_uncork_all`.
+        for stream in self._streams.values():
+            # Compared here, without a call for each stream: few deadlines have passed.
+            if stream.read_deadline <= now or stream.write_deadline <= now:
+                stream.on_deadline(now)
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):
