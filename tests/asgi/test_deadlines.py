@@ -144,19 +144,81 @@ def test_a_timeout_stands_in_both_logs(codec: str) -> None:
     assert log.count(r'"GET /slow\?a HTTP/1.1" 504 ') == 1
 
 
-def test_a_deadline_that_the_application_has_set_is_not_said_to_be_the_options(codec: str) -> None:
+@pytest.mark.parametrize(
+    ("option", "own", "whose"),
+    [
+        (0, 0.1, "the application's own"),
+        (SOON, 0.1, "the application's own"),
+        (0.05, 0.1, "the application's own"),  # it has moved the deadline that the option had set
+        (0.1, None, "--request-timeout"),
+    ],
+)
+def test_the_log_says_whose_deadline_it_was(codec: str, option: float, own: float | None, whose: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time() + 0.1
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        if own is not None:
+            mine.deadline = trio.current_time() + own
         await trio.sleep_forever()
 
     async def main() -> None:
-        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
+        async with (
+            served(app, lifespan="off", http=codec, request_timeout=option) as server,
+            connected(server) as client,
+        ):
             assert (await client.get(request("/slow"))).status == 504
 
     with logged() as log:
         run(main)
     (warning,) = log.lines(logging.WARNING)
-    assert warning.endswith("GET /slow was cancelled at its deadline (the application's own)")
+    assert warning.endswith(f"GET /slow was cancelled at its deadline ({whose})")
+
+
+@pytest.mark.parametrize("sets", ["the option", "the application"])
+def test_a_deadline_within_the_grace_of_a_client_that_has_gone_keeps_its_name(codec: str, sets: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        begun.set()
+        await receive()  # the client has gone: its grace has begun
+        if sets == "the application":
+            scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time() + 0.2
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": SOON}
+        timeout = 0.2 if sets == "the option" else 0
+        async with served(app, lifespan="off", http=codec, request_timeout=timeout, **options) as server:
+            async with connected(server) as client:
+                await client.send(request("/gone"))
+                await begun.wait()
+            whose = "--request-timeout" if timeout else "the application's own"
+            assert whose in await log.wait_for("GET /gone was cancelled at its deadline")
+
+    begun = trio.Event()
+    with logged() as log:
+        run(main)
+
+
+def test_a_call_that_the_application_cancels_is_not_said_to_be_cancelled_for_its_client(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        begun.set()
+        await receive()
+        scope["extensions"]["trio"]["cancel_scope"].cancel()
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": SOON}
+        async with served(app, lifespan="off", http=codec, **options) as server:
+            async with connected(server) as client:
+                await client.send(request("/gone"))
+                await begun.wait()
+            await log.wait_for('"GET /gone HTTP')
+            assert not log.count("was cancelled")
+
+    begun = trio.Event()
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
 
 
 def test_a_server_that_has_cut_a_call_serves_the_next(codec: str, transport: str, tmp_path: Path) -> None:

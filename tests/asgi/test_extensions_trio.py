@@ -13,7 +13,6 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
-from tests.support.websocket import WebSocketClient, echo
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -107,10 +106,12 @@ async def test_the_scope_of_one_call_does_nothing_to_the_next(codec: str) -> Non
         if len(kept) == 1:
             kept[0].deadline = trio.current_time() + 5
         else:
+            assert scope["extensions"]["trio"]["cancel_scope"] is not kept[0]
             kept[0].cancel()
             kept[0].deadline = trio.current_time()
-            assert kept[0].deadline == math.inf
-            assert not kept[0].cancel_called
+            kept[0].shield = True
+            assert not kept[-1].cancel_called
+            assert not kept[-1].shield
             await trio.sleep(10)
         await respond(send, b"ok")
 
@@ -146,6 +147,83 @@ async def test_work_behind_the_response_can_be_cancelled(codec: str) -> None:
     async with serving(app, codec) as client:
         assert (await client.get(request())).body == b"ok"
         assert await client.is_closed()
+
+
+@on_trio
+async def test_it_is_trios_own(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        scopes.append(mine)
+        assert scope["extensions"]["trio"]["cancel_scope"] is mine
+        assert type(mine) is trio.CancelScope
+        assert (mine.deadline, mine.relative_deadline, mine.is_relative) == (math.inf, math.inf, None)
+        mine.relative_deadline = 7
+        assert mine.deadline == trio.current_time() + 7
+        with pytest.raises(ValueError, match="NaN"):
+            mine.deadline = math.nan
+        with pytest.raises(RuntimeError, match="single 'with' block"), mine:
+            pass
+        mine.cancel(reason="of no use any more")
+        with pytest.raises(trio.Cancelled, match="of no use any more"):
+            await trio.sleep_forever()
+        await trio.sleep_forever()
+
+    scopes: list[trio.CancelScope] = []
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).status == 503
+        await client.send_eof()
+        assert await client.is_closed()
+    assert scopes[0].cancelled_caught
+
+
+def test_a_shield_keeps_the_call_from_the_servers_cancellation_and_ends_with_it(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        mine = scope["extensions"]["trio"]["cancel_scope"]
+        path = scope["path"]
+        if path == "/shielded":
+            mine.shield = True
+        else:
+            assert not mine.shield
+        try:
+            await respond(send, path.encode())
+            if path == "/last":
+                begun.set()
+                await trio.sleep_forever()
+        finally:
+            ended.append(path)
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", http=codec, timeout_graceful_shutdown=0) as server,
+            connected(server) as client,
+        ):
+            for path in ("/shielded", "/last"):  # on one connection, in one task
+                assert (await client.get(request(path))).body == path.encode()
+            await begun.wait()
+            with trio.fail_after(SOON):
+                await server.drain()
+
+    begun = trio.Event()
+    ended: list[str] = []
+    run(main)
+    assert ended == ["/shielded", "/last"]
+
+
+@on_trio
+async def test_after_the_call_it_is_a_scope_around_nothing(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if kept:
+            late = kept[0]["cancel_scope"]
+            late.cancel()
+            assert not scope["extensions"]["trio"]["cancel_scope"].cancel_called
+            await trio.sleep(10)
+        kept.append(scope["extensions"]["trio"])
+        await respond(send, b"ok")
+
+    kept: list[Scope] = []
+    async with serving(app, codec) as client:
+        for _ in range(2):
+            assert (await client.get(request())).body == b"ok"
 
 
 def test_after_a_handover_each_has_its_own(codec: str) -> None:
@@ -394,31 +472,6 @@ def test_the_lifespan_has_it_too(codec: str) -> None:
     with logged() as log:
         run(main)
     assert lived.events == ["begun", "startup", "worked", "shutdown"]
-
-
-def test_a_websocket_has_the_nursery_by_way_of_the_lifespans_state(codec: str) -> None:
-    done = trio.Event()
-
-    async def work() -> None:
-        done.set()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert ("trio" in scope["extensions"]) == (scope["type"] == "lifespan")
-        if scope["type"] == "lifespan":
-            scope["state"]["nursery"] = scope["extensions"]["trio"]["nursery"]
-            await lived(scope, receive, send)
-        else:
-            scope["state"]["nursery"].start_soon(work)
-            await echo(scope, receive, send)
-
-    async def main() -> None:
-        async with served(app, http=codec) as server, connected(server) as client:
-            assert (await WebSocketClient(client).shake_hands()).status == 101
-            with trio.fail_after(SOON):
-                await done.wait()
-
-    lived = Lived()
-    run(main)
 
 
 @on_trio

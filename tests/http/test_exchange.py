@@ -14,7 +14,7 @@ import trio.testing
 from tests.support.http import on_trio
 from trioasgi.asgi.http_call import HTTPCall
 from trioasgi.errors import BodyLengthError, ClientDisconnected
-from trioasgi.http.exchange import CallScope, Exchange, Refusal
+from trioasgi.http.exchange import Exchange, Refusal
 from trioasgi.http.request import Header, Request
 from trioasgi.http.response import ResponsePhase
 from trioasgi.net.channel import ByteChannel
@@ -111,7 +111,7 @@ class PlainExchange(Exchange):
         raise NotImplementedError
 
     @property
-    def call_scope(self) -> CallScope:
+    def call_scope(self) -> trio.CancelScope:
         raise NotImplementedError
 
     def on_drain(self, callback: Callable[[], None]) -> None:

@@ -165,9 +165,9 @@ def report_left_behind(error: BaseException) -> None:
 
 
 class TrioExtension(Mapping[str, Any]):
-    """The extension `trio` of a request.
+    """The extension `trio` of a request or a WebSocket.
 
-    Its values are made when they are asked for, as few requests use them.
+    Its values are made when they are asked for, as few calls use them.
     """
 
     __slots__ = ("_background", "_exchange", "_peer")

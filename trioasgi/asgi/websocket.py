@@ -86,8 +86,9 @@ def _make_websocket_scope(scope: Scope, offer: Offer) -> None:
     scope["subprotocols"] = list(offer.subprotocols)
     extensions = scope["extensions"]
     scope["extensions"] = {"websocket.http.response": {}}
-    if "tls" in extensions:  # it describes the connection; the other extensions are for HTTP responses
-        scope["extensions"]["tls"] = extensions["tls"]
+    for name in ("tls", "trio"):  # the other extensions are for HTTP responses
+        if name in extensions:
+            scope["extensions"][name] = extensions[name]
     del scope["method"]
 
 

@@ -11,7 +11,7 @@ Sending has two steps. `send_head` and `send_body` are no coroutines: they hand 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import trio
 
@@ -34,24 +34,6 @@ class Refusal(NamedTuple):
     status: int
     reason: str
     headers: tuple[Header, ...] = ()
-
-
-class CallScope(Protocol):
-    """Ends one call of the application, like a trio.CancelScope. It has no effect once the call is over, so
-    it cannot touch the next call.
-    """
-
-    deadline: float
-    """When the call will be cancelled, in seconds of `trio.current_time()`. Then 504 is answered, or the
-    response is cut. When the response is complete it becomes infinity, until it is set anew.
-    """
-
-    def cancel(self) -> None:
-        """Cancel the call. If no head was sent 503 is answered, else the response is cut."""
-
-    @property
-    def cancel_called(self) -> bool:
-        """Was the call cancelled, by any task or by its deadline?"""
 
 
 class Exchange(Response, ABC):
@@ -244,8 +226,14 @@ class Exchange(Response, ABC):
 
     @property
     @abstractmethod
-    def call_scope(self) -> CallScope:
-        """Ends the call that answers this exchange."""
+    def call_scope(self) -> trio.CancelScope:
+        """The cancel scope of the call that answers this exchange, and of no other call.
+
+        If the call is cancelled before a head was sent, 503 is answered, or 504 at the scope's deadline; else
+        the response is cut. When the response is complete the deadline becomes infinity, until it is set
+        anew. That of a WebSocket stays as the application has set it. After the call this is a scope around
+        nothing.
+        """
 
     @abstractmethod
     def on_drain(self, callback: Callable[[], None]) -> None:

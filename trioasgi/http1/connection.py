@@ -8,7 +8,8 @@ things make another task take over (`on_handover`):
   task stays with the application.
 - A call leaves a nursery or a cancel scope open. The old task can serve nothing more.
 
-The calls of a task share one cancel scope. If a call is cancelled, the task goes on with a new scope.
+The calls of a task share one cancel scope, so that a request need not make one. After a call that was
+cancelled, or that has asked for the scope, the task goes on with a new one.
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class HTTP1Connection(ConnectionState):
         "_handler",
         "_now",
         "_on_handover",
+        "_request_deadline",
         "_turn",
         "phase",
     )
@@ -126,6 +128,7 @@ class HTTP1Connection(ConnectionState):
         self.phase = _NEW
         self._deadline = math.inf  # `drain` may be called before `run`
         self._giving_up: GivingUp | None = None
+        self._request_deadline = math.inf  # what `--request-timeout` sets for the call that is under way
         self._handler = handler
         self._context = context
         self._exchange: HTTP1Exchange | None = None
@@ -153,6 +156,7 @@ class HTTP1Connection(ConnectionState):
             if self._exchange is not None and not await self._finish(self._exchange):
                 return True
             self.scope = scope = trio.CancelScope()
+            self.lends_scope = False
             try:
                 with scope:
                     innermost = task._cancel_status
@@ -181,7 +185,7 @@ class HTTP1Connection(ConnectionState):
                             return False
                         if self.sets_deadlines:
                             self.response_over()
-                            if scope.cancel_called:
+                            if self.lends_scope or scope.cancel_called:
                                 break
                         if (
                             exchange.phase is not _COMPLETE
@@ -292,14 +296,25 @@ class HTTP1Connection(ConnectionState):
         return self.phase is _BUSY
 
     def response_over(self) -> None:
+        scope, exchange = self.scope, self._exchange
+        if scope.deadline != math.inf:
+            # The accepted handshake of a WebSocket is a response, but the call has only begun.
+            is_websocket = exchange is not None and exchange.status == 101
+            scope.deadline = self._own_deadline() if is_websocket else math.inf
         if self._giving_up is not None:
             self._giving_up.pending = False
-        if self.scope.deadline != math.inf:
-            self.scope.deadline = math.inf
+
+    def _own_deadline(self) -> float:
+        """The deadline that the application has set for the call that is under way; infinity if none."""
+        deadline = self.scope.deadline
+        if self._giving_up is not None:
+            deadline = self._giving_up.deadline_before(deadline)
+        return math.inf if deadline == self._request_deadline else deadline
 
     def _set_deadline(self) -> None:
         if self.settings.request_timeout:
-            self.scope.deadline = trio.current_time() + self.settings.request_timeout
+            self._request_deadline = trio.current_time() + self.settings.request_timeout
+            self.scope.deadline = self._request_deadline
         if self.channel.hung_up:
             self._note_gone()
 
@@ -345,9 +360,9 @@ class HTTP1Connection(ConnectionState):
             exchange.cut_off("ended, as the server waits no longer")
 
     def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
-        request, peer = exchange.request, self.info.peer
+        request, peer, deadline = exchange.request, self.info.peer, self.scope.deadline
         rule, reason = Rule.CANCELLED, Rule.CANCELLED.reason
-        if self._giving_up is not None and self._giving_up.pending:
+        if late and self._giving_up is not None and self._giving_up.has_set(deadline):
             reason = "its client has gone"
             logger.info(
                 "%s: %s %s was cancelled, as its client has gone (--cancel-on-disconnect)",
@@ -362,7 +377,7 @@ class HTTP1Connection(ConnectionState):
                 peer,
                 request.method,
                 request.target.decode("ascii", "replace"),
-                "--request-timeout" if self.settings.request_timeout else "the application's own",
+                "--request-timeout" if deadline == self._request_deadline else "the application's own",
             )
         exchange.fail(rule.status, reason)
 

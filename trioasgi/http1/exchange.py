@@ -12,7 +12,6 @@ import trio
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import ResponsePhase
-from trioasgi.http1.call_scope import HTTP1CallScope
 from trioasgi.http1.encoder import CONTINUE, UPGRADE_WEBSOCKET, Framing
 from trioasgi.http1.pace import Pace
 from trioasgi.http1.refusals import refusal_text
@@ -194,8 +193,12 @@ class HTTP1Exchange(HTTP1Response):
     # Its call
 
     @property
-    def call_scope(self) -> HTTP1CallScope:
-        return HTTP1CallScope(self._connection, self)
+    def call_scope(self) -> trio.CancelScope:
+        scope, connection = self.scope, self._connection
+        if scope is None:
+            return trio.CancelScope()  # the call is over: there is nothing left to cancel
+        connection.lends_scope = connection.sets_deadlines = True
+        return scope
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         self._connection.on_drain(callback)

@@ -38,9 +38,10 @@ class GivingUp:
     collector, with all that a WebSocket has received.
     """
 
-    __slots__ = ("_deadline_before", "_watched", "pending")
+    __slots__ = ("_deadline", "_deadline_before", "_watched", "pending")
 
     def __init__(self) -> None:
+        self._deadline = math.inf
         self._deadline_before = math.inf
         self._watched: Exchange | None = None
         self.pending = False
@@ -61,12 +62,21 @@ class GivingUp:
         if _exchange_to_cancel(connection) is None:
             return
         scope = connection.scope
-        if not self.pending:
-            self.pending = True
-            self._deadline_before = scope.deadline
-            connection.sets_deadlines = True
+        self._deadline_before = self.deadline_before(scope.deadline)
+        self.pending = True
+        connection.sets_deadlines = True
         grace = math.inf if connection.flushing else connection.settings.disconnect_grace
-        scope.deadline = min(self._deadline_before, trio.current_time() + grace)
+        self._deadline = trio.current_time() + grace
+        scope.deadline = min(self._deadline_before, self._deadline)
+
+    def deadline_before(self, deadline: float) -> float:
+        """What the deadline of the call would be if its client were still there. Now it is `deadline`."""
+        is_ours = self.pending and deadline == min(self._deadline_before, self._deadline)
+        return self._deadline_before if is_ours else deadline
+
+    def has_set(self, deadline: float) -> bool:
+        """Is `deadline`, which the call has, the end of the grace?"""
+        return self.pending and deadline == self._deadline
 
     def _watch(self, connection: ConnectionState) -> None:
         """Start a task that reads ahead, up to a bound: only a read tells of the client's end."""

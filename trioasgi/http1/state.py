@@ -39,6 +39,7 @@ class ConnectionState(ABC):
         "draining",
         "flushing",
         "info",
+        "lends_scope",
         "reader",
         "scope",
         "sets_deadlines",
@@ -63,6 +64,8 @@ class ConnectionState(ABC):
         """The cancel scope of the task that serves the connection now."""
         self.sets_deadlines = settings.request_timeout > 0 or settings.gives_up is GivesUp.ALWAYS
         """Can `scope` get a deadline or be cancelled, so that it must be checked after each call?"""
+        self.lends_scope = False
+        """Has a call asked for `scope`? It may keep it, so the next call needs another one."""
         self.flushing = 0
         """How many tasks wait in `flush()`."""
         self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
