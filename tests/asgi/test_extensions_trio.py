@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import threading
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anyio
 import pytest
@@ -13,6 +15,7 @@ import trio
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
 from tests.support.sockets import SOON, connected, logged, run, served
+from tests.support.websocket import WebSocketClient, accept
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -313,6 +316,71 @@ async def test_an_error_before_it_has_started_is_the_callers(codec: str) -> None
 
     async with serving(app, codec) as client:
         assert (await client.get(request())).body == b"ok"
+
+
+def is_sync() -> None:
+    pass
+
+
+async def generates() -> AsyncIterator[int]:
+    yield 1
+
+
+MISTAKES: dict[str, tuple[Callable[[], Any], str]] = {
+    "a coroutine object": (
+        never,
+        "Trio was expecting an async function, but instead it got a coroutine object",
+    ),
+    "a synchronous function": (
+        lambda: is_sync,
+        "Trio expected an async function, but .*is_sync.* appears to be sync",
+    ),
+    "an async generator": (lambda: generates, "expected an async function but got an async generator"),
+    "wrong arguments": (lambda: lambda one: None, "missing 1 required positional argument"),
+    "None": (lambda: None, "'NoneType' object is not callable"),
+}
+
+
+@pytest.mark.parametrize("kind", ["http", "lifespan", "websocket"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_what_is_no_async_function_is_refused_at_once_in_trios_words(
+    codec: str, kind: str, mistake: str
+) -> None:
+    make, words = MISTAKES[mistake]
+    takes_status = mistake in ("a coroutine object", "None")  # else Trio's `start` has other words
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == kind:
+            nursery = scope["extensions"]["trio"]["nursery"]
+            async with trio.open_nursery() as trios:
+                with pytest.raises(TypeError, match=words):
+                    trios.start_soon(make())
+            with pytest.raises(TypeError, match=words):
+                nursery.start_soon(make())
+            with pytest.raises(TypeError, match=words if takes_status else None):
+                await nursery.start(make())
+            refused.append(True)
+        match scope["type"]:
+            case "lifespan":
+                await lived(scope, receive, send)
+            case "http":
+                await respond(send, b"ok")
+            case _:
+                await accept(receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec) as server, connected(server) as client:
+            if kind == "websocket":
+                assert (await WebSocketClient(client).shake_hands()).status == 101
+            else:
+                assert (await client.get(request())).body == b"ok"
+
+    lived = Lived()
+    refused: list[bool] = []
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
+    assert refused == [True]
 
 
 @pytest.mark.parametrize("waits", [False, True], ids=["start_soon", "start"])

@@ -6,9 +6,8 @@ end, before the application's lifespan is shut down.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -81,18 +80,28 @@ class ServerNursery:
         self._peer = peer
 
     def start_soon(self, async_fn: AsyncFunction, *args: object, name: object = None) -> None:
-        """Start `async_fn(*args)`. Raises RuntimeError once the server has drained."""
-        run = partial(_Task(self._origin(async_fn, name)).call, async_fn)
-        self._background.nursery.start_soon(run, *args, name=name or async_fn)
+        """Start `async_fn(*args)`.
+
+        Raises RuntimeError once the server has drained, and TypeError, as Trio does, if `async_fn` is no
+        async function or does not take these arguments.
+        """
+        nursery = self._background.nursery
+        nursery.start_soon(self._task(async_fn, name, nursery), *args, name=name or async_fn)
 
     async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
         """Start `async_fn(*args, task_status=…)`, wait until it calls `task_status.started()`, and return the
         value given there.
 
-        Raises what the task raises before that, and RuntimeError once the server has drained.
+        Raises what the task raises before that, and otherwise as `start_soon`.
         """
-        run = partial(_Task(self._origin(async_fn, name)).call_until_started, async_fn)
-        return await self._background.nursery.start(run, *args, name=name or async_fn)
+        nursery = self._background.nursery
+        return await nursery.start(self._task(async_fn, name, nursery), *args, name=name or async_fn)
+
+    def _task(self, async_fn: AsyncFunction, name: object, nursery: trio.Nursery) -> _Task:
+        if not callable(async_fn):
+            # A coroutine object, most likely. Trio raises its own TypeError, and closes the coroutine.
+            nursery.start_soon(async_fn)
+        return _Task(async_fn, self._origin(async_fn, name))
 
     def _origin(self, async_fn: AsyncFunction, name: object) -> str:
         task = name or getattr(async_fn, "__qualname__", None) or repr(async_fn)
@@ -104,27 +113,35 @@ class ServerNursery:
 
 
 class _Task:
-    """One task; `origin` is for the log."""
+    """One task: Trio calls this in place of `async_fn`. `origin` is for the log.
 
-    def __init__(self, origin: str) -> None:
+    It is no coroutine function. `async_fn` is called while the task is being started, so that Trio refuses
+    what is no async function there, in its own words.
+    """
+
+    def __init__(self, async_fn: AsyncFunction, origin: str) -> None:
+        self._async_fn = async_fn
         self._origin = origin
-        self._status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED
-        self._has_started = False
+        self._status: trio.TaskStatus[Any] | None = None
+        self._has_started = True
+        self.__qualname__: str = getattr(async_fn, "__qualname__", repr(async_fn))  # Trio's errors name it
 
-    async def call(self, async_fn: AsyncFunction, *args: object) -> None:
+    def __repr__(self) -> str:
+        return repr(self._async_fn)
+
+    def __call__(self, *args: object, task_status: trio.TaskStatus[Any] | None = None) -> Awaitable[Any]:
+        if task_status is None:
+            work = self._async_fn(*args)
+        else:
+            self._status = task_status
+            self._has_started = False
+            work = self._async_fn(*args, task_status=self)
+        return self._run(work) if isinstance(work, Coroutine) else work
+
+    async def _run(self, work: Awaitable[Any]) -> None:
         with self._contained():
             try:
-                await async_fn(*args)
-            except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                self._log_failure(exc)
-
-    async def call_until_started(
-        self, async_fn: AsyncFunction, *args: object, task_status: trio.TaskStatus[Any]
-    ) -> None:
-        self._status = task_status
-        with self._contained():
-            try:
-                await async_fn(*args, task_status=self)
+                await work
             except BaseException as exc:
                 if not self._has_started:
                     raise
@@ -132,7 +149,8 @@ class _Task:
 
     def started(self, value: object = None) -> None:
         """As `trio.TaskStatus.started`."""
-        self._status.started(value)
+        if self._status is not None:
+            self._status.started(value)
         self._has_started = True
 
     @contextmanager
