@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 
 @asynccontextmanager
-async def on_the_hub(app: ASGIApp, **options: object) -> AsyncIterator[Client]:
+async def on_the_hub(app: ASGIApp, **options: Any) -> AsyncIterator[Client]:
     """One connection over a Unix socket pair, which delivers at once: the clock moves by hand alone."""
     async with running_hub() as hub, trio.open_nursery() as nursery:
         ours, theirs = unix_pair()

@@ -7,6 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import msgspec
+import trio
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,6 +39,22 @@ def fixed_address(sock: socket.socket) -> Peer | None:
     if sock.family in {socket.AF_INET, socket.AF_INET6} and name[0] in {"0.0.0.0", "::"}:  # noqa: S104 - a comparison
         return None
     return as_peer(name, sock.family)
+
+
+def stream_peers(stream: trio.abc.Stream) -> tuple[Peer | None, Peer | None]:
+    """The client's and the server's address of a stream: those of its socket, also below TLS. None for an
+    unnamed Unix socket, and for a stream that is no `trio.SocketStream`.
+    """
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    if not isinstance(stream, trio.SocketStream):
+        return None, None
+    sock = stream.socket
+    try:
+        client, server = sock.getpeername(), sock.getsockname()
+    except OSError:  # it is closed, or the client has reset it: nobody will ask
+        return None, None
+    return as_client(client, sock.family), as_client(server, sock.family)
 
 
 def as_peer(name: object, family: int) -> Peer:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.net.peers import stream_peers
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.protocols import Connection, ServerServices
@@ -76,6 +77,15 @@ class Connections:
             self._take_over(self._connect(as_channel(stream), info))
         else:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
+
+    def begin_given(self, stream: trio.abc.Stream) -> None:
+        """As `begin`, for a stream that the caller of `serve_stream` has opened."""
+        client, server = stream_peers(stream)
+        if isinstance(stream, trio.SSLStream):  # whose handshake may not be done
+            info = self._preparer.info(client, server)
+            self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
+        else:
+            self.begin(stream, client, server)
 
     async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec.structs
 import trio
@@ -96,6 +96,8 @@ class ConnectionPreparer:
         """Do the TLS handshake, if there is TLS. None if it fails."""
         tls = self._settings.tls
         if tls is None:
+            if isinstance(stream, trio.SSLStream):
+                return await self._use_tls_of_caller(stream, info)
             return PreparedConnection(as_channel(stream), info)
         from trioasgi.net import secure  # most servers do not need it
 
@@ -110,7 +112,23 @@ class ConnectionPreparer:
         info = msgspec.structs.replace(info, tls=tls.describe(tls_stream.ssl_object))
         return PreparedConnection(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
 
-    async def _do_handshake(self, tls_stream: TLSStream, peer: str) -> bool:
+    async def _use_tls_of_caller(
+        self, stream: trio.SSLStream[Any], info: ConnectionInfo
+    ) -> PreparedConnection | None:
+        """Describe the TLS that the caller of `serve_stream` has put on the stream. None if its handshake
+        fails.
+        """
+        from trioasgi.tls.extension import ConnectionDescriber
+
+        if not await self._do_handshake(stream, info.peer):
+            return None
+        # SSLStream has these methods too, but not the one for all certificates of the client.
+        ssl_object: Any = getattr(stream, "_ssl_object", stream)
+        tls = ConnectionDescriber(stream.context).describe(ssl_object)
+        info = msgspec.structs.replace(info, scheme="https", tls=tls)
+        return PreparedConnection(as_channel(stream), info, stream.selected_alpn_protocol())
+
+    async def _do_handshake(self, tls_stream: TLSStream | trio.SSLStream[Any], peer: str) -> bool:
         """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
         try:
             with trio.fail_after(self._settings.timeout_handshake):

@@ -91,18 +91,28 @@ async def serve_stream(
     app: ASGIApp,
     stream: trio.abc.Stream,
     config: Config | None = None,
+    *,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: object,
 ) -> None:
     """Serve one connection, `stream`, with a lifespan of its own. Returns when the connection is closed.
 
     `stream` may be any `trio.abc.Stream`. If the configuration has a `certfile`, the server speaks TLS on it.
+    The scope says of a `trio.SocketStream` what it says of an accepted connection: both addresses. So it does
+    of a `trio.SSLStream`, whose handshake is done if the caller has not done it: the scheme is https, and
+    there is the extension `tls`, without the server's own certificate.
+
+    `nursery.start` returns when the application has started, with a `Server` for this connection. It has no
+    addresses; its `drain()` lets the request under way finish, and closes.
+
+    Raises ConfigError, LoadError, TLSError, LifespanError.
     """
     require_trio("trioasgi.serve_stream")
     config = make_config(config, options)
     app = _checked("trioasgi.serve_stream", app, config)
     log_remarks(remarks_on_embedding(config))
     with resolve_certificate(config) as config:
-        await NurseryTree(app, config, [], Listening.FOR_CALLER).serve_stream(stream)
+        await NurseryTree(app, config, [], Listening.FOR_CALLER).serve_stream(stream, task_status)
 
 
 def require_trio(name: str) -> None:

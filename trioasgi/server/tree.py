@@ -104,12 +104,13 @@ class NurseryTree:
             await self._drain.end_last_left_behind()
             self._server.end()
 
-    async def serve_stream(self, stream: trio.abc.Stream) -> None:
-        """Serve one stream."""
+    async def serve_stream(self, stream: trio.abc.Stream, task_status: trio.TaskStatus[Server]) -> None:
+        """Serve one stream, until it is closed, drained or cancelled."""
         try:
-            await self._within_lifespan(partial(self._serve_stream, stream))
+            await self._within_lifespan(partial(self._serve_stream, stream, task_status))
         finally:
             await self._drain.end_last_left_behind()
+            self._server.end()
             await trio.aclose_forcefully(stream)
 
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
@@ -162,10 +163,21 @@ class NurseryTree:
         if self._on_stuck is not None:
             self._on_stuck(failure)
 
-    async def _serve_stream(self, stream: trio.abc.Stream, _nursery: trio.Nursery) -> None:
-        async with self._open_connections() as (connections, _busy, _clock):
-            connections.begin(stream, None, None)
+    async def _serve_stream(
+        self, stream: trio.abc.Stream, task_status: trio.TaskStatus[Server], _nursery: trio.Nursery
+    ) -> None:
+        async with self._open_connections() as (connections, busy, clock):
+            clock.start_soon(self._drain_when_told, connections, busy.cancel_scope)
+            connections.begin_given(stream)
+            task_status.started(self._server)
+        if not self._background.draining.is_set():
+            self._drain.begin()
+
+    async def _drain_when_told(self, connections: Connections, busy: trio.CancelScope) -> None:
+        await self._server.wait_draining()
+        connections.drain()
         self._drain.begin()
+        await self._drain.cut_at_deadline(connections, busy)
 
     async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._access_log is not None:

@@ -20,13 +20,13 @@ _END: Final = "-----END CERTIFICATE-----\n"
 
 
 class ConnectionDescriber:
-    """Describes the connections of a server with `context` and the certificate in `certfile`.
+    """Describes the connections of a server with `context` and the certificate in `certfile` (None: unknown).
 
     It is made together with the context, and looks up once what is the same for all connections.
     """
 
-    def __init__(self, context: ssl.SSLContext, certfile: str) -> None:
-        self._server_cert = _first_certificate(certfile)
+    def __init__(self, context: ssl.SSLContext, certfile: str | None = None) -> None:
+        self._server_cert = None if certfile is None else _first_certificate(certfile)
         # The lower half of OpenSSL's id is IANA's number of the suite.
         self._suites = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
         if context.verify_mode is not ssl.CERT_NONE:
