@@ -81,6 +81,7 @@ def docs(session: nox.Session) -> None:
     """The reference is what the options say, links lead somewhere, examples are right."""
     install(session)
     session.run("python", "docs/make_reference.py", "--check")
+    session.run("python", "docs/make_keywords.py", "--check")
     session.run("python", "docs/make_diagrams.py", "--check")
     session.run("python", "docs/check.py")
 

@@ -15,7 +15,7 @@ from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.transports import TRANSPORTS, Both, serving_over
 from tests.support.websocket import PING, WebSocketClient, frame
-from trioasgi import serve_stream
+from trioasgi import Config, serve_stream
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
@@ -159,7 +159,9 @@ def test_a_stream_that_is_cancelled_ends_with_a_client_that_reads_nothing(codec:
         ours, theirs = trio.testing.lockstep_stream_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(
-                functools.partial(serve_stream, app, theirs, http=codec, lifespan="off", timeout_write=600)
+                functools.partial(
+                    serve_stream, app, theirs, Config().replace(http=codec, lifespan="off", timeout_write=600)
+                )
             )
             await ours.send_all(request())
             await begun.wait()

@@ -14,7 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, Client, Log, connected, logged, open_stream, run, served
-from trioasgi import Server, serve
+from trioasgi import Config, Server, serve
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -170,7 +170,9 @@ def test_a_client_that_stops_reading_and_a_shutdown(codec: str) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             start = functools.partial(
-                serve, Application(), port=0, http=codec, timeout_graceful_shutdown=0.3, timeout_write=600
+                serve,
+                Application(),
+                Config().replace(port=0, http=codec, timeout_graceful_shutdown=0.3, timeout_write=600),
             )
             server = await nursery.start(start)
             async with connected(server) as client:
@@ -189,7 +191,7 @@ def test_requests_in_flight_when_a_shutdown_begins(codec: str) -> None:
     async def main() -> None:
         app = Application()
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(functools.partial(serve, app, port=0, http=codec))
+            server = await nursery.start(functools.partial(serve, app, Config().replace(port=0, http=codec)))
             async with connected(server) as one, connected(server) as two:
                 await one.send(request("/wait"))
                 await two.send(request("/wait"))

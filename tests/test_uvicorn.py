@@ -292,7 +292,7 @@ def test_an_option_has_all_its_names_in_every_source(tmp_path: Path) -> None:
 
 
 def test_the_constructor_knows_all_names_and_one_position() -> None:
-    config = Config("main:app", ssl_certfile="c", ws="none")  # type: ignore[call-arg]
+    config = Config("main:app", ssl_certfile="c", ws="none")
     assert config == Config(app="main:app", certfile="c", websocket="off")
     with pytest.raises(ConfigError, match=r"takes one argument by position, the application, not 2"):
         Config("main:app", "x")  # type: ignore[call-arg, arg-type]

@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.config.keywords import Options
     from trioasgi.errors import (
         ASGIMessageError,
         BindError,
@@ -42,6 +43,7 @@ __all__ = [
     "ExitStatus",
     "LifespanError",
     "LoadError",
+    "Options",
     "Server",
     "TLSError",
     "TrioasgiError",
@@ -53,6 +55,7 @@ __all__ = [
 
 _HOMES = {
     "Config": "trioasgi.config",
+    "Options": "trioasgi.config.keywords",
     "run": "trioasgi.process.run",
     "Server": "trioasgi.server.handle",
     "serve": "trioasgi.server.serve",

@@ -18,7 +18,7 @@ from tests.support.http import (
     respond,
     serving,
 )
-from trioasgi import serve_stream
+from trioasgi import Config, serve_stream
 from trioasgi.types import Message, Receive, Scope, Send
 
 
@@ -190,6 +190,6 @@ async def test_cancellation_is_never_swallowed(
     ours, theirs = trio.testing.memory_stream_pair()
     await ours.send_all(data)
     with trio.move_on_after(1) as scope:
-        await serve_stream(app, theirs, http=codec, lifespan="off")
+        await serve_stream(app, theirs, Config().replace(http=codec, lifespan="off"))
         raise AssertionError("it ended as if it had not been cancelled")
     assert scope.cancelled_caught

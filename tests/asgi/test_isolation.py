@@ -23,7 +23,7 @@ from tests.support.http import read_body, request, respond
 from tests.support.sockets import SOON, Client, connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.websocket import WebSocketClient, frame
-from trioasgi import serve_stream
+from trioasgi import Config, serve_stream
 from trioasgi.net.records import RECORDS_A_TURN
 from trioasgi.net.stream import HubStream
 from trioasgi.types import Receive, Scope, Send
@@ -261,7 +261,7 @@ def test_a_request_leaves_the_context_of_who_serves_a_stream_alone(codec: str) -
         async with trio.open_nursery() as nursery:
 
             async def serve_one() -> None:
-                await serve_stream(tell_user, theirs, http=codec, lifespan="off")
+                await serve_stream(tell_user, theirs, Config().replace(http=codec, lifespan="off"))
                 assert user.get() == "the program"
 
             nursery.start_soon(serve_one)

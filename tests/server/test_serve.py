@@ -86,7 +86,7 @@ def test_in_an_anyio_task_group(codec: str) -> None:
     async def main() -> None:
         with anyio.fail_after(20):
             async with anyio.create_task_group() as group:
-                start = functools.partial(serve, hello, bind=("127.0.0.1:0",), http=codec)
+                start = functools.partial(serve, hello, Config().replace(bind=("127.0.0.1:0",), http=codec))
                 server = await group.start(start)
                 assert isinstance(server, Server)
                 async with httpx.AsyncClient(base_url=server.urls[0]) as client:
@@ -292,7 +292,9 @@ def test_cancelling_the_scope_around_it_stops_it_cleanly(codec: str) -> None:
         app = Lived()
         with logged() as log:
             async with trio.open_nursery() as nursery:
-                server = await nursery.start(functools.partial(serve, app, port=0, http=codec))
+                server = await nursery.start(
+                    functools.partial(serve, app, Config().replace(port=0, http=codec))
+                )
                 idle, busy = await open_stream(server), await open_stream(server)
                 assert (await Client(idle).get(request("/idle"))).status == 200
                 await busy.send_all(request("/wait"))
@@ -422,7 +424,9 @@ def test_the_limit_of_requests_ends_it(codec: str) -> None:
         app = Lived()
         with logged() as log:
             async with trio.open_nursery() as nursery:
-                start = functools.partial(serve, app, port=0, limit_max_requests=3, http=codec)
+                start = functools.partial(
+                    serve, app, Config().replace(port=0, limit_max_requests=3, http=codec)
+                )
                 server = await nursery.start(start)
                 async with connected(server) as client, connected(server) as other:
                     for number in range(2):

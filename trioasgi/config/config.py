@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, Unpack
 
 import msgspec
 import msgspec.structs
@@ -12,6 +12,9 @@ from trioasgi.errors import ConfigError
 from .checks import check_together
 from .declaration import DEFAULT_HOST, DEFAULT_PORT, NAMES, OPTIONS, Declaration
 from .option import Origin, Origins, keyword, origin_of, unknown_option
+
+if TYPE_CHECKING:
+    from .keywords import Options
 
 
 class _ConfigMeta(msgspec.StructMeta):
@@ -39,6 +42,10 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=Tr
 
     # No option: kept beside them, for what is found wrong only when a value is used.
     _origins: ClassVar[Origins] = MappingProxyType({})
+
+    if TYPE_CHECKING:
+        # What the metaclass accepts is more than the fields say.
+        def __init__(self, app: str | None = None, **options: Unpack[Options]) -> None: ...
 
     def __post_init__(self) -> None:
         chosen = _chosen(self)

@@ -6,8 +6,8 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, Unpack
 
 import trio
 
@@ -24,12 +24,13 @@ from trioasgi.server.application import check_app
 from trioasgi.server.assembly import log_settings, resolve_certificate
 
 if TYPE_CHECKING:
-    from trioasgi.types import ASGIApp
+    from trioasgi.config.keywords import Options
+    from trioasgi.types import App, ASGIApp
 
 logger = logging.getLogger("trioasgi")
 
 
-def run(app: ASGIApp | str | None = None, config: Config | None = None, **options: object) -> None:
+def run(app: App | str | None = None, config: Config | None = None, **options: Unpack[Options]) -> None:
     """Serve an application until SIGINT or SIGTERM, and return after a clean stop.
 
     `app` is the application, or its name, `MODULE:ATTRIBUTE`; None: `config.app` has the name. `options` are
@@ -78,7 +79,7 @@ def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals
     return _run_here(lambda: load_app(config), config, signals)
 
 
-def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
+def _run_app(app: App, config: Config) -> ExitStatus:
     if is_supervised(config):
         raise ConfigError(
             "reload and workers need the application's name, such as run('main:app', workers=2): "
@@ -88,7 +89,7 @@ def _run_app(app: ASGIApp, config: Config) -> ExitStatus:
     return _run_here(lambda: check_app(app, config=config), config, StopSignals())
 
 
-def _settle(app: ASGIApp | str | None, config: Config | None, options: dict[str, object]) -> Config:
+def _settle(app: App | str | None, config: Config | None, options: Mapping[str, object]) -> Config:
     if isinstance(app, str):
         options = {**options, "app": app}
     if config is None:

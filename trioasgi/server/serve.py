@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Unpack
 
 import trio
 
@@ -19,18 +19,19 @@ from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
+    from trioasgi.config.keywords import Options
     from trioasgi.server.handle import Server
     from trioasgi.server.tree import OnStuck
-    from trioasgi.types import ASGIApp
+    from trioasgi.types import App, ASGIApp
 
 
 async def serve(
-    app: ASGIApp,
+    app: App,
     config: Config | None = None,
     *,
     sockets: Sequence[socket.socket] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-    **options: object,
+    **options: Unpack[Options],
 ) -> None:
     """Serve `app` in this Trio run until it is cancelled, or drained through the `Server` that
     `nursery.start` returns.
@@ -46,12 +47,12 @@ async def serve(
     """
     require_trio("trioasgi.serve")
     config = make_config(config, options)
-    app = _checked("trioasgi.serve", app, config)
+    asgi_app = _checked("trioasgi.serve", app, config)
     log_remarks(remarks_on_embedding(config))
     if sockets is not None:
-        await NurseryTree(app, config, list(sockets), Listening.FOR_CALLER).serve(task_status)
+        await NurseryTree(asgi_app, config, list(sockets), Listening.FOR_CALLER).serve(task_status)
         return
-    await serve_alone(app, config, task_status=task_status)
+    await serve_alone(asgi_app, config, task_status=task_status)
 
 
 async def serve_alone(
@@ -88,12 +89,12 @@ async def serve_copies(
 
 
 async def serve_stream(
-    app: ASGIApp,
+    app: App,
     stream: trio.abc.Stream,
     config: Config | None = None,
     *,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-    **options: object,
+    **options: Unpack[Options],
 ) -> None:
     """Serve one connection, `stream`, with a lifespan of its own. Returns when the connection is closed.
 
@@ -109,10 +110,10 @@ async def serve_stream(
     """
     require_trio("trioasgi.serve_stream")
     config = make_config(config, options)
-    app = _checked("trioasgi.serve_stream", app, config)
+    asgi_app = _checked("trioasgi.serve_stream", app, config)
     log_remarks(remarks_on_embedding(config))
     with resolve_certificate(config) as config:
-        await NurseryTree(app, config, [], Listening.FOR_CALLER).serve_stream(stream, task_status)
+        await NurseryTree(asgi_app, config, [], Listening.FOR_CALLER).serve_stream(stream, task_status)
 
 
 def require_trio(name: str) -> None:
@@ -134,7 +135,7 @@ def _checked(name: str, app: object, config: Config) -> ASGIApp:
     return check_app(app, config=config)
 
 
-def make_config(config: Config | None, options: dict[str, object]) -> Config:
+def make_config(config: Config | None, options: Mapping[str, object]) -> Config:
     """Make a Config from `config` and `options`. Raises ConfigError."""
     if config is None:
         return Config.from_dict(options)

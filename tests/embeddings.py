@@ -1,0 +1,133 @@
+"""Programs that embed the server, for mypy: `test_types.py` runs it over this file. Nobody runs the file.
+
+A comment `type: ignore` marks a mistake that mypy has to see. If it sees none, it says that the comment is
+not needed, and that is an error too.
+"""
+
+from __future__ import annotations
+
+import functools
+import ssl
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Unpack
+
+import anyio
+import trio
+from fastapi import FastAPI
+from flask import Flask
+from litestar import Litestar
+from quart_trio import QuartTrio
+from starlette.applications import Starlette
+
+import trioasgi
+from trioasgi.types import App, Receive, Scope, Send
+
+
+async def app(scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+async def loose(scope: dict[str, Any], receive: Any, send: Any) -> None: ...
+
+
+def bare(scope, receive, send):  # type: ignore[no-untyped-def]
+    """As mypy sees a function without types: it is told of that, but not at the call."""
+
+
+class Asgi3:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
+class Asgi2:
+    def __init__(self, scope: Scope) -> None: ...
+
+    async def __call__(self, receive: Receive, send: Send) -> None: ...
+
+
+def wsgi(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+    return [b""]
+
+
+APPLICATIONS: list[App] = [
+    app,
+    loose,
+    bare,
+    Asgi3(),
+    Asgi2,
+    wsgi,
+    Starlette(),
+    FastAPI(),
+    Litestar(),
+    QuartTrio("name"),
+    Flask("name"),
+]
+
+
+async def serve_each() -> None:
+    await trioasgi.serve(app)
+    await trioasgi.serve(Starlette())
+    await trioasgi.serve(FastAPI())
+    await trioasgi.serve(Litestar())
+    await trioasgi.serve(QuartTrio("name"))
+    await trioasgi.serve(Flask("name"), interface="wsgi", threads=4)
+    await trioasgi.serve(Asgi2, interface="asgi2")
+
+
+async def in_a_nursery(stream: trio.SocketStream) -> None:
+    async with trio.open_nursery() as nursery:
+        server: trioasgi.Server = await nursery.start(trioasgi.serve, app, trioasgi.Config(port=0))
+        await nursery.start(functools.partial(trioasgi.serve, app, bind="127.0.0.1:0"))
+        await nursery.start(trioasgi.serve_stream, app, stream)
+        await server.drain()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(trioasgi.serve, app, trioasgi.Config(port=0))
+
+
+async def options() -> None:
+    await trioasgi.serve(app, bind=["127.0.0.1:0", Path("a")], timeout_keep_alive=5, log_level="debug")
+    await trioasgi.serve(app, port=0, certfile=Path("cert.pem"), client_certs="required", log_config=None)
+    await trioasgi.serve(app, ssl_certfile="cert.pem", ssl_cert_reqs=ssl.CERT_REQUIRED, ws="websockets")
+    await trioasgi.serve(app, header=[("x-served-by", "trio"), "x-a: b"], lifespan="on", use_colors=None)
+    await trioasgi.serve(app, trioasgi.Config(port=0), request_timeout=2.5)
+
+
+CONFIGS = [
+    trioasgi.Config("main:app", bind=["127.0.0.1:0"], certfile=Path("cert.pem")),
+    trioasgi.Config(ssl_certfile="cert.pem", reload_dir="src", ws_max_size=1000),
+]
+
+
+async def hand_on(**options: Unpack[trioasgi.Options]) -> None:
+    await trioasgi.serve(app, **options)
+
+
+def whole_program() -> None:
+    trioasgi.run(app, port=8000)
+    trioasgi.run(QuartTrio("name"))
+    trioasgi.run("main:app", workers=2, reload=True)
+    trioasgi.run()
+
+
+# Mistakes
+
+
+async def wrong_applications(stream: trio.abc.Stream) -> None:
+    await trioasgi.serve(None)  # type: ignore[arg-type]
+    await trioasgi.serve(42)  # type: ignore[arg-type]
+    await trioasgi.serve(lambda: app)  # type: ignore[arg-type]
+    await trioasgi.serve(Starlette)  # type: ignore[arg-type]
+    await trioasgi.serve_stream(app("a", "b", "c"), stream)  # type: ignore[arg-type]
+    trioasgi.run(42)  # type: ignore[arg-type]
+
+
+async def wrong_options(stream: trio.abc.Stream) -> None:
+    await trioasgi.serve(app, bnd=3)  # type: ignore[call-arg]
+    await trioasgi.serve(app, bind=3)  # type: ignore[arg-type]
+    await trioasgi.serve(app, port="8000")  # type: ignore[arg-type]
+    await trioasgi.serve(app, lifespan="of")  # type: ignore[arg-type]
+    await trioasgi.serve(app, ssl_certfil="cert.pem")  # type: ignore[call-arg]
+    await trioasgi.serve(app, timeout_keep_alive="5")  # type: ignore[arg-type]
+    await trioasgi.serve_stream(app, stream, htttp="h11")  # type: ignore[call-arg]
+    functools.partial(trioasgi.serve, app, bnd=3)  # type: ignore[call-arg]
+    trioasgi.run(app, wokers=2)  # type: ignore[call-arg]
+    trioasgi.Config(bnd=3)  # type: ignore[call-arg]
