@@ -404,7 +404,7 @@ def test_a_lifespan_call_that_cannot_be_ended_is_waited_for_and_logged() -> None
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(lambda **task: serve(app, sockets=[], timeout_shutdown=0.1, **task))
+            server = await nursery.start(lambda **task: serve(app, port=0, timeout_shutdown=0.1, **task))
             server.begin_drain()
             await log.wait_for("lifespan call does not end though it was cancelled")
             nursery.start_soon(server.drain)
@@ -697,7 +697,7 @@ def test_options_that_only_run_can_carry_out_are_warned_of(
     async def main() -> None:
         given = {"config": Config.from_dict(options)} if as_config else options
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(lambda **task: serve(hello, sockets=[], **given, **task))
+            server = await nursery.start(lambda **task: serve(hello, port=0, **given, **task))
             server.begin_drain()
 
     caplog.set_level("WARNING", "trioasgi")

@@ -189,14 +189,15 @@ def _open_inherited(address: InheritedAddress) -> socket.socket:
         sock = socket.socket(fileno=os.dup(address.fd))
     except OSError as exc:
         raise OSError(exc.errno, "no socket was inherited under that number") from exc
-    if not _is_listening(sock):
+    if not is_listening(sock):
         sock.close()
         raise OSError(errno.EINVAL, "the inherited file is not a listening stream socket")
     sock.setblocking(False)
     return sock
 
 
-def _is_listening(sock: socket.socket) -> bool:
+def is_listening(sock: socket.socket) -> bool:
+    """Is `sock` a stream socket that listens?"""
     if sock.type != socket.SOCK_STREAM:
         return False
     try:

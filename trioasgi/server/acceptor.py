@@ -58,18 +58,13 @@ class Acceptor:
 
     def stop(self, connections: Connections, listening: Listening) -> None:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""
-        match listening:
-            case Listening.FOR_CALLER:
-                return
-            case Listening.WITH_OTHERS:
-                pass
-            case Listening.ALONE:
-                remove_paths(self._sockets)
-                for listener in self._listeners:
-                    if self._owns_sockets:
-                        refuse_newcomers(listener.sock)
-                    self._take_waiting(listener, connections)
-                    listener.sock.close()
+        if listening is Listening.ALONE:
+            remove_paths(self._sockets)
+            for listener in self._listeners:
+                if self._owns_sockets:
+                    refuse_newcomers(listener.sock)
+                self._take_waiting(listener, connections)
+                listener.sock.close()
         close_listeners(self._sockets)
 
     def _take_waiting(self, listener: _Listener, connections: Connections) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Listening(Enum):
     """Who accepts from the listening sockets. This decides what happens to them when the server drains."""
 
-    FOR_CALLER = "they stay open: closing them is the caller's affair"
+    FOR_CALLER = "this server's duplicates are closed; the caller's own sockets stay open"
     WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
     ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import trio
 
 from trioasgi.config import Config
+from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding
 from trioasgi.errors import ConfigError, LoadError
 from trioasgi.net.listeners import close_listeners, open_listeners
@@ -19,6 +18,10 @@ from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Sequence
+
+    from trioasgi.net.borrowed import GivenSocket
     from trioasgi.server.handle import Server
     from trioasgi.server.tree import OnStuck
     from trioasgi.types import ASGIApp
@@ -28,7 +31,7 @@ async def serve(
     app: ASGIApp,
     config: Config | None = None,
     *,
-    sockets: Sequence[socket.socket] | None = None,
+    sockets: GivenSocket | Iterable[GivenSocket] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: object,
 ) -> None:
@@ -36,8 +39,12 @@ async def serve(
     `nursery.start` returns.
 
     The settings are `config`, or `options`: the fields of `Config`, by keyword. A warning names options that
-    only `run` supports (`workers`, `reload`, `env_file`, `log_config`). `sockets`, if given, are listening
-    already. Then the caller closes and announces them. Otherwise `config.binds` are bound.
+    only `run` supports (`workers`, `reload`, `env_file`, `log_config`).
+
+    Without `sockets`, the server binds `config.binds`. `sockets` is one or several listening sockets: of the
+    standard library (blocking or not), of Trio, or a `trio.SocketListener`. The server uses duplicates. The
+    caller's own stay open and are the caller's to close, at any time. They are non-blocking while they are
+    served.
 
     If the scope around it is cancelled, it stops accepting and ends requests at once. In any case the
     application's lifespan is shut down, within its deadline.
@@ -48,10 +55,19 @@ async def serve(
     config = make_config(config, options)
     app = _checked("trioasgi.serve", app, config)
     log_remarks(remarks_on_embedding(config))
-    if sockets is not None:
-        await NurseryTree(app, config, list(sockets), Listening.FOR_CALLER).serve(task_status)
+    if sockets is None:
+        await serve_alone(app, config, task_status=task_status)
         return
-    await serve_alone(app, config, task_status=task_status)
+    from trioasgi.net.borrowed import borrow_listeners  # most servers have none
+
+    refuse_addresses(config.to_dict(), config.origins, "sockets")
+    with resolve_certificate(config) as config:
+        log_remarks(config.remarks())
+        borrowed = borrow_listeners(sockets)
+        try:
+            await NurseryTree(app, config, borrowed, Listening.FOR_CALLER).serve(task_status)
+        finally:
+            close_listeners(borrowed)
 
 
 async def serve_alone(
