@@ -39,6 +39,7 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import Drain, abort_when_cancelled
+from trioasgi.server.flat_errors import flat_errors, with_earlier
 from trioasgi.server.handle import Listening, Server
 
 if TYPE_CHECKING:
@@ -67,9 +68,6 @@ class NurseryTree:
     ) -> None:
         self._config = config
         self._on_stuck = on_stuck
-        # Another server may use an inherited socket too.
-        owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
-        self._acceptor = Acceptor(sockets, backlog=config.backlog, owns_sockets=owns_sockets)
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -88,6 +86,11 @@ class NurseryTree:
             },
         )
         self._server = Server(sockets, tls=self._tls is not None, listening=listening)
+        # Another server may use an inherited socket too.
+        owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
+        self._acceptor = Acceptor(
+            sockets, self._server.urls, backlog=config.backlog, owns_sockets=owns_sockets
+        )
         self._access_log = access_log(config)
         self._drain = Drain(
             self._server,
@@ -98,19 +101,21 @@ class NurseryTree:
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
-        try:
-            await self._within_lifespan(partial(self._serve_sockets, task_status))
-        finally:
-            await self._drain.end_last_left_behind()
-            self._server.end()
+        with flat_errors():
+            try:
+                await self._within_lifespan(partial(self._serve_sockets, task_status))
+            finally:
+                await self._drain.end_last_left_behind()
+                self._server.end()
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one stream."""
-        try:
-            await self._within_lifespan(partial(self._serve_stream, stream))
-        finally:
-            await self._drain.end_last_left_behind()
-            await trio.aclose_forcefully(stream)
+        with flat_errors():
+            try:
+                await self._within_lifespan(partial(self._serve_stream, stream))
+            finally:
+                await self._drain.end_last_left_behind()
+                await trio.aclose_forcefully(stream)
 
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
         """Start the application, serve, and shut the application down, also if serving fails."""
@@ -147,7 +152,7 @@ class NurseryTree:
                 logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
             raise
         if failure is not None:
-            raise failure
+            raise with_earlier(failure)
 
     def _report_stuck(self, failure: TrioasgiError | None) -> None:
         """Report a lifespan call that does not end. The nursery waits for it, so `serve` cannot raise."""
