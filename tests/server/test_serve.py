@@ -32,7 +32,7 @@ from trioasgi.net.hub import Hub
 from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.assembly import max_requests
-from trioasgi.types import Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 
@@ -40,6 +40,10 @@ both_codecs = pytest.mark.parametrize("codec", CODECS)
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     assert scope["type"] == "http"
     await respond(send, b"hello")
+
+
+class Uncallable:
+    """A class whose instances are no applications."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
@@ -132,7 +136,11 @@ def test_a_stream_of_ones_own() -> None:
     ("app", "said"),
     [
         ("main:app", "takes the application itself, not its name: import it, and pass the object"),
+        ("main:app", "trioasgi.run imports by name"),
         (None, "the application is of type NoneType, not an ASGI application: it cannot be called"),
+        (42, "the application is of type int, not an ASGI application: it cannot be called"),
+        (trio, "the application is a module, not an ASGI application: it cannot be called"),
+        (Uncallable, "the application cannot be called with scope, receive and send"),
         (lambda: hello, "takes no arguments, as a factory does"),
     ],
 )
@@ -144,6 +152,32 @@ def test_what_is_no_application_is_refused_at_the_start(app: object, said: str) 
         with trio.fail_after(SOON):
             assert said in await expect_end(start, LoadError)
             assert said in await expect_end(on_stream, LoadError)
+
+    run(main)
+
+
+def test_an_application_that_only_the_config_names_is_refused_too() -> None:
+    async def main() -> None:
+        with pytest.raises(LoadError, match=r"not its name: .* instead of 'main:app'"):
+            await serve(None, Config("main:app"), port=0)  # type: ignore[arg-type]  # bad on purpose
+
+    run(main)
+
+
+class Endpoint:
+    """A class whose instances are applications."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "app", [Endpoint, Endpoint(), functools.partial(hello)], ids=["class", "object", "partial"]
+)
+def test_every_form_of_an_application_is_served(app: ASGIApp) -> None:
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            assert (await client.get(request())).body == b"hello"
 
     run(main)
 

@@ -132,10 +132,11 @@ def require_trio(name: str) -> None:
 
 def _checked(name: str, app: object, config: Config) -> ASGIApp:
     """Return `app` as an ASGI application. Raises LoadError."""
-    if isinstance(app, str):
+    named = config.app if app is None else app
+    if isinstance(named, str):
         raise LoadError(
-            f"{name} takes the application itself, not its name: import it, and pass the object "
-            f"instead of {app!r}"
+            f"{name} takes the application itself, not its name: import it, and pass the object instead of "
+            f"{named!r} (trioasgi.run imports by name, as it has the program to itself)"
         )
     return check_app(app, config=config)
 
