@@ -10,7 +10,7 @@ from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding
 from trioasgi.errors import ConfigError, LoadError
-from trioasgi.net.listeners import close_listeners, open_listeners
+from trioasgi.net.listeners import close_listeners, open_listeners_in_loop
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
@@ -80,7 +80,7 @@ async def serve_alone(
     """As `serve`, on `config.binds`."""
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
-        own = open_listeners(config.binds, config.backlog)
+        own = await open_listeners_in_loop(config.binds, config.backlog)
         try:
             await NurseryTree(app, config, own, Listening.ALONE, on_stuck).serve(task_status)
         finally:
