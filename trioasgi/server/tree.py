@@ -41,6 +41,7 @@ from trioasgi.server.connections import Connections
 from trioasgi.server.drain import Drain, abort_when_cancelled
 from trioasgi.server.flat_errors import flat_errors, with_earlier
 from trioasgi.server.handle import Listening, Server
+from trioasgi.server.thread_limit import allowing_threads
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -101,7 +102,7 @@ class NurseryTree:
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
-        with flat_errors():
+        with flat_errors(), allowing_threads(self._config.threads):
             try:
                 await self._within_lifespan(partial(self._serve_sockets, task_status))
             finally:
@@ -110,7 +111,7 @@ class NurseryTree:
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one stream."""
-        with flat_errors():
+        with flat_errors(), allowing_threads(self._config.threads):
             try:
                 await self._within_lifespan(partial(self._serve_stream, stream))
             finally:
@@ -121,8 +122,6 @@ class NurseryTree:
         """Start the application, serve, and shut the application down, also if serving fails."""
         failure: TrioasgiError | None = None
         guard_nurseries()
-        if self._config.threads:
-            trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         try:
             async with trio.open_nursery() as nursery:
                 self._drain.nurseries.append(nursery)
