@@ -698,6 +698,18 @@ def test_threads_is_how_many_trio_and_anyio_use() -> None:
     assert seen == [(3, 3)]
 
 
+def test_embedded_it_does_not_say_that_ctrl_c_stops_it() -> None:
+    """Ctrl-C is the program's: it may do anything."""
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(hello) as server:
+                assert f"Serving on {server.urls[0]}" in log.lines()
+            assert "Ctrl-C" not in log.text
+
+    run(main)
+
+
 def test_options_of_processes_have_no_effect_on_serve() -> None:
     pids: list[int] = []
 

@@ -42,6 +42,12 @@ class Server:
         self._draining = trio.Event()
         self._ended = trio.Event()
 
+    def __repr__(self) -> str:
+        state = "draining" if self._draining.is_set() else "serving"
+        if self._ended.is_set():
+            state = "ended"
+        return f"<trioasgi.Server on {', '.join(self.urls)}: {state}>"
+
     async def drain(self) -> None:
         """Stop accepting, let requests finish within the grace, shut the application down, and return at the
         end of `serve`.

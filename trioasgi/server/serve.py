@@ -75,14 +75,15 @@ async def serve_alone(
     config: Config,
     *,
     on_stuck: OnStuck | None = None,
+    stop_hint: str | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As `serve`, on `config.binds`."""
+    """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server."""
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
         own = await open_listeners_in_loop(config.binds, config.backlog)
         try:
-            await NurseryTree(app, config, own, Listening.ALONE, on_stuck).serve(task_status)
+            await NurseryTree(app, config, own, Listening.ALONE, on_stuck, stop_hint).serve(task_status)
         finally:
             close_listeners(own)
 

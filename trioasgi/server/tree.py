@@ -66,9 +66,11 @@ class NurseryTree:
         sockets: Sequence[socket.socket],
         listening: Listening,
         on_stuck: OnStuck | None = None,
+        stop_hint: str | None = None,
     ) -> None:
         self._config = config
         self._on_stuck = on_stuck
+        self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -265,4 +267,5 @@ class NurseryTree:
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
             certificate=certificate,
+            stop_hint=self._stop_hint,
         )
