@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.abc
 import pytest
 import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
@@ -84,6 +86,11 @@ async def socket_listeners(stack: AsyncExitStack) -> object:
     return [await a_socket_listener(stack)]
 
 
+async def sockets_of_anyio(stack: AsyncExitStack) -> object:
+    listeners = await stack.enter_async_context(await anyio.create_tcp_listener(local_host="127.0.0.1"))
+    return [listener.extra(anyio.abc.SocketAttribute.raw_socket) for listener in listeners.listeners]
+
+
 KINDS: dict[str, Make] = {
     "blocking": plain(blocking, lambda sock: [sock]),
     "non-blocking": plain(non_blocking, lambda sock: [sock]),
@@ -93,6 +100,7 @@ KINDS: dict[str, Make] = {
     "of Trio": trio_socket,
     "a listener of Trio": a_socket_listener,
     "listeners of Trio": socket_listeners,
+    "of listeners of AnyIO": sockets_of_anyio,
 }
 
 

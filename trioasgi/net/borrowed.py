@@ -160,7 +160,7 @@ def _why_unusable(given: object, name: str) -> str:
     """Why an object that is no plain socket cannot be used, and what would be right."""
     match given:
         case ssl.SSLSocket():
-            fix = "pass the socket that it wraps, and the certificate as certfile"
+            fix = "pass the socket as it was before it was wrapped, and the certificate as certfile"
         case trio.SSLListener():
             fix = "pass its transport_listener, and the certificate as certfile"
         case bool():
