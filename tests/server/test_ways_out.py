@@ -17,7 +17,7 @@ from tests.support.http import on_trio, request
 from tests.support.sockets import open_stream, run
 from trioasgi import LifespanError, Server, TrioasgiError, serve, serve_stream
 from trioasgi.net.hub import Hub
-from trioasgi.server.flat_errors import flat_errors, flatten
+from trioasgi.server.flat_errors import FlatErrors, flatten
 from trioasgi.types import Receive, Scope, Send
 
 linux_only = pytest.mark.skipif(
@@ -278,7 +278,7 @@ def test_an_error_keeps_its_cause_and_its_context() -> None:
     cause, context = ValueError(), KeyError()
     error = TrioasgiError()
     error.__cause__, error.__context__ = cause, context
-    with pytest.raises(TrioasgiError) as caught, flat_errors():
+    with pytest.raises(TrioasgiError) as caught, FlatErrors():
         raise ExceptionGroup("", [error])
     assert caught.value is error
     assert (error.__cause__, error.__context__) == (cause, context)

@@ -7,27 +7,33 @@ the server's affair, so they do not show in what its caller has to catch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
 
-@contextmanager
-def flat_errors() -> Iterator[None]:
-    """Raise what the block raises without the groups around it. Several errors are in one flat group."""
-    try:
-        yield
-    except BaseException as exc:  # noqa: BLE001 - raised again below
+class FlatErrors:
+    """Raise what the block raises without the groups around it. Several errors are in one flat group.
+
+    No generator with @contextmanager: its frame would keep the group, and the error, whose traceback has the
+    frame, would keep what its connections hold until the next garbage collection.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if exc is None:
+            return
         error = flatten(exc)
-    else:
-        return
-    # Raised here, its context would become the group, which would show all nurseries after all.
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        error.__context__ = context
-        del error, context
+        if error is exc:
+            return
+        # Raised here, its context would become the group, which would show all nurseries after all.
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context
+            del exc, traceback, error, context
 
 
 def flatten(error: BaseException) -> BaseException:

@@ -39,7 +39,7 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import Drain, abort_when_cancelled
-from trioasgi.server.flat_errors import flat_errors, with_earlier
+from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.handle import Listening, Server
 from trioasgi.server.thread_limit import allowing_threads
 
@@ -104,7 +104,7 @@ class NurseryTree:
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
-        with flat_errors(), allowing_threads(self._config.threads):
+        with FlatErrors(), allowing_threads(self._config.threads):
             try:
                 await self._within_lifespan(partial(self._serve_sockets, task_status))
             finally:
@@ -113,7 +113,7 @@ class NurseryTree:
 
     async def serve_stream(self, stream: trio.abc.Stream) -> None:
         """Serve one stream."""
-        with flat_errors(), allowing_threads(self._config.threads):
+        with FlatErrors(), allowing_threads(self._config.threads):
             try:
                 await self._within_lifespan(partial(self._serve_stream, stream))
             finally:
