@@ -186,19 +186,20 @@ def test_a_blocking_socket_blocks_again_when_the_server_has_ended(end: str) -> N
 
 
 @unix_only
-def test_a_blocking_socket_is_non_blocking_until_the_last_of_its_servers_has_ended() -> None:
+@pytest.mark.parametrize("ends_first", [0, 1])
+def test_a_blocking_socket_is_non_blocking_until_the_last_of_its_servers_has_ended(ends_first: int) -> None:
     """The mode belongs to the socket, not to its duplicates: if one server's end made it blocking, the other
     server would freeze at its next connection.
     """
 
     async def main() -> None:
         with blocking() as sock:
-            async with serving(sock) as second:
-                async with serving(sock) as first:
-                    await expect_served(first)
+            async with serving(sock) as one, serving(sock) as other:
+                servers = [one, other]
+                await servers.pop(ends_first).drain()
                 assert not blocks(sock)
-                await expect_served(second)
-                await expect_served(second)
+                await expect_served(servers[0])
+                await expect_served(servers[0])
             assert blocks(sock)
 
     run(main)
