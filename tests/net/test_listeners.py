@@ -274,6 +274,16 @@ def test_a_unix_socket_that_somebody_answers_at_is_left_alone(tmp_path: Path) ->
 
 
 @unix_only
+def test_a_unix_socket_whose_queue_is_full_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "app.sock"
+    with listening(f"unix:{path}", backlog=0), unix_socket() as client:
+        client.connect(str(path))  # nobody accepts it
+        with pytest.raises(BindError, match="another program listens there"):
+            open_listeners(Config(uds=str(path)).binds, 16)
+        assert path.exists()
+
+
+@unix_only
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     path.write_text("precious")

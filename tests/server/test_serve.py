@@ -32,7 +32,7 @@ from trioasgi.net.hub import Hub
 from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.assembly import max_requests
-from trioasgi.types import Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
 
@@ -40,6 +40,10 @@ both_codecs = pytest.mark.parametrize("codec", CODECS)
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     assert scope["type"] == "http"
     await respond(send, b"hello")
+
+
+class Uncallable:
+    """A class whose instances are no applications."""
 
 
 def leaves(error: BaseException) -> list[BaseException]:
@@ -132,7 +136,11 @@ def test_a_stream_of_ones_own() -> None:
     ("app", "said"),
     [
         ("main:app", "takes the application itself, not its name: import it, and pass the object"),
+        ("main:app", "trioasgi.run imports by name"),
         (None, "the application is of type NoneType, not an ASGI application: it cannot be called"),
+        (42, "the application is of type int, not an ASGI application: it cannot be called"),
+        (trio, "the application is a module, not an ASGI application: it cannot be called"),
+        (Uncallable, "the application cannot be called with scope, receive and send"),
         (lambda: hello, "takes no arguments, as a factory does"),
     ],
 )
@@ -144,6 +152,32 @@ def test_what_is_no_application_is_refused_at_the_start(app: object, said: str) 
         with trio.fail_after(SOON):
             assert said in await expect_end(start, LoadError)
             assert said in await expect_end(on_stream, LoadError)
+
+    run(main)
+
+
+def test_an_application_that_only_the_config_names_is_refused_too() -> None:
+    async def main() -> None:
+        with pytest.raises(LoadError, match=r"not its name: .* instead of 'main:app'"):
+            await serve(None, Config("main:app"), port=0)  # type: ignore[arg-type]  # bad on purpose
+
+    run(main)
+
+
+class Endpoint:
+    """A class whose instances are applications."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "app", [Endpoint, Endpoint(), functools.partial(hello)], ids=["class", "object", "partial"]
+)
+def test_every_form_of_an_application_is_served(app: ASGIApp) -> None:
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            assert (await client.get(request())).body == b"hello"
 
     run(main)
 
@@ -406,7 +440,7 @@ def test_a_lifespan_call_that_cannot_be_ended_is_waited_for_and_logged() -> None
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(lambda **task: serve(app, sockets=[], timeout_shutdown=0.1, **task))
+            server = await nursery.start(lambda **task: serve(app, port=0, timeout_shutdown=0.1, **task))
             server.begin_drain()
             await log.wait_for("lifespan call does not end though it was cancelled")
             nursery.start_soon(server.drain)
@@ -668,6 +702,18 @@ def test_threads_is_how_many_trio_and_anyio_use() -> None:
     assert seen == [(3, 3)]
 
 
+def test_embedded_it_does_not_say_that_ctrl_c_stops_it() -> None:
+    """Ctrl-C is the program's: it may do anything."""
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(hello) as server:
+                assert f"Serving on {server.urls[0]}" in log.lines()
+            assert "Ctrl-C" not in log.text
+
+    run(main)
+
+
 def test_options_of_processes_have_no_effect_on_serve() -> None:
     pids: list[int] = []
 
@@ -701,7 +747,7 @@ def test_options_that_only_run_can_carry_out_are_warned_of(
     async def main() -> None:
         given = {"config": Config.from_dict(options)} if as_config else options
         async with trio.open_nursery() as nursery:
-            server = await nursery.start(lambda **task: serve(hello, sockets=[], **given, **task))
+            server = await nursery.start(lambda **task: serve(hello, port=0, **given, **task))
             server.begin_drain()
 
     caplog.set_level("WARNING", "trioasgi")

@@ -54,6 +54,14 @@ def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
         raise ConfigError(f"{both} exclude each other; give every address to listen on as a bind of its own")
 
 
+def refuse_addresses(values: Mapping[str, object], origins: Origins, instead: str) -> None:
+    """Raise ConfigError if one of `values` says where to listen: the keyword `instead` says so already."""
+    used = [name for way in LISTENING_WAYS for name in way if name in values]
+    if used:
+        both = " and ".join(_quoted(name, values, origins) for name in used)
+        raise ConfigError(f"{both} and {instead} exclude each other; leave out one of them")
+
+
 def _check_host(values: Mapping[str, object], origins: Origins) -> None:
     host = str(values.get("host") or "")
     if "/" in host or (":" in host and not _IPV6.fullmatch(host)):

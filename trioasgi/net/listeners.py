@@ -9,14 +9,16 @@ import os
 import socket
 import stat
 import sys
-from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from contextlib import ExitStack, contextmanager, suppress
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import trio
 
 from trioasgi.errors import BindError
-from trioasgi.net.address import InheritedAddress, TCPAddress, UnixAddress, parse_bind
+from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 _UNIX_MODE = 0o666
 
@@ -46,28 +48,87 @@ def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
     """Bind and listen on all addresses, which `net/address.py` describes. The sockets are non-blocking.
 
     `backlog` is how many connections may wait in the queue of each socket. If one address cannot be bound,
-    the other sockets are closed again.
+    the other sockets are closed again. This blocks while names are resolved.
 
     Raises BindError, which names the address and the fix, or ConfigError for an invalid address.
     """
-    addresses = [(text, parse_bind(text)) for text in binds]
+    resolved = []
+    for text, address in _parse(binds):
+        with _bind_errors(text, address):
+            resolved.append(_Resolved(text, address, _look_up(address)))
+    return _open_all(resolved, backlog)
+
+
+async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[socket.socket]:
+    """As `open_listeners`, in a Trio run. Names are resolved in threads; an IP address needs none.
+
+    If it is cancelled, it ends at once, and no socket is left open. The resolver's thread goes on until the
+    resolver answers.
+    """
+    resolved = []
+    for text, address in _parse(binds):
+        with _bind_errors(text, address):
+            resolved.append(_Resolved(text, address, await _look_up_in_thread(address)))
+    return _open_all(resolved, backlog)
+
+
+def _parse(binds: Iterable[str]) -> list[tuple[str, Address]]:
+    return [(text, parse_bind(text)) for text in binds]
+
+
+_Found = tuple[int, tuple[object, ...]]
+"""A family and an address of it, as for `socket.bind`."""
+
+
+class _Resolved(NamedTuple):
+    """An address to bind. `found` is what its name has resolved to, if it has one."""
+
+    text: str
+    address: Address
+    found: list[_Found]
+
+
+def _look_up(address: Address) -> list[_Found]:
+    if not isinstance(address, TCPAddress):
+        return []
+    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    return [(entry[0], entry[4]) for entry in found]
+
+
+async def _look_up_in_thread(address: Address) -> list[_Found]:
+    if not isinstance(address, TCPAddress):
+        return []
+    found = await trio.socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    return [(entry[0], entry[4]) for entry in found]
+
+
+def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
-        for text, address in addresses:
-            try:
+        for text, address, found in resolved:
+            with _bind_errors(text, address):
                 match address:
                     case TCPAddress():
-                        opened += _open_tcp(address, backlog)
+                        opened += _open_tcp(address, found, backlog)
                     case UnixAddress():
                         opened.append(_open_unix(address, backlog))
                     case InheritedAddress():
                         opened.append(_open_inherited(address))
-            except (OSError, UnicodeError) as exc:
-                unix = isinstance(address, UnixAddress)
-                raise BindError(f"cannot listen on {text}: {_reason(exc, unix=unix)}") from exc
         undo.pop_all()
     return opened
+
+
+@contextmanager
+def _bind_errors(text: str, address: Address) -> Iterator[None]:
+    """Raise BindError for what fails in the block."""
+    try:
+        yield
+    except (OSError, UnicodeError) as exc:
+        unix = isinstance(address, UnixAddress)
+        raise BindError(f"cannot listen on {text}: {_reason(exc, unix=unix)}") from exc
 
 
 def _reason(exc: Exception, *, unix: bool) -> str:
@@ -85,19 +146,18 @@ def _reason(exc: Exception, *, unix: bool) -> str:
     return str(exc)
 
 
-def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
-    """One socket for each address of the host. For port 0 all get the same free port.
+def _open_tcp(address: TCPAddress, found: Iterable[_Found], backlog: int) -> list[socket.socket]:
+    """One socket for each address in `found`. For port 0 all get the same free port.
 
     A name may resolve to a family that this machine lacks, such as `localhost` without IPv6. That is an error
     only if no address is left.
     """
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     opened: list[socket.socket] = []
     missing: OSError | None = None
     port = address.port
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
-        for family, sockaddr in dict.fromkeys((entry[0], entry[4]) for entry in found):
+        for family, sockaddr in dict.fromkeys(found):
             if family not in {socket.AF_INET, socket.AF_INET6}:
                 continue
             try:
@@ -114,7 +174,7 @@ def _open_tcp(address: TCPAddress, backlog: int) -> list[socket.socket]:
     return opened
 
 
-def _listen_tcp(family: socket.AddressFamily, sockaddr: tuple[object, ...], backlog: int) -> socket.socket:
+def _listen_tcp(family: int, sockaddr: tuple[object, ...], backlog: int) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     with ExitStack() as undo:
         undo.callback(sock.close)
@@ -175,9 +235,12 @@ def _remove_stale(path: str) -> None:
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
+        # A Unix socket connects at once, or is refused at once. If the server's queue is full, this does not
+        # wait for room: the server is there (connect(2), EAGAIN).
+        probe.setblocking(False)
         try:
-            probe.connect(path)
+            with suppress(BlockingIOError):
+                probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
         else:
@@ -189,14 +252,15 @@ def _open_inherited(address: InheritedAddress) -> socket.socket:
         sock = socket.socket(fileno=os.dup(address.fd))
     except OSError as exc:
         raise OSError(exc.errno, "no socket was inherited under that number") from exc
-    if not _is_listening(sock):
+    if not is_listening(sock):
         sock.close()
         raise OSError(errno.EINVAL, "the inherited file is not a listening stream socket")
     sock.setblocking(False)
     return sock
 
 
-def _is_listening(sock: socket.socket) -> bool:
+def is_listening(sock: socket.socket) -> bool:
+    """Is `sock` a stream socket that listens?"""
     if sock.type != socket.SOCK_STREAM:
         return False
     try:

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .logs import SERVER
 from .text import escaped
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from trioasgi.tls.context import Certificate
 
 logger = logging.getLogger(SERVER)
+
+STOP_HINT: Final = "Ctrl-C to stop"
+"""How to stop a server that has its process to itself."""
 
 
 def announce(
@@ -25,13 +28,13 @@ def announce(
     websocket: str | None = None,
     certificate: Certificate | None = None,
     reload: bool = False,
-    stop_hint: str | None = "Ctrl-C to stop",
+    stop_hint: str | None = STOP_HINT,
 ) -> None:
     """Log where the server listens, with which processes, codec and certificate.
 
     `workers` is how many processes run the application; `reload` says that they are replaced on changes.
     `codec` names the HTTP/1.1 parser, `websocket` the WebSocket codec; None where there are no WebSockets.
-    `stop_hint` is None where no signal of a terminal ends the server.
+    `stop_hint` is None where no signal of a terminal ends the server, or the program receives it.
     A certificate that clients will refuse by its dates gets a warning as well.
     """
     hint = f" ({stop_hint})" if stop_hint else ""

@@ -21,6 +21,7 @@ import trio
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
 from trioasgi.net.accept import NO_ROOM
 from trioasgi.observe.errors import asyncio_hint
+from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.signals import wake_no_loop
@@ -139,7 +140,7 @@ class Lifecycle:
     async def _serve_app(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             if self._sockets is None:
-                start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck)
+                start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck, stop_hint=STOP_HINT)
             else:
                 start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
             self._server = await nursery.start(start)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
+from trioasgi.errors import TrioasgiError
 from trioasgi.net.accept import accept_connections, accept_waiting
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
@@ -29,13 +30,14 @@ class _Listener(NamedTuple):
     """A listening socket, with what its connections have in common."""
 
     sock: socket.socket
+    url: str
     family: int
     server: Peer | None
     """The server's address; None if it differs from connection to connection."""
 
 
 class Acceptor:
-    """Accepts from `sockets`, and gives each connection to the `Connections`.
+    """Accepts from `sockets`, whose URLs are `urls`, and gives each connection to the `Connections`.
 
     `backlog` is how many connections may wait in the queue of each socket. `owns_sockets`: does no other
     server use these sockets?
@@ -44,32 +46,42 @@ class Acceptor:
     hub: Hub | None = None
     """The hub of the connections' sockets; None where Trio waits for them."""
 
-    def __init__(self, sockets: Sequence[socket.socket], *, backlog: int, owns_sockets: bool) -> None:
+    def __init__(
+        self, sockets: Sequence[socket.socket], urls: Sequence[str], *, backlog: int, owns_sockets: bool
+    ) -> None:
         self._sockets = sockets
         # `socket.family` makes an Enum member of a number each time.
-        self._listeners = [_Listener(sock, sock.family, fixed_address(sock)) for sock in sockets]
+        self._listeners = [
+            _Listener(sock, url, sock.family, fixed_address(sock))
+            for sock, url in zip(sockets, urls, strict=True)
+        ]
         self._backlog = backlog
         self._owns_sockets = owns_sockets
 
     def start(self, nursery: trio.Nursery, connections: Connections) -> None:
         """Accept, in a task for each socket, until `nursery` is cancelled."""
         for listener in self._listeners:
-            nursery.start_soon(accept_connections, listener.sock, partial(self._take, listener, connections))
+            nursery.start_soon(self._accept, listener, connections)
+
+    async def _accept(self, listener: _Listener, connections: Connections) -> None:
+        """Accept from one socket. Raises TrioasgiError if the socket cannot be accepted from any more."""
+        try:
+            await accept_connections(listener.sock, partial(self._take, listener, connections))
+        except OSError as exc:
+            raise TrioasgiError(
+                f"the server cannot accept connections on {listener.url} any more ({exc.strerror}): its "
+                "listening socket was shut down or closed from outside of the server"
+            ) from exc
 
     def stop(self, connections: Connections, listening: Listening) -> None:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""
-        match listening:
-            case Listening.FOR_CALLER:
-                return
-            case Listening.WITH_OTHERS:
-                pass
-            case Listening.ALONE:
-                remove_paths(self._sockets)
-                for listener in self._listeners:
-                    if self._owns_sockets:
-                        refuse_newcomers(listener.sock)
-                    self._take_waiting(listener, connections)
-                    listener.sock.close()
+        if listening is Listening.ALONE:
+            remove_paths(self._sockets)
+            for listener in self._listeners:
+                if self._owns_sockets:
+                    refuse_newcomers(listener.sock)
+                self._take_waiting(listener, connections)
+                listener.sock.close()
         close_listeners(self._sockets)
 
     def _take_waiting(self, listener: _Listener, connections: Connections) -> None:

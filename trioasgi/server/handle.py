@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Listening(Enum):
     """Who accepts from the listening sockets. This decides what happens to them when the server drains."""
 
-    FOR_CALLER = "they stay open: closing them is the caller's affair"
+    FOR_CALLER = "this server's duplicates are closed; the caller's own sockets stay open"
     WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
     ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
 
@@ -41,6 +41,12 @@ class Server:
         """Who accepts from the sockets. It may change until the server drains."""
         self._draining = trio.Event()
         self._ended = trio.Event()
+
+    def __repr__(self) -> str:
+        state = "draining" if self._draining.is_set() else "serving"
+        if self._ended.is_set():
+            state = "ended"
+        return f"<trioasgi.Server on {', '.join(self.urls)}: {state}>"
 
     async def drain(self) -> None:
         """Stop accepting, let requests finish within the grace, shut the application down, and return at the

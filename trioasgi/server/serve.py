@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Unpack
 
 import trio
 
 from trioasgi.config import Config
+from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding
 from trioasgi.errors import ConfigError, LoadError
-from trioasgi.net.listeners import close_listeners, open_listeners
+from trioasgi.net.listeners import close_listeners, open_listeners_in_loop
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
@@ -19,7 +18,11 @@ from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterable, Mapping, Sequence
+
     from trioasgi.config.keywords import Options
+    from trioasgi.net.borrowed import GivenSocket
     from trioasgi.server.handle import Server
     from trioasgi.server.tree import OnStuck
     from trioasgi.types import App, ASGIApp
@@ -29,7 +32,7 @@ async def serve(
     app: App,
     config: Config | None = None,
     *,
-    sockets: Sequence[socket.socket] | None = None,
+    sockets: GivenSocket | Iterable[GivenSocket] | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
@@ -37,8 +40,12 @@ async def serve(
     `nursery.start` returns.
 
     The settings are `config`, or `options`: the fields of `Config`, by keyword. A warning names options that
-    only `run` supports (`workers`, `reload`, `env_file`, `log_config`). `sockets`, if given, are listening
-    already. Then the caller closes and announces them. Otherwise `config.binds` are bound.
+    only `run` supports (`workers`, `reload`, `env_file`, `log_config`).
+
+    Without `sockets`, the server binds `config.binds`. `sockets` is one or several listening sockets: of the
+    standard library (blocking or not), of Trio, or a `trio.SocketListener`. The server uses duplicates. The
+    caller's own stay open and are the caller's to close, at any time. They are non-blocking while they are
+    served.
 
     If the scope around it is cancelled, it stops accepting and ends requests at once. In any case the
     application's lifespan is shut down, within its deadline.
@@ -49,10 +56,19 @@ async def serve(
     config = make_config(config, options)
     asgi_app = _checked("trioasgi.serve", app, config)
     log_remarks(remarks_on_embedding(config))
-    if sockets is not None:
-        await NurseryTree(asgi_app, config, list(sockets), Listening.FOR_CALLER).serve(task_status)
+    if sockets is None:
+        await serve_alone(asgi_app, config, task_status=task_status)
         return
-    await serve_alone(asgi_app, config, task_status=task_status)
+    from trioasgi.net.borrowed import borrow_listeners  # most servers have none
+
+    refuse_addresses(config.to_dict(), config.origins, "sockets")
+    with resolve_certificate(config) as config:
+        log_remarks(config.remarks())
+        borrowed = borrow_listeners(sockets)
+        try:
+            await NurseryTree(asgi_app, config, borrowed, Listening.FOR_CALLER).serve(task_status)
+        finally:
+            close_listeners(borrowed)
 
 
 async def serve_alone(
@@ -60,14 +76,15 @@ async def serve_alone(
     config: Config,
     *,
     on_stuck: OnStuck | None = None,
+    stop_hint: str | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As `serve`, on `config.binds`."""
+    """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server."""
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
-        own = open_listeners(config.binds, config.backlog)
+        own = await open_listeners_in_loop(config.binds, config.backlog)
         try:
-            await NurseryTree(app, config, own, Listening.ALONE, on_stuck).serve(task_status)
+            await NurseryTree(app, config, own, Listening.ALONE, on_stuck, stop_hint).serve(task_status)
         finally:
             close_listeners(own)
 
@@ -127,10 +144,11 @@ def require_trio(name: str) -> None:
 
 def _checked(name: str, app: object, config: Config) -> ASGIApp:
     """Return `app` as an ASGI application. Raises LoadError."""
-    if isinstance(app, str):
+    named = config.app if app is None else app
+    if isinstance(named, str):
         raise LoadError(
-            f"{name} takes the application itself, not its name: import it, and pass the object "
-            f"instead of {app!r}"
+            f"{name} takes the application itself, not its name: import it, and pass the object instead of "
+            f"{named!r} (trioasgi.run imports by name, as it has the program to itself)"
         )
     return check_app(app, config=config)
 

@@ -39,7 +39,9 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import Drain, abort_when_cancelled
+from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.handle import Listening, Server
+from trioasgi.server.thread_limit import allowing_threads
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -64,12 +66,11 @@ class NurseryTree:
         sockets: Sequence[socket.socket],
         listening: Listening,
         on_stuck: OnStuck | None = None,
+        stop_hint: str | None = None,
     ) -> None:
         self._config = config
         self._on_stuck = on_stuck
-        # Another server may use an inherited socket too.
-        owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
-        self._acceptor = Acceptor(sockets, backlog=config.backlog, owns_sockets=owns_sockets)
+        self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -88,6 +89,11 @@ class NurseryTree:
             },
         )
         self._server = Server(sockets, tls=self._tls is not None, listening=listening)
+        # Another server may use an inherited socket too.
+        owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
+        self._acceptor = Acceptor(
+            sockets, self._server.urls, backlog=config.backlog, owns_sockets=owns_sockets
+        )
         self._access_log = access_log(config)
         self._drain = Drain(
             self._server,
@@ -98,27 +104,27 @@ class NurseryTree:
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
-        try:
-            await self._within_lifespan(partial(self._serve_sockets, task_status))
-        finally:
-            await self._drain.end_last_left_behind()
-            self._server.end()
+        with FlatErrors(), allowing_threads(self._config.threads):
+            try:
+                await self._within_lifespan(partial(self._serve_sockets, task_status))
+            finally:
+                await self._drain.end_last_left_behind()
+                self._server.end()
 
     async def serve_stream(self, stream: trio.abc.Stream, task_status: trio.TaskStatus[Server]) -> None:
         """Serve one stream, until it is closed, drained or cancelled."""
-        try:
-            await self._within_lifespan(partial(self._serve_stream, stream, task_status))
-        finally:
-            await self._drain.end_last_left_behind()
-            self._server.end()
-            await trio.aclose_forcefully(stream)
+        with FlatErrors(), allowing_threads(self._config.threads):
+            try:
+                await self._within_lifespan(partial(self._serve_stream, stream, task_status))
+            finally:
+                await self._drain.end_last_left_behind()
+                self._server.end()
+                await trio.aclose_forcefully(stream)
 
     async def _within_lifespan(self, serve: Callable[[trio.Nursery], Awaitable[None]]) -> None:
         """Start the application, serve, and shut the application down, also if serving fails."""
         failure: TrioasgiError | None = None
         guard_nurseries()
-        if self._config.threads:
-            trio.to_thread.current_default_thread_limiter().total_tokens = self._config.threads
         try:
             async with trio.open_nursery() as nursery:
                 self._drain.nurseries.append(nursery)
@@ -148,7 +154,7 @@ class NurseryTree:
                 logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
             raise
         if failure is not None:
-            raise failure
+            raise with_earlier(failure)
 
     def _report_stuck(self, failure: TrioasgiError | None) -> None:
         """Report a lifespan call that does not end. The nursery waits for it, so `serve` cannot raise."""
@@ -273,4 +279,5 @@ class NurseryTree:
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
             certificate=certificate,
+            stop_hint=self._stop_hint,
         )

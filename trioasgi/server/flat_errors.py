@@ -1,0 +1,67 @@
+"""What leaves `serve` and `serve_stream`: one error, as it is, or one group of several.
+
+Each nursery inside puts an error into a group of its own (Trio, "strict exception groups"). The nurseries are
+the server's affair, so they do not show in what its caller has to catch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import trio
+
+
+class FlatErrors:
+    """Raise what the block raises without the groups around it. Several errors are in one flat group.
+
+    No generator with @contextmanager: its frame would keep the group, and the error, whose traceback has the
+    frame, would keep what its connections hold until the next garbage collection.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if exc is None:
+            return
+        error = flatten(exc)
+        if error is exc:
+            return
+        # Raised here, its context would become the group, which would show all nurseries after all.
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            error.__context__ = context
+            del exc, traceback, error, context
+
+
+def flatten(error: BaseException) -> BaseException:
+    """The single error of a group, or a flat group of several. Cancelled counts only if there is no other
+    error, as in Trio itself.
+    """
+    leaves = list(_leaves(error))
+    own = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
+    match own:
+        case []:
+            return leaves[0]
+        case [single]:
+            return single
+        case _:
+            return BaseExceptionGroup("several errors have ended the server", own)
+
+
+def with_earlier(error: BaseException) -> BaseException:
+    """`error`, in a group with the errors that were under way when it was raised, if there were any."""
+    earlier = error.__context__
+    if earlier is None or earlier is error.__cause__:
+        return error
+    return flatten(BaseExceptionGroup("", [earlier, error]))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
