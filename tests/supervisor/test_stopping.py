@@ -71,6 +71,43 @@ def test_clients_are_refused_at_once_while_a_slow_request_drains(
         assert server.wait() == 0
 
 
+@each_mode
+def test_clients_of_an_inherited_socket_are_refused_too(mode: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with contextlib.ExitStack() as stack:
+        with socket.create_server(("127.0.0.1", 0)) as parent:
+            where: tuple[str, int] = parent.getsockname()
+            number = parent.fileno()
+            server = stack.enter_context(
+                start_server("app:app", *mode, "--bind", f"fd:{number}", cwd=tmp_path, pass_fds=(number,))
+            )
+            wait_until_serving(server, mode)
+        # From here on only the server has it.
+        held = Background(f"http://127.0.0.1:{where[1]}", "/held")
+        server.wait_for("held has begun")
+        server.send(signal.SIGTERM)
+        wait_until(partial(is_refused, where), "the first refusal", patience=5)
+        assert not held.is_done
+        (tmp_path / "released").touch()
+        assert held.answer().body == "yes"
+        assert server.wait() == 0
+
+
+def test_an_inherited_socket_stays_open_in_its_maker(tmp_path: Path) -> None:
+    """As systemd has it: clients that come between two servers wait for the second one."""
+    write_app(tmp_path, "yes")
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = parent.fileno()
+        bind = ("--bind", f"fd:{number}")
+        with start_server("app:app", *bind, cwd=tmp_path, pass_fds=(number,)) as server:
+            server.wait_for("Serving on")
+            server.send(signal.SIGTERM)
+            assert server.wait() == 0
+        early = Background(f"http://127.0.0.1:{parent.getsockname()[1]}", "/")
+        with start_server("app:app", *bind, cwd=tmp_path, pass_fds=(number,)):
+            assert early.answer().body == "yes"
+
+
 def test_a_worker_that_is_being_replaced_does_not_keep_clients_waiting_after_the_stop(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
     with start_server("app:app", "--reload", cwd=tmp_path) as server:

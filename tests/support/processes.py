@@ -153,11 +153,16 @@ class ServerProcess:
 
 @contextlib.contextmanager
 def start(
-    command: Sequence[str], *, cwd: Path | None = None, env: Mapping[str, str | None] | None = None
+    command: Sequence[str],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str | None] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> Iterator[ServerProcess]:
     """Run a command in a process group of its own; at the end of the block all of the group is gone.
 
-    `env` is laid over the environment of the tests; None takes a variable away.
+    `env` is laid over the environment of the tests; None takes a variable away. `pass_fds` are descriptors
+    that it inherits.
     """
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "NO_COLOR": "1"}
     for name, value in (env or {}).items():
@@ -173,6 +178,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
+        pass_fds=pass_fds,
     )
     process = ServerProcess(popen)
     try:
@@ -182,11 +188,15 @@ def start(
 
 
 def start_server(
-    *arguments: str, cwd: Path | None = None, env: Mapping[str, str | None] | None = None
+    *arguments: str,
+    cwd: Path | None = None,
+    env: Mapping[str, str | None] | None = None,
+    pass_fds: Sequence[int] = (),
 ) -> contextlib.AbstractContextManager[ServerProcess]:
     """`python -m trioasgi ARGUMENTS`, on a free port of 127.0.0.1 unless the arguments say where."""
     where = () if _says_where(arguments) else ("--bind", "127.0.0.1:0")
-    return start([sys.executable, "-m", "trioasgi", *arguments, *where], cwd=cwd, env=env)
+    command = [sys.executable, "-m", "trioasgi", *arguments, *where]
+    return start(command, cwd=cwd, env=env, pass_fds=pass_fds)
 
 
 def _says_where(arguments: Sequence[str]) -> bool:

@@ -35,6 +35,8 @@ _FIXES = {
     errno.ENOENT: "the folder does not exist: make it first",
     errno.ENOTDIR: "a part of the path is not a folder",
 }
+_STDERR = 2
+
 _LONGEST_UNIX_PATH = 107 if sys.platform == "linux" else 103
 """Bytes: the kernel's `sun_path`, less the null byte."""
 
@@ -257,6 +259,27 @@ def _open_inherited(address: InheritedAddress) -> socket.socket:
         raise OSError(errno.EINVAL, "the inherited file is not a listening stream socket")
     sock.setblocking(False)
     return sock
+
+
+def close_inherited(binds: Iterable[str]) -> None:
+    """Close the inherited descriptors that `binds` name, once the listeners are open: those are copies.
+
+    Only for a process that belongs to the server. While such a descriptor is open, the kernel accepts clients
+    for it that nobody serves, also after the listeners are closed: it resets them when the process ends.
+    """
+    inherited = {address.fd for _, address in _parse(binds) if isinstance(address, InheritedAddress)}
+    for fd in inherited:
+        if fd > _STDERR:
+            os.close(fd)
+        else:
+            _replace_by_null(fd)
+
+
+def _replace_by_null(fd: int) -> None:
+    """Close a standard stream. Its number must not go to the next file that is opened."""
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, fd)
+    os.close(null)
 
 
 def is_listening(sock: socket.socket) -> bool:

@@ -140,7 +140,14 @@ class Lifecycle:
     async def _serve_app(self, app: ASGIApp) -> None:
         async with trio.open_nursery() as nursery:
             if self._sockets is None:
-                start = partial(serve_alone, app, self._config, on_stuck=self._on_stuck, stop_hint=STOP_HINT)
+                start = partial(
+                    serve_alone,
+                    app,
+                    self._config,
+                    on_stuck=self._on_stuck,
+                    stop_hint=STOP_HINT,
+                    owns_process=self._on_stuck is not None,
+                )
             else:
                 start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
             self._server = await nursery.start(start)

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
 import trio
@@ -103,7 +104,10 @@ def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
     with signals:  # before and after the supervisor, which receives its own
         try:
             signals.raise_nothing()
-            return trio.run(supervise, config, lambda: signals.have_come)
+            run_workers = partial(
+                supervise, config, lambda: signals.have_come, owns_process=signals.until_exit
+            )
+            return trio.run(run_workers)
         except KeyboardInterrupt:
             if not signals.have_come:
                 raise

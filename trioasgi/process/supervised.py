@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.errors import ExitStatus
-from trioasgi.net.listeners import close_listeners, open_listeners, socket_url
+from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
 from trioasgi.process.ending import start_guard
 from trioasgi.process.imports import working_directory
@@ -36,9 +36,12 @@ _LAST_MOMENTS = 1.0
 """Seconds in which this process must end after the second signal."""
 
 
-async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: False) -> ExitStatus:
+async def supervise(
+    config: Config, is_stopped: Callable[[], bool] = lambda: False, *, owns_process: bool = False
+) -> ExitStatus:
     """Serve `config.app` in `config.workers` processes until a signal; with `config.reload`, anew on changes.
     `is_stopped` tells whether a signal has come before this receives them. To be the main task of the loop.
+    `owns_process`: does the process belong to the server, with the descriptors that it has inherited?
 
     Returns OK after a stop in which every worker ended by itself, FAILED if one had to be killed, NOT_STARTED
     if none could be started. Raises BindError, ConfigError or TLSError before any worker is started, and
@@ -46,12 +49,14 @@ async def supervise(config: Config, is_stopped: Callable[[], bool] = lambda: Fal
     thread only.
     """
     try:
-        return await _bind_and_supervise(config, is_stopped)
+        return await _bind_and_supervise(config, is_stopped, owns_process)
     finally:
         wake_no_loop()
 
 
-async def _bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) -> ExitStatus:
+async def _bind_and_supervise(
+    config: Config, is_stopped: Callable[[], bool], owns_process: bool
+) -> ExitStatus:
     with (
         _children_are_waited_for(),
         _stopping_signals() as signals,
@@ -59,6 +64,8 @@ async def _bind_and_supervise(config: Config, is_stopped: Callable[[], bool]) ->
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
     ):
+        if owns_process:
+            close_inherited(resolved.binds)
         if is_stopped():
             return ExitStatus.OK
         certificate = None

@@ -10,7 +10,7 @@ from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding
 from trioasgi.errors import ConfigError, LoadError
-from trioasgi.net.listeners import close_listeners, open_listeners_in_loop
+from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners_in_loop
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
@@ -77,13 +77,18 @@ async def serve_alone(
     *,
     on_stuck: OnStuck | None = None,
     stop_hint: str | None = None,
+    owns_process: bool = False,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server."""
+    """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server. `owns_process`: does
+    the process belong to the server, with the descriptors that it has inherited?
+    """
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
         own = await open_listeners_in_loop(config.binds, config.backlog)
         try:
+            if owns_process:
+                close_inherited(config.binds)
             await NurseryTree(app, config, own, Listening.ALONE, on_stuck, stop_hint).serve(task_status)
         finally:
             close_listeners(own)
