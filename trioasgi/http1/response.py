@@ -199,7 +199,7 @@ class HTTP1Response(Exchange):
             if framing is _LOST:
                 raise _lost_file()
             size = len(data)
-            if size == self._left and not more:  # as `count`, without a call for a body in one piece
+            if not more and size == self._left:  # as `count`, without a call for a body in one piece
                 self._left = 0
                 self.sent += size
             else:
