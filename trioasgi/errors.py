@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
 
 
@@ -79,6 +80,15 @@ class ASGIMessageError(TrioasgiError, RuntimeError):
 
 class BodyLengthError(ASGIMessageError):
     """The application's body is longer or shorter than its Content-Length (RFC 9110, 8.6)."""
+
+
+def leaves_of(error: BaseException) -> Iterator[BaseException]:
+    """The exceptions in `error`, however deep the groups are. If it is no group, the error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves_of(inner)
+    else:
+        yield error
 
 
 def lone_error(error: BaseException) -> BaseException:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError
+from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError, leaves_of
 from trioasgi.net.accept import NO_ROOM
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.startup import STOP_HINT
@@ -238,7 +238,7 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
     are shown with their traceback. Once requests were served, the status is FAILED (1), even for an error
     that at the start would be permanent (3).
     """
-    leaves = [_without_room(leaf) or leaf for leaf in _leaves(error)]
+    leaves = [_without_room(leaf) or leaf for leaf in leaves_of(error)]
     known = [leaf for leaf in leaves if isinstance(leaf, TrioasgiError)]
     if len(known) < len(leaves):
         what = " and ".join(cut(f"{type(leaf).__name__}: {leaf}", 1000) for leaf in leaves)
@@ -272,11 +272,3 @@ def _message(error: TrioasgiError) -> str:
     hint = None if cause is None else asyncio_hint(cause)
     parts = (text, None if cause is None else tidy(user_traceback(cause)), hint)
     return "\n\n".join(part for part in parts if part)
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error

@@ -6,9 +6,9 @@ the server's affair, so they do not show in what its caller has to catch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import trio
+
+from trioasgi.errors import leaves_of
 
 
 class FlatErrors:
@@ -40,7 +40,7 @@ def flatten(error: BaseException) -> BaseException:
     """The single error of a group, or a flat group of several. Cancelled counts only if there is no other
     error, as in Trio itself.
     """
-    leaves = list(_leaves(error))
+    leaves = list(leaves_of(error))
     own = [leaf for leaf in leaves if not isinstance(leaf, trio.Cancelled)]
     match own:
         case []:
@@ -57,11 +57,3 @@ def with_earlier(error: BaseException) -> BaseException:
     if earlier is None or earlier is error.__cause__:
         return error
     return flatten(BaseExceptionGroup("", [earlier, error]))
-
-
-def _leaves(error: BaseException) -> Iterator[BaseException]:
-    if isinstance(error, BaseExceptionGroup):
-        for inner in error.exceptions:
-            yield from _leaves(inner)
-    else:
-        yield error
