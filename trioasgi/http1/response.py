@@ -5,7 +5,6 @@ and 7).
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
@@ -24,7 +23,7 @@ from trioasgi.http1.encoder import (
 from trioasgi.http1.refusals import error_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from trioasgi.http.request import Header
     from trioasgi.http1.state import ConnectionState
@@ -242,7 +241,7 @@ class HTTP1Response(Exchange):
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
-        with self._telling_of_disconnect():
+        with _TellingOfDisconnect(self):
             try:
                 await self._connection.channel.send_file(fd, offset, count)
             except EOFError as exc:
@@ -312,7 +311,7 @@ class HTTP1Response(Exchange):
         if connection.attends:
             connection.attend()
         try:
-            with self._telling_of_disconnect():
+            with _TellingOfDisconnect(self):
                 await channel.flush()
         finally:
             connection.flushing -= 1
@@ -323,17 +322,12 @@ class HTTP1Response(Exchange):
         if self.phase is _ENDING and not channel.unsent:
             self._complete()
 
-    @contextmanager
-    def _telling_of_disconnect(self) -> Iterator[None]:
-        """Turn errors of the connection into ClientDisconnected."""
-        try:
-            yield
-        except TimeoutError as exc:
-            self._connection.log_limit("the client took nothing of the response for too long")
-            self._lose("the client stopped reading the response", by_server=True)
-            raise ClientDisconnected("the client stopped reading the response") from exc
-        except OSError as exc:
-            raise self._broken() from exc
+    def _stalled(self) -> ClientDisconnected:
+        """Give the response up, because the client takes nothing of it. Return the exception to raise."""
+        reason = "the client stopped reading the response"
+        self._connection.log_limit("the client took nothing of the response for too long")
+        self._lose(reason, by_server=True)
+        return ClientDisconnected(reason)
 
     def _broken(self) -> ClientDisconnected:
         """Give the response up, because the connection is broken. Return the exception to raise."""
@@ -383,6 +377,28 @@ class HTTP1Response(Exchange):
         if self.can_fail:
             self._connection.log_limit(reason)
             self._give_up(_Failure(reason, by_server=not self._connection.channel.hung_up))
+
+
+class _TellingOfDisconnect:
+    """Turn errors of the connection into ClientDisconnected.
+
+    No generator with @contextmanager: since Python 3.12 its frame and the error refer to each other, and keep
+    the connection until the next garbage collection.
+    """
+
+    __slots__ = ("_response",)
+
+    def __init__(self, response: HTTP1Response) -> None:
+        self._response = response
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, TimeoutError):
+            raise self._response._stalled() from exc
+        if isinstance(exc, OSError):
+            raise self._response._broken() from exc
 
 
 def _lost_file() -> BodyLengthError:

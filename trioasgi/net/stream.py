@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from trio.lowlevel import current_task, wait_task_rescheduled
@@ -13,9 +12,6 @@ from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.kernel import has_room
 from trioasgi.net.reading import BUSY_READING, CLOSED, ReadState
 from trioasgi.net.writing import WriteState
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _DRAINED: Final = ReadState.DRAINED
 _FULL: Final = WriteState.FULL
@@ -37,7 +33,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         if size < 1:
             raise ValueError("max_bytes must be at least 1")
         self._check_open()
-        with self._telling_as_trio():
+        with _ErrorsOfTrio(self):
             while True:
                 if self._read_state is _DRAINED:
                     if self._reader is not None:
@@ -51,7 +47,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await trio.lowlevel.checkpoint()
         self._check_sendable()
-        with self._telling_as_trio():
+        with _ErrorsOfTrio(self):
             # The caller of send_all may change its buffer afterwards, so keep a copy.
             if not self.send_nowait(bytes(data)):
                 await self.flush()
@@ -59,7 +55,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
     async def wait_send_all_might_not_block(self) -> None:
         await trio.lowlevel.checkpoint()
         self._check_sendable()
-        with self._telling_as_trio():
+        with _ErrorsOfTrio(self):
             if self._write_state is _BROKEN:
                 raise self._why_broken()
             # No send has failed yet, so ask the kernel whether the buffer is full.
@@ -67,20 +63,6 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
                 self._write_state = _FULL
                 await self._wait_for_room()
                 self._wake_queue()
-
-    @contextmanager
-    def _telling_as_trio(self) -> Iterator[None]:
-        """Turn errors of the socket into trio's BrokenResourceError or ClosedResourceError.
-
-        TimeoutError passes as it is: only those who set a deadline of the channel expect it.
-        """
-        try:
-            yield
-        except TimeoutError:
-            raise
-        except OSError as exc:
-            self._check_open()
-            raise trio.BrokenResourceError from exc
 
     def _check_sendable(self) -> None:
         self._check_open()
@@ -92,3 +74,26 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
     def _check_open(self) -> None:
         if self._write_state is _CLOSED:
             raise trio.ClosedResourceError(CLOSED)
+
+
+class _ErrorsOfTrio:
+    """Turn errors of the socket into trio's BrokenResourceError or ClosedResourceError.
+
+    TimeoutError passes as it is: only those who set a deadline of the channel expect it.
+
+    No generator with @contextmanager: since Python 3.12 its frame and the error refer to each other, and keep
+    the connection until the next garbage collection.
+    """
+
+    __slots__ = ("_stream",)
+
+    def __init__(self, stream: HubStream) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
+        if isinstance(exc, OSError) and not isinstance(exc, TimeoutError):
+            self._stream._check_open()
+            raise trio.BrokenResourceError from exc

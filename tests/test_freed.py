@@ -1,0 +1,116 @@
+"""Connections that end with an error are freed without the garbage collector: it runs when much has been made
+meanwhile, and on a quiet server what they held would stay.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import cast
+
+import pytest
+import trio
+
+from tests.support.certificates import Certificates
+from tests.support.freeing import server_ssl_objects, uncollected
+from tests.support.http import request
+from tests.support.sockets import SOON, Client, open_stream, run, served
+from tests.support.transports import certificates
+from trioasgi import Server
+from trioasgi.net.stream import HubStream
+from trioasgi.types import Receive, Scope, Send
+
+PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
+HELLO = b"\x16\x03\x01\x02\x00\x01"
+"""The beginning of a TLS handshake."""
+
+
+async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    while True:
+        await send({"type": "http.response.body", "body": bytes(65536), "more_body": True})
+
+
+def resets(stream: trio.SocketStream) -> None:
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def connections() -> int:
+    return sum(isinstance(each, HubStream) for each in gc.get_objects()) + server_ssl_objects()
+
+
+def expect_freed(
+    options: dict[str, object],
+    end: Callable[[Server], Awaitable[None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Expect nothing to be left of a connection after `end`."""
+
+    async def end_and_wait(server: Server) -> None:
+        await end(server)
+        with trio.fail_after(SOON):
+            while connections():  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
+
+    async def main() -> None:
+        async with served(endless, lifespan="off", access_log=False, **options) as server:
+            await end(server)  # what is loaded at the first
+            with uncollected() as found:
+                await end_and_wait(server)
+            assert found == []
+
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
+    run(main)
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
+def test_a_response_whose_client_resets_is_freed(
+    is_secure: bool, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = certificates(tmp_path) if is_secure else None
+
+    async def end(server: Server) -> None:
+        async with await open_stream(server) as stream:
+            resets(stream)
+            await _read_some(stream, tls)
+
+    expect_freed({"http": codec, **(tls.options if tls else {})}, end, monkeypatch)
+
+
+async def _read_some(stream: trio.SocketStream, tls: Certificates | None) -> None:
+    if tls is None:
+        client = Client(stream)
+    else:
+        secured = trio.SSLStream(stream, tls.context(), server_hostname="localhost", https_compatible=True)
+        client = Client(cast("trio.abc.HalfCloseableStream", secured))
+    await client.send(request())
+    await client.until(bytes(1000))
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["reset", "silent"])
+@pytest.mark.parametrize(
+    "sent", [b"", b"PROXY", PROXY, PROXY + HELLO], ids=["nothing", "part", "header", "hello"]
+)
+def test_a_connection_that_ends_before_its_first_request_is_freed(
+    sent: bytes, is_silent: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def end(server: Server) -> None:
+        async with await open_stream(server) as stream:
+            resets(stream)
+            await stream.send_all(sent)
+            if is_silent:
+                assert await stream.receive_some() == b""
+            else:
+                await trio.sleep(0.02)  # the server reads what was sent, and waits
+
+    options = {
+        "proxy_protocol": "required",
+        "proxy_protocol_trusted": "*",
+        "timeout_handshake": 0.1 if is_silent else 10,
+        **certificates(tmp_path).options,
+    }
+    expect_freed(options, end, monkeypatch)
