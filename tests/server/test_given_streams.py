@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import logging
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from trio.testing import memory_stream_pair
 from tests.support.applications import Lived
 from tests.support.certificates import Certificates
 from tests.support.http import Calls, Client, echo, on_trio, request, respond
+from tests.support.openssl import RecordClient
 from tests.support.sockets import SOON, logged, run, secured, served
 from tests.support.transports import ca_file, certificates
 from trioasgi import LifespanError, Server, serve_stream
@@ -160,6 +162,38 @@ def test_a_handshake_of_the_callers_tls_that_fails_is_logged(tmp_path: Path) -> 
 
 
 # The Server
+
+
+@pytest.mark.parametrize("way", ["plain", "the caller's tls", "tls", "proxy"])
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "half"])
+def test_a_stream_that_its_program_has_closed_is_closed_quietly(
+    way: str, is_whole: bool, tmp_path: Path
+) -> None:
+    both = certificates(tmp_path)
+
+    async def main() -> None:
+        async with socket_streams("127.0.0.1") as (ours, theirs):
+            await (theirs.aclose() if is_whole else theirs.send_eof())
+            with closing(RecordClient()) as client:
+                client.do_handshake()
+                await ours.send_all(client.take())
+            await serve_stream(echo, stream_of(theirs), lifespan="off", **options)
+
+    def stream_of(theirs: trio.SocketStream) -> trio.abc.Stream:
+        if way != "the caller's tls":
+            return theirs
+        return trio.SSLStream(theirs, own_context(both, {}), server_side=True)
+
+    ways: dict[str, dict[str, Any]] = {
+        "tls": {**both.options},
+        "proxy": {"proxy_protocol": "required", "proxy_protocol_trusted": "*"},
+    }
+    options = ways.get(way, {})
+    with logged() as log:
+        run(main)
+    assert log.lines(logging.ERROR) == []
+    if way in ("tls", "the caller's tls"):
+        assert log.count("TLS handshake failed: the stream is closed on this side") == 1
 
 
 def test_start_returns_when_the_application_has_started_and_the_server_can_drain() -> None:

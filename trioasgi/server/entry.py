@@ -88,7 +88,7 @@ class ConnectionPreparer:
         with trio.move_on_after(self._settings.timeout_handshake):
             try:
                 header, rest = await read_proxy_header(stream, required=settings.required)
-            except (ProxyError, trio.BrokenResourceError, OSError) as exc:
+            except (ProxyError, trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
                 logger.warning("%s: closed: %s", info.peer, _proxy_failure(exc))
                 return None, info
             stream = unread(stream, rest)
@@ -139,7 +139,7 @@ class ConnectionPreparer:
         with trio.move_on_after(self._settings.timeout_handshake) as scope:
             try:
                 await tls_stream.do_handshake()
-            except (trio.BrokenResourceError, OSError) as exc:
+            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
                 self._log_failed_handshake(peer, _handshake_failure(exc))
                 return False
         if scope.cancelled_caught:
@@ -163,7 +163,13 @@ def as_channel(stream: trio.abc.Stream) -> Channel:
     return stream if isinstance(stream, HubStream) else StreamChannel(stream)
 
 
+_CLOSED_HERE = "the stream is closed on this side"
+"""A program may give `serve_stream` a stream of which it has closed a half, or both."""
+
+
 def _proxy_failure(exc: Exception) -> str:
+    if isinstance(exc, trio.ClosedResourceError):
+        return _CLOSED_HERE
     return str(exc) or "the connection was broken within its PROXY header"
 
 
@@ -177,6 +183,8 @@ def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
 
 
 def _handshake_failure(exc: Exception) -> str:
+    if isinstance(exc, trio.ClosedResourceError):
+        return _CLOSED_HERE
     cause = exc.__cause__
     if isinstance(cause, ssl.SSLZeroReturnError):
         return "the client closed the connection"
