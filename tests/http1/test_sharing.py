@@ -228,3 +228,16 @@ def test_limits_that_refuse_in_the_middle_of_fields_change_nothing(codec: str) -
         other = Conversation(shared)
         other.feed(NEXT["1.1"])
         assert other.reading() == read_all("h11", [NEXT["1.1"]])
+
+
+def test_a_ctrl_c_within_a_head_is_no_error_of_its_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
+    """llhttp's callbacks are Python, so the signal may come in one of them."""
+
+    def interrupted(codec: HttptoolsCodec, name: bytes, value: bytes) -> None:
+        raise KeyboardInterrupt
+
+    codec = HttptoolsCodec()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(HttptoolsCodec, "on_header", interrupted)
+        codec.read_fields(request())
+    assert codec.read_fields(request()) == HttptoolsCodec().read_fields(request())

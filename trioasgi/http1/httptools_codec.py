@@ -55,6 +55,9 @@ class HttptoolsCodec(Codec):
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
             pass  # the head has an Upgrade field, which a server may ignore (RFC 9110, 7.8)
+        except httptools.HttpParserCallbackError as exc:
+            # `on_header` was interrupted, by Ctrl-C for example: the parser has wrapped that.
+            raise exc.__context__ or exc from None
         except httptools.HttpParserError as exc:
             raise GrammarError(str(exc)) from exc
         else:
