@@ -108,13 +108,11 @@ def _encode_fields(fields: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
-def encode_chunk(data: bytes, more: bool, trailers: bytes = b"") -> bytes:
-    """Encode one chunk. Unless there are `more`, the last chunk and the trailers follow it (RFC 9112, 7.1).
+def encode_end(data: bytes, trailers: bytes) -> bytes:
+    """Encode the end of a chunked body: `data`, the last chunk and the trailers (RFC 9112, 7.1).
 
-    Empty data makes no chunk, as an empty chunk would end the body.
+    Empty data makes no chunk, as an empty chunk would end the body before its trailers.
     """
-    if more:
-        return b"%x\r\n%b\r\n" % (len(data), data) if data else b""
     if not data:
         return b"0\r\n%b\r\n" % trailers
     return b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, trailers)

@@ -16,7 +16,7 @@ from trioasgi.http1.encoder import (
     NO_CONTENT_LENGTH,
     TRANSFER_ENCODING_CHUNKED,
     Framing,
-    encode_chunk,
+    encode_end,
     encode_informational,
     frame_file,
 )
@@ -204,7 +204,9 @@ class HTTP1Response(Exchange):
             else:
                 self.count(size, more)
             if framing is _CHUNKED:
-                data = encode_chunk(data, more, self._trailers)
+                if more:
+                    return self._send_chunk(data)
+                data = encode_end(data, self._trailers)
         if self._head:
             head, self._head = self._head, b""
             if not data and more:
@@ -226,6 +228,20 @@ class HTTP1Response(Exchange):
             raise self._broken() from exc
         self._complete()
         return False
+
+    def _send_chunk(self, data: bytes) -> bool:
+        """Send a chunk that is not the last. Empty data makes no chunk, as an empty chunk would end the body
+        (RFC 9112, 7.1).
+        """
+        connection = self._connection
+        if connection.attends:
+            connection.attend()
+        if not data:
+            return False
+        try:
+            return not connection.channel.send_soon(b"%x\r\n" % len(data), data, b"\r\n")
+        except OSError as exc:
+            raise self._broken() from exc
 
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         framing = self._framing

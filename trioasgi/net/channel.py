@@ -122,11 +122,11 @@ class Channel(ByteChannel):
         again.
         """
 
-    def send_soon(self, data: bytes) -> bool:
-        """As `send_nowait`, when more may follow at once. Up to `CORK` bytes may be held back until all tasks
-        that can run now have run.
+    def send_soon(self, *pieces: bytes) -> bool:
+        """As `send_nowait`, for one piece or several, when more may follow at once. Up to `CORK` bytes may be
+        held back until all tasks that can run now have run.
         """
-        return self.send_nowait(data)
+        return self.send_nowait(b"".join(pieces))
 
     def take_back(self, data: bytes) -> bool:  # noqa: ARG002 - for channels that hold bytes back
         """Do not send `data`, the object that was given to `send_soon` last. False if it may have left."""

@@ -26,20 +26,28 @@ class CorkingChannel(Channel):
     _corked: list[bytes] | None
     _corked_size: int
 
-    def _hold_back(self, data: bytes, hub: Hub) -> bool:
-        """Hold `data` back, up to `CORK` bytes with the pieces before. The result is that of `send_soon`."""
-        self._corked_size += len(data)
+    def _hold_back(self, pieces: tuple[bytes, ...], hub: Hub) -> bool:
+        """Hold `pieces` back, up to `CORK` bytes with those before. The result is that of `send_soon`.
+
+        They are joined only when they leave, so that each byte is copied once.
+        """
+        self._corked_size += sum(map(len, pieces))
         if self._corked is None:
-            self._corked = [data]
-            hub.flush_soon(self)
-            return True
-        self._corked.append(data)
+            self._corked = list(pieces)
+            if self._corked_size < CORK:
+                hub.flush_soon(self)
+        else:
+            self._corked += pieces
         return self._corked_size < CORK or self.send_nowait(b"")
 
     def _take_corked(self, data: bytes) -> bytes:
         """The held-back pieces with `data` behind them. They are not held back any more."""
         corked, self._corked, self._corked_size = self._corked, None, 0
-        return b"".join([*corked, data]) if corked else data
+        if not corked:
+            return data
+        if data:
+            corked.append(data)
+        return b"".join(corked)
 
     def take_back(self, data: bytes) -> bool:
         corked = self._corked

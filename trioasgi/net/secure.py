@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 import trio
 from trio.lowlevel import current_task
 
-from trioasgi.net.channel import CORK, STALLED_READ, WRITE_SLICE
+from trioasgi.net.channel import STALLED_READ, WRITE_SLICE
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
 from trioasgi.net.records import RecordReader, RecordState
@@ -299,12 +299,12 @@ class TLSChannel(CorkingChannel):
             self._unsent.append(view)
         return False
 
-    def send_soon(self, data: bytes) -> bool:
+    def send_soon(self, *pieces: bytes) -> bool:
         # Bytes are held back before they are encrypted. So they can be taken back, and leave in one record
         # with the bytes behind them. If the transport has unsent bytes, these have to wait anyway.
-        if self._unsent or len(data) >= CORK or self._transport.unsent:
-            return self.send_nowait(data)
-        return self._hold_back(data, self._transport.hub)
+        if self._unsent or self._transport.unsent:
+            return self.send_nowait(b"".join(pieces))
+        return self._hold_back(pieces, self._transport.hub)
 
     def _encrypt(self, piece: memoryview) -> bool:
         if piece:

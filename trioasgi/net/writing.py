@@ -29,7 +29,7 @@ import outcome
 import trio
 from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
-from trioasgi.net.channel import CORK, STALLED_WRITE
+from trioasgi.net.channel import STALLED_WRITE
 from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
 from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
@@ -205,10 +205,10 @@ class WritingHalf(ReadingHalf):
         self._unsent = memoryview(b"".join((self._unsent or _NOTHING, data)))
         return False
 
-    def send_soon(self, data: bytes) -> bool:
-        if self._unsent is not None or len(data) >= CORK:
-            return self.send_nowait(data)
-        return self._hold_back(data, self.hub)
+    def send_soon(self, *pieces: bytes) -> bool:
+        if self._unsent is not None:
+            return self.send_nowait(b"".join(pieces))
+        return self._hold_back(pieces, self.hub)
 
     async def flush(self) -> None:
         self.uncork()
