@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -67,7 +68,7 @@ class SendingSide:
         self._settings = settings
         self._peer = peer
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
-        self.long_from: float = LONG_MESSAGE if deflate else math.inf
+        self.long_from = LONG_MESSAGE if deflate else sys.maxsize
         """Bytes, or characters. `send` takes messages up to this length, `send_long` longer ones. It is -1
         while a long one is compressed: then `send_long` takes all, and they wait for it.
         """
@@ -113,7 +114,7 @@ class SendingSide:
             raise ClientDisconnected("the WebSocket is closed")
         encoded = None
         if len(message) > self.long_from:
-            self.long_from, limit = -1.0, self.long_from
+            self.long_from, limit = -1, self.long_from
             self._compressed = done = trio.Event()
             try:
                 encoded = await self._encode(message)

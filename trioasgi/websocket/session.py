@@ -100,9 +100,10 @@ class WebSocketSession(SendingSide):
             return self._take_queued(self._queue)
         if self.state is not _OPEN:
             return None
-        if self._read_by in _RECEIVING:
-            raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        self._read_by = _HANDING_BACK if self._read_by is _STAND_IN else _APPLICATION
+        if self._read_by is _NOBODY:
+            self._read_by = _APPLICATION
+        else:
+            self._read_by = self._take_turn()
         try:
             if self._read_by is _HANDING_BACK:
                 await self._end_stand_in()
@@ -150,6 +151,12 @@ class WebSocketSession(SendingSide):
             elif self._read_by is _HANDING_BACK:
                 self._read_by = _STAND_IN  # we were cancelled while we waited for its end
         return None
+
+    def _take_turn(self) -> ReadBy:
+        """Who reads, now that the application receives. Raises BusyResourceError."""
+        if self._read_by in _RECEIVING:
+            raise trio.BusyResourceError("another task is receiving from this WebSocket")
+        return _HANDING_BACK if self._read_by is _STAND_IN else _APPLICATION
 
     def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
         message = queue.popleft()
