@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import sys
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, request, respond, serving
+from tests.support.sockets import connected, run, served
 from trioasgi.errors import ASGIMessageError
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
@@ -39,6 +42,30 @@ async def test_a_body_without_a_length_is_chunked(codec: str) -> None:
             response = await client.get(request("/"))
             assert response.body == b"ab" + b"c" * 70_000 + b"d"
             assert (response["transfer-encoding"], response["content-length"]) == (b"chunked", None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+def test_a_chunk_that_waits_for_the_next_is_not_copied() -> None:
+    piece = b"x" * 16_384
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        tracemalloc.start()
+        try:
+            for _ in range(3):
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            held.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+        await send({"type": "http.response.body", "body": b""})
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            assert (await client.get(request("/"))).body == piece * 3
+
+    held: list[int] = []
+    run(main)
+    assert held[0] < len(piece)
 
 
 @on_trio
