@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 
 from tests.support.http import Calls, on_trio, request, serving
-from trioasgi.asgi import messages
-from trioasgi.asgi.messages import check_headers
 from trioasgi.errors import ASGIMessageError
 from trioasgi.types import Receive, Scope, Send
 
@@ -206,57 +204,3 @@ async def test_more_body_is_what_it_counts_as(codec: str, more: object, done: ob
     messages = [START, {**BODY, "more_body": more}, {**BODY, "more_body": done}]
     async with serving(sending(*messages), codec) as client:
         assert (await client.get(request("/"))).body == b"abcabc"
-
-
-@pytest.mark.parametrize("value", [bytearray(b"12"), memoryview(b"12"), 12, "12", None])
-def test_a_length_is_a_byte_string(value: Any) -> None:
-    try:
-        _, length = check_headers([(b"content-length", value)])
-    except ASGIMessageError:
-        assert not isinstance(value, bytearray)
-    else:
-        assert isinstance(value, bytearray)
-        assert length == 12
-
-
-def test_names_come_in_lower_case() -> None:
-    for _ in range(2):
-        headers, length = check_headers([(b"X-A", b"\xff\t b"), (b"Content-LENGTH", b"007")])
-        assert headers == ((b"x-a", b"\xff\t b"),)
-        assert length == 7
-
-
-def test_fields_that_are_known_stay_what_they_were() -> None:
-    value = bytearray(b"a value for this test")
-    fields: list[Any] = [[b"x-changes", value]]
-    assert check_headers(fields) == (((b"x-changes", b"a value for this test"),), None)
-    value[0:1] = b"the"
-    assert check_headers(fields) == (((b"x-changes", b"the value for this test"),), None)
-    fields.append((b"x-more", b"1"))
-    assert len(check_headers(fields)[0]) == 2
-
-
-def test_a_field_is_what_was_checked() -> None:
-    for _ in range(2):
-        checked, _ = check_headers([(b"x-shy", Shy(b"abc"))])
-        assert checked == ((b"x-shy", b"abc"),)
-        assert type(checked[0][1]) is bytes
-
-
-def test_fields_are_refused_again() -> None:
-    for _ in range(2):
-        with pytest.raises(ASGIMessageError, match="control character"):
-            check_headers([(b"x-bad", b"a\r\nb: c")])
-        with pytest.raises(ASGIMessageError, match="must be an iterable of"):
-            check_headers([(b"x-bad", "text")])  # type: ignore[list-item] # which is what is tested
-        with pytest.raises(ASGIMessageError, match="given twice"):
-            check_headers([(b"content-length", b"1"), (b"content-length", b"1")])
-
-
-def test_no_more_fields_are_remembered_than_is_useful() -> None:
-    for number in range(1000):
-        check_headers([(b"x-number", b"%d" % number)])
-    assert len(messages._known_headers) <= messages._MAX_KNOWN_HEADERS
-    large = ((b"x-large", b"a" * 2000),)
-    check_headers(large)
-    assert large not in messages._known_headers

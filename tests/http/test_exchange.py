@@ -70,7 +70,7 @@ class PlainExchange(Exchange):
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
         return False
 
-    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
+    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
         self.status, self.phase = status, ResponsePhase.STARTED
         self._left = None if self.request.method == "HEAD" else length
         return False

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioasgi.asgi.headers import check_headers
 from trioasgi.asgi.messages import (
     check_body,
-    check_headers,
     check_links,
     check_message,
     check_range,

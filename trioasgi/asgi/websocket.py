@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
-from trioasgi.asgi.messages import check_body, check_headers, check_message, check_status, check_type
+from trioasgi.asgi.headers import check_headers
+from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal

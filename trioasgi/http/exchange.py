@@ -106,7 +106,7 @@ class Exchange(Response, ABC):
         """
 
     @abstractmethod
-    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
+    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
         """Begin the response. True if `flush()` must be awaited.
 
         `headers` are validated, and their names are in lower case. `length` is the Content-Length, or None.

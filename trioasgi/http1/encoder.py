@@ -54,20 +54,22 @@ _MAX_KNOWN_BYTES: Final = 2048  # of one head
 class HeadEncoder:
     """Encodes status lines and header fields, with the default fields that the application does not send."""
 
-    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second", "_second_end")
+    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second", "_second_end", "_special")
 
     def __init__(self, fields: DefaultFields) -> None:
         self._fields = fields
+        self._special = _OURS | fields.names
         self._second = self._second_end = 0.0  # the beginning and the end of a second since the epoch
         self._defaults: tuple[Header, ...] = ()  # of this second
         self._lines = b""  # the same, encoded
-        self._heads: dict[tuple[int, tuple[Header, ...]], tuple[bytes, bool]] = {}
+        self._heads: dict[tuple[int, Sequence[Header]], tuple[bytes, bool]] = {}
 
-    def encode(self, status: int, headers: tuple[Header, ...] = ()) -> tuple[bytes, bool]:
+    def encode(self, status: int, headers: Sequence[Header] = ()) -> tuple[bytes, bool]:
         """Encode the head of a response, without the fields of `_OURS`, Content-Length and the empty line.
         Also return whether `headers` ask to close the connection.
 
-        Encoded heads are reused within the same second, as many responses have the same head.
+        Fields that are given as a tuple are likely to come again: their head is reused within the same
+        second.
         """
         now = time.time()
         heads = self._heads
@@ -77,6 +79,8 @@ class HeadEncoder:
             self._second_end = self._second + 1
             self._defaults = self._fields.at(now)
             self._lines = _encode_fields(self._defaults)
+        if type(headers) is not tuple:
+            return self._encode(status, headers)
         head = heads.get((status, headers))
         if head is None:
             head = self._encode(status, headers)
@@ -86,12 +90,20 @@ class HeadEncoder:
                 heads[status, headers] = head
         return head
 
-    def _encode(self, status: int, headers: tuple[Header, ...]) -> tuple[bytes, bool]:
+    def _encode(self, status: int, headers: Sequence[Header]) -> tuple[bytes, bool]:
+        special = self._special
+        lines = [STATUS_LINES[status], self._lines]
+        for name, value in headers:
+            if name in special:
+                return self._encode_special(status, headers)
+            lines += (name, b": ", value, b"\r\n")
+        return b"".join(lines), False
+
+    def _encode_special(self, status: int, headers: Sequence[Header]) -> tuple[bytes, bool]:
+        """As `encode`, if a field replaces a default one, or is the server's to send."""
         names = {name for name, _ in headers}
-        defaults = self._lines
-        if not self._fields.names.isdisjoint(names):
-            defaults = _encode_fields([field for field in self._defaults if field[0] not in names])
-        lines = [STATUS_LINES[status], defaults]
+        lines = [STATUS_LINES[status]]
+        lines += [b"%b: %b\r\n" % field for field in self._defaults if field[0] not in names]
         closes = False
         for field in headers:
             name, value = field

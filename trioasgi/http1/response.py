@@ -127,7 +127,7 @@ class HTTP1Response(Exchange):
             return False  # the head of the final response has left
         return self._send(encode_informational(status, headers))
 
-    def send_head(self, status: int, headers: tuple[Header, ...], length: int | None) -> bool:
+    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
         self.status = status
         self.phase = _STARTED
         connection = self._connection
