@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -69,6 +68,9 @@ usual in X-Forwarded-For.
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255})(?::([0-9]{1,5})?)?")
 """RFC 3986, 3.2.2 and 3.2.3, but only with the characters of host names."""
 
+_LONGEST_HOST: Final = 261
+"""Characters of the longest match of `_AUTHORITY`."""
+
 _PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
@@ -90,13 +92,14 @@ class Forwarded(msgspec.Struct, frozen=True):
 
     def headers(self, headers: Sequence[Header]) -> list[Header]:
         """The header fields of the request, with the Host that the client has asked for."""
-        host = self.host
+        fields, host = list(headers), self.host
         if host is None:
-            return list(headers)
-        return [(b"host", host), *(field for field in headers if field[0] != b"host")]
-
-
-_name: Final = itemgetter(0)
+            return fields
+        for place, (name, _value) in enumerate(fields):
+            if name == b"host":
+                fields[place] = (name, host)
+                return fields
+        return [(b"host", host), *fields]
 
 
 class Forwarding:
@@ -117,11 +120,19 @@ class Forwarding:
     def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
         """Read the header fields of a request on the trusted connection `info`. None if they say nothing."""
         names = self._names
-        if names.isdisjoint(map(_name, headers)):
-            return None
-        fields: dict[bytes, list[str]] = {}
+        fields: dict[bytes, str] = {}
         for name, value in headers:
             if name in names:
+                if name in fields or b"," in value or name == FORWARDED:
+                    return self._read_hops(headers, info)
+                fields[name] = value.decode("latin-1").strip(" \t")
+        return _conclude(_read_hop(fields), headers, info) if fields else None
+
+    def _read_hops(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
+        """As `read`, if there may be more than one hop."""
+        fields: dict[bytes, list[str]] = {}
+        for name, value in headers:
+            if name in self._names:
                 fields.setdefault(name, []).append(value.decode("latin-1").strip(" \t"))
         return read_forwarded(fields, headers, info, self._trusted)
 
@@ -165,6 +176,15 @@ _NOT_KNOWN: Final = _Node("an unknown client")
 
 
 # The two families
+
+
+def _read_hop(fields: Mapping[bytes, str]) -> _Statement:
+    """As `_read_x_forwarded`, for one hop, which is the client whether it is trusted or not."""
+    get = fields.get
+    client = get(FOR)
+    return _Statement(
+        _parse_node(client) if client else None, get(PROTO, ""), get(HOST, ""), get(PORT, ""), get(PREFIX, "")
+    )
 
 
 def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -> _Statement:
@@ -283,36 +303,48 @@ def _conclude(statement: _Statement, headers: Sequence[Header], info: Connection
     client, peer = (info.client, info.peer) if node is None else (node.client, node.label)
     server, host = info.server, None
     if statement.host or statement.port:
-        named = _AUTHORITY.fullmatch(statement.host)
-        port = _parse_port(statement.port)
-        if named is not None or port is not None:
-            server, host = _find_server(named, port, headers, info.server, scheme)
+        server, host = _find_server(statement, headers, info.server, scheme)
     prefix = _parse_prefix(statement.prefix) if statement.prefix else None
     return Forwarded(ConnectionInfo(scheme, client, server, peer, info.tls), host, prefix)
 
 
 def _find_server(
-    named: re.Match[str] | None,
-    port: int | None,
-    headers: Sequence[Header],
-    server: Peer | None,
-    scheme: str,
+    statement: _Statement, headers: Sequence[Header], server: Peer | None, scheme: str
 ) -> tuple[Peer | None, bytes | None]:
-    """The server as the client has addressed it, and the Host field for it.
+    """The server as the client has addressed it, and the Host field for it; `server` and None if the
+    statement does not say.
+    """
+    found = _name_server(statement.host, statement.port, scheme)
+    port = None if found else _parse_port(statement.port)
+    if port is not None:
+        own = next((value.decode("latin-1") for name, value in headers if name == b"host"), "")
+        found = _name_server(own, statement.port, scheme)
+        if found is None:
+            return (server[0] if server else "", port), None
+    return found or (server, None)
+
+
+def _name_server(host: str, port: str, scheme: str) -> tuple[Peer, bytes] | None:
+    """The server that `host` names, and the Host field for it; None if it names none.
 
     The port is that of the host; without one, the forwarded port; without that, the default of the scheme
     (RFC 9110, 4.2.1).
     """
+    # Longer texts are no host and no port. They are not kept in the cache.
+    return _name_known(host, port[:6], scheme) if len(host) <= _LONGEST_HOST else None
+
+
+@lru_cache(maxsize=256)
+def _name_known(host: str, port: str, scheme: str) -> tuple[Peer, bytes] | None:
+    named = _AUTHORITY.fullmatch(host)
     if named is None:
-        named = _AUTHORITY.fullmatch(next((v.decode("latin-1") for n, v in headers if n == b"host"), ""))
-        if named is None:
-            return (server[0] if server else "", port), None
+        return None
     default = _DEFAULT_PORTS[scheme]
     own = _parse_port(named[2] or "")
-    port = own or port or default
+    number = own or _parse_port(port) or default
     name = named[1]
-    host = name if port == default and not own else f"{name}:{port}"
-    return (name.strip("[]"), port), host.encode()
+    field = name if number == default and not own else f"{name}:{number}"
+    return (name.strip("[]"), number), field.encode()
 
 
 def _parse_port(text: str) -> int | None:

@@ -118,35 +118,36 @@ class HTTPHandler:
     async def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`. Its response is over when this returns. Raises nothing but cancellation."""
         # `unforwarded`: the same request was read before, and it has no field of a proxy.
+        caller = self
         if self._forwarding is not None and not exchange.request.unforwarded:
             forwarded = self._forwarding.read(exchange.request.headers, self._info)
-            if forwarded is not None:
-                await HTTPHandler(self._application, forwarded.info, forwarded).handle(exchange)
-                return
-            exchange.request.unforwarded = True
+            if forwarded is None:
+                exchange.request.unforwarded = True
+            else:
+                caller = HTTPHandler(self._application, forwarded.info, forwarded)
         application = self._application
         if application.access_log is not None:
-            exchange.on_end = AccessEntry(application.access_log, self._info.peer).write
+            exchange.on_end = AccessEntry(application.access_log, caller._info.peer).write
         if application.concurrency and application.active >= application.concurrency:
-            self._refuse(exchange)
+            caller._refuse(exchange)
         elif exchange.request.websocket and application.websocket is not None:
-            await self._serve_websocket(exchange, application.websocket)
+            await caller._serve_websocket(exchange, application.websocket)
         else:
             app, call = application.app, HTTPCall(exchange)
             application.active += 1
             try:
-                await app(self._make_scope(exchange), call.receive, call.send)
+                await app(caller._make_scope(exchange), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                self._handle_failure(exchange, exc)
+                caller._handle_failure(exchange, exc)
             else:
                 if exchange.phase is not _COMPLETE:
-                    self._check_complete(exchange)
+                    caller._check_complete(exchange)
             finally:
                 application.active -= 1
                 if application.max_requests:
                     application.count_answer()
         if exchange.status >= 300:
-            self._look_for_handshake(exchange)
+            caller._look_for_handshake(exchange)
 
     def _look_for_handshake(self, exchange: Exchange) -> None:
         """Log why an intended WebSocket handshake was not recognised as one."""
