@@ -4,7 +4,6 @@ meanwhile, and on a quiet server what they held would stay.
 
 from __future__ import annotations
 
-import gc
 import logging
 import socket
 import struct
@@ -16,12 +15,11 @@ import pytest
 import trio
 
 from tests.support.certificates import Certificates
-from tests.support.freeing import server_ssl_objects, uncollected
+from tests.support.freeing import connections, uncollected
 from tests.support.http import request
 from tests.support.sockets import SOON, Client, open_stream, run, served
 from tests.support.transports import certificates
 from trioasgi import Server
-from trioasgi.net.stream import HubStream
 from trioasgi.types import Receive, Scope, Send
 
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
@@ -37,10 +35,6 @@ async def endless(scope: Scope, receive: Receive, send: Send) -> None:
 
 def resets(stream: trio.SocketStream) -> None:
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-
-
-def connections() -> int:
-    return sum(isinstance(each, HubStream) for each in gc.get_objects()) + server_ssl_objects()
 
 
 def expect_freed(

@@ -7,6 +7,8 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trioasgi.net.stream import HubStream
+
 
 @contextmanager
 def uncollected() -> Iterator[list[str]]:
@@ -15,6 +17,7 @@ def uncollected() -> Iterator[list[str]]:
     """
     found: list[str] = []
     gc.collect()
+    _kept[:] = _connections()
     gc.disable()
     try:
         yield found
@@ -25,8 +28,32 @@ def uncollected() -> Iterator[list[str]]:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
+        _kept.clear()
+
+
+_kept: list[HubStream | ssl.SSLObject] = []
+"""What earlier tests have left: pytest keeps exceptions that are parameters, and their tracebacks."""
+
+
+def _connections() -> list[HubStream | ssl.SSLObject]:
+    return [
+        each
+        for each in gc.get_objects()
+        if isinstance(each, HubStream) or (isinstance(each, ssl.SSLObject) and each.server_side)
+    ]
+
+
+def _made() -> list[HubStream | ssl.SSLObject]:
+    return [each for each in _connections() if not any(each is kept for kept in _kept)]
+
+
+def connections() -> int:
+    """How many connections the hub and, on the server's side, OpenSSL have; within `uncollected`, those that
+    were made there.
+    """
+    return len(_made())
 
 
 def server_ssl_objects() -> int:
-    """How many connections OpenSSL has on the server's side."""
-    return sum(isinstance(each, ssl.SSLObject) and each.server_side for each in gc.get_objects())
+    """As `connections`, of OpenSSL alone."""
+    return sum(isinstance(each, ssl.SSLObject) for each in _made())
