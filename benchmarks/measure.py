@@ -40,8 +40,8 @@ class Figures:
 
 def measure(case: Case, one: Running, seconds: int) -> Figures:
     """Check what a running server answers, then measure it. Raises Failed."""
-    check(case, one.port)
     try:
+        check(case, one.port)
         return _RUNNING[case.kind](case, one, seconds)
     except Failed:
         one.check_alive()  # if it has ended, that says more

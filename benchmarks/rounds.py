@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from .cases import UNITS, Case
+from .cases import UNITS, Case, Kind
 from .measure import STARTING, Figures, measure
 from .process import Failed, NotOffered, Workspace, running
 from .results import Results
@@ -106,9 +106,12 @@ def _takes_part(case: Case, server: Server) -> bool:
 
 
 def _starts(cases: Sequence[Case]) -> Iterator[list[Case]]:
-    """Group neighbours that one start of a server serves; those that start it themselves stay alone."""
+    """Group neighbours that one start of a server serves; those that start it themselves stay alone.
+
+    So do those that measure memory: what one of them has let go, the next would use again.
+    """
     for key, group in itertools.groupby(
-        cases, lambda case: (case.app, case.way, case.idle, case.kind in STARTING)
+        cases, lambda case: (case.app, case.way, case.idle, case.kind is Kind.MEMORY or case.kind in STARTING)
     ):
         if key[-1]:
             yield from ([case] for case in group)
