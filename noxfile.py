@@ -88,7 +88,7 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Compare with other servers, for under ten minutes; `-- --quick` for one. See docs/benchmarks.md."""
+    """Compare with other servers, for 15 minutes; `-- --quick` for one. See docs/benchmarks.md."""
     session.install("-e", ".[all]", "-r", "benchmarks/requirements.txt")
     session.run("python", "-m", "benchmarks", *session.posargs)
 

@@ -9,7 +9,7 @@ from .cases import CASES, UNITS, Case
 from .results import Results
 from .servers import OURS
 
-WIDTH, LABELS, RIGHT = 900, 190, 120
+WIDTH, LABELS, RIGHT = 900, 200, 120
 BAR, GAP, BETWEEN, TOP = 13, 2, 14, 60
 LONGEST = 6.0
 """Multiples of trioasgi at which a bar is cut off; its figure says the rest."""
@@ -20,6 +20,8 @@ COLOURS = {
     "uvicorn": "#d1495b",
     "uvicorn h11": "#e8a3ad",
     "granian": "#e09f3e",
+    "gunicorn": "#5a8f3c",
+    "h2corn": "#b5838d",
     "fastpysgi": "#6c5b9e",
     "hypercorn": "#8d99ae",
 }

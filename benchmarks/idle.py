@@ -1,12 +1,14 @@
 """Connections over which nothing happens, held by a process of their own.
 
-    python -m benchmarks.idle CASE PORT COUNT
+    python -m benchmarks.idle CASE PORT COUNT FIRST
 
 Opens them, asks once on each, prints `open`; on a line from stdin prints how many the server has closed.
+Requests of which no two are alike are numbered from FIRST on.
 """
 
 from __future__ import annotations
 
+import itertools
 import socket
 import ssl
 import subprocess
@@ -14,8 +16,9 @@ import sys
 
 from .cases import CASES, Case
 from .check import connect
-from .client import answer_size, http_request
+from .client import answer_size
 from .process import ROOT, Failed
+from .traffic import fresh
 
 if sys.platform != "win32":
     import resource
@@ -33,6 +36,7 @@ class Idle:
 
     def __init__(self, case: Case, port: int, count: int) -> None:
         self._command = [sys.executable, "-m", "benchmarks.idle", case.name, str(port), str(count)]
+        self._command.append(str(fresh()))
 
     def __enter__(self) -> Idle:
         self._process = subprocess.Popen(
@@ -65,14 +69,15 @@ def room() -> int:
     return sys.maxsize
 
 
-def hold(case: Case, port: int, count: int) -> list[socket.socket]:
+def hold(case: Case, port: int, count: int, first: int) -> list[socket.socket]:
     """Open so many connections, each with one request answered. Raises OSError."""
-    request, size = http_request(case), answer_size(case, port)
+    request, traffic, size = case.request(), case.traffic, answer_size(case, port)
+    numbers = itertools.count(first)
     opened: list[socket.socket] = []
     while len(opened) < count:
         batch = [connect(port, tls=case.tls) for _ in range(min(AT_ONCE, count - len(opened)))]
         for connection in batch:
-            connection.sendall(request)
+            connection.sendall(request if traffic is None else traffic.request(next(numbers)))
         for connection in batch:
             _receive(connection, size)
         opened += batch
@@ -98,11 +103,11 @@ def is_closed(connection: socket.socket) -> bool:
         return True
 
 
-def main(name: str, port: str, count: str) -> int:
+def main(name: str, port: str, count: str, first: str) -> int:
     """Hold connections; return 1, and say why, if they cannot be had."""
     case = next(case for case in CASES if case.name == name)
     try:
-        connections = hold(case, int(port), int(count))
+        connections = hold(case, int(port), int(count), int(first))
     except OSError as error:
         print(error)
         return 1

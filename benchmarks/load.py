@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .cases import CONNECTIONS, Case, Kind
-from .client import VARIES, http_request
+from .cases import Case, Kind
 from .process import ROOT, Failed
+from .traffic import fresh
 
 WARM_UP = 0.2
 """Seconds; in Python, which says after a few hundred requests all that there is to be warm."""
@@ -48,14 +48,15 @@ def missing() -> list[str]:
 
 def generator(case: Case) -> str:
     """Name what `run` takes for a case."""
-    if case.kind is Kind.WEBSOCKET:
+    # wrk resumes TLS sessions, or not, as it likes.
+    if case.kind is Kind.WEBSOCKET or (case.tls and case.reconnect):
         return "python"
     best = "h2load" if case.payload or case.pipelined > 1 else "wrk"
     return best if shutil.which(best) is not None else "python"
 
 
 def run(case: Case, port: int, seconds: int) -> Load:
-    """Keep 32 connections busy for so many seconds. Raises Failed."""
+    """Keep its connections busy for so many seconds. Raises Failed."""
     return {"wrk": _wrk, "h2load": _h2load, "python": _python}[generator(case)](case, port, seconds)
 
 
@@ -69,11 +70,11 @@ def _url(case: Case, port: int) -> str:
 
 
 def _wrk(case: Case, port: int, seconds: int) -> Load:
-    command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
+    command = ["wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s", "--latency"]
     with tempfile.TemporaryDirectory() as directory:
-        if case.varying:
+        if case.traffic is not None:
             script = Path(directory) / "request.lua"
-            script.write_text(_script(case))
+            script.write_text(case.traffic.lua(fresh()))
             command += ["-s", str(script)]
         else:
             command += [part for name, value in case.headers for part in ("-H", f"{name}: {value}")]
@@ -86,29 +87,10 @@ def _wrk(case: Case, port: int, seconds: int) -> Load:
     return Load(int(count[1]), float(rate[1]), float(p99[1]) * _MILLISECONDS[p99[2]])
 
 
-def _script(case: Case) -> str:
-    """Return the Lua that makes wrk put a number into each request."""
-    strings = [_lua_string(part) for part in http_request(case).split(VARIES)]
-    number = f'string.format("%0{len(VARIES)}d", number)'
-    return (
-        f"local parts = {{{', '.join(strings)}}}\n"
-        "local number = 0\n"
-        "request = function()\n"
-        "  number = number + 1\n"
-        f"  return table.concat(parts, {number})\n"
-        "end\n"
-    )
-
-
-def _lua_string(data: bytes) -> str:
-    # Every byte as an escape: Lua changes line ends in strings that it reads as they are.
-    return '"' + "".join(f"\\{byte:03}" for byte in data) + '"'
-
-
 def _h2load(case: Case, port: int, seconds: int) -> Load:
     with tempfile.TemporaryDirectory() as directory:
         log = Path(directory) / "log"
-        command = ["h2load", "--h1", f"-D{seconds}", f"-c{CONNECTIONS}", f"-m{case.pipelined}"]
+        command = ["h2load", "--h1", f"-D{seconds}", f"-c{case.connections}", f"-m{case.pipelined}"]
         command += [f"--log-file={log}", _url(case, port)]
         for name, value in case.headers:
             command += ["-H", f"{name}: {value}"]
@@ -130,7 +112,7 @@ def _h2load(case: Case, port: int, seconds: int) -> Load:
 
 
 def _python(case: Case, port: int, seconds: float) -> Load:
-    command = [sys.executable, "-m", "benchmarks.client", case.name, str(port), str(seconds)]
+    command = [sys.executable, "-m", "benchmarks.client", case.name, str(port), str(seconds), str(fresh())]
     saw = json.loads(_output(command, seconds))
     return Load(saw["requests"], saw["requests"] / saw["seconds"], saw["p99_ms"])
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .cases import CASES, UNITS, Case, Kind
 from .goals import IDLE_CASE, Standing, standings
 from .results import Outcome, Results
-from .servers import OURS
+from .servers import OURS, SERVERS
 
 Row = tuple[str, ...]
 
@@ -32,11 +32,23 @@ def markdown(results: Results) -> str:
         f"Measured on {about['date']}: {about['processor']}, {about['cpus']} CPUs, {about['system']}, "
         f"Python {about['python']}; load by {about['load']}, {about['seconds']} s each time. {versions}."
     ]
+    absent = _absent(results)
+    if absent:
+        parts.append(f"Not in this run: {'; '.join(absent)}.")
     parts += [f"### {case.name}\n\n{_piped([_head(case), *rows])}" for case, rows in _tables(results)]
     goals = [_goal_row(one) for one in standings(results)]
     if goals:
         parts.append(f"### Goals\n\n{_piped([_GOALS_HEAD, *goals])}")
     return "\n\n".join(parts)
+
+
+def _absent(results: Results) -> list[str]:
+    """Name the cases and the servers that there are and this run has not measured."""
+    cases = {one.case for one in results.outcomes}
+    servers = {one.server for one in results.outcomes}
+    return [case.name for case in CASES if case.name not in cases] + [
+        server.name for server in SERVERS if server.name not in servers
+    ]
 
 
 def _tables(results: Results) -> Iterator[tuple[Case, list[Row]]]:

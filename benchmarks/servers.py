@@ -1,6 +1,7 @@
 """Which servers are compared, as data: a server more is an entry more.
 
-Every server runs with its own defaults. What is said to each: where to listen, one process, and silence.
+Every server runs with its own defaults. What is said to each: where to listen, one process, silence, and to
+believe a proxy on 127.0.0.1 where it can and does not by itself.
 """
 
 from __future__ import annotations
@@ -136,6 +137,39 @@ SERVERS = (
             reload=("--reload",),
         ),
         ("uvloop", "watchfiles"),
+    ),
+    Server(
+        "gunicorn",
+        "gunicorn",
+        (
+            *("-m", "gunicorn", "{app}", "--worker-class", "asgi", "--bind", "127.0.0.1:{port}"),
+            # Its control socket would be a file in the home directory.
+            *("--asgi-loop", "uvloop", "--http-parser", "fast", "--no-control-socket"),
+        ),
+        _ways(
+            quiet=("--log-level", "warning"),
+            tls=("--certfile", "{cert}", "--keyfile", "{key}"),
+            access_log=("--access-logfile", "-"),
+            patient=("--keep-alive", "300", "--worker-connections", "20000"),
+            reload=("--reload",),
+        ),
+        ("gunicorn_h1c", "uvloop"),
+    ),
+    Server(
+        "h2corn",
+        "h2corn",
+        (
+            *("-m", "h2corn", "{app}", "--bind", "127.0.0.1:{port}", "--loop", "uvloop"),
+            *("--proxy-headers", "--forwarded-fields", "for,proto,host"),
+        ),
+        _ways(
+            quiet=("--no-access-log",),
+            tls=("--certfile", "{cert}", "--keyfile", "{key}"),
+            access_log=(),
+            patient=("--timeout-keep-alive", "300"),
+            reload=("--reload",),
+        ),
+        ("uvloop",),
     ),
     Server(
         "fastpysgi",
