@@ -165,8 +165,7 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
     # Behind the first mark that request's own answer is sent, and before the second that one is read.
     requests = ALONE + 1
     assert (alone["recvfrom"], alone["sendto"]) == (requests, requests), alone
-    # Nothing is found waiting, so each request is waited for, in trio's set and then in the hub's. A task
-    # that ticks about once a second adds to that.
+    # Nothing is found waiting, so each request is waited for, in trio's set and then in the hub's.
     assert waits(alone) <= 3.5 * requests, alone
     assert alone.total() <= 5.6 * requests, alone
     requests = ROUNDS * (BUSY + 1) + 1
@@ -226,9 +225,6 @@ async def exchange(connections: list[socket.socket]) -> None:
 on_the_hub = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
 
-# Beside what is counted a task ticks, about once a second: hence more than is needed.
-
-
 @on_the_hub
 @both_codecs
 def test_steps_of_busy_connections(codec: str) -> None:
@@ -283,10 +279,7 @@ def counting(made: Counter[str]) -> Iterator[None]:
 
 @on_the_hub
 @both_codecs
-def test_a_request_starts_no_task_and_makes_no_scope_lock_or_channel(
-    codec: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("trioasgi.net.hub.TICK", 60.0)  # the clock's sleep makes a scope
+def test_a_request_starts_no_task_and_makes_no_scope_lock_or_channel(codec: str) -> None:
     made: Counter[str] = Counter()
     spawned = Spawned()
 

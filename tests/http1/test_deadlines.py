@@ -12,7 +12,7 @@ import trio.testing
 
 from tests.support.http import Calls, drip, echo, on_trio, read_body, request, respond, serving
 from trioasgi.http1.closing import LINGER_BYTES
-from trioasgi.net.hub import TICK
+from trioasgi.net.ticker import TICK
 from trioasgi.types import Receive, Scope, Send
 
 TIMEOUTS: dict[str, Any] = {

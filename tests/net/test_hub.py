@@ -160,6 +160,7 @@ def test_nothing_is_kept_of_what_was_flushed_last() -> None:
 
 def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
     class Late:
+        reader: trio.lowlevel.Task | None = None
         read_deadline = write_deadline = 0.0
 
         def on_deadline(self, now: float) -> None:
@@ -178,6 +179,7 @@ def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
                 await nursery.start(hub.run)
                 late = Late()
                 hub.register(sock.fileno(), late)
+                hub.ticker.note(0.0)
                 await looked_at.wait()
                 hub.unregister(sock.fileno())
                 left = weakref.ref(late)

@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.net.pairs import RESET, MakePair, hub_pair, tcp_pair, unix_pair
 from tests.support.sockets import SOON, run
-from trioasgi.net.hub import TICK
 from trioasgi.net.reading import READ_EVENTS
+from trioasgi.net.ticker import TICK
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 

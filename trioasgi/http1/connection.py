@@ -387,7 +387,7 @@ class HTTP1Connection(ConnectionState):
         if self.phase is _IDLE or self.phase is _NEW:
             patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
             self._deadline = min(self._deadline, self._now() + patience)
-            self.channel.read_deadline = self._deadline
+            self.channel.limit_read(self._deadline)
         elif self._on_drain is not None:
             self._on_drain()
 

@@ -4,7 +4,6 @@ and 7).
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
 
     from trioasgi.http.request import Header
     from trioasgi.http1.state import ConnectionState
-
-PASSED: Final = -math.inf
-"""A deadline that has passed."""
 
 JOIN_BELOW: Final = 64 * 1024
 """A body of at most so many bytes is copied behind its head, so that one send takes both. For a larger one a
@@ -296,8 +292,8 @@ class HTTP1Response(Exchange):
         channel = connection.channel
         if self.close_after or connection.reader.has_more or channel.may_have_more:
             # The next request may be here already, or the client has left or waits for the close. If the
-            # application goes on for long, the passed deadline makes another task take the connection over.
-            channel.read_deadline = PASSED
+            # application goes on for long, another task takes the connection over.
+            channel.call_back_soon()
         if self._waited_for:
             self._end_waits()
 

@@ -41,6 +41,7 @@ class ByteChannel(ABC):
     """Bytes in both directions, of a connection or of one stream of it. A WebSocket needs no more than this.
 
     `read_deadline` is a time as of `now()`. A read that waits at that time, or later, ends with TimeoutError.
+    To set an earlier one while a read waits, call `limit_read`.
     `write_timeout` is in seconds. `flush()` ends with TimeoutError when the peer has taken nothing for so
     long. Both are `math.inf` at first: no limit.
 
@@ -74,6 +75,10 @@ class ByteChannel(ABC):
     @abstractmethod
     async def flush(self) -> None:
         """Wait until the kernel has taken everything, within `write_timeout`. Raises TimeoutError."""
+
+    def limit_read(self, deadline: float) -> None:
+        """Set `read_deadline`, also for a `receive()` that is under way."""
+        self.read_deadline = deadline
 
     @abstractmethod
     def interrupt_read(self) -> None:
@@ -168,9 +173,12 @@ class Channel(ByteChannel):
 
     @abstractmethod
     def on_unattended(self, callback: Callable[[], None]) -> None:
-        """Call `callback` whenever bytes or the end arrive and no task waits for them. It is also called from
-        time to time when `read_deadline` has passed and no task waits.
+        """Call `callback` whenever bytes or the end arrive and no task waits for them. It may also be called
+        when `read_deadline` has passed and no task waits.
         """
+
+    def call_back_soon(self) -> None:
+        """Call what `on_unattended` was given, unless a task reads before the clock's next look."""
 
     @abstractmethod
     def on_hung_up(self, callback: Callable[[], None]) -> None:

@@ -5,23 +5,24 @@ edge-triggered and with EPOLLRDHUP, in an epoll set of its own. One task waits w
 `trio.lowlevel.wait_readable` for events of that set. So a batch of ready connections costs one wake-up. And
 the hub notices a hang-up while the application runs, without a task that watches for it.
 
-The hub is also the worker's clock. A deadline is a number. Once a `TICK`, one task compares all deadlines
-with the time.
+The hub is also the worker's clock. A deadline is a number, and counts while a task waits for it. When the
+earliest has come, one task compares all of them with the time (`net.ticker`). It rests until then, so an idle
+server does not wake at all.
 """
 
 from __future__ import annotations
 
+import math
 import select
 import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from trioasgi.net.ticker import Ticker
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-TICK: Final = 0.25
-"""Seconds between two checks of the deadlines. A timeout comes at most so much too late."""
 
 _MAX_EVENTS: Final = 512
 
@@ -37,10 +38,17 @@ class HoldsBack(Protocol):
 
 
 class Watched(Protocol):
-    """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`."""
+    """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`.
 
+    Where a wait begins, the stream compares its deadline with `Hub.ticker.earliest`, and notes it if it comes
+    before. So does whoever sets an earlier one for a wait that is under way.
+    """
+
+    reader: trio.lowlevel.Task | None
+    """The task that waits to read. `read_deadline` may stay set when there is none."""
     read_deadline: float
     write_deadline: float
+    """`math.inf` while no task waits to write."""
 
     def on_event(self, flags: int) -> None:
         """Handle an event of the socket; `flags` are epoll's."""
@@ -72,6 +80,7 @@ class Hub:
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
+        self.ticker = Ticker()
         self.current_time = trio.lowlevel.current_clock().current_time
         """The same as `trio.current_time`, which would look up the run's clock at each call."""
         if sys.platform == "linux":
@@ -104,7 +113,7 @@ class Hub:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._dispatch)
                     nursery.start_soon(self._flush)
-                    nursery.start_soon(self._tick)
+                    nursery.start_soon(self.ticker.run, self._look_at_deadlines)
                     task_status.started()
         finally:
             self._close()
@@ -154,17 +163,18 @@ class Hub:
         for stream in corked:
             stream.uncork()
 
-    async def _tick(self) -> None:
-        while True:
-            await trio.sleep(TICK)
-            self._look_at_deadlines(trio.current_time())
-
-    def _look_at_deadlines(self, now: float) -> None:
-        # A function of its own, as `_uncork_all`.
+    def _look_at_deadlines(self, now: float) -> float:
+        """End the waits whose deadline has come by `now`. Return the earliest deadline of the others."""
+        earliest = math.inf
         for stream in self._streams.values():
             # Compared here, without a call for each stream: few deadlines have passed.
             if stream.read_deadline <= now or stream.write_deadline <= now:
                 stream.on_deadline(now)
+            if stream.read_deadline < earliest and stream.reader is not None:
+                earliest = stream.read_deadline
+            if stream.write_deadline < earliest:
+                earliest = stream.write_deadline
+        return earliest
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):

@@ -50,9 +50,9 @@ class HubChannel(WritingHalf):
     def on_event(self, flags: int) -> None:
         """Note an epoll event and wake the tasks that wait for it."""
         if flags & READ_EVENTS:
-            reader = self._reader
+            reader = self.reader
             if reader is not None:
-                self._reader = None
+                self.reader = None
                 self._read_state = _READY
                 reschedule(reader, WAKE)
             else:

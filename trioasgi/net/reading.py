@@ -27,6 +27,7 @@ from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
+from trioasgi.net.ticker import SOON
 
 if TYPE_CHECKING:
     import socket
@@ -99,11 +100,11 @@ class ReadingHalf(CorkingChannel):
         "_given_back",
         "_hang_up_callback",
         "_read_state",
-        "_reader",
         "_sock",
         "_watchers",
         "hub",
         "interrupted",
+        "reader",
     )
 
     def __init__(self, sock: socket.socket, hub: Hub) -> None:
@@ -111,7 +112,8 @@ class ReadingHalf(CorkingChannel):
         self._fd = sock.fileno()
         self.hub = hub
         self._read_state = _READY
-        self._reader: trio.lowlevel.Task | None = None  # waits for bytes
+        self.reader: trio.lowlevel.Task | None = None
+        """The task that waits for bytes."""
         self._given_back = b""
         self._watchers: trio.lowlevel.ParkingLot | None = None  # wait for the hang-up
         self._callback: Callable[[], None] | None = None
@@ -140,7 +142,7 @@ class ReadingHalf(CorkingChannel):
 
     def _note_late_read(self) -> None:
         """The read deadline has passed: interrupt the read, or call back as for unattended bytes."""
-        if self._reader is not None:
+        if self.reader is not None:
             self.interrupt_read()
         elif self._callback is not None:
             self._callback()
@@ -174,9 +176,11 @@ class ReadingHalf(CorkingChannel):
     async def receive(self) -> bytes:
         while True:
             if self._read_state is _DRAINED:
-                if self._reader is not None:
+                if self.reader is not None:
                     raise trio.BusyResourceError(BUSY_READING)
-                self._reader = current_task()
+                self.reader = current_task()
+                if self.read_deadline < self.hub.ticker.earliest:
+                    self.hub.ticker.note(self.read_deadline)
                 interrupted = self.interrupted
                 await wait_task_rescheduled(self._abort_read)
                 if self.interrupted != interrupted:
@@ -189,7 +193,7 @@ class ReadingHalf(CorkingChannel):
                 return data
 
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
-        self._reader = None
+        self.reader = None
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _recv(self, size: int) -> bytes | None:
@@ -228,12 +232,22 @@ class ReadingHalf(CorkingChannel):
         except OSError:
             return data  # if the connection is broken, the next read fails
 
+    def limit_read(self, deadline: float) -> None:
+        self.read_deadline = deadline
+        if deadline < self.hub.ticker.earliest:
+            self.hub.ticker.note(deadline)
+
+    def call_back_soon(self) -> None:
+        self.read_deadline = SOON  # as one that has passed; the next read sets its own
+        if self.hub.ticker.earliest is not SOON:
+            self.hub.ticker.note(SOON)
+
     def interrupt_read(self) -> None:
         self.interrupted += 1
         self._end_read(TimeoutError, STALLED_READ)
 
     def _end_read(self, error: type[OSError], reason: str) -> None:
-        reader, self._reader = self._reader, None
+        reader, self.reader = self.reader, None
         if reader is not None:
             reschedule(reader, outcome.Error(error(reason)))
 

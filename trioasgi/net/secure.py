@@ -199,6 +199,12 @@ class TLSChannel(CorkingChannel):
     def release_watchers(self) -> None:
         self._transport.release_watchers()
 
+    def limit_read(self, deadline: float) -> None:
+        self._transport.limit_read(deadline)
+
+    def call_back_soon(self) -> None:
+        self._transport.call_back_soon()
+
     def interrupt_read(self) -> None:
         self._transport.interrupt_read()
 

@@ -36,9 +36,10 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         with _ErrorsOfTrio(self):
             while True:
                 if self._read_state is _DRAINED:
-                    if self._reader is not None:
+                    if self.reader is not None:
                         raise trio.BusyResourceError(BUSY_READING)
-                    self._reader = current_task()
+                    self.reader = current_task()
+                    self.limit_read(self.read_deadline)
                     await wait_task_rescheduled(self._abort_read)
                 data = self._recv(size)
                 if data is not None:

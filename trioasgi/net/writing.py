@@ -294,6 +294,8 @@ class WritingHalf(ReadingHalf):
         if self.write_timeout != math.inf:
             self.write_deadline = trio.current_time() + self.write_timeout
             self._undelivered = undelivered(self._fd)
+            if self.write_deadline < self.hub.ticker.earliest:
+                self.hub.ticker.note(self.write_deadline)
         self._writer = current_task()
         await wait_task_rescheduled(self._abort_write)
 
