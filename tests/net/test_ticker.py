@@ -11,7 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.http import on_trio
-from trioasgi.net.ticker import SOON, TICK, Ticker
+from trioasgi.net.ticker import NEXT_TICK, TICK, Ticker
 
 
 class Waits:
@@ -102,7 +102,7 @@ async def test_a_look_that_is_wanted_soon_comes_after_a_tick_and_once() -> None:
         for _ in range(3):
             await trio.sleep(100)
             now = trio.current_time()
-            waits.ticker.note(SOON)
+            waits.ticker.note(NEXT_TICK)
             await trio.sleep(100)
             assert waits.looks == [now + TICK]
             waits.looks.clear()

@@ -11,6 +11,7 @@ import trio.testing
 from tests.support.http import on_trio
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import WebSocketClient, close
+from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.keepalive import Keepalive
 
@@ -67,8 +68,9 @@ def test_no_session_is_kept_that_has_ended(end: str, monkeypatch: pytest.MonkeyP
 @on_trio
 async def test_nothing_is_kept_of_the_last_session_while_there_is_none() -> None:
     class Session:
-        def on_tick(self, _now: float) -> None:
+        def on_tick(self, _now: float) -> float:
             ticked.set()
+            return NEXT_TICK
 
     ticked, kept = trio.Event(), Keepalive()
     async with trio.open_nursery() as nursery:

@@ -27,7 +27,7 @@ from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
-from trioasgi.net.ticker import SOON
+from trioasgi.net.ticker import NEXT_TICK
 
 if TYPE_CHECKING:
     import socket
@@ -238,9 +238,9 @@ class ReadingHalf(CorkingChannel):
             self.hub.ticker.note(deadline)
 
     def call_back_soon(self) -> None:
-        self.read_deadline = SOON  # as one that has passed; the next read sets its own
-        if self.hub.ticker.earliest is not SOON:
-            self.hub.ticker.note(SOON)
+        self.read_deadline = NEXT_TICK  # as one that has passed; the next read sets its own
+        if self.hub.ticker.earliest > NEXT_TICK:
+            self.hub.ticker.note(NEXT_TICK)
 
     def interrupt_read(self) -> None:
         self.interrupted += 1

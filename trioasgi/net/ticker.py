@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TICK: Final = 0.25
 """Seconds between two looks. A deadline is met at most so much too late, and never too early."""
 
-SOON: Final = -math.inf
+NEXT_TICK: Final = -math.inf
 """As a deadline: look a `TICK` from now."""
 
 

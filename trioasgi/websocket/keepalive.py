@@ -5,35 +5,38 @@ not.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+import math
+from typing import TYPE_CHECKING, Protocol
 
 import trio
+
+from trioasgi.net.ticker import NEXT_TICK, Ticker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 logger = logging.getLogger("trioasgi")
 
-TICK: Final = 0.25
-"""Seconds between two ticks. A ping or a timeout may come so much too late."""
-
 
 class TickedSession(Protocol):
     """What a keepalive needs of a session."""
 
-    def on_tick(self, now: float) -> None:
-        """Do what is due at `now`, in seconds of `trio.current_time()`."""
+    def on_tick(self, now: float) -> float:
+        """Do what is due at `now`, in seconds of `trio.current_time()`. Return when something will be due
+        next: `math.inf` for never, `NEXT_TICK` for the next tick. If that changes, the session notes it with
+        `Keepalive.ticker`.
+        """
 
 
 class Keepalive:
     """Calls `on_tick` of every open session of a worker, from one task.
 
-    `keep_ticking()` must be running in the same Trio run. It sleeps while there are no sessions.
+    `keep_ticking()` must be running in the same Trio run. It sleeps while nothing is due of any session.
     """
 
     def __init__(self) -> None:
         self._sessions: set[TickedSession] = set()
-        self._some = trio.Event()
+        self.ticker = Ticker()
         self._nursery: trio.Nursery | None = None
 
     def __len__(self) -> int:
@@ -42,7 +45,7 @@ class Keepalive:
     def add(self, session: TickedSession) -> None:
         """Begin to tick for `session`."""
         self._sessions.add(session)
-        self._some.set()
+        self.ticker.note(NEXT_TICK)
 
     def discard(self, session: TickedSession) -> None:
         """Stop ticking for `session`."""
@@ -61,23 +64,12 @@ class Keepalive:
             self._nursery = nursery
             try:
                 task_status.started()
-                await self._tick()
+                await self.ticker.run(self._look_after_all)
             finally:
                 self._nursery = None
 
-    async def _tick(self) -> None:
-        while True:
-            if not self._sessions:
-                self._some = trio.Event()
-                await self._some.wait()
-            await trio.sleep(TICK)
-            self._look_after_all(trio.current_time())
-
-    def _look_after_all(self, now: float) -> None:
-        # A function of its own: in `_tick`, the loop variable would keep the last session alive during the
-        # sleep.
-        for session in tuple(self._sessions):
-            session.on_tick(now)
+    def _look_after_all(self, now: float) -> float:
+        return min([session.on_tick(now) for session in tuple(self._sessions)], default=math.inf)
 
 
 async def _isolated(function: Callable[[], Awaitable[None]]) -> None:

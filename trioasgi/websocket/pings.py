@@ -39,6 +39,11 @@ class PingSchedule:
             return PingEvent.PING
         return PingEvent.NO_PONG if now >= self._pong_by else PingEvent.NOTHING
 
+    @property
+    def next(self) -> float:
+        """When something will be due next; in the past while a pong is late."""
+        return min(self._ping_at, self._pong_by)
+
     def note_pong(self, now: float) -> None:
         """A pong has come."""
         self._pong_by = math.inf

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.errors import ClientDisconnected
+from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater
 from trioasgi.websocket.frames import CloseCode
@@ -53,6 +54,7 @@ class SendingSide:
         "_compressed",
         "_peer",
         "_settings",
+        "_ticker",
         "_unyielded",
         "_writer",
         "close_code",
@@ -66,6 +68,7 @@ class SendingSide:
     ) -> None:
         self._channel = channel
         self._settings = settings
+        self._ticker = settings.keepalive.ticker
         self._peer = peer
         self._writer = MessageWriter(Deflater(deflate) if deflate else None)
         self.long_from = LONG_MESSAGE if deflate else sys.maxsize
@@ -216,6 +219,7 @@ class SendingSide:
         self.close_reason = reason
         patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
         self._close_deadline = self._channel.now() + patience
+        self._ticker.note(NEXT_TICK)
 
     def _log(self, what: str) -> None:
         logger.info("%s: WebSocket: %s", self._peer, what)

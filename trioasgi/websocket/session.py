@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Inflater
 from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
@@ -148,6 +149,8 @@ class WebSocketSession(SendingSide):
         finally:
             if self._read_by is _APPLICATION:
                 self._read_by = _NOBODY
+                if self._ticker.earliest > NEXT_TICK:
+                    self._ticker.note(NEXT_TICK)
             elif self._read_by is _HANDING_BACK:
                 self._read_by = _STAND_IN  # we were cancelled while we waited for its end
         return None
@@ -161,6 +164,8 @@ class WebSocketSession(SendingSide):
     def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
         message = queue.popleft()
         self._queued_size -= _weigh(message)
+        if self._ticker.earliest > NEXT_TICK:
+            self._ticker.note(NEXT_TICK)  # there is room: a task may stand in again
         return message
 
     async def _take_control(self, event: Control) -> None:
@@ -178,6 +183,8 @@ class WebSocketSession(SendingSide):
                 await wait_for_long_step()
             case Pong():
                 self._pings.note_pong(self._channel.now())
+                if self._pings.next < self._ticker.earliest:
+                    self._ticker.note(self._pings.next)
 
     async def _count_effort(self) -> None:
         """Count the work of inflating a message and of joining its pieces."""
@@ -204,6 +211,7 @@ class WebSocketSession(SendingSide):
         finally:
             if self._read_by is _STAND_IN:
                 self._read_by = _NOBODY_STILL
+                self._ticker.note(NEXT_TICK)
             elif self._read_by is _HANDING_BACK:
                 self._read_by = _APPLICATION
             if self._stood_in is not None:
@@ -329,8 +337,10 @@ class WebSocketSession(SendingSide):
 
     # The clock
 
-    def on_tick(self, now: float) -> None:
-        """Do what is due: a ping, the timeout of a pong or of the peer's Close, a task that stands in."""
+    def on_tick(self, now: float) -> float:
+        """Do what is due: a ping, the timeout of a pong or of the peer's Close, a task that stands in. Return
+        when something will be due next.
+        """
         if self.state is _OPEN:
             match self._pings.due(now):
                 case PingEvent.PING:
@@ -339,7 +349,7 @@ class WebSocketSession(SendingSide):
                     self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                     self._channel.interrupt_read()
                 case PingEvent.NO_PONG:
-                    pass  # it may wait behind messages that the application takes slowly: ask again
+                    pass  # it may wait behind messages that the application takes slowly
         elif now >= self._close_deadline:
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
@@ -350,6 +360,13 @@ class WebSocketSession(SendingSide):
                 self._read_by = _STAND_IN
                 self._stood_in = trio.Event()
                 self._settings.keepalive.start(self._stand_in)
+            if self._read_by is _NOBODY_STILL:
+                return NEXT_TICK
+        if self.state is not _OPEN:
+            return self._close_deadline
+        due = self._pings.next
+        # A late pong may be behind the messages of a full queue. When `receive` makes room, we look again.
+        return math.inf if due <= now and self._queue_is_full else due
 
     async def _shut(self) -> None:
         """Close the channel, because the application still runs after the closing handshake."""
