@@ -75,6 +75,18 @@ async def test_a_deadline_is_met_at_most_a_tick_too_late_and_never_too_early(
 
 
 @on_trio
+async def test_short_waits_do_not_put_a_deadline_off() -> None:
+    async with waiting() as waits:
+        deadline = trio.current_time() + 10
+        waits.begin([deadline])
+        for before in (0.1, 0.05):
+            await trio.sleep_until(deadline - before)
+            waits.begin([deadline - before / 2])
+        await trio.sleep(10)
+        assert waits.met[deadline] == deadline
+
+
+@on_trio
 async def test_a_deadline_that_is_noted_before_it_runs_is_met() -> None:
     waits = Waits()
     waits.begin([trio.current_time() + 5])
@@ -125,6 +137,8 @@ async def test_a_wait_that_a_look_begins_counts() -> None:
             other = waits.ticker = Ticker()
             nursery.start_soon(other.run, look)
             waits.begin([trio.current_time() + 1])
+            await trio.sleep(2)
+            assert other.earliest == begun[0]
             await trio.sleep(10)
             nursery.cancel_scope.cancel()
         assert waits.met[begun[0]] == begun[0]
