@@ -262,17 +262,19 @@ def test_a_server_that_is_cancelled_after_any_step_leaves_nothing(
     play, tls = SCENARIOS[scenario]
     options = {"access_log": False, "threads": 7, **(certificates(tmp_path).options if tls else {})}
 
+    async def is_cancelled(steps: int) -> bool:
+        return await is_cancelled_after(steps, ENTRIES[entry](), play, tmp_path, options)
+
     async def main() -> None:
-        await is_cancelled_after(
-            1 << 30, ENTRIES[entry](), play, tmp_path, options
-        )  # makes what is made once
+        threads = left()[-1]
+        await is_cancelled(1 << 30)  # this makes what is made once
         before, steps = left(), 1
-        while await is_cancelled_after(steps, ENTRIES[entry](), play, tmp_path, options):
+        assert before[-1] == threads
+        while await is_cancelled(steps):
             assert left() == before, steps
             steps += 1
         assert left() == before
         assert steps > 10
-        print(entry, scenario, steps)
 
     with logged(logging.ERROR) as log:
         run(main, 60)
