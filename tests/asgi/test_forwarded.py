@@ -245,8 +245,8 @@ def test_the_host_is_replaced_where_it_stands_or_not() -> None:
     forwarded = read("X-Forwarded-Host: example.org")
     assert forwarded is not None
     assert forwarded.headers([(b"accept", b"*"), (b"host", b"h")]) == [
-        (b"host", b"example.org"),
         (b"accept", b"*"),
+        (b"host", b"example.org"),
     ]
     assert forwarded.headers([]) == [(b"host", b"example.org")]
 

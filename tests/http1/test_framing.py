@@ -45,7 +45,7 @@ async def test_a_body_without_a_length_is_chunked(codec: str) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
-def test_a_chunk_that_waits_for_the_next_is_not_copied() -> None:
+def test_a_chunk_that_waits_for_the_next_is_not_copied(codec: str) -> None:
     piece = b"x" * 16_384
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +60,7 @@ def test_a_chunk_that_waits_for_the_next_is_not_copied() -> None:
         await send({"type": "http.response.body", "body": b""})
 
     async def main() -> None:
-        async with served(app, lifespan="off") as server, connected(server) as client:
+        async with served(app, http=codec, lifespan="off") as server, connected(server) as client:
             assert (await client.get(request("/"))).body == piece * 3
 
     held: list[int] = []
