@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -102,6 +103,9 @@ class Forwarded(msgspec.Struct, frozen=True):
         return [(b"host", host), *fields]
 
 
+_name: Final = itemgetter(0)
+
+
 class Forwarding:
     """Reads the header fields in `names` that trusted proxies send. An entry of `names` may have several
     names, separated by commas.
@@ -120,13 +124,15 @@ class Forwarding:
     def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
         """Read the header fields of a request on the trusted connection `info`. None if they say nothing."""
         names = self._names
+        if names.isdisjoint(map(_name, headers)):  # in C: many requests have none
+            return None
         fields: dict[bytes, str] = {}
         for name, value in headers:
             if name in names:
                 if name in fields or b"," in value or name == FORWARDED:
                     return self._read_hops(headers, info)
                 fields[name] = value.decode("latin-1").strip(" \t")
-        return _conclude(_read_hop(fields), headers, info) if fields else None
+        return _conclude(_read_hop(fields), headers, info)
 
     def _read_hops(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
         """As `read`, if there may be more than one hop."""
