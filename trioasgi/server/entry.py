@@ -199,7 +199,6 @@ def peer_name(client: Peer | None, server: Peer | None) -> str:
     if client is None or not client[0]:
         return "a local client" if server is None or server[1] is None else "an unknown client"
     host, port = client
-    host = escaped(host)  # a PROXY header may name a Unix socket with any bytes
     if port is None:
-        return host
+        return escaped(host)  # a PROXY header may name a Unix socket with any bytes
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
