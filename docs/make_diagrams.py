@@ -16,6 +16,7 @@ from typing import Any
 from trioasgi.http import response
 from trioasgi.http1 import connection
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
+from trioasgi.server.handle import PHASE_TRANSITIONS, ServerPhase
 from trioasgi.supervisor.slots import (
     SLOT_TRANSITIONS,
     SUPERVISOR_TRANSITIONS,
@@ -32,6 +33,7 @@ Table = Mapping[Any, Mapping[Any, str] | Collection[Any]]
 
 MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "lifecycle": (Stage, STAGE_TRANSITIONS),
+    "server": (ServerPhase, PHASE_TRANSITIONS),
     "supervisor": (SupervisorState, SUPERVISOR_TRANSITIONS),
     "slot": (SlotState, SLOT_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),

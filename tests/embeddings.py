@@ -83,6 +83,22 @@ async def in_a_nursery(stream: trio.SocketStream) -> None:
         await tasks.start(trioasgi.serve, app, trioasgi.Config(port=0))
 
 
+async def in_a_block(stream: trio.abc.Stream) -> None:
+    async with trioasgi.serving(app, trioasgi.Config(port=0), request_timeout=2.5) as server:
+        phase: trioasgi.ServerPhase = server.phase
+        error: BaseException | None = server.error
+        await server.wait_closed()
+        print(phase, error, server.connections + server.calls + server.requests)
+        await server.drain(grace=2.5)
+    async with trioasgi.serving(QuartTrio("name"), sockets=trio.SocketListener(trio.socket.socket())):
+        pass
+    async with trioasgi.application(Starlette(), lifespan="on") as hosted, trio.open_nursery() as nursery:
+        of_server: trioasgi.Server = hosted
+        await hosted.serve_stream(stream, client=("192.0.2.7", 4711), server=None, scheme="https")
+        await nursery.start(trio.serve_tcp, hosted.serve_stream, 0)
+        of_server.begin_drain(grace=0)
+
+
 async def options() -> None:
     await trioasgi.serve(app, bind=["127.0.0.1:0", Path("a")], timeout_keep_alive=5, log_level="debug")
     await trioasgi.serve(app, port=0, certfile=Path("cert.pem"), client_certs="required", log_config=None)
@@ -129,5 +145,10 @@ async def wrong_options(stream: trio.abc.Stream) -> None:
     await trioasgi.serve(app, timeout_keep_alive="5")  # type: ignore[arg-type]
     await trioasgi.serve_stream(app, stream, htttp="h11")  # type: ignore[call-arg]
     functools.partial(trioasgi.serve, app, bnd=3)  # type: ignore[call-arg]
+    trioasgi.serving(app, bnd=3)  # type: ignore[call-arg]
+    trioasgi.serving(42)  # type: ignore[arg-type]
+    trioasgi.application(app, lifespan="of")  # type: ignore[arg-type]
+    async with trioasgi.application(app) as hosted:
+        await hosted.serve_stream(app)  # type: ignore[arg-type]
     trioasgi.run(app, wokers=2)  # type: ignore[call-arg]
     trioasgi.Config(bnd=3)  # type: ignore[call-arg]

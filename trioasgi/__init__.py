@@ -29,8 +29,10 @@ if TYPE_CHECKING:
         TrioasgiError,
     )
     from trioasgi.process.run import run
-    from trioasgi.server.handle import Server
-    from trioasgi.server.serve import serve, serve_stream
+    from trioasgi.server.handle import Server, ServerPhase
+    from trioasgi.server.hosted import HostedApplication
+    from trioasgi.server.serve import serve
+    from trioasgi.server.serving import application, serve_stream, serving
 
 __version__ = "0.1.0"
 
@@ -41,25 +43,33 @@ __all__ = [
     "Config",
     "ConfigError",
     "ExitStatus",
+    "HostedApplication",
     "LifespanError",
     "LoadError",
     "Options",
     "Server",
+    "ServerPhase",
     "TLSError",
     "TrioasgiError",
     "__version__",
+    "application",
     "run",
     "serve",
     "serve_stream",
+    "serving",
 ]
 
 _HOMES = {
     "Config": "trioasgi.config",
     "Options": "trioasgi.config.keywords",
     "run": "trioasgi.process.run",
+    "HostedApplication": "trioasgi.server.hosted",
     "Server": "trioasgi.server.handle",
+    "ServerPhase": "trioasgi.server.handle",
+    "application": "trioasgi.server.serving",
     "serve": "trioasgi.server.serve",
-    "serve_stream": "trioasgi.server.serve",
+    "serve_stream": "trioasgi.server.serving",
+    "serving": "trioasgi.server.serving",
 }
 """Where the public names live; what is not here lives in `errors`."""
 

@@ -215,6 +215,11 @@ def _ancestors(task: Task) -> Iterator[trio.Nursery]:
         task = nursery.parent_task
 
 
+def is_within(nurseries: Collection[trio.Nursery]) -> bool:
+    """Does the current task run in one of `nurseries`, or in a nursery below one?"""
+    return any(nursery in nurseries for nursery in _ancestors(current_task()))
+
+
 async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
     """Adopt the tasks `left` and wait until they have ended. True if they ended by themselves."""
     last_moments = trio.CancelScope(shield=True)

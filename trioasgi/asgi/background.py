@@ -45,11 +45,11 @@ class Background:
         finally:
             self._ended.set()
 
-    def drain(self, deadline: float) -> None:
-        """Set `draining`, and cancel the tasks at `deadline`, in seconds of `trio.current_time()`."""
+    def drain(self, limit: Callable[[trio.CancelScope], None]) -> None:
+        """Set `draining`, and have `limit` set when the scope around the tasks is cancelled."""
         self.draining.set()
         if self._nursery is not None:
-            self._nursery.cancel_scope.deadline = deadline
+            limit(self._nursery.cancel_scope)
 
     async def close(self) -> bool:
         """Take no more tasks, and wait for the running ones. False if they had to be cancelled."""

@@ -69,18 +69,23 @@ class Application:
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
-        self.active = 0
-        self._answered = 0
+        self.begun = 0
+        """How many calls have begun."""
+        self.ended = 0
         self._on_max_requests = on_max_requests
 
     def http_handler(self, info: ConnectionInfo) -> Handler:
         """The handler for the exchanges of one connection."""
         return HTTPHandler(self, info).handle
 
-    def count_answer(self) -> None:
-        """Count a call that has ended, where there is a most that a worker answers."""
-        self._answered += 1
-        if self._answered == self.max_requests and self._on_max_requests is not None:
+    @property
+    def active(self) -> int:
+        """How many calls are under way."""
+        return self.begun - self.ended
+
+    def reach_max(self) -> None:
+        """Say that as many calls have ended as a worker answers at most."""
+        if self._on_max_requests is not None:
             self._on_max_requests()
 
 
@@ -134,7 +139,7 @@ class HTTPHandler:
             await caller._serve_websocket(exchange, application.websocket)
         else:
             app, call = application.app, HTTPCall(exchange)
-            application.active += 1
+            application.begun += 1
             try:
                 await app(caller._make_scope(exchange), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
@@ -143,9 +148,9 @@ class HTTPHandler:
                 if exchange.phase is not _COMPLETE:
                     caller._check_complete(exchange)
             finally:
-                application.active -= 1
-                if application.max_requests:
-                    application.count_answer()
+                application.ended += 1
+                if application.ended == application.max_requests:
+                    application.reach_max()
         if exchange.status >= 300:
             caller._look_for_handshake(exchange)
 
@@ -173,13 +178,13 @@ class HTTPHandler:
             return
         application = self._application
         scope = self._make_scope(exchange)
-        application.active += 1
+        application.begun += 1
         try:
             await serve_websocket(application.app, exchange, scope, settings, self._info.peer)
         finally:
-            application.active -= 1
-            if application.max_requests:
-                application.count_answer()
+            application.ended += 1
+            if application.ended == application.max_requests:
+                application.reach_max()
 
     def _refuse(self, exchange: Exchange) -> None:
         limit = self._application.concurrency

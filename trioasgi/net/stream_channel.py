@@ -232,6 +232,7 @@ class StreamChannel(Channel):
 
     def abort(self) -> None:
         self._aborted = True
+        self._eof = True  # also for a wait for the hang-up that is shielded from cancellation
         self.release_watchers()
         self.interrupt_read()
         if self._writing_scope is not None:

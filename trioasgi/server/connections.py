@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.net.peers import stream_peers
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.protocols import Connection, ServerServices
@@ -32,10 +31,16 @@ class Connections:
 
     `nursery` runs each connection in a task. If an application goes on after its response is complete,
     another task takes its connection over. `context` has the context variables with which each call begins.
-    No other code may enter it.
+    No other code may enter it. `on_empty` is called when the last connection has ended.
     """
 
-    def __init__(self, settings: ConnectionSettings, nursery: trio.Nursery, context: Context) -> None:
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        nursery: trio.Nursery,
+        context: Context,
+        on_empty: Callable[[], None] | None = None,
+    ) -> None:
         self._protocols = settings.protocols
         self._preparer = ConnectionPreparer(settings)
         self._nursery = nursery
@@ -44,9 +49,10 @@ class Connections:
         self._live: set[Connection] = set()
         self._preparing = 0
         self._draining = False
+        self._on_empty = on_empty
 
     def __len__(self) -> int:
-        return len(self._live)
+        return len(self._live) + self._preparing
 
     @property
     def are_busy(self) -> bool:
@@ -55,7 +61,7 @@ class Connections:
         """
         if any(connection.is_busy for connection in self._live):
             return True
-        return len(self._nursery.child_tasks) > len(self._live) + self._preparing
+        return len(self._nursery.child_tasks) > len(self)
 
     def drain(self) -> None:
         """Close each connection after its request. Idle ones have a moment for a request that is
@@ -70,22 +76,20 @@ class Connections:
         for connection in self._live:
             connection.channel.abort()
 
-    def begin(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
-        """Serve one connection, in a task of its own."""
-        info = self._preparer.info(client, server)
-        if self._preparer.has_no_steps:
+    def end(self) -> None:
+        """Note that none will begin any more. Otherwise only the garbage collector would free this."""
+        del self._services  # its functions refer to this
+
+    def begin(
+        self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None, scheme: str | None = None
+    ) -> None:
+        """Serve one connection, in a task of its own. `scheme` None: what the settings and the stream say."""
+        info = self._preparer.info(client, server, scheme)
+        # The handshake of an SSLStream may not be done.
+        if self._preparer.has_no_steps and not isinstance(stream, trio.SSLStream):
             self._take_over(self._connect(as_channel(stream), info))
         else:
             self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
-
-    def begin_given(self, stream: trio.abc.Stream) -> None:
-        """As `begin`, for a stream that the caller of `serve_stream` has opened."""
-        client, server = stream_peers(stream)
-        if isinstance(stream, trio.SSLStream):  # whose handshake may not be done
-            info = self._preparer.info(client, server)
-            self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
-        else:
-            self.begin(stream, client, server)
 
     async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1
@@ -93,9 +97,14 @@ class Connections:
             connection = await self._prepare(stream, info)
         finally:
             self._preparing -= 1
+            self._note_end()
         if connection is not None:
             # In another task: the frames of the handshake would be kept as long as the connection lasts.
             self._take_over(connection)
+
+    def _note_end(self) -> None:
+        if self._on_empty is not None and not len(self):
+            self._on_empty()
 
     async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
         """Do what comes before the protocol. If that fails, close the stream and return None."""
@@ -141,6 +150,7 @@ class Connections:
                 if ours:
                     self._live.discard(connection)
                     connection.channel.abort()
+                    self._note_end()
 
 
 class _Isolation:

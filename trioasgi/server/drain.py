@@ -12,7 +12,6 @@ Each stage has a deadline:
 from __future__ import annotations
 
 import logging
-import math
 from typing import TYPE_CHECKING
 
 import trio
@@ -21,44 +20,48 @@ from trioasgi.asgi.background import report_left_behind
 from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
     from trioasgi.asgi.background import Background
-    from trioasgi.server.connections import Connections
     from trioasgi.server.handle import Server
+
+    class Abortable(Protocol):
+        """The connections of a server."""
+
+        @property
+        def are_busy(self) -> bool:
+            """Is a call of the application under way?"""
+
+        def abort(self) -> None:
+            """Close all connections at once."""
+
 
 logger = logging.getLogger("trioasgi")
 
 
 class Drain:
-    """Drains `server`. `background` has the tasks of the application.
-
-    `grace` and `shutdown` are in seconds: for requests under way, and for the lifespan's shutdown.
+    """Drains `server`. `background` has the tasks of the application, and `shutdown` is how long the
+    lifespan's shutdown may take, in seconds.
     """
 
-    def __init__(self, server: Server, background: Background, *, grace: float, shutdown: float) -> None:
-        self.nurseries: list[trio.Nursery] = []
-        """The nurseries in which calls of the application run."""
+    def __init__(self, server: Server, background: Background, *, shutdown: float) -> None:
         self._server = server
+        self._grace = server.grace
         self._background = background
-        self._grace = grace
         self._shutdown = shutdown
-        self._deadline = -math.inf
 
     def begin(self) -> None:
-        """The grace begins now."""
-        self._deadline = trio.current_time() + self._grace
-        self._background.drain(self._deadline)
+        """Tell the application, whose background tasks have the grace too."""
+        self._background.drain(self._grace.limit)
 
-    async def cut_at_deadline(self, connections: Connections, busy: trio.CancelScope) -> None:
-        """Wait for the end of the grace, and cut what is still under way."""
-        await trio.sleep_until(self._deadline)
+    async def cut_at_deadline(self, connections: Abortable, cancel: Callable[[], None]) -> None:
+        """Wait for the end of the grace, and cut what is still under way: `cancel` the calls."""
+        await self._grace.wait_over()
         if connections.are_busy:
             self._server.has_cut = True
-            logger.warning(
-                "requests that had not ended %g seconds after the server was told to stop were cut "
-                "(--timeout-graceful-shutdown)",
-                self._grace,
-            )
-        busy.cancel()
+            logger.warning("requests that had not ended %s were cut", self._grace)
+        cancel()
         await trio.sleep(LAST_MOMENTS)
         connections.abort()
 
@@ -66,34 +69,37 @@ class Drain:
         """Wait for tasks that requests have left behind, for the rest of the grace. After the shutdown the
         application's resources are gone.
         """
-        if not await end_left_behind(self.nurseries, self._deadline, report_left_behind):
-            self._server.has_cut = True
+        await self._end_left_behind(self._grace.deadline)
 
     async def end_last_left_behind(self) -> None:
         """As `end_left_behind`, for tasks that the lifespan call and background tasks have left."""
-        self._deadline = trio.current_time()
         with trio.CancelScope(shield=True):  # each wait within has a deadline
-            await self.end_left_behind()
+            await self._end_left_behind(trio.current_time())
+
+    async def _end_left_behind(self, deadline: float) -> None:
+        if not await end_left_behind(self._server.nurseries, deadline, report_left_behind):
+            self._server.has_cut = True
 
     async def end_background(self) -> None:
         """Let the tasks that the application has started through the server end, in what is left of the
         grace.
         """
         if not self._background.draining.is_set():  # serving has failed, or was cancelled
-            self._background.drain(trio.current_time())
+            self._background.drain(_cancel_now)
         # The nursery of the tasks is cancelled by whatever cancels this; it only has to be waited for.
-        deadline = trio.current_time() + self._grace + self._shutdown
+        deadline = trio.current_time() + self._grace.seconds + self._shutdown
         with trio.CancelScope(shield=True, deadline=deadline):
             if not await self._background.close():
                 self._server.has_cut = True
-                logger.warning(
-                    "tasks of the application that had not ended %g seconds after the server was told to "
-                    "stop were cancelled (--timeout-graceful-shutdown)",
-                    self._grace,
-                )
+                logger.warning("tasks of the application that had not ended %s were cancelled", self._grace)
 
 
-async def abort_when_cancelled(connections: Connections, last_moments: trio.CancelScope) -> None:
+def _cancel_now(scope: trio.CancelScope) -> None:
+    # By its deadline, as at the end of the grace: the tasks cannot tell the difference.
+    scope.deadline = trio.current_time()
+
+
+async def abort_when_cancelled(connections: Abortable, last_moments: trio.CancelScope) -> None:
     """When the server is cancelled, close the connections that a shielded wait keeps from ending: a wait for
     a client that takes nothing, say, ends with its connection. `last_moments` is shielded, and cancelled when
     there are no connections any more.

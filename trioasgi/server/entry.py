@@ -57,9 +57,9 @@ class ConnectionPreparer:
         self.has_no_steps = settings.tls is None and settings.proxy_protocol is None
         """Do the settings require neither a PROXY header nor TLS? Then no connection has to wait."""
 
-    def info(self, client: Peer | None, server: Peer | None) -> ConnectionInfo:
-        """What is known of a connection before the steps."""
-        return ConnectionInfo(self._scheme, client, server, peer_name(client, server))
+    def info(self, client: Peer | None, server: Peer | None, scheme: str | None = None) -> ConnectionInfo:
+        """What is known of a connection before the steps. `scheme` None: that of the settings."""
+        return ConnectionInfo(scheme or self._scheme, client, server, peer_name(client, server))
 
     async def prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""

@@ -6,6 +6,8 @@ the server's affair, so they do not show in what its caller has to catch.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import trio
 
 from trioasgi.errors import leaves_of
@@ -18,6 +20,13 @@ class FlatErrors:
     frame, would keep what its connections hold until the next garbage collection.
     """
 
+    _error: BaseException | None = None
+
+    def take(self) -> BaseException | None:
+        """What was raised, if it was an error and not only Cancelled. It is kept until this is called."""
+        error, self._error = self._error, None
+        return error
+
     def __enter__(self) -> None:
         pass
 
@@ -25,15 +34,25 @@ class FlatErrors:
         if exc is None:
             return
         error = flatten(exc)
+        if not isinstance(error, trio.Cancelled):
+            self._error = error
         if error is exc:
             return
-        # Raised here, its context would become the group, which would show all nurseries after all.
-        context = error.__context__
         try:
-            raise error
+            # Its context would become the group, which would show all nurseries after all.
+            raise_as_it_is(error)
         finally:
-            error.__context__ = context
-            del exc, traceback, error, context
+            del exc, traceback, error
+
+
+def raise_as_it_is(error: BaseException) -> NoReturn:
+    """Raise `error`, and leave its context as it is, also if another exception is being handled."""
+    context = error.__context__
+    try:
+        raise error
+    finally:
+        error.__context__ = context
+        del error, context
 
 
 def flatten(error: BaseException) -> BaseException:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
     from trioasgi.server.handle import Server
-    from trioasgi.server.tree import OnStuck
+    from trioasgi.server.hosting import OnStuck
     from trioasgi.types import App, ASGIApp
 
 
@@ -52,12 +52,20 @@ async def serve(
 
     Raises ConfigError, LoadError (`app` is no application), BindError, TLSError, LifespanError.
     """
-    require_trio("trioasgi.serve")
-    config = make_config(config, options)
-    asgi_app = _checked("trioasgi.serve", app, config)
-    log_remarks(remarks_on_embedding(config))
+    asgi_app, config = prepare("trioasgi.serve", app, config, options)
+    await serve_on(sockets, asgi_app, config, task_status=task_status)
+
+
+async def serve_on(
+    sockets: GivenSocket | Iterable[GivenSocket] | None,
+    app: ASGIApp,
+    config: Config,
+    *,
+    task_status: trio.TaskStatus[Server],
+) -> None:
+    """As `serve`, whose arguments have been prepared."""
     if sockets is None:
-        await serve_alone(asgi_app, config, task_status=task_status)
+        await serve_alone(app, config, task_status=task_status)
         return
     from trioasgi.net.borrowed import borrow_listeners  # most servers have none
 
@@ -66,7 +74,7 @@ async def serve(
         log_remarks(config.remarks())
         borrowed = borrow_listeners(sockets)
         try:
-            await NurseryTree(asgi_app, config, borrowed, Listening.FOR_CALLER).serve(task_status)
+            await NurseryTree(app, config, borrowed, Listening.FOR_CALLER).serve(task_status)
         finally:
             close_listeners(borrowed)
 
@@ -110,32 +118,18 @@ async def serve_copies(
     await NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).serve(task_status)
 
 
-async def serve_stream(
-    app: App,
-    stream: trio.abc.Stream,
-    config: Config | None = None,
-    *,
-    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
-    **options: Unpack[Options],
-) -> None:
-    """Serve one connection, `stream`, with a lifespan of its own. Returns when the connection is closed.
+def prepare(
+    name: str, app: object, config: Config | None, options: Mapping[str, object]
+) -> tuple[ASGIApp, Config]:
+    """Check the arguments of the function `name`: the application, and its Config.
 
-    `stream` may be any `trio.abc.Stream`. If the configuration has a `certfile`, the server speaks TLS on it.
-    The scope says of a `trio.SocketStream` what it says of an accepted connection: both addresses. So it does
-    of a `trio.SSLStream`, whose handshake is done if the caller has not done it: the scheme is https, and
-    there is the extension `tls`, without the server's own certificate.
-
-    `nursery.start` returns when the application has started, with a `Server` for this connection. It has no
-    addresses; its `drain()` lets the request under way finish, and closes.
-
-    Raises ConfigError, LoadError, TLSError, LifespanError.
+    Raises RuntimeError outside of Trio, ConfigError, LoadError.
     """
-    require_trio("trioasgi.serve_stream")
+    require_trio(name)
     config = make_config(config, options)
-    asgi_app = _checked("trioasgi.serve_stream", app, config)
+    asgi_app = _checked(name, app, config)
     log_remarks(remarks_on_embedding(config))
-    with resolve_certificate(config) as config:
-        await NurseryTree(asgi_app, config, [], Listening.FOR_CALLER).serve_stream(stream, task_status)
+    return asgi_app, config
 
 
 def require_trio(name: str) -> None:

@@ -1,0 +1,371 @@
+"""`application`: one lifespan for the connections that the program opens itself."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import trio
+import trio.testing
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from tests.support.applications import Lived
+from tests.support.freeing import uncollected
+from tests.support.http import Calls, Client, echo, on_trio, request, respond
+from tests.support.sockets import logged, run
+from tests.support.transports import certificates
+from tests.support.websocket import WebSocketClient, accept
+from trioasgi import HostedApplication, LifespanError, ServerPhase, application
+from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.types import Receive, Scope, Send
+
+
+class MyError(Exception):
+    pass
+
+
+@asynccontextmanager
+async def client_of(hosted: HostedApplication, **said: Any) -> AsyncIterator[Client]:
+    """A client with a connection of its own, which it closes at the end."""
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(functools.partial(hosted.serve_stream, theirs, **said))
+        yield Client(ours)
+        await ours.aclose()
+
+
+# One lifespan
+
+
+def test_tcp_connections_of_trios_own_server_have_one_lifespan() -> None:
+    async def main() -> None:
+        app = Lived()
+        async with application(app) as hosted, trio.open_nursery() as nursery:
+            start = functools.partial(trio.serve_tcp, hosted.serve_stream, 0, host="127.0.0.1")
+            (listener,) = await nursery.start(start)
+            for _ in range(3):
+                async with await trio.testing.open_stream_to_socket_listener(listener) as stream:
+                    assert (await Client(stream).get(request())).status == 200
+                    assert app.scopes[-1]["client"] == stream.socket.getsockname()
+                    assert app.scopes[-1]["server"] == listener.socket.getsockname()
+            assert hosted.requests == 3
+            nursery.cancel_scope.cancel()
+        assert app.events == ["startup", "shutdown"]
+
+    run(main)
+
+
+@on_trio
+async def test_connections_are_served_at_once_and_one_that_fails_ends_no_other() -> None:
+    app = Lived()
+    async with application(app) as hosted, client_of(hosted) as busy, client_of(hosted) as other:
+        await busy.send(request("/wait"))
+        await app.entered.wait()
+        with logged() as log:
+            assert (await other.get(request("/fail"))).status == 500
+        assert "failed as it was told to" in str(log.records[0].exc_info)
+        assert (hosted.connections, hosted.calls) == (2, 1)
+        app.release.set()
+        assert (await busy.response()).body == b"waited"
+    assert app.events == ["startup", "answered", "shutdown"]
+
+
+@on_trio
+async def test_limits_hold_for_all_connections_together() -> None:
+    app = Lived()
+    async with application(app, limit_concurrency=1, limit_max_requests=2) as hosted:
+        async with client_of(hosted) as busy, client_of(hosted) as other:
+            await busy.send(request("/wait"))
+            await app.entered.wait()
+            with logged():
+                assert (await other.get(request())).status == 503
+            app.release.set()
+            await busy.response()
+            assert (await busy.get(request())).status == 200
+        await hosted.wait_closed()
+        assert hosted.has_reached_limit
+
+
+@on_trio
+async def test_addresses_in_the_settings_have_no_effect() -> None:
+    async with application(Lived(), bind="127.0.0.1:1") as hosted:
+        assert (hosted.addresses, hosted.urls) == ((), ())
+        assert repr(hosted).startswith("<trioasgi.HostedApplication: serving, 0 connections")
+
+
+# The scope
+
+
+@on_trio
+async def test_the_program_says_who_the_peers_are() -> None:
+    calls = Calls(echo)
+    said = {"client": ("192.0.2.7", 4711), "server": ("192.0.2.1", 443), "scheme": "https"}
+    async with application(calls, lifespan="off") as hosted, client_of(hosted, **said) as client:
+        await client.get(request())
+        assert {name: calls.scopes[0][name] for name in said} == said
+        async with client_of(hosted) as unknown:
+            await unknown.get(request())
+            assert [calls.scopes[1][name] for name in said] == [None, None, "http"]
+
+
+@on_trio
+async def test_a_websocket_of_the_scheme_https_is_wss() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        schemes.append(scope["scheme"])
+        await accept(receive, send)
+
+    schemes: list[str] = []
+    async with application(app, lifespan="off") as hosted, client_of(hosted, scheme="https") as http:
+        await WebSocketClient(http).shake_hands()
+    assert schemes == ["wss"]
+
+
+@on_trio
+async def test_another_scheme_is_an_error_and_the_stream_is_closed() -> None:
+    ours, theirs = memory_stream_pair()
+    async with application(echo, lifespan="off") as hosted:
+        with pytest.raises(ValueError, match="scheme must be 'http' or 'https', not 'ftp'"):
+            await hosted.serve_stream(theirs, scheme="ftp")
+    assert await ours.receive_some() == b""
+
+
+def test_with_a_certificate_it_speaks_tls(tmp_path: Path) -> None:
+    async def main() -> None:
+        both, calls = certificates(tmp_path), Calls(echo)
+        options: Any = both.options
+        ours, theirs = memory_stream_pair()
+        tls = trio.SSLStream(ours, both.context(), server_hostname="localhost", https_compatible=True)
+        async with (
+            application(calls, lifespan="off", **options) as hosted,
+            trio.open_nursery() as nursery,
+        ):
+            nursery.start_soon(hosted.serve_stream, theirs)
+            client = Client(cast("trio.abc.HalfCloseableStream", tls))
+            assert (await client.get(request())).status == 200
+            await tls.aclose()
+        assert calls.scopes[0]["scheme"] == "https"
+        assert calls.scopes[0]["extensions"]["tls"]["tls_version"]
+
+    run(main)
+
+
+# The caller
+
+
+@on_trio
+async def test_a_caller_that_is_cancelled_ends_its_connection_alone() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await trio.sleep(50)
+            await respond(send)
+        except trio.Cancelled:
+            cancelled.append(scope["path"])
+            raise
+
+    cancelled: list[str] = []
+    ours, theirs = memory_stream_pair()
+    async with application(app, lifespan="off") as hosted, client_of(hosted) as other:
+        await other.send(request("/other"))
+        await ours.send_all(request("/mine"))
+        with trio.move_on_after(10) as scope:
+            await hosted.serve_stream(theirs)
+        assert scope.cancelled_caught
+        assert cancelled == ["/mine"]
+        assert await ours.receive_some() == b""
+        assert (await other.response()).status == 200
+    assert hosted.requests == 2
+
+
+@on_trio
+async def test_what_a_cancelled_call_shields_ends_with_its_connection() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        with trio.CancelScope(shield=True):
+            assert (await receive())["type"] == "http.disconnect"
+        told.append(trio.current_time())
+
+    told: list[float] = []
+    ours, theirs = memory_stream_pair()
+    async with application(app, lifespan="off") as hosted:
+        await ours.send_all(request())
+        started = trio.current_time()
+        with trio.move_on_after(10):
+            await hosted.serve_stream(theirs)
+    assert told == [pytest.approx(started + 10 + LAST_MOMENTS)]
+
+
+var: ContextVar[str] = ContextVar("var", default="unset")
+
+
+@on_trio
+async def test_calls_do_not_see_the_callers_context_nor_change_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(var.get())
+        var.set("of a call")
+        await respond(send)
+
+    async def serve(hosted: HostedApplication, stream: trio.abc.Stream) -> None:
+        var.set("of the caller")
+        await hosted.serve_stream(stream)
+        seen.append(var.get())
+
+    seen: list[str] = []
+    var.set("of the program")
+    ours, theirs = memory_stream_pair()
+    async with application(app, lifespan="off") as hosted, trio.open_nursery() as nursery:
+        nursery.start_soon(serve, hosted, theirs)
+        client = Client(ours)
+        await client.get(request())
+        await client.get(request())
+        await ours.aclose()
+    assert seen == ["of the program", "of the program", "of the caller"]
+
+
+# The end of the block
+
+
+@on_trio
+async def test_at_the_end_a_request_in_another_task_is_answered_within_the_grace() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep(20)
+        await respond(send)
+
+    async with trio.open_nursery() as nursery:
+        ours, theirs = memory_stream_pair()
+        client = Client(ours)
+        async with application(app, lifespan="off") as hosted:
+            nursery.start_soon(hosted.serve_stream, theirs)
+            await client.send(request())
+            await wait_all_tasks_blocked()
+        assert trio.current_time() >= 20
+        response = await client.response()
+        assert (response.status, response.closes) == (200, True)
+        assert hosted.phase is ServerPhase.CLOSED
+
+
+@on_trio
+async def test_at_the_end_a_request_that_takes_longer_than_the_grace_is_cut() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        ours, theirs = memory_stream_pair()
+        async with application(app, lifespan="off", timeout_graceful_shutdown=7) as hosted:
+            nursery.start_soon(hosted.serve_stream, theirs)
+            await ours.send_all(request())
+            await wait_all_tasks_blocked()
+            started = trio.current_time()
+        assert trio.current_time() == pytest.approx(started + 7)
+        assert hosted.has_cut
+
+
+@on_trio
+async def test_a_block_that_raises_ends_connections_of_other_tasks_at_once() -> None:
+    async with trio.open_nursery() as nursery:
+        ours, theirs = memory_stream_pair()
+        app, error = Lived(), MyError()
+        started = trio.current_time()
+        with pytest.raises(MyError) as caught:
+            async with application(app) as hosted:
+                nursery.start_soon(hosted.serve_stream, theirs)
+                await ours.send_all(request("/wait"))
+                await app.entered.wait()
+                raise error
+        assert caught.value is error
+        assert trio.current_time() == pytest.approx(started)
+        assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+@on_trio
+async def test_a_connection_that_comes_while_it_drains_gets_one_request() -> None:
+    app = Lived()
+    async with application(app) as hosted, client_of(hosted) as busy:
+        await busy.send(request("/wait"))
+        await app.entered.wait()
+        hosted.begin_drain()
+        async with client_of(hosted) as late:
+            response = await late.get(request())
+            assert (response.status, response.closes) == (200, True)
+            assert await late.is_closed()
+        app.release.set()
+
+
+@on_trio
+async def test_after_the_end_a_stream_is_closed_and_that_is_an_error() -> None:
+    ours, theirs = memory_stream_pair()
+    async with application(Lived()) as hosted:
+        await hosted.drain()
+        with pytest.raises(trio.ClosedResourceError, match="the application has ended"):
+            await hosted.serve_stream(theirs)
+    assert await ours.receive_some() == b""
+
+
+@on_trio
+async def test_a_lifespan_that_crashes_lets_it_drain() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await trio.sleep(5)
+        raise MyError
+
+    with logged(), pytest.raises(LifespanError):
+        async with application(app) as hosted:
+            await hosted.wait_draining()
+            await hosted.wait_closed()
+            assert isinstance(hosted.error, LifespanError)
+
+
+# What is left
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@on_trio
+async def test_tasks_that_a_call_leaves_behind_are_waited_for() -> None:
+    async def shielded() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(5)
+        done.append(trio.current_time())
+
+    async def items() -> AsyncIterator[int]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shielded)
+            yield 1
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kept.append(items())
+            await anext(kept[0])
+            await respond(send)
+            return
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        assert done, "the application was shut down before its tasks had ended"
+        await send({"type": "lifespan.shutdown.complete"})
+
+    done: list[float] = []
+    kept: list[AsyncIterator[int]] = []
+    with logged():
+        async with application(app) as hosted, client_of(hosted) as client:
+            assert (await client.get(request())).status == 200
+    assert len(done) == 1
+
+
+@on_trio
+async def test_nothing_is_kept_of_a_connection_that_has_ended() -> None:
+    async with application(echo, lifespan="off") as hosted:
+        async with client_of(hosted) as client:
+            await client.get(request())
+        with uncollected() as found:
+            before = len(hosted.nurseries)
+            for _ in range(20):
+                async with client_of(hosted) as client:
+                    await client.get(request())
+            await wait_all_tasks_blocked()
+            assert (hosted.connections, len(hosted.nurseries)) == (0, before)
+        assert found == []

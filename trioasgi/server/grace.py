@@ -1,0 +1,58 @@
+"""The grace: the time that requests have to finish once the server drains."""
+
+from __future__ import annotations
+
+import math
+
+import trio
+
+
+class Grace:
+    """Ends `seconds` after the drain has begun, unless the program sets another time.
+
+    Later calls can only shorten it: whoever asks for a faster end gets it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        """How long it takes, from the drain's begin."""
+        self.deadline = -math.inf
+        """When it ends, in seconds of `trio.current_time()`. It is over before it has begun: a server that is
+        cancelled has none.
+        """
+        self._begin = 0.0
+        self._is_option = True
+        self._scopes: list[trio.CancelScope] = []
+
+    def begin(self, seconds: float | None) -> None:
+        """Let it begin now, and take `seconds`. None: as many as the option says."""
+        if seconds is not None:
+            self.seconds, self._is_option = seconds, False
+        self._begin = trio.current_time()
+        self.deadline = self._begin + self.seconds
+
+    def shorten(self, seconds: float) -> None:
+        """Let it end `seconds` from now, unless it ends earlier."""
+        deadline = trio.current_time() + seconds
+        if deadline >= self.deadline:
+            return
+        self.deadline = deadline
+        self.seconds, self._is_option = deadline - self._begin, False
+        for scope in self._scopes:
+            scope.deadline = deadline
+
+    def limit(self, scope: trio.CancelScope) -> None:
+        """Cancel `scope` at the end."""
+        scope.deadline = self.deadline
+        self._scopes.append(scope)
+
+    async def wait_over(self) -> None:
+        """Wait for the end."""
+        with trio.CancelScope() as scope:
+            self.limit(scope)
+            await trio.sleep_forever()
+
+    def __str__(self) -> str:
+        """What a log line says of it, behind `had not ended`."""
+        origin = "--timeout-graceful-shutdown" if self._is_option else "the grace that the program has set"
+        return f"{self.seconds:g} seconds after the server was told to stop ({origin})"

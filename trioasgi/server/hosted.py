@@ -1,0 +1,276 @@
+"""`HostedApplication`: an application that has started, and serves the connections that its program hands to
+it, each in the task that does so.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.net.peers import stream_peers
+from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.server.connections import Connections
+from trioasgi.server.flat_errors import FlatErrors
+from trioasgi.server.handle import Listening, Server, ServerPhase
+from trioasgi.server.hosting import Counting, Hosting
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+    from contextvars import Context
+
+    from trioasgi.config import Config
+    from trioasgi.net.peers import Peer
+    from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.types import ASGIApp
+
+_SCHEMES = ("http", "https")
+
+
+class HostedApplication(Server):
+    """An application that has started: what `async with trioasgi.application(app)` gives.
+
+    It is a `Server` that accepts no connections itself: the program calls `serve_stream`. `drain()`, `phase`
+    and the rest are as there.
+    """
+
+    _SOURCE = "`async with trioasgi.application(app)` gives one"
+
+    def __init__(self, sockets: Sequence[socket.socket], *, tls: bool, grace: float) -> None:
+        super().__init__(sockets, tls=tls, listening=Listening.FOR_CALLER, grace=grace)
+        self._streams: GivenStreams | None = None
+
+    async def serve_stream(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        client: Peer | None = None,
+        server: Peer | None = None,
+        scheme: str | None = None,
+    ) -> None:
+        """Serve one connection, and return at its end. Any task of the same Trio run may call this, and
+        several at once: `await trio.serve_tcp(hosted.serve_stream, 8000)`.
+
+        If it is cancelled, this connection alone ends. Whatever the application raises ends at most this
+        connection, and does not leave this method. Once the application drains, a connection gets one more
+        request.
+
+        Args:
+          stream: Any `trio.abc.Stream`. It is closed at the end. With a `certfile` in the configuration the
+              server speaks TLS on it. The handshake of a `trio.SSLStream` is done, if the caller has not.
+          client, server: `client` and `server` of the scope, each as `(host, port)`. Without them those of a
+              `trio.SocketStream`, also below a `trio.SSLStream`. Other streams have none.
+          scheme: `http` or `https`. Without it what the stream is: https over TLS.
+
+        Raises:
+          trio.ClosedResourceError: The application has ended.
+          RuntimeError: The application has not started yet.
+          ValueError: `scheme` is something else.
+        """
+        try:
+            given = self.take(stream, client=client, server=server, scheme=scheme)
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
+        await given.serve()
+
+    def take(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        client: Peer | None = None,
+        server: Peer | None = None,
+        scheme: str | None = None,
+    ) -> GivenStream:
+        """As `serve_stream`, which comes later: until then the server waits for this connection."""
+        if scheme is not None and scheme not in _SCHEMES:
+            raise ValueError(f"scheme must be 'http' or 'https', not {scheme!r}")
+        if self.phase in (ServerPhase.STOPPING, ServerPhase.CLOSED):
+            raise trio.ClosedResourceError("the application has ended: it serves no more connections")
+        if self._streams is None:
+            raise RuntimeError("the application has not started yet: it serves no connections")
+        peers = stream_peers(stream)
+        return GivenStream(self._streams, stream, client or peers[0], server or peers[1], scheme)
+
+    def begin_with(self, streams: GivenStreams) -> None:
+        """Note that the application has started: `streams` take its connections."""
+        self._streams = streams
+        self.begin()
+
+    def end(self, error: BaseException | None) -> None:
+        self._streams = None
+        super().end(error)
+
+
+class GivenStreams:
+    """The streams that a program has given to its application."""
+
+    def __init__(self, server: Server, settings: ConnectionSettings, context: Context) -> None:
+        self.server = server
+        self.settings = settings
+        self.context = context
+        self._streams: set[GivenStream] = set()
+        self._empty: trio.Event | None = None
+        self.is_draining = False
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    @property
+    def are_busy(self) -> bool:
+        """Is a call of the application under way?"""
+        return any(stream.is_busy for stream in self._streams)
+
+    def add(self, stream: GivenStream) -> None:
+        """Wait for `stream` before the application ends."""
+        self._streams.add(stream)
+
+    def discard(self, stream: GivenStream) -> None:
+        """Note that `stream` has ended."""
+        self._streams.discard(stream)
+        if not self._streams and self._empty is not None:
+            self._empty.set()
+
+    def drain(self) -> None:
+        """Let each connection finish its request, and then close it."""
+        self.is_draining = True
+        for stream in self._streams:
+            stream.drain()
+
+    def cancel(self) -> None:
+        """Cancel all connections."""
+        for stream in self._streams:
+            stream.cancel()
+
+    def abort(self) -> None:
+        """Close all connections at once."""
+        for stream in self._streams:
+            stream.abort()
+
+    async def wait_ended(self) -> None:
+        """Wait until there is no stream."""
+        while self._streams:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
+    async def end(self) -> None:
+        """Cancel what is left, and wait for it, even if the surroundings are cancelled.
+
+        A stream closes its connection LAST_MOMENTS after it was cancelled.
+        """
+        self.cancel()
+        with trio.CancelScope(shield=True):
+            await self.wait_ended()
+
+
+class GivenStream:
+    """One stream that its program serves.
+
+    Its connection has a nursery of its own, in the program's task: whatever cancels that task ends the
+    connection. Nobody else's code runs in that task, so its context variables stay as they are.
+    """
+
+    def __init__(
+        self,
+        streams: GivenStreams,
+        stream: trio.abc.Stream,
+        client: Peer | None,
+        server: Peer | None,
+        scheme: str | None,
+    ) -> None:
+        self._streams = streams
+        self._stream = stream
+        self._ends = client, server, scheme
+        self._scope = trio.CancelScope()
+        self._closed = trio.Event()
+        self._connections: Connections | None = None
+        streams.add(self)
+
+    async def serve(self) -> None:
+        """Serve the connection to its end."""
+        try:
+            with FlatErrors(), self._scope:
+                async with trio.open_nursery() as nursery:
+                    await self._serve_in(nursery)
+        finally:
+            self.discard()
+            await trio.aclose_forcefully(self._stream)
+
+    async def _serve_in(self, nursery: trio.Nursery) -> None:
+        streams = self._streams
+        streams.server.nurseries.add(nursery)
+        connections = Connections(streams.settings, nursery, streams.context, self._closed.set)
+        self._connections = connections
+        if streams.is_draining:
+            connections.drain()
+        connections.begin(self._stream, *self._ends)
+        try:
+            await self._closed.wait()
+        finally:
+            # What the application shields may wait for a client that does nothing.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_MOMENTS):
+                await self._closed.wait()
+            connections.abort()
+
+    def discard(self) -> None:
+        """Note that the connection has ended, or will not be served."""
+        if self._connections is not None:
+            self._connections.end()
+            self._connections = None
+        self._streams.discard(self)
+
+    @property
+    def is_busy(self) -> bool:
+        """Is a call of the application under way?"""
+        return self._connections is not None and self._connections.are_busy
+
+    def drain(self) -> None:
+        """As of `GivenStreams`."""
+        if self._connections is not None:
+            self._connections.drain()
+
+    def cancel(self) -> None:
+        """As of `GivenStreams`."""
+        self._scope.cancel()
+
+    def abort(self) -> None:
+        """As of `GivenStreams`."""
+        if self._connections is not None:
+            self._connections.abort()
+
+
+class HostedTree:
+    """One run of a `HostedApplication`, whose `sockets` others accept from. Raises TLSError."""
+
+    def __init__(self, app: ASGIApp, config: Config, sockets: Sequence[socket.socket] = ()) -> None:
+        self._server = HostedApplication._create(
+            sockets, tls=config.certfile is not None, grace=config.timeout_graceful_shutdown
+        )
+        self._hosting = Hosting(app, config, self._server)
+
+    async def serve(self, task_status: trio.TaskStatus[HostedApplication]) -> None:
+        """Host the application until drained or cancelled."""
+        await self._hosting.run(partial(self._serve, task_status))
+
+    async def _serve(self, task_status: trio.TaskStatus[HostedApplication], nursery: trio.Nursery) -> None:
+        hosting, server, drain = self._hosting, self._server, self._hosting.drain
+        if hosting.access_log is not None:
+            nursery.start_soon(hosting.access_log.write_batches)
+        nursery.start_soon(hosting.drain_if_lifespan_crashes)
+        application = hosting.application()
+        streams = GivenStreams(server, hosting.connection_settings(application), hosting.context())
+        server.counts = Counting(application, streams)
+        server.begin_with(streams)
+        try:
+            task_status.started(server)
+            await server.wait_draining()
+            streams.drain()
+            drain.begin()
+            async with trio.open_nursery() as clock:
+                clock.start_soon(drain.cut_at_deadline, streams, streams.cancel)
+                await streams.wait_ended()
+                clock.cancel_scope.cancel()
+        finally:
+            await streams.end()

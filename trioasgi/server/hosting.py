@@ -1,0 +1,196 @@
+"""What a server is built around: the application with its lifespan, its background tasks, and its drain."""
+
+from __future__ import annotations
+
+import logging
+from contextvars import copy_context
+from typing import TYPE_CHECKING
+
+import trio
+
+from trioasgi.asgi.background import Background, ServerNursery
+from trioasgi.asgi.http import Application
+from trioasgi.asgi.lifespan import Lifespan
+from trioasgi.errors import LifespanError, TrioasgiError
+from trioasgi.nurseries import LAST_MOMENTS, guard_nurseries
+from trioasgi.server.application import as_asgi
+from trioasgi.server.assembly import (
+    access_log,
+    connection_settings,
+    forwarding,
+    max_requests,
+    server_tls,
+    websocket_settings,
+)
+from trioasgi.server.drain import Drain
+from trioasgi.server.flat_errors import FlatErrors, with_earlier
+from trioasgi.server.handle import ServerPhase
+from trioasgi.server.thread_limit import allowing_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sized
+    from contextvars import Context
+
+    from trioasgi.config import Config
+    from trioasgi.server.handle import Server
+    from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.types import ASGIApp
+
+    Serve = Callable[[trio.Nursery], Awaitable[None]]
+    OnStuck = Callable[[TrioasgiError], None]
+    """Called if the lifespan call of the application does not end, in a process that belongs to the server.
+    The error is the reason why the server stops, or says that the call keeps it from ending.
+    """
+
+logger = logging.getLogger("trioasgi")
+
+
+class Hosting:
+    """Runs the application for `server`, from its start-up to its shutdown. Raises TLSError."""
+
+    def __init__(self, app: ASGIApp, config: Config, server: Server, on_stuck: OnStuck | None = None) -> None:
+        self.config = config
+        self.server = server
+        self.access_log = access_log(config)
+        self._on_stuck = on_stuck
+        self._websocket = websocket_settings(config)
+        self._tls = server_tls(config)
+        self._background = Background()
+        app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
+        self._app = app
+        self._lifespan = Lifespan(
+            app,
+            config.lifespan,
+            startup_timeout=config.timeout_startup,
+            shutdown_timeout=config.timeout_shutdown,
+            extensions={
+                "trio": {
+                    "nursery": ServerNursery(self._background),
+                    "draining": self._background.draining,
+                }
+            },
+        )
+        self.drain = Drain(server, self._background, shutdown=config.timeout_shutdown)
+
+    async def run(self, serve: Serve) -> None:
+        """Start the application, call `serve` with a nursery, and shut the application down, also if serving
+        fails. What is raised is flat.
+        """
+        errors = FlatErrors()
+        try:
+            with errors, allowing_threads(self.config.threads):
+                try:
+                    await self._within_lifespan(serve)
+                finally:
+                    await self.drain.end_last_left_behind()
+        finally:
+            self.server.end(errors.take())
+
+    async def _within_lifespan(self, serve: Serve) -> None:
+        failure: TrioasgiError | None = None
+        guard_nurseries()
+        try:
+            async with trio.open_nursery() as nursery:
+                self.server.nurseries.add(nursery)
+                try:
+                    await nursery.start(self._background.hold_open)
+                    await self._lifespan.startup(nursery)
+                    try:
+                        if self._websocket is not None:
+                            await nursery.start(self._websocket.keepalive.keep_ticking)
+                        try:
+                            await serve(nursery)
+                        finally:
+                            self.server.enter(ServerPhase.STOPPING)
+                            await self.drain.end_left_behind()
+                    finally:
+                        await self.drain.end_background()
+                        await self._lifespan.shutdown()
+                except TrioasgiError as exc:
+                    # Raised outside of the nursery, which would put it into a group.
+                    failure = exc
+                finally:
+                    if not await self._lifespan.wait_over(LAST_MOMENTS):
+                        self._report_stuck(failure)
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            if failure is not None:
+                # Another exception is being raised already, so this one is only logged.
+                logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
+            raise
+        if failure is not None:
+            raise with_earlier(failure)
+
+    def _report_stuck(self, failure: TrioasgiError | None) -> None:
+        """Report a lifespan call that does not end. The nursery waits for it, so `serve` cannot raise."""
+        logger.error(
+            "the application's lifespan call does not end though it was cancelled: it shields what it waits "
+            "for. The server cannot end either"
+        )
+        if failure is None:
+            failure = LifespanError("the application's lifespan call does not end")
+        elif self._on_stuck is None:
+            logger.error("%s", failure, exc_info=failure.__cause__)
+        if self._on_stuck is not None:
+            self._on_stuck(failure)
+
+    async def drain_if_lifespan_crashes(self) -> None:
+        """Wait for a crash of the application's lifespan call, and let the server drain then."""
+        await self._lifespan.crashed.wait()
+        logger.error("%s; the server stops", self._lifespan.error)
+        self.server.begin_drain()
+
+    def context(self) -> Context:
+        """The context variables with which each call begins."""
+        # Requests see the context variables of the lifespan, or of the program that embeds the server.
+        return self._lifespan.context or copy_context()
+
+    def application(self) -> Application:
+        """The application, for the server's connections."""
+        config = self.config
+        return Application(
+            self._app,
+            state=self._lifespan.state,
+            root_path=config.root_path,
+            forwarding=forwarding(config),
+            access_log=self.access_log,
+            concurrency=config.limit_concurrency,
+            max_requests=max_requests(config),
+            on_max_requests=self._on_max_requests,
+            websocket=self._websocket,
+            background=self._background,
+        )
+
+    def connection_settings(self, application: Application) -> ConnectionSettings:
+        """The settings of the server's connections."""
+        return connection_settings(
+            self.config, tls=self._tls, handler=application.http_handler, access_log=self.access_log
+        )
+
+    def _on_max_requests(self) -> None:
+        logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
+        self.server.has_reached_limit = True
+        self.server.begin_drain()
+
+
+class Counting:
+    """What a server counts: `application` its calls, `connections` themselves."""
+
+    def __init__(self, application: Application, connections: Sized) -> None:
+        self._application = application
+        self._connections = connections
+
+    @property
+    def connections(self) -> int:
+        """See `Counts`."""
+        return len(self._connections)
+
+    @property
+    def calls(self) -> int:
+        """See `Counts`."""
+        return self._application.active
+
+    @property
+    def requests(self) -> int:
+        """See `Counts`."""
+        return self._application.ended
