@@ -3,8 +3,9 @@
     python docs/check.py
 
 A Python example has to compile. One with `<!-- runs -->` on the line before it is also run, by itself, in an
-empty directory, and has to end well within `RUN_SECONDS`. TOML has to parse. A link inside the project has to
-lead to a file, and its fragment to a heading. A `--flag` of trioasgi has to be one.
+empty directory, and has to end well within `RUN_SECONDS`. One with `<!-- runs on -->` is run behind the code
+of the last one with `<!-- runs -->`. TOML has to parse. A link inside the project has to lead to a file, and
+its fragment to a heading. A `--flag` of trioasgi has to be one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from trioasgi.config import OPTIONS
 ROOT = Path(__file__).resolve().parent.parent
 RUN_SECONDS = 30.0
 RUNS = "<!-- runs -->"
+RUNS_ON = "<!-- runs on -->"
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
@@ -45,14 +47,21 @@ class Block(NamedTuple):
     line: int
     language: str
     code: str
-    runs: bool
+    whole: str | None
+    """What is run; None if it is not."""
 
 
 def blocks(text: str) -> Iterator[Block]:
     """Every fenced block of a page, in order."""
+    base = ""
     for match in _FENCE.finditer(text):
-        before = text[: match.start()]
-        yield Block(before.count("\n") + 1, match[1], match[2], before.rstrip().endswith(RUNS))
+        before = text[: match.start()].rstrip()
+        line, code, whole = text.count("\n", 0, match.start()) + 1, match[2], None
+        if before.endswith(RUNS):
+            base = whole = code
+        elif before.endswith(RUNS_ON):
+            whole = f"{base}\n{code}"
+        yield Block(line, match[1], code, whole)
 
 
 def anchor(heading: str) -> str:
@@ -96,7 +105,7 @@ def wrong_block(block: Block) -> str | None:
             tomllib.loads(block.code)
     except (SyntaxError, tomllib.TOMLDecodeError) as error:
         return f"example: {error}"
-    return _wrong_run(block.code) if block.runs else None
+    return None if block.whole is None else _wrong_run(block.whole)
 
 
 def _wrong_run(code: str) -> str | None:

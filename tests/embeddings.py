@@ -99,6 +99,30 @@ async def in_a_block(stream: trio.abc.Stream) -> None:
         of_server.begin_drain(grace=0)
 
 
+async def on_listeners(handlers: trio.Nursery) -> None:
+    listeners = await trio.open_tcp_listeners(0)
+    secure = await trio.open_ssl_over_tcp_listeners(0, ssl.create_default_context())
+    async with trio.open_nursery() as nursery:
+        server: trioasgi.Server = await nursery.start(trioasgi.serve_listeners, app, listeners)
+        await trioasgi.serve_listeners(FastAPI(), secure, handler_nursery=handlers, lifespan="on")
+        await server.drain()
+    async with anyio.create_task_group() as tasks:
+        await trioasgi.serve_listeners(app, secure[0], trioasgi.Config(), handler_nursery=tasks)
+
+
+def count(client: tuple[str, int | None] | None) -> bool:
+    return client is not None
+
+
+async def given(stream: trio.abc.Stream, listeners: list[trio.SocketListener]) -> None:
+    state = {"db": object()}
+    await trioasgi.serve(app, state=state, on_connection=count)
+    await trioasgi.serve_stream(app, stream, state=state, on_connection=lambda client: print(client))
+    await trioasgi.serve_listeners(app, listeners, state=state, on_connection=count)
+    trioasgi.serving(app, state=state, on_connection=count)
+    trioasgi.application(app, state={"name": "value"}, on_connection=count)
+
+
 async def options() -> None:
     await trioasgi.serve(app, bind=["127.0.0.1:0", Path("a")], timeout_keep_alive=5, log_level="debug")
     await trioasgi.serve(app, port=0, certfile=Path("cert.pem"), client_certs="required", log_config=None)
@@ -146,6 +170,9 @@ async def wrong_options(stream: trio.abc.Stream) -> None:
     await trioasgi.serve_stream(app, stream, htttp="h11")  # type: ignore[call-arg]
     functools.partial(trioasgi.serve, app, bnd=3)  # type: ignore[call-arg]
     trioasgi.serving(app, bnd=3)  # type: ignore[call-arg]
+    trioasgi.serving(app, state=3)  # type: ignore[arg-type]
+    trioasgi.serving(app, on_connection=lambda: True)  # type: ignore[arg-type, misc]
+    await trioasgi.serve_listeners(app, 8000)  # type: ignore[arg-type]
     trioasgi.serving(42)  # type: ignore[arg-type]
     trioasgi.application(app, lifespan="of")  # type: ignore[arg-type]
     async with trioasgi.application(app) as hosted:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from trioasgi.server.handle import Server, ServerPhase
     from trioasgi.server.hosted import HostedApplication
     from trioasgi.server.serve import serve
-    from trioasgi.server.serving import application, serve_stream, serving
+    from trioasgi.server.serving import application, serve_listeners, serve_stream, serving
 
 __version__ = "0.1.0"
 
@@ -55,6 +55,7 @@ __all__ = [
     "application",
     "run",
     "serve",
+    "serve_listeners",
     "serve_stream",
     "serving",
 ]
@@ -68,6 +69,7 @@ _HOMES = {
     "ServerPhase": "trioasgi.server.handle",
     "application": "trioasgi.server.serving",
     "serve": "trioasgi.server.serve",
+    "serve_listeners": "trioasgi.server.serving",
     "serve_stream": "trioasgi.server.serving",
     "serving": "trioasgi.server.serving",
 }

@@ -200,9 +200,16 @@ async def test_a_later_drain_shortens_the_grace() -> None:
     async with busy(30) as hosted:
         hosted.begin_drain()
         await trio.sleep(10)
-        hosted.begin_drain(grace=100)  # nobody makes it longer
-        hosted.begin_drain()
         assert await seconds_of(functools.partial(hosted.drain, grace=3)) == pytest.approx(3)
+
+
+@on_trio
+async def test_a_later_drain_does_not_make_the_grace_longer() -> None:
+    async with busy(30) as hosted:
+        hosted.begin_drain()
+        await trio.sleep(10)
+        hosted.begin_drain()
+        assert await seconds_of(functools.partial(hosted.drain, grace=100)) == pytest.approx(20)
 
 
 @on_trio

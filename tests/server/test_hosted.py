@@ -288,6 +288,7 @@ async def test_a_connection_that_comes_while_it_drains_gets_one_request() -> Non
         await busy.send(request("/wait"))
         await app.entered.wait()
         hosted.begin_drain()
+        await wait_all_tasks_blocked()
         async with client_of(hosted) as late:
             response = await late.get(request())
             assert (response.status, response.closes) == (200, True)

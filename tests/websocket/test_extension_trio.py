@@ -38,7 +38,7 @@ def test_a_websocket_has_what_a_request_has(codecs: dict[str, str]) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert scope["type"] == "websocket"
         ours = scope["extensions"]["trio"]
-        assert list(ours) == ["cancel_scope", "nursery", "draining"]
+        assert list(ours) == ["cancel_scope", "nursery", "draining", "server"]
         assert type(ours["cancel_scope"]) is trio.CancelScope
         ours["nursery"].start_soon(work)
         await accept(receive, send)

@@ -26,10 +26,11 @@ AsyncFunction = Callable[..., Awaitable[Any]]
 class Background:
     """A nursery for tasks of the application. The server decides when it ends.
 
-    `draining` is set when the server begins to drain.
+    `draining` is set when the server begins to drain. `server` is what the application gets as the server.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, server: object = None) -> None:
+        self.server = server
         self.draining = trio.Event()
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
@@ -190,7 +191,7 @@ class TrioExtension(Mapping[str, Any]):
 
     __slots__ = ("_background", "_exchange", "_peer")
 
-    _KEYS: Final = ("cancel_scope", "nursery", "draining")
+    _KEYS: Final = ("cancel_scope", "nursery", "draining", "server")
 
     def __init__(self, background: Background, exchange: Exchange, peer: str) -> None:
         self._background = background
@@ -205,6 +206,8 @@ class TrioExtension(Mapping[str, Any]):
                 return ServerNursery(self._background, self._exchange.request, self._peer)
             case "draining":
                 return self._background.draining
+            case "server":
+                return self._background.server
         raise KeyError(key)
 
     def __iter__(self) -> Iterator[str]:

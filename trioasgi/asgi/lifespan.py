@@ -20,6 +20,7 @@ from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextvars import Context
 
     from trioasgi.types import ASGIApp, Message
@@ -60,7 +61,8 @@ class Lifespan:
     """Runs the lifespan call in a task, and exchanges its messages.
 
     `state` is the application's state, which is copied for each request. `context` are the context variables
-    at the end of the start-up. Both are None without a lifespan. `crashed` is set when the application fails
+    at the end of the start-up, None without a lifespan. So is `state`, unless the program has given one: then
+    the application's begins as a shallow copy of that. `crashed` is set when the application fails
     after its start-up; then `error` says how. `extensions` go into the scope.
     """
 
@@ -72,8 +74,10 @@ class Lifespan:
         startup_timeout: float,
         shutdown_timeout: float,
         extensions: dict[str, Any] | None = None,
+        state: Mapping[str, Any] | None = None,
     ) -> None:
         self._app = app
+        self._given_state = state
         self._extensions = extensions
         self._mode = mode
         self._startup_timeout = startup_timeout
@@ -86,7 +90,7 @@ class Lifespan:
         self._ended = trio.Event()  # the call is over, or waits for a message that will never come
         self._over = trio.Event()  # the call is over
         self._over.set()  # or has not begun
-        self.state: dict[str, Any] | None = None
+        self.state: dict[str, Any] | None = self._copy_of_given()
         self.context: Context | None = None
         self.crashed = trio.Event()
         self.error: LifespanError | None = None
@@ -96,7 +100,7 @@ class Lifespan:
         if self._mode == "off":
             self._state = LifespanState.UNSUPPORTED
             return
-        self.state = {}
+        self.state = self._copy_of_given() or {}
         self._over = trio.Event()
         nursery.start_soon(self._call_to_the_end, name="lifespan")
         try:
@@ -116,7 +120,10 @@ class Lifespan:
         if self._state is LifespanState.FAILED:
             raise self.error or LifespanError("the application failed to start")
         if self._state is LifespanState.UNSUPPORTED:
-            self.state = None
+            self.state = self._copy_of_given()
+
+    def _copy_of_given(self) -> dict[str, Any] | None:
+        return None if self._given_state is None else dict(self._given_state)
 
     async def shutdown(self) -> None:
         """Tell the application to shut down, and wait for it until a deadline, even if the surroundings are

@@ -35,23 +35,34 @@ Take = Callable[[socket.socket, object], None]
 """Takes an accepted, non-blocking socket and the client's address."""
 
 
+class Shortage:
+    """Waits while the system has no room for another connection, and logs that now and then."""
+
+    def __init__(self) -> None:
+        self._told = -math.inf
+
+    async def wait(self, exc: OSError) -> None:
+        """Wait before another attempt, as accept() has raised `exc`. Raises it if it says something else."""
+        if exc.errno not in NO_ROOM:
+            raise exc
+        if trio.current_time() >= self._told + TELL_EVERY:
+            self._told = trio.current_time()
+            logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
+        await trio.sleep(PAUSE)
+
+
 async def accept_connections(listener: socket.socket, take: Take) -> None:
     """Call `take` for each connection that arrives, until cancelled.
 
     Raises OSError only if the listening socket itself is broken.
     """
-    told = -math.inf
+    shortage = Shortage()
     while True:
         await trio.lowlevel.wait_readable(listener)
         try:
             accept_waiting(listener, take)
         except OSError as exc:
-            if exc.errno not in NO_ROOM:
-                raise
-            if trio.current_time() >= told + TELL_EVERY:
-                told = trio.current_time()
-                logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
-            await trio.sleep(PAUSE)
+            await shortage.wait(exc)
 
 
 def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> None:

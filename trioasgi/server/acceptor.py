@@ -77,8 +77,9 @@ class Acceptor:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""
         if listening is Listening.ALONE:
             remove_paths(self._sockets)
+        if listening in (Listening.ALONE, Listening.TAKEN_OVER):
             for listener in self._listeners:
-                if self._owns_sockets:
+                if self._owns_sockets and listening is Listening.ALONE:
                     refuse_newcomers(listener.sock)
                 self._take_waiting(listener, connections)
                 listener.sock.close()
@@ -102,6 +103,10 @@ class Acceptor:
     ) -> None:
         """Serve an accepted connection in a task of its own."""
         stream: trio.abc.Stream
+        client = as_client(address, listener.family)
+        if connections.admission is not None and not connections.admission.admits(client):
+            connection.close()
+            return
         try:
             server = listener.server or as_peer(connection.getsockname(), listener.family)
             if self.hub is not None:
@@ -113,4 +118,4 @@ class Acceptor:
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
-        connections.begin(stream, as_client(address, listener.family), server)
+        connections.begin(stream, client, server)

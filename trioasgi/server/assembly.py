@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from trioasgi.http.exchange import Handler
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.server.given import Admission
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
     from trioasgi.websocket.codec import FrameCodec
 
@@ -43,6 +44,7 @@ def connection_settings(
     tls: ServerTLS | None,
     handler: Callable[[ConnectionInfo], Handler],
     access_log: AccessLog | None,
+    admission: Admission | None,
 ) -> ConnectionSettings:
     """The settings of connections. `handler` makes what answers their exchanges."""
     return ConnectionSettings(
@@ -50,6 +52,7 @@ def connection_settings(
         tls=tls,
         timeout_handshake=config.timeout_handshake,
         proxy_protocol=_proxy_protocol(config),
+        admission=admission,
     )
 
 

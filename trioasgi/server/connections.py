@@ -41,6 +41,8 @@ class Connections:
         context: Context,
         on_empty: Callable[[], None] | None = None,
     ) -> None:
+        self.admission = settings.admission
+        """Who may connect. Asked before `begin`."""
         self._protocols = settings.protocols
         self._preparer = ConnectionPreparer(settings)
         self._nursery = nursery

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABCMeta
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import trio
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from trioasgi.net.listeners import SocketAddress
 
 Made = TypeVar("Made")
+
+ListensOn: TypeAlias = "tuple[socket.socket, bool]"
+"""A listening socket, and whether its connections have TLS."""
 
 
 class ServerPhase(Enum):
@@ -62,6 +65,7 @@ class Listening(Enum):
 
     FOR_CALLER = "this server's duplicates are closed; the caller's own sockets stay open"
     WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
+    TAKEN_OVER = "what waits in the queues is taken, then they are closed, the caller's own by whoever asked"
     ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
 
 
@@ -114,11 +118,9 @@ class Server(metaclass=NoPublicConstructor):
 
     _SOURCE = "`async with trioasgi.serving(app)` or `await nursery.start(trioasgi.serve, app)` gives one"
 
-    def __init__(
-        self, sockets: Sequence[socket.socket], *, tls: bool, listening: Listening, grace: float
-    ) -> None:
-        self.addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock in sockets)
-        self.urls = tuple(socket_url(sock, tls) for sock in sockets)
+    def __init__(self, listens_on: Sequence[ListensOn], *, listening: Listening, grace: float) -> None:
+        self.addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock, _ in listens_on)
+        self.urls = tuple(socket_url(sock, tls) for sock, tls in listens_on)
         self.has_cut = False
         """Were requests or tasks of the application cancelled at the end of the grace?"""
         self.has_drained = False

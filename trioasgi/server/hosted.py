@@ -11,18 +11,21 @@ import trio
 
 from trioasgi.net.peers import stream_peers
 from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.observe.startup import log_remarks
+from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.connections import Connections
 from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.handle import Listening, Server, ServerPhase
 from trioasgi.server.hosting import Counting, Hosting
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Sequence
     from contextvars import Context
 
     from trioasgi.config import Config
     from trioasgi.net.peers import Peer
+    from trioasgi.server.given import Given, Prepared
+    from trioasgi.server.handle import ListensOn
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
 
@@ -38,8 +41,8 @@ class HostedApplication(Server):
 
     _SOURCE = "`async with trioasgi.application(app)` gives one"
 
-    def __init__(self, sockets: Sequence[socket.socket], *, tls: bool, grace: float) -> None:
-        super().__init__(sockets, tls=tls, listening=Listening.FOR_CALLER, grace=grace)
+    def __init__(self, listens_on: Sequence[ListensOn], *, grace: float) -> None:
+        super().__init__(listens_on, listening=Listening.FOR_CALLER, grace=grace)
         self._streams: GivenStreams | None = None
 
     async def serve_stream(
@@ -141,7 +144,7 @@ class GivenStreams:
 
     def cancel(self) -> None:
         """Cancel all connections."""
-        for stream in self._streams:
+        for stream in tuple(self._streams):
             stream.cancel()
 
     def abort(self) -> None:
@@ -186,11 +189,16 @@ class GivenStream:
         self._scope = trio.CancelScope()
         self._closed = trio.Event()
         self._connections: Connections | None = None
+        self._is_served = False
         streams.add(self)
 
     async def serve(self) -> None:
         """Serve the connection to its end."""
+        self._is_served = True
+        admission = self._streams.settings.admission
         try:
+            if admission is not None and not admission.admits(self._ends[0]):
+                return
             with FlatErrors(), self._scope:
                 async with trio.open_nursery() as nursery:
                     await self._serve_in(nursery)
@@ -234,6 +242,8 @@ class GivenStream:
     def cancel(self) -> None:
         """As of `GivenStreams`."""
         self._scope.cancel()
+        if not self._is_served:  # the program may have forgotten it
+            self.discard()
 
     def abort(self) -> None:
         """As of `GivenStreams`."""
@@ -242,13 +252,13 @@ class GivenStream:
 
 
 class HostedTree:
-    """One run of a `HostedApplication`, whose `sockets` others accept from. Raises TLSError."""
+    """One run of a `HostedApplication`. Others accept from the sockets that it `listens_on`."""
 
-    def __init__(self, app: ASGIApp, config: Config, sockets: Sequence[socket.socket] = ()) -> None:
-        self._server = HostedApplication._create(
-            sockets, tls=config.certfile is not None, grace=config.timeout_graceful_shutdown
-        )
-        self._hosting = Hosting(app, config, self._server)
+    def __init__(
+        self, app: ASGIApp, config: Config, given: Given, listens_on: Sequence[ListensOn] = ()
+    ) -> None:
+        self._server = HostedApplication._create(listens_on, grace=config.timeout_graceful_shutdown)
+        self._hosting = Hosting(app, config, self._server, given)
 
     async def serve(self, task_status: trio.TaskStatus[HostedApplication]) -> None:
         """Host the application until drained or cancelled."""
@@ -274,3 +284,16 @@ class HostedTree:
                 clock.cancel_scope.cancel()
         finally:
             await streams.end()
+
+
+async def host(
+    prepared: Prepared,
+    listens_on: Sequence[ListensOn] = (),
+    *,
+    task_status: trio.TaskStatus[HostedApplication],
+) -> None:
+    """Host an application until drained or cancelled. Others accept from the sockets that it `listens_on`."""
+    app, config, given = prepared
+    with resolve_certificate(config) as config:
+        log_remarks(config.remarks())
+        await HostedTree(app, config, given, listens_on).serve(task_status)

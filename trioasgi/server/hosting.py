@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from trioasgi.config import Config
+    from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
@@ -48,14 +49,17 @@ logger = logging.getLogger("trioasgi")
 class Hosting:
     """Runs the application for `server`, from its start-up to its shutdown. Raises TLSError."""
 
-    def __init__(self, app: ASGIApp, config: Config, server: Server, on_stuck: OnStuck | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, config: Config, server: Server, given: Given, on_stuck: OnStuck | None = None
+    ) -> None:
         self.config = config
         self.server = server
         self.access_log = access_log(config)
         self._on_stuck = on_stuck
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
-        self._background = Background()
+        self._admission = given.admission
+        self._background = Background(server)
         app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
         self._app = app
         self._lifespan = Lifespan(
@@ -67,8 +71,10 @@ class Hosting:
                 "trio": {
                     "nursery": ServerNursery(self._background),
                     "draining": self._background.draining,
+                    "server": server,
                 }
             },
+            state=given.state,
         )
         self.drain = Drain(server, self._background, shutdown=config.timeout_shutdown)
 
@@ -164,7 +170,11 @@ class Hosting:
     def connection_settings(self, application: Application) -> ConnectionSettings:
         """The settings of the server's connections."""
         return connection_settings(
-            self.config, tls=self._tls, handler=application.http_handler, access_log=self.access_log
+            self.config,
+            tls=self._tls,
+            handler=application.http_handler,
+            access_log=self.access_log,
+            admission=self._admission,
         )
 
     def _on_max_requests(self) -> None:

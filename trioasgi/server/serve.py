@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
@@ -14,6 +14,7 @@ from trioasgi.net.listeners import close_inherited, close_listeners, open_listen
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.given import NOTHING_GIVEN, Prepared, check_given
 from trioasgi.server.handle import Listening
 from trioasgi.server.tree import NurseryTree
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
+    from trioasgi.server.given import Given, OnConnection
     from trioasgi.server.handle import Server
     from trioasgi.server.hosting import OnStuck
     from trioasgi.types import App, ASGIApp
@@ -33,39 +35,64 @@ async def serve(
     config: Config | None = None,
     *,
     sockets: GivenSocket | Iterable[GivenSocket] | None = None,
+    state: Mapping[str, Any] | None = None,
+    on_connection: OnConnection | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
-    """Serve `app` in this Trio run until it is cancelled, or drained through the `Server` that
-    `nursery.start` returns.
+    """Serve `app` in this Trio run, until it is cancelled or drained.
 
-    The settings are `config`, or `options`: the fields of `Config`, by keyword. A warning names options that
-    only `run` supports (`workers`, `reload`, `env_file`, `log_config`).
-
-    Without `sockets`, the server binds `config.binds`. `sockets` is one or several listening sockets: of the
-    standard library (blocking or not), of Trio, or a `trio.SocketListener`. The server uses duplicates. The
-    caller's own stay open and are the caller's to close, at any time. They are non-blocking while they are
-    served.
+    `server = await nursery.start(trioasgi.serve, app)` returns when the sockets listen and the application
+    has started. `await server.drain()` stops it gracefully. `trioasgi.serving` does both around a block.
 
     If the scope around it is cancelled, it stops accepting and ends requests at once. In any case the
     application's lifespan is shut down, within its deadline.
 
-    Raises ConfigError, LoadError (`app` is no application), BindError, TLSError, LifespanError.
+    Args:
+      app: The application, for ASGI 3, ASGI 2 or WSGI.
+      config: The settings. Without it the `options` alone.
+      sockets: One or several listening sockets, in place of an address in the settings: of the standard
+          library (blocking or not), of Trio, or a `trio.SocketListener`. The server uses duplicates. The
+          caller's own stay open and are the caller's to close, at any time. They are non-blocking while they
+          are served.
+      state: Objects of the program for the application. The lifespan's `scope["state"]` begins as a shallow
+          copy of it, and each request's is a shallow copy of the lifespan's (ASGI, "Lifespan State").
+          Without a lifespan requests get it too.
+      on_connection: A synchronous function that is called with the client's address of each accepted
+          connection, `(host, port)`, or None for a Unix socket without a name. If it returns False, the
+          connection is closed. It is called before a PROXY header or TLS is read. If it raises, that is
+          logged, and the connection is closed.
+      task_status: For `nursery.start`, which returns the `Server`.
+      options: The fields of `Config`, by keyword. They replace those of `config`. A warning names options
+          that only `run` supports (`workers`, `reload`, `env_file`, `log_config`).
+
+    Returns:
+      None, once the server has drained.
+
+    Raises:
+      ConfigError: An option, `sockets`, `state` or `on_connection` cannot be used.
+      LoadError: `app` is no application.
+      BindError: An address cannot be bound.
+      TLSError: The certificate cannot be used.
+      LifespanError: The application has failed to start, has crashed in its lifespan, or has failed to stop.
+      TrioasgiError: A listening socket was broken from outside.
+      RuntimeError: This is not a Trio run.
     """
-    asgi_app, config = prepare("trioasgi.serve", app, config, options)
-    await serve_on(sockets, asgi_app, config, task_status=task_status)
+    prepared = prepare("trioasgi.serve", app, config, options, state, on_connection)
+    await serve_on(sockets, prepared, task_status=task_status)
 
 
 async def serve_on(
     sockets: GivenSocket | Iterable[GivenSocket] | None,
-    app: ASGIApp,
-    config: Config,
+    prepared: Prepared,
+    listening: Listening = Listening.FOR_CALLER,
     *,
     task_status: trio.TaskStatus[Server],
 ) -> None:
-    """As `serve`, whose arguments have been prepared."""
+    """As `serve`, whose arguments are `prepared`. `listening` says what becomes of the sockets."""
+    app, config, given = prepared
     if sockets is None:
-        await serve_alone(app, config, task_status=task_status)
+        await serve_alone(app, config, given, task_status=task_status)
         return
     from trioasgi.net.borrowed import borrow_listeners  # most servers have none
 
@@ -74,7 +101,7 @@ async def serve_on(
         log_remarks(config.remarks())
         borrowed = borrow_listeners(sockets)
         try:
-            await NurseryTree(app, config, borrowed, Listening.FOR_CALLER).serve(task_status)
+            await NurseryTree(app, config, borrowed, listening, given).serve(task_status)
         finally:
             close_listeners(borrowed)
 
@@ -82,6 +109,7 @@ async def serve_on(
 async def serve_alone(
     app: ASGIApp,
     config: Config,
+    given: Given = NOTHING_GIVEN,
     *,
     on_stuck: OnStuck | None = None,
     stop_hint: str | None = None,
@@ -97,7 +125,8 @@ async def serve_alone(
         try:
             if owns_process:
                 close_inherited(config.binds)
-            await NurseryTree(app, config, own, Listening.ALONE, on_stuck, stop_hint).serve(task_status)
+            tree = NurseryTree(app, config, own, Listening.ALONE, given, on_stuck, stop_hint)
+            await tree.serve(task_status)
         finally:
             close_listeners(own)
 
@@ -115,21 +144,28 @@ async def serve_copies(
     They are closed when the server drains. Otherwise clients would wait in a queue from which no worker
     accepts.
     """
-    await NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, on_stuck).serve(task_status)
+    tree = NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, NOTHING_GIVEN, on_stuck)
+    await tree.serve(task_status)
 
 
 def prepare(
-    name: str, app: object, config: Config | None, options: Mapping[str, object]
-) -> tuple[ASGIApp, Config]:
-    """Check the arguments of the function `name`: the application, and its Config.
+    name: str,
+    app: object,
+    config: Config | None,
+    options: Mapping[str, object],
+    state: Mapping[str, Any] | None,
+    on_connection: OnConnection | None,
+) -> Prepared:
+    """Check the arguments of the function `name`.
 
     Raises RuntimeError outside of Trio, ConfigError, LoadError.
     """
     require_trio(name)
     config = make_config(config, options)
-    asgi_app = _checked(name, app, config)
+    given = check_given(state, on_connection)
+    prepared = Prepared(_checked(name, app, config), config, given)
     log_remarks(remarks_on_embedding(config))
-    return asgi_app, config
+    return prepared
 
 
 def require_trio(name: str) -> None:

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
-from trioasgi.observe.startup import log_remarks
-from trioasgi.server.assembly import resolve_certificate
-from trioasgi.server.hosted import HostedTree
+from trioasgi.server.hosted import host
 from trioasgi.server.running import running
 from trioasgi.server.serve import prepare, serve_on
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Iterable, Mapping
 
     from trioasgi.config import Config
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
+    from trioasgi.server.accepting import StartsSoon
+    from trioasgi.server.given import OnConnection
     from trioasgi.server.handle import Server
     from trioasgi.server.hosted import HostedApplication
-    from trioasgi.types import App, ASGIApp
+    from trioasgi.types import App
 
 
 @asynccontextmanager
@@ -31,61 +31,67 @@ async def serving(
     config: Config | None = None,
     *,
     sockets: GivenSocket | Iterable[GivenSocket] | None = None,
+    state: Mapping[str, Any] | None = None,
+    on_connection: OnConnection | None = None,
     **options: Unpack[Options],
 ) -> AsyncIterator[Server]:
-    """Serve `app` for as long as the block: `async with trioasgi.serving(app, port=8000) as server`.
+    """Serve `app` for as long as a block: `async with trioasgi.serving(app, port=8000) as server`.
 
     The block begins when the sockets listen and the application has started. At its end the server drains:
-    it stops accepting, requests finish within the grace, the application shuts down. Then the `async with`
-    statement is left. If the block raises, or is cancelled, the server is cancelled: requests end at once,
-    and the application still gets its shutdown.
+    it stops accepting, requests finish within the grace, the application shuts down. Then the program goes
+    on. If the block raises, or is cancelled, the server is cancelled: requests end at once, and the
+    application still gets its shutdown.
 
-    The arguments are those of `serve`.
+    A server may end before the block: by `drain()`, by `limit_max_requests`, or because the lifespan has
+    crashed. The block then goes on. `server.wait_closed()` tells it, and `server.error` says why.
+
+    Args:
+      app, config, sockets, state, on_connection, options: As for `serve`.
+
+    Returns:
+      An asynchronous context manager for the `Server`.
 
     Raises:
-      What the block raises, as it is, in no group.
-      ConfigError, LoadError, BindError, TLSError, LifespanError: The server cannot start. The block is not
-          run.
-      TrioasgiError, or what else has ended the server: A failure while it serves cancels the block, and is
-          raised as `serve` raises it. If the server drains before the block has ended, by `drain()`,
-          `limit_max_requests` or a crash of the lifespan, the block goes on: `server.wait_closed()` tells it.
-          An error that the server ends with (`server.error`) is then raised at the end of the block.
+      ConfigError, LoadError, BindError, TLSError, LifespanError, RuntimeError: As `serve`, before the block.
+      What the block raises: As it is, in no group.
+      LifespanError, TrioasgiError: What `serve` raises. If the server fails while it serves, the block is
+          cancelled. If it drains, this is raised at the end of the block.
       BaseExceptionGroup: Both have failed. The group is flat.
     """
-    asgi_app, config = prepare("trioasgi.serving", app, config, options)
-    async with running(partial(serve_on, sockets, asgi_app, config)) as server:
+    prepared = prepare("trioasgi.serving", app, config, options, state, on_connection)
+    async with running(partial(serve_on, sockets, prepared)) as server:
         yield server
 
 
 @asynccontextmanager
 async def application(
-    app: App, config: Config | None = None, **options: Unpack[Options]
+    app: App,
+    config: Config | None = None,
+    *,
+    state: Mapping[str, Any] | None = None,
+    on_connection: OnConnection | None = None,
+    **options: Unpack[Options],
 ) -> AsyncIterator[HostedApplication]:
     """Start `app` once, for connections that the program accepts or opens itself:
     `await hosted.serve_stream(stream)` serves one.
 
-    The block begins when the application has started. At its end the application drains, as with `serving`,
-    and errors are raised as there. The application has one lifespan, and limits count for all its connections
-    together. Addresses in the settings (`bind` and so on) have no effect.
+    The block begins when the application has started. At its end the application drains, and errors leave
+    the block, as with `serving`. The application has one lifespan, and limits hold for all its connections
+    together. Addresses in the settings have no effect.
 
     Args:
-      app: As for `serve`.
-      config, options: As for `serve`.
+      app, config, state, on_connection, options: As for `serve`.
+
+    Returns:
+      An asynchronous context manager for the `HostedApplication`.
 
     Raises:
-      ConfigError, LoadError, TLSError, LifespanError: The application cannot start. The block is not run.
-      What the block raises, and what ends the application: as for `serving`.
+      ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`, before the block.
+      What the block raises, and what ends the application: As `serving`.
     """
-    asgi_app, config = prepare("trioasgi.application", app, config, options)
-    async with running(partial(host, asgi_app, config)) as hosted:
+    prepared = prepare("trioasgi.application", app, config, options, state, on_connection)
+    async with running(partial(host, prepared)) as hosted:
         yield hosted
-
-
-async def host(app: ASGIApp, config: Config, *, task_status: trio.TaskStatus[HostedApplication]) -> None:
-    """Host an application until drained or cancelled."""
-    with resolve_certificate(config) as config:
-        log_remarks(config.remarks())
-        await HostedTree(app, config).serve(task_status)
 
 
 async def serve_stream(
@@ -93,25 +99,82 @@ async def serve_stream(
     stream: trio.abc.Stream,
     config: Config | None = None,
     *,
+    state: Mapping[str, Any] | None = None,
+    on_connection: OnConnection | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     **options: Unpack[Options],
 ) -> None:
     """Serve one connection, `stream`, with a lifespan of its own. Returns when the connection is closed.
 
-    `stream` may be any `trio.abc.Stream`. If the configuration has a `certfile`, the server speaks TLS on it.
-    The scope says of a `trio.SocketStream` what it says of an accepted connection: both addresses. So it does
-    of a `trio.SSLStream`, whose handshake is done if the caller has not done it: the scheme is https, and
-    there is the extension `tls`, without the server's own certificate.
+    It is `application` with one connection. The scope says of a `trio.SocketStream` what it says of an
+    accepted connection: both addresses. So it does of a `trio.SSLStream`, whose handshake is done if the
+    caller has not done it: the scheme is https, and there is the extension `tls`, without the server's own
+    certificate.
 
-    `nursery.start` returns when the application has started, with a `Server` for this connection. It has no
-    addresses; its `drain()` lets the request under way finish, and closes.
+    Args:
+      stream: Any `trio.abc.Stream`. If the configuration has a `certfile`, the server speaks TLS on it. It
+          is closed at the end.
+      task_status: For `nursery.start`, which returns when the application has started, with a `Server` for
+          this connection. It has no addresses; its `drain()` lets the request under way finish, and closes.
+      app, config, state, on_connection, options: As for `serve`.
 
-    Raises ConfigError, LoadError, TLSError, LifespanError.
+    Raises:
+      ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`.
     """
-    asgi_app, config = prepare("trioasgi.serve_stream", app, config, options)
+    prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
     try:
-        async with running(partial(host, asgi_app, config)) as hosted:
+        async with running(partial(host, prepared)) as hosted:
             task_status.started(hosted)
             await hosted.serve_stream(stream)
     finally:
         await trio.aclose_forcefully(stream)
+
+
+async def serve_listeners(
+    app: App,
+    listeners: Iterable[trio.abc.Listener[Any]] | trio.abc.Listener[Any],
+    config: Config | None = None,
+    *,
+    handler_nursery: StartsSoon | None = None,
+    state: Mapping[str, Any] | None = None,
+    on_connection: OnConnection | None = None,
+    task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
+    **options: Unpack[Options],
+) -> None:
+    """Serve `app` on `listeners`, as `trio.serve_listeners` serves a handler, with one lifespan.
+
+    It accepts until it is cancelled or drained. The listeners are closed then, and the application's lifespan
+    is shut down in any case.
+
+    With a `handler_nursery` the connections belong to the caller. If this function alone is cancelled, it
+    stops accepting, and drains: connections under way have the grace, then the lifespan is shut down, and
+    only then this function ends. So the application outlives its connections, and the nursery in which this
+    runs has to outlive the `handler_nursery`'s calls. If the `handler_nursery` is cancelled, its connections
+    end at once. Without one, all of them end at once when this is cancelled.
+
+    Args:
+      listeners: One `trio.abc.Listener` or several: `trio.SocketListener`, `trio.SSLListener`, or others.
+          They are closed at the end, also if the start fails.
+      handler_nursery: Runs the connections, with its `start_soon`. None: a nursery of this function.
+      task_status: For `nursery.start`, which returns the `Server` when the application has started. It has
+          the addresses of listeners on sockets.
+      app, config, state, on_connection, options: As for `serve`. No address may be set.
+
+    Returns:
+      None, once the server has drained.
+
+    Raises:
+      ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`.
+      What a listener's `accept` raises: As it is. It ends the server. Only if the system has no room for
+          another file or connection (EMFILE, ENFILE, ENOBUFS, ENOMEM), that is logged, and accepting goes on
+          a moment later. A broken socket of `trio.SocketListener`s is a TrioasgiError that names its URL.
+    """
+    from trioasgi.server.accepting import Listeners  # few programs need it
+
+    async with Listeners(listeners) as opened:
+        prepared = prepare("trioasgi.serve_listeners", app, config, options, state, on_connection)
+        opened.check(prepared.config)
+        if handler_nursery is None and opened.are_sockets:
+            await opened.serve_sockets(prepared, task_status)
+        else:
+            await opened.serve_streams(prepared, handler_nursery, task_status)

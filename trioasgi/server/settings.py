@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from trioasgi.net.trust import Trusted
+    from trioasgi.server.given import Admission
     from trioasgi.server.protocols import Protocols
 
 
@@ -28,6 +29,7 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
     tls: ServerTLS | None
     timeout_handshake: float
     proxy_protocol: ProxyProtocol | None = None
+    admission: Admission | None = None
 
 
 class ProxyProtocol(msgspec.Struct, frozen=True):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
     from trioasgi.config import Config
+    from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
     from trioasgi.types import ASGIApp
 
@@ -42,6 +43,7 @@ class NurseryTree:
         config: Config,
         sockets: Sequence[socket.socket],
         listening: Listening,
+        given: Given,
         on_stuck: OnStuck | None = None,
         stop_hint: str | None = None,
     ) -> None:
@@ -49,12 +51,11 @@ class NurseryTree:
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._server = Server._create(
-            sockets,
-            tls=config.certfile is not None,
+            [(sock, config.certfile is not None) for sock in sockets],
             listening=listening,
             grace=config.timeout_graceful_shutdown,
         )
-        self._hosting = Hosting(app, config, self._server, on_stuck)
+        self._hosting = Hosting(app, config, self._server, given, on_stuck)
         # Another server may use an inherited socket too.
         owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._acceptor = Acceptor(

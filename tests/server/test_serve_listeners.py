@@ -1,0 +1,406 @@
+"""`serve_listeners`: what accepts is the program's, with the conventions of `trio.serve_listeners`."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import anyio
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+
+from tests.support.applications import Lived
+from tests.support.http import Calls, Client, echo, on_trio, request
+from tests.support.sockets import SOON, connected, logged, open_stream, run
+from tests.support.transports import certificates
+from trioasgi import (
+    ConfigError,
+    LifespanError,
+    LoadError,
+    Server,
+    ServerPhase,
+    TrioasgiError,
+    serve_listeners,
+)
+from trioasgi.net.accept import PAUSE
+from trioasgi.tls.context import server_context
+from trioasgi.types import Receive, Scope, Send
+
+ACCEPTED = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
+
+
+class InMemory(trio.abc.Listener[ACCEPTED]):
+    """A listener of a program's own: accepts what `connect` makes, and raises what is put into `errors`."""
+
+    def __init__(self) -> None:
+        self._put, self._take = trio.open_memory_channel[ACCEPTED](100)
+        self.errors: list[Exception] = []
+        self.closed = False
+
+    def connect(self) -> Client:
+        ours, theirs = memory_stream_pair()
+        self._put.send_nowait(cast("ACCEPTED", theirs))
+        return Client(ours)
+
+    async def accept(self) -> ACCEPTED:
+        if self.errors:
+            await trio.lowlevel.checkpoint()
+            raise self.errors.pop()
+        return await self._take.receive()
+
+    async def aclose(self) -> None:
+        self.closed = True
+        self._take.close()
+        await trio.lowlevel.checkpoint()
+
+
+Start = Callable[..., Any]
+
+
+def of(app: Any, listeners: Any, **options: Any) -> Start:
+    return functools.partial(serve_listeners, app, listeners, **options)
+
+
+# Any listener
+
+
+@on_trio
+async def test_a_listener_of_the_programs_own_is_served_with_one_lifespan() -> None:
+    app, listener = Lived(), InMemory()
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(of(app, [listener]))
+        assert isinstance(server, Server)
+        for _ in range(3):
+            client = listener.connect()
+            assert (await client.get(request())).status == 200
+            await client.stream.aclose()
+        assert app.events == ["startup"]
+        await server.drain()
+    assert app.events == ["startup", "shutdown"]
+    assert listener.closed
+
+
+def test_socket_listeners_are_served_on_their_sockets() -> None:
+    async def main() -> None:
+        app = Lived()
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(of(app, listeners))
+            assert server.addresses == (listeners[0].socket.getsockname(),)
+            async with connected(server) as client:
+                assert (await client.get(request())).status == 200
+                assert app.scopes[0]["server"] == server.addresses[0]
+            await server.drain()
+            with pytest.raises(OSError, match="connect"):
+                await open_stream(server)
+        assert listeners[0].socket.fileno() == -1
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+def test_while_requests_finish_nobody_can_connect(how: str) -> None:
+    async def serve_in(
+        scope: trio.CancelScope, handlers: trio.Nursery | None, task_status: trio.TaskStatus[Server]
+    ) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        with scope:
+            await serve_listeners(app, listeners, handler_nursery=handlers, task_status=task_status)
+
+    async def main() -> None:
+        scope = trio.CancelScope()
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve_in, scope, nursery if how == "cancel" else None)
+            async with connected(server) as client:
+                await client.send(request("/wait"))
+                await app.entered.wait()
+                server.begin_drain() if how == "drain" else scope.cancel()
+                await wait_all_tasks_blocked()
+                with pytest.raises(OSError, match="connect"):
+                    await open_stream(server)
+                app.release.set()
+                assert (await client.response()).body == b"waited"
+        assert scope.cancelled_caught == (how == "cancel")
+        assert app.events == ["startup", "answered", "shutdown"]
+
+    app = Lived()
+    run(main)
+
+
+def test_a_tls_listener_is_served_as_https(tmp_path: Path) -> None:
+    async def main() -> None:
+        both, calls = certificates(tmp_path), Calls(echo)
+        context = server_context(
+            both.certfile,
+            both.keyfile,
+            None,
+            alpn=("http/1.1",),
+            ca_certs=None,
+            client_certs="none",
+            version="auto",
+            ciphers=None,
+        )
+        (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as nursery:
+            listener = trio.SSLListener(plain, context)
+            server = await nursery.start(of(calls, listener, lifespan="off"))
+            assert server.urls == (f"https://127.0.0.1:{server.addresses[0][1]}",)
+            async with await open_stream(server) as stream:
+                tls = trio.SSLStream(
+                    stream, both.context(), server_hostname="localhost", https_compatible=True
+                )
+                client = Client(cast("trio.abc.HalfCloseableStream", tls))
+                assert (await client.get(request())).status == 200
+                assert calls.scopes[0]["scheme"] == "https"
+                assert calls.scopes[0]["client"] == stream.socket.getsockname()
+                assert "tls" in calls.scopes[0]["extensions"]
+            await server.drain()
+
+    run(main)
+
+
+def test_in_a_task_group_of_anyio() -> None:
+    async def main() -> None:
+        app = Lived()
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with anyio.create_task_group() as handlers, anyio.create_task_group() as tasks:
+            server = await tasks.start(of(app, listeners, handler_nursery=handlers))
+            async with connected(server) as client:
+                assert (await client.get(request())).status == 200
+            await server.drain()
+        assert app.events == ["startup", "shutdown"]
+
+    anyio.run(main, backend="trio")
+
+
+# Errors
+
+
+@on_trio
+async def test_a_lack_of_descriptors_is_logged_and_passes() -> None:
+    listener = InMemory()
+    listener.errors += [OSError(errno.EMFILE, "too many open files")]
+    with logged() as log:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(of(Lived(), [listener]))
+            started = trio.current_time()
+            client = listener.connect()
+            assert (await client.get(request())).status == 200
+            assert trio.current_time() == pytest.approx(started + PAUSE)
+            server.begin_drain()
+    assert log.count("cannot accept connections: .* raise the limit of open files") == 1
+
+
+@on_trio
+async def test_another_error_of_a_listener_ends_the_server_as_it_is() -> None:
+    app, listener, other = Lived(), InMemory(), InMemory()
+    error = OSError(errno.EBADF, "not a descriptor")
+    listener.errors.append(error)
+    with pytest.raises(OSError, match="not a descriptor") as caught:
+        await serve_listeners(app, [other, listener])
+    assert caught.value is error
+    assert app.events == ["startup", "shutdown"]
+    assert listener.closed
+    assert other.closed
+
+
+def test_a_socket_that_breaks_is_named() -> None:
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        with pytest.raises(TrioasgiError, match=r"cannot accept connections on http://127\.0\.0\.1"):
+            await serve_and_break(listeners)
+
+    async def serve_and_break(listeners: list[trio.SocketListener]) -> None:
+        class Status:
+            def started(self, _: Server) -> None:
+                listeners[0].socket.shutdown(socket.SHUT_RDWR)
+
+        await serve_listeners(Lived(), listeners, task_status=cast("trio.TaskStatus[Server]", Status()))
+
+    run(main)
+
+
+@on_trio
+async def test_listeners_are_closed_if_the_start_fails() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+    for wrong, options, error in [
+        (app, {}, LifespanError),
+        (42, {}, LoadError),
+        (Lived(), {"port": 8000}, ConfigError),
+        (Lived(), {"state": 3}, ConfigError),
+    ]:
+        listener = InMemory()
+        with pytest.raises(error) as caught:
+            await serve_listeners(wrong, [listener], **options)  # type: ignore[arg-type]
+        assert type(caught.value) is error
+        assert listener.closed
+
+
+@on_trio
+async def test_what_is_no_listener_is_refused() -> None:
+    sock = trio.socket.socket()
+    with sock:
+        for wrong, text in [([], "listeners is empty"), ([sock], r"listeners\[0\] is of type _SocketType")]:
+            with pytest.raises(ConfigError, match=text):
+                await serve_listeners(Lived(), wrong)  # type: ignore[arg-type]
+
+
+def test_tls_twice_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        both = certificates(tmp_path)
+        options: Any = both.options
+        (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        with pytest.raises(ConfigError, match="does TLS itself, and so does certfile"):
+            await serve_listeners(Lived(), trio.SSLListener(plain, both.context()), **options)
+
+    run(main)
+
+
+# Cancelled
+
+
+@on_trio
+async def test_without_a_handler_nursery_cancelling_ends_requests_at_once() -> None:
+    app, listener = Lived(), InMemory()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(of(app, [listener]))
+        await listener.connect().send(request("/wait"))
+        await app.entered.wait()
+        started = trio.current_time()
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() == pytest.approx(started)
+    assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+class Slow(Lived):
+    """Answers after 20 seconds."""
+
+    async def take_time(self, scope: Scope, send: Send) -> None:
+        self.release.set()
+        self.entered.set()
+        await trio.sleep(20)
+        await super().take_time(scope, send)
+
+
+@on_trio
+async def test_with_one_cancelling_ends_the_accepting_and_requests_have_the_grace() -> None:
+    app, listener = Slow(), InMemory()
+    async with trio.open_nursery() as handlers:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(of(app, [listener], handler_nursery=handlers))
+                client = listener.connect()
+                await client.send(request("/wait"))
+                await app.entered.wait()
+                scope.cancel()
+                assert server.phase is ServerPhase.SERVING
+        assert listener.closed
+        assert app.events == ["startup", "answered", "shutdown"]  # before the function has ended
+        assert trio.current_time() >= 20
+        response = await client.response()
+        assert (response.body, response.closes) == (b"waited", True)
+
+
+@on_trio
+async def test_with_one_requests_that_take_longer_than_the_grace_are_cut() -> None:
+    app, listener = Lived(), InMemory()
+    async with trio.open_nursery() as handlers:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                options = {"handler_nursery": handlers, "timeout_graceful_shutdown": 7}
+                server = await nursery.start(of(app, [listener], **options))
+                await listener.connect().send(request("/wait"))
+                await app.entered.wait()
+                started = trio.current_time()
+                scope.cancel()
+        assert trio.current_time() == pytest.approx(started + 7)
+        assert app.events == ["startup", "cancelled", "shutdown"]
+        assert server.has_cut
+
+
+@on_trio
+async def test_a_handler_nursery_that_is_cancelled_ends_its_connections_and_no_more() -> None:
+    app, listener = Lived(), InMemory()
+    async with trio.open_nursery() as nursery:
+        async with trio.open_nursery() as handlers:
+            server = await nursery.start(of(app, [listener], handler_nursery=handlers))
+            await listener.connect().send(request("/wait"))
+            await app.entered.wait()
+            assert len(handlers.child_tasks) == 1
+            handlers.cancel_scope.cancel()
+        assert app.events == ["startup", "cancelled"]
+        assert (server.phase, server.connections) == (ServerPhase.SERVING, 0)
+        await server.drain()
+    assert app.events == ["startup", "cancelled", "shutdown"]
+
+
+@on_trio
+async def test_a_connection_that_was_just_accepted_is_served_though_the_accepting_ends() -> None:
+    app, listener = Lived(), InMemory()
+
+    class Late:
+        """Starts a connection's task when the server drains already."""
+
+        def start_soon(self, *args: Any) -> None:
+            scope.cancel()
+            late.append(args)
+
+    late: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as serving:
+                await serving.start(of(app, [listener], handler_nursery=Late()))
+                nursery.start_soon(start_later, nursery, late)
+                client = listener.connect()
+                with trio.CancelScope(shield=True):
+                    await client.send(request())
+        assert scope.cancelled_caught
+        assert (await client.response()).status == 200
+    assert app.events == ["startup", "shutdown"]
+
+
+async def start_later(nursery: trio.Nursery, late: list[Any]) -> None:
+    await trio.sleep(0.1)
+    (args,) = late
+    nursery.start_soon(*args)
+
+
+@on_trio
+async def test_a_handler_nursery_that_forgets_a_task_holds_nothing_up_for_longer_than_the_grace() -> None:
+    class Forgets:
+        def start_soon(self, *args: Any) -> None:
+            forgotten.append(args)
+
+    app, listener = Lived(), InMemory()
+    forgotten: list[Any] = []
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(
+            of(app, [listener], handler_nursery=Forgets(), timeout_graceful_shutdown=7)
+        )
+        client = listener.connect()
+        await wait_all_tasks_blocked()
+        await server.drain()
+        assert trio.current_time() == pytest.approx(7)
+        (args,) = forgotten
+        nursery.start_soon(*args)
+        assert await client.is_closed()
+
+
+@on_trio
+async def test_a_handler_nursery_that_takes_no_tasks_is_an_error_and_holds_nothing_up() -> None:
+    app, listener = Lived(), InMemory()
+    async with trio.open_nursery() as closed:
+        pass
+    client = listener.connect()
+    with pytest.raises(RuntimeError, match=r"[Nn]ursery is closed"), trio.fail_after(SOON):
+        await serve_listeners(app, [listener], handler_nursery=closed)
+    assert await client.is_closed()
+    assert app.events == ["startup", "shutdown"]

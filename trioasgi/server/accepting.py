@@ -1,0 +1,142 @@
+"""`serve_listeners`: accepts from the listeners of a program."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import trio
+
+from trioasgi.config.checks import refuse_addresses
+from trioasgi.errors import ConfigError
+from trioasgi.net.accept import Shortage
+from trioasgi.server.flat_errors import FlatErrors
+from trioasgi.server.handle import Listening
+from trioasgi.server.hosted import host
+from trioasgi.server.running import running
+from trioasgi.server.serve import serve_on
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Callable, Iterable
+
+    from trioasgi.config import Config
+    from trioasgi.server.given import Prepared
+    from trioasgi.server.handle import ListensOn, Server
+    from trioasgi.server.hosted import HostedApplication
+
+
+class StartsSoon(Protocol):
+    """Runs tasks: a `trio.Nursery`, or what has its `start_soon`."""
+
+    def start_soon(self, async_fn: Callable[..., Any], *args: Any) -> object:
+        """As of `trio.Nursery`."""
+
+
+class Listeners:
+    """The listeners of the program, which are closed at the end of the block."""
+
+    def __init__(self, listeners: Iterable[trio.abc.Listener[Any]] | trio.abc.Listener[Any]) -> None:
+        self._listeners = [listeners] if isinstance(listeners, trio.abc.Listener) else [*listeners]
+
+    async def __aenter__(self) -> Listeners:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all of them, also if this is cancelled."""
+        for listener in self._listeners:
+            if isinstance(listener, trio.abc.AsyncResource):
+                await trio.aclose_forcefully(listener)
+
+    def check(self, config: Config) -> None:
+        """Raise ConfigError if there is nothing to accept from, or an option goes against it."""
+        if not self._listeners:
+            raise ConfigError("listeners is empty: pass one, as trio.open_tcp_listeners() makes them")
+        for index, listener in enumerate(self._listeners):
+            if not isinstance(listener, trio.abc.Listener):
+                raise ConfigError(
+                    f"listeners[{index}] is of type {type(listener).__name__}: pass a trio.abc.Listener, or "
+                    "a socket as the argument sockets of serve"
+                )
+            if isinstance(listener, trio.SSLListener) and config.certfile is not None:
+                raise ConfigError(
+                    f"listeners[{index}] does TLS itself, and so does certfile; leave out one of them"
+                )
+        refuse_addresses(config.to_dict(), config.origins, "listeners")
+
+    @property
+    def are_sockets(self) -> bool:
+        """Are all of them plain sockets? Then the server can accept from the sockets themselves."""
+        return all(type(listener) is trio.SocketListener for listener in self._listeners)
+
+    async def serve_sockets(self, prepared: Prepared, task_status: trio.TaskStatus[Server]) -> None:
+        """Serve on the sockets of the listeners."""
+        sockets = cast("list[trio.SocketListener]", self._listeners)
+        async with running(partial(serve_on, sockets, prepared, Listening.TAKEN_OVER)) as server:
+            task_status.started(server)
+            await server.wait_draining()
+            await self.close()  # the server's own duplicates are closed by itself
+
+    async def serve_streams(
+        self, prepared: Prepared, handlers: StartsSoon | None, task_status: trio.TaskStatus[Server]
+    ) -> None:
+        """Serve what the listeners accept. The connections run in `handlers`, if it is not None."""
+        serve = partial(host, prepared, self._on_sockets(prepared.config))
+        async with running(serve, outlives_cancellation=handlers is not None) as hosted:
+            with FlatErrors():
+                async with _nursery_for(handlers) as nursery:
+                    try:
+                        async with trio.open_nursery() as accepting:
+                            for listener in self._listeners:
+                                accepting.start_soon(_accept, listener, hosted, nursery)
+                            task_status.started(hosted)
+                            await hosted.wait_draining()
+                            accepting.cancel_scope.cancel()
+                    finally:
+                        await self.close()
+
+    def _on_sockets(self, config: Config) -> list[ListensOn]:
+        """The sockets of those that have one, and whether their connections have TLS."""
+        found: list[ListensOn] = []
+        for listener in self._listeners:
+            has_tls = config.certfile is not None or isinstance(listener, trio.SSLListener)
+            while isinstance(listener, trio.SSLListener):
+                listener = listener.transport_listener
+            if isinstance(listener, trio.SocketListener):
+                found.append((cast("socket.socket", listener.socket), has_tls))
+        return found
+
+
+@asynccontextmanager
+async def _nursery_for(handlers: StartsSoon | None) -> AsyncIterator[StartsSoon]:
+    if handlers is not None:
+        yield handlers
+        return
+    async with trio.open_nursery() as nursery:
+        yield nursery
+
+
+async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, nursery: StartsSoon) -> None:
+    """Accept from one listener until cancelled. Raises what its `accept` raises."""
+    shortage = Shortage()
+    while True:
+        try:
+            stream = await listener.accept()
+        except OSError as exc:
+            await shortage.wait(exc)
+            continue
+        try:
+            given = hosted.take(stream)
+        except trio.ClosedResourceError:  # it has drained in this moment
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            nursery.start_soon(given.serve)
+        except BaseException:
+            given.discard()
+            await trio.aclose_forcefully(stream)
+            raise
