@@ -282,8 +282,8 @@ class HTTP1Connection(ConnectionState):
             return
         # The other task also drops what is unread of the body: the call gets no more of it.
         self._turn += 1
+        self._on_handover(self)  # still busy: the task's name keeps the request
         self.phase = _IDLE
-        self._on_handover(self)
 
     @property
     def peer(self) -> str:

@@ -137,6 +137,5 @@ async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, n
         try:
             nursery.start_soon(given.serve)
         except BaseException:
-            given.discard()
             await trio.aclose_forcefully(stream)
             raise

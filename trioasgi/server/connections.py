@@ -13,6 +13,7 @@ import trio
 
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import ConnectionPreparer, as_channel
+from trioasgi.server.naming import ConnectionName
 from trioasgi.server.protocols import Connection, ServerServices
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Connections:
         self._nursery = nursery
         self._context = context
         self._services = ServerServices(context, self._start_task, self._take_over)
-        self._live: set[Connection] = set()
+        self._live: dict[Connection, ConnectionName | None] = {}
         self._preparing = 0
         self._draining = False
         self._on_empty = on_empty
@@ -91,7 +92,8 @@ class Connections:
         if self._preparer.has_no_steps and not isinstance(stream, trio.SSLStream):
             self._take_over(self._connect(as_channel(stream), info))
         else:
-            self._nursery.start_soon(self._prepare_and_begin, stream, info, name="connection")
+            name = f"handshake with {info.peer}"
+            self._nursery.start_soon(self._prepare_and_begin, stream, info, name=name)
 
     async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1
@@ -125,14 +127,16 @@ class Connections:
         connection = self._protocols.choose(alpn)(channel, info, self._services)
         if self._draining:
             connection.drain()
-        self._live.add(connection)
+        self._live[connection] = None
         return connection
 
     def _take_over(self, connection: Connection) -> None:
         # Any task may call this, also that of another request.
-        self._context.run(
-            partial(self._nursery.start_soon, self._serve_connection, connection, name="connection")
-        )
+        earlier = self._live.get(connection)
+        if earlier is not None:
+            earlier.keep()
+        self._live[connection] = name = ConnectionName(connection)
+        self._context.run(partial(self._nursery.start_soon, self._serve_connection, connection, name=name))
 
     def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
         self._context.run(self._nursery.start_soon, function)
@@ -150,7 +154,7 @@ class Connections:
                 raise
             finally:
                 if ours:
-                    self._live.discard(connection)
+                    self._live.pop(connection, None)  # also a task that has lost it may be cancelled
                     connection.channel.abort()
                     self._note_end()
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
+    from trioasgi.http.exchange import Exchange
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
@@ -28,6 +29,10 @@ class Connection(Protocol):
     @property
     def is_busy(self) -> bool:
         """Is a request being answered?"""
+
+    @property
+    def exchange_under_way(self) -> Exchange | None:
+        """The exchange for which the application is called now; None if there is no call."""
 
     async def run(self) -> bool:
         """Serve the connection until it should be closed. The caller closes it.
