@@ -16,7 +16,7 @@ from typing import Any
 from trioasgi.http import response
 from trioasgi.http1 import connection
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
-from trioasgi.server.handle import PHASE_TRANSITIONS, ServerPhase
+from trioasgi.server.progress import PHASE_TRANSITIONS, ServerPhase
 from trioasgi.supervisor.slots import (
     SLOT_TRANSITIONS,
     SUPERVISOR_TRANSITIONS,

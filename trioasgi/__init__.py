@@ -29,8 +29,9 @@ if TYPE_CHECKING:
         TrioasgiError,
     )
     from trioasgi.process.run import run
-    from trioasgi.server.handle import Server, ServerPhase
+    from trioasgi.server.handle import Server
     from trioasgi.server.hosted import HostedApplication
+    from trioasgi.server.progress import ServerPhase
     from trioasgi.server.serve import serve
     from trioasgi.server.serving import application, serve_listeners, serve_stream, serving
 
@@ -66,7 +67,7 @@ _HOMES = {
     "run": "trioasgi.process.run",
     "HostedApplication": "trioasgi.server.hosted",
     "Server": "trioasgi.server.handle",
-    "ServerPhase": "trioasgi.server.handle",
+    "ServerPhase": "trioasgi.server.progress",
     "application": "trioasgi.server.serving",
     "serve": "trioasgi.server.serve",
     "serve_listeners": "trioasgi.server.serving",

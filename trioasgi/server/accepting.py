@@ -12,8 +12,8 @@ from trioasgi.config.checks import refuse_addresses
 from trioasgi.errors import ConfigError
 from trioasgi.net.accept import Shortage
 from trioasgi.server.flat_errors import FlatErrors
-from trioasgi.server.handle import Listening
-from trioasgi.server.hosted import host
+from trioasgi.server.hosted import host, take
+from trioasgi.server.progress import Listening
 from trioasgi.server.running import running
 from trioasgi.server.serve import serve_on
 
@@ -130,7 +130,7 @@ async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, n
             await shortage.wait(exc)
             continue
         try:
-            given = hosted.take(stream)
+            given = take(hosted, stream)
         except trio.ClosedResourceError:  # it has drained in this moment
             await trio.aclose_forcefully(stream)
             return

@@ -16,7 +16,7 @@ from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
 from trioasgi.net.stream import HubStream
-from trioasgi.server.handle import Listening
+from trioasgi.server.progress import Listening
 
 if TYPE_CHECKING:
     from trioasgi.net.hub import Hub

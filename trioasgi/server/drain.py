@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from trioasgi.asgi.background import Background
-    from trioasgi.server.handle import Server
+    from trioasgi.server.progress import Progress
 
     class Abortable(Protocol):
         """The connections of a server."""
@@ -41,13 +41,14 @@ logger = logging.getLogger("trioasgi")
 
 
 class Drain:
-    """Drains `server`. `background` has the tasks of the application, and `shutdown` is how long the
-    lifespan's shutdown may take, in seconds.
+    """Drains a server, whose state is `progress`. `background` has the tasks of the application.
+
+    `shutdown` is how long the shutdown of the lifespan may take, in seconds.
     """
 
-    def __init__(self, server: Server, background: Background, *, shutdown: float) -> None:
-        self._server = server
-        self._grace = server.grace
+    def __init__(self, progress: Progress, background: Background, *, shutdown: float) -> None:
+        self._progress = progress
+        self._grace = progress.grace
         self._background = background
         self._shutdown = shutdown
 
@@ -59,7 +60,7 @@ class Drain:
         """Wait for the end of the grace, and cut what is still under way: `cancel` the calls."""
         await self._grace.wait_over()
         if connections.are_busy:
-            self._server.has_cut = True
+            self._progress.has_cut = True
             logger.warning("requests that had not ended %s were cut", self._grace)
         cancel()
         await trio.sleep(LAST_MOMENTS)
@@ -77,8 +78,8 @@ class Drain:
             await self._end_left_behind(trio.current_time())
 
     async def _end_left_behind(self, deadline: float) -> None:
-        if not await end_left_behind(self._server.nurseries, deadline, report_left_behind):
-            self._server.has_cut = True
+        if not await end_left_behind(self._progress.nurseries, deadline, report_left_behind):
+            self._progress.has_cut = True
 
     async def end_background(self) -> None:
         """Let the tasks that the application has started through the server end, in what is left of the
@@ -90,7 +91,7 @@ class Drain:
         deadline = trio.current_time() + self._grace.seconds + self._shutdown
         with trio.CancelScope(shield=True, deadline=deadline):
             if not await self._background.close():
-                self._server.has_cut = True
+                self._progress.has_cut = True
                 logger.warning("tasks of the application that had not ended %s were cancelled", self._grace)
 
 

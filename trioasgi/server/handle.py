@@ -3,95 +3,23 @@
 from __future__ import annotations
 
 from abc import ABCMeta
-from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
-from weakref import WeakSet
-
-import trio
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from trioasgi.net.listeners import socket_address, socket_url
 from trioasgi.nurseries import is_within
-from trioasgi.server.grace import Grace
+from trioasgi.server.progress import Listening
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from trioasgi.net.listeners import SocketAddress
+    from trioasgi.server.progress import Progress, ServerPhase
 
 Made = TypeVar("Made")
 
 ListensOn: TypeAlias = "tuple[socket.socket, bool]"
 """A listening socket, and whether its connections have TLS."""
-
-
-class ServerPhase(Enum):
-    """What a server does."""
-
-    STARTING = "starting"
-    """The application's lifespan starts."""
-    SERVING = "serving"
-    DRAINING = "draining"
-    """No connections are accepted. What is under way may finish within the grace."""
-    STOPPING = "stopping"
-    """No connection is left. The application's lifespan is shut down."""
-    CLOSED = "closed"
-
-
-PHASE_TRANSITIONS: Final[Mapping[ServerPhase, Mapping[ServerPhase, str]]] = {
-    ServerPhase.STARTING: {
-        ServerPhase.SERVING: "the application has started",
-        ServerPhase.DRAINING: "told to drain",
-        ServerPhase.STOPPING: "cancelled when the application has started",
-        ServerPhase.CLOSED: "the start has failed, or is cancelled",
-    },
-    ServerPhase.SERVING: {
-        ServerPhase.DRAINING: "told to drain, or by itself",
-        ServerPhase.STOPPING: "it has failed, or is cancelled",
-    },
-    ServerPhase.DRAINING: {
-        ServerPhase.STOPPING: "no connection is left",
-        ServerPhase.CLOSED: "told to drain before the start has failed",
-    },
-    ServerPhase.STOPPING: {ServerPhase.CLOSED: "the application has ended"},
-    ServerPhase.CLOSED: {},
-}
-
-_BEFORE_DRAIN: Final = (ServerPhase.STARTING, ServerPhase.SERVING)
-
-
-class Listening(Enum):
-    """Who accepts from the listening sockets. This decides what happens to them when the server drains."""
-
-    FOR_CALLER = "this server's duplicates are closed; the caller's own sockets stay open"
-    WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
-    TAKEN_OVER = "what waits in the queues is taken, then they are closed, the caller's own by whoever asked"
-    ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
-
-
-class Counts(Protocol):
-    """What a server counts."""
-
-    @property
-    def connections(self) -> int:
-        """The connections that are open."""
-
-    @property
-    def calls(self) -> int:
-        """The calls of the application that are under way."""
-
-    @property
-    def requests(self) -> int:
-        """The calls of the application that have ended."""
-
-
-class _Counted:
-    """What a server has counted before it began, or by its end."""
-
-    connections = calls = 0
-
-    def __init__(self, requests: int) -> None:
-        self.requests = requests
 
 
 class NoPublicConstructor(ABCMeta):
@@ -109,63 +37,57 @@ class Server(metaclass=NoPublicConstructor):
     """A server in this Trio run: what `async with trioasgi.serving(app)` and
     `await nursery.start(trioasgi.serve, app)` give.
 
-    `addresses` are the results of `getsockname()` for its listening sockets. `urls` are their URLs for a
-    client on this machine.
-
     Its methods are for tasks of the same Trio run. From another thread call
     `trio.from_thread.run_sync(server.begin_drain, trio_token=token)`.
     """
 
     _SOURCE = "`async with trioasgi.serving(app)` or `await nursery.start(trioasgi.serve, app)` gives one"
 
-    def __init__(self, listens_on: Sequence[ListensOn], *, listening: Listening, grace: float) -> None:
-        self.addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock, _ in listens_on)
-        self.urls = tuple(socket_url(sock, tls) for sock, tls in listens_on)
-        self.has_cut = False
-        """Were requests or tasks of the application cancelled at the end of the grace?"""
-        self.has_drained = False
-        """Has it begun to drain, for any reason but cancellation and failure?"""
-        self.has_reached_limit = False
-        """Does it stop because it has served `limit_max_requests` requests?"""
-        self.listening = listening
-        """Who accepts from the sockets. It may change until the server drains."""
-        self.nurseries: WeakSet[trio.Nursery] = WeakSet()
-        """The nurseries in which calls of the application run."""
-        self.grace = Grace(grace)
-        self.counts: Counts = _Counted(0)
-        self._phase = ServerPhase.STARTING
-        self._error: BaseException | None = None
-        self._draining = trio.Event()
-        self._closed = trio.Event()
+    def __init__(self, listens_on: Sequence[ListensOn], progress: Progress) -> None:
+        self._progress = progress
+        self._addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock, _ in listens_on)
+        self._urls = tuple(socket_url(sock, tls) for sock, tls in listens_on)
 
     def __repr__(self) -> str:
         name = " on ".join(filter(None, [f"trioasgi.{type(self).__name__}", ", ".join(self.urls)]))
         said = [
-            self._phase.value,
+            self.phase.value,
             _count(self.connections, "connection"),
             _count(self.calls, "call"),
             f"{_count(self.requests, 'request')} answered",
         ]
         return f"<{name}: {', '.join(said)}>"
 
+    # What it is
+
+    @property
+    def addresses(self) -> tuple[SocketAddress, ...]:
+        """What `getsockname()` gives for its listening sockets."""
+        return self._addresses
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The URLs of its listening sockets, for a client on this machine."""
+        return self._urls
+
     # What it does
 
     @property
     def phase(self) -> ServerPhase:
         """What the server does now."""
-        return self._phase
+        return self._progress.phase
 
     @property
     def error(self) -> BaseException | None:
         """Why the server has ended: what `serve` has raised. None if it was drained or cancelled, or has not
         ended.
         """
-        return self._error
+        return self._progress.error
 
     @property
     def connections(self) -> int:
         """How many connections are open."""
-        return self.counts.connections
+        return self._progress.counts.connections
 
     @property
     def calls(self) -> int:
@@ -173,12 +95,27 @@ class Server(metaclass=NoPublicConstructor):
 
         The lifespan and tasks of the server's nursery do not count.
         """
-        return self.counts.calls
+        return self._progress.counts.calls
 
     @property
     def requests(self) -> int:
         """How many calls of the application have ended. Requests that the server has refused do not count."""
-        return self.counts.requests
+        return self._progress.counts.requests
+
+    @property
+    def has_drained(self) -> bool:
+        """Has it begun to drain, for any reason but cancellation and failure?"""
+        return self._progress.has_drained
+
+    @property
+    def has_cut(self) -> bool:
+        """Were requests or tasks of the application cancelled at the end of the grace?"""
+        return self._progress.has_cut
+
+    @property
+    def has_reached_limit(self) -> bool:
+        """Does it stop because it has served `limit_max_requests` requests?"""
+        return self._progress.has_reached_limit
 
     async def wait_closed(self) -> None:
         """Wait until the server has ended, for whatever reason, and its application too.
@@ -187,11 +124,11 @@ class Server(metaclass=NoPublicConstructor):
         would wait for itself.
         """
         self._refuse_own_task("wait_closed")
-        await self._closed.wait()
+        await self._progress.closed.wait()
 
     async def wait_draining(self) -> None:
         """Wait until the server drains, for any reason. It has stopped accepting then, or is about to."""
-        await self._draining.wait()
+        await self._progress.draining.wait()
 
     # What a program tells it
 
@@ -210,7 +147,7 @@ class Server(metaclass=NoPublicConstructor):
         """
         self._refuse_own_task("drain")
         self.begin_drain(grace)
-        await self._closed.wait()
+        await self._progress.closed.wait()
 
     def begin_drain(self, grace: float | None = None) -> None:
         """Begin to drain, and do not wait. `grace` and ValueError are as for `drain`.
@@ -219,48 +156,22 @@ class Server(metaclass=NoPublicConstructor):
         """
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be a number of seconds, at least 0, not {grace!r}")
-        if self._phase in _BEFORE_DRAIN:
-            self.enter(ServerPhase.DRAINING)
-            self.has_drained = True
-            self.grace.begin(grace)
-            self._draining.set()
-        elif grace is not None:
-            self.grace.shorten(grace)
+        self._progress.begin_drain(grace)
 
     def begin_last_drain(self) -> None:
         """As `begin_drain`, for a worker when all workers stop. It then also serves the connections that wait
         in the queues of the shared sockets.
         """
-        if self.listening is Listening.WITH_OTHERS:
-            self.listening = Listening.ALONE
+        if self._progress.listening is Listening.WITH_OTHERS:
+            self._progress.listening = Listening.ALONE
         self.begin_drain()
 
     def _refuse_own_task(self, name: str) -> None:
-        if is_within(self.nurseries):
+        if is_within(self._progress.nurseries):
             raise RuntimeError(
                 f"{name}() waits for the end of the server, and so for this task, which is one of its own: a "
                 "request, the lifespan, or what they have started. Call begin_drain(), which does not wait"
             )
-
-    # What the server notes
-
-    def enter(self, phase: ServerPhase) -> None:
-        """Note what the server does from now on."""
-        assert phase in PHASE_TRANSITIONS[self._phase], (self._phase, phase)
-        self._phase = phase
-
-    def begin(self) -> None:
-        """Note that the server serves, unless it was told to drain already."""
-        if self._phase is ServerPhase.STARTING:
-            self.enter(ServerPhase.SERVING)
-
-    def end(self, error: BaseException | None) -> None:
-        """Note that the server has ended, and why. Tasks that wait for it go on."""
-        self.enter(ServerPhase.CLOSED)
-        self._error = error
-        self.counts = _Counted(self.counts.requests)
-        self._draining.set()
-        self._closed.set()
 
 
 def _count(number: int, what: str) -> str:

@@ -5,7 +5,7 @@ it, each in the task that does so.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
@@ -15,8 +15,9 @@ from trioasgi.observe.startup import log_remarks
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.connections import Connections
 from trioasgi.server.flat_errors import FlatErrors
-from trioasgi.server.handle import Listening, Server, ServerPhase
+from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
+from trioasgi.server.progress import Listening, Progress, ServerPhase
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,9 +42,9 @@ class HostedApplication(Server):
 
     _SOURCE = "`async with trioasgi.application(app)` gives one"
 
-    def __init__(self, listens_on: Sequence[ListensOn], *, grace: float) -> None:
-        super().__init__(listens_on, listening=Listening.FOR_CALLER, grace=grace)
-        self._streams: GivenStreams | None = None
+    def __init__(self, listens_on: Sequence[ListensOn], progress: Progress, streams: GivenStreams) -> None:
+        super().__init__(listens_on, progress)
+        self._streams = streams
 
     async def serve_stream(
         self,
@@ -73,50 +74,53 @@ class HostedApplication(Server):
           ValueError: `scheme` is something else.
         """
         try:
-            given = self.take(stream, client=client, server=server, scheme=scheme)
+            given = self._streams.take(stream, client, server, scheme)
         except BaseException:
             await trio.aclose_forcefully(stream)
             raise
         await given.serve()
 
-    def take(
-        self,
-        stream: trio.abc.Stream,
-        *,
-        client: Peer | None = None,
-        server: Peer | None = None,
-        scheme: str | None = None,
-    ) -> GivenStream:
-        """As `serve_stream`, which comes later: until then the server waits for this connection."""
-        if scheme is not None and scheme not in _SCHEMES:
-            raise ValueError(f"scheme must be 'http' or 'https', not {scheme!r}")
-        if self.phase in (ServerPhase.STOPPING, ServerPhase.CLOSED):
-            raise trio.ClosedResourceError("the application has ended: it serves no more connections")
-        if self._streams is None:
-            raise RuntimeError("the application has not started yet: it serves no connections")
-        peers = stream_peers(stream)
-        return GivenStream(self._streams, stream, client or peers[0], server or peers[1], scheme)
 
-    def begin_with(self, streams: GivenStreams) -> None:
-        """Note that the application has started: `streams` take its connections."""
-        self._streams = streams
-        self.begin()
+def take(hosted: HostedApplication, stream: trio.abc.Stream) -> GivenStream:
+    """The connection, registered: until `serve()` of it has ended, the application waits for it.
 
-    def end(self, error: BaseException | None) -> None:
-        self._streams = None
-        super().end(error)
+    Raises trio.ClosedResourceError if the application has ended.
+    """
+    return hosted._streams.take(stream)
 
 
 class GivenStreams:
     """The streams that a program has given to its application."""
 
-    def __init__(self, server: Server, settings: ConnectionSettings, context: Context) -> None:
-        self.server = server
-        self.settings = settings
-        self.context = context
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.is_draining = False
+        self._shared: _Shared | None = None
         self._streams: set[GivenStream] = set()
         self._empty: trio.Event | None = None
-        self.is_draining = False
+
+    def begin(self, settings: ConnectionSettings, context: Context) -> None:
+        """Note that the application has started."""
+        self._shared = _Shared(settings, context)
+
+    def take(
+        self,
+        stream: trio.abc.Stream,
+        client: Peer | None = None,
+        server: Peer | None = None,
+        scheme: str | None = None,
+    ) -> GivenStream:
+        """Take a stream, which is to be served. What is raised is as of `HostedApplication.serve_stream`."""
+        if scheme is not None and scheme not in _SCHEMES:
+            raise ValueError(f"scheme must be 'http' or 'https', not {scheme!r}")
+        if self.progress.phase in (ServerPhase.STOPPING, ServerPhase.CLOSED):
+            raise trio.ClosedResourceError("the application has ended: it serves no more connections")
+        if self._shared is None:
+            raise RuntimeError("the application has not started yet: it serves no connections")
+        peers = stream_peers(stream)
+        given = GivenStream(self, self._shared, stream, (client or peers[0], server or peers[1], scheme))
+        self._streams.add(given)
+        return given
 
     def __len__(self) -> int:
         return len(self._streams)
@@ -125,10 +129,6 @@ class GivenStreams:
     def are_busy(self) -> bool:
         """Is a call of the application under way?"""
         return any(stream.is_busy for stream in self._streams)
-
-    def add(self, stream: GivenStream) -> None:
-        """Wait for `stream` before the application ends."""
-        self._streams.add(stream)
 
     def discard(self, stream: GivenStream) -> None:
         """Note that `stream` has ended."""
@@ -163,9 +163,17 @@ class GivenStreams:
 
         A stream closes its connection LAST_MOMENTS after it was cancelled.
         """
+        self._shared = None
         self.cancel()
         with trio.CancelScope(shield=True):
             await self.wait_ended()
+
+
+class _Shared(NamedTuple):
+    """What all connections of an application have in common."""
+
+    settings: ConnectionSettings
+    context: Context
 
 
 class GivenStream:
@@ -178,24 +186,23 @@ class GivenStream:
     def __init__(
         self,
         streams: GivenStreams,
+        shared: _Shared,
         stream: trio.abc.Stream,
-        client: Peer | None,
-        server: Peer | None,
-        scheme: str | None,
+        ends: tuple[Peer | None, Peer | None, str | None],
     ) -> None:
         self._streams = streams
+        self._shared = shared
         self._stream = stream
-        self._ends = client, server, scheme
+        self._ends = ends
         self._scope = trio.CancelScope()
         self._closed = trio.Event()
         self._connections: Connections | None = None
         self._is_served = False
-        streams.add(self)
 
     async def serve(self) -> None:
         """Serve the connection to its end."""
         self._is_served = True
-        admission = self._streams.settings.admission
+        admission = self._shared.settings.admission
         try:
             if admission is not None and not admission.admits(self._ends[0]):
                 return
@@ -207,11 +214,11 @@ class GivenStream:
             await trio.aclose_forcefully(self._stream)
 
     async def _serve_in(self, nursery: trio.Nursery) -> None:
-        streams = self._streams
-        streams.server.nurseries.add(nursery)
-        connections = Connections(streams.settings, nursery, streams.context, self._closed.set)
+        settings, context = self._shared
+        self._streams.progress.nurseries.add(nursery)
+        connections = Connections(settings, nursery, context, self._closed.set)
         self._connections = connections
-        if streams.is_draining:
+        if self._streams.is_draining:
             connections.drain()
         connections.begin(self._stream, *self._ends)
         try:
@@ -257,29 +264,31 @@ class HostedTree:
     def __init__(
         self, app: ASGIApp, config: Config, given: Given, listens_on: Sequence[ListensOn] = ()
     ) -> None:
-        self._server = HostedApplication._create(listens_on, grace=config.timeout_graceful_shutdown)
-        self._hosting = Hosting(app, config, self._server, given)
+        self._progress = Progress(Listening.FOR_CALLER, config.timeout_graceful_shutdown)
+        self._streams = GivenStreams(self._progress)
+        self._server = HostedApplication._create(listens_on, self._progress, self._streams)
+        self._hosting = Hosting(app, config, given, self._server, self._progress)
 
     async def serve(self, task_status: trio.TaskStatus[HostedApplication]) -> None:
         """Host the application until drained or cancelled."""
         await self._hosting.run(partial(self._serve, task_status))
 
     async def _serve(self, task_status: trio.TaskStatus[HostedApplication], nursery: trio.Nursery) -> None:
-        hosting, server, drain = self._hosting, self._server, self._hosting.drain
+        hosting, progress, streams = self._hosting, self._progress, self._streams
         if hosting.access_log is not None:
             nursery.start_soon(hosting.access_log.write_batches)
         nursery.start_soon(hosting.drain_if_lifespan_crashes)
         application = hosting.application()
-        streams = GivenStreams(server, hosting.connection_settings(application), hosting.context())
-        server.counts = Counting(application, streams)
-        server.begin_with(streams)
+        streams.begin(hosting.connection_settings(application), hosting.context())
+        progress.counts = Counting(application, streams)
+        progress.begin()
         try:
-            task_status.started(server)
-            await server.wait_draining()
+            task_status.started(self._server)
+            await progress.draining.wait()
             streams.drain()
-            drain.begin()
+            hosting.drain.begin()
             async with trio.open_nursery() as clock:
-                clock.start_soon(drain.cut_at_deadline, streams, streams.cancel)
+                clock.start_soon(hosting.drain.cut_at_deadline, streams, streams.cancel)
                 await streams.wait_ended()
                 clock.cancel_scope.cancel()
         finally:

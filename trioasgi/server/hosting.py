@@ -24,7 +24,7 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
-from trioasgi.server.handle import ServerPhase
+from trioasgi.server.progress import ServerPhase
 from trioasgi.server.thread_limit import allowing_threads
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
+    from trioasgi.server.progress import Progress
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
 
@@ -47,13 +48,22 @@ logger = logging.getLogger("trioasgi")
 
 
 class Hosting:
-    """Runs the application for `server`, from its start-up to its shutdown. Raises TLSError."""
+    """Runs the application for `server`, from its start-up to its shutdown, and notes the `progress`.
+
+    Raises TLSError.
+    """
 
     def __init__(
-        self, app: ASGIApp, config: Config, server: Server, given: Given, on_stuck: OnStuck | None = None
+        self,
+        app: ASGIApp,
+        config: Config,
+        given: Given,
+        server: Server,
+        progress: Progress,
+        on_stuck: OnStuck | None = None,
     ) -> None:
         self.config = config
-        self.server = server
+        self.progress = progress
         self.access_log = access_log(config)
         self._on_stuck = on_stuck
         self._websocket = websocket_settings(config)
@@ -76,7 +86,7 @@ class Hosting:
             },
             state=given.state,
         )
-        self.drain = Drain(server, self._background, shutdown=config.timeout_shutdown)
+        self.drain = Drain(progress, self._background, shutdown=config.timeout_shutdown)
 
     async def run(self, serve: Serve) -> None:
         """Start the application, call `serve` with a nursery, and shut the application down, also if serving
@@ -90,14 +100,14 @@ class Hosting:
                 finally:
                     await self.drain.end_last_left_behind()
         finally:
-            self.server.end(errors.take())
+            self.progress.end(errors.take())
 
     async def _within_lifespan(self, serve: Serve) -> None:
         failure: TrioasgiError | None = None
         guard_nurseries()
         try:
             async with trio.open_nursery() as nursery:
-                self.server.nurseries.add(nursery)
+                self.progress.nurseries.add(nursery)
                 try:
                     await nursery.start(self._background.hold_open)
                     await self._lifespan.startup(nursery)
@@ -107,7 +117,7 @@ class Hosting:
                         try:
                             await serve(nursery)
                         finally:
-                            self.server.enter(ServerPhase.STOPPING)
+                            self.progress.enter(ServerPhase.STOPPING)
                             await self.drain.end_left_behind()
                     finally:
                         await self.drain.end_background()
@@ -144,7 +154,7 @@ class Hosting:
         """Wait for a crash of the application's lifespan call, and let the server drain then."""
         await self._lifespan.crashed.wait()
         logger.error("%s; the server stops", self._lifespan.error)
-        self.server.begin_drain()
+        self.progress.begin_drain()
 
     def context(self) -> Context:
         """The context variables with which each call begins."""
@@ -179,8 +189,8 @@ class Hosting:
 
     def _on_max_requests(self) -> None:
         logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
-        self.server.has_reached_limit = True
-        self.server.begin_drain()
+        self.progress.has_reached_limit = True
+        self.progress.begin_drain()
 
 
 class Counting:

@@ -15,7 +15,7 @@ from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.given import NOTHING_GIVEN, Prepared, check_given
-from trioasgi.server.handle import Listening
+from trioasgi.server.progress import Listening
 from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:

@@ -21,8 +21,9 @@ from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.assembly import codec_factory
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import abort_when_cancelled
-from trioasgi.server.handle import Listening, Server
+from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
+from trioasgi.server.progress import Listening, Progress
 
 if TYPE_CHECKING:
     import socket
@@ -50,12 +51,10 @@ class NurseryTree:
         self._config = config
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
-        self._server = Server._create(
-            [(sock, config.certfile is not None) for sock in sockets],
-            listening=listening,
-            grace=config.timeout_graceful_shutdown,
-        )
-        self._hosting = Hosting(app, config, self._server, given, on_stuck)
+        self._progress = Progress(listening, config.timeout_graceful_shutdown)
+        tls = config.certfile is not None
+        self._server = Server._create([(sock, tls) for sock in sockets], self._progress)
+        self._hosting = Hosting(app, config, given, self._server, self._progress, on_stuck)
         # Another server may use an inherited socket too.
         owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._acceptor = Acceptor(
@@ -87,11 +86,11 @@ class NurseryTree:
                 listening.start_soon(self._hosting.drain_if_lifespan_crashes)
                 if self._announces:
                     self._announce()
-                self._server.begin()
+                self._progress.begin()
                 task_status.started(self._server)
-                await self._server.wait_draining()
+                await self._progress.draining.wait()
                 listening.cancel_scope.cancel()
-            self._acceptor.stop(connections, self._server.listening)
+            self._acceptor.stop(connections, self._progress.listening)
             connections.drain()
             drain.begin()
             clock.start_soon(drain.cut_at_deadline, connections, busy.cancel_scope.cancel)
@@ -105,7 +104,7 @@ class NurseryTree:
         async with trio.open_nursery() as clock:
             try:
                 async with trio.open_nursery() as busy:
-                    self._server.nurseries.add(busy)
+                    self._progress.nurseries.add(busy)
                     connections = self._connections(busy)
                     clock.start_soon(abort_when_cancelled, connections, last_moments)
                     yield connections, busy, clock
@@ -118,7 +117,7 @@ class NurseryTree:
         application = self._hosting.application()
         settings = self._hosting.connection_settings(application)
         connections = Connections(settings, busy, self._hosting.context())
-        self._server.counts = Counting(application, connections)
+        self._progress.counts = Counting(application, connections)
         return connections
 
     def _announce(self) -> None:
