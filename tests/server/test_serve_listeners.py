@@ -12,10 +12,11 @@ from typing import Any, cast
 import anyio
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
 from tests.support.http import Calls, Client, echo, on_trio, request
+from tests.support.listeners import InMemory
 from tests.support.sockets import SOON, connected, logged, open_stream, run
 from tests.support.transports import certificates
 from trioasgi import (
@@ -30,34 +31,6 @@ from trioasgi import (
 from trioasgi.net.accept import PAUSE
 from trioasgi.tls.context import server_context
 from trioasgi.types import Receive, Scope, Send
-
-ACCEPTED = trio.StapledStream[trio.abc.SendStream, trio.abc.ReceiveStream]
-
-
-class InMemory(trio.abc.Listener[ACCEPTED]):
-    """A listener of a program's own: accepts what `connect` makes, and raises what is put into `errors`."""
-
-    def __init__(self) -> None:
-        self._put, self._take = trio.open_memory_channel[ACCEPTED](100)
-        self.errors: list[Exception] = []
-        self.closed = False
-
-    def connect(self) -> Client:
-        ours, theirs = memory_stream_pair()
-        self._put.send_nowait(cast("ACCEPTED", theirs))
-        return Client(ours)
-
-    async def accept(self) -> ACCEPTED:
-        if self.errors:
-            await trio.lowlevel.checkpoint()
-            raise self.errors.pop()
-        return await self._take.receive()
-
-    async def aclose(self) -> None:
-        self.closed = True
-        self._take.close()
-        await trio.lowlevel.checkpoint()
-
 
 Start = Callable[..., Any]
 

@@ -39,7 +39,11 @@ async def running(serve: Serve[S], *, outlives_cancellation: bool = False) -> As
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(task.run)
-            server = await task.wait_started()
+            try:
+                server = await task.wait_started()
+            except trio.Cancelled:
+                task.cancel()  # it may have started in this moment, and be shielded
+                raise
             if server is not None:
                 try:
                     with task.block:
@@ -96,12 +100,16 @@ class _ServerTask(Generic[S]):
         await self._has_begun.wait()
         return self._server
 
+    def cancel(self) -> None:
+        """Cancel the server, whether it outlives cancellation or not."""
+        self._scope.cancel()
+
     def stop(self, error: BaseException) -> None:
         """End the server, as the block has raised `error`."""
         if self._outlives_cancellation and self._server and isinstance(flatten(error), trio.Cancelled):
             self._server.begin_drain()
         else:
-            self._scope.cancel()
+            self.cancel()
 
 
 def _raise_together(errors: list[BaseException], failure: BaseException | None) -> None:
