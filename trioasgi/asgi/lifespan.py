@@ -109,7 +109,7 @@ class Lifespan:
             if self._state is LifespanState.RUNNING:  # in the moment in which the start was cancelled
                 await self._ask_to_stop()
                 if self.error is not None:
-                    logger.error("%s", self.error, exc_info=self.error.__cause__)
+                    logger.log(logging.ERROR, "%s", self.error, exc_info=self.error.__cause__)
             self.stop()  # the call is shielded, so nothing else would end it
             raise
 
