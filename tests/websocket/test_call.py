@@ -40,7 +40,7 @@ async def test_scope(streams: str) -> None:
     scope = await scope_of({}, "sec-websocket-protocol: a, b", "x-y: z", target="/caf%C3%A9?q=%20")
     headers = scope.pop("headers")
     assert (scope["extensions"].pop("tls", None) is not None) == (streams == TLS)
-    assert set(scope["extensions"].pop("trio")) == {"cancel_scope", "nursery", "draining"}
+    assert set(scope["extensions"].pop("trio")) == {"cancel_scope", "nursery", "draining", "server"}
     assert (b"sec-websocket-version", b"13") in headers
     assert (b"x-y", b"z") in headers
     assert scope == {

@@ -25,6 +25,7 @@ from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.signals import wake_no_loop
+from trioasgi.server.handle import begin_last_drain
 from trioasgi.server.serve import serve_alone, serve_copies
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ class Lifecycle:
     @staticmethod
     def _begin_drain(server: Server, *, final: bool) -> None:
         if final:
-            server.begin_last_drain()
+            begin_last_drain(server)
         else:
             server.begin_drain()
 

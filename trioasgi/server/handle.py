@@ -158,14 +158,6 @@ class Server(metaclass=NoPublicConstructor):
             raise ValueError(f"grace must be a number of seconds, at least 0, not {grace!r}")
         self._progress.begin_drain(grace)
 
-    def begin_last_drain(self) -> None:
-        """As `begin_drain`, for a worker when all workers stop. It then also serves the connections that wait
-        in the queues of the shared sockets.
-        """
-        if self._progress.listening is Listening.WITH_OTHERS:
-            self._progress.listening = Listening.ALONE
-        self.begin_drain()
-
     def _refuse_own_task(self, name: str) -> None:
         if is_within(self._progress.nurseries):
             raise RuntimeError(
@@ -176,3 +168,13 @@ class Server(metaclass=NoPublicConstructor):
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def begin_last_drain(server: Server) -> None:
+    """As `server.begin_drain()`, for a worker when all workers stop. It then also serves the connections that
+    wait in the queues of the shared sockets.
+    """
+    progress = server._progress
+    if progress.listening is Listening.WITH_OTHERS:
+        progress.listening = Listening.ALONE
+    server.begin_drain()
