@@ -298,7 +298,7 @@ def test_where_trio_lacks_a_name_the_tasks_are_named_in_an_error(monkeypatch: py
     async def main() -> None:
         async with trio.open_nursery() as ours:
             await leave(child, ours)
-            assert not await nurseries.end_left_behind([ours], trio.current_time())
+            assert not await nurseries.end_left_behind([ours], trio.lowlevel.checkpoint)
         release.set()
         await trio.testing.wait_all_tasks_blocked()
 

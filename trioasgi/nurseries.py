@@ -30,7 +30,7 @@ import trio
 from trio.lowlevel import current_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 
     from trio._core._run import CancelStatus
     from trio.lowlevel import Task
@@ -162,15 +162,15 @@ def _take_out(task: trio.lowlevel.Task, nursery: trio.Nursery) -> None:
 
 async def end_left_behind(
     ours: Collection[trio.Nursery],
-    deadline: float,
+    wait_over: Callable[[], Awaitable[None]],
     report: Callable[[BaseException], None] = lambda _: None,
 ) -> bool:
     """Wait for the tasks that calls have left in abandoned nurseries. True if all of them ended by
     themselves.
 
     The calls are those made in the nurseries `ours`. The tasks were cancelled when they were left, so those
-    that still run are shielded. Their shields are removed LAST_MOMENTS after `deadline`, in seconds of
-    `trio.current_time()`, or LAST_MOMENTS after this wait is cancelled. A task in a thread is waited for
+    that still run are shielded. Their shields are removed LAST_MOMENTS after `wait_over` has
+    returned, or after this wait is cancelled. A task in a thread is waited for
     without limit, as Trio does. `report` is called with each exception that a task raises, but not with
     Cancelled.
     """
@@ -186,7 +186,7 @@ async def end_left_behind(
             "cancellation: the server waits for %s",
             _names(left),
         )
-        all_ended = await _wait_for(left, deadline, report) and all_ended
+        all_ended = await _wait_for(left, wait_over, report) and all_ended
     return all_ended
 
 
@@ -220,7 +220,11 @@ def is_within(nurseries: Collection[trio.Nursery]) -> bool:
     return any(nursery in nurseries for nursery in _ancestors(current_task()))
 
 
-async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[BaseException], None]) -> bool:
+async def _wait_for(
+    left: Iterable[Task],
+    wait_over: Callable[[], Awaitable[None]],
+    report: Callable[[BaseException], None],
+) -> bool:
     """Adopt the tasks `left` and wait until they have ended. True if they ended by themselves."""
     last_moments = trio.CancelScope(shield=True)
     remover = _ShieldRemover()
@@ -229,7 +233,7 @@ async def _wait_for(left: Iterable[Task], deadline: float, report: Callable[[Bas
             async with trio.open_nursery() as nursery:
                 for task in left:
                     _adopt(task, nursery)
-                beside.start_soon(remover.remove_after, nursery, deadline, last_moments)
+                beside.start_soon(remover.remove_after, nursery, wait_over, last_moments)
         except BaseExceptionGroup as group:
             for error in _own_failures(group):
                 report(error)
@@ -245,14 +249,17 @@ class _ShieldRemover:
     has_removed_shields = False
 
     async def remove_after(
-        self, nursery: trio.Nursery, deadline: float, last_moments: trio.CancelScope
+        self,
+        nursery: trio.Nursery,
+        wait_over: Callable[[], Awaitable[None]],
+        last_moments: trio.CancelScope,
     ) -> None:
-        """Wait until the deadline, and then remove the shields of the tasks in `nursery`, again and again.
+        """Wait for `wait_over`, and then remove the shields of the tasks in `nursery`, again and again.
 
         `last_moments` is shielded. The caller cancels it when the tasks have ended.
         """
         try:
-            await trio.sleep_until(deadline)
+            await wait_over()
         finally:
             with last_moments:
                 await trio.sleep(LAST_MOMENTS)

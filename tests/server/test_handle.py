@@ -17,6 +17,7 @@ from tests.support.http import Client, on_trio, request, respond
 from tests.support.sockets import SOON, connected, logged, run, served
 from tests.support.websocket import WebSocketClient, accept
 from trioasgi import HostedApplication, LifespanError, Server, ServerPhase, application, serve, serving
+from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -236,6 +237,37 @@ async def test_tasks_of_the_applications_nursery_have_the_same_grace() -> None:
         await trio.sleep(5)
         assert await seconds_of(functools.partial(hosted.drain, 2)) == pytest.approx(2)
         assert hosted.has_cut
+
+
+@pytest.mark.filterwarnings("ignore:Async generator:ResourceWarning")
+@on_trio
+async def test_tasks_that_a_call_has_left_behind_have_the_same_grace() -> None:
+    async def shielded() -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep_forever()
+
+    async def items() -> AsyncIterator[int]:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shielded)
+            yield 1
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kept.append(items())
+        await anext(kept[0])
+        await respond(send)
+
+    kept: list[AsyncIterator[int]] = []
+    ours, theirs = memory_stream_pair()
+    with logged():
+        async with application(app, lifespan="off") as hosted, trio.open_nursery() as nursery:
+            nursery.start_soon(hosted.serve_stream, theirs)
+            await Client(ours).get(request())
+            await ours.aclose()
+            hosted.begin_drain(grace=100)
+            await trio.sleep(10)
+            assert hosted.phase is ServerPhase.STOPPING
+            seconds = await seconds_of(functools.partial(hosted.drain, grace=3))
+            assert seconds == pytest.approx(3 + LAST_MOMENTS)
 
 
 @on_trio

@@ -20,7 +20,7 @@ from trioasgi.asgi.background import report_left_behind
 from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from typing import Protocol
 
     from trioasgi.asgi.background import Background
@@ -70,15 +70,15 @@ class Drain:
         """Wait for tasks that requests have left behind, for the rest of the grace. After the shutdown the
         application's resources are gone.
         """
-        await self._end_left_behind(self._grace.deadline)
+        await self._end_left_behind(self._grace.wait_over)
 
     async def end_last_left_behind(self) -> None:
         """As `end_left_behind`, for tasks that the lifespan call and background tasks have left."""
         with trio.CancelScope(shield=True):  # each wait within has a deadline
-            await self._end_left_behind(trio.current_time())
+            await self._end_left_behind(trio.lowlevel.checkpoint)
 
-    async def _end_left_behind(self, deadline: float) -> None:
-        if not await end_left_behind(self._progress.nurseries, deadline, report_left_behind):
+    async def _end_left_behind(self, wait_over: Callable[[], Awaitable[None]]) -> None:
+        if not await end_left_behind(self._progress.nurseries, wait_over, report_left_behind):
             self._progress.has_cut = True
 
     async def end_background(self) -> None:
