@@ -34,17 +34,20 @@ logger = logging.getLogger("trioasgi")
 def run(app: App | str | None = None, config: Config | None = None, **options: Unpack[Options]) -> None:
     """Serve an application until SIGINT or SIGTERM, and return after a clean stop.
 
-    `app` is the application, or its name, `MODULE:ATTRIBUTE`; None: `config.app` has the name. `options` are
-    fields of Config and override `config`. With `reload` or more than one worker `app` must be a name,
-    because each worker imports it.
-
     The first signal drains: the listeners close, running requests have `timeout_graceful_shutdown` seconds,
     and the lifespan shutdown follows. A second signal, half a second later or more, ends all that at once.
     Signals are received in the main thread only. If the program or the application has a handler for the
     signal, it is called once at the end.
 
-    Raises ConfigError, LoadError, BindError, TLSError or LifespanError if the server cannot start, and
-    SystemExit with the status if the run did not end well.
+    Args:
+      app: The application, or its name, `MODULE:ATTRIBUTE`. None: `config.app` has the name. With `reload` or
+          more than one worker it must be a name, because each worker imports it.
+      config: The settings. Without it the `options` alone.
+      options: The fields of `Config`, by keyword. They replace those of `config`.
+
+    Raises:
+      ConfigError, LoadError, BindError, TLSError, LifespanError: The server cannot start.
+      SystemExit: The run has not ended well. It has the exit status.
     """
     refuse_while_loading()
     settled = _settle(app, config, options)
