@@ -29,11 +29,11 @@ if TYPE_CHECKING:
         TrioasgiError,
     )
     from trioasgi.process.run import run
+    from trioasgi.server.embedding import application, serve_listeners, serve_stream, serving
     from trioasgi.server.handle import Server
-    from trioasgi.server.hosted import HostedApplication
+    from trioasgi.server.hosted_application import HostedApplication
     from trioasgi.server.progress import ServerPhase
     from trioasgi.server.serve import serve
-    from trioasgi.server.serving import application, serve_listeners, serve_stream, serving
 
 __version__ = "0.1.0"
 
@@ -65,14 +65,14 @@ _HOMES = {
     "Config": "trioasgi.config",
     "Options": "trioasgi.config.keywords",
     "run": "trioasgi.process.run",
-    "HostedApplication": "trioasgi.server.hosted",
+    "HostedApplication": "trioasgi.server.hosted_application",
     "Server": "trioasgi.server.handle",
     "ServerPhase": "trioasgi.server.progress",
-    "application": "trioasgi.server.serving",
+    "application": "trioasgi.server.embedding",
     "serve": "trioasgi.server.serve",
-    "serve_listeners": "trioasgi.server.serving",
-    "serve_stream": "trioasgi.server.serving",
-    "serving": "trioasgi.server.serving",
+    "serve_listeners": "trioasgi.server.embedding",
+    "serve_stream": "trioasgi.server.embedding",
+    "serving": "trioasgi.server.embedding",
 }
 """Where the public names live; what is not here lives in `errors`."""
 

@@ -11,6 +11,7 @@ import trio.testing
 from trio.testing import memory_stream_pair
 
 from tests.support.applications import Lived
+from tests.support.cancelling import CancelAfter
 from tests.support.http import on_trio, request
 from tests.support.listeners import InMemory
 from tests.support.sockets import connected
@@ -19,23 +20,6 @@ from trioasgi.types import Receive, Send
 
 MOST = 400
 """Each way is over within so many steps, whatever is cancelled when."""
-
-
-class CancelAfter(trio.abc.Instrument):
-    """Cancels `scope` before the step of that number."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self._scope = scope
-        self._left = step
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._scope.cancel()
-
-    @property
-    def has_cancelled(self) -> bool:
-        return self._left <= 0
 
 
 class Balanced(Lived):
@@ -120,11 +104,11 @@ async def by_handlers_apart(app: Balanced, scope: trio.CancelScope) -> None:
 
 
 async def cancelled_after(way: Way, step: int) -> bool:
-    """Cancel `way` before that step. False if it was over before."""
+    """Cancel `way` after that step. False if it was over before."""
     app = Balanced()
     tasks = trio.lowlevel.current_statistics().tasks_living
     scope = trio.CancelScope()
-    instrument = CancelAfter(scope, step)
+    instrument = CancelAfter(step, scope)
     trio.lowlevel.add_instrument(instrument)
     try:
         await way(app, scope)
@@ -132,7 +116,7 @@ async def cancelled_after(way: Way, step: int) -> bool:
         trio.lowlevel.remove_instrument(instrument)
     assert app.events in ([], ["ended"], ["started", "shutdown", "ended"]), step
     assert trio.lowlevel.current_statistics().tasks_living == tasks, step
-    return instrument.has_cancelled
+    return instrument.is_due
 
 
 @pytest.mark.timeout(120)

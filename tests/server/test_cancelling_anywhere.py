@@ -21,6 +21,7 @@ import trio.testing
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from tests.support import http
+from tests.support.cancelling import CancelAfter
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, logged, port_of, run
 from tests.support.transports import certificates
@@ -189,25 +190,6 @@ SCENARIOS: dict[str, tuple[Scenario, bool]] = {
     "drain": (drain, False),
 }
 """What a client does, and whether over TLS."""
-
-
-class CancelAfter(trio.abc.Instrument):
-    """Cancels `scope` after so many steps of all tasks but the client's."""
-
-    def __init__(self, steps: int, scope: trio.CancelScope) -> None:
-        self._left = steps
-        self._scope = scope
-        self.client: trio.lowlevel.Task | None = None
-
-    @property
-    def is_due(self) -> bool:
-        return self._left <= 0
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is not self.client and self._left > 0:
-            self._left -= 1
-            if self.is_due:
-                self._scope.cancel()
 
 
 def left() -> tuple[object, ...]:

@@ -11,10 +11,10 @@ import trio
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.errors import ConfigError
 from trioasgi.net.accept import Shortage
+from trioasgi.server.block import for_block
 from trioasgi.server.flat_errors import FlatErrors
-from trioasgi.server.hosted import host, take
+from trioasgi.server.hosted_application import host, take
 from trioasgi.server.progress import Listening
-from trioasgi.server.running import running
 from trioasgi.server.serve import serve_on
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.server.given import Prepared
     from trioasgi.server.handle import ListensOn, Server
-    from trioasgi.server.hosted import HostedApplication
+    from trioasgi.server.hosted_application import HostedApplication
 
 
 class StartsSoon(Protocol):
@@ -76,7 +76,7 @@ class Listeners:
     async def serve_sockets(self, prepared: Prepared, task_status: trio.TaskStatus[Server]) -> None:
         """Serve on the sockets of the listeners."""
         sockets = cast("list[trio.SocketListener]", self._listeners)
-        async with running(partial(serve_on, sockets, prepared, Listening.TAKEN_OVER)) as server:
+        async with for_block(partial(serve_on, sockets, prepared, Listening.TAKEN_OVER)) as server:
             task_status.started(server)
             await server.wait_draining()
             await self.close()  # the server's own duplicates are closed by itself
@@ -86,7 +86,7 @@ class Listeners:
     ) -> None:
         """Serve what the listeners accept. The connections run in `handlers`, if it is not None."""
         serve = partial(host, prepared, self._on_sockets(prepared.config))
-        async with running(serve, outlives_cancellation=handlers is not None) as hosted:
+        async with for_block(serve, outlives_cancellation=handlers is not None) as hosted:
             with FlatErrors():
                 async with _nursery_for(handlers) as nursery:
                     try:

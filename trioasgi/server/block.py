@@ -25,7 +25,7 @@ class Serve(Protocol[S_co]):
 
 
 @asynccontextmanager
-async def running(serve: Serve[S], *, outlives_cancellation: bool = False) -> AsyncIterator[S]:
+async def for_block(serve: Serve[S], *, outlives_cancellation: bool = False) -> AsyncIterator[S]:
     """Start a server and yield it. It drains at the end of the block, and is cancelled if the block raises.
 
     `outlives_cancellation`: if the block is cancelled from outside, the server drains all the same.
@@ -82,7 +82,7 @@ class _ServerTask(Generic[S]):
                 await self._serve(task_status=cast("trio.TaskStatus[S]", self))
         except trio.Cancelled:
             raise
-        except BaseException as exc:  # noqa: BLE001 - raised by `running`
+        except BaseException as exc:  # noqa: BLE001 - raised by `for_block`
             self.failure = exc
             if self._server is not None and not self._server.has_drained:
                 self.block.cancel()

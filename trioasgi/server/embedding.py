@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
 
-from trioasgi.server.hosted import host
-from trioasgi.server.running import running
+from trioasgi.server.block import for_block
+from trioasgi.server.hosted_application import host
 from trioasgi.server.serve import prepare, serve_on
 
 if TYPE_CHECKING:
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
-    from trioasgi.server.accepting import StartsSoon
     from trioasgi.server.given import OnConnection
+    from trioasgi.server.given_listeners import StartsSoon
     from trioasgi.server.handle import Server
-    from trioasgi.server.hosted import HostedApplication
+    from trioasgi.server.hosted_application import HostedApplication
     from trioasgi.types import App
 
 
@@ -59,7 +59,7 @@ async def serving(
       BaseExceptionGroup: Both have failed. The group is flat.
     """
     prepared = prepare("trioasgi.serving", app, config, options, state, on_connection)
-    async with running(partial(serve_on, sockets, prepared)) as server:
+    async with for_block(partial(serve_on, sockets, prepared)) as server:
         yield server
 
 
@@ -90,7 +90,7 @@ async def application(
       What the block raises, and what ends the application: As `serving`.
     """
     prepared = prepare("trioasgi.application", app, config, options, state, on_connection)
-    async with running(partial(host, prepared)) as hosted:
+    async with for_block(partial(host, prepared)) as hosted:
         yield hosted
 
 
@@ -123,7 +123,7 @@ async def serve_stream(
     """
     prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
     try:
-        async with running(partial(host, prepared)) as hosted:
+        async with for_block(partial(host, prepared)) as hosted:
             task_status.started(hosted)
             await hosted.serve_stream(stream)
     finally:
@@ -169,7 +169,7 @@ async def serve_listeners(
           another file or connection (EMFILE, ENFILE, ENOBUFS, ENOMEM), that is logged, and accepting goes on
           a moment later. A broken socket of `trio.SocketListener`s is a TrioasgiError that names its URL.
     """
-    from trioasgi.server.accepting import Listeners  # few programs need it
+    from trioasgi.server.given_listeners import Listeners  # few programs need it
 
     async with Listeners(listeners) as opened:
         prepared = prepare("trioasgi.serve_listeners", app, config, options, state, on_connection)
