@@ -26,7 +26,7 @@ from tests.support.http import request, respond
 from tests.support.sockets import SOON, logged, port_of, run
 from tests.support.transports import certificates
 from tests.support.websocket import TEXT, WebSocketClient, close, frame
-from trioasgi import Server, serve, serve_stream
+from trioasgi import Server, application, serve, serve_listeners, serve_stream, serving
 from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors cannot be counted")
@@ -115,10 +115,50 @@ class OnStream:
         return trio.SocketStream(trio.socket.from_stdlib_socket(self._theirs.dup()))
 
 
+class InBlock(Bound):
+    """`serving`, for a block that lasts until the server has ended."""
+
+    async def serve(self, app: Application, ready: Ready, options: dict[str, Any]) -> None:
+        async with serving(app, bind=("127.0.0.1:0",), **options) as server:
+            ready.started(server)
+            await server.wait_closed()
+
+
+class OnListeners(Bound):
+    """`serve_listeners`, on plain sockets, which the hub serves."""
+
+    async def serve(self, app: Application, ready: Ready, options: dict[str, Any]) -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        try:
+            await serve_listeners(app, listeners, task_status=ready, **options)
+        finally:
+            for listener in listeners:
+                await trio.aclose_forcefully(listener)  # if it was cancelled before its first step
+
+
+class Hosted(OnStream):
+    """`application`, which is given one end of a pair of sockets."""
+
+    async def serve(self, app: Application, ready: Ready, options: dict[str, Any]) -> None:
+        ours, self._theirs = socket.socketpair()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        with self._theirs:
+            try:
+                async with application(app, **options) as hosted:
+                    ready.started(hosted)
+                    await hosted.serve_stream(stream)
+                    await hosted.wait_draining()
+            finally:
+                await trio.aclose_forcefully(stream)
+
+
 ENTRIES: dict[str, Callable[[], Entry]] = {
     "serve": Bound,
     "serve with sockets": OnSockets,
     "serve_stream": OnStream,
+    "serving": InBlock,
+    "serve_listeners": OnListeners,
+    "application": Hosted,
 }
 
 
