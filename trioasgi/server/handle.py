@@ -38,7 +38,8 @@ class Server(metaclass=NoPublicConstructor):
     `await nursery.start(trioasgi.serve, app)` give.
 
     Its methods are for tasks of the same Trio run. From another thread call
-    `trio.from_thread.run_sync(server.begin_drain, trio_token=token)`.
+    `trio.from_thread.run_sync(server.begin_drain, trio_token=token)`, and from the host loop of guest mode
+    `token.run_sync_soon(server.begin_drain)`.
     """
 
     _SOURCE = "`async with trioasgi.serving(app)` or `await nursery.start(trioasgi.serve, app)` gives one"
@@ -127,7 +128,7 @@ class Server(metaclass=NoPublicConstructor):
         await self._progress.closed.wait()
 
     async def wait_draining(self) -> None:
-        """Wait until the server drains, for any reason. It has stopped accepting then, or is about to."""
+        """Wait until the server drains, is cancelled, or fails. It stops accepting then."""
         await self._progress.draining.wait()
 
     # What a program tells it

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class ServerPhase(Enum):
-    """What a server does."""
+    """What a server does: STARTING (its application starts), SERVING, DRAINING (it accepts no connections,
+    and what is under way may finish within the grace), STOPPING (no connection is left, and the application's
+    lifespan is shut down), CLOSED.
+    """
 
     STARTING = "starting"
     """The application's lifespan starts."""

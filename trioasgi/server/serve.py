@@ -59,9 +59,9 @@ async def serve(
           copy of it, and each request's is a shallow copy of the lifespan's (ASGI, "Lifespan State").
           Without a lifespan requests get it too.
       on_connection: A synchronous function that is called with the client's address of each accepted
-          connection, `(host, port)`, or None for a Unix socket without a name. If it returns False, the
-          connection is closed. It is called before a PROXY header or TLS is read. If it raises, that is
-          logged, and the connection is closed.
+          connection: `(host, port)`; on a Unix socket None, or `(path, None)` if the client has bound a name.
+          If it returns False, the connection is closed. It is called before a PROXY header or TLS is read.
+          If it raises, that is logged, and the connection is closed.
       task_status: For `nursery.start`, which returns the `Server`.
       options: The fields of `Config`, by keyword. They replace those of `config`. A warning names options
           that only `run` supports (`workers`, `reload`, `env_file`, `log_config`).
