@@ -50,7 +50,7 @@ async def serve(
 
     Args:
       app: The application, for ASGI 3, ASGI 2 or WSGI.
-      config: The settings. Without it the `options` alone.
+      config: The settings. Without it the `options` alone. Without an address: 127.0.0.1:8000.
       sockets: One or several listening sockets, in place of an address in the settings: of the standard
           library (blocking or not), of Trio, or a `trio.SocketListener`. The server uses duplicates. The
           caller's own stay open and are the caller's to close, at any time. They are non-blocking while they
