@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 from typing import Any
 
 import pytest
@@ -47,6 +48,23 @@ def test_a_field_is_what_was_checked() -> None:
         assert type(checked[0][1]) is bytes
 
 
+@pytest.mark.parametrize(
+    "value",
+    [memoryview(bytearray(b"abcd")), memoryview(array.array("H", b"abcd"))],
+    ids=["that may change", "of numbers"],
+)
+def test_a_value_may_be_a_view_that_has_no_hash(value: memoryview) -> None:
+    assert check_headers([(b"x-view", value)]) == ([(b"x-view", b"abcd")], None)
+
+
+def test_a_view_of_nothing_is_refused_as_a_malformed_field() -> None:
+    view = memoryview(b"a")
+    view.release()
+    for field in ((b"x-view", view), (view, b"a")):
+        with pytest.raises(ASGIMessageError, match="must be an iterable of"):
+            check_headers([field])
+
+
 def test_fields_are_refused_again() -> None:
     for _ in range(2):
         with pytest.raises(ASGIMessageError, match="control character"):
@@ -72,6 +90,27 @@ def test_a_forged_name_is_neither_sent_nor_remembered() -> None:
     assert not any(b"\r" in name for name in module._known_names)
 
 
+class Forged(bytes):
+    """A byte string that is another in lower case, and another as a number."""
+
+    def lower(self) -> bytes:
+        return b"x-a\r\nx-forged: b"
+
+    def isdigit(self) -> bool:
+        return True
+
+    def __int__(self) -> int:
+        return -1
+
+
+def test_a_field_is_made_of_the_bytes_that_were_checked() -> None:
+    fields, length = check_headers([(Forged(b"X-Lower"), b"1"), (b"content-length", Forged(b"12"))])
+    assert list(fields) == [(b"x-lower", b"1")]
+    assert length == 12
+    with pytest.raises(ASGIMessageError, match="must be one non-negative number"):
+        check_headers([(b"content-length", Forged(b"-1"))])
+
+
 def test_fields_that_come_again_are_remembered_and_those_that_do_not_are_within_a_bound() -> None:
     again = [(b"x-again", b"and again")]
     for _ in range(module.SAMPLE):
@@ -86,3 +125,16 @@ def test_fields_that_come_again_are_remembered_and_those_that_do_not_are_within_
         check_headers([(b"x-large", b"a" * 2000)])
     assert len(module._known_headers) <= 256
     assert not any(b"x-large" in field for fields in module._known_headers for field in fields)
+
+
+@pytest.mark.parametrize(
+    "large",
+    [[(b"x-" + b"a" * 2000, b"")], [(b"x-a", b"")] * 400, [(b"content-length", b"0" * 2000)]],
+    ids=["a name", "many names", "a length"],
+)
+def test_fields_that_are_large_without_large_values_are_not_remembered(
+    large: list[tuple[bytes, bytes]],
+) -> None:
+    for _ in range(module.SAMPLE + 1):
+        fields, _length = check_headers(large)
+    assert isinstance(fields, list)

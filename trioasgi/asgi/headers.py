@@ -43,7 +43,7 @@ SAMPLE: Final = 16
 _is_sample: Final = cycle([False] * (SAMPLE - 1) + [True]).__next__
 _MAX_KNOWN: Final = 256
 _MAX_KNOWN_SIZE: Final = 1024
-"""The fields of how many responses are remembered at most, and the most bytes of their values."""
+"""The fields of how many responses are remembered at most, and the most bytes of each response's."""
 
 _known_headers: dict[tuple[tuple[ByteString, ...], ...], CheckedHeaders] = {}
 """The checked fields of responses, by the fields as the application writes them."""
@@ -62,8 +62,8 @@ def check_headers(headers: Iterable[Iterable[ByteString]]) -> CheckedHeaders:
         raise _malformed_headers(headers) from exc
     try:
         known = _known_headers.get(given)
-    except TypeError:
-        known = None  # unhashable: a value may be a bytearray
+    except (TypeError, ValueError):
+        known = None  # unhashable: a value may be a bytearray, or a view of one
     if known is not None:
         return known
     checked = _check_fields(given)
@@ -97,18 +97,19 @@ def _check_fields(headers: tuple[tuple[ByteString, ...], ...]) -> CheckedHeaders
 def _remember(given: tuple[tuple[ByteString, ...], ...], checked: CheckedHeaders) -> None:
     if any(type(part) is not bytes for field in given for part in field):
         return  # a bytearray may change
-    fields, length = checked
-    if sum(len(value) for _, value in fields) > _MAX_KNOWN_SIZE:
+    if sum(len(part) for field in given for part in field) > _MAX_KNOWN_SIZE:
         return
     if len(_known_headers) >= _MAX_KNOWN:
         _known_headers.clear()
+    fields, length = checked
     _known_headers[given] = tuple(fields), length
 
 
 def _learn_name(given: ByteString) -> bytes:
-    if not isinstance(given, bytes) or _NAME.fullmatch(given) is None:
+    # A subclass of bytes may have a `lower()` of its own.
+    if not isinstance(given, bytes) or _NAME.fullmatch(content := bytes(memoryview(given))) is None:
         raise ASGIMessageError(f"header name {given!r} must be a byte string that is a token (RFC 9110, 5.1)")
-    name = given.lower()
+    name = content.lower()
     if len(_known_names) < _MAX_NAMES and len(given) <= _MAX_NAME_SIZE and type(given) is bytes:
         _known_names[given] = name
     return name
@@ -119,9 +120,10 @@ def _check_length(value: ByteString, seen: int | None) -> int:
         raise ASGIMessageError("content-length is given twice; it must be one number")
     if not isinstance(value, bytes | bytearray):
         raise _malformed_headers(value)
-    if not value.isdigit():
+    digits = value if type(value) is bytes else bytes(memoryview(value))
+    if not digits.isdigit():
         raise ASGIMessageError(f"content-length must be one non-negative number, not {value!r}")
-    return int(value)
+    return int(digits)
 
 
 def _reject_value(fields: list[Header]) -> None:
