@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import socket
 import struct
 from collections.abc import Sequence
@@ -299,6 +300,62 @@ def test_a_response_that_its_client_leaves_is_logged_with_what_has_left(
             assert 0 < size < 20_000_000
             assert line.endswith("ms cut")
 
+    with logged() as log:
+        run(main)
+
+
+LARGE = 3_000_000
+
+
+@over_both
+@pytest.mark.parametrize("sized", [True, False], ids=["sized", "chunked"])
+@pytest.mark.parametrize("has_head", [True, False], ids=["the head has left", "nothing has left"])
+@pytest.mark.parametrize("body", ["large", "small", "file"])
+def test_nothing_that_is_given_after_its_client_has_reset_is_logged_as_sent(
+    transport: str, sized: bool, has_head: bool, body: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(LARGE))
+    messages: list[dict[str, Any]]
+    match body:
+        case "large":
+            messages = [{"type": "http.response.body", "body": bytes(LARGE), "more_body": True}]
+        case "small":
+            messages = [{"type": "http.response.body", "body": bytes(1000), "more_body": True}] * 3
+        case _:
+            messages = [{"type": "http.response.pathsend", "path": str(file)}]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        headers = [(b"content-length", b"%d" % LARGE)] if sized else []
+        start = {"type": "http.response.start", "status": 200, "headers": headers}
+        if has_head:
+            await send(start)
+            await send({"type": "http.response.body", "body": b"", "more_body": True})
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        arrived.set()
+        assert (await receive())["type"] == "http.disconnect"
+        if not has_head:
+            await send(start)
+        for message in messages:
+            await send(message)
+            await trio.sleep(0.01)  # what is held back until then fails unnoticed
+        pytest.fail("not even the last piece was refused")
+
+    async def main() -> None:
+        async with served(
+            app, lifespan="off", cancel_on_disconnect="never", **options(transport, tmp_path)
+        ) as server:
+            async with connect(server, context(transport, tmp_path)) as stream:
+                await stream.send_all(head("1.1", close=False))
+                await arrived.wait()
+                under = stream.transport_stream if isinstance(stream, trio.SSLStream) else stream
+                assert isinstance(under, trio.SocketStream)
+                under.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            line = await log.wait_for("GET / HTTP/1.1")
+            assert re.search('" (200|499) 0B .*ms cut$', line), line
+
+    arrived = trio.Event()
     with logged() as log:
         run(main)
 

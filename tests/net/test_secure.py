@@ -278,6 +278,30 @@ def test_a_client_that_breaks_tls_is_told_by_an_alert(tmp_path: Path) -> None:
     run(main, 5)
 
 
+@pytest.mark.parametrize("send", ["nowait", "soon"])
+def test_what_is_given_after_tls_has_failed_counts_as_unsent(send: str, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            assert await peer.stream.receive_some(65536)  # the session tickets
+            await peer.stream.send_all(b"\x17\x03\x03\x00\x20" + bytes(32))
+            with pytest.raises(ConnectionAbortedError, match="TLS failed"):
+                await channel.receive()
+            await channel.flush()
+            if send == "soon":
+                assert channel.send_soon(bytes(1000))
+                await trio.testing.wait_all_tasks_blocked()  # the hub sends it meanwhile, in vain
+            else:
+                with pytest.raises(ConnectionAbortedError, match="TLS failed"):
+                    channel.send_nowait(bytes(1000))
+            assert channel.unsent == 1000
+            for _ in range(2):
+                with pytest.raises(ConnectionAbortedError, match="TLS failed"):
+                    await channel.flush()
+            assert channel.unsent == 1000
+
+    run(main, 5)
+
+
 @pytest.mark.parametrize("behind", [b"", bytes(100)], ids=["header", "header and more"])
 def test_a_record_that_claims_to_be_too_long_is_refused_by_its_header(behind: bytes, tmp_path: Path) -> None:
     """RFC 8446, 5.2: record_overflow. Nothing is waited for that may never come."""

@@ -211,7 +211,11 @@ class HTTP1Response(Exchange):
             if len(data) <= JOIN_BELOW:
                 data = head + data
             else:
-                self._send(head)
+                try:
+                    self._send(head)
+                except ClientDisconnected:
+                    self.sent -= len(data)  # it has never been given
+                    raise
         if more:
             if self._connection.attends:
                 self._connection.attend()
@@ -247,12 +251,13 @@ class HTTP1Response(Exchange):
             return
         if framing is _LOST:
             raise _lost_file()
-        self.count(count, more)
+        self.check_length(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
         self._framing = _LOST  # until the whole file has been sent, as this may be cancelled
         head, self._head = self._head, b""
         if (head or before) and self._send(head + before):
             await self.flush()
+        self.count(count, more)  # not before: the file has not been given if the head does not leave
         with _TellingOfDisconnect(self):
             try:
                 await self._connection.channel.send_file(fd, offset, count)

@@ -296,10 +296,11 @@ class TLSChannel(CorkingChannel):
         view = memoryview(data)
         if not self._unsent:
             while len(view) > WRITE_SLICE:
-                if not self._encrypt(view[:WRITE_SLICE]):
-                    self._unsent.append(view[WRITE_SLICE:])
+                piece, view = view[:WRITE_SLICE], view[WRITE_SLICE:]
+                self._unsent.append(view)  # it counts as unsent if the piece cannot leave, or not at once
+                if not self._encrypt(piece):
                     return False
-                view = view[WRITE_SLICE:]
+                self._unsent.pop()
             return self._encrypt(view)
         if view:
             self._unsent.append(view)
@@ -317,6 +318,7 @@ class TLSChannel(CorkingChannel):
             try:
                 self._ssl_object.write(piece)
             except ssl.SSLError as exc:
+                self._unsent.append(piece)
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
         return self._transport.send_nowait(self._outgoing.read())
 

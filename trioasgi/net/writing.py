@@ -85,6 +85,7 @@ class WritingHalf(ReadingHalf):
     __slots__ = (
         "_emptied",
         "_failure",
+        "_lost",
         "_queue",
         "_undelivered",
         "_unsent",
@@ -103,6 +104,7 @@ class WritingHalf(ReadingHalf):
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
         self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
+        self._lost = 0  # bytes that were given after a send had failed
         self._corked = None
         self._corked_size = 0
         self._file_left = 0
@@ -172,7 +174,8 @@ class WritingHalf(ReadingHalf):
 
     @property
     def unsent(self) -> int:
-        return self._corked_size + self._file_left + (0 if self._unsent is None else len(self._unsent))
+        given = 0 if self._unsent is None else len(self._unsent)
+        return given + self._lost + self._corked_size + self._file_left
 
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
@@ -201,6 +204,7 @@ class WritingHalf(ReadingHalf):
         its next send.
         """
         if self._failure is not None:
+            self._lost += len(data)
             raise self._why_broken()
         self._unsent = memoryview(b"".join((self._unsent or _NOTHING, data)))
         return False
