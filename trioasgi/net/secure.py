@@ -141,6 +141,7 @@ class TLSChannel(CorkingChannel):
 
     __slots__ = (
         "_answers",
+        "_lost",
         "_outgoing",
         "_records",
         "_sent_close_notify",
@@ -158,6 +159,7 @@ class TLSChannel(CorkingChannel):
         self._records = RecordReader(tls.ssl_object, tls.incoming)
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
+        self._lost = 0  # bytes that could not be encrypted, or were not, because those before were lost
         self._corked = None
         self._corked_size = 0
         self._file_left = 0
@@ -284,7 +286,8 @@ class TLSChannel(CorkingChannel):
 
     @property
     def unsent(self) -> int:
-        return sum(map(len, self._unsent)) + self._corked_size + self._file_left + self._transport.unsent
+        given = sum(map(len, self._unsent)) + self._lost + self._corked_size + self._file_left
+        return given + self._transport.unsent
 
     @property
     def undelivered(self) -> int:
@@ -297,10 +300,14 @@ class TLSChannel(CorkingChannel):
         if not self._unsent:
             while len(view) > WRITE_SLICE:
                 piece, view = view[:WRITE_SLICE], view[WRITE_SLICE:]
-                self._unsent.append(view)  # it counts as unsent if the piece cannot leave, or not at once
-                if not self._encrypt(piece):
+                try:
+                    has_left = self._encrypt(piece)
+                except OSError:
+                    self._lost += len(view)
+                    raise
+                if not has_left:
+                    self._unsent.append(view)
                     return False
-                self._unsent.pop()
             return self._encrypt(view)
         if view:
             self._unsent.append(view)
@@ -318,13 +325,15 @@ class TLSChannel(CorkingChannel):
             try:
                 self._ssl_object.write(piece)
             except ssl.SSLError as exc:
-                self._unsent.append(piece)
+                self._lost += len(piece)
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
         return self._transport.send_nowait(self._outgoing.read())
 
     async def flush(self) -> None:
         self.uncork()
         await self._transport.flush()
+        if self._lost:
+            raise ConnectionAbortedError("TLS failed: a piece of what was to be sent was lost")
         # Another task may take our bytes from `_unsent`. They have left when the transport has none either.
         while self._unsent or self._transport.unsent:
             if self._unsent:
