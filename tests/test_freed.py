@@ -19,9 +19,12 @@ from tests.support.freeing import connections, uncollected
 from tests.support.http import request
 from tests.support.sockets import SOON, Client, open_stream, run, served
 from tests.support.transports import certificates
+from tests.support.websocket import accept, close, frame, handshake
 from trioasgi import Server
-from trioasgi.types import Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.websocket.frames import Opcode
 
+DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate"
 PROXY = b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"
 HELLO = b"\x16\x03\x01\x02\x00\x01"
 """The beginning of a TLS handshake."""
@@ -41,6 +44,7 @@ def expect_freed(
     options: dict[str, object],
     end: Callable[[Server], Awaitable[None]],
     monkeypatch: pytest.MonkeyPatch,
+    app: ASGIApp = endless,
 ) -> None:
     """Expect nothing to be left of a connection after `end`."""
 
@@ -51,7 +55,7 @@ def expect_freed(
                 await trio.sleep(0.01)
 
     async def main() -> None:
-        async with served(endless, lifespan="off", access_log=False, **options) as server:
+        async with served(app, lifespan="off", access_log=False, **options) as server:
             await end(server)  # what is loaded at the first
             with uncollected() as found:
                 await end_and_wait(server)
@@ -75,14 +79,55 @@ def test_a_response_whose_client_resets_is_freed(
     expect_freed({"http": codec, **(tls.options if tls else {})}, end, monkeypatch)
 
 
-async def _read_some(stream: trio.SocketStream, tls: Certificates | None) -> None:
+def _secure(stream: trio.SocketStream, tls: Certificates | None) -> Client:
     if tls is None:
-        client = Client(stream)
-    else:
-        secured = trio.SSLStream(stream, tls.context(), server_hostname="localhost", https_compatible=True)
-        client = Client(cast("trio.abc.HalfCloseableStream", secured))
+        return Client(stream)
+    secured = trio.SSLStream(stream, tls.context(), server_hostname="localhost", https_compatible=True)
+    return Client(cast("trio.abc.HalfCloseableStream", secured))
+
+
+async def _read_some(stream: trio.SocketStream, tls: Certificates | None) -> None:
+    client = _secure(stream, tls)
     await client.send(request())
     await client.until(bytes(1000))
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("field", [b"", b"no colon\r\n"], ids=["no host", "no field"])
+def test_a_connection_whose_request_is_refused_is_freed(
+    field: bytes, is_secure: bool, codec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tls = certificates(tmp_path) if is_secure else None
+
+    async def end(server: Server) -> None:
+        async with await open_stream(server) as stream:
+            client = _secure(stream, tls)
+            await client.send(b"GET / HTTP/1.1\r\n" + field + b"\r\n")
+            assert (await client.response()).status == 400
+            assert await client.is_closed()
+
+    expect_freed({"http": codec, **(tls.options if tls else {})}, end, monkeypatch)
+
+
+@pytest.mark.parametrize("fields", [[], [DEFLATE]], ids=["plain", "compressed"])
+@pytest.mark.parametrize("codec_name", ["wsproto", "websockets"])
+def test_a_websocket_that_has_ended_is_freed(
+    codec_name: str, fields: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        assert (await receive())["type"] == "websocket.receive"
+        assert (await receive())["type"] == "websocket.disconnect"
+
+    async def end(server: Server) -> None:
+        async with await open_stream(server) as stream:
+            client = Client(stream)
+            await client.send(handshake(*fields))
+            await client.until(b"\r\n\r\n")
+            await client.send(frame(Opcode.TEXT, b"hello") + close())
+            await client.rest()
+
+    expect_freed({"websocket": codec_name}, end, monkeypatch, app)
 
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["reset", "silent"])

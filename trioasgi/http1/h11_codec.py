@@ -34,7 +34,9 @@ class H11Codec(Codec):
             connection.receive_data(head)
             event = connection.next_event()
         except h11.RemoteProtocolError as exc:
-            raise GrammarError(str(exc)) from exc
+            # A frame of h11 in the traceback has a local variable for the error. This circle would keep our
+            # frames too, with the whole connection, until the next garbage collection.
+            raise GrammarError(str(exc)) from exc.with_traceback(None)
         if not isinstance(event, h11.Request):
             raise GrammarError("the head does not end where its empty line is")
         fields = list(event.headers)

@@ -23,14 +23,21 @@ _RSV1 = RsvBits(True, False, False)
 class WsprotoCodec(FrameCodec):
     """Reads frames with wsproto's decoder. An extension of ours checks each header first."""
 
-    __slots__ = ("_decoder", "_headers", "room")
+    __slots__ = ("_decoder", "_headers")
 
     name = "wsproto"
 
     def __init__(self, *, deflate: bool, room: int) -> None:
-        self.room = room
-        self._headers = _Headers(self, deflate=deflate)
+        self._headers = _Headers(deflate=deflate, room=room)
         self._decoder = FrameDecoder(client=False, extensions=[self._headers])
+
+    @property
+    def room(self) -> int:
+        return self._headers.room
+
+    @room.setter
+    def room(self, room: int) -> None:
+        self._headers.room = room
 
     def feed(self, data: bytes) -> None:
         self._decoder.receive_bytes(data)
@@ -55,12 +62,16 @@ def _translate(exc: ParseFailed) -> FrameError:
 
 
 class _Headers(Extension):
-    """Checks a frame's length by its header, and remembers RSV1. It does not change payloads."""
+    """Checks a frame's length by its header, and remembers RSV1. It does not change payloads.
+
+    It has `room` itself. If it asked its codec, the two would refer to each other, and stay until the next
+    garbage collection.
+    """
 
     name = "headers"
 
-    def __init__(self, codec: WsprotoCodec, *, deflate: bool) -> None:
-        self._codec = codec
+    def __init__(self, *, deflate: bool, room: int) -> None:
+        self.room = room
         self._deflate = deflate
         self._compressed = False
 
@@ -85,7 +96,7 @@ class _Headers(Extension):
         """
         if opcode.iscontrol():
             return _NO_BITS
-        if payload_length > self._codec.room:
+        if payload_length > self.room:
             return CloseReason.MESSAGE_TOO_BIG
         if opcode is WsprotoOpcode.CONTINUATION or not self._deflate:
             return _NO_BITS
