@@ -8,11 +8,13 @@ import logging
 import socket
 import struct
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.certificates import Certificates
 from tests.support.freeing import connections, uncollected
@@ -20,7 +22,7 @@ from tests.support.http import request
 from tests.support.sockets import SOON, Client, open_stream, run, served
 from tests.support.transports import certificates
 from tests.support.websocket import accept, close, frame, handshake
-from trioasgi import Server
+from trioasgi import Server, serve_stream
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.websocket.frames import Opcode
 
@@ -128,6 +130,33 @@ def test_a_websocket_that_has_ended_is_freed(
             await client.rest()
 
     expect_freed({"websocket": codec_name}, end, monkeypatch, app)
+
+
+def test_a_server_of_one_stream_that_has_ended_is_freed(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"a"})
+
+    options: dict[str, Any] = {"lifespan": "off", "http": codec}
+
+    async def serve_one() -> None:
+        near, far = socket.socketpair()
+        async with trio.open_nursery() as nursery:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(far))
+            nursery.start_soon(partial(serve_stream, app, stream, **options))
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(near)) as own:
+                client = Client(own)
+                assert (await client.get(request("/", "X-Forwarded-For: 192.0.2.1"))).status == 200
+
+    async def main() -> None:
+        await serve_one()
+        with uncollected() as found:
+            await serve_one()
+            await trio.testing.wait_all_tasks_blocked()
+        assert found == []
+
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
+    run(main)
 
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["reset", "silent"])

@@ -17,6 +17,7 @@ from tests.support.requests import cuts, streams
 from tests.support.sockets import connected, run, served
 from trioasgi.http.limits import Limits
 from trioasgi.http.request import Header
+from trioasgi.http1 import httptools_codec
 from trioasgi.http1.codec import Codec, GrammarError
 from trioasgi.http1.httptools_codec import HttptoolsCodec
 
@@ -233,11 +234,11 @@ def test_limits_that_refuse_in_the_middle_of_fields_change_nothing(codec: str) -
 def test_a_ctrl_c_within_a_head_is_no_error_of_its_grammar(monkeypatch: pytest.MonkeyPatch) -> None:
     """llhttp's callbacks are Python, so the signal may come in one of them."""
 
-    def interrupted(codec: HttptoolsCodec, name: bytes, value: bytes) -> None:
+    def interrupted(callbacks: object, name: bytes, value: bytes) -> None:
         raise KeyboardInterrupt
 
     codec = HttptoolsCodec()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(HttptoolsCodec, "on_header", interrupted)
+        patch.setattr(httptools_codec._Callbacks, "on_header", interrupted)
         codec.read_fields(request())
     assert codec.read_fields(request()) == HttptoolsCodec().read_fields(request())

@@ -25,32 +25,23 @@ class HttptoolsCodec(Codec):
     whatever is raised, the next head gets a new parser.
     """
 
-    __slots__ = ("_fields", "_is_whole", "_parser", "_reading")
+    __slots__ = ("_callbacks", "_parser")
 
     name = "httptools"
 
-    # A parser looks up all callbacks when it is made. A missing one would raise an AttributeError inside.
-    on_message_begin = None
-    on_url = None
-    on_headers_complete = None
-    on_body = None
-    on_chunk_header = None
-    on_chunk_complete = None
-
     def __init__(self) -> None:
+        self._callbacks = _Callbacks()
         self._parser: httptools.HttpRequestParser | None = None
-        self._reading: httptools.HttpRequestParser | None = None
-        self._fields = _NO_FIELDS
-        self._is_whole = False
 
     def read_fields(self, head: bytes) -> list[Header]:
+        callbacks = self._callbacks
         parser, self._parser = self._parser, None
         if parser is None:
-            parser = httptools.HttpRequestParser(self)
-        self._reading = parser
-        self._is_whole = False
+            parser = httptools.HttpRequestParser(callbacks)
+        callbacks.parser = parser
+        callbacks.is_whole = False
         fields: list[Header] = []
-        self._fields = fields
+        callbacks.fields = fields
         try:
             parser.feed_data(head)
         except httptools.HttpParserUpgrade:
@@ -61,18 +52,40 @@ class HttptoolsCodec(Codec):
         except httptools.HttpParserError as exc:
             raise GrammarError(str(exc)) from exc
         else:
-            if self._is_whole:
+            if callbacks.is_whole:
                 self._parser = parser
         finally:
-            self._fields = _NO_FIELDS
+            callbacks.fields = _NO_FIELDS
+            callbacks.parser = None
         return fields
 
-    # What the parser calls
+
+class _Callbacks:
+    """What the parser calls.
+
+    It knows its parser only while that reads, and not the codec. So they do not refer to each other, and are
+    freed without the garbage collector.
+    """
+
+    __slots__ = ("fields", "is_whole", "parser")
+
+    # A parser looks up all callbacks when it is made. A missing one would raise an AttributeError inside.
+    on_message_begin = None
+    on_url = None
+    on_headers_complete = None
+    on_body = None
+    on_chunk_header = None
+    on_chunk_complete = None
+
+    def __init__(self) -> None:
+        self.fields = _NO_FIELDS
+        self.is_whole = False
+        self.parser: httptools.HttpRequestParser | None = None
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field. llhttp strips the white space before the value, but not behind it."""
-        self._fields.append((name.lower(), value.rstrip(b" \t")))
+        self.fields.append((name.lower(), value.rstrip(b" \t")))
 
     def on_message_complete(self) -> None:
         """Note the end of a message. llhttp forgets after this whether the connection goes on."""
-        self._is_whole = self._reading is not None and self._reading.should_keep_alive()
+        self.is_whole = self.parser is not None and self.parser.should_keep_alive()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
-from functools import lru_cache
+from collections.abc import Iterable, Sequence
+from functools import lru_cache, partial
 from typing import Final
 
 from trioasgi.config.trust_list import read_trust_list
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _MAX_KNOWN_HOSTS: Final = 1024
 
@@ -21,8 +22,9 @@ class Trusted:
 
     def __init__(self, entries: Iterable[str]) -> None:
         self._everybody, self.unix, self._networks = read_trust_list(entries)
-        # Clients come again, and parsing an address is slow.
-        self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(self._parse_and_look)
+        # Clients come again, and parsing an address is slow. The function is no method of ours: the two would
+        # refer to each other, and stay until the next garbage collection.
+        self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(partial(_parse_and_look, self._networks))
 
     def has_peer(self, client: tuple[str, int | None] | None, server: tuple[str, int | None] | None) -> bool:
         """Is the client of a connection trusted? Both ends are as in ASGI's scope: `(host, port)`, or `(path,
@@ -34,13 +36,14 @@ class Trusted:
             return self.unix and server is not None and server[1] is None
         return self._has_host(client[0])
 
-    def _parse_and_look(self, host: str) -> bool:
-        address = parse_address(host)
-        return address is not None and self.has_address(address)
-
     def has_address(self, address: IPAddress) -> bool:
         """Is `address`, a result of `parse_address`, trusted?"""
         return self._everybody or any(address in network for network in self._networks)
+
+
+def _parse_and_look(networks: Sequence[IPNetwork], host: str) -> bool:
+    address = parse_address(host)
+    return address is not None and any(address in network for network in networks)
 
 
 def parse_address(text: str) -> IPAddress | None:
