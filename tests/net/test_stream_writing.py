@@ -326,3 +326,25 @@ def test_what_is_held_back_behind_an_abort_is_lost_and_the_flush_raises() -> Non
                 stream.send_nowait(b"later")
 
     run(main, 5)
+
+
+@pytest.mark.parametrize("corked", [True, False])
+def test_what_had_not_left_before_an_abort_counts_as_unsent_after_it(corked: bool) -> None:
+    async def main() -> None:
+        async with hub_pair() as (channel, _):
+            if corked:
+                assert channel.send_soon(bytes(1000))
+            else:
+                clog(channel)
+                assert not channel.send_nowait(bytes(1000))
+            unsent = channel.unsent
+            assert unsent == 1000
+            channel.abort()
+            assert channel.unsent == unsent
+            with pytest.raises(ConnectionAbortedError):
+                await channel.flush()
+            with pytest.raises(ConnectionAbortedError):
+                channel.send_nowait(bytes(1000))
+            assert channel.unsent == unsent + 1000
+
+    run(main, 5)

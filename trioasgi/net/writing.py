@@ -104,7 +104,7 @@ class WritingHalf(ReadingHalf):
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
         self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
-        self._lost = 0  # bytes that were given after a send had failed
+        self._lost = 0  # bytes that were dropped by a close, or given after a send had failed
         self._corked = None
         self._corked_size = 0
         self._file_left = 0
@@ -154,6 +154,7 @@ class WritingHalf(ReadingHalf):
     def _close_writing(self) -> None:
         self._write_state = _CLOSED
         if self._unsent is not None or self._corked:
+            self._lost += self._corked_size + len(self._unsent or _NOTHING)
             self._break(ConnectionAbortedError(CLOSED), _NOTHING)
         self._corked, self._corked_size = None, 0
         if self._writer is not None:
