@@ -308,6 +308,27 @@ async def test_after_the_end_a_stream_is_closed_and_that_is_an_error() -> None:
 
 
 @on_trio
+async def test_no_connection_is_taken_after_the_grace() -> None:
+    """They would come again and again, and the drain would not end."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(6)
+        await respond(send, b"ok")
+
+    async with application(app, lifespan="off") as hosted, client_of(hosted) as busy:
+        await busy.send(request())
+        await wait_all_tasks_blocked()
+        hosted.begin_drain(grace=5)
+        await trio.sleep(5.5)
+        assert hosted.phase is ServerPhase.DRAINING
+        ours, theirs = memory_stream_pair()
+        await ours.send_all(request("/", "Connection: close"))
+        with pytest.raises(trio.ClosedResourceError, match="the application has ended"):
+            await hosted.serve_stream(theirs)
+
+
+@on_trio
 async def test_a_lifespan_that_crashes_lets_it_drain() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()

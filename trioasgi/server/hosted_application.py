@@ -113,10 +113,10 @@ class GivenStreams:
         """Take a stream, which is to be served. What is raised is as of `HostedApplication.serve_stream`."""
         if scheme is not None and scheme not in _SCHEMES:
             raise ValueError(f"scheme must be 'http' or 'https', not {scheme!r}")
-        if self.progress.phase in (ServerPhase.STOPPING, ServerPhase.CLOSED):
-            raise trio.ClosedResourceError("the application has ended: it serves no more connections")
         if self._shared is None:
-            raise RuntimeError("the application has not started yet: it serves no connections")
+            if self.progress.phase is ServerPhase.STARTING:
+                raise RuntimeError("the application has not started yet: it serves no connections")
+            raise trio.ClosedResourceError("the application has ended: it serves no more connections")
         peers = stream_peers(stream)
         given = GivenStream(self, self._shared, stream, (client or peers[0], server or peers[1], scheme))
         self._streams.add(given)
@@ -143,7 +143,8 @@ class GivenStreams:
             stream.drain()
 
     def cancel(self) -> None:
-        """Cancel all connections."""
+        """Cancel all connections, and take no more."""
+        self._shared = None
         for stream in tuple(self._streams):
             stream.cancel()
 
@@ -163,7 +164,6 @@ class GivenStreams:
 
         A stream closes its connection LAST_MOMENTS after it was cancelled.
         """
-        self._shared = None
         self.cancel()
         with trio.CancelScope(shield=True):
             await self.wait_ended()
