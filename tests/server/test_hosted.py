@@ -343,6 +343,49 @@ async def test_a_lifespan_that_crashes_lets_it_drain() -> None:
             assert isinstance(hosted.error, LifespanError)
 
 
+@on_trio
+async def test_a_lifespan_that_crashes_is_told_also_if_the_block_raises_first() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await entered.wait()
+            raise KeyError
+        entered.set()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+    entered = trio.Event()
+    with logged() as log, pytest.RaisesGroup(MyError):
+        async with application(app) as hosted, client_of(hosted) as client:
+            await client.send(request())
+            await hosted.wait_draining()
+            raise MyError
+    assert isinstance(hosted.error, LifespanError)
+    assert any("crashed" in line for line in log.lines())
+
+
+@pytest.mark.parametrize("way", ["drained", "cancelled"])
+@on_trio
+async def test_calls_that_shield_themselves_for_ever_are_told(way: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+
+    started = trio.current_time()
+    with logged() as log, trio.CancelScope() as scope:
+        async with application(app, lifespan="off") as hosted, client_of(hosted) as client:
+            await client.send(request())
+            await wait_all_tasks_blocked()
+            if way == "drained":
+                await hosted.drain(grace=1)
+            else:
+                scope.cancel()
+                await trio.sleep_forever()
+    assert trio.current_time() - started == pytest.approx(60)
+    assert sum("they shield what they wait for" in line for line in log.lines()) == 1
+
+
 # What is left
 
 

@@ -63,8 +63,7 @@ class Drain:
             self._progress.has_cut = True
             logger.warning("requests that had not ended %s were cut", self._grace)
         cancel()
-        await trio.sleep(LAST_MOMENTS)
-        connections.abort()
+        await abort_after_last_moments(connections)
 
     async def end_left_behind(self) -> None:
         """Wait for tasks that requests have left behind, for the rest of the grace. After the shutdown the
@@ -109,5 +108,23 @@ async def abort_when_cancelled(connections: Abortable, last_moments: trio.Cancel
         await trio.sleep_forever()
     finally:
         with last_moments:
-            await trio.sleep(LAST_MOMENTS)
-            connections.abort()
+            await abort_after_last_moments(connections)
+
+
+async def abort_after_last_moments(connections: Abortable) -> None:
+    """Calls have been cancelled. Close the connections of those that go on. What then goes on waits for
+    something else, and nothing can end it.
+    """
+    await trio.sleep(LAST_MOMENTS)
+    connections.abort()
+    await trio.sleep(LAST_MOMENTS)
+    report_shielded(connections)
+
+
+def report_shielded(connections: Abortable) -> None:
+    """Say that calls go on, if there are any, though they were cancelled and their connections are closed."""
+    if connections.are_busy:
+        logger.error(
+            "calls of the application do not end though they were cancelled: they shield what they wait for. "
+            "The server cannot end before they do"
+        )

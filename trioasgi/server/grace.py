@@ -55,4 +55,4 @@ class Grace:
     def __str__(self) -> str:
         """What a log line says of it, behind `had not ended`."""
         origin = "--timeout-graceful-shutdown" if self._is_option else "the grace that the program has set"
-        return f"{self.seconds:g} seconds after the server was told to stop ({origin})"
+        return f"{round(self.seconds, 3):g} seconds after the server was told to stop ({origin})"

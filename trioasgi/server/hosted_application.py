@@ -14,6 +14,7 @@ from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.connections import Connections
+from trioasgi.server.drain import report_shielded
 from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
@@ -166,6 +167,9 @@ class GivenStreams:
         """
         self.cancel()
         with trio.CancelScope(shield=True):
+            with trio.move_on_after(2 * LAST_MOMENTS):
+                await self.wait_ended()
+            report_shielded(self)
             await self.wait_ended()
 
 

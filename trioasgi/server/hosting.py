@@ -65,6 +65,8 @@ class Hosting:
         self.config = config
         self.progress = progress
         self.access_log = access_log(config)
+        self._lost: TrioasgiError | None = None
+        """An error that is only logged, because the server was cancelled meanwhile."""
         self._on_stuck = on_stuck
         self._websocket = websocket_settings(config)
         self._tls = server_tls(config)
@@ -100,7 +102,7 @@ class Hosting:
                 finally:
                     await self.drain.end_last_left_behind()
         finally:
-            self.progress.end(errors.take())
+            self.progress.end(errors.take() or self._lost)
 
     async def _within_lifespan(self, serve: Serve) -> None:
         failure: TrioasgiError | None = None
@@ -132,6 +134,7 @@ class Hosting:
         except BaseException:
             if failure is not None:
                 # Another exception is being raised already, so this one is only logged.
+                self._lost = failure
                 logger.log(logging.ERROR, "%s", failure, exc_info=failure.__cause__)
             raise
         if failure is not None:
