@@ -123,6 +123,17 @@ async def test_trailers_may_come_in_several_messages(codec: str) -> None:
 
 
 @on_trio
+async def test_trailers_say_nothing_of_the_message_itself(codec: str) -> None:
+    names = (b"Transfer-Encoding", b"Connection", b"Keep-Alive", b"Upgrade", b"Content-Length")
+    about = {"type": TRAILERS, "headers": [(name, b"1") for name in names], "more_trailers": True}
+    app = sending(START, body(b"abcd"), about, LAST)
+    async with serving(app, codec) as client:
+        await client.send(request("/", "TE: trailers", "Connection: close"))
+        assert parse(await client.rest()) == (200, b"abcd", [(b"x-sum", b"1")])
+    assert app.errors == []
+
+
+@on_trio
 async def test_the_connection_goes_on_behind_trailers(codec: str) -> None:
     app = sending(START, body(b"abcd"), LAST)
     async with serving(app, codec) as client:

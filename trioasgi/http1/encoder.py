@@ -120,6 +120,13 @@ def _encode_fields(fields: Iterable[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % field for field in fields])
 
 
+def encode_trailers(fields: Iterable[Header]) -> bytes:
+    """Encode trailers, without the fields that only the server sends: a trailer cannot change how the message
+    is read (RFC 9110, 6.5.1).
+    """
+    return _encode_fields(field for field in fields if field[0] not in _OURS)
+
+
 def encode_end(data: bytes, trailers: bytes) -> bytes:
     """Encode the end of a chunked body: `data`, the last chunk and the trailers (RFC 9112, 7.1).
 

@@ -17,6 +17,7 @@ from trioasgi.http1.encoder import (
     Framing,
     encode_end,
     encode_informational,
+    encode_trailers,
     frame_file,
 )
 from trioasgi.http1.refusals import error_answer
@@ -275,7 +276,7 @@ class HTTP1Response(Exchange):
 
     def add_trailers(self, headers: Sequence[Header]) -> None:
         if self.offers_trailers:
-            self._trailers += b"".join([b"%b: %b\r\n" % field for field in headers])
+            self._trailers += encode_trailers(headers)
 
     def cut_off(self, reason: str) -> None:
         """The connection ends now. Note what has not left yet."""
