@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
+import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 import trio
@@ -276,7 +279,17 @@ async def test_a_grace_must_be_a_number_of_seconds() -> None:
         for wrong in (-1, math.nan):
             with pytest.raises(ValueError, match="at least 0"):
                 hosted.begin_drain(grace=wrong)
+        with pytest.raises(OverflowError):
+            hosted.begin_drain(grace=10**400)
         assert hosted.phase is ServerPhase.SERVING
+
+
+@on_trio
+async def test_a_grace_may_be_a_number_of_any_kind() -> None:
+    for grace in (1, True, Fraction(1), Decimal(1)):
+        async with busy(30) as hosted:
+            hosted.begin_drain(typing.cast("float", grace))
+            assert await seconds_of(hosted.drain) == pytest.approx(1), grace
 
 
 # Drain: in a task of the server

@@ -157,7 +157,8 @@ class Server(metaclass=NoPublicConstructor):
         """
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be a number of seconds, at least 0, not {grace!r}")
-        self._progress.begin_drain(grace)
+        # What cannot be added to Trio's time, as a Decimal, would fail when the drain has half begun.
+        self._progress.begin_drain(None if grace is None else float(grace))
 
     def _refuse_own_task(self, name: str) -> None:
         if is_within(self._progress.nurseries):
