@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -21,7 +22,15 @@ from tests.support.http import Calls, Client, echo, on_trio, request, respond
 from tests.support.sockets import logged, run
 from tests.support.transports import certificates
 from tests.support.websocket import WebSocketClient, accept
-from trioasgi import HostedApplication, LifespanError, ServerPhase, application
+from trioasgi import (
+    ConfigError,
+    HostedApplication,
+    LifespanError,
+    LoadError,
+    ServerPhase,
+    application,
+    serve_stream,
+)
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.types import Receive, Scope, Send
 
@@ -326,6 +335,50 @@ async def test_no_connection_is_taken_after_the_grace() -> None:
         await ours.send_all(request("/", "Connection: close"))
         with pytest.raises(trio.ClosedResourceError, match="the application has ended"):
             await hosted.serve_stream(theirs)
+
+
+@on_trio
+async def test_while_it_is_cancelled_a_stream_is_closed_and_that_is_an_error() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(1)
+
+    async def come_later(hosted: HostedApplication) -> None:
+        await trio.sleep(0.5)
+        with pytest.raises(trio.ClosedResourceError, match="the application has ended"):
+            await hosted.serve_stream(late)
+        assert await late_client.receive_some() == b""
+
+    late_client, late = memory_stream_pair()
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(MyError):
+            async with application(app, lifespan="off") as hosted:
+                nursery.start_soon(hosted.serve_stream, theirs)
+                await ours.send_all(request())
+                await wait_all_tasks_blocked()
+                nursery.start_soon(come_later, hosted)
+                raise MyError
+
+
+@on_trio
+async def test_what_is_no_stream_is_refused() -> None:
+    async with application(Lived()) as hosted:
+        for wrong in (None, 42, memory_stream_pair()):
+            text = re.escape(f"stream must be a trio.abc.Stream, not {type(wrong).__name__}")
+            with pytest.raises(TypeError, match=text):
+                await hosted.serve_stream(wrong)  # type: ignore[arg-type]
+            with pytest.raises(TypeError, match=text):
+                await serve_stream(Lived(), wrong)  # type: ignore[arg-type]
+
+
+@on_trio
+async def test_the_stream_of_serve_stream_is_closed_if_the_start_fails() -> None:
+    for app, options, error in [(42, {}, LoadError), (Lived(), {"state": 3}, ConfigError)]:
+        ours, theirs = memory_stream_pair()
+        with pytest.raises(error):
+            await serve_stream(app, theirs, **options)  # type: ignore[arg-type]
+        assert await ours.receive_some() == b""
 
 
 @on_trio

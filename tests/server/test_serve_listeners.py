@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import functools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -217,13 +218,142 @@ async def test_listeners_are_closed_if_the_start_fails() -> None:
         assert listener.closed
 
 
+class Failing(InMemory):
+    """Raises when it is closed."""
+
+    async def aclose(self) -> None:
+        self.closed = True
+        raise OSError("close failed")
+
+
+@pytest.mark.parametrize("first", [InMemory, Failing])
+@pytest.mark.parametrize("how", ["cancel", "drain"])
+@on_trio
+async def test_all_listeners_are_closed_if_it_is_cancelled_or_one_fails_to(
+    how: str, first: type[InMemory]
+) -> None:
+    listeners = [first(), InMemory(), InMemory()]
+    caught: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+
+        async def serve(task_status: trio.TaskStatus[Server]) -> None:
+            nonlocal caught
+            try:
+                await serve_listeners(Lived(), listeners, task_status=task_status)
+            except OSError as exc:
+                caught = exc
+
+        server = await nursery.start(serve)
+        if how == "cancel":
+            nursery.cancel_scope.cancel()
+        else:
+            await server.drain()
+    assert [listener.closed for listener in listeners] == [True] * 3
+    assert (caught is not None) == (first is Failing)
+
+
+def test_all_socket_listeners_are_closed_if_it_is_cancelled() -> None:
+    async def main() -> None:
+        listeners = [
+            *await trio.open_tcp_listeners(0, host="127.0.0.1"),
+            *await trio.open_tcp_listeners(0, host="127.0.0.1"),
+        ]
+        async with trio.open_nursery() as nursery:
+            await nursery.start(of(Lived(), listeners))
+            nursery.cancel_scope.cancel()
+        assert [listener.socket.fileno() for listener in listeners] == [-1, -1]
+
+    run(main)
+
+
+@on_trio
+async def test_listeners_that_a_generator_has_made_before_it_failed_are_closed() -> None:
+    def generate() -> Iterator[InMemory]:
+        yield listener
+        raise ValueError("no second one")
+
+    listener = InMemory()
+    with pytest.raises(ValueError, match="no second one"):
+        await serve_listeners(Lived(), generate())
+    assert listener.closed
+
+
 @on_trio
 async def test_what_is_no_listener_is_refused() -> None:
     sock = trio.socket.socket()
     with sock:
-        for wrong, text in [([], "listeners is empty"), ([sock], r"listeners\[0\] is of type _SocketType")]:
+        for wrong, text in [
+            ([], "listeners is empty"),
+            ([sock], r"listeners\[0\] is of type _SocketType"),
+            (42, "listeners is of type int"),
+            (partial(trio.open_tcp_listeners, 0)(), "listeners is a coroutine: put 'await' before the call"),
+        ]:
             with pytest.raises(ConfigError, match=text):
                 await serve_listeners(Lived(), wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("with_nursery", [True, False])
+@on_trio
+async def test_a_listener_that_is_closed_already_is_refused(with_nursery: bool) -> None:
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    await listeners[0].aclose()
+    async with trio.open_nursery() as nursery:
+        options: Any = {"handler_nursery": nursery} if with_nursery else {}
+        with pytest.raises(ConfigError, match="is closed"):
+            await serve_listeners(Lived(), listeners, **options)
+
+
+@on_trio
+async def test_what_is_no_nursery_is_refused_at_the_start() -> None:
+    app, listener = Lived(), InMemory()
+    with pytest.raises(ConfigError, match=r"handler_nursery must be a trio\.Nursery, .* of type int"):
+        await serve_listeners(app, listener, handler_nursery=42)  # type: ignore[arg-type]
+    assert listener.closed
+    assert app.events == []
+
+
+class FailingStream(trio.abc.Stream):
+    """Raises when it is closed."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        with trio.CancelScope(shield=True):
+            await self._stream.aclose()
+        raise OSError("close failed")
+
+
+class MakesFailing(InMemory):
+    async def accept(self) -> Any:
+        return FailingStream(await super().accept())
+
+
+@pytest.mark.parametrize("with_nursery", [True, False])
+@on_trio
+async def test_a_stream_that_cannot_be_closed_ends_no_other(with_nursery: bool) -> None:
+    listener = MakesFailing()
+    with logged() as log:
+        async with trio.open_nursery() as handlers, trio.open_nursery() as nursery:
+            options: Any = {"handler_nursery": handlers} if with_nursery else {}
+            server = await nursery.start(of(Lived(), listener, **options))
+            for _ in range(2):
+                client = listener.connect()
+                assert (await client.get(request())).status == 200
+                await client.stream.aclose()
+                await wait_all_tasks_blocked()
+            assert server.phase is ServerPhase.SERVING
+            await server.drain()
+    assert "a connection could not be closed: OSError('close failed')" in log.text
 
 
 def test_tls_twice_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 import trio
 
 from trioasgi.server.block import for_block
-from trioasgi.server.hosted_application import host
+from trioasgi.server.hosted_application import check_stream, close_stream, host
 from trioasgi.server.serve import prepare, serve_on
 
 if TYPE_CHECKING:
@@ -120,14 +120,16 @@ async def serve_stream(
 
     Raises:
       ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`.
+      TypeError: `stream` is no stream.
     """
-    prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
+    check_stream(stream)
     try:
+        prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
         async with for_block(partial(host, prepared)) as hosted:
             task_status.started(hosted)
             await hosted.serve_stream(stream)
     finally:
-        await trio.aclose_forcefully(stream)
+        await close_stream(stream)
 
 
 async def serve_listeners(
@@ -173,7 +175,7 @@ async def serve_listeners(
 
     async with Listeners(listeners) as opened:
         prepared = prepare("trioasgi.serve_listeners", app, config, options, state, on_connection)
-        opened.check(prepared.config)
+        opened.check(prepared.config, handler_nursery)
         if handler_nursery is None and opened.are_sockets:
             await opened.serve_sockets(prepared, task_status)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -13,13 +14,13 @@ from trioasgi.errors import ConfigError
 from trioasgi.net.accept import Shortage
 from trioasgi.server.block import for_block
 from trioasgi.server.flat_errors import FlatErrors
-from trioasgi.server.hosted_application import host, take
+from trioasgi.server.hosted_application import close_stream, host, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable
 
     from trioasgi.config import Config
     from trioasgi.server.given import Prepared
@@ -38,22 +39,38 @@ class Listeners:
     """The listeners of the program, which are closed at the end of the block."""
 
     def __init__(self, listeners: Iterable[trio.abc.Listener[Any]] | trio.abc.Listener[Any]) -> None:
-        self._listeners = [listeners] if isinstance(listeners, trio.abc.Listener) else [*listeners]
+        self._given = [listeners] if isinstance(listeners, trio.abc.Listener) else _iterable(listeners)
+        self._listeners: list[trio.abc.Listener[Any]] = []
 
     async def __aenter__(self) -> Listeners:
+        try:
+            for listener in self._given:  # a generator may fail after it has opened some
+                self._listeners.append(listener)
+        except BaseException:
+            await self.close()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def close(self) -> None:
-        """Close all of them, also if this is cancelled."""
-        for listener in self._listeners:
-            if isinstance(listener, trio.abc.AsyncResource):
-                await trio.aclose_forcefully(listener)
+        """Close all of them, also if this is cancelled, or one of them raises. What they raise is flat."""
+        with FlatErrors(), trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                for listener in self._listeners:
+                    if isinstance(listener, trio.abc.AsyncResource):
+                        nursery.start_soon(trio.aclose_forcefully, listener)
 
-    def check(self, config: Config) -> None:
-        """Raise ConfigError if there is nothing to accept from, or an option goes against it."""
+    def check(self, config: Config, handlers: StartsSoon | None) -> None:
+        """Raise ConfigError if there is nothing to accept from, an option goes against it, or `handlers` runs
+        no tasks.
+        """
+        if handlers is not None and not hasattr(handlers, "start_soon"):
+            raise ConfigError(
+                "handler_nursery must be a trio.Nursery, or have its start_soon, and it is of type "
+                f"{type(handlers).__name__}"
+            )
         if not self._listeners:
             raise ConfigError("listeners is empty: pass one, as trio.open_tcp_listeners() makes them")
         for index, listener in enumerate(self._listeners):
@@ -62,6 +79,8 @@ class Listeners:
                     f"listeners[{index}] is of type {type(listener).__name__}: pass a trio.abc.Listener, or "
                     "a socket as the argument sockets of serve"
                 )
+            if _is_closed(listener):
+                raise ConfigError(f"listeners[{index}] is closed")
             if isinstance(listener, trio.SSLListener) and config.certfile is not None:
                 raise ConfigError(
                     f"listeners[{index}] does TLS itself, and so does certfile; leave out one of them"
@@ -104,11 +123,36 @@ class Listeners:
         found: list[ListensOn] = []
         for listener in self._listeners:
             has_tls = config.certfile is not None or isinstance(listener, trio.SSLListener)
-            while isinstance(listener, trio.SSLListener):
-                listener = listener.transport_listener
-            if isinstance(listener, trio.SocketListener):
-                found.append((cast("socket.socket", listener.socket), has_tls))
+            sock = _socket_of(listener)
+            if sock is not None:
+                found.append((sock, has_tls))
         return found
+
+
+def _socket_of(listener: trio.abc.Listener[Any]) -> socket.socket | None:
+    """Its socket, also below TLS."""
+    while isinstance(listener, trio.SSLListener):
+        listener = listener.transport_listener
+    if isinstance(listener, trio.SocketListener):
+        return cast("socket.socket", listener.socket)
+    return None
+
+
+def _is_closed(listener: trio.abc.Listener[Any]) -> bool:
+    sock = _socket_of(listener)
+    return sock is not None and sock.fileno() == -1
+
+
+def _iterable(listeners: object) -> Iterable[Any]:
+    """`listeners`, if they can be iterated over. Raises ConfigError."""
+    if isinstance(listeners, Coroutine):
+        listeners.close()  # otherwise Python warns of it, too
+        raise ConfigError("listeners is a coroutine: put 'await' before the call that opens them")
+    if not isinstance(listeners, Iterable):
+        raise ConfigError(
+            f"listeners is of type {type(listeners).__name__}: pass a trio.abc.Listener, or several"
+        )
+    return listeners
 
 
 @asynccontextmanager
@@ -132,10 +176,10 @@ async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, n
         try:
             given = take(hosted, stream)
         except trio.ClosedResourceError:  # it has drained in this moment
-            await trio.aclose_forcefully(stream)
+            await close_stream(stream)
             return
         try:
             nursery.start_soon(given.serve)
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            await close_stream(stream)
             raise

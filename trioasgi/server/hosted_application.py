@@ -4,6 +4,7 @@ it, each in the task that does so.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from trioasgi.server.handle import ListensOn
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
+
+logger = logging.getLogger("trioasgi")
 
 _SCHEMES = ("http", "https")
 
@@ -73,13 +76,29 @@ class HostedApplication(Server):
           trio.ClosedResourceError: The application has ended.
           RuntimeError: The application has not started yet.
           ValueError: `scheme` is something else.
+          TypeError: `stream` is no stream.
         """
+        check_stream(stream)
         try:
             given = self._streams.take(stream, client, server, scheme)
         except BaseException:
-            await trio.aclose_forcefully(stream)
+            await close_stream(stream)
             raise
         await given.serve()
+
+
+def check_stream(stream: object) -> None:
+    """Raise TypeError if it has not the methods of a `trio.abc.Stream`."""
+    if not all(hasattr(stream, name) for name in ("receive_some", "send_all", "aclose")):
+        raise TypeError(f"stream must be a trio.abc.Stream, not {type(stream).__name__}")
+
+
+async def close_stream(stream: trio.abc.Stream) -> None:
+    """Close a stream at once. If it fails to, that is logged, as it is no affair of other connections."""
+    try:
+        await trio.aclose_forcefully(stream)
+    except Exception as exc:  # noqa: BLE001 - the stream is the program's own: it may raise anything
+        logger.log(logging.WARNING, "a connection could not be closed: %r", exc)
 
 
 def take(hosted: HostedApplication, stream: trio.abc.Stream) -> GivenStream:
@@ -96,6 +115,7 @@ class GivenStreams:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.is_draining = False
+        self._has_ended = False
         self._shared: _Shared | None = None
         self._streams: set[GivenStream] = set()
         self._empty: trio.Event | None = None
@@ -215,7 +235,7 @@ class GivenStream:
                     await self._serve_in(nursery)
         finally:
             self.discard()
-            await trio.aclose_forcefully(self._stream)
+            await close_stream(self._stream)
 
     async def _serve_in(self, nursery: trio.Nursery) -> None:
         settings, context = self._shared
