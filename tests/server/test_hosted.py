@@ -31,7 +31,9 @@ from trioasgi import (
     application,
     serve_stream,
 )
+from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.nurseries import LAST_MOMENTS
+from trioasgi.server.drain import Drain
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -359,6 +361,35 @@ async def test_while_it_is_cancelled_a_stream_is_closed_and_that_is_an_error() -
                 await wait_all_tasks_blocked()
                 nursery.start_soon(come_later, hosted)
                 raise MyError
+
+
+@pytest.mark.parametrize("moment", ["end_left_behind", "end_background"])
+@on_trio
+async def test_a_ctrl_c_while_it_ends_does_not_keep_the_lifespan(
+    moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def interrupted(_: Drain) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Drain, moment, interrupted)
+    app = Lived()
+    with pytest.raises(KeyboardInterrupt), trio.fail_after(100):
+        async with application(app):
+            pass
+    assert app.events == ["startup", "shutdown"]
+
+
+@on_trio
+async def test_a_ctrl_c_before_the_shutdown_does_not_hang(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def interrupted(_: Lifespan) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Lifespan, "shutdown", interrupted)
+    with pytest.raises(KeyboardInterrupt), trio.fail_after(100):
+        async with application(Lived()):
+            pass
 
 
 @on_trio

@@ -122,12 +122,15 @@ class Hosting:
                             self.progress.enter(ServerPhase.STOPPING)
                             await self.drain.end_left_behind()
                     finally:
-                        await self.drain.end_background()
-                        await self._lifespan.shutdown()
+                        try:
+                            await self.drain.end_background()
+                        finally:  # Ctrl-C may come anywhere
+                            await self._lifespan.shutdown()
                 except TrioasgiError as exc:
                     # Raised outside of the nursery, which would put it into a group.
                     failure = exc
                 finally:
+                    self._lifespan.stop()  # it has ended, unless Ctrl-C has skipped that
                     if not await self._lifespan.wait_over(LAST_MOMENTS):
                         self._report_stuck(failure)
                 nursery.cancel_scope.cancel()
