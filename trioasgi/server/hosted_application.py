@@ -115,7 +115,6 @@ class GivenStreams:
     def __init__(self, progress: Progress) -> None:
         self.progress = progress
         self.is_draining = False
-        self._has_ended = False
         self._shared: _Shared | None = None
         self._streams: set[GivenStream] = set()
         self._empty: trio.Event | None = None
