@@ -26,6 +26,33 @@ from trioasgi.types import Message, Receive, Scope, Send
 # While the application does not receive
 
 
+@pytest.mark.parametrize("pause", [0.05, 0.2, 0.4])
+@on_trio
+async def test_an_application_that_only_looks_for_messages_gets_them_and_pings_are_answered(
+    codec: str, pause: float
+) -> None:
+    """It looks with a scope that is cancelled already, as Starlette's `is_disconnected()` does for HTTP."""
+    messages: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        while not messages or messages[-1]["type"] == "websocket.receive":
+            with trio.move_on_after(0):
+                messages.append(await receive())
+            await trio.sleep(pause)
+
+    async with websocket(app, codec) as client:
+        await trio.sleep(1)
+        start = trio.current_time()
+        await client.send(frame(TEXT, b"one"), frame(PING, b"?"), frame(TEXT, b"two"))
+        assert await client.frame() == ServerFrame(PONG, b"?")
+        assert trio.current_time() - start < 2
+        await client.send(close())
+        assert await client.close_code() == 1000
+        assert trio.current_time() - start < 4
+    assert received(messages) == ["one", "two", 1000]
+
+
 @on_trio
 async def test_pings_are_answered_while_the_application_does_not_receive(codec: str) -> None:
     app = Held()

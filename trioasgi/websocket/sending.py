@@ -80,7 +80,7 @@ class SendingSide:
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
         self._close_deadline = math.inf
-        self._unyielded = 0  # steps since the task last let others run
+        self._unyielded = 1  # steps since the task last let others run; 0 right after that
 
     # Messages
 

@@ -101,7 +101,8 @@ class WebSocketSession(SendingSide):
             return self._take_queued(self._queue)
         if self.state is not _OPEN:
             return None
-        if self._read_by is _NOBODY:
+        before = self._read_by
+        if before is _NOBODY:
             self._read_by = _APPLICATION
         else:
             self._read_by = self._take_turn()
@@ -113,6 +114,7 @@ class WebSocketSession(SendingSide):
             reader, channel = self._reader, self._channel
             while self.state is _OPEN:
                 if not self._unyielded:  # `_yield` ignores cancellation; no message is taken now
+                    self._unyielded = 1  # the next call, if this one is cancelled, looks for what is there
                     await trio.lowlevel.checkpoint_if_cancelled()
                 event = reader.next_event()
                 if event is None:
@@ -146,6 +148,13 @@ class WebSocketSession(SendingSide):
             pass  # the read was interrupted: `state` says why
         except OSError:
             self._note_broken()
+        except trio.Cancelled:
+            # Nothing may have been read: a stream that is not on the hub reads only where it can wait. So an
+            # application that looks again and again must not put off the task that stands in.
+            if before is _NOBODY_STILL and self._read_by is _APPLICATION:
+                self._read_by = _NOBODY_STILL
+                self._ticker.note(NEXT_TICK)
+            raise
         finally:
             if self._read_by is _APPLICATION:
                 self._read_by = _NOBODY

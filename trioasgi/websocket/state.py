@@ -90,6 +90,7 @@ READ_BY_TRANSITIONS: Final[Mapping[ReadBy, Mapping[ReadBy, str]]] = {
     },
     ReadBy.APPLICATION: {
         ReadBy.NOBODY: "it has a message, or has given up",
+        ReadBy.NOBODY_STILL: "it has given up, as it was before",
         ReadBy.FINISH: "the call is over",
     },
     ReadBy.FINISH: {},
