@@ -549,9 +549,9 @@ class Stopper(trio.abc.Instrument):
                 self._lifecycle.request_drain("a signal")
 
 
-@pytest.mark.parametrize("step", [1, 2])
-def test_a_stop_in_the_very_step_that_completes_the_start_is_a_clean_one(step: int) -> None:
-    """In the second, the server has told the main task that it serves; in the first, nothing has begun."""
+@pytest.mark.parametrize("step", range(1, 5))
+def test_a_stop_in_any_step_of_the_start_is_a_clean_one(step: int) -> None:
+    """In the first, nothing has begun; in the last, the server serves."""
     for _ in range(20):  # whether the stop or the main task comes first in that step is chance
         this = Lifecycle(trioasgi.Config(port=0, lifespan="off"))
         assert trio.run(this.serve, application, instruments=[Stopper(this, step)]) is ExitStatus.OK
@@ -596,6 +596,53 @@ def test_a_signal_right_behind_the_startup_is_a_clean_stop(rounds: int, tmp_path
     with start_server("app:app", cwd=tmp_path) as server:
         assert server.wait() == 0
         assert "Traceback" not in server.output.text
+
+
+STOPPED_AS_IT_SERVES = """
+    import logging, os, signal, socket, trio
+    from urllib.parse import urlsplit
+
+    clients = []
+
+    class Stop(logging.Handler):
+        def emit(self, record):
+            url = record.getMessage().partition("Serving on ")[2].partition(" ")[0]
+            if url and not clients:
+                parts = urlsplit(url)
+                client = socket.create_connection((parts.hostname, parts.port))
+                client.sendall(b"GET / HTTP/1.1\\r\\nHost: here\\r\\nConnection: close\\r\\n\\r\\n")
+                clients.append(client)
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    logging.getLogger("trioasgi").addHandler(Stop())
+
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            clients[0].settimeout(5)
+            print("answered:", b"whole" in clients[0].recv(1000), flush=True)
+            await send({"type": "lifespan.shutdown.failed", "message": "cannot close"})
+            return
+        await trio.sleep(0.1)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"whole"})
+"""
+
+
+def test_a_signal_as_it_is_said_that_the_server_serves_lets_requests_finish_and_a_failure_count(
+    tmp_path: Path,
+) -> None:
+    """The main task has not taken its next step by then."""
+    write(tmp_path, textwrap.dedent(STOPPED_AS_IT_SERVES))
+    with start_server("app:app", cwd=tmp_path) as server:
+        status = server.wait()
+        text = server.output.text
+        assert "answered: True" in text, text
+        assert status == 1, text
+        assert "Stopping: SIGTERM" in text
+        assert "Traceback" not in text
 
 
 def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: Path) -> None:

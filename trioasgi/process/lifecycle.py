@@ -151,15 +151,22 @@ class Lifecycle:
                 )
             else:
                 start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
-            self._server = await nursery.start(start)
-            if self.stage is Stage.STARTING:  # and not asked to end in the meantime
-                self._enter(Stage.SERVING)
-            self.has_served = True
-            self._on_serving()
-            await self._server.wait_draining()
-            if self.stage is Stage.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
-                self._enter(Stage.DRAINING)
-                self._on_draining("by itself")
+            await start(task_status=_Told(partial(self._begin, nursery)))
+
+    def _begin(self, nursery: trio.Nursery, server: Server) -> None:
+        """Note that `server` serves. It calls this itself: a signal in the same step drains it already."""
+        self._server = server
+        if self.stage is Stage.STARTING:  # and not asked to end in the meantime
+            self._enter(Stage.SERVING)
+        self.has_served = True
+        self._on_serving()
+        nursery.start_soon(self._note_drain, server)
+
+    async def _note_drain(self, server: Server) -> None:
+        await server.wait_draining()
+        if self.stage is Stage.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
+            self._enter(Stage.DRAINING)
+            self._on_draining("by itself")
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
         """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
@@ -221,6 +228,21 @@ class Lifecycle:
             if self.stage is not Stage.ABORTED:
                 self._enter(Stage.ABORTED)
             self._scope.cancel()
+
+
+class _Told:
+    """A `trio.TaskStatus` that passes the server on in the very step in which it has started.
+
+    `nursery.start` returns a step later. By then clients are accepted that a stop must not cut.
+    """
+
+    def __init__(self, tell: Callable[[Server], None]) -> None:
+        self._tell = tell
+
+    def started(self, value: Server | None = None) -> None:
+        """As `trio.TaskStatus.started`."""
+        assert value is not None
+        self._tell(value)
 
 
 class Failure(msgspec.Struct, frozen=True):
