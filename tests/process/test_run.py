@@ -645,6 +645,30 @@ def test_a_signal_as_it_is_said_that_the_server_serves_lets_requests_finish_and_
         assert "Traceback" not in text
 
 
+def test_a_signal_shortens_a_drain_that_the_application_has_begun_with_a_longer_grace(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        textwrap.dedent("""
+            import trio
+
+            async def app(scope, receive, send):
+                if scope["type"] == "http":
+                    scope["extensions"]["trio"]["server"].begin_drain(3600)
+                    print("drains", flush=True)
+                    await trio.sleep_forever()
+        """),
+    )
+    limits = ("--timeout-graceful-shutdown", "1", "--timeout-shutdown", "1")
+    with start_server("app:app", *limits, cwd=tmp_path) as server:
+        Background(server.url())
+        server.wait_for("drains")
+        assert server.stop() == 1
+        text = server.output.text
+        assert "Stopping already: SIGTERM" in text
+        assert "were cut" in text, text
+        assert "did not stop within" not in text
+
+
 def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: Path) -> None:
     write(
         tmp_path,
