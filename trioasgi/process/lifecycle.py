@@ -211,15 +211,14 @@ class Lifecycle:
             case Stage.DRAINING if self._server is not None:
                 if is_first:  # it has begun to stop by itself
                     logger.info("Stopping already: %s", reason)
-                    if final or self._sockets is None:  # everything stops, not only this worker
-                        # The application may have set itself a longer grace.
-                        self._server.begin_drain(self._config.timeout_graceful_shutdown)
                 self._begin_drain(self._server, final=final)
             case Stage.LOADING | Stage.DRAINING | Stage.ABORTED | Stage.ENDED:
                 pass
 
-    @staticmethod
-    def _begin_drain(server: Server, *, final: bool) -> None:
+    def _begin_drain(self, server: Server, *, final: bool) -> None:
+        if server.has_drained and (final or self._sockets is None):  # everything stops, not only this worker
+            # The application may have set itself a longer grace.
+            server.begin_drain(self._config.timeout_graceful_shutdown)
         if final:
             begin_last_drain(server)
         else:
