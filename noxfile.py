@@ -98,14 +98,17 @@ def bench(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test suite, on every interpreter there is."""
     install(session, "test")
-    session.run("pytest", "-n", str(tests_at_once()), *session.posargs)
+    session.run("pytest", *in_parallel(), *session.posargs)
 
 
-def tests_at_once() -> int:
-    """One more than there are cores: many tests wait for processes. With still more, their deadlines mean
-    nothing.
+def in_parallel() -> tuple[str, ...]:
+    """Arguments of pytest for tests that run at once: one more than there are cores, as many tests wait for
+    processes. With still more, their deadlines mean nothing.
+
+    A process that has run all of its own tests takes some of another's. Otherwise the one that has the
+    slowest files runs alone for a minute.
     """
-    return min((os.cpu_count() or 1) + 1, 4)
+    return "-n", str(min((os.cpu_count() or 1) + 1, 4)), "--dist", "worksteal"
 
 
 # Those below are run by name: they take minutes, and fuzz and slow end differently each time.
@@ -129,7 +132,7 @@ def compiled(session: nox.Session) -> None:
         shutil.rmtree(tree / "trioasgi")
         with session.chdir(tree):
             session.run("python", "-c", IS_COMPILED)
-            session.run("pytest", "-n", str(tests_at_once()), *NOT_COMPILED, *session.posargs)
+            session.run("pytest", *in_parallel(), *NOT_COMPILED, *session.posargs)
 
 
 IS_COMPILED = """
