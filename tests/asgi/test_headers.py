@@ -57,6 +57,14 @@ def test_a_value_may_be_a_view_that_has_no_hash(value: memoryview) -> None:
     assert check_headers([(b"x-view", value)]) == ([(b"x-view", b"abcd")], None)
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_name_that_is_a_view_is_taken_whether_or_not_it_is_known(known: bool) -> None:
+    name = b"x-Seen-%d" % known
+    if known:
+        check_headers([(name, b"1")])
+    assert check_headers([(memoryview(name), b"1")]) == ([(name.lower(), b"1")], None)
+
+
 def test_a_view_of_nothing_is_refused_as_a_malformed_field() -> None:
     view = memoryview(b"a")
     view.release()

@@ -208,6 +208,16 @@ async def test_a_later_drain_shortens_the_grace() -> None:
 
 
 @on_trio
+async def test_the_option_that_shortens_a_longer_grace_is_named() -> None:
+    with logged() as log:
+        async with busy(30) as hosted:
+            hosted.begin_drain(3600)
+            await trio.sleep(10)
+            await hosted.drain(30)
+    assert "30 seconds after the server was told to stop (--timeout-graceful-shutdown) were cut" in log.text
+
+
+@on_trio
 async def test_a_later_drain_does_not_make_the_grace_longer() -> None:
     async with busy(30) as hosted:
         hosted.begin_drain()

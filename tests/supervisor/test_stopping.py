@@ -251,6 +251,30 @@ def test_requests_cut_at_the_end_of_the_grace_are_told_by_the_status(
         assert "tasks of the application" not in server.output.text
 
 
+LONGER_GRACE = """
+import math
+import trio
+
+async def app(scope, receive, send):
+    if scope["type"] != "http":
+        return
+    scope["extensions"]["trio"]["server"].begin_drain(math.inf)
+    await trio.sleep(3.6)
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"whole"})
+"""
+
+
+def test_a_worker_has_the_longer_grace_that_its_application_has_set(tmp_path: Path) -> None:
+    """By the options its supervisor would kill it after 3.2 s."""
+    write(tmp_path, LONGER_GRACE)
+    limits = ("--timeout-graceful-shutdown", "0.1", "--timeout-shutdown", "0.1")
+    with start_server("app:app", "--workers", "2", *limits, cwd=tmp_path) as server:
+        assert Background(server.url()).answer().body == "whole"
+        server.wait_for("has stopped")
+        assert server.stop() == 0, server.output.text
+
+
 @each_mode
 def test_an_idle_connection_that_the_grace_ends_is_no_request_cut(
     mode: tuple[str, ...], tmp_path: Path

@@ -106,8 +106,11 @@ def _remember(given: tuple[tuple[ByteString, ...], ...], checked: CheckedHeaders
 
 
 def _learn_name(given: ByteString) -> bytes:
-    # A subclass of bytes may have a `lower()` of its own.
-    if not isinstance(given, bytes) or _NAME.fullmatch(content := bytes(memoryview(given))) is None:
+    # A subclass of bytes may have a `lower()` of its own. A view of a known name would be found among them.
+    if (
+        not isinstance(given, bytes | memoryview)
+        or _NAME.fullmatch(content := bytes(memoryview(given))) is None
+    ):
         raise ASGIMessageError(f"header name {given!r} must be a byte string that is a token (RFC 9110, 5.1)")
     name = content.lower()
     if len(_known_names) < _MAX_NAMES and len(given) <= _MAX_NAME_SIZE and type(given) is bytes:

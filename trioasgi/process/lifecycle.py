@@ -25,7 +25,7 @@ from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.signals import wake_no_loop
-from trioasgi.server.handle import begin_last_drain
+from trioasgi.server.handle import begin_last_drain, grace_of
 from trioasgi.server.serve import serve_alone, serve_copies
 
 if TYPE_CHECKING:
@@ -74,8 +74,8 @@ class Lifecycle:
     """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end.
 
     `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` (with the
-    reason) are called in the loop. So is `on_stuck`, if the process belongs to the server and the application
-    keeps it from ending.
+    reason, and the seconds that requests have) are called in the loop. So is `on_stuck`, if the process
+    belongs to the server and the application keeps it from ending.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Lifecycle:
         *,
         sockets: Sequence[socket.socket] | None = None,
         on_serving: Callable[[], None] = lambda: None,
-        on_draining: Callable[[str], None] = lambda _: None,
+        on_draining: Callable[[str, float], None] = lambda _, __: None,
         on_stuck: Callable[[Failure], None] | None = None,
     ) -> None:
         self.stage = Stage.LOADING
@@ -166,7 +166,7 @@ class Lifecycle:
         await server.wait_draining()
         if self.stage is Stage.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
             self._enter(Stage.DRAINING)
-            self._on_draining("by itself")
+            self._on_draining("by itself", grace_of(server))
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
         """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
@@ -206,7 +206,7 @@ class Lifecycle:
                 assert self._server is not None
                 self._enter(Stage.DRAINING)
                 logger.info("Stopping: %s", reason)
-                self._on_draining(reason)
+                self._on_draining(reason, self._config.timeout_graceful_shutdown)
                 self._begin_drain(self._server, final=final)
             case Stage.DRAINING if self._server is not None:
                 if is_first:  # it has begun to stop by itself

@@ -15,21 +15,19 @@ class Grace:
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
-        """How long it takes, from the drain's begin."""
+        """How long it takes, from the call that has set it."""
         self.deadline = -math.inf
         """When it ends, in seconds of `trio.current_time()`. It is over before it has begun: a server that is
         cancelled has none.
         """
-        self._begin = 0.0
-        self._is_option = True
+        self._option = seconds
         self._scopes: list[trio.CancelScope] = []
 
     def begin(self, seconds: float | None) -> None:
         """Let it begin now, and take `seconds`. None: as many as the option says."""
         if seconds is not None:
-            self.seconds, self._is_option = seconds, False
-        self._begin = trio.current_time()
-        self.deadline = self._begin + self.seconds
+            self.seconds = seconds
+        self.deadline = trio.current_time() + self.seconds
 
     def shorten(self, seconds: float) -> None:
         """Let it end `seconds` from now, unless it ends earlier."""
@@ -37,7 +35,7 @@ class Grace:
         if deadline >= self.deadline:
             return
         self.deadline = deadline
-        self.seconds, self._is_option = deadline - self._begin, False
+        self.seconds = seconds
         for scope in self._scopes:
             scope.deadline = deadline
 
@@ -54,5 +52,9 @@ class Grace:
 
     def __str__(self) -> str:
         """What a log line says of it, behind `had not ended`."""
-        origin = "--timeout-graceful-shutdown" if self._is_option else "the grace that the program has set"
+        origin = (
+            "--timeout-graceful-shutdown"
+            if self.seconds == self._option
+            else "the grace that the program has set"
+        )
         return f"{round(self.seconds, 3):g} seconds after the server was told to stop ({origin})"

@@ -180,3 +180,8 @@ def begin_last_drain(server: Server) -> None:
     if progress.listening is Listening.WITH_OTHERS:
         progress.listening = Listening.ALONE
     server.begin_drain()
+
+
+def grace_of(server: Server) -> float:
+    """Seconds that the requests of a server that drains have, from the call that has set them."""
+    return server._progress.grace.seconds

@@ -19,6 +19,8 @@ LONGEST_ORDER = 1 << 20
 """Bytes of the longest line on a worker's stdin."""
 LONGEST_REPORT = 1 << 16
 """Bytes of the longest report. A longer line is dropped: no worker writes one."""
+LONGEST_GRACE = 1e9
+"""Seconds of the longest grace that is reported. JSON has no infinity."""
 LONGEST_REASON = 1 << 14
 """Characters of the longest reason. Each takes at most six bytes of JSON."""
 
@@ -62,6 +64,8 @@ class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
     """The worker accepts no more connections, for this reason. The supervisor need not have asked for it."""
 
     reason: str
+    grace: float
+    """Seconds that its requests have. The application may have set more than the option says."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):

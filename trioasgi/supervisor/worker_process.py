@@ -152,6 +152,8 @@ class WorkerProcess:
         self._drain_wanted = trio.Event()
         self._last_drain_wanted = False
         self._leaving = trio.Event()
+        self._leaving_scope = trio.CancelScope()
+        self._grace = config.timeout_graceful_shutdown
         self._finished = trio.Event()
 
     def __str__(self) -> str:
@@ -209,6 +211,9 @@ class WorkerProcess:
         self._last_drain_wanted = self._last_drain_wanted or final
         if self.state in (WorkerState.STARTING, WorkerState.READY):
             self._enter(WorkerState.DRAINING)
+        # If the application has begun the drain with a longer grace, a stop of all shortens it.
+        if final or not self._leaving.is_set():
+            self._limit_leaving(self._config.timeout_graceful_shutdown)
         self._leaving.set()
         self._drain_wanted.set()
 
@@ -311,8 +316,9 @@ class WorkerProcess:
                 self._starting.set()
             case Ready():
                 self._take_ready()
-            case Draining(reason) if self.state in (WorkerState.STARTING, WorkerState.READY):
+            case Draining(reason, grace) if self.state in (WorkerState.STARTING, WorkerState.READY):
                 self._enter(WorkerState.DRAINING)
+                self._limit_leaving(grace)
                 self._leaving.set()
                 self._post(WorkerDraining(self, reason))
             case Stopped():
@@ -371,11 +377,17 @@ class WorkerProcess:
                 self.kill(f"has given no sign of life for {timeout:g} s (--timeout-worker)")
                 return
 
+    def _limit_leaving(self, grace: float) -> None:
+        """Let the worker end within `grace` seconds and a margin, unless it has less already."""
+        deadline = trio.current_time() + grace + MARGIN
+        if deadline < self._leaving_scope.deadline:
+            self._leaving_scope.deadline = deadline
+            self._grace = grace
+
     async def _watch_leaving(self) -> None:
         """Kill a worker that does not end in time."""
         await self._leaving.wait()
-        grace = self._config.timeout_graceful_shutdown
-        with trio.move_on_after(grace + MARGIN):
+        with self._leaving_scope:
             await self._finished.wait()
         if not self._finished.is_set() and self._silence() < MARGIN:
             # Its loop runs: the application shuts down, which has a deadline of its own.
@@ -385,7 +397,7 @@ class WorkerProcess:
             await trio.sleep(MARGIN)
             self.kill("has stopped serving but does not end (is it waiting for a thread?)")
         else:
-            self.kill(f"did not stop within {grace:g} s and {MARGIN:g} s more")
+            self.kill(f"did not stop within {self._grace:g} s and {MARGIN:g} s more")
 
     def _silence(self) -> float:
         return trio.current_time() - self._last_sign

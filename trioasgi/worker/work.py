@@ -31,6 +31,7 @@ from trioasgi.process.signals import Handlers, SignalHandler
 from trioasgi.server.assembly import log_settings
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
+    LONGEST_GRACE,
     LONGEST_ORDER,
     DrainCommand,
     Draining,
@@ -101,7 +102,7 @@ def _serve(
             config,
             sockets=[handover.take(description) for description in order.sockets],
             on_serving=lambda: _begin_serving(handlers, reports),
-            on_draining=lambda reason: reports.send(Draining(reason)),
+            on_draining=lambda reason, grace: reports.send(Draining(reason, min(grace, LONGEST_GRACE))),
             on_stuck=lambda failure: _end_with(failure, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
