@@ -29,6 +29,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 from trio.lowlevel import current_task
 
+from trioasgi.tasks import start_soon
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 
@@ -233,7 +235,7 @@ async def _wait_for(
             async with trio.open_nursery() as nursery:
                 for task in left:
                     _adopt(task, nursery)
-                beside.start_soon(remover.remove_after, nursery, wait_over, last_moments)
+                start_soon(beside, remover.remove_after, nursery, wait_over, last_moments)
         except BaseExceptionGroup as group:
             for error in _own_failures(group):
                 report(error)

@@ -15,6 +15,7 @@ import trio
 from trioasgi.asgi.failures import split_failure
 from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import log_failure
+from trioasgi.tasks import report_started, start, start_named
 
 if TYPE_CHECKING:
     from trioasgi.http.exchange import Exchange
@@ -40,7 +41,7 @@ class Background:
         """Hold the nursery open until `close`, or cancellation."""
         try:
             async with trio.open_nursery() as self._nursery:
-                task_status.started()
+                report_started(task_status)
                 with suppress(trio.Cancelled):  # only this wait ends: the nursery waits for its tasks
                     await self._closing.wait()
         finally:
@@ -87,7 +88,7 @@ class ServerNursery:
         async function or does not take these arguments.
         """
         nursery = self._background.nursery
-        nursery.start_soon(self._task(async_fn, name, nursery), *args, name=name or async_fn)
+        start_named(nursery, name or async_fn, self._task(async_fn, name, nursery), *args)
 
     async def start(self, async_fn: AsyncFunction, *args: object, name: object = None) -> Any:
         """Start `async_fn(*args, task_status=…)`, wait until it calls `task_status.started()`, and return the
@@ -96,7 +97,7 @@ class ServerNursery:
         Raises what the task raises before that, and otherwise as `start_soon`.
         """
         nursery = self._background.nursery
-        return await nursery.start(self._task(async_fn, name, nursery), *args, name=name or async_fn)
+        return await start(nursery, self._task(async_fn, name, nursery), *args, name=name or async_fn)
 
     def _task(self, async_fn: AsyncFunction, name: object, nursery: trio.Nursery) -> _Task:
         if not callable(async_fn):

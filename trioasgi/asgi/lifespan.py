@@ -18,6 +18,7 @@ from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
 from trioasgi.nurseries import abandoning, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
+from trioasgi.tasks import start_named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +103,7 @@ class Lifespan:
             return
         self.state = self._copy_of_given() or {}
         self._over = trio.Event()
-        nursery.start_soon(self._call_to_the_end, name="lifespan")
+        start_named(nursery, "lifespan", self._call_to_the_end)
         try:
             await self._wait_started()
         except BaseException:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 
 from trioasgi.net.ticker import Ticker
+from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,10 +112,10 @@ class Hub:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._dispatch)
-                    nursery.start_soon(self._flush)
-                    nursery.start_soon(self.ticker.run, self._look_at_deadlines)
-                    task_status.started()
+                    start_soon(nursery, self._dispatch)
+                    start_soon(nursery, self._flush)
+                    start_soon(nursery, self.ticker.run, self._look_at_deadlines)
+                    report_started(task_status)
         finally:
             self._close()
 

@@ -27,6 +27,7 @@ from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.signals import wake_no_loop
 from trioasgi.server.handle import begin_last_drain, grace_of
 from trioasgi.server.serve import serve_alone, serve_copies
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -116,7 +117,7 @@ class Lifecycle:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for function in beside:
-                        nursery.start_soon(function)
+                        start_soon(nursery, function)
                     await self._serve_app(app)
                     nursery.cancel_scope.cancel()
             return self._status()
@@ -160,7 +161,7 @@ class Lifecycle:
             self._enter(Stage.SERVING)
         self.has_served = True
         self._on_serving()
-        nursery.start_soon(self._note_drain, server)
+        start_soon(nursery, self._note_drain, server)
 
     async def _note_drain(self, server: Server) -> None:
         await server.wait_draining()

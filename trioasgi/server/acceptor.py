@@ -17,6 +17,7 @@ from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
 from trioasgi.net.stream import HubStream
 from trioasgi.server.progress import Listening
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from trioasgi.net.hub import Hub
@@ -61,7 +62,7 @@ class Acceptor:
     def start(self, nursery: trio.Nursery, connections: Connections) -> None:
         """Accept, in a task for each socket, until `nursery` is cancelled."""
         for listener in self._listeners:
-            nursery.start_soon(self._accept, listener, connections)
+            start_soon(nursery, self._accept, listener, connections)
 
     async def _accept(self, listener: _Listener, connections: Connections) -> None:
         """Accept from one socket. Raises TrioasgiError if the socket cannot be accepted from any more."""

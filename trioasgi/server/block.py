@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar, cast
 
 import trio
 
 from trioasgi.server.flat_errors import flatten, raise_as_it_is
 from trioasgi.server.handle import Server
+from trioasgi.tasks import protected_context, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable
@@ -24,7 +24,7 @@ class Serve(Protocol[S_co]):
         """Serve. What it raises is flat."""
 
 
-@asynccontextmanager
+@protected_context
 async def for_block(serve: Serve[S], *, outlives_cancellation: bool = False) -> AsyncIterator[S]:
     """Start a server and yield it. It drains at the end of the block, and is cancelled if the block raises.
 
@@ -38,7 +38,7 @@ async def for_block(serve: Serve[S], *, outlives_cancellation: bool = False) -> 
     errors: list[BaseException] = []
     try:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(task.run)
+            start_soon(nursery, task.run)
             try:
                 server = await task.wait_started()
             except trio.Cancelled:

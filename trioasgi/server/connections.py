@@ -6,7 +6,6 @@ A failure ends only its own connection. It is logged with the peer.
 from __future__ import annotations
 
 import logging
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -15,6 +14,7 @@ from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
 from trioasgi.server.protocols import Connection, ServerServices
+from trioasgi.tasks import start_named, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,7 +93,7 @@ class Connections:
             self._take_over(self._connect(as_channel(stream), info))
         else:
             name = f"handshake with {info.peer}"
-            self._nursery.start_soon(self._prepare_and_begin, stream, info, name=name)
+            start_named(self._nursery, name, self._prepare_and_begin, stream, info)
 
     async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1
@@ -136,10 +136,10 @@ class Connections:
         if earlier is not None:
             earlier.keep()
         self._live[connection] = name = ConnectionName(connection)
-        self._context.run(partial(self._nursery.start_soon, self._serve_connection, connection, name=name))
+        self._context.run(start_named, self._nursery, name, self._serve_connection, connection)
 
     def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
-        self._context.run(self._nursery.start_soon, function)
+        self._context.run(start_soon, self._nursery, function)
 
     async def _serve_connection(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it, unless another task has taken it over."""

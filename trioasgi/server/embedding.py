@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -11,6 +10,7 @@ import trio
 from trioasgi.server.block import for_block
 from trioasgi.server.hosted_application import check_stream, close_stream, host
 from trioasgi.server.serve import prepare, serve_on
+from trioasgi.tasks import protected_context, report_started
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
     from trioasgi.server.given import OnConnection
-    from trioasgi.server.given_listeners import StartsSoon
     from trioasgi.server.handle import Server
     from trioasgi.server.hosted_application import HostedApplication
+    from trioasgi.tasks import StartsSoon
     from trioasgi.types import App
 
 
-@asynccontextmanager
+@protected_context
 async def serving(
     app: App,
     config: Config | None = None,
@@ -63,7 +63,7 @@ async def serving(
         yield server
 
 
-@asynccontextmanager
+@protected_context
 async def application(
     app: App,
     config: Config | None = None,
@@ -126,7 +126,7 @@ async def serve_stream(
     try:
         prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
         async with for_block(partial(host, prepared)) as hosted:
-            task_status.started(hosted)
+            report_started(task_status, hosted)
             await hosted.serve_stream(stream)
     finally:
         await close_stream(stream)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Coroutine, Iterable
-from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -17,22 +16,16 @@ from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.hosted_application import close_stream, host, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
+from trioasgi.tasks import StartsSoon, protected_context, report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator
 
     from trioasgi.config import Config
     from trioasgi.server.given import Prepared
     from trioasgi.server.handle import ListensOn, Server
     from trioasgi.server.hosted_application import HostedApplication
-
-
-class StartsSoon(Protocol):
-    """Runs tasks: a `trio.Nursery`, or what has its `start_soon`."""
-
-    def start_soon(self, async_fn: Callable[..., Any], *args: Any) -> object:
-        """As of `trio.Nursery`."""
 
 
 class Listeners:
@@ -60,7 +53,7 @@ class Listeners:
             async with trio.open_nursery() as nursery:
                 for listener in self._listeners:
                     if isinstance(listener, trio.abc.AsyncResource):
-                        nursery.start_soon(trio.aclose_forcefully, listener)
+                        start_soon(nursery, trio.aclose_forcefully, listener)
 
     def check(self, config: Config, handlers: StartsSoon | None) -> None:
         """Raise ConfigError if there is nothing to accept from, an option goes against it, or `handlers` runs
@@ -96,7 +89,7 @@ class Listeners:
         """Serve on the sockets of the listeners."""
         sockets = cast("list[trio.SocketListener]", self._listeners)
         async with for_block(partial(serve_on, sockets, prepared, Listening.TAKEN_OVER)) as server:
-            task_status.started(server)
+            report_started(task_status, server)
             await server.wait_draining()
             await self.close()  # the server's own duplicates are closed by itself
 
@@ -111,8 +104,8 @@ class Listeners:
                     try:
                         async with trio.open_nursery() as accepting:
                             for listener in self._listeners:
-                                accepting.start_soon(_accept, listener, hosted, nursery)
-                            task_status.started(hosted)
+                                start_soon(accepting, _accept, listener, hosted, nursery)
+                            report_started(task_status, hosted)
                             await hosted.wait_draining()
                             accepting.cancel_scope.cancel()
                     finally:
@@ -155,7 +148,7 @@ def _iterable(listeners: object) -> Iterable[Any]:
     return listeners
 
 
-@asynccontextmanager
+@protected_context
 async def _nursery_for(handlers: StartsSoon | None) -> AsyncIterator[StartsSoon]:
     if handlers is not None:
         yield handlers
@@ -179,7 +172,7 @@ async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, n
             await close_stream(stream)
             return
         try:
-            nursery.start_soon(given.serve)
+            start_soon(nursery, given.serve)
         except BaseException:
             await close_stream(stream)
             raise

@@ -20,6 +20,7 @@ from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress, ServerPhase
+from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -299,19 +300,19 @@ class HostedTree:
     async def _serve(self, task_status: trio.TaskStatus[HostedApplication], nursery: trio.Nursery) -> None:
         hosting, progress, streams = self._hosting, self._progress, self._streams
         if hosting.access_log is not None:
-            nursery.start_soon(hosting.access_log.write_batches)
-        nursery.start_soon(hosting.drain_if_lifespan_crashes)
+            start_soon(nursery, hosting.access_log.write_batches)
+        start_soon(nursery, hosting.drain_if_lifespan_crashes)
         application = hosting.application()
         streams.begin(hosting.connection_settings(application), hosting.context())
         progress.counts = Counting(application, streams)
         progress.begin()
         try:
-            task_status.started(self._server)
+            report_started(task_status, self._server)
             await progress.draining.wait()
             streams.drain()
             hosting.drain.begin()
             async with trio.open_nursery() as clock:
-                clock.start_soon(hosting.drain.cut_at_deadline, streams, streams.cancel)
+                start_soon(clock, hosting.drain.cut_at_deadline, streams, streams.cancel)
                 await streams.wait_ended()
                 clock.cancel_scope.cancel()
         finally:

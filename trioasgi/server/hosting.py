@@ -7,6 +7,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.background import Background, ServerNursery
 from trioasgi.asgi.http import Application
@@ -26,6 +27,7 @@ from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.progress import ServerPhase
 from trioasgi.server.thread_limit import allowing_threads
+from trioasgi.tasks import start
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sized
@@ -90,6 +92,7 @@ class Hosting:
         )
         self.drain = Drain(progress, self._background, shutdown=config.timeout_shutdown)
 
+    @enable_ki_protection  # what it begins must end
     async def run(self, serve: Serve) -> None:
         """Start the application, call `serve` with a nursery, and shut the application down, also if serving
         fails. What is raised is flat.
@@ -111,11 +114,11 @@ class Hosting:
             async with trio.open_nursery() as nursery:
                 self.progress.nurseries.add(nursery)
                 try:
-                    await nursery.start(self._background.hold_open)
+                    await start(nursery, self._background.hold_open)
                     await self._lifespan.startup(nursery)
                     try:
                         if self._websocket is not None:
-                            await nursery.start(self._websocket.keepalive.keep_ticking)
+                            await start(nursery, self._websocket.keepalive.keep_ticking)
                         try:
                             await serve(nursery)
                         finally:

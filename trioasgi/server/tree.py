@@ -24,6 +24,7 @@ from trioasgi.server.drain import abort_when_cancelled
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress
+from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
@@ -67,12 +68,13 @@ class NurseryTree:
 
     async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._hosting.access_log is not None:
-            nursery.start_soon(self._hosting.access_log.write_batches)
+            start_soon(nursery, self._hosting.access_log.write_batches)
         if supported():
             self._acceptor.hub = Hub()
-            # Not `nursery.start`: if that were cancelled, it would wait for the shielded task.
-            nursery.start_soon(self._acceptor.hub.run)
         try:
+            if self._acceptor.hub is not None:
+                # Not `nursery.start`: if that were cancelled, it would wait for the shielded task.
+                start_soon(nursery, self._acceptor.hub.run)
             await self._serve_connections(task_status)
         finally:
             if self._acceptor.hub is not None:
@@ -83,17 +85,17 @@ class NurseryTree:
         async with self._open_connections() as (connections, busy, clock):
             async with trio.open_nursery() as listening:
                 self._acceptor.start(listening, connections)
-                listening.start_soon(self._hosting.drain_if_lifespan_crashes)
+                start_soon(listening, self._hosting.drain_if_lifespan_crashes)
                 if self._announces:
                     self._announce()
                 self._progress.begin()
-                task_status.started(self._server)
+                report_started(task_status, self._server)
                 await self._progress.draining.wait()
                 listening.cancel_scope.cancel()
             self._acceptor.stop(connections, self._progress.listening)
             connections.drain()
             drain.begin()
-            clock.start_soon(drain.cut_at_deadline, connections, busy.cancel_scope.cancel)
+            start_soon(clock, drain.cut_at_deadline, connections, busy.cancel_scope.cancel)
 
     @asynccontextmanager
     async def _open_connections(self) -> AsyncIterator[tuple[Connections, trio.Nursery, trio.Nursery]]:
@@ -106,7 +108,7 @@ class NurseryTree:
                 async with trio.open_nursery() as busy:
                     self._progress.nurseries.add(busy)
                     connections = self._connections(busy)
-                    clock.start_soon(abort_when_cancelled, connections, last_moments)
+                    start_soon(clock, abort_when_cancelled, connections, last_moments)
                     yield connections, busy, clock
             finally:
                 last_moments.cancel()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from trioasgi.net.ticker import NEXT_TICK, Ticker
+from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -55,7 +56,7 @@ class Keepalive:
         """Run `function` for one session in a task of its own. False if `keep_ticking()` has ended."""
         if self._nursery is None:
             return False
-        self._nursery.start_soon(_isolated, function)
+        start_soon(self._nursery, _isolated, function)
         return True
 
     async def keep_ticking(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -63,7 +64,7 @@ class Keepalive:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             try:
-                task_status.started()
+                report_started(task_status)
                 await self.ticker.run(self._look_after_all)
             finally:
                 self._nursery = None

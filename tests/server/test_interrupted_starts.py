@@ -1,0 +1,68 @@
+"""A Ctrl-C cannot come in the middle of the start of a task.
+
+Trio runs `nursery.start_soon` and `task_status.started` as part of their caller. A KeyboardInterrupt in them
+can leave a nursery that waits for ever. Each call of the server's code must be protected.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import trio
+from trio.lowlevel import currently_ki_protected
+
+import trioasgi
+from tests.support.sockets import run
+from tests.support.transports import certificates
+
+from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
+
+PACKAGE = str(Path(trioasgi.__file__).parent)
+TRIO = str(Path(trio.__file__).parent)
+UNPROTECTED = {"Runner.spawn_impl", "_TaskStatus.started"}
+"""What of Trio must not be interrupted, and does not see to it."""
+
+
+class Calls:
+    """Notes the calls that the server's code makes of such functions, and those that are not protected."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self.unprotected: list[str] = []
+
+    def look(self, frame: FrameType, event: str, _: object) -> None:
+        """The function for `sys.setprofile`."""
+        name = frame.f_code.co_qualname if event == "call" else ""
+        if name not in UNPROTECTED:
+            return
+        caller: FrameType | None = frame
+        while caller is not None and caller.f_code.co_filename.startswith(TRIO):
+            caller = caller.f_back
+        if caller is not None and caller.f_code.co_filename.startswith(PACKAGE):
+            self.seen.add(name)
+            if not currently_ki_protected():
+                self.unprotected.append(f"{name} from {caller.f_code.co_qualname}")
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_each_start_of_a_task_is_protected_from_ctrl_c(entry: str, scenario: str, tmp_path: Path) -> None:
+    play, tls = SCENARIOS[scenario]
+    options: dict[str, Any] = {"access_log": True, **(certificates(tmp_path).options if tls else {})}
+    calls = Calls()
+
+    async def main() -> None:
+        before = sys.getprofile()
+        sys.setprofile(calls.look)
+        try:
+            await is_cancelled_after(1 << 30, ENTRIES[entry](), play, tmp_path, options)
+        finally:
+            sys.setprofile(before)
+
+    run(main)
+    assert calls.unprotected == []
+    assert calls.seen == UNPROTECTED
