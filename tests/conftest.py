@@ -57,6 +57,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Undo that: hypothesis, if it is imported only for the summary, looks for what refers to an object."""
+    gc.unfreeze()
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Say what the suite's own markers mean, and let compiled code be kept."""
     # The suite starts several hundred interpreters. Where the environment forbids compiled code, each of them
