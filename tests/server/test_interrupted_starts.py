@@ -23,6 +23,16 @@ from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
 
 PACKAGE = str(Path(trioasgi.__file__).parent)
 TRIO = str(Path(trio.__file__).parent)
+OURS = {
+    "GivenStream.discard",
+    "Hosting.run",
+    "Listeners.close",
+    "Listeners.serve_sockets",
+    "Listeners.serve_streams",
+    "Progress.begin_drain",
+    "_ProtectedContext.__aexit__",
+}
+"""What of the server must not be left half done."""
 UNPROTECTED = {"Runner.spawn_impl", "_TaskStatus.started"}
 """What of Trio must not be interrupted, and does not see to it."""
 
@@ -37,6 +47,8 @@ class Calls:
     def look(self, frame: FrameType, event: str, _: object) -> None:
         """The function for `sys.setprofile`."""
         name = frame.f_code.co_qualname if event == "call" else ""
+        if name in OURS and not currently_ki_protected():
+            self.unprotected.append(name)
         if name not in UNPROTECTED:
             return
         caller: FrameType | None = frame

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.errors import ConfigError
@@ -47,6 +48,7 @@ class Listeners:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
+    @enable_ki_protection
     async def close(self) -> None:
         """Close all of them, also if this is cancelled, or one of them raises. What they raise is flat."""
         with FlatErrors(), trio.CancelScope(shield=True):
@@ -85,6 +87,7 @@ class Listeners:
         """Are all of them plain sockets? Then the server can accept from the sockets themselves."""
         return all(type(listener) is trio.SocketListener for listener in self._listeners)
 
+    @enable_ki_protection  # the server that it begins must end
     async def serve_sockets(self, prepared: Prepared, task_status: trio.TaskStatus[Server]) -> None:
         """Serve on the sockets of the listeners."""
         sockets = cast("list[trio.SocketListener]", self._listeners)
@@ -93,6 +96,7 @@ class Listeners:
             await server.wait_draining()
             await self.close()  # the server's own duplicates are closed by itself
 
+    @enable_ki_protection
     async def serve_streams(
         self, prepared: Prepared, handlers: StartsSoon | None, task_status: trio.TaskStatus[Server]
     ) -> None:

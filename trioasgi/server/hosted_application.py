@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.peers import stream_peers
 from trioasgi.nurseries import LAST_MOMENTS
@@ -253,6 +254,7 @@ class GivenStream:
                 await self._closed.wait()
             connections.abort()
 
+    @enable_ki_protection  # the application waits for this
     def discard(self) -> None:
         """Note that the connection has ended, or will not be served."""
         if self._connections is not None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.server.grace import Grace
 
@@ -115,6 +116,7 @@ class Progress:
         if self.phase is ServerPhase.STARTING:
             self.enter(ServerPhase.SERVING)
 
+    @enable_ki_protection  # a drain that has half begun would never end
     def begin_drain(self, grace: float | None = None) -> None:
         """Begin to drain. If it drains already, `grace` can shorten what is left of the grace."""
         if self.phase in _BEFORE_DRAIN:
