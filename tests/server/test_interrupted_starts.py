@@ -24,13 +24,18 @@ from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
 PACKAGE = str(Path(trioasgi.__file__).parent)
 TRIO = str(Path(trio.__file__).parent)
 OURS = {
+    "Background.hold_open",
+    "GivenStream._serve_admitted",
     "GivenStream.discard",
     "Hosting.run",
+    "Hub.run",
+    "Keepalive.keep_ticking",
     "Listeners.close",
     "Listeners.serve_sockets",
     "Listeners.serve_streams",
     "Progress.begin_drain",
     "_ProtectedContext.__aexit__",
+    "_serve_hosted",
 }
 """What of the server must not be left half done."""
 UNPROTECTED = {"Runner.spawn_impl", "_TaskStatus.started"}
@@ -78,3 +83,20 @@ def test_each_start_of_a_task_is_protected_from_ctrl_c(entry: str, scenario: str
     run(main)
     assert calls.unprotected == []
     assert calls.seen == UNPROTECTED
+
+
+def test_the_function_that_admits_connections_can_be_interrupted(tmp_path: Path) -> None:
+    """It is the program's, and may take long."""
+    protected: list[bool] = []
+
+    def admit(_: object) -> None:
+        protected.append(currently_ki_protected())
+
+    async def main() -> None:
+        for entry in ENTRIES.values():
+            await is_cancelled_after(
+                1 << 30, entry(), SCENARIOS["requests"][0], tmp_path, {"on_connection": admit}
+            )
+
+    run(main)
+    assert protected == [False] * len(ENTRIES)

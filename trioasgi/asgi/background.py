@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.failures import split_failure
 from trioasgi.nurseries import abandoning, report_left_open
@@ -37,6 +38,7 @@ class Background:
         self._closing = trio.Event()
         self._ended = trio.Event()
 
+    @enable_ki_protection  # the nursery that it opens must end
     async def hold_open(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Hold the nursery open until `close`, or cancellation."""
         try:

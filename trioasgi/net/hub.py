@@ -18,6 +18,7 @@ import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.ticker import Ticker
 from trioasgi.tasks import report_started, start_soon
@@ -107,6 +108,7 @@ class Hub:
         if flusher is not None:
             trio.lowlevel.reschedule(flusher)
 
+    @enable_ki_protection  # the nursery that it opens must end
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch readiness and deadlines until `stop()`."""
         try:

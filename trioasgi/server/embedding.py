@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.server.block import for_block
 from trioasgi.server.hosted_application import check_stream, close_stream, host
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
-    from trioasgi.server.given import OnConnection
+    from trioasgi.server.given import OnConnection, Prepared
     from trioasgi.server.handle import Server
     from trioasgi.server.hosted_application import HostedApplication
     from trioasgi.tasks import StartsSoon
@@ -125,11 +126,18 @@ async def serve_stream(
     check_stream(stream)
     try:
         prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
-        async with for_block(partial(host, prepared)) as hosted:
-            report_started(task_status, hosted)
-            await hosted.serve_stream(stream)
+        await _serve_hosted(prepared, stream, task_status)
     finally:
         await close_stream(stream)
+
+
+@enable_ki_protection  # the server that it begins must end
+async def _serve_hosted(
+    prepared: Prepared, stream: trio.abc.Stream, task_status: trio.TaskStatus[Server]
+) -> None:
+    async with for_block(partial(host, prepared)) as hosted:
+        report_started(task_status, hosted)
+        await hosted.serve_stream(stream)
 
 
 async def serve_listeners(

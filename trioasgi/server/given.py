@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
+from trio.lowlevel import disable_ki_protection
+
 from trioasgi.asgi.failures import split_failure
 from trioasgi.errors import ConfigError
 from trioasgi.net.peers import Peer
@@ -49,6 +51,7 @@ class Admission:
     def __init__(self, on_connection: OnConnection) -> None:
         self._on_connection = on_connection
 
+    @disable_ki_protection  # the program's function may take long
     def admits(self, client: Peer | None) -> bool:
         """May this client connect? Not if the program's function fails, which is logged."""
         try:

@@ -231,12 +231,16 @@ class GivenStream:
         try:
             if admission is not None and not admission.admits(self._ends[0]):
                 return
-            with FlatErrors(), self._scope:
-                async with trio.open_nursery() as nursery:
-                    await self._serve_in(nursery)
+            await self._serve_admitted()
         finally:
             self.discard()
             await close_stream(self._stream)
+
+    @enable_ki_protection  # the nursery that it opens must end
+    async def _serve_admitted(self) -> None:
+        with FlatErrors(), self._scope:
+            async with trio.open_nursery() as nursery:
+                await self._serve_in(nursery)
 
     async def _serve_in(self, nursery: trio.Nursery) -> None:
         settings, context = self._shared

@@ -9,6 +9,7 @@ import math
 from typing import TYPE_CHECKING, Protocol
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.ticker import NEXT_TICK, Ticker
 from trioasgi.tasks import report_started, start_soon
@@ -59,6 +60,7 @@ class Keepalive:
         start_soon(self._nursery, _isolated, function)
         return True
 
+    @enable_ki_protection  # the nursery that it opens must end
     async def keep_ticking(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Tick until cancelled."""
         async with trio.open_nursery() as nursery:
