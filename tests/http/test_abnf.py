@@ -85,5 +85,5 @@ def test_the_option_header_has_the_same_grammar() -> None:
     """Options stand below this room and cannot import it."""
     for byte in (bytes([char]) for char in range(256)):
         for line in (byte + b":a", b"a:" + byte):
-            matched = checks._HEADER.fullmatch(line.decode("latin-1")) is not None
+            matched = re.fullmatch(checks._HEADER, line.decode("latin-1")) is not None
             assert matched is matches(abnf.FIELD_LINE, line), line

@@ -95,7 +95,7 @@ def _make_websocket_scope(scope: Scope, offer: Offer) -> None:
 
 async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
     """Answer with an HTTP response of the server."""
-    status, reason, headers = refusal
+    status, reason, headers = refusal.status, refusal.reason, refusal.headers
     body = f"{status} {reason}\n".encode() if reason else b""
     if body:
         headers = (*headers, (b"content-type", b"text/plain; charset=utf-8"))

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.config.option import SWITCH_WORDS, Kind, Option
 
-_APPLICATION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_APPLICATION = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
 
 
 def complete_certfile(arguments: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ _CERTFILE_FLAGS = OPTIONS["certfile"].flags + OPTIONS["certfile"].hidden_flags
 def _is_certfile(following: Sequence[str]) -> bool:
     if not following or following[0].startswith("-"):
         return False
-    return not _APPLICATION.fullmatch(following[0]) or os.path.exists(following[0])
+    return not re.fullmatch(_APPLICATION, following[0]) or os.path.exists(following[0])
 
 
 def spell_switches(arguments: Sequence[str]) -> list[str]:

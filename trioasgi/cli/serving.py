@@ -9,8 +9,9 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple, NoReturn
+from typing import Annotated, Any, NoReturn
 
+import msgspec
 import typer
 from typer.core import TyperCommand
 
@@ -119,7 +120,7 @@ CONFIG_FILE = parameter(
 _Command = Callable[..., None]
 
 
-class _Parameters(NamedTuple):
+class _Parameters(msgspec.Struct, frozen=True):
     """The parameters of a command: its `own`, and all options but those in `without`."""
 
     own: tuple[inspect.Parameter, ...]
@@ -146,9 +147,9 @@ def declare(options: Sequence[Option], typed: Mapping[str, str]) -> None:
     """
     _typed.clear()
     _typed.update(typed)
-    for command, (own, without) in _parameters.items():
-        taken = [_option_parameter(option) for option in options if option.name not in without]
-        signature = inspect.Signature([*own, *taken])
+    for command, parameters in _parameters.items():
+        taken = [_option_parameter(option) for option in options if option.name not in parameters.without]
+        signature = inspect.Signature([*parameters.own, *taken])
         command.__signature__ = signature  # type: ignore[attr-defined]  # inspect.signature() documents it
 
 

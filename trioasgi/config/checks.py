@@ -8,10 +8,10 @@ from trioasgi.errors import ConfigError
 from .declaration import DEVELOPMENT, FORWARDED_HEADERS, LISTENING_WAYS, OPTIONS
 from .option import Origins, origin_of
 
-_HEADER = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*")
+_HEADER = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*"
 """`field-name ":" field-value` of RFC 9110 5.1 and 5.5, the value as Latin-1 with its white space."""
 
-_IPV6 = re.compile(r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?")
+_IPV6 = r"\[?[0-9A-Fa-f:.]+(%\w+)?\]?"
 
 _FRAMING = frozenset(
     {
@@ -64,7 +64,7 @@ def refuse_addresses(values: Mapping[str, object], origins: Origins, instead: st
 
 def _check_host(values: Mapping[str, object], origins: Origins) -> None:
     host = str(values.get("host") or "")
-    if "/" in host or (":" in host and not _IPV6.fullmatch(host)):
+    if "/" in host or (":" in host and not re.fullmatch(_IPV6, host)):
         OPTIONS["host"].refuse(
             host,
             origin_of("host", origins),
@@ -90,7 +90,7 @@ def _check_header(values: Mapping[str, object], origins: Origins) -> None:
     entries = values.get("header", ())
     assert isinstance(entries, tuple)
     for entry in entries:
-        if not _HEADER.fullmatch(entry):
+        if not re.fullmatch(_HEADER, entry):
             OPTIONS["header"].refuse(
                 entry,
                 origin_of("header", origins),

@@ -19,7 +19,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 from trioasgi.errors import ConfigError
 
@@ -34,20 +35,17 @@ ENVIRONMENT = "environment"
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
 """Names the file, as `--config` does. It is not an option of the server, so Config has no such field."""
 
-_LINK = re.compile(
-    r"""
+_LINK = r"""(?x)
     TRIOASGI_ (?: \w+_ )?
     (?: SERVICE_HOST | SERVICE_PORT (?: _\w+ )? | PORT (?: _\d+_ (?: TCP | UDP | SCTP ) \w* )? )
-    """,
-    re.VERBOSE,
-)
+    """
 """The variables that Kubernetes sets in every container for a service whose name begins with `trioasgi`."""
 
-_LINK_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://")
+_LINK_ADDRESS = r"(?:tcp|udp|sctp)://"
 """The beginning of the value of such a variable, if it has the name of an option."""
 
 
-class Setting(NamedTuple):
+class Setting(msgspec.Struct, frozen=True):
     """A value and where it came from."""
 
     value: object
@@ -89,7 +87,7 @@ def read_config(
     if env_file is not None:
         from .env_file import load_env_file  # few starts have one
 
-        path = OPTIONS["env_file"].check(*env_file)
+        path = OPTIONS["env_file"].check(env_file.value, env_file.origin)
         load_env_file(path, settled_environ, env_file.origin)
         place = f"env_file {path}"
 
@@ -249,9 +247,9 @@ def _remark_on_ours(variable: str, text: str) -> str | None:
 
 def _is_link(variable: str, text: str) -> bool:
     """Has Kubernetes set this variable (its documentation, "Discovering services")?"""
-    if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in NAMES and not _LINK_ADDRESS.match(text):
+    if variable.removeprefix(ENVIRONMENT_PREFIX).lower() in NAMES and not re.match(_LINK_ADDRESS, text):
         return False
-    return _LINK.fullmatch(variable) is not None
+    return re.fullmatch(_LINK, variable) is not None
 
 
 def read_file(named: str | None, directory: Path) -> Layer:

@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
+
+import msgspec
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -16,7 +18,7 @@ _UNIX: Final = "unix"
 EXPECTED: Final = "IP addresses, networks such as 10.0.0.0/8, unix, or * for everybody"
 
 
-class TrustList(NamedTuple):
+class TrustList(msgspec.Struct, frozen=True):
     """The entries of such a list."""
 
     everybody: bool

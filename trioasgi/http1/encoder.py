@@ -26,11 +26,11 @@ class Framing(Enum):
 
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
-STATUS_LINES: Final = tuple(
+STATUS_LINES: Final = [
     # An empty phrase is legal, but some load generators count it as a failure.
-    f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n".encode("ascii")
+    f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}\r\n".encode()
     for status in range(1000)
-)
+]
 """The status line of each status code, with its standard phrase."""
 
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"

@@ -33,7 +33,8 @@ A target may have all visible ASCII characters but `#`. RFC 3986 allows fewer, b
 too.
 """
 
-_ANY_REQUEST_LINE: Final = re.compile(rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])")
+# Only a faulty or a slow request line needs it: `re` compiles it when it is first used, and keeps it.
+_ANY_REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])"
 
 
 _METHOD: Final = re.compile(rb"[" + TOKEN_CHARS + rb"]*")
@@ -149,7 +150,7 @@ def diagnose_line(head: bytes, limits: Limits) -> Rule:
 
 def _check_whole(line: bytes, limits: Limits) -> Rule | None:
     """The rule that a complete request line breaks. It is given without its LF, and is not too long."""
-    match = _ANY_REQUEST_LINE.fullmatch(line.removesuffix(b"\r"))
+    match = re.fullmatch(_ANY_REQUEST_LINE, line.removesuffix(b"\r"))
     if match is None:
         return Rule.REQUEST_LINE
     method, target, version = match.groups()

@@ -4,7 +4,7 @@ and 7).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
 from trioasgi.http.exchange import Exchange
@@ -46,13 +46,15 @@ _CHUNKED: Final = Framing.CHUNKED
 _LOST: Final = Framing.LOST
 
 
-class _Failure(NamedTuple):
-    """Why a response was refused or cut."""
+class _Failure:
+    """Why a response was refused or cut; `lost` counts bytes that had not left when the connection broke."""
 
-    reason: str
-    by_server: bool = False
-    lost: int | None = None
-    """Bytes that had not left when the connection broke."""
+    __slots__ = ("by_server", "lost", "reason")
+
+    def __init__(self, reason: str, by_server: bool = False, lost: int | None = None) -> None:
+        self.reason = reason
+        self.by_server = by_server
+        self.lost = lost
 
 
 class HTTP1Response(Exchange):

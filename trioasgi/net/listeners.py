@@ -10,8 +10,9 @@ import socket
 import stat
 import sys
 from contextlib import ExitStack, contextmanager, suppress
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from trioasgi.errors import BindError
@@ -82,7 +83,7 @@ _Found = tuple[int, tuple[object, ...]]
 """A family and an address of it, as for `socket.bind`."""
 
 
-class _Resolved(NamedTuple):
+class _Resolved(msgspec.Struct, frozen=True):
     """An address to bind. `found` is what its name has resolved to, if it has one."""
 
     text: str
@@ -110,14 +111,14 @@ def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
-        for text, address, found in resolved:
-            with _bind_errors(text, address):
-                match address:
-                    case TCPAddress():
-                        opened += _open_tcp(address, found, backlog)
-                    case UnixAddress():
+        for one in resolved:
+            with _bind_errors(one.text, one.address):
+                match one.address:
+                    case TCPAddress() as address:
+                        opened += _open_tcp(address, one.found, backlog)
+                    case UnixAddress() as address:
                         opened.append(_open_unix(address, backlog))
-                    case InheritedAddress():
+                    case InheritedAddress() as address:
                         opened.append(_open_inherited(address))
         undo.pop_all()
     return opened

@@ -21,7 +21,8 @@ class Trusted:
     __slots__ = ("_everybody", "_has_host", "_networks", "unix")
 
     def __init__(self, entries: Iterable[str]) -> None:
-        self._everybody, self.unix, self._networks = read_trust_list(entries)
+        trusted = read_trust_list(entries)
+        self._everybody, self.unix, self._networks = trusted.everybody, trusted.unix, trusted.networks
         # Clients come again, and parsing an address is slow. The function is no method of ours: the two would
         # refer to each other, and stay until the next garbage collection.
         self._has_host = lru_cache(maxsize=_MAX_KNOWN_HOSTS)(partial(_parse_and_look, self._networks))

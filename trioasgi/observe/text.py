@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_UNSAFE = re.compile(r"[^\x20-\x7e]")
+# Most servers never need these three: `re` compiles them when they are first used, and keeps them.
+_UNSAFE = r"[^\x20-\x7e]"
 
 
 def _escape(match: re.Match[str]) -> str:
@@ -25,17 +26,16 @@ def escaped(text: str) -> str:
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return text
     # A target may be nothing but quotes: a call for each would take some milliseconds.
-    return _UNSAFE.sub(_escape, text.replace("\\", "\\\\").replace('"', '\\"'))
+    return re.sub(_UNSAFE, _escape, text.replace("\\", "\\\\").replace('"', '\\"'))
 
 
 LONGEST_ENTRY = 1 << 16
 """The most characters of a message or a traceback in the log."""
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 """Control characters but for tab and line feed, those that turn the direction of writing, and surrogates."""
 
-_FORGEABLE = re.compile(
-    r"""
+_FORGEABLE = r"""(?x)
     \n (?!
         [ \t\n] | \Z
         | (?: Traceback | Stack )\ \(most\ recent\ call\ last\): (?: \n | \Z )
@@ -43,9 +43,7 @@ _FORGEABLE = re.compile(
         | During\ handling\ of\ the\ above\ exception,\ another\ exception\ occurred: (?: \n | \Z )
         | [^\W\d] [\w.<>]* (?: :[ \n] | :?\Z | \n )
     )
-    """,
-    re.VERBOSE,
-)
+    """
 """The beginning of a line that could look like an entry: not one of a traceback, and not `Type: message`."""
 
 
@@ -57,7 +55,7 @@ def tidy(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return _FORGEABLE.sub("\n    ", _CONTROL.sub(_escape, text))
+    return re.sub(_FORGEABLE, "\n    ", re.sub(_CONTROL, _escape, text))
 
 
 def cut(text: str, longest: int = LONGEST_ENTRY) -> str:

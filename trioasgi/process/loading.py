@@ -89,7 +89,7 @@ def _split(app: str | None) -> tuple[str, str]:
     if not app:
         raise LoadError("no application was given: name one as MODULE:ATTRIBUTE, such as main:app")
     module, colon, attribute = app.partition(":")
-    if os.path.isabs(app) or _WINDOWS_PATH.match(app):
+    if os.path.isabs(app) or re.match(_WINDOWS_PATH, app):
         module, _, attribute = app[2:].partition(":")
         name = module.replace("\\", "/").rpartition("/")[2].removesuffix(".py") or "main"
         raise LoadError(
@@ -104,7 +104,7 @@ def _split(app: str | None) -> tuple[str, str]:
     raise LoadError(f"the application {app!r} {reason}; did you mean '{meant}:{attribute or 'app'}'?")
 
 
-_WINDOWS_PATH = re.compile(r"[A-Za-z]:[\\/]")
+_WINDOWS_PATH = r"[A-Za-z]:[\\/]"
 
 
 def _has_slash(module: str) -> bool:

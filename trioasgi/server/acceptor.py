@@ -6,8 +6,9 @@ import logging
 import socket
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 
 from trioasgi.errors import TrioasgiError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 
-class _Listener(NamedTuple):
+class _Listener(msgspec.Struct, frozen=True):
     """A listening socket, with what its connections have in common."""
 
     sock: socket.socket

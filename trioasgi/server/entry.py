@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec.structs
 import trio
@@ -38,7 +38,7 @@ _ADVICE = {
 """What may be wrong, by OpenSSL's reason for the failure."""
 
 
-class PreparedConnection(NamedTuple):
+class PreparedConnection(msgspec.Struct, frozen=True):
     """A connection after these steps."""
 
     channel: Channel

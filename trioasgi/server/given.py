@@ -7,8 +7,9 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+import msgspec
 from trio.lowlevel import disable_ki_protection
 
 from trioasgi.asgi.failures import split_failure
@@ -25,7 +26,7 @@ OnConnection: TypeAlias = Callable[[Peer | None], object]
 """Called with the client's address of each connection, as in ASGI's scope. False refuses the connection."""
 
 
-class Given(NamedTuple):
+class Given(msgspec.Struct, frozen=True):
     """What the program gives."""
 
     state: Mapping[str, Any] | None = None
@@ -37,7 +38,7 @@ class Given(NamedTuple):
 NOTHING_GIVEN: Final = Given()
 
 
-class Prepared(NamedTuple):
+class Prepared(msgspec.Struct, frozen=True):
     """The arguments of a function that serves, checked."""
 
     app: ASGIApp

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
 import trio
 from trio.lowlevel import enable_ki_protection
 
@@ -194,7 +195,7 @@ class GivenStreams:
             await self.wait_ended()
 
 
-class _Shared(NamedTuple):
+class _Shared(msgspec.Struct, frozen=True):
     """What all connections of an application have in common."""
 
     settings: ConnectionSettings
@@ -243,9 +244,9 @@ class GivenStream:
                 await self._serve_in(nursery)
 
     async def _serve_in(self, nursery: trio.Nursery) -> None:
-        settings, context = self._shared
+        shared = self._shared
         self._streams.progress.nurseries.add(nursery)
-        connections = Connections(settings, nursery, context, self._closed.set)
+        connections = Connections(shared.settings, nursery, shared.context, self._closed.set)
         self._connections = connections
         if self._streams.is_draining:
             connections.drain()
@@ -332,7 +333,6 @@ async def host(
     task_status: trio.TaskStatus[HostedApplication],
 ) -> None:
     """Host an application until drained or cancelled. Others accept from the sockets that it `listens_on`."""
-    app, config, given = prepared
-    with resolve_certificate(config) as config:
+    with resolve_certificate(prepared.config) as config:
         log_remarks(config.remarks())
-        await HostedTree(app, config, given, listens_on).serve(task_status)
+        await HostedTree(prepared.app, config, prepared.given, listens_on).serve(task_status)

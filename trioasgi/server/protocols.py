@@ -6,7 +6,9 @@ the first protocol that is on is spoken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -47,7 +49,7 @@ class Connection(Protocol):
         """Cut the response under way, because the task that runs the connection is cancelled."""
 
 
-class ServerServices(NamedTuple):
+class ServerServices(msgspec.Struct, frozen=True):
     """What the server does for a connection."""
 
     context: Context

@@ -90,7 +90,7 @@ async def serve_on(
     task_status: trio.TaskStatus[Server],
 ) -> None:
     """As `serve`, whose arguments are `prepared`. `listening` says what becomes of the sockets."""
-    app, config, given = prepared
+    app, config, given = prepared.app, prepared.config, prepared.given
     if sockets is None:
         await serve_alone(app, config, given, task_status=task_status)
         return
