@@ -265,6 +265,74 @@ def test_a_client_that_has_gone_is_seen_without_reading(codec: str) -> None:
     assert seen == ["http.disconnect"]
 
 
+@on_trio
+async def test_an_application_that_only_looks_gets_the_body_and_sees_its_client_go(codec: str) -> None:
+    """Also where only a read can tell what has arrived."""
+
+    async def look(receive: Receive) -> Message:
+        while True:
+            message = await poll(receive)
+            if message is not None:
+                return message
+            await trio.sleep(0.001)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        more = True
+        while more:
+            message = await look(receive)
+            body.append(message["body"])
+            more = message["more_body"]
+        read.set()
+        last.append((await look(receive))["type"])
+        ended.set()
+
+    read, ended = trio.Event(), trio.Event()
+    body: list[bytes] = []
+    last: list[str] = []
+    with trio.fail_after(30):
+        async with serving(app, codec) as client:
+            await client.send(request("/", "Content-Length: 6", method="POST") + b"abc")
+            await trio.sleep(0.01)
+            await client.send(b"def")
+            await read.wait()
+            await client.stream.aclose()
+            await ended.wait()
+    assert (b"".join(body), last) == (b"abcdef", ["http.disconnect"])
+
+
+@on_trio
+async def test_what_was_read_for_a_look_is_there_for_the_read_that_waits_and_for_the_next_request(
+    codec: str,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for _ in range(3):
+            assert await poll(receive) is None
+            await trio.sleep(0.001)
+        looked.set()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        await poll(receive)
+        await trio.sleep(0.001)
+        await respond(send, scope["path"].encode() + body)
+
+    looked = trio.Event()
+    with trio.fail_after(30):
+        async with serving(app, codec) as client:
+            await client.send(request("/first", "Content-Length: 6", method="POST"))
+            await looked.wait()
+            looked = trio.Event()
+            await client.send(b"abc")
+            await trio.sleep(0.01)
+            await client.send(b"def" + request("/second", "Content-Length: 1", method="POST"))
+            assert (await client.response()).body == b"/firstabcdef"
+            await looked.wait()
+            await client.send(b"x")
+            assert (await client.response()).body == b"/secondx"
+
+
 def test_requests_beyond_the_limit_get_503(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         called.set()

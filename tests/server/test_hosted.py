@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import trio
@@ -49,6 +49,33 @@ async def client_of(hosted: HostedApplication, **said: Any) -> AsyncIterator[Cli
         nursery.start_soon(functools.partial(hosted.serve_stream, theirs, **said))
         yield Client(ours)
         await ours.aclose()
+
+
+class Failing(trio.abc.HalfCloseableStream):
+    """A stream of the program's own: its second read raises what no stream should."""
+
+    def __init__(self, stream: trio.StapledStream[Any, Any]) -> None:
+        self._stream = stream
+        self._reads = 0
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        self._reads += 1
+        if self._reads == 2:
+            await trio.lowlevel.checkpoint()
+            raise MyError("a mistake in the stream")
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def send_eof(self) -> None:
+        await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 # One lifespan
@@ -523,3 +550,35 @@ async def test_nothing_is_kept_of_a_connection_that_has_ended() -> None:
             await wait_all_tasks_blocked()
             assert (hosted.connections, nurseries()) == (0, before)
         assert found == []
+
+
+@pytest.mark.parametrize("way", ["watched for its end", "looked at"])
+@on_trio
+async def test_a_stream_that_raises_in_a_task_of_the_server_ends_its_connection_alone(way: str) -> None:
+    """The server reads from it also beside the application: to see that the client goes."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/other":
+            await respond(send, b"served")
+            return
+        if way == "looked at":
+            with trio.move_on_after(0):
+                await receive()
+        else:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"piece", "more_body": True})
+        await trio.sleep_forever()
+
+    option: Literal["always", "streams"] = "always" if way == "looked at" else "streams"
+    body = ("Content-Length: 1",) if way == "looked at" else ()
+    with trio.fail_after(60), logged() as log:
+        async with application(app, lifespan="off", cancel_on_disconnect=option) as hosted:
+            ours, theirs = memory_stream_pair()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(hosted.serve_stream, Failing(theirs))
+                await ours.send_all(request("/", *body, method="POST"))
+                await wait_all_tasks_blocked()
+                async with client_of(hosted) as client:
+                    assert (await client.get(request("/other"))).body == b"served"
+                nursery.cancel_scope.cancel()
+    assert len([line for line in log.lines() if "the others go on" in line]) == 1

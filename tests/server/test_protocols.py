@@ -29,7 +29,7 @@ def test_the_protocol_is_the_one_that_was_agreed_on_or_else_the_first(
     agreed: str | None, chosen: str
 ) -> None:
     protocols = Protocols({name: factory(name) for name in ("http/1.1", "h2")})
-    home = ServerServices(contextvars.copy_context(), lambda _: None, lambda _: None)
+    home = ServerServices(contextvars.copy_context(), lambda _, __: None, lambda _: None)
     info = ConnectionInfo("http", None, None, "a client")
     with pytest.raises(ChosenError, match=chosen):
         protocols.choose(agreed)(None, info, home)  # type: ignore[arg-type]

@@ -36,12 +36,13 @@ from trioasgi.net.turns import wait_for_long_step
 from trioasgi.nurseries import abandon_nurseries, report_left_open
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Callable, Mapping
     from contextvars import Context
 
     from trioasgi.http.exchange import Handler
     from trioasgi.http1.request import HTTP1Request
     from trioasgi.http1.settings import HTTP1Settings
+    from trioasgi.http1.state import StartTask
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
@@ -97,8 +98,7 @@ class HTTP1Connection(ConnectionState):
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
 
     Each call begins with the context variables of `context`. The caller starts the task in a copy of it:
-    `context.run(nursery.start_soon, connection.run)`. `start_task` starts a task that belongs to this
-    connection and ends with it.
+    `context.run(nursery.start_soon, connection.run)`.
     """
 
     __slots__ = (
@@ -121,7 +121,7 @@ class HTTP1Connection(ConnectionState):
         settings: HTTP1Settings,
         handler: Handler,
         context: Context,
-        start_task: Callable[[Callable[[], Awaitable[None]]], None],
+        start_task: StartTask,
         on_handover: Callable[[HTTP1Connection], None] | None = None,
     ) -> None:
         super().__init__(channel, info, settings, start_task)

@@ -77,8 +77,13 @@ class HTTP1Exchange(HTTP1Response):
 
     async def wait_disconnected(self) -> None:
         self._waited_for = True
+        connection = self._connection
         while not self.disconnected:
-            await self._connection.channel.wait_hung_up()
+            try:
+                await connection.channel.wait_hung_up()
+            except trio.Cancelled:
+                connection.look_ahead()
+                raise
 
     async def receive_body(self) -> tuple[bytes, bool]:
         connection = self._connection
@@ -132,6 +137,9 @@ class HTTP1Exchange(HTTP1Response):
             data = channel.receive_nowait()
             if data is None:
                 data = await self._wait_for_body()
+        except trio.Cancelled:
+            connection.look_ahead()
+            raise
         except TimeoutError as exc:
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None

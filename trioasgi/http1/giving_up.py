@@ -85,7 +85,7 @@ class GivingUp:
         exchange = _exchange_to_cancel(connection)
         if exchange is not None and self._watched is not exchange:
             self._watched = exchange
-            connection.start_task(partial(self._wait_for_end, connection, exchange))
+            connection.start_task(partial(self._wait_for_end, connection, exchange), connection.info.peer)
 
     async def _wait_for_end(self, connection: ConnectionState, exchange: Exchange) -> None:
         try:

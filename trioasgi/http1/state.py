@@ -15,6 +15,7 @@ from trioasgi.http1.settings import GivesUp
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
 
     import trio
 
@@ -23,16 +24,20 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
+    StartTask: TypeAlias = Callable[[Callable[[], Awaitable[None]], str], None]
+
 logger = logging.getLogger("trioasgi")
 
 
 class ConnectionState(ABC):
     """A connection, as its exchanges see it.
 
-    `start_task` starts a task that belongs to this connection and ends with it.
+    `start_task` starts a task that belongs to this connection, of the peer that it is given, and ends with
+    it. If the task fails, that is logged.
     """
 
     __slots__ = (
+        "_looks_ahead",
         "_on_drain",
         "attends",
         "channel",
@@ -52,7 +57,7 @@ class ConnectionState(ABC):
         channel: Channel,
         info: ConnectionInfo,
         settings: HTTP1Settings,
-        start_task: Callable[[Callable[[], Awaitable[None]]], None],
+        start_task: StartTask,
     ) -> None:
         self.channel = channel
         self.info = info
@@ -71,6 +76,7 @@ class ConnectionState(ABC):
         self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
         """Must `attend` be called whenever a piece of a response leaves?"""
         self._on_drain: Callable[[], None] | None = None
+        self._looks_ahead = False  # does a task read for the application's next look?
 
     @property
     @abstractmethod
@@ -84,6 +90,21 @@ class ConnectionState(ABC):
     @abstractmethod
     def response_over(self) -> None:
         """The response is complete, or lost. The application has no deadline any more."""
+
+    def look_ahead(self) -> None:
+        """The application has looked for what has arrived, and has not waited. Where only a read can tell,
+        start a task that reads: the next look finds what has come.
+        """
+        if self._looks_ahead or self.channel.tells_of_hang_up:
+            return
+        self._looks_ahead = True
+        self.start_task(self._read_ahead, self.info.peer)
+
+    async def _read_ahead(self) -> None:
+        try:
+            await self.channel.read_ahead()
+        finally:
+            self._looks_ahead = False
 
     def on_drain(self, callback: Callable[[], None]) -> None:
         """Call `callback` when the server drains; now if it drains already. The last call replaces those

@@ -167,9 +167,14 @@ class Channel(ByteChannel):
     async def wait_hung_up(self) -> None:
         """Wait until `hung_up` is true, or until `release_watchers()` is called."""
 
+    async def read_ahead(self) -> None:
+        """Wait for bytes, or for the end, and keep them for `receive_nowait()`: for channels that do not
+        notice by themselves what arrives (`tells_of_hang_up`). Ends also at `release_watchers()`.
+        """
+
     @abstractmethod
     def release_watchers(self) -> None:
-        """Make every `wait_hung_up()` that is under way return now."""
+        """Make every `wait_hung_up()` and `read_ahead()` that is under way return now."""
 
     @abstractmethod
     def on_unattended(self, callback: Callable[[], None]) -> None:

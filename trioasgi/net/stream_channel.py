@@ -17,10 +17,10 @@ import trio
 from trioasgi.net.channel import READ_SIZE, STALLED_READ, STALLED_WRITE, WRITE_SLICE, Channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 READ_AHEAD: Final = 64 * 1024
-"""`wait_hung_up()` reads ahead at most so many bytes. Then it waits without reading."""
+"""`wait_hung_up()` and `read_ahead()` read no more when so many bytes wait to be received."""
 
 CLOSE_SECONDS: Final = 2.0
 """Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
@@ -124,6 +124,9 @@ class StreamChannel(Channel):
             raise ConnectionResetError("the connection was broken") from exc
         except trio.ClosedResourceError as exc:
             raise ConnectionAbortedError("this side has closed the connection") from exc
+        except Exception:
+            self._eof = True  # nobody should read from it again
+            raise
         if not data:
             self._eof = True
         return data
@@ -172,16 +175,27 @@ class StreamChannel(Channel):
 
     async def wait_hung_up(self) -> None:
         # Only a read can tell that the stream has ended. The bytes that it brings are kept for receive().
-        if self._eof:
-            return
+        if not self._eof:
+            await self._watch(self._read_to_the_end)
+
+    async def read_ahead(self) -> None:
+        await self._watch(self._read_once)
+
+    async def _watch(self, read: Callable[[], Awaitable[None]]) -> None:
         with trio.CancelScope() as scope:
             self._watch_scopes.add(scope)
             try:
-                await self._read_ahead()
+                await read()
             finally:
                 self._watch_scopes.discard(scope)
 
-    async def _read_ahead(self) -> None:
+    async def _read_once(self) -> None:
+        async with self._reading:
+            if not self._eof and len(self._buffered) < READ_AHEAD:
+                with suppress(ConnectionError):
+                    self._buffered += await self._read()
+
+    async def _read_to_the_end(self) -> None:
         async with self._reading:
             while not self._eof:
                 if len(self._buffered) >= READ_AHEAD:

@@ -138,8 +138,8 @@ class Connections:
         self._live[connection] = name = ConnectionName(connection)
         self._context.run(start_named, self._nursery, name, self._serve_connection, connection)
 
-    def _start_task(self, function: Callable[[], Awaitable[None]]) -> None:
-        self._context.run(start_soon, self._nursery, function)
+    def _start_task(self, function: Callable[[], Awaitable[None]], peer: str) -> None:
+        self._context.run(start_soon, self._nursery, _run_isolated, function, peer)
 
     async def _serve_connection(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it, unless another task has taken it over."""
@@ -175,6 +175,12 @@ class _Isolation:
             return False
         logger.error("%s: the connection failed; it is closed, the others go on", self._peer, exc_info=exc)
         return True
+
+
+async def _run_isolated(function: Callable[[], Awaitable[None]], peer: str) -> None:
+    # A stream of the caller's may raise anything.
+    with _Isolation(peer):
+        await function()
 
 
 async def _close(channel: Channel) -> None:

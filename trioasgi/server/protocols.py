@@ -54,8 +54,8 @@ class ServerServices(msgspec.Struct, frozen=True):
 
     context: Context
     """The context variables that each call of the application begins with."""
-    start_task: Callable[[Callable[[], Awaitable[None]]], None]
-    """Starts a task for the connection, which may outlive its calls."""
+    start_task: Callable[[Callable[[], Awaitable[None]], str], None]
+    """Starts a task for the connection of this peer. It may outlive its calls. A failure is logged."""
     take_over: Callable[[Connection], None]
     """Makes another task go on serving the connection."""
 
