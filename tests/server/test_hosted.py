@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import re
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -32,6 +34,7 @@ from trioasgi import (
     serve_stream,
 )
 from trioasgi.asgi.lifespan import Lifespan
+from trioasgi.errors import leaves_of
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.server.drain import Drain
 from trioasgi.types import Receive, Scope, Send
@@ -582,3 +585,35 @@ async def test_a_stream_that_raises_in_a_task_of_the_server_ends_its_connection_
                     assert (await client.get(request("/other"))).body == b"served"
                 nursery.cancel_scope.cancel()
     assert len([line for line in log.lines() if "the others go on" in line]) == 1
+
+
+@pytest.mark.parametrize("when", ["startup", "serving", "shutdown"])
+def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -> None:
+    """Nothing waits for what the interrupted call can no longer do."""
+
+    async def interrupted(now: str) -> None:
+        if now == when:
+            signal.raise_signal(signal.SIGINT)
+            await trio.lowlevel.checkpoint()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await interrupted("startup")
+        await send({"type": "lifespan.startup.complete"})
+        await trio.sleep(1)
+        await interrupted("serving")
+        await receive()
+        await interrupted("shutdown")
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def main() -> None:
+        async with application(app, timeout_shutdown=30):
+            await trio.sleep(2)
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    with logged() as log, pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main, clock=clock)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+    assert clock.current_time() - began < 3
+    assert log.lines(logging.WARNING) == []

@@ -178,7 +178,14 @@ class Lifespan:
     async def _call_to_the_end(self) -> None:
         try:
             await self._call()
+        except BaseException:
+            # A Ctrl-C in its code: the run ends, and nothing more can be asked of the application.
+            if self._state in _UNDER_WAY:
+                self._state = LifespanState.STOPPED
+            raise
         finally:
+            self._progress.set()
+            self._ended.set()
             self._over.set()
 
     async def _call(self) -> None:
@@ -200,8 +207,6 @@ class Lifespan:
             report_left_open("the application", "its lifespan call")
             if self._state in _UNDER_WAY:
                 self._fail("was cancelled by what it had left open in its lifespan call")
-        self._progress.set()
-        self._ended.set()
 
     def _note_failure(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
