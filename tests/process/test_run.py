@@ -598,6 +598,40 @@ def test_a_signal_right_behind_the_startup_is_a_clean_stop(rounds: int, tmp_path
         assert "Traceback" not in server.output.text
 
 
+@pytest.mark.parametrize("rounds", range(-3, 4))
+def test_a_failing_shutdown_counts_however_near_to_the_startup_the_signal_comes(
+    rounds: int, tmp_path: Path
+) -> None:
+    """So many rounds before or after the application has said that it has started."""
+    write(
+        tmp_path,
+        textwrap.dedent(f"""
+            import os, signal, trio
+
+            async def app(scope, receive, send):
+                await receive()
+                if {rounds} <= 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                for _ in range({-rounds}):
+                    await trio.lowlevel.cancel_shielded_checkpoint()
+                await send({{"type": "lifespan.startup.complete"}})
+                print("started", flush=True)
+                for _ in range({rounds}):
+                    await trio.lowlevel.checkpoint()
+                if {rounds} > 0:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                await receive()
+                await send({{"type": "lifespan.shutdown.failed", "message": "cannot close"}})
+        """),
+    )
+    with start_server("app:app", cwd=tmp_path) as server:
+        status = server.wait()
+        text = server.output.text
+        has_started = "started" in text
+        assert (status != 0) is has_started, text
+        assert text.count("cannot close") == has_started, text
+
+
 STOPPED_AS_IT_SERVES = """
     import logging, os, signal, socket, trio
     from urllib.parse import urlsplit

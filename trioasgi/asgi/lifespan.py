@@ -108,9 +108,7 @@ class Lifespan:
             await self._wait_started()
         except BaseException:
             if self._state is LifespanState.RUNNING:  # in the moment in which the start was cancelled
-                await self._ask_to_stop()
-                if self.error is not None:
-                    logger.log(logging.ERROR, "%s", self.error, exc_info=self.error.__cause__)
+                await self.shutdown()  # its failure counts more than the cancellation
             self.stop()  # the call is shielded, so nothing else would end it
             raise
 

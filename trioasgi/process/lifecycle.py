@@ -97,7 +97,9 @@ class Lifecycle:
         self._on_stuck = None if on_stuck is None else partial(self._report_stuck, on_stuck)
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
+        self._made: Server | None = None
         self._server: Server | None = None
+        """`_made`, once it serves."""
         self._was_asked = False
         self._early: list[Callable[[], None]] = []
         """Requests that came before the loop ran."""
@@ -135,6 +137,8 @@ class Lifecycle:
     def _status(self) -> ExitStatus:
         if self.stage is Stage.ABORTED or (self._server is not None and self._server.has_cut):
             return ExitStatus.FAILED
+        if self._made is not None and self._made.error is not None:
+            return ExitStatus.FAILED  # only logged, as the run was cancelled before its start was over
         if self._server is not None and self._server.has_reached_limit and not self._was_asked:
             return ExitStatus.LIMIT_REACHED
         return ExitStatus.OK
@@ -152,7 +156,10 @@ class Lifecycle:
                 )
             else:
                 start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
-            await start(task_status=_Told(partial(self._begin, nursery)))
+            await start(on_made=self._note_made, task_status=_Told(partial(self._begin, nursery)))
+
+    def _note_made(self, server: Server) -> None:
+        self._made = server
 
     def _begin(self, nursery: trio.Nursery, server: Server) -> None:
         """Note that `server` serves. It calls this itself: a signal in the same step drains it already."""

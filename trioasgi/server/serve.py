@@ -20,7 +20,7 @@ from trioasgi.server.tree import NurseryTree
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from trioasgi.server.handle import Server
     from trioasgi.server.hosting import OnStuck
     from trioasgi.types import App, ASGIApp
+
+    OnMade = Callable[[Server], None]
 
 
 async def serve(
@@ -114,10 +116,12 @@ async def serve_alone(
     on_stuck: OnStuck | None = None,
     stop_hint: str | None = None,
     owns_process: bool = False,
+    on_made: OnMade | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server. `owns_process`: does
-    the process belong to the server, with the descriptors that it has inherited?
+    the process belong to the server, with the descriptors that it has inherited? `on_made` gets the server
+    before the application starts.
     """
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
@@ -126,6 +130,8 @@ async def serve_alone(
             if owns_process:
                 close_inherited(config.binds)
             tree = NurseryTree(app, config, own, Listening.ALONE, given, on_stuck, stop_hint)
+            if on_made is not None:
+                on_made(tree.server)
             await tree.serve(task_status)
         finally:
             close_listeners(own)
@@ -137,14 +143,18 @@ async def serve_copies(
     sockets: Sequence[socket.socket],
     *,
     on_stuck: OnStuck | None = None,
+    on_made: OnMade | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, in a worker. `sockets` are its own copies of sockets on which other workers listen too.
+    `on_made` is as for `serve_alone`.
 
     They are closed when the server drains. Otherwise clients would wait in a queue from which no worker
     accepts.
     """
     tree = NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, NOTHING_GIVEN, on_stuck)
+    if on_made is not None:
+        on_made(tree.server)
     await tree.serve(task_status)
 
 

@@ -54,12 +54,12 @@ class NurseryTree:
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
         tls = config.certfile is not None
-        self._server = Server._create([(sock, tls) for sock in sockets], self._progress)
-        self._hosting = Hosting(app, config, given, self._server, self._progress, on_stuck)
+        self.server = Server._create([(sock, tls) for sock in sockets], self._progress)
+        self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck)
         # Another server may use an inherited socket too.
         owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._acceptor = Acceptor(
-            sockets, self._server.urls, backlog=config.backlog, owns_sockets=owns_sockets
+            sockets, self.server.urls, backlog=config.backlog, owns_sockets=owns_sockets
         )
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
@@ -89,7 +89,7 @@ class NurseryTree:
                 if self._announces:
                     self._announce()
                 self._progress.begin()
-                report_started(task_status, self._server)
+                report_started(task_status, self.server)
                 await self._progress.draining.wait()
                 listening.cancel_scope.cancel()
             self._acceptor.stop(connections, self._progress.listening)
@@ -132,7 +132,7 @@ class NurseryTree:
 
             certificate = describe(self._config.certfile)
         announce(
-            self._server.urls,
+            self.server.urls,
             workers=1,
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
