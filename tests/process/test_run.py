@@ -399,6 +399,23 @@ def test_a_startup_that_blocks_the_loop_is_ended(options: tuple[str, ...], tmp_p
         server.wait_for(r"start-up within 0\.3 s.*\(--timeout-startup\)")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
+@pytest.mark.parametrize("end", ["signals", "the deadline"])
+def test_a_process_that_is_ended_at_once_leaves_no_file_of_a_unix_socket(end: str, tmp_path: Path) -> None:
+    write(tmp_path, BLOCKING.replace("    time.sleep", "    print('blocks', flush=True)\n    time.sleep"))
+    timeout = "600" if end == "signals" else "0.1"
+    with start_server("app:app", "--uds", "app.sock", "--timeout-startup", timeout, cwd=tmp_path) as server:
+        server.wait_for("blocks")
+        assert (tmp_path / "app.sock").exists()
+        if end == "signals":
+            server.send(signal.SIGTERM)
+            time.sleep(AGAIN_AFTER + 0.1)
+            assert server.stop() == 1
+        else:
+            assert server.wait() == 3
+        assert not (tmp_path / "app.sock").exists()
+
+
 def test_a_reload_whose_startup_blocks_the_loop_waits_for_a_change(tmp_path: Path) -> None:
     write(tmp_path, BLOCKING)
     with start_server("app:app", "--reload", "--timeout-startup", "0.3", cwd=tmp_path) as server:

@@ -364,7 +364,7 @@ def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path
     telling = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\n"
     write(tmp_path, telling + "os.write(2, b'x' * 1_000_000)\n")
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "trioasgi", "app:app", "--port", "0", "--reload"]
+    command = [sys.executable, "-m", "trioasgi", "app:app", "--uds", "app.sock", "--reload"]
     with subprocess.Popen(command, cwd=tmp_path, stdout=writer, stderr=writer) as supervisor:
         try:
             wait_until(
@@ -375,6 +375,7 @@ def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path
             time.sleep(AGAIN_AFTER + 0.1)
             supervisor.send_signal(signal.SIGTERM)
             assert supervisor.wait(10) == 1
+            assert not (tmp_path / "app.sock").exists()
             worker = int((tmp_path / "pid").read_text())
             wait_until(lambda: not is_alive(worker), "the worker's end")
         finally:

@@ -9,6 +9,7 @@ import os
 import socket
 import stat
 import sys
+import weakref
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -305,6 +306,7 @@ class _UnixListener(socket.socket):
         """Remember the file that was made, by its inode. Raises OSError."""
         self._path = os.path.abspath(path)
         self._identity = _identity(self._path)
+        _with_paths.add(self)
 
     def remove_path(self) -> None:
         """Remove the file, once, unless another server has replaced it.
@@ -319,6 +321,10 @@ class _UnixListener(socket.socket):
                 os.unlink(path)
 
 
+_with_paths: weakref.WeakSet[_UnixListener] = weakref.WeakSet()
+"""The Unix sockets whose files this process has made."""
+
+
 def _identity(path: str) -> tuple[int, int]:
     found = os.lstat(path)
     return found.st_dev, found.st_ino
@@ -331,6 +337,13 @@ def remove_paths(sockets: Iterable[socket.socket]) -> None:
     for sock in sockets:
         if isinstance(sock, _UnixListener):
             sock.remove_path()
+
+
+def remove_all_paths() -> None:
+    """Remove the files of all Unix sockets that this process has made and that are still open. For its last
+    moment, in any thread or signal handler.
+    """
+    remove_paths(tuple(_with_paths))
 
 
 def close_listeners(sockets: Iterable[socket.socket]) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from trioasgi.errors import ExitStatus
+from trioasgi.net.listeners import remove_all_paths
 
 logger = logging.getLogger("trioasgi")
 
@@ -54,13 +55,13 @@ def _end_late() -> None:
         "it is ended after %g s",
         THREADS_GRACE,
     )
-    os._exit(ExitStatus.FAILED)
+    end_now(ExitStatus.FAILED)
 
 
 def _end_later() -> None:
     """End the process even if its log is blocked because nobody reads the pipe."""
     time.sleep(THREADS_GRACE + LAST_MOMENTS)
-    os._exit(ExitStatus.FAILED)
+    end_now(ExitStatus.FAILED)
 
 
 def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
@@ -73,4 +74,12 @@ def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
 
     if start_guard(log, "trioasgi log"):
         is_logged.wait(LAST_MOMENTS)
-    os._exit(status)
+    end_now(status)
+
+
+def end_now(status: ExitStatus) -> NoReturn:
+    """End the process at once, from any thread or signal handler. No file of a Unix socket stays."""
+    try:
+        remove_all_paths()
+    finally:
+        os._exit(status)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import os
 import signal
 import threading
 import time
@@ -16,6 +15,7 @@ from trioasgi.process.ending import (
     LOOP_ANSWERS,
     MARGIN,
     bound_the_end,
+    end_now,
     end_process,
     start_guard,
 )
@@ -114,7 +114,7 @@ class StopSignals:
     def _end_what_is_left(self) -> None:
         """The server has ended, and the process is about to: once more ends it at once."""
         if self._count > 1:
-            os._exit(ExitStatus.FAILED)
+            end_now(ExitStatus.FAILED)
 
     def _stop(self, lifecycle: Lifecycle, name: signal.Signals) -> None:
         match self._count:
@@ -126,7 +126,7 @@ class StopSignals:
                 lifecycle.request_abort(f"{name.name} again")
                 start_guard(self._end_soon, "trioasgi end")
             case _:
-                os._exit(ExitStatus.FAILED)
+                end_now(ExitStatus.FAILED)
 
     def _bound_the_stop(self) -> None:
         """End the process if the stop takes too long, because the application blocks the loop or shields its
@@ -150,4 +150,4 @@ class StopSignals:
     def _end_soon(self) -> None:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""
         if not self._over.wait(LAST_MOMENTS):
-            os._exit(ExitStatus.FAILED)
+            end_now(ExitStatus.FAILED)

@@ -20,7 +20,7 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
-from trioasgi.process.ending import start_guard
+from trioasgi.process.ending import end_now, start_guard
 from trioasgi.process.imports import working_directory
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, wake_no_loop
 from trioasgi.server.assembly import resolve_certificate
@@ -137,7 +137,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
 
     def end_soon() -> None:
         if not over.wait(_LAST_MOMENTS):
-            os._exit(ExitStatus.FAILED)
+            end_now(ExitStatus.FAILED)
 
     def receive(number: int, frame: FrameType | None) -> None:
         nonlocal first_at

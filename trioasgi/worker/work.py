@@ -24,7 +24,7 @@ import trio
 from trioasgi.config import Config
 from trioasgi.errors import ExitStatus
 from trioasgi.observe import configure_logging
-from trioasgi.process.ending import start_guard
+from trioasgi.process.ending import end_now, start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
 from trioasgi.process.signals import Handlers, SignalHandler
@@ -135,7 +135,7 @@ def _begin_serving(handlers: Handlers, reports: Reports) -> None:
 
 def _end_with(failure: Failure, reports: Reports) -> NoReturn:
     reports.send_last(_failed(failure))
-    _exit(failure.status)
+    end_now(failure.status)
 
 
 def _failed(failure: Failure) -> Failed:
@@ -178,18 +178,13 @@ def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle) -> None:
     time.sleep(ORPHAN_GRACE)
     lifecycle.request_abort("the supervisor is gone")
     time.sleep(_ORPHANS_END)
-    _exit(ExitStatus.FAILED)
+    end_now(ExitStatus.FAILED)
 
 
 def _drain(lifecycle: Lifecycle, reason: str, *, final: bool) -> None:
     if lifecycle.stage is Stage.LOADING:
-        _exit(ExitStatus.OK)
+        end_now(ExitStatus.OK)
     lifecycle.request_drain(reason, final=final)
-
-
-def _exit(status: ExitStatus) -> NoReturn:
-    # sys.exit() in a thread would end only the thread.
-    os._exit(status)
 
 
 def _heartbeats(reports: Reports, config: Config) -> Callable[[], Awaitable[None]]:
