@@ -58,7 +58,7 @@ def test_a_line_that_is_too_long_is_dropped_and_the_next_is_not(long: int, size:
         Ready(),
         Heartbeat(),
         Stopped(),
-        Draining("SIGTERM", 30.0),
+        Draining("SIGTERM", 30.0, is_planned=True),
         Failed("a\nb", permanent=True, status=3),
     ],
 )

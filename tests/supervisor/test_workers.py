@@ -101,6 +101,51 @@ def test_workers_are_replaced_after_their_number_of_requests(tmp_path: Path) -> 
         assert server.stop() == 0
 
 
+def test_a_crash_does_not_delay_those_that_leave_after_their_number_of_requests(tmp_path: Path) -> None:
+    """A worker that has served so many has not failed, however soon it leaves."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--reload", "--limit-max-requests", "3", cwd=tmp_path) as server:
+        url = server.url()
+        (victim,) = wait_for_workers(server, 1)
+        os.kill(victim, signal.SIGKILL)
+        server.wait_for(rf"Worker {victim} was ended by SIGKILL; the next starts in")
+        with Hammer(url) as hammer:
+            wait_for_workers(server, 5)
+        assert hammer.errors == []
+        assert server.output.count("the next starts in") == 1, server.output.text
+        assert server.stop() == 0
+
+
+LEAVES_AT_ONCE = """
+import os, trio
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await trio.sleep(0.1)
+    LEAVE
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("leave", "said"),
+    [
+        ('scope["extensions"]["trio"]["server"].begin_drain()', r"is leaving \(by itself\)"),
+        ("os._exit(0)", "has stopped"),
+    ],
+)
+def test_those_that_leave_at_once_on_their_own_are_followed_later_and_later(
+    leave: str, said: str, tmp_path: Path
+) -> None:
+    write(tmp_path, LEAVES_AT_ONCE.replace("LEAVE", leave))
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        for delay in ("0.5", "1", "2"):
+            server.wait_for(rf"{said}; the next starts in {delay} s")
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("options", "source", "said"),
     [

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
+OnDraining = Callable[[str, float, bool], None]
+"""Takes the reason of a drain, the seconds that requests have, and whether the drain was planned: a limit is
+reached, or someone outside of the application has asked.
+"""
+
 
 class Stage(Enum):
     """How far a run of the server has come."""
@@ -74,9 +79,8 @@ STAGE_TRANSITIONS: Mapping[Stage, Mapping[Stage, str]] = {
 class Lifecycle:
     """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end.
 
-    `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` (with the
-    reason, and the seconds that requests have) are called in the loop. So is `on_stuck`, if the process
-    belongs to the server and the application keeps it from ending.
+    `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` are called in
+    the loop. So is `on_stuck`, if the process belongs to the server and the application keeps it from ending.
     """
 
     def __init__(
@@ -85,7 +89,7 @@ class Lifecycle:
         *,
         sockets: Sequence[socket.socket] | None = None,
         on_serving: Callable[[], None] = lambda: None,
-        on_draining: Callable[[str, float], None] = lambda _, __: None,
+        on_draining: OnDraining = lambda _, __, ___: None,
         on_stuck: Callable[[Failure], None] | None = None,
     ) -> None:
         self.stage = Stage.LOADING
@@ -174,7 +178,7 @@ class Lifecycle:
         await server.wait_draining()
         if self.stage is Stage.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
             self._enter(Stage.DRAINING)
-            self._on_draining("by itself", grace_of(server))
+            self._on_draining("by itself", grace_of(server), server.has_reached_limit)
 
     def request_drain(self, reason: str, *, final: bool = False) -> bool:
         """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
@@ -214,7 +218,7 @@ class Lifecycle:
                 assert self._server is not None
                 self._enter(Stage.DRAINING)
                 logger.info("Stopping: %s", reason)
-                self._on_draining(reason, self._config.timeout_graceful_shutdown)
+                self._on_draining(reason, self._config.timeout_graceful_shutdown, True)
                 self._begin_drain(self._server, final=final)
             case Stage.DRAINING if self._server is not None:
                 if is_first:  # it has begun to stop by itself

@@ -66,6 +66,8 @@ class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
     reason: str
     grace: float
     """Seconds that its requests have. The application may have set more than the option says."""
+    is_planned: bool
+    """Has it served its number of requests, or got a signal? If not, the application has begun the drain."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):

@@ -132,8 +132,8 @@ class Supervisor:
         match event:
             case WorkerReady(worker):
                 self._take_ready(worker)
-            case WorkerDraining(worker, reason):
-                self._take_draining(worker, reason)
+            case WorkerDraining(worker, reason, is_planned):
+                self._take_draining(worker, reason, is_planned=is_planned)
             case WorkerEnded(worker):
                 self._take_ended(worker)
             case FilesChanged(paths):
@@ -269,19 +269,28 @@ class Supervisor:
             if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
                 self._start_later(other)
 
-    def _take_draining(self, worker: WorkerProcess, reason: str) -> None:
+    def _take_draining(self, worker: WorkerProcess, reason: str, *, is_planned: bool) -> None:
         slot = self._slot_of(worker)
         if slot is None or not self._is_running:
             return
         self._let_go(slot)
-        if self._has_been_stable(worker):
+        self._follow(slot, worker, f"is leaving ({reason})", is_planned=is_planned)
+
+    def _follow(self, slot: Slot, worker: WorkerProcess, how: str, *, is_planned: bool) -> None:
+        """Start the successor of a worker that has not failed.
+
+        If it has left soon and on its own, the next may do the same: only the first is followed at once.
+        """
+        if is_planned or self._has_been_stable(worker):
             slot.crashes = 0
-        if slot.crashes:  # the worker before it failed as early
+        if slot.crashes:  # the worker before it failed, or left, as early
             delay = self._start_later(slot)
-            logger.warning("%s is leaving (%s); the next starts in %g s", _name(worker), reason, delay)
-        else:
-            logger.info("%s is leaving (%s); its successor starts", _name(worker), reason)
-            self._start_worker(slot)
+            logger.warning("%s %s; the next starts in %g s", _name(worker), how, delay)
+            return
+        if not is_planned and not self._has_been_stable(worker):
+            slot.crashes = 1
+        logger.info("%s %s; its successor starts", _name(worker), how)
+        self._start_worker(slot)
 
     def _take_ended(self, worker: WorkerProcess) -> None:
         self._living.discard(worker)
@@ -328,8 +337,7 @@ class Supervisor:
         if worker.ready_at is None:
             self._take_false_start(slot, worker)
         elif worker.failure is None and worker.exit_status == 0:
-            logger.info("%s has stopped; its successor starts", _name(worker))
-            self._start_worker(slot)
+            self._follow(slot, worker, "has stopped", is_planned=False)
         else:
             if self._has_been_stable(worker):
                 slot.crashes = 0

@@ -96,6 +96,8 @@ class WorkerDraining(msgspec.Struct, frozen=True):
 
     worker: WorkerProcess
     reason: str
+    is_planned: bool
+    """As in the worker's report."""
 
 
 class WorkerEnded(msgspec.Struct, frozen=True):
@@ -316,11 +318,11 @@ class WorkerProcess:
                 self._starting.set()
             case Ready():
                 self._take_ready()
-            case Draining(reason, grace) if self.state in (WorkerState.STARTING, WorkerState.READY):
+            case Draining() if self.state in (WorkerState.STARTING, WorkerState.READY):
                 self._enter(WorkerState.DRAINING)
-                self._limit_leaving(grace)
+                self._limit_leaving(report.grace)
                 self._leaving.set()
-                self._post(WorkerDraining(self, reason))
+                self._post(WorkerDraining(self, report.reason, report.is_planned))
             case Stopped():
                 self._leaving.set()
                 self._finished.set()

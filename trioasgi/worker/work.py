@@ -102,7 +102,7 @@ def _serve(
             config,
             sockets=[handover.take(description) for description in order.sockets],
             on_serving=lambda: _begin_serving(handlers, reports),
-            on_draining=lambda reason, grace: reports.send(Draining(reason, min(grace, LONGEST_GRACE))),
+            on_draining=partial(_report_drain, reports),
             on_stuck=lambda failure: _end_with(failure, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
@@ -131,6 +131,10 @@ def _serve(
 def _begin_serving(handlers: Handlers, reports: Reports) -> None:
     handlers.install_after_startup()
     reports.send(Ready())
+
+
+def _report_drain(reports: Reports, reason: str, grace: float, is_planned: bool) -> None:
+    reports.send(Draining(reason, min(grace, LONGEST_GRACE), is_planned))
 
 
 def _end_with(failure: Failure, reports: Reports) -> NoReturn:
