@@ -19,6 +19,7 @@ import trio
 
 import trioasgi
 from tests.supervisor.apps import write, write_app
+from tests.support.certificates import make_certificates
 from tests.support.client import Background, get
 from tests.support.processes import start, start_server, wait_until
 from tests.support.websocket import KEY
@@ -735,6 +736,23 @@ def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: P
     with start_server("app:app", cwd=tmp_path) as server:
         assert server.wait() == 1
         assert "the broker has gone" in server.output.text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("where", [("--bind", "unix:app.sock,mode=600"), ("--uds", "app.sock")])
+def test_an_application_that_changes_the_directory_moves_no_file_of_the_server(
+    where: tuple[str, ...], options: tuple[str, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    make_certificates(tmp_path)
+    write_app(tmp_path, "yes", extra="import os; os.chdir('elsewhere')")
+    tls = ("--certfile", "cert.pem", "--keyfile", "key.pem")
+    with start_server("app:app", *where, *tls, *options, cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        assert (tmp_path / "app.sock").is_socket()
+        assert server.stop() == 0
+        assert not (tmp_path / "app.sock").exists()
 
 
 def test_an_address_in_use_is_said(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
+from trioasgi.process.paths import anchored, current_directory
 from trioasgi.process.signals import wake_no_loop
 from trioasgi.server.handle import begin_last_drain, grace_of
 from trioasgi.server.serve import serve_alone, serve_copies
@@ -77,7 +78,8 @@ STAGE_TRANSITIONS: Mapping[Stage, Mapping[Stage, str]] = {
 
 
 class Lifecycle:
-    """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end.
+    """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end. Make it before the
+    application is imported: relative paths of `config` begin in the directory of that moment.
 
     `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` are called in
     the loop. So is `on_stuck`, if the process belongs to the server and the application keeps it from ending.
@@ -95,6 +97,7 @@ class Lifecycle:
         self.stage = Stage.LOADING
         self.has_served = False
         self._config = config
+        self._directory = current_directory()
         self._sockets = sockets
         self._on_serving = on_serving
         self._on_draining = on_draining
@@ -115,6 +118,7 @@ class Lifecycle:
         Returns OK after a drain, FAILED if requests were cut or the run was aborted, and LIMIT_REACHED if the
         limit of requests has begun the drain. Raises what `server.serve` raises, in an ExceptionGroup.
         """
+        self._config = anchored(self._config, self._directory)
         self._token = trio.lowlevel.current_trio_token()
         self._enter(Stage.STARTING)
         for early in self._early:

@@ -1,0 +1,41 @@
+"""Keeps the relative paths of the configuration if the application changes the directory."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+_FILES = ("certfile", "keyfile", "ca_certs", "uds")
+"""The options whose files are opened after the import of the application."""
+_UNIX = "unix:"
+
+
+def current_directory() -> str | None:
+    """The current directory, or None if it was removed."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
+def anchored(config: Config, directory: str | None) -> Config:
+    """`config` with paths that begin in `directory`, where the server was started. Call this after the
+    import of the application, which may have left that directory.
+    """
+    if directory is None or current_directory() == directory:
+        return config
+    changes: dict[str, object] = {
+        name: os.path.join(directory, path) for name in _FILES if (path := getattr(config, name)) is not None
+    }
+    if config.bind:
+        changes["bind"] = tuple(_anchored_bind(bind, directory) for bind in config.bind)
+    return config.replace(**changes)
+
+
+def _anchored_bind(bind: str, directory: str) -> str:
+    if not bind.startswith(_UNIX):
+        return bind
+    return _UNIX + os.path.join(directory, bind.removeprefix(_UNIX))
