@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import trioasgi
 from tests.support.client import Background, get
 from tests.support.processes import PATIENCE, wait_until
 
@@ -81,6 +82,21 @@ def on_terminal(command: list[str], cwd: Path) -> Iterator[tuple[subprocess.Pope
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(PATIENCE)
         os.close(master)
+
+
+def test_a_worker_imports_little_before_it_handles_ctrl_c() -> None:
+    """Until then Ctrl-C in a terminal, which all processes get, prints a traceback of the worker."""
+    program = "import sys, trioasgi.worker.__main__; print('typing' in sys.modules, 'trio' in sys.modules)"
+    root = str(Path(trioasgi.__file__).parents[1])
+    done = subprocess.run(  # -S: what is installed may import anything at the start
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    assert done.stdout.split() == ["False", "False"]
 
 
 def test_the_debugger_reads_the_terminal_and_ctrl_c_still_stops(tmp_path: Path) -> None:

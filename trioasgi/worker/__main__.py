@@ -8,8 +8,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` takes half of the time until the handler is set
+    from types import FrameType
+    from typing import NoReturn
 
 
 def main() -> NoReturn:
