@@ -49,6 +49,43 @@ def wait_until_serving(server: ServerProcess, mode: tuple[str, ...]) -> None:
     wait_until(lambda: server.output.count("is ready") >= workers, "all workers")
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only there the kernel can be told")
+def test_clients_are_refused_before_a_worker_closes_and_the_queue_is_served(tmp_path: Path) -> None:
+    """The close would reset a client that is in the middle of connecting."""
+    write(tmp_path, BLOCKS)
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        wait_until_serving(server, ("--reload",))
+        where = ("127.0.0.1", server.port())
+        with socket.create_connection(where, PATIENCE) as first:
+            first.sendall(REQUEST)
+            server.wait_for("blocks")
+            with socket.create_connection(where, PATIENCE) as queued:
+                queued.sendall(REQUEST)
+                server.send(signal.SIGTERM)
+                wait_until(partial(is_refused, where), "the first refusal", patience=1.5)
+                assert server.output.count("answers") == 0
+                assert queued.recv(1000).startswith(b"HTTP/1.1 200 OK")
+        assert server.wait() == 0
+
+
+BLOCKS = """
+import time
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    print("blocks", flush=True)
+    time.sleep(2)
+    print("answers", flush=True)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+"""
+
+
 @each_mode
 def test_clients_are_refused_at_once_while_a_slow_request_drains(
     mode: tuple[str, ...], tmp_path: Path

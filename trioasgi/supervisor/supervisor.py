@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.errors import ExitStatus
+from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners
 
 from .said import SaidLately
@@ -169,8 +170,11 @@ class Supervisor:
         self._status = status
         for slot in self._slots:
             self._cancel_delay(slot)
-        # Close our copies first. The workers accept what waits in the queues. When the last of them has
-        # closed its copies, clients are refused.
+        # The workers accept what waits in the queues. The last close would reset a client that is in the
+        # middle of its handshake with the kernel: so new ones are refused before.
+        if not any(bind.startswith("fd:") for bind in self._config.binds):
+            for sock in self._sockets:
+                refuse_newcomers(sock)
         close_listeners(self._sockets)
         for worker in self._living:
             worker.drain(final=True)
