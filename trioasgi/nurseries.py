@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
+from outcome import Error
 from trio.lowlevel import current_task
 
 from trioasgi.tasks import start_soon
@@ -34,6 +35,7 @@ from trioasgi.tasks import start_soon
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
 
+    from outcome import Outcome
     from trio._core._run import CancelStatus
     from trio.lowlevel import Task
 
@@ -108,28 +110,62 @@ def report_left_open(who: str, what: str) -> None:
     logger.error(_ADVICE, who, what)
 
 
-# If a version of Trio has another name for this, there is no guard.
+# If a version of Trio has other names for these, there is no guard.
 _end_in_own_task = getattr(trio.Nursery, "_nested_child_finished", None)
+_note_child = getattr(trio.Nursery, "_child_finished", None)
 
 
 def guard_nurseries() -> None:
-    """From now on, raise RuntimeError when a task ends the block of a nursery that another task has opened.
+    """From now on, raise RuntimeError when a task ends the block of a nursery that another task has opened,
+    and let a nursery fail as any other if an error in it has a `repr()` that fails.
 
-    Trio itself does not check this, and its state is corrupted then. The guard holds for the whole process.
-    It does not change a nursery that is used correctly.
+    Trio itself does not check the first, and its state is corrupted then. It shows each error as the reason
+    why the nursery is cancelled. If that fails for the error of a task, it ends the whole run.
+
+    The guard holds for the whole process. It does not change a nursery that is used correctly.
     """
     # There is no other place to intercept a collected generator.
     if _end_in_own_task is not None:
         trio.Nursery._nested_child_finished = _end_nursery  # type: ignore[method-assign, assignment]
+    if _note_child is not None:
+        trio.Nursery._child_finished = _end_child  # type: ignore[method-assign, assignment]
 
 
 def _end_nursery(
     nursery: trio.Nursery, exc: BaseException | None
 ) -> Coroutine[object, object, BaseException | None]:
     if nursery._parent_task is current_task() and _end_in_own_task is not None:
+        if exc is not None and not _can_be_shown(exc):
+            _add_error(nursery, exc)
+            exc = None
         own: Coroutine[object, object, BaseException | None] = _end_in_own_task(nursery, exc)
         return own
     return _end_in_another_task(nursery, exc)
+
+
+def _end_child(nursery: trio.Nursery, task: Task, result: Outcome[object]) -> None:
+    try:
+        if _note_child is not None:
+            _note_child(nursery, task, result)
+    except BaseException:
+        if not isinstance(result, Error):
+            raise
+        _add_error(nursery, result.error)
+        nursery._check_nursery_closed()
+
+
+def _can_be_shown(exc: BaseException) -> bool:
+    try:
+        repr(exc)
+    except BaseException:  # noqa: BLE001 - it may run any code
+        return False
+    return True
+
+
+def _add_error(nursery: trio.Nursery, exc: BaseException) -> None:
+    """As Trio does it, but without the reason."""
+    nursery._pending_excs.append(exc)
+    nursery.cancel_scope.cancel()
 
 
 async def _end_in_another_task(nursery: trio.Nursery, exc: BaseException | None) -> BaseException | None:

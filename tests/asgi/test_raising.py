@@ -62,6 +62,13 @@ class UnlookableError(Exception):
         raise ValueError(name)
 
 
+class Detached:
+    """An object that cannot be shown: a row without its database, say."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("detached")
+
+
 def in_groups(error: Exception, depth: int) -> Exception:
     for _ in range(depth):
         error = ExceptionGroup("a", [error])
@@ -277,3 +284,45 @@ def test_a_real_interrupt_within_a_call_still_ends_the_program() -> None:
     with pytest.raises(BaseExceptionGroup) as raised:
         trio.run(main)
     assert raised.group_contains(KeyboardInterrupt)
+
+
+@pytest.mark.parametrize("where", ["task", "block", "start", "task in the background"])
+def test_an_error_that_cannot_be_shown_in_a_nursery_of_a_call_ends_that_call_alone(where: str) -> None:
+    """Trio shows it as the reason why the nursery is cancelled."""
+
+    async def fail(*, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        raise ValueError(Detached())
+
+    async def fail_in_a_nursery() -> None:
+        async with trio.open_nursery() as nursery:
+            if where == "block":
+                nursery.start_soon(trio.sleep_forever)
+                await fail()
+            nursery.start_soon(fail)
+            await trio.sleep_forever()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/fine":
+            await respond(send, b"fine")
+            return
+        ours = scope["extensions"]["trio"]["nursery"]
+        match where:
+            case "start":
+                await ours.start(fail)
+            case "task in the background":
+                ours.start_soon(fail_in_a_nursery)
+                await respond(send)
+            case _:
+                await fail_in_a_nursery()
+
+    async def main() -> None:
+        async with served(app) as server, connected(server) as other:
+            async with connected(server) as client:
+                status = (await client.get(request())).status
+                assert status == (200 if where == "task in the background" else 500)
+            assert (await other.get(request("/fine"))).body == b"fine"
+
+    with logged() as log:
+        run(main)
+    assert log.count("failed|error in") == 1, log.text
+    assert log.count("left a nursery") == 0
