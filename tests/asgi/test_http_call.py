@@ -333,6 +333,22 @@ async def test_what_was_read_for_a_look_is_there_for_the_read_that_waits_and_for
             assert (await client.response()).body == b"/secondx"
 
 
+@on_trio
+async def test_an_application_that_only_looks_does_not_keep_back_the_100_that_its_client_waits_for(
+    codec: str,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert await poll(receive) is None
+        await respond(send, await read_body(receive))
+
+    with trio.fail_after(30):
+        async with serving(app, codec) as client:
+            await client.send(request("/", "Content-Length: 3", "Expect: 100-continue", method="POST"))
+            assert await client.stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await client.send(b"abc")
+            assert (await client.response()).body == b"abc"
+
+
 def test_requests_beyond_the_limit_get_503(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         called.set()

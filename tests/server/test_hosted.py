@@ -7,6 +7,7 @@ import gc
 import logging
 import re
 import signal
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -617,3 +618,43 @@ def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -
     assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
     assert clock.current_time() - began < 3
     assert log.lines(logging.WARNING) == []
+
+
+def test_a_stream_that_the_program_closes_is_a_client_that_has_gone() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "http.request"
+        waits.set()
+        seen.append((await receive())["type"])
+
+    waits = trio.Event()
+    seen: list[str] = []
+
+    async def main() -> None:
+        async with application(app, lifespan="off") as hosted, trio.open_nursery() as nursery:
+            ours, theirs = memory_stream_pair()
+            nursery.start_soon(hosted.serve_stream, theirs)
+            await ours.send_all(request("/"))
+            await waits.wait()
+            await wait_all_tasks_blocked()
+            await theirs.aclose()
+
+    run(main, seconds=5)  # a clock that jumps would stand still for ever if a task never waits
+    assert seen == ["http.disconnect"]
+
+
+@on_trio
+async def test_a_tls_stream_that_the_program_cuts_is_no_failure_of_the_server(tmp_path: Path) -> None:
+    made = certificates(tmp_path)
+    ours, theirs = memory_stream_pair()
+    server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server_side.load_cert_chain(made.certfile, made.keyfile)
+    tls = trio.SSLStream(theirs, server_side, server_side=True)
+    client = trio.SSLStream(ours, made.context(), server_hostname="localhost")
+    with trio.fail_after(30), logged() as log:
+        async with application(Lived(), lifespan="off") as hosted, trio.open_nursery() as nursery:
+            nursery.start_soon(hosted.serve_stream, tls)
+            await client.send_all(request())
+            assert b"200 OK" in await client.receive_some()
+            await wait_all_tasks_blocked()
+            await trio.aclose_forcefully(tls)
+    log.expect_no_errors()

@@ -26,6 +26,9 @@ CLOSE_SECONDS: Final = 2.0
 """Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
 """
 
+_GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
+"""What a stream raises if its peer has closed first, or the program. Also the `aclose()` of an SSLStream."""
+
 
 class StreamChannel(Channel):
     """A Channel on any `trio.abc.Stream`. Each wait has a cancel scope. Only a read can tell that the peer
@@ -123,6 +126,7 @@ class StreamChannel(Channel):
                 return b""
             raise ConnectionResetError("the connection was broken") from exc
         except trio.ClosedResourceError as exc:
+            self._eof = True  # the program may close a stream that is its own: the client is gone then
             raise ConnectionAbortedError("this side has closed the connection") from exc
         except Exception:
             self._eof = True  # nobody should read from it again
@@ -179,6 +183,10 @@ class StreamChannel(Channel):
             await self._watch(self._read_to_the_end)
 
     async def read_ahead(self) -> None:
+        # A flush that was cancelled before it began has left its bytes here: 100 (Continue), say, for which
+        # the client waits.
+        with suppress(OSError):
+            await self.flush()
         await self._watch(self._read_once)
 
     async def _watch(self, read: Callable[[], Awaitable[None]]) -> None:
@@ -222,10 +230,8 @@ class StreamChannel(Channel):
 
     async def send_eof(self) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            try:
+            with suppress(*_GONE):
                 await self._stream.send_eof()
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
-                pass  # the peer has closed first
 
     async def aclose(self) -> None:
         try:
@@ -236,7 +242,7 @@ class StreamChannel(Channel):
             if self._aborted:
                 await trio.aclose_forcefully(self._stream)
         if not self._aborted:
-            with trio.move_on_after(CLOSE_SECONDS):
+            with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
                 await self._stream.aclose()
 
     async def cut(self) -> None:
