@@ -98,6 +98,45 @@ def test_the_body_of_a_request_has_its_time_after_a_handler_that_blocks(codec: s
     trio.run(main, clock=clock)
 
 
+def test_a_head_that_has_begun_has_its_time_after_a_handler_that_blocks(codec: str) -> None:
+    clock = MockClock()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/block":
+            clock.jump(60)
+        await respond(send, b"ok")
+
+    async def main() -> None:
+        async with on_the_hub(app, http=codec, timeout_headers=2.5) as client:
+            following = request("/next")
+            await client.send(request("/block") + following[:-2])
+            assert (await client.response()).status == 200
+            await wait_all_tasks_blocked()
+            await pass_time(clock, 2.0)
+            await client.send(following[-2:])
+            assert (await client.response()).status == 200
+
+    trio.run(main, clock=clock)
+
+
+def test_a_client_has_its_time_to_read_after_a_handler_that_blocks(codec: str) -> None:
+    clock = MockClock()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        clock.jump(60)
+        await respond(send, bytes(4_000_000))
+
+    async def main() -> None:
+        async with on_the_hub(app, http=codec, timeout_write=2.5) as client:
+            await client.send(request())
+            await wait_all_tasks_blocked()
+            await pass_time(clock, 2.0)
+            response = await client.response()
+            assert (response.cut, len(response.body)) == (False, 4_000_000)
+
+    trio.run(main, clock=clock)
+
+
 def test_what_arrives_while_the_loop_is_blocked_has_come_in_time(codec: str) -> None:
     clock = MockClock()
 

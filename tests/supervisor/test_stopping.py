@@ -109,6 +109,16 @@ def test_clients_are_refused_at_once_while_a_slow_request_drains(
 
 
 @each_mode
+def test_a_request_that_is_cut_has_a_line_that_says_so(mode: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *mode, "--timeout-graceful-shutdown", "0.3", cwd=tmp_path) as server:
+        Background(server.url(), "/held")
+        server.wait_for("held has begun")
+        assert server.stop() == 1
+        assert server.output.count(r'"GET /held HTTP/1\.1" 444 0B .*ms cut$') == 1, server.output.text
+
+
+@each_mode
 def test_clients_of_an_inherited_socket_are_refused_too(mode: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     with contextlib.ExitStack() as stack:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Background, Hammer, get
-from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
+from tests.support.processes import PATIENCE, ServerProcess, is_alive, start, start_server, wait_until
 from trioasgi.process.signals import AGAIN_AFTER
 
 from .apps import write, write_app
@@ -87,6 +87,35 @@ def test_sigterm_to_a_worker_drains_it_and_its_successor_starts_meanwhile(tmp_pa
         assert held.answer().body == "yes"
         assert get(url).body == "yes"
         assert server.stop() == 0
+
+
+def test_a_context_variable_is_not_seen_by_the_next_request_of_a_connection(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, WHO)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        with socket.create_connection(("127.0.0.1", server.port()), PATIENCE) as client:
+            answers = []
+            for field in (b"Authorization: first\r\n", b""):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n" + field + b"\r\n")
+                answers.append(client.recv(1000).rpartition(b"\r\n\r\n")[2])
+        assert answers == [b"first ", b"nobody"]
+        assert server.stop() == 0
+
+
+WHO = """
+import contextvars
+
+user = contextvars.ContextVar("user", default=b"nobody")
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    given = dict(scope["headers"]).get(b"authorization")
+    if given is not None:
+        user.set(given)
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"6")]})
+    await send({"type": "http.response.body", "body": user.get().ljust(6)})
+"""
 
 
 def test_workers_are_replaced_after_their_number_of_requests(tmp_path: Path) -> None:
