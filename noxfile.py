@@ -102,13 +102,13 @@ def tests(session: nox.Session) -> None:
 
 
 def in_parallel() -> tuple[str, ...]:
-    """Arguments of pytest for tests that run at once: two more than there are cores, as many tests wait for
+    """Arguments of pytest for tests that run at once: one more than there are cores, as many tests wait for
     processes. With still more, their deadlines mean nothing.
 
     A process that has run all of its own tests takes some of another's. Otherwise the one that has the
     slowest files runs alone for a minute.
     """
-    return "-n", str(min((os.cpu_count() or 1) + 2, 4)), "--dist", "worksteal"
+    return "-n", str(min((os.cpu_count() or 1) + 1, 4)), "--dist", "worksteal"
 
 
 # Those below are run by name: they take minutes, and fuzz and slow end differently each time.
