@@ -26,17 +26,43 @@ LOOP_ANSWERS = 1.0
 """Seconds in which a loop must answer, or it counts as blocked."""
 
 
-def start_guard(target: Callable[[], object], name: str) -> bool:
-    """Start a thread that watches a deadline. False if the system has no room for a thread.
+def start_guard(target: Callable[[], object], name: str) -> threading.Thread | None:
+    """Start a thread that watches a deadline. None if the system has no room for a thread.
 
     Python raises RuntimeError then. That would spoil a clean stop, or surface anywhere if a signal handler
     raised it.
     """
+    thread = threading.Thread(target=target, name=name, daemon=True)
     try:
-        threading.Thread(target=target, name=name, daemon=True).start()
+        thread.start()
     except RuntimeError:
-        return False
-    return True
+        return None
+    return thread
+
+
+class Guards:
+    """Threads that watch the deadlines of one piece of work, until it is over.
+
+    They have ended when `end` returns. Until Python 3.13, a thread that wakes while the interpreter ends is
+    ended by pthread_exit(3), which loads a library and aborts the process if no descriptor is free for it.
+    """
+
+    def __init__(self) -> None:
+        self.over = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def start(self, target: Callable[[], object], name: str) -> bool:
+        """As `start_guard`. The target is to return once `over` is set."""
+        thread = start_guard(target, name)
+        if thread is not None:
+            self._threads.append(thread)
+        return thread is not None
+
+    def end(self) -> None:
+        """Tell the threads that the work is over, and wait for them."""
+        self.over.set()
+        for thread in self._threads:
+            thread.join(LAST_MOMENTS)
 
 
 def bound_the_end() -> None:

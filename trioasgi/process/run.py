@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Unpack
@@ -17,7 +16,7 @@ from trioasgi.config.env_file import load_env_file
 from trioasgi.config.sources import is_supervised
 from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError, lone_error
 from trioasgi.observe import configure_logging, log_remarks
-from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, end_process, start_guard
+from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, Guards, end_process
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain, is_want_of_room
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.process.stop_signals import StopSignals
@@ -124,10 +123,10 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
     with signals:
         try:
             with resolve_certificate(config) as resolved:
-                is_over = threading.Event()
+                startup = Guards()
                 lifecycle = Lifecycle(
                     resolved,
-                    on_serving=lambda: _begin_serving(signals, is_over),
+                    on_serving=lambda: _begin_serving(signals, startup),
                     on_stuck=_end_with if signals.until_exit else None,
                 )
                 signals.attach(lifecycle, resolved)
@@ -137,11 +136,11 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                     return ExitStatus.OK
                 signals.raise_nothing()
                 if signals.until_exit:
-                    _bound_the_startup(lifecycle, resolved.timeout_startup, is_over)
+                    _bound_the_startup(lifecycle, resolved.timeout_startup, startup)
                 try:
                     return trio.run(lifecycle.serve, app)
                 finally:
-                    is_over.set()
+                    startup.end()
                     has_served = lifecycle.has_served
         except KeyboardInterrupt:
             if not signals.have_come:
@@ -151,27 +150,27 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
             return _fail(error, has_served=has_served)
 
 
-def _begin_serving(signals: StopSignals, startup_is_over: threading.Event) -> None:
-    startup_is_over.set()
+def _begin_serving(signals: StopSignals, startup: Guards) -> None:
+    startup.over.set()
     signals.install_after_startup()
 
 
-def _bound_the_startup(lifecycle: Lifecycle, timeout: float, is_over: threading.Event) -> None:
+def _bound_the_startup(lifecycle: Lifecycle, timeout: float, startup: Guards) -> None:
     """End a start-up at its deadline even if the application blocks the loop, which watches the deadline
     otherwise. For a worker the supervisor does this.
     """
 
     def watch() -> None:
-        while not is_over.wait(timeout + MARGIN):
+        while not startup.over.wait(timeout + MARGIN):
             is_stuck = lifecycle.stage is Stage.STARTING and not lifecycle.answers(LOOP_ANSWERS)
-            if is_stuck and not is_over.is_set():
+            if is_stuck and not startup.over.is_set():
                 end_process(
                     f"the application did not complete its start-up within {timeout:g} s and {MARGIN:g} s "
                     "more (--timeout-startup): it blocks the loop",
                     ExitStatus.NOT_STARTED,
                 )
 
-    start_guard(watch, "trioasgi start")
+    startup.start(watch, "trioasgi start")
 
 
 def _fail(error: BaseException, *, has_served: bool) -> ExitStatus:

@@ -14,10 +14,10 @@ from trioasgi.process.ending import (
     LAST_MOMENTS,
     LOOP_ANSWERS,
     MARGIN,
+    Guards,
     bound_the_end,
     end_now,
     end_process,
-    start_guard,
 )
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers
 
@@ -45,7 +45,7 @@ class StopSignals:
         self._first: signal.Signals | None = None
         self._first_at = 0.0
         self._may_raise = True
-        self._over = threading.Event()
+        self._guards = Guards()
         self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
 
@@ -84,7 +84,7 @@ class StopSignals:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._over.set()
+        self._guards.end()
         if not self.until_exit:
             self._handlers.restore()
         else:
@@ -104,7 +104,7 @@ class StopSignals:
         elif now < self._first_at + AGAIN_AFTER:
             return
         self._count += 1
-        if self._over.is_set():
+        if self._guards.over.is_set():
             self._end_what_is_left()
         elif self._may_raise:
             raise KeyboardInterrupt  # the application is being imported, in this very thread
@@ -121,10 +121,10 @@ class StopSignals:
             case 1:
                 lifecycle.request_drain(f"{name.name}; a second signal ends it at once")
                 if self.until_exit:
-                    start_guard(self._bound_the_stop, "trioasgi stop")
+                    self._guards.start(self._bound_the_stop, "trioasgi stop")
             case 2:
                 lifecycle.request_abort(f"{name.name} again")
-                start_guard(self._end_soon, "trioasgi end")
+                self._guards.start(self._end_soon, "trioasgi end")
             case _:
                 end_now(ExitStatus.FAILED)
 
@@ -135,13 +135,13 @@ class StopSignals:
         assert self._lifecycle is not None
         assert self._config is not None
         limit = self._config.timeout_graceful_shutdown + MARGIN
-        if self._over.wait(limit):
+        if self._guards.over.wait(limit):
             return
         if self._lifecycle.answers(LOOP_ANSWERS):
             limit += self._config.timeout_shutdown
-            if self._over.wait(self._config.timeout_shutdown):
+            if self._guards.over.wait(self._config.timeout_shutdown):
                 return
-        if not self._over.is_set():
+        if not self._guards.over.is_set():
             end_process(
                 f"the server did not stop within {limit:g} s (does the application block the loop, or shield "
                 "its work?): the process is ended"
@@ -149,5 +149,5 @@ class StopSignals:
 
     def _end_soon(self) -> None:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""
-        if not self._over.wait(LAST_MOMENTS):
+        if not self._guards.over.wait(LAST_MOMENTS):
             end_now(ExitStatus.FAILED)

@@ -20,7 +20,7 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
-from trioasgi.process.ending import end_now, start_guard
+from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.imports import working_directory
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, wake_no_loop
 from trioasgi.server.assembly import resolve_certificate
@@ -132,11 +132,11 @@ def _ended_by_a_second_signal() -> Iterator[None]:
     reads. The workers end when this process is gone.
     """
     receivers = {number: signal.getsignal(number) for number in STOPPING}
-    over = threading.Event()
+    guards = Guards()
     first_at: float | None = None
 
     def end_soon() -> None:
-        if not over.wait(_LAST_MOMENTS):
+        if not guards.over.wait(_LAST_MOMENTS):
             end_now(ExitStatus.FAILED)
 
     def receive(number: int, frame: FrameType | None) -> None:
@@ -145,7 +145,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
         if first_at is None:
             first_at = now
         elif now >= first_at + AGAIN_AFTER:
-            start_guard(end_soon, "trioasgi end")
+            guards.start(end_soon, "trioasgi end")
         receiver = receivers[signal.Signals(number)]
         assert callable(receiver)
         receiver(number, frame)
@@ -155,7 +155,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        guards.end()
         for number, receiver in receivers.items():
             signal.signal(number, receiver)
 
