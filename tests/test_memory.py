@@ -406,16 +406,14 @@ def test_a_server_that_stops_leaves_no_tls_connection_to_the_collector(
         assert server_ssl_objects() == 4
 
     async def main() -> None:
-        with uncollected():
+        with uncollected() as found:
             async with AsyncExitStack() as stack, served(many_ways, **options) as server:
                 await connect_all(stack, server)
                 if drained:
                     await server.drain()
-            left.append(server_ssl_objects())
+            assert server_ssl_objects() == 0
+        # Such as refers to itself keeps a connection by the order of the tasks alone: of 8 servers, one.
+        assert not {"Cancelled", "BaseExceptionGroup"} & set(found)
 
     monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)
-    # One cancelled server in twenty leaves one connection: by the order of its tasks, and why is not known.
-    left: list[int] = []
-    while 0 not in left and len(left) < 4:
-        run(main)
-    assert 0 in left
+    run(main)

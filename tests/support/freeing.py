@@ -12,8 +12,8 @@ from trioasgi.net.stream import HubStream
 
 @contextmanager
 def uncollected() -> Iterator[list[str]]:
-    """Do without the garbage collector within the block; then the list has the types of ours that only it
-    could have freed.
+    """Do without the garbage collector within the block; then the list has the types of ours, and of
+    exceptions, that only it could have freed.
     """
     found: list[str] = []
     gc.collect()
@@ -23,12 +23,16 @@ def uncollected() -> Iterator[list[str]]:
         yield found
         gc.set_debug(gc.DEBUG_SAVEALL)
         gc.collect()
-        found += (kind.__name__ for kind in map(type, gc.garbage) if kind.__module__.startswith("trioasgi."))
+        found += (kind.__name__ for kind in map(type, gc.garbage) if _counts(kind))
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
         gc.enable()
         _kept.clear()
+
+
+def _counts(kind: type) -> bool:
+    return kind.__module__.startswith("trioasgi.") or issubclass(kind, BaseException)
 
 
 _kept: list[HubStream | ssl.SSLObject] = []

@@ -10,7 +10,6 @@ nursery has ended, the application shuts down. No task runs outside this tree.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import Sequence
 
     from trioasgi.config import Config
     from trioasgi.server.given import Given
@@ -81,26 +80,9 @@ class NurseryTree:
                 self._acceptor.hub.stop()
 
     async def _serve_connections(self, task_status: trio.TaskStatus[Server]) -> None:
-        drain = self._hosting.drain
-        async with self._open_connections() as (connections, busy, clock):
-            async with trio.open_nursery() as listening:
-                self._acceptor.start(listening, connections)
-                start_soon(listening, self._hosting.drain_if_lifespan_crashes)
-                if self._announces:
-                    self._announce()
-                self._progress.begin()
-                report_started(task_status, self.server)
-                await self._progress.draining.wait()
-                listening.cancel_scope.cancel()
-            self._acceptor.stop(connections, self._progress.listening)
-            connections.drain()
-            drain.begin()
-            start_soon(clock, drain.cut_at_deadline, connections, busy.cancel_scope.cancel)
+        """Listen until told to drain; return when the last connection has ended.
 
-    @asynccontextmanager
-    async def _open_connections(self) -> AsyncIterator[tuple[Connections, trio.Nursery, trio.Nursery]]:
-        """The connections, the nursery that runs them, and another nursery for as long. The block ends when
-        the last connection has ended.
+        The connections run in the nursery `busy`, what watches over them in `clock`, which is open longer.
         """
         last_moments = trio.CancelScope(shield=True)
         async with trio.open_nursery() as clock:
@@ -109,10 +91,27 @@ class NurseryTree:
                     self._progress.nurseries.add(busy)
                     connections = self._connections(busy)
                     start_soon(clock, abort_when_cancelled, connections, last_moments)
-                    yield connections, busy, clock
+                    await self._listen(connections, task_status)
+                    connections.drain()
+                    self._hosting.drain.begin()
+                    cut = self._hosting.drain.cut_at_deadline
+                    start_soon(clock, cut, connections, busy.cancel_scope.cancel)
             finally:
                 last_moments.cancel()
                 clock.cancel_scope.cancel()
+
+    async def _listen(self, connections: Connections, task_status: trio.TaskStatus[Server]) -> None:
+        """Accept connections until told to drain, and those that have come until then."""
+        async with trio.open_nursery() as listening:
+            self._acceptor.start(listening, connections)
+            start_soon(listening, self._hosting.drain_if_lifespan_crashes)
+            if self._announces:
+                self._announce()
+            self._progress.begin()
+            report_started(task_status, self.server)
+            await self._progress.draining.wait()
+            listening.cancel_scope.cancel()
+        self._acceptor.stop(connections, self._progress.listening)
 
     def _connections(self, busy: trio.Nursery) -> Connections:
         """The connections that are served in `busy`."""
