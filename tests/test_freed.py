@@ -10,7 +10,7 @@ import struct
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import pytest
 import trio
@@ -18,11 +18,11 @@ import trio.testing
 
 from tests.support.certificates import Certificates
 from tests.support.freeing import connections, uncollected
-from tests.support.http import request
-from tests.support.sockets import SOON, Client, open_stream, run, served
+from tests.support.http import request, respond
+from tests.support.sockets import FREE, SOON, Client, connected, open_stream, run, served
 from tests.support.transports import certificates
 from tests.support.websocket import accept, close, frame, handshake
-from trioasgi import Server, serve_stream
+from trioasgi import Server, serve, serve_listeners, serve_stream
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.websocket.frames import Opcode
 
@@ -152,6 +152,64 @@ def test_a_server_of_one_stream_that_has_ended_is_freed(codec: str, monkeypatch:
         await serve_one()
         with uncollected() as found:
             await serve_one()
+            await trio.testing.wait_all_tasks_blocked()
+        assert found == []
+
+    monkeypatch.setattr(logging.getLogger("trioasgi"), "disabled", True)  # pytest keeps what is logged
+    run(main)
+
+
+async def drains(server: Server, nursery: trio.Nursery) -> None:
+    await server.drain(grace=0)
+
+
+async def is_cancelled(server: Server, nursery: trio.Nursery) -> None:
+    nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("end", [drains, is_cancelled], ids=lambda end: end.__name__.replace("_", " "))
+@pytest.mark.parametrize("lifespan", ["off", "on"])
+@pytest.mark.parametrize("on_listeners", [False, True], ids=["serve", "serve_listeners"])
+def test_a_server_that_has_ended_is_freed(
+    end: Callable[[Server, trio.Nursery], Awaitable[None]],
+    lifespan: Literal["off", "on"],
+    on_listeners: bool,
+    codec: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has an idle connection, and one with a request under way."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            for stage in ("startup", "shutdown"):
+                await receive()
+                await send({"type": f"lifespan.{stage}.complete"})
+        elif scope["path"] == "/":
+            await respond(send, b"a")
+        else:
+            await trio.sleep_forever()
+
+    options: dict[str, Any] = {"lifespan": lifespan, "http": codec}
+
+    async def begin(nursery: trio.Nursery) -> Server:
+        if on_listeners:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            return cast("Server", await nursery.start(partial(serve_listeners, app, listeners, **options)))
+        return cast("Server", await nursery.start(partial(serve, app, bind=FREE, **options)))
+
+    async def serve_two() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await begin(nursery)
+            async with connected(server) as idle, connected(server) as busy:
+                assert (await idle.get(request())).status == 200
+                await busy.send(request("/busy"))
+                await trio.testing.wait_all_tasks_blocked()
+                await end(server, nursery)
+
+    async def main() -> None:
+        await serve_two()
+        with uncollected() as found:
+            await serve_two()
             await trio.testing.wait_all_tasks_blocked()
         assert found == []
 

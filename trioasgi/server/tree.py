@@ -85,6 +85,7 @@ class NurseryTree:
         The connections run in the nursery `busy`, what watches over them in `clock`, which is open longer.
         """
         last_moments = trio.CancelScope(shield=True)
+        connections: Connections | None = None
         async with trio.open_nursery() as clock:
             try:
                 async with trio.open_nursery() as busy:
@@ -99,6 +100,8 @@ class NurseryTree:
             finally:
                 last_moments.cancel()
                 clock.cancel_scope.cancel()
+                if connections is not None:
+                    connections.end()
 
     async def _listen(self, connections: Connections, task_status: trio.TaskStatus[Server]) -> None:
         """Accept connections until told to drain, and those that have come until then."""
