@@ -159,19 +159,19 @@ def test_a_server_of_one_stream_that_has_ended_is_freed(codec: str, monkeypatch:
     run(main)
 
 
-async def drains(server: Server, nursery: trio.Nursery) -> None:
+async def drains(server: Server, _: trio.CancelScope) -> None:
     await server.drain(grace=0)
 
 
-async def is_cancelled(server: Server, nursery: trio.Nursery) -> None:
-    nursery.cancel_scope.cancel()
+async def is_cancelled(_: Server, scope: trio.CancelScope) -> None:
+    scope.cancel()
 
 
 @pytest.mark.parametrize("end", [drains, is_cancelled], ids=lambda end: end.__name__.replace("_", " "))
 @pytest.mark.parametrize("lifespan", ["off", "on"])
 @pytest.mark.parametrize("on_listeners", [False, True], ids=["serve", "serve_listeners"])
 def test_a_server_that_has_ended_is_freed(
-    end: Callable[[Server, trio.Nursery], Awaitable[None]],
+    end: Callable[[Server, trio.CancelScope], Awaitable[None]],
     lifespan: Literal["off", "on"],
     on_listeners: bool,
     codec: str,
@@ -191,20 +191,28 @@ def test_a_server_that_has_ended_is_freed(
 
     options: dict[str, Any] = {"lifespan": lifespan, "http": codec}
 
-    async def begin(nursery: trio.Nursery) -> Server:
-        if on_listeners:
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-            return cast("Server", await nursery.start(partial(serve_listeners, app, listeners, **options)))
-        return cast("Server", await nursery.start(partial(serve, app, bind=FREE, **options)))
+    async def begin(
+        scope: trio.CancelScope, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with scope:
+            if on_listeners:
+                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                await serve_listeners(app, listeners, task_status=task_status, **options)
+            else:
+                await serve(app, bind=FREE, task_status=task_status, **options)
 
     async def serve_two() -> None:
+        scope = (
+            trio.CancelScope()
+        )  # of the server alone: the frames of a client that is cancelled would refer to it
         async with trio.open_nursery() as nursery:
-            server = await begin(nursery)
+            server = cast("Server", await nursery.start(begin, scope))
             async with connected(server) as idle, connected(server) as busy:
                 assert (await idle.get(request())).status == 200
                 await busy.send(request("/busy"))
                 await trio.testing.wait_all_tasks_blocked()
-                await end(server, nursery)
+                await end(server, scope)
+                await server.wait_closed()
 
     async def main() -> None:
         await serve_two()
