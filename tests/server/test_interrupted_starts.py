@@ -24,6 +24,9 @@ from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
 PACKAGE = str(Path(trioasgi.__file__).parent)
 TRIO = str(Path(trio.__file__).parent)
 OURS = {
+    "Hub._dispatch",
+    "Hub._flush",
+    "ReadingHalf.receive",
     "Background.hold_open",
     "GivenStream._serve_admitted",
     "GivenStream.discard",

@@ -125,6 +125,7 @@ class Hub:
         """End `run()`."""
         self._scope.cancel()
 
+    @enable_ki_protection  # without it, all waits would fail in the middle of a Ctrl-C
     async def _dispatch(self) -> None:
         if sys.platform != "linux":
             raise RuntimeError("the readiness hub needs epoll")
@@ -148,6 +149,7 @@ class Hub:
             if stream is not None:  # an earlier event of this batch may have closed it
                 stream.on_event(flags)
 
+    @enable_ki_protection
     async def _flush(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
             self._flusher = None

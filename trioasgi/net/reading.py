@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import outcome
 import trio
-from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
@@ -173,6 +173,7 @@ class ReadingHalf(CorkingChannel):
             return None
         return self._recv(READ_SIZE)
 
+    @enable_ki_protection  # the reader that is noted must wait: another task will wake it
     async def receive(self) -> bytes:
         while True:
             if self._read_state is _DRAINED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 import trio
-from trio.lowlevel import current_task, wait_task_rescheduled
+from trio.lowlevel import current_task, enable_ki_protection, wait_task_rescheduled
 
 from trioasgi.net.channel import READ_SIZE
 from trioasgi.net.hub_channel import HubChannel
@@ -27,6 +27,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
 
     __slots__ = ()
 
+    @enable_ki_protection  # as `receive`
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         size = READ_SIZE if max_bytes is None else max_bytes

@@ -15,6 +15,7 @@ from trio.lowlevel import (
     Task,
     cancel_shielded_checkpoint,
     current_task,
+    enable_ki_protection,
     reschedule,
     wait_task_rescheduled,
 )
@@ -29,6 +30,7 @@ class _Queue:
         self._tasks: deque[Task] = deque()
         self._taken = False  # does a task have the turn of the next round?
 
+    @enable_ki_protection  # the turn that is taken must be passed on
     async def wait(self) -> None:
         if self._taken:
             self._tasks.append(current_task())

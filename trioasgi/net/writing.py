@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Final
 
 import outcome
 import trio
-from trio.lowlevel import current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from trioasgi.net.channel import STALLED_WRITE
 from trioasgi.net.files import FILE_SLICE
@@ -291,6 +291,7 @@ class WritingHalf(ReadingHalf):
             self._unsent = data[sent:]
             self._write_state = _FULL
 
+    @enable_ki_protection  # the writer that is noted must wait: another task will wake it
     async def _wait_for_room(self) -> None:
         if self._writer is not None:
             raise trio.BusyResourceError("another task is writing to this connection")
