@@ -17,6 +17,7 @@ from typing import Any, Literal, cast
 import pytest
 import trio
 import trio.testing
+from trio.lowlevel import enable_ki_protection
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.support.applications import Lived
@@ -618,6 +619,53 @@ def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -
     assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
     assert clock.current_time() - began < 3
     assert log.lines(logging.WARNING) == []
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["hosted", "alone"])
+@pytest.mark.parametrize("sent", [b"", request("/")], ids=["idle", "busy"])
+@pytest.mark.parametrize("is_first", [False, True], ids=["after", "before"])
+def test_a_ctrl_c_is_not_lost_if_its_task_is_cancelled_in_that_moment(
+    alone: bool, sent: bytes, is_first: bool
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.sleep_forever()
+
+    @enable_ki_protection  # so that it comes out of the main task, which serves
+    async def end(scope: trio.CancelScope) -> None:
+        await trio.testing.wait_all_tasks_blocked()
+        if is_first:
+            signal.raise_signal(signal.SIGINT)
+        scope.cancel()
+        if not is_first:
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        ours, theirs = memory_stream_pair()
+        await ours.send_all(sent)
+        async with application(app, lifespan="off") as hosted, trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+            nursery.start_soon(end, scope)
+            with scope:
+                await (serve_stream(app, theirs, lifespan="off") if alone else hosted.serve_stream(theirs))
+            raise AssertionError("the Ctrl-C was lost")
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        run(main)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+
+
+@on_trio
+async def test_a_caller_that_is_cancelled_with_the_application_is_told_of_that_alone() -> None:
+    """`trio.serve_tcp` may have begun to serve a connection in that moment: that is no failure."""
+    ours, theirs = memory_stream_pair()
+    async with trio.open_nursery() as nursery, application(Lived(), lifespan="off") as hosted:
+        nursery.cancel_scope.cancel()
+        hosted.begin_drain(grace=0)
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(trio.Cancelled):
+            await hosted.serve_stream(theirs)
+    assert await ours.receive_some() == b""
 
 
 def test_a_stream_that_the_program_closes_is_a_client_that_has_gone() -> None:

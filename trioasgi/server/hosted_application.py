@@ -84,6 +84,10 @@ class HostedApplication(Server):
         check_stream(stream)
         try:
             given = self._streams.take(stream, client, server, scheme)
+        except trio.ClosedResourceError:
+            await close_stream(stream)
+            await trio.lowlevel.checkpoint_if_cancelled()  # what has ended the application may end the caller
+            raise
         except BaseException:
             await close_stream(stream)
             raise
@@ -97,9 +101,13 @@ def check_stream(stream: object) -> None:
 
 
 async def close_stream(stream: trio.abc.Stream) -> None:
-    """Close a stream at once. If it fails to, that is logged, as it is no affair of other connections."""
+    """Close a stream at once. If it fails to, that is logged, as it is no affair of other connections.
+
+    It raises no Cancelled, which would take the place of a KeyboardInterrupt that is on its way.
+    """
     try:
-        await trio.aclose_forcefully(stream)
+        with trio.CancelScope(shield=True):
+            await trio.aclose_forcefully(stream)
     except Exception as exc:  # noqa: BLE001 - the stream is the program's own: it may raise anything
         logger.log(logging.WARNING, "a connection could not be closed: %r", exc)
 
