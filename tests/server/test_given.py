@@ -183,9 +183,36 @@ async def test_it_must_be_a_synchronous_function() -> None:
     async def on_connection(_: object) -> bool:
         return True
 
-    for wrong, kind in [(on_connection, "an async function"), (3, "of type int")]:
+    class Filter:
+        async def __call__(self, _: object) -> bool:
+            return True
+
+    for wrong, kind in [
+        (on_connection, "an async function"),
+        (functools.partial(on_connection), "an async function"),
+        (Filter(), "an async function"),
+        (3, "of type int"),
+    ]:
         with pytest.raises(ConfigError, match=f"must be a synchronous function .* it is {kind}"):
             await serve(echo, on_connection=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"cannot be called with one argument, the client's address$"):
+        await serve(echo, on_connection=lambda: True)  # type: ignore[arg-type, misc]
+
+
+def test_a_coroutine_in_place_of_an_answer_admits_nobody() -> None:
+    async def admits(_: object) -> bool:
+        return False
+
+    async def main() -> None:
+        options = {"on_connection": lambda client: admits(client), "lifespan": "off"}
+        async with by_serving(Calls(echo), options) as client:
+            with trio.fail_after(SOON):
+                assert await client.is_closed()
+
+    with logged() as log:
+        run(main)
+    (line,) = log.lines(logging.ERROR)
+    assert line.startswith("on_connection failed; the connection of ")
 
 
 # The server, for its application

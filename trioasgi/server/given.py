@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -15,6 +15,7 @@ from trio.lowlevel import disable_ki_protection
 from trioasgi.asgi.failures import split_failure
 from trioasgi.errors import ConfigError
 from trioasgi.net.peers import Peer
+from trioasgi.server.application import takes
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -57,6 +58,7 @@ class Admission:
         """May this client connect? Not if the program's function fails, which is logged."""
         try:
             answer = self._on_connection(client)
+            _refuse_coroutine(answer)
         except BaseException as exc:
             ours, outside = split_failure(exc)
             if ours is not None:
@@ -68,6 +70,13 @@ class Admission:
         if answer is False:
             logger.debug("%s: closed, as on_connection has returned False", _name(client))
         return answer is not False
+
+
+def _refuse_coroutine(answer: object) -> None:
+    """Raise TypeError for what would admit everybody, though the program means to ask first."""
+    if isinstance(answer, Coroutine):
+        answer.close()  # otherwise Python warns of it, too
+        raise TypeError("on_connection has returned a coroutine, and nothing waits for it")
 
 
 def _name(client: Peer | None) -> str:
@@ -83,10 +92,17 @@ def check_given(state: Mapping[str, Any] | None, on_connection: OnConnection | N
         raise ConfigError(f"state must be a mapping, such as a dict, not {type(state).__name__}")
     if on_connection is None:
         return Given(state)
-    if not callable(on_connection) or inspect.iscoroutinefunction(on_connection):
+    if not callable(on_connection) or _is_async(on_connection):
         kind = "an async function" if callable(on_connection) else f"of type {type(on_connection).__name__}"
         raise ConfigError(
             f"on_connection must be a synchronous function of the client's address, and it is {kind}: a "
             "client that is waited for would hold up those behind it"
         )
+    if not takes(on_connection, 1):
+        raise ConfigError("on_connection cannot be called with one argument, the client's address")
     return Given(state, Admission(on_connection))
+
+
+def _is_async(function: Callable[..., object]) -> bool:
+    call = getattr(function, "__call__", None)  # noqa: B004 - what it is, not whether
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
