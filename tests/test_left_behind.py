@@ -152,6 +152,19 @@ def test_a_server_ends_with_shielded_tasks_that_were_left_behind(child: Child, h
     assert log.count("behind failed") == (child is shielded_and_then_wrong)
 
 
+@pytest.mark.filterwarnings("ignore::trio.TrioDeprecationWarning")
+@pytest.mark.parametrize("child", [shielded, shielded_and_then_wrong])
+def test_a_server_ends_with_them_in_a_run_that_is_not_strict_about_groups(child: Child) -> None:
+    async def main() -> None:
+        with trio.fail_after(20):
+            assert await serve_a_leaver(Leaving(child), "drain", timeout_graceful_shutdown=0.1)
+
+    with logged() as log:
+        trio.run(main, strict_exception_groups=False)
+    assert waited_for(log, child.__name__)
+    assert log.count("behind failed") == (child is shielded_and_then_wrong)
+
+
 @pytest.mark.parametrize("how", ["call", "task"])
 def test_what_ends_within_the_grace_is_not_cut(how: str) -> None:
     has_ended = trio.Event()

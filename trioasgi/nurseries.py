@@ -272,8 +272,8 @@ async def _wait_for(
                 for task in left:
                     _adopt(task, nursery)
                 start_soon(beside, remover.remove_after, nursery, wait_over, last_moments)
-        except BaseExceptionGroup as group:
-            for error in _own_failures(group):
+        except BaseException as raised:  # noqa: BLE001 - a group, unless the run is not strict about that
+            for error in _own_failures(raised):
                 report(error)
         finally:
             last_moments.cancel()
