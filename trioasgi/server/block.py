@@ -41,7 +41,7 @@ async def for_block(serve: Serve[S], *, outlives_cancellation: bool = False) -> 
             start_soon(nursery, task.run)
             try:
                 server = await task.wait_started()
-            except trio.Cancelled:
+            except BaseException:  # Cancelled, or a Ctrl-C
                 task.cancel()  # it may have started in this moment, and be shielded
                 raise
             if server is not None:
