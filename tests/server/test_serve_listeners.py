@@ -40,6 +40,18 @@ def of(app: Any, listeners: Any, **options: Any) -> Start:
     return functools.partial(serve_listeners, app, listeners, **options)
 
 
+class Status:
+    """A `task_status` that keeps the server, and then calls `then`."""
+
+    def __init__(self, then: Callable[[], object] = lambda: None) -> None:
+        self.server: Server | None = None
+        self._then = then
+
+    def started(self, server: Server | None = None) -> None:
+        self.server = server
+        self._then()
+
+
 # Any listener
 
 
@@ -175,26 +187,69 @@ async def test_another_error_of_a_listener_ends_the_server_as_it_is() -> None:
     app, listener, other = Lived(), InMemory(), InMemory()
     error = OSError(errno.EBADF, "not a descriptor")
     listener.errors.append(error)
+    status = Status()
     with pytest.raises(OSError, match="not a descriptor") as caught:
-        await serve_listeners(app, [other, listener])
+        await serve_listeners(app, [other, listener], task_status=status)
     assert caught.value is error
+    assert status.server is not None
+    assert status.server.error is error
     assert app.events == ["startup", "shutdown"]
     assert listener.closed
     assert other.closed
 
 
-def test_a_socket_that_breaks_is_named() -> None:
+async def open_listener(
+    is_secure: bool, directory: Path
+) -> tuple[trio.SocketListener, trio.abc.Listener[Any]]:
+    """A listener on a socket of 127.0.0.1, and what to serve on: that one, or TLS on it."""
+    (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    if not is_secure:
+        return plain, plain
+    both = certificates(directory)
+    return plain, trio.SSLListener(plain, server_context(both.certfile, both.keyfile))
+
+
+@pytest.mark.parametrize(
+    ("how", "is_secure", "has_handlers"),
+    [
+        ("shut down", False, False),  # if it is closed, the server has a duplicate of its own
+        ("shut down", False, True),
+        ("shut down", True, False),
+        ("shut down", True, True),
+        ("closed", False, True),
+        ("closed", True, False),
+        ("closed", True, True),
+    ],
+)
+def test_a_socket_that_breaks_is_named(how: str, is_secure: bool, has_handlers: bool, tmp_path: Path) -> None:
+    def breaks(listener: trio.SocketListener) -> None:
+        if how == "closed":
+            listener.socket.close()
+        else:
+            listener.socket.shutdown(socket.SHUT_RDWR)
+
     async def main() -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        with pytest.raises(TrioasgiError, match=r"cannot accept connections on http://127\.0\.0\.1"):
-            await serve_and_break(listeners)
+        plain, listener = await open_listener(is_secure, tmp_path)
+        status = Status(lambda: breaks(plain))
+        async with trio.open_nursery() as nursery:
+            options: dict[str, Any] = {"handler_nursery": nursery} if has_handlers else {}
+            said = rf"cannot accept connections on http{'s' * is_secure}://127\.0\.0\.1"
+            with pytest.raises(TrioasgiError, match=said) as caught:
+                await serve_listeners(Lived(), listener, task_status=status, **options)
+        assert status.server is not None
+        assert status.server.error is caught.value
 
-    async def serve_and_break(listeners: list[trio.SocketListener]) -> None:
-        class Status:
-            def started(self, _: Server) -> None:
-                listeners[0].socket.shutdown(socket.SHUT_RDWR)
+    run(main)
 
-        await serve_listeners(Lived(), listeners, task_status=cast("trio.TaskStatus[Server]", Status()))
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["plain", "tls"])
+def test_a_listener_that_is_given_twice_is_named(is_secure: bool, tmp_path: Path) -> None:
+    async def main() -> None:
+        _, listener = await open_listener(is_secure, tmp_path)
+        async with trio.open_nursery() as nursery:
+            said = r"on https?://127\.0\.0\.1:\d+: another task accepts from the same listener"
+            with pytest.raises(TrioasgiError, match=said):
+                await serve_listeners(Lived(), [listener, listener], handler_nursery=nursery)
 
     run(main)
 

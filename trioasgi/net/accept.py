@@ -11,6 +11,8 @@ from typing import Final
 
 import trio
 
+from trioasgi.errors import TrioasgiError
+
 logger = logging.getLogger("trioasgi")
 
 BATCH: Final = 16
@@ -49,6 +51,14 @@ class Shortage:
             self._told = trio.current_time()
             logger.warning("cannot accept connections: %s; raise the limit of open files", exc)
         await trio.sleep(PAUSE)
+
+
+def broken_listener(url: str, reason: str | None) -> TrioasgiError:
+    """What to raise if the listening socket at `url` cannot be accepted from any more."""
+    return TrioasgiError(
+        f"the server cannot accept connections on {url} any more ({reason}): its listening socket was shut "
+        "down or closed from outside of the server"
+    )
 
 
 async def accept_connections(listener: socket.socket, take: Take) -> None:

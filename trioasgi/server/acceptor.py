@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import TrioasgiError
-from trioasgi.net.accept import accept_connections, accept_waiting
+from trioasgi.net.accept import accept_connections, accept_waiting, broken_listener
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
@@ -70,10 +69,7 @@ class Acceptor:
         try:
             await accept_connections(listener.sock, partial(self._take, listener, connections))
         except OSError as exc:
-            raise TrioasgiError(
-                f"the server cannot accept connections on {listener.url} any more ({exc.strerror}): its "
-                "listening socket was shut down or closed from outside of the server"
-            ) from exc
+            raise broken_listener(listener.url, exc.strerror) from exc
 
     def stop(self, connections: Connections, listening: Listening) -> None:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""

@@ -177,7 +177,9 @@ async def serve_listeners(
       ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`.
       What a listener's `accept` raises: As it is. It ends the server. Only if the system has no room for
           another file or connection (EMFILE, ENFILE, ENOBUFS, ENOMEM), that is logged, and accepting goes on
-          a moment later. A broken socket of `trio.SocketListener`s is a TrioasgiError that names its URL.
+          a moment later.
+      TrioasgiError: The socket of a `trio.SocketListener`, also below TLS, was closed or shut down, or
+          another task accepts from it. The message names its URL.
     """
     from trioasgi.server.given_listeners import Listeners  # few programs need it
 

@@ -10,10 +10,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config.checks import refuse_addresses
-from trioasgi.errors import ConfigError
-from trioasgi.net.accept import Shortage
+from trioasgi.errors import ConfigError, TrioasgiError
+from trioasgi.net.accept import NO_ROOM, Shortage, broken_listener
+from trioasgi.net.listeners import socket_url
 from trioasgi.server.block import for_block
 from trioasgi.server.flat_errors import FlatErrors
+from trioasgi.server.handle import note_failure
 from trioasgi.server.hosted_application import close_stream, host, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
@@ -101,29 +103,20 @@ class Listeners:
         self, prepared: Prepared, handlers: StartsSoon | None, task_status: trio.TaskStatus[Server]
     ) -> None:
         """Serve what the listeners accept. The connections run in `handlers`, if it is not None."""
-        serve = partial(host, prepared, self._on_sockets(prepared.config))
+        sources = [_Source(listener, prepared.config) for listener in self._listeners]
+        serve = partial(host, prepared, [each.on_socket for each in sources if each.on_socket is not None])
         async with for_block(serve, outlives_cancellation=handlers is not None) as hosted:
             with FlatErrors():
                 async with _nursery_for(handlers) as nursery:
                     try:
                         async with trio.open_nursery() as accepting:
-                            for listener in self._listeners:
-                                start_soon(accepting, _accept, listener, hosted, nursery)
+                            for source in sources:
+                                start_soon(accepting, source.accept, hosted, nursery)
                             report_started(task_status, hosted)
                             await hosted.wait_draining()
                             accepting.cancel_scope.cancel()
                     finally:
                         await self.close()
-
-    def _on_sockets(self, config: Config) -> list[ListensOn]:
-        """The sockets of those that have one, and whether their connections have TLS."""
-        found: list[ListensOn] = []
-        for listener in self._listeners:
-            has_tls = config.certfile is not None or isinstance(listener, trio.SSLListener)
-            sock = _socket_of(listener)
-            if sock is not None:
-                found.append((sock, has_tls))
-        return found
 
 
 def _socket_of(listener: trio.abc.Listener[Any]) -> socket.socket | None:
@@ -161,22 +154,65 @@ async def _nursery_for(handlers: StartsSoon | None) -> AsyncIterator[StartsSoon]
         yield nursery
 
 
-async def _accept(listener: trio.abc.Listener[Any], hosted: HostedApplication, nursery: StartsSoon) -> None:
-    """Accept from one listener until cancelled. Raises what its `accept` raises."""
-    shortage = Shortage()
-    while True:
+class _Source:
+    """One listener, while connections are accepted from it.
+
+    `on_socket` has its socket, and whether its connections have TLS; it is None if there is no socket.
+    """
+
+    def __init__(self, listener: trio.abc.Listener[Any], config: Config) -> None:
+        self._listener = listener
+        self.on_socket: ListensOn | None = None
+        self._url: str | None = None
+        sock = _socket_of(listener)
+        if sock is not None:
+            has_tls = config.certfile is not None or isinstance(listener, trio.SSLListener)
+            self.on_socket = sock, has_tls
+            self._url = socket_url(sock, has_tls)  # nothing tells it later, if the socket was closed
+
+    async def accept(self, hosted: HostedApplication, nursery: StartsSoon) -> None:
+        """Accept until cancelled. Raises what the listener's `accept` raises; TrioasgiError if its socket is
+        broken, or another task accepts from it.
+        """
         try:
-            stream = await listener.accept()
-        except OSError as exc:
-            await shortage.wait(exc)
-            continue
-        try:
-            given = take(hosted, stream)
-        except trio.ClosedResourceError:  # it has drained in this moment
-            await close_stream(stream)
-            return
-        try:
-            start_soon(nursery, given.serve)
-        except BaseException:
-            await close_stream(stream)
+            await self._accept_all(hosted, nursery)
+        except Exception as exc:
+            note_failure(hosted, exc)
             raise
+
+    async def _accept_all(self, hosted: HostedApplication, nursery: StartsSoon) -> None:
+        shortage = Shortage()
+        while True:
+            try:
+                stream = await self._accept_one()
+            except OSError as exc:
+                await shortage.wait(exc)
+                continue
+            try:
+                given = take(hosted, stream)
+            except trio.ClosedResourceError:  # it has drained in this moment
+                await close_stream(stream)
+                return
+            try:
+                start_soon(nursery, given.serve)
+            except BaseException:
+                await close_stream(stream)
+                raise
+
+    async def _accept_one(self) -> trio.abc.Stream:
+        """As the listener's `accept`. If it is on a socket, OSError is a lack of room and nothing else."""
+        if self._url is None:
+            return cast("trio.abc.Stream", await self._listener.accept())
+        try:
+            return cast("trio.abc.Stream", await self._listener.accept())
+        except OSError as exc:
+            if exc.errno in NO_ROOM:
+                raise
+            raise broken_listener(self._url, exc.strerror) from exc
+        except trio.ClosedResourceError as exc:
+            raise broken_listener(self._url, str(exc)) from exc
+        except trio.BusyResourceError as exc:
+            raise TrioasgiError(
+                f"the server cannot accept connections on {self._url}: another task accepts from the same "
+                "listener. Give each listener to one server, and once"
+            ) from exc

@@ -182,6 +182,11 @@ def begin_last_drain(server: Server) -> None:
     server.begin_drain()
 
 
+def note_failure(server: Server, error: Exception) -> None:
+    """Note that `error` ends the server, for its `error`: it is raised outside of its own nurseries."""
+    server._progress.failure = error
+
+
 def grace_of(server: Server) -> float:
     """Seconds that the requests of a server that drains have, from the call that has set them."""
     return server._progress.grace.seconds

@@ -94,6 +94,8 @@ class Progress:
         self.phase = ServerPhase.STARTING
         self.error: BaseException | None = None
         """What has ended it."""
+        self.failure: BaseException | None = None
+        """What ends it, if it comes from outside of its nurseries."""
         self.listening = listening
         """Who accepts from the sockets. It may change until the server drains."""
         self.grace = Grace(grace)
@@ -130,7 +132,7 @@ class Progress:
     def end(self, error: BaseException | None) -> None:
         """Note that the server has ended, and why. Tasks that wait for it go on."""
         self.enter(ServerPhase.CLOSED)
-        self.error = error
+        self.error = error if self.failure is None else self.failure
         self.counts = _Counted(self.counts.requests)
         self.draining.set()
         self.closed.set()
