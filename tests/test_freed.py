@@ -19,7 +19,7 @@ import trio.testing
 from tests.support.certificates import Certificates
 from tests.support.freeing import connections, uncollected
 from tests.support.http import request, respond
-from tests.support.sockets import FREE, SOON, Client, connected, open_stream, run, served
+from tests.support.sockets import SOON, Client, open_stream, run, served
 from tests.support.transports import certificates
 from tests.support.websocket import accept, close, frame, handshake
 from trioasgi import Server, serve, serve_listeners, serve_stream
@@ -159,6 +159,19 @@ def test_a_server_of_one_stream_that_has_ended_is_freed(codec: str, monkeypatch:
     run(main)
 
 
+class OwnListener(trio.abc.Listener[trio.SocketStream]):
+    """Its connections come as streams: nobody may take its socket."""
+
+    def __init__(self, listener: trio.SocketListener) -> None:
+        self._listener = listener
+
+    async def accept(self) -> trio.SocketStream:
+        return await self._listener.accept()
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
 async def drains(server: Server, _: trio.CancelScope) -> None:
     await server.drain(grace=0)
 
@@ -169,11 +182,11 @@ async def is_cancelled(_: Server, scope: trio.CancelScope) -> None:
 
 @pytest.mark.parametrize("end", [drains, is_cancelled], ids=lambda end: end.__name__.replace("_", " "))
 @pytest.mark.parametrize("lifespan", ["off", "on"])
-@pytest.mark.parametrize("on_listeners", [False, True], ids=["serve", "serve_listeners"])
+@pytest.mark.parametrize("entry", ["serve", "serve_listeners", "serve_listeners of the program's own kind"])
 def test_a_server_that_has_ended_is_freed(
     end: Callable[[Server, trio.CancelScope], Awaitable[None]],
     lifespan: Literal["off", "on"],
-    on_listeners: bool,
+    entry: str,
     codec: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -192,27 +205,34 @@ def test_a_server_that_has_ended_is_freed(
     options: dict[str, Any] = {"lifespan": lifespan, "http": codec}
 
     async def begin(
-        scope: trio.CancelScope, task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED
+        listener: trio.SocketListener,
+        scope: trio.CancelScope,
+        task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         with scope:
-            if on_listeners:
-                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                await serve_listeners(app, listeners, task_status=task_status, **options)
+            if entry == "serve":
+                await serve(app, sockets=listener, task_status=task_status, **options)
             else:
-                await serve(app, bind=FREE, task_status=task_status, **options)
+                accepting = OwnListener(listener) if "own" in entry else listener
+                await serve_listeners(app, accepting, task_status=task_status, **options)
 
     async def serve_two() -> None:
-        scope = (
-            trio.CancelScope()
-        )  # of the server alone: the frames of a client that is cancelled would refer to it
+        # The server alone: a client that is cancelled as well has frames that refer to it.
+        scope = trio.CancelScope()
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        address = listener.socket.getsockname()
         async with trio.open_nursery() as nursery:
-            server = cast("Server", await nursery.start(begin, scope))
-            async with connected(server) as idle, connected(server) as busy:
-                assert (await idle.get(request())).status == 200
-                await busy.send(request("/busy"))
+            server = cast("Server", await nursery.start(begin, listener, scope))
+            async with (
+                await trio.open_tcp_stream(*address) as idle,
+                await trio.open_tcp_stream(*address) as busy,
+            ):
+                assert (await Client(idle).get(request())).status == 200
+                await Client(busy).send(request("/busy"))
                 await trio.testing.wait_all_tasks_blocked()
                 await end(server, scope)
                 await server.wait_closed()
+        await listener.aclose()  # `serve` has a duplicate
 
     async def main() -> None:
         await serve_two()

@@ -19,11 +19,11 @@ from trioasgi.server.handle import note_failure
 from trioasgi.server.hosted_application import close_stream, host, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
-from trioasgi.tasks import StartsSoon, protected_context, report_started, start_soon
+from trioasgi.tasks import StartsSoon, report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncIterator
+    from collections.abc import Sequence
 
     from trioasgi.config import Config
     from trioasgi.server.given import Prepared
@@ -107,16 +107,31 @@ class Listeners:
         serve = partial(host, prepared, [each.on_socket for each in sources if each.on_socket is not None])
         async with for_block(serve, outlives_cancellation=handlers is not None) as hosted:
             with FlatErrors():
-                async with _nursery_for(handlers) as nursery:
-                    try:
-                        async with trio.open_nursery() as accepting:
-                            for source in sources:
-                                start_soon(accepting, source.accept, hosted, nursery)
-                            report_started(task_status, hosted)
-                            await hosted.wait_draining()
-                            accepting.cancel_scope.cancel()
-                    finally:
-                        await self.close()
+                # The nursery is in no context manager made of a generator: since Python 3.12 its frame would
+                # keep the errors of a nursery that is cancelled.
+                if handlers is not None:
+                    await self._accept(sources, hosted, handlers, task_status)
+                    return
+                async with trio.open_nursery() as nursery:
+                    await self._accept(sources, hosted, nursery, task_status)
+
+    async def _accept(
+        self,
+        sources: Sequence[_Source],
+        hosted: HostedApplication,
+        handlers: StartsSoon,
+        task_status: trio.TaskStatus[Server],
+    ) -> None:
+        """Accept from all until the server drains. Then the listeners are closed."""
+        try:
+            async with trio.open_nursery() as accepting:
+                for source in sources:
+                    start_soon(accepting, source.accept, hosted, handlers)
+                report_started(task_status, hosted)
+                await hosted.wait_draining()
+                accepting.cancel_scope.cancel()
+        finally:
+            await self.close()
 
 
 def _socket_of(listener: trio.abc.Listener[Any]) -> socket.socket | None:
@@ -143,15 +158,6 @@ def _iterable(listeners: object) -> Iterable[Any]:
             f"listeners is of type {type(listeners).__name__}: pass a trio.abc.Listener, or several"
         )
     return listeners
-
-
-@protected_context
-async def _nursery_for(handlers: StartsSoon | None) -> AsyncIterator[StartsSoon]:
-    if handlers is not None:
-        yield handlers
-        return
-    async with trio.open_nursery() as nursery:
-        yield nursery
 
 
 class _Source:
