@@ -107,6 +107,20 @@ async def test_a_head_that_comes_first_takes_the_place_of_continue(codec: str) -
         assert (response.interim, response.body, response.closes) == ([], b"abc", True)
 
 
+@on_trio
+async def test_continue_is_sent_while_the_head_waits_for_its_body(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        head = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"3")]}
+        await send(head)
+        await send({"type": "http.response.body", "body": await read_body(receive)})
+
+    async with serving(app, codec) as client:
+        await client.send(EXPECTING)
+        assert await client.stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
+        response = await client.get(b"abc")
+        assert (response.status, response.body, response.closes) == (200, b"abc", True)
+
+
 # What comes in
 
 

@@ -131,7 +131,9 @@ class HTTP1Exchange(HTTP1Response):
         try:
             if self._owes_continue:
                 self._owes_continue = False
-                if self.phase is _NOT_STARTED and not channel.send_nowait(CONTINUE):
+                # A head that has left takes its place. One that still waits for its body cannot.
+                may_send = self.phase is _NOT_STARTED or bool(self._head)
+                if may_send and not channel.send_nowait(CONTINUE):
                     await channel.flush()
                     return  # it may be over by now
             data = channel.receive_nowait()
