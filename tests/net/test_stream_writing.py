@@ -12,6 +12,7 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.net.pairs import RESET, clog, hub_pair, read_exactly, unix_pair
+from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.sockets import SOON, run
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -47,6 +48,59 @@ def test_what_a_write_was_given_may_change_afterwards() -> None:
             data[:] = b"y" * len(data)
             await read_exactly(peer, taken)
             assert await read_exactly(peer, 100_000) == b"x" * 100_000
+
+    run(main)
+
+
+def test_many_pieces_that_wait_for_a_slow_peer_take_time_that_grows_with_their_number() -> None:
+    piece = bytes(500)
+
+    async def main() -> None:
+        async with hub_pair() as (stream, _):
+            clog(stream)
+            assert not stream.send_nowait(piece)
+
+            def send(count: int) -> None:
+                for _ in range(count):
+                    assert not stream.send_nowait(piece)
+
+            assert grows_no_faster_than_its_input(send, 250)
+
+    run(main)
+
+
+def test_many_pieces_that_wait_for_a_slow_peer_arrive_in_order_and_are_counted() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            pieces = [bytes([number % 256]) * (number % 900) for number in range(2000)]
+            for number, piece in enumerate(pieces):
+                assert not stream.send_nowait(piece) or not number
+                if piece:
+                    nursery.start_soon(stream.flush)
+            data = b"".join(pieces)
+            assert stream.unsent == len(data)
+            await read_exactly(peer, taken)
+            assert await read_exactly(peer, len(data)) == data
+            await stream.flush()
+            assert stream.unsent == 0
+
+    run(main)
+
+
+def test_many_pieces_that_wait_for_a_peer_that_resets_are_counted_as_unsent() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            clog(stream)
+            for _ in range(10):
+                assert not stream.send_nowait(b"x" * 10)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            peer.socket.close()
+            with pytest.raises(ConnectionError):
+                await stream.flush()
+            assert stream.unsent == 100
+            stream.abort()
+            assert stream.unsent == 100
 
     run(main)
 

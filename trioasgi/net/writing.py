@@ -83,6 +83,8 @@ class WritingHalf(ReadingHalf):
     """Writes to the socket, as `WriteState` allows."""
 
     __slots__ = (
+        "_behind",
+        "_behind_size",
         "_emptied",
         "_failure",
         "_lost",
@@ -100,6 +102,8 @@ class WritingHalf(ReadingHalf):
         self._failure: OSError | None = None
         """Why the state is BROKEN, or why bytes were lost when it became CLOSED."""
         self._unsent: memoryview | None = None
+        self._behind: list[bytes] = []  # what was given while there were unsent bytes
+        self._behind_size = 0
         self._writer: trio.lowlevel.Task | None = None  # waits for room
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
         self._emptied = 0  # how often all unsent bytes have been sent
@@ -140,6 +144,8 @@ class WritingHalf(ReadingHalf):
     def _break(self, why: OSError, lost: memoryview) -> None:
         self._failure = why
         self._unsent = lost
+        self._lost += self._behind_size
+        self._behind, self._behind_size = [], 0
         if self._write_state is not _CLOSED:
             self._write_state = _BROKEN
 
@@ -176,7 +182,7 @@ class WritingHalf(ReadingHalf):
     @property
     def unsent(self) -> int:
         given = 0 if self._unsent is None else len(self._unsent)
-        return given + self._lost + self._corked_size + self._file_left
+        return given + self._behind_size + self._lost + self._corked_size + self._file_left
 
     def send_nowait(self, data: bytes) -> bool:
         if self._corked:
@@ -202,12 +208,14 @@ class WritingHalf(ReadingHalf):
         """Put `data` behind the unsent bytes.
 
         This happens only if several tasks of an application send at once, as each waits in `flush()` before
-        its next send.
+        its next send. There may be thousands, so the pieces are joined only when it is their turn.
         """
         if self._failure is not None:
             self._lost += len(data)
             raise self._why_broken()
-        self._unsent = memoryview(b"".join((self._unsent or _NOTHING, data)))
+        if data:
+            self._behind.append(data)
+            self._behind_size += len(data)
         return False
 
     def send_soon(self, *pieces: bytes) -> bool:
@@ -274,22 +282,30 @@ class WritingHalf(ReadingHalf):
         data = self._unsent
         if data is None:
             return
-        try:
-            sent = self._sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            self._write_state = _FULL
-            return
-        except OSError as exc:
-            self._break(exc.with_traceback(None), data)
-            self._wake_queue()
-            raise self._why_broken() from None
-        if sent == len(data):
-            self._unsent = None
-            self._emptied += 1
-            self._wake_queue()
-        else:
-            self._unsent = data[sent:]
-            self._write_state = _FULL
+        while data is not None:
+            try:
+                sent = self._sock.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError as exc:
+                self._break(exc.with_traceback(None), data)
+                self._wake_queue()
+                raise self._why_broken() from None
+            if sent < len(data):
+                self._unsent = data[sent:]
+                self._write_state = _FULL
+                return
+            self._unsent = data = self._take_behind()
+        self._emptied += 1
+        self._wake_queue()
+
+    def _take_behind(self) -> memoryview | None:
+        """The bytes that come next."""
+        if not self._behind:
+            return None
+        data = memoryview(b"".join(self._behind))
+        self._behind, self._behind_size = [], 0
+        return data
 
     @enable_ki_protection  # the writer that is noted must wait: another task will wake it
     async def _wait_for_room(self) -> None:
