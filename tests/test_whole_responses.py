@@ -407,7 +407,9 @@ def test_a_client_that_takes_nothing_ends_all_tasks_that_send(transport: str, tm
 
     done = trio.Event()
     ended: list[int] = []
-    run(main)
+    with logged() as log:
+        run(main)
+    assert log.count("the client took nothing of the response") == 1
 
 
 @over_both

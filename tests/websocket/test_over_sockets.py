@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from tests.support.certificates import Certificates
-from tests.support.sockets import SOON, connected, open_stream, port_of, run, secured, served
+from tests.support.sockets import SOON, connected, logged, open_stream, port_of, run, secured, served
 from tests.support.websocket import (
     PING,
     PONG,
@@ -211,6 +211,38 @@ def test_many_senders_to_a_slow_reader(secure: bool, certificates: Certificates)
                 await client.send(close())
 
     run(main)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_that_takes_nothing_is_logged_once_whoever_sends(
+    secure: bool, certificates: Certificates
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def talk() -> None:
+            with pytest.raises(OSError, match=r"closed|stopped reading|broke the connection"):
+                while True:
+                    await send({"type": "websocket.send", "bytes": bytes(1_000_000)})
+
+        await accept(receive, send)
+        async with trio.open_nursery() as nursery:
+            for _ in range(10):
+                nursery.start_soon(talk)
+        done.set()
+
+    options = certificates.options if secure else {}
+
+    async def main() -> None:
+        async with served(app, lifespan="off", timeout_write=0.5, **options) as server:
+            context = certificates.context()
+            async with secured(server, context) if secure else connected(server) as http:
+                await WebSocketClient(http).shake_hands()
+                with trio.fail_after(SOON):
+                    await done.wait()
+
+    done = trio.Event()
+    with logged() as log:
+        run(main)
+    assert log.count("it took nothing for too long") == 1
 
 
 def test_the_codec_that_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

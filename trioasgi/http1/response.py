@@ -345,7 +345,8 @@ class HTTP1Response(Exchange):
     def _stalled(self) -> ClientDisconnected:
         """Give the response up, because the client takes nothing of it. Return the exception to raise."""
         reason = "the client stopped reading the response"
-        self._connection.log_limit("the client took nothing of the response for too long")
+        if self.phase is not _FAILED:  # else another task has noted it before
+            self._connection.log_limit("the client took nothing of the response for too long")
         self._lose(reason, by_server=True)
         return ClientDisconnected(reason)
 

@@ -207,7 +207,8 @@ class SendingSide:
         self.state = _CLOSED
 
     def _stall(self) -> None:
-        self._log("closed, as it took nothing for too long (--timeout-write)")
+        if self.state is not _CLOSED:  # else another task has noted it before
+            self._log("closed, as it took nothing for too long (--timeout-write)")
         self._lose("the client stopped reading")
 
     def _note_broken(self) -> None:
