@@ -13,11 +13,12 @@ import pytest
 import trio
 import trio.testing
 
-from tests.support import applications
+from tests.support import applications, slow_client
 from tests.support.http import CODECS, Calls, Client, Response, echo, read_body, request, respond
 from tests.support.sockets import SOON, logged, open_stream, run, served
 from tests.support.transports import TRANSPORTS, Both, certificates, serving_over
 from trioasgi import Server
+from trioasgi.net.ticker import TICK
 from trioasgi.types import Receive, Scope, Send
 
 MEGABYTE = 1 << 20
@@ -131,6 +132,62 @@ def test_a_bad_request_behind_good_ones_leaves_their_responses_whole(
             assert await client.is_closed()
 
     run(main)
+
+
+# A client that sends on, before it has read a response that is the last
+
+
+SLOWLY = 300_000
+"""Bytes of a response that the kernel takes at once, and a slow client does not."""
+
+
+async def respond_slowly(scope: Scope, receive: Receive, send: Send) -> None:
+    """A response for a slow client. The path may say that it is the last."""
+    closes = [(b"connection", b"close")] if scope["path"] == "/last" else []
+    await respond(send, bytes(SLOWLY), headers=[(b"content-length", b"%d" % SLOWLY), *closes])
+
+
+@over_both
+@pytest.mark.parametrize("path", ["/last", "/idle"])
+def test_a_request_behind_the_last_response_does_not_destroy_it(
+    codec: str, transport: str, path: str, tmp_path: Path
+) -> None:
+    """The last: because it says so, or because the client has long had time for a next request."""
+
+    async def main() -> None:
+        keep_alive = 0.1 if path == "/idle" else 60
+        slow = {"http": codec, "timeout_keep_alive": keep_alive}
+        async with (
+            serving_over(transport, respond_slowly, tmp_path, **slow) as both,
+            slow_client.connect(both.server, slow_client.context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(request(path))
+            await trio.sleep(2 * TICK + 0.2)
+            await stream.send_all(request("/next"))
+            status, body, whole = (await slow_client.read(stream)).response()
+            assert (status, len(body), whole) == (200, SLOWLY, True)
+
+    run(main)
+
+
+@over_both
+def test_the_last_response_reaches_a_slow_client_though_the_server_ends_meanwhile(
+    codec: str, transport: str, tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with (
+            serving_over(transport, respond_slowly, tmp_path, http=codec) as both,
+            slow_client.connect(both.server, slow_client.context(transport, tmp_path)) as stream,
+        ):
+            await stream.send_all(request("/last"))
+            await trio.testing.wait_all_tasks_blocked(0.1)
+            await both.server.drain(grace=0.1)
+            status, body, whole = (await slow_client.read(stream)).response()
+            assert (status, len(body), whole) == (200, SLOWLY, True)
+
+    with logged() as log:
+        run(main)
+        log.expect_no_errors()
 
 
 # Expect: 100-continue

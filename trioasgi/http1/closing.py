@@ -85,3 +85,6 @@ async def linger(channel: Channel) -> None:
                 await trio.lowlevel.checkpoint()
     except OSError:
         pass  # the client has gone
+    except trio.Cancelled:
+        await channel.aclose()  # in the orderly way: what the kernel has taken, it still delivers
+        raise

@@ -163,6 +163,9 @@ class HTTP1Connection(ConnectionState):
                     while True:
                         request = await self._read_request(task, patience)
                         if request is None:
+                            if self.phase is not _CLOSING and self._may_lose_response():
+                                self.phase = _CLOSING
+                                await linger(self.channel)
                             return True
                         patience = keep_alive
                         self.phase = _BUSY
@@ -428,13 +431,14 @@ class HTTP1Connection(ConnectionState):
         self.phase = _CLOSING
         if exchange.phase is ResponsePhase.FAILED and exchange.ends_with_connection:
             await self.channel.cut()
-        elif self.reader.holds_data or self.reader.body is not None or self._has_more():
+        elif self.reader.holds_data or self.reader.body is not None or self._may_lose_response():
             await linger(self.channel)
         return False
 
-    def _has_more(self) -> bool:
+    def _may_lose_response(self) -> bool:
+        """Has the client sent more, or could it still do so before it has the response? It may pipeline."""
         try:
-            return bool(self.channel.receive_nowait())
+            return bool(self.channel.receive_nowait()) or self.channel.undelivered > 0
         except OSError:
             return False
 
