@@ -270,6 +270,22 @@ async def test_a_failed_startup_is_told_once_though_the_application_raises_as_we
         await run(app, mode)
 
 
+@pytest.mark.parametrize("error", [SystemExit(0), KeyboardInterrupt(), GeneratorExit()], ids=repr)
+@on_trio
+async def test_what_is_raised_after_a_failed_startup_does_not_replace_its_message(
+    mode: Mode, error: BaseException
+) -> None:
+    # Starlette sends the traceback and raises, whatever it is that its lifespan has raised.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.failed", "message": "no database"})
+        raise error
+
+    for _ in range(10):  # Trio chooses who of the two runs first
+        with pytest.raises(LifespanError, match="no database"):
+            await run(app, mode)
+
+
 @on_trio
 async def test_a_startup_has_a_deadline(mode: Mode) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -211,6 +211,8 @@ class Lifespan:
         match ours:
             case None:
                 pass
+            case _ if self._state is LifespanState.FAILED:
+                self._note_after_failure(ours)
             case SystemExit():
                 self._fail(f"called sys.exit({ours.code!r}) in its lifespan")
             case Exception():
@@ -254,15 +256,16 @@ class Lifespan:
                 self._fail(f"crashed in its lifespan call ({option})", exc)
             case LifespanState.STARTING | LifespanState.RUNNING | LifespanState.STOPPING:
                 self._fail("crashed in its lifespan call", exc)
-            case LifespanState.FAILED if self.error is not None and (
-                self.error.__cause__ is exc or str(self.error) not in _BARE_FAILURES
-            ):
-                # Frameworks raise the exception that their message has reported already.
-                logger.debug("the application raised what it had said that it failed with", exc_info=exc)
-            case LifespanState.FAILED:
-                logger.error("the application raised when it had said that it failed", exc_info=exc)
             case _:
                 logger.error("the application raised after its lifespan had ended", exc_info=exc)
+
+    def _note_after_failure(self, exc: BaseException) -> None:
+        error = self.error
+        if error is not None and (error.__cause__ is exc or str(error) not in _BARE_FAILURES):
+            # Frameworks raise the exception that their message has reported already.
+            logger.debug("the application raised what it had said that it failed with", exc_info=exc)
+        else:
+            logger.error("the application raised when it had said that it failed", exc_info=exc)
 
     def _fail(self, what: str, cause: BaseException | None = None) -> None:
         running = self._state is LifespanState.RUNNING
