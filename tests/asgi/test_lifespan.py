@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from types import NoneType
 from typing import Any
 
 import pytest
@@ -330,6 +331,34 @@ async def test_a_crash_after_the_startup_is_fatal(mode: Mode, error: Exception) 
         with pytest.raises(LifespanError, match="crashed") as caught:
             await lifespan.shutdown()
     assert caught.value.__cause__ is error
+
+
+@pytest.mark.parametrize("reason", ["", "the reason"])
+@on_trio
+async def test_an_application_that_fails_while_it_is_served_may_say_so(
+    mode: Mode, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Starlette sends the traceback, and then raises.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send(STARTED)
+        await trio.sleep(10)
+        try:
+            raise ValueError("gone")
+        except ValueError:
+            await send({"type": "lifespan.shutdown.failed", "message": reason})
+            raise
+
+    lifespan = Lifespan(app, mode, startup_timeout=60, shutdown_timeout=30)
+    async with trio.open_nursery() as nursery:
+        await lifespan.startup(nursery)
+        with trio.fail_after(11):
+            await lifespan.crashed.wait()
+        with pytest.raises(LifespanError) as caught:
+            await lifespan.shutdown()
+    assert str(caught.value) == "the application crashed in its lifespan call" + (reason and f": {reason}")
+    assert isinstance(caught.value.__cause__, NoneType if reason else ValueError)
+    assert not warnings(caplog)
 
 
 @on_trio

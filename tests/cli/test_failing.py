@@ -145,3 +145,32 @@ def test_a_start_up_that_fails_otherwise_has_no_hint(tmp_path: Path) -> None:
     result = run("app:app", cwd=tmp_path)
     assert (result.returncode, result.stderr.count("ValueError: boom")) == (3, 1)
     assert "asyncio" not in result.stderr
+
+
+IN_BACKGROUND = """
+from contextlib import asynccontextmanager
+import anyio
+from starlette.applications import Starlette
+
+async def fail():
+    await anyio.sleep(0.1)
+    raise ValueError("gone")
+
+@asynccontextmanager
+async def lifespan(app):
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail)
+        yield
+
+app = Starlette(lifespan=lifespan)
+"""
+
+
+def test_a_task_of_a_frameworks_lifespan_that_fails_is_told_once_and_with_nothing_beside(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "app.py").write_text(IN_BACKGROUND)
+    result = run("app:app", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("ValueError: gone") == 1
+    assert "unexpected message" not in result.stderr

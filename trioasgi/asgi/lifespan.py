@@ -49,7 +49,8 @@ _NOTHING: Final = ("nothing at this time",)
 
 _EXPECTED: Final = {
     LifespanState.STARTING: ("lifespan.startup.complete", "lifespan.startup.failed"),
-    LifespanState.RUNNING: _NOTHING,
+    # Starlette sends it also if a task of its lifespan fails while it is served.
+    LifespanState.RUNNING: ("lifespan.shutdown.failed",),
     LifespanState.STOPPING: ("lifespan.shutdown.complete", "lifespan.shutdown.failed"),
     LifespanState.STOPPED: _NOTHING,
     LifespanState.UNSUPPORTED: _NOTHING,
@@ -95,6 +96,8 @@ class Lifespan:
         self.context: Context | None = None
         self.crashed = trio.Event()
         self.error: LifespanError | None = None
+        self.what_failed = ""
+        """What `error` says, without the reason that the application gives."""
 
     async def startup(self, nursery: trio.Nursery) -> None:
         """Start the application. Raises LifespanError if it fails to, or takes too long."""
@@ -267,10 +270,11 @@ class Lifespan:
         else:
             logger.error("the application raised when it had said that it failed", exc_info=exc)
 
-    def _fail(self, what: str, cause: BaseException | None = None) -> None:
+    def _fail(self, what: str, cause: BaseException | None = None, *, reason: str = "") -> None:
         running = self._state is LifespanState.RUNNING
         self._state = LifespanState.FAILED
-        text = f"the application {what}"
+        self.what_failed = f"the application {what}"
+        text = self.what_failed + reason
         if cause is None:
             # Frameworks send this while they handle the exception. Most put its traceback into the text.
             origin = sys.exception()
@@ -304,12 +308,18 @@ class Lifespan:
             case "lifespan.shutdown.complete":
                 self._state = LifespanState.STOPPED
                 self._progress.set()
+            case "lifespan.shutdown.failed" if self._state is LifespanState.RUNNING:
+                self._fail("crashed in its lifespan call", reason=_reason(message))
             case "lifespan.shutdown.failed":
                 self._fail(f"failed to stop{_reason(message)}")
         await trio.lowlevel.checkpoint()
 
 
-_BARE_FAILURES = ("the application failed to start", "the application failed to stop")
+_BARE_FAILURES = (
+    "the application failed to start",
+    "the application failed to stop",
+    "the application crashed in its lifespan call",
+)
 """The messages for a failure that the application does not explain."""
 
 

@@ -162,7 +162,7 @@ class Hosting:
     async def drain_if_lifespan_crashes(self) -> None:
         """Wait for a crash of the application's lifespan call, and let the server drain then."""
         await self._lifespan.crashed.wait()
-        logger.error("%s; the server stops", self._lifespan.error)
+        logger.error("%s; the server stops", self._lifespan.what_failed)  # the error is raised at the end
         self.progress.begin_drain()
 
     def context(self) -> Context:
