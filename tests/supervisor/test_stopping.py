@@ -285,6 +285,27 @@ def test_a_signal_to_all_while_workers_import_is_a_good_stop(tmp_path: Path) -> 
         assert server.wait() == 0, server.output.text
 
 
+SLOW_INTERPRETER = """
+import sys, time
+
+if "trioasgi.worker" in sys.orig_argv:
+    print("interpreter starts", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_ctrl_c_while_the_interpreter_of_a_worker_starts_is_a_good_stop(tmp_path: Path) -> None:
+    """Python then ends with status 1 ("Failed to import the site module"), and not by the signal."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_INTERPRETER)
+    write_app(tmp_path, "yes")
+    environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with start_server("app:app", "--reload", cwd=tmp_path, env=environ) as server:
+        server.wait_for("interpreter starts")
+        server.send(signal.SIGINT, group=True)
+        assert server.wait() == 0, server.output.text
+        assert "KeyboardInterrupt" in server.output.text
+
+
 @each_mode
 def test_requests_cut_at_the_end_of_the_grace_are_told_by_the_status(
     mode: tuple[str, ...], tmp_path: Path

@@ -232,10 +232,11 @@ class WorkerProcess:
         """Has it failed, was it killed, or did it cut requests?"""
         if self.failure is not None or self.killed is not None:
             return True
-        # A process manager may send SIGTERM to the workers too, and a terminal SIGINT. A worker that does not
-        # serve yet, or has stopped already, has no requests to finish.
-        had_nothing_to_do = self.ready_at is None or self._finished.is_set()
-        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if had_nothing_to_do else (None, 0)
+        if self.ready_at is None:  # it has no requests; a Ctrl-C that reaches it may end it in any way
+            return False
+        # A process manager may send SIGTERM to the workers too, and a terminal SIGINT. A worker that has
+        # stopped already has no requests to finish.
+        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if self._finished.is_set() else (None, 0)
         return self.exit_status not in good
 
     def ending(self) -> str:
