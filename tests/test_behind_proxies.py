@@ -18,7 +18,7 @@ from trio_websocket import open_websocket
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import read_body, request, respond
 from tests.support.proxies import haproxy, nginx, program
-from tests.support.sockets import Client, logged, port_of, run, served
+from tests.support.sockets import SOON, Client, logged, port_of, run, served
 from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.skipif(
@@ -184,6 +184,42 @@ def test_haproxy_tells_of_the_client_by_header_fields(tmp_path: Path) -> None:
                     assert shown["headers"]["host"] == "example.org:8443"
 
     run(main)
+
+
+def test_no_request_through_shared_connections_of_haproxy_is_read_as_another(
+    codec: str, tmp_path: Path
+) -> None:
+    """A refused request with a length, and then the next client's request, whose body is a request."""
+    smuggled = request("/smuggled")
+    victim = request("/victim", method="POST", body=smuggled)
+    lengths = {len(victim) - len(smuggled), 10}
+    refused = [
+        request("/", *fields, f"Content-Length: {length}", method="POST")
+        for length in lengths
+        for fields in (["Expect: x"], [f"A{number}: b" for number in range(40)])
+    ]
+    paths: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        paths.append(scope["path"])
+        await show(scope, receive, send)
+
+    async def main() -> None:
+        async with served(app, http=codec, limit_header_count=30, **TRUST) as server:
+            config = haproxy_config(
+                0, f"127.0.0.1:{port_of(server)}", backend="mode http\n            http-reuse always"
+            )
+            config = config.replace("default_backend", "mode http\n            default_backend")
+            with haproxy(tmp_path, lambda port: config.replace(":0 ", f":{port} ", 1)) as port:
+                async with client_of(port) as other:
+                    for attack in refused:
+                        async with client_of(port) as attacker:
+                            assert (await attacker.get(attack, "POST")).status in {417, 431}
+                        assert (await ask(other, victim))["size"] == len(smuggled)
+                        assert (await ask(other, request("/after")))["size"] == 0
+
+    run(main)
+    assert paths == ["/victim", "/after"] * len(refused)
 
 
 def test_haproxy_tells_of_the_client_by_rfc_7239(tmp_path: Path) -> None:
@@ -458,6 +494,35 @@ def test_the_documented_nginx_block_carries_websockets_and_uploads(tmp_path: Pat
                 tmp_path, lambda port: config.replace("listen 80;", f"listen 127.0.0.1:{port};")
             ) as port:
                 await use(port)
+
+    run(main)
+
+
+def test_nginx_ends_a_silent_response_after_the_time_that_the_documented_block_sets(tmp_path: Path) -> None:
+    block = documented("nginx", "location / {")
+    assert "proxy_read_timeout 1h;" in block
+    ended = trio.Event()
+
+    async def silent(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        async with served(silent, disconnect_grace=0.01, **TRUST) as server:
+            config = block.replace("127.0.0.1:8000", f"127.0.0.1:{port_of(server)}")
+            config = config.replace("proxy_read_timeout 1h;", "proxy_read_timeout 300ms;")
+            with nginx(
+                tmp_path, lambda port: config.replace("listen 80;", f"listen 127.0.0.1:{port};")
+            ) as port:
+                async with client_of(port) as client:
+                    response = await client.get(request("/"))
+                    assert (response.body, response.cut) == (b"begun", True)
+                with trio.fail_after(SOON):
+                    await ended.wait()
 
     run(main)
 

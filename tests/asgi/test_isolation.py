@@ -391,7 +391,10 @@ def test_the_line_of_a_refused_request_has_nothing_of_the_one_before(
     assert [line for _, line in lines if '"- - HTTP/1.1" 400 ' in line]
 
 
-def test_requests_that_came_together_let_others_run_between_them(codec: str) -> None:
+@pytest.mark.parametrize("transport", [*TRANSPORTS, "unix"])
+def test_requests_that_came_together_let_others_run_between_them(
+    transport: str, codec: str, tmp_path: Path
+) -> None:
     """A client that pipelines does not keep the server to itself: counted in turns of another task.
 
     Trio shuffles the tasks of a round: of two requests in a row, one may come before that task and one after.
@@ -410,9 +413,10 @@ def test_requests_that_came_together_let_others_run_between_them(codec: str) -> 
         await respond(send)
 
     async def main() -> None:
+        options = {"uds": str(tmp_path / "socket")} if transport == "unix" else {}
         async with (
-            served(app, lifespan="off", http=codec) as server,
-            connected(server) as client,
+            serving_over(transport, app, tmp_path, http=codec, **options) as server,
+            server.connect() as client,
             trio.open_nursery() as nursery,
         ):
             nursery.start_soon(count_turns)
