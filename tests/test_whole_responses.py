@@ -435,3 +435,49 @@ def test_the_end_of_a_response_that_was_left_to_the_server_is_logged_as_cut_with
     with logged() as log:
         run(main)
     assert log.count(r'"GET / HTTP/1.1" 200 [1-9]\d+B .*ms cut$') == 1
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["goes on", "waits for the end"])
+@over_both
+def test_a_response_is_complete_once_it_has_left_though_its_application_did_not_wait(
+    transport: str, waits: bool, tmp_path: Path
+) -> None:
+    """The application goes on. The next request is served meanwhile, and the line is there."""
+    size = 20_000_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        is_first = len(calls) == 0
+        calls.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        if not is_first:
+            await send({"type": "http.response.body", "body": b"next"})
+            return
+        with trio.move_on_after(0.05) as scope_of_send:
+            await send({"type": "http.response.body", "body": bytes(size)})
+        assert scope_of_send.cancelled_caught
+        gave_up.set()
+        if waits:
+            assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+            assert await receive() == {"type": "http.disconnect", "reason": "the response is complete"}
+            calls.append("end")
+        else:
+            await trio.sleep_forever()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", **options(transport, tmp_path)) as server,
+            connect(server, context(transport, tmp_path), room=1 << 20) as stream,
+        ):
+            await stream.send_all(head("1.1", close=False))
+            await gave_up.wait()
+            await stream.send_all(head("1.1", close=True))
+            got = await read(stream)
+            assert got.data.count(bytes(size // 2)) == 2
+            assert got.data.endswith(b"next\r\n0\r\n\r\n")
+            assert calls == (["/", "end", "/"] if waits else ["/", "/"])
+
+    gave_up = trio.Event()
+    calls: list[str] = []
+    with logged() as log:
+        run(main)
+    assert log.count(rf'"GET / HTTP/1.1" 200 {size}B .*ms$') == 1

@@ -4,7 +4,10 @@ and 7).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
 from trioasgi.http.exchange import Exchange
@@ -325,6 +328,19 @@ class HTTP1Response(Exchange):
             raise self._broken() from exc
 
     async def flush(self) -> None:
+        try:
+            await self._flush()
+        except trio.Cancelled:
+            if self.phase is _ENDING:
+                # The response leaves all the same. Its call may go on, and wait until it is complete.
+                self._connection.start_task(self._flush_end, self._connection.info.peer)
+            raise
+
+    async def _flush_end(self) -> None:
+        with suppress(ClientDisconnected):
+            await self._flush()
+
+    async def _flush(self) -> None:
         connection = self._connection
         channel = connection.channel
         connection.flushing += 1
