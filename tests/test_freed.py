@@ -181,28 +181,34 @@ async def is_cancelled(_: Server, scope: trio.CancelScope) -> None:
 
 
 @pytest.mark.parametrize("end", [drains, is_cancelled], ids=lambda end: end.__name__.replace("_", " "))
-@pytest.mark.parametrize("lifespan", ["off", "on"])
+@pytest.mark.parametrize("lifespan", ["off", "on", "lasting"])
 @pytest.mark.parametrize("entry", ["serve", "serve_listeners", "serve_listeners of the program's own kind"])
 def test_a_server_that_has_ended_is_freed(
     end: Callable[[Server, trio.CancelScope], Awaitable[None]],
-    lifespan: Literal["off", "on"],
+    lifespan: Literal["off", "on", "lasting"],
     entry: str,
     codec: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It has an idle connection, and one with a request under way."""
+    """It has an idle connection, one with a request under way, and a task in the background. Its lifespan may
+    have to be cancelled.
+    """
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             for stage in ("startup", "shutdown"):
                 await receive()
                 await send({"type": f"lifespan.{stage}.complete"})
+            if lifespan == "lasting":
+                await trio.sleep_forever()
         elif scope["path"] == "/":
+            scope["extensions"]["trio"]["nursery"].start_soon(trio.sleep_forever)
             await respond(send, b"a")
         else:
             await trio.sleep_forever()
 
-    options: dict[str, Any] = {"lifespan": lifespan, "http": codec}
+    options: dict[str, Any] = {"lifespan": "off" if lifespan == "off" else "on", "http": codec}
+    options["timeout_shutdown"] = 0.1
 
     async def begin(
         listener: trio.SocketListener,

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -34,6 +33,7 @@ from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator
+    from types import TracebackType
 
     from outcome import Outcome
     from trio._core._run import CancelStatus
@@ -77,32 +77,42 @@ def abandon_nurseries(task: Task) -> bool:
     return True
 
 
-class LeftOpen:
-    """`found`: has the block of `abandoning` left something open?"""
-
-    found = False
-
-
-@contextmanager
-def abandoning(scope: trio.CancelScope) -> Iterator[LeftOpen]:
-    """Run the block, which calls the application, inside `scope`.
+class Abandoning:
+    """Run a block, which calls the application, inside `scope`.
 
     Nurseries and scopes that the block leaves open do not outlive it. An open scope would stay around what
     the task does later, and its deadline would cancel that.
+
+    No generator with @contextmanager: since Python 3.12 its frame and the Cancelled that ends there refer to
+    each other, and keep all that the block had.
     """
-    task = current_task()
-    left_open = LeftOpen()
-    try:
-        with scope:
-            innermost = task._cancel_status
-            try:
-                yield left_open
-            finally:
-                left_open.found = abandon_nurseries(task) or task._cancel_status is not innermost
-    except RuntimeError:
-        # Trio's error: the block of `scope` has ended before the block of an inner one.
-        if not left_open.found:
-            raise
+
+    found = False
+    """Has the block left something open?"""
+
+    def __init__(self, scope: trio.CancelScope) -> None:
+        self._scope = scope
+        self._task = current_task()
+
+    def __enter__(self) -> Abandoning:
+        self._scope.__enter__()
+        self._innermost = self._task._cancel_status
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        self.found = abandon_nurseries(self._task) or self._task._cancel_status is not self._innermost
+        try:
+            is_caught = self._scope.__exit__(kind, exc, traceback)
+        except RuntimeError:
+            # Trio's error: the block of `scope` has ended before the block of an inner one.
+            if not self.found:
+                raise
+            return True
+        finally:
+            del exc, traceback
+        return is_caught
 
 
 def report_left_open(who: str, what: str) -> None:

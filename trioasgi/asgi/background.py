@@ -7,14 +7,14 @@ end, before the application's lifespan is shut down.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.failures import split_failure
-from trioasgi.nurseries import abandoning, report_left_open
+from trioasgi.nurseries import Abandoning, report_left_open
 from trioasgi.observe.errors import log_failure
 from trioasgi.tasks import report_started, start, start_named
 
@@ -143,13 +143,16 @@ class _Task:
         return self._run(work) if isinstance(work, Coroutine) else work
 
     async def _run(self, work: Awaitable[Any]) -> None:
-        with self._contained():
+        # A scope that the task leaves open stays away from the others: its deadline would cancel them all.
+        with Abandoning(trio.CancelScope()) as left_open:
             try:
                 await work
             except BaseException as exc:
                 if not self._has_started:
                     raise
                 self._log_failure(exc)
+        if left_open.found:
+            report_left_open("in the background", self._origin)
 
     def started(self, value: object = None) -> None:
         """As `trio.TaskStatus.started`."""
@@ -157,22 +160,16 @@ class _Task:
             self._status.started(value)
         self._has_started = True
 
-    @contextmanager
-    def _contained(self) -> Iterator[None]:
-        """Keep scopes that the task leaves open away from the other tasks: the deadline of such a scope would
-        cancel them all.
-        """
-        with abandoning(trio.CancelScope()) as left_open:
-            yield
-        if left_open.found:
-            report_left_open("in the background", self._origin)
-
     def _log_failure(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
-        if ours is not None:
-            log_failure(f"{self._origin} failed", ours)
-        if outside is not None:
-            raise outside
+        try:
+            if ours is not None:
+                log_failure(f"{self._origin} failed", ours)
+            if outside is not None:
+                raise outside
+        finally:
+            # Raised from here, it holds this frame: only the collector would free it, with the whole task.
+            del exc, ours, outside
 
 
 def report_left_behind(error: BaseException) -> None:
@@ -180,10 +177,13 @@ def report_left_behind(error: BaseException) -> None:
     application's.
     """
     ours, outside = split_failure(error)
-    if ours is not None:
-        log_failure("a task that a call of the application has left behind failed", ours)
-    if outside is not None:
-        raise outside
+    try:
+        if ours is not None:
+            log_failure("a task that a call of the application has left behind failed", ours)
+        if outside is not None:
+            raise outside
+    finally:
+        del error, ours, outside  # as above
 
 
 class TrioExtension(Mapping[str, Any]):

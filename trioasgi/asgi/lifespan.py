@@ -16,7 +16,7 @@ import trio
 from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
 from trioasgi.errors import LifespanError
-from trioasgi.nurseries import abandoning, report_left_open
+from trioasgi.nurseries import Abandoning, report_left_open
 from trioasgi.observe.errors import asyncio_hint, asyncio_hint_in
 from trioasgi.tasks import start_named
 
@@ -197,7 +197,7 @@ class Lifespan:
         }
         if self._extensions is not None:
             scope["extensions"] = self._extensions
-        with abandoning(self._scope) as left_open:
+        with Abandoning(self._scope) as left_open:
             try:
                 await self._app(scope, self._receive, self._send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
@@ -211,19 +211,23 @@ class Lifespan:
 
     def _note_failure(self, exc: BaseException) -> None:
         ours, outside = split_failure(exc)
-        match ours:
-            case None:
-                pass
-            case _ if self._state is LifespanState.FAILED:
-                self._note_after_failure(ours)
-            case SystemExit():
-                self._fail(f"called sys.exit({ours.code!r}) in its lifespan")
-            case Exception():
-                self._note_exception(ours)
-            case _:
-                self._fail("crashed in its lifespan call", ours)
-        if outside is not None:
-            raise outside
+        try:
+            match ours:
+                case None:
+                    pass
+                case _ if self._state is LifespanState.FAILED:
+                    self._note_after_failure(ours)
+                case SystemExit():
+                    self._fail(f"called sys.exit({ours.code!r}) in its lifespan")
+                case Exception():
+                    self._note_exception(ours)
+                case _:
+                    self._fail("crashed in its lifespan call", ours)
+            if outside is not None:
+                raise outside
+        finally:
+            # Raised from here, it holds this frame: only the collector would free it, with the whole call.
+            del exc, ours, outside
 
     def _note_return(self) -> None:
         match self._state:
