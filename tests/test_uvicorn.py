@@ -24,7 +24,7 @@ from tests.support.certificates import make_certificates
 from tests.support.processes import start, start_server
 from trioasgi.cli.arguments import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
-from trioasgi.config.option import Kind, keyword
+from trioasgi.config.option import Group, Kind, Option, keyword
 from trioasgi.config.sources import read_config, remarks_on
 from trioasgi.config.uvicorn import UVICORN_NAMES
 from trioasgi.errors import ConfigError, TLSError
@@ -279,16 +279,52 @@ def test_versions_of_tls_that_are_broken_are_refused_with_the_reason(value: str,
 # The same names in every source
 
 
-def test_an_option_has_all_its_names_in_every_source(tmp_path: Path) -> None:
-    for name, own in NAMES.items():
-        if OPTIONS[own].kind is not Kind.INTEGER:
-            continue
-        expected = Config.from_dict({own: 7})
-        assert read_config({}, environ={f"TRIOASGI_{name.upper()}": "7"}, directory=tmp_path) == expected
-        assert Config.from_dict({name: 7}) == expected
-        assert Config().replace(**{name: 7}) == expected
-        (tmp_path / "o.toml").write_text(f"{name.replace('_', '-')} = 7")
-        assert read_config({}, config_file="o.toml", environ={}, directory=tmp_path) == expected
+def values_for(option: Option, env_file: str) -> dict[str, object]:
+    """Values as they are written, each with what it is in Python."""
+    words = {
+        "bind": "8001",
+        "ciphers": "ECDHE+AESGCM",
+        "env_file": env_file,
+        "forwarded_headers": "forwarded",
+        "header": "X-A:1",
+    }
+    if option.name in words:
+        return {words[option.name]: words[option.name]}
+    match option.kind:
+        case Kind.INTEGER:
+            return {"7": 7}
+        case Kind.NUMBER:
+            return {"7.5": 7.5, "7": 7}
+        case Kind.SWITCH:
+            return {"yes": True, "off": False}
+        case Kind.CHOICE:
+            return {word: word for word in (*option.choices, *option.spellings)}
+        case Kind.LIST if option.name.endswith(("trusted", "allow_ips")):
+            return {"10.0.0.1": "10.0.0.1"}
+        case Kind.LIST | Kind.TEXT:
+            return {"x": "x"}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_option_has_all_its_names_in_every_source(name: str, tmp_path: Path) -> None:
+    option = OPTIONS[NAMES[name]]
+    env_file = tmp_path / "x"
+    env_file.touch()
+    # What an option of TLS cannot stand without.
+    beside = {"certfile": "c"} if option.group is Group.TLS and option.name != "certfile" else {}
+    prefixes = ("TRIOASGI_", "UVICORN_") if name in UVICORN_NAMES else ("TRIOASGI_",)
+    for text, value in values_for(option, str(env_file)).items():
+        expected = Config.from_dict({**beside, option.name: value})
+        assert Config.from_dict({**beside, name: value}) == expected
+        assert Config.from_dict(beside).replace(**{name: value}) == expected
+        for prefix in prefixes:
+            environ = {"TRIOASGI_CERTFILE": "c"} if beside else {}
+            environ[prefix + name.upper()] = text
+            assert read_config({}, environ=environ, directory=tmp_path) == expected
+        for key in (name, name.replace("_", "-")):
+            lines = [f"{word} = {json.dumps(entry)}" for word, entry in {**beside, key: value}.items()]
+            (tmp_path / "o.toml").write_text("\n".join(lines))
+            assert read_config({}, config_file="o.toml", environ={}, directory=tmp_path) == expected
 
 
 def test_the_constructor_knows_all_names_and_one_position() -> None:
