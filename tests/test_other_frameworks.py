@@ -156,6 +156,41 @@ def test_quart_trio(codec: str) -> None:
     run(main)
 
 
+FAILING_QUART = """
+from {package} import {name}
+
+app = {name}(__name__)
+
+@app.before_serving
+async def connect():
+    raise RuntimeError("no database")
+"""
+
+
+@pytest.mark.parametrize("mode", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize(("package", "name"), [("quart", "Quart"), ("quart_trio", "QuartTrio")])
+def test_quart_whose_startup_fails_is_told_and_ends_with_3(
+    package: str, name: str, mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It sends `lifespan.startup.failed`, and waits for the next message as if nothing had happened."""
+    (tmp_path / "app.py").write_text(FAILING_QUART.format(package=package, name=name))
+    with start_server("app:app", *mode, cwd=tmp_path) as server:
+        assert server.wait() == 3
+        assert server.output.count("the application failed to start: no database") == 1
+        assert "Serving on" not in server.output.text
+
+
+def test_quart_whose_startup_fails_is_waited_for_with_reload(tmp_path: Path) -> None:
+    text = FAILING_QUART.format(package="quart_trio", name="QuartTrio")
+    (tmp_path / "app.py").write_text(text)
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        server.wait_for("waiting for a file to change")
+        (tmp_path / "app.py").write_text(text.replace('raise RuntimeError("no database")', "pass"))
+        server.wait_for("Serving on")
+        assert blocking.get(server.url()).status == 404
+        assert server.stop() == 0
+
+
 # Applications that are asyncio's
 
 

@@ -270,6 +270,54 @@ def test_an_idle_stream_ends_when_its_client_has_gone(codec: str, transport: str
     run(main)
 
 
+@pytest.mark.parametrize("which", ["streams", "always"])
+def test_what_a_call_has_to_commit_is_committed_in_a_shield_though_its_client_has_gone(
+    which: str, codec: str, transport: str, tmp_path: Path
+) -> None:
+    """The way that the page on extensions shows. The cancellation comes in the middle of the commit."""
+
+    async def note_cancellation() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            cancelled.set()
+
+    async def commit() -> None:
+        under_way.set()
+        with trio.fail_after(SOON):
+            await cancelled.wait()
+        await trio.sleep(0.05)
+        committed.append(True)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if which == "streams":
+            await send({"type": "http.response.start", "status": 200})
+            await send(BEGUN)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(note_cancellation)
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + 5):
+                    await commit()
+                await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": which, "disconnect_grace": 0.1, "http": codec}
+        async with serving_over(transport, app, tmp_path, **options) as both:
+            async with both.connect() as client:
+                await client.send(request())
+                with trio.fail_after(SOON):
+                    await under_way.wait()
+            with trio.fail_after(SOON):
+                await ended.wait()
+            assert committed == [True]
+
+    under_way, cancelled, ended = trio.Event(), trio.Event(), trio.Event()
+    committed: list[bool] = []
+    run(main)
+
+
 def test_without_it_an_idle_stream_goes_on(codec: str, transport: str, tmp_path: Path) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200})

@@ -645,7 +645,6 @@ def test_two_servers_in_one_run() -> None:
 
 EMBEDDED = """
 import functools
-import logging
 import trio
 import trioasgi
 
@@ -668,15 +667,20 @@ trio.run(main)
 """
 
 
+EMBEDDING = (Path(__file__).parents[2] / "docs" / "embedding.md").read_text("utf-8")
+LINES_FOR_LOGGING = EMBEDDING.partition("add these\ntwo lines:")[2].split("```")[1].removeprefix("python")
+
+
 @pytest.mark.parametrize(
     ("configure", "information"),
-    [("", 0), ("logging.basicConfig(level=logging.INFO)", 1)],
-    ids=["logging is not configured", "it is"],
+    [("", 0), (LINES_FOR_LOGGING, 1)],
+    ids=["logging is not configured", "the lines of the page on embedding configure it"],
 )
 def test_embedded_it_logs_errors_alone_unless_the_program_configures_logging(
     configure: str, information: int
 ) -> None:
     program = EMBEDDED.format(configure=configure)
+    assert program.count("logging") == 3 * information  # import logging, logging.basicConfig, logging.INFO
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=20, check=True
     )
