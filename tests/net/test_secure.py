@@ -338,6 +338,29 @@ def test_what_is_sent_soon_is_one_record_and_can_be_taken_back(tmp_path: Path) -
     run(main, 5)
 
 
+def test_what_a_cancelled_flush_leaves_is_sent_when_there_is_room(tmp_path: Path) -> None:
+    """All of it, however often the kernel's buffer is full again, and what is given meanwhile behind it."""
+    data = bytes(index % 251 for index in range(20_000_000))
+
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, transport, peer):
+            for _ in range(2):
+                with trio.move_on_after(0):
+                    if not channel.send_nowait(data):
+                        await channel.flush()
+            assert channel.unsent > len(data)
+            pieces: list[bytes] = []
+            while sum(map(len, pieces)) < 2 * len(data):
+                pieces.append(await peer.read())
+            assert b"".join(pieces) == data * 2
+            await channel.flush()
+            assert channel.unsent == 0
+            transport.close()
+            assert transport.on_emptied is None
+
+    run(main)
+
+
 def test_closing_delivers_what_was_held_back(tmp_path: Path) -> None:
     async def main() -> None:
         async with secured_pair(tmp_path) as (channel, _, peer), trio.open_nursery() as nursery:

@@ -330,19 +330,34 @@ class TLSChannel(CorkingChannel):
         return self._transport.send_nowait(self._outgoing.read())
 
     async def flush(self) -> None:
+        try:
+            await self._flush()
+        except trio.Cancelled:
+            # The transport sends its part as soon as there is room. What is not encrypted yet has to follow.
+            if self._unsent:
+                self._transport.on_emptied = self._send_on
+            raise
+
+    def _send_on(self) -> None:
+        while self._unsent and self._encrypt(self._take_slice()):
+            pass
+
+    def _take_slice(self) -> memoryview:
+        view = self._unsent.popleft()
+        if len(view) > WRITE_SLICE:
+            self._unsent.appendleft(view[WRITE_SLICE:])
+            view = view[:WRITE_SLICE]
+        return view
+
+    async def _flush(self) -> None:
         self.uncork()
         await self._transport.flush()
         if self._lost:
             raise ConnectionAbortedError("TLS failed: a piece of what was to be sent was lost")
         # Another task may take our bytes from `_unsent`. They have left when the transport has none either.
         while self._unsent or self._transport.unsent:
-            if self._unsent:
-                view = self._unsent.popleft()
-                if len(view) > WRITE_SLICE:
-                    self._unsent.appendleft(view[WRITE_SLICE:])
-                    view = view[:WRITE_SLICE]
-                if self._encrypt(view):
-                    continue
+            if self._unsent and self._encrypt(self._take_slice()):
+                continue
             await self._transport.flush()
 
     # The end

@@ -36,7 +36,7 @@ from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from trioasgi.net.hub import Hub
 
@@ -93,6 +93,7 @@ class WritingHalf(ReadingHalf):
         "_unsent",
         "_write_state",
         "_writer",
+        "on_emptied",
         "write_deadline",
     )
 
@@ -106,6 +107,8 @@ class WritingHalf(ReadingHalf):
         self._behind_size = 0
         self._writer: trio.lowlevel.Task | None = None  # waits for room
         self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
+        self.on_emptied: Callable[[], None] | None = None
+        """Called when an event has sent all unsent bytes, and no task waits for that."""
         self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
         self._lost = 0  # bytes that were dropped by a close, or given after a send had failed
@@ -126,6 +129,8 @@ class WritingHalf(ReadingHalf):
         elif self._unsent is not None:
             with suppress(OSError):  # the next send tells
                 self._send_unsent()
+                if self._unsent is None and self.on_emptied is not None:
+                    self.on_emptied()
 
     def _note_late_write(self, now: float) -> None:
         """The write deadline has passed: fail the waits of all writing tasks, unless the peer has taken some
@@ -159,6 +164,7 @@ class WritingHalf(ReadingHalf):
 
     def _close_writing(self) -> None:
         self._write_state = _CLOSED
+        self.on_emptied = None  # without this circle the channel is freed at once
         if self._unsent is not None or self._corked:
             self._lost += self._corked_size + len(self._unsent or _NOTHING)
             self._break(ConnectionAbortedError(CLOSED), _NOTHING)
