@@ -17,7 +17,9 @@ from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.turns import BusyTask, counted_turns
 from tests.support.websocket import BINARY, KEY, frame, handshake
 from trioasgi import Server
-from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS
+from trioasgi.http.limits import Limits
+from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
+from trioasgi.http1.exchange import PIECE_COST, YIELD_EVERY
 from trioasgi.http1.reader import LONG_HEAD
 from trioasgi.http1.request import HTTP1Request
 from trioasgi.http1.rules import HeadReader
@@ -277,6 +279,51 @@ def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch
     assert sum(heads.values()) == connections * pipelined
     # One in a round of the scheduler, in which Trio chooses who comes before whom.
     assert max(heads.values()) <= 2
+
+
+@pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
+def test_of_all_bodies_of_tiny_chunks_one_is_read_in_each_round(
+    reads: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while reads and (await receive())["more_body"]:
+            pass
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def attack(server: Server) -> None:
+        async with connected(server) as client:
+            head = b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+            await client.send(head + 5000 * b"1\r\nx\r\n" + b"0\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            for _ in range(2):
+                assert (await client.response()).status == 200
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(connections):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(ChunkedBody):
+        def __init__(self, limits: Limits) -> None:
+            super().__init__(limits)
+            self.taken = 0
+
+        def take(self, data: bytes, pos: int) -> tuple[bytes | None, int]:
+            self.taken += 1
+            # Before its first turn, a body is read together with its head.
+            steps[turns.taken] += self.taken > YIELD_EVERY // PIECE_COST + 1
+            return super().take(data, pos)
+
+    connections = 20
+    monkeypatch.setattr("trioasgi.http1.reader.ChunkedBody", Counted)
+    turns, steps = BusyTask(), Counter[int]()
+    run(main, 60)
+    assert sum(steps.values()) >= connections * 5000 // MAX_CHUNKS // 2
+    # One body in a round of the scheduler, in which Trio chooses who comes before whom.
+    assert max(steps.values()) <= 3 * YIELD_EVERY // PIECE_COST
 
 
 @pytest.mark.parametrize("part", ["head", "trailers", "unread trailers"])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.http1.exchange import PIECE_COST
+from trioasgi.http1.exchange import PIECE_COST, let_others_run
 from trioasgi.http1.reader import MAX_SKIP
 from trioasgi.http1.rule import RequestError
 from trioasgi.net.channel import Delivery
@@ -48,7 +48,7 @@ async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> 
                 turn += len(piece) + PIECE_COST
             if turn >= LINGER_YIELD:
                 turn = 0
-                await trio.lowlevel.checkpoint()
+                await let_others_run(reader.body)
     except (RequestError, OSError):
         pass
     return False

@@ -12,17 +12,20 @@ import trio
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import ResponsePhase
+from trioasgi.http1.body import ChunkedBody
 from trioasgi.http1.encoder import CONTINUE, UPGRADE_WEBSOCKET, Framing
 from trioasgi.http1.pace import Pace
 from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.response import HTTP1Response
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trioasgi.http.exchange import Refusal
     from trioasgi.http.request import Header
+    from trioasgi.http1.body import SizedBody
     from trioasgi.http1.request import HTTP1Request
     from trioasgi.http1.state import ConnectionState
     from trioasgi.net.channel import Channel
@@ -37,6 +40,17 @@ with long extensions to check.
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _NONE: Final = Framing.NONE
+
+
+async def let_others_run(body: SizedBody | ChunkedBody | None) -> None:
+    """Let other tasks run after `YIELD_EVERY` of a body. Tiny chunks are a long step, which waits for its
+    turn (`net.turns`).
+    """
+    if isinstance(body, ChunkedBody):
+        await wait_for_long_step()
+        await trio.lowlevel.checkpoint_if_cancelled()
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 class HTTP1Exchange(HTTP1Response):
@@ -122,7 +136,7 @@ class HTTP1Exchange(HTTP1Response):
     async def _yield(self) -> None:
         """Let others run. If this is cancelled, no piece is lost."""
         self._since_yield = 0
-        await trio.lowlevel.checkpoint()
+        await let_others_run(self._connection.reader.body)
 
     async def _receive_more(self) -> None:
         """Read bytes of the body. First send 100 (Continue) if the client waits for it (RFC 9110, 10.1.1)."""
