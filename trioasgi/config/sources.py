@@ -220,7 +220,8 @@ def _remark_on(variable: str, text: str) -> str | None:
 def _remark_on_uvicorns(variable: str) -> str | None:
     """A remark, unless the name is unlike all of uvicorn's: such a variable is not meant for it."""
     name = variable.removeprefix(UVICORN_PREFIX).lower()
-    near = None if name in UVICORN_NAMES else nearest_name(name, UVICORN_NAMES, likeness=0.8)
+    is_read = name in UVICORN_NAMES and variable.isupper()
+    near = None if is_read else nearest_name(name, UVICORN_NAMES, likeness=0.8)
     if near is None:
         return None
     return (
@@ -238,9 +239,10 @@ def _remark_on_ours(variable: str, text: str) -> str | None:
             f"{variable}={text} is not read: Kubernetes has set it for a service of that name, "
             f"and it is no value of the option {name}"
         )
-    if name in NAMES or variable == CONFIG_VARIABLE:
+    known = (*NAMES, CONFIG_VARIABLE.removeprefix(ENVIRONMENT_PREFIX).lower())
+    if name in known and variable.isupper():
         return None
-    near = nearest_name(name, NAMES)
+    near = nearest_name(name, known)
     hint = f"; did you mean {ENVIRONMENT_PREFIX}{near.upper()}?" if near else ""
     return f"{variable} in the environment is not read: there is no such option{hint}"
 
