@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -311,3 +312,34 @@ def test_the_working_directory_may_be_removed_and_come_back(tmp_path: Path) -> N
         server.wait_for("Reloading: app.py changed", after=mark)
         wait_until(lambda: get(url).body == "three", "it is watched again")
         assert server.stop() == 0
+
+
+POLLING = {"WATCHFILES_FORCE_POLLING": "true"}
+needs_links = pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege on Windows")
+
+
+@needs_links
+def test_a_directory_that_cannot_be_watched_any_more_does_not_end_the_server(tmp_path: Path) -> None:
+    """Polling fails at a link to a directory around it, as some package managers make."""
+    write_app(tmp_path, "zeroth")
+    with start_server("app:app", "--reload", cwd=tmp_path, env=POLLING) as server:
+        assert get(server.url()).body == "zeroth"
+        write_app(tmp_path, "first")
+        server.wait_for("Reloading: app.py changed")  # so files are watched
+        (tmp_path / "loop").symlink_to(".")
+        server.wait_for("Files cannot be watched now: .*File system loop found")
+        assert get(server.url()).body == "first"
+        write_app(tmp_path, "second")
+        (tmp_path / "loop").unlink()
+        wait_until(lambda: get(server.url()).body == "second", "what was saved meanwhile")
+        assert server.output.count("Files cannot be watched now") == 1
+        assert server.stop() == 0
+
+
+@needs_links
+def test_a_directory_that_cannot_be_watched_from_the_start_is_an_error_with_advice(tmp_path: Path) -> None:
+    write_app(tmp_path, "never")
+    (tmp_path / "loop").symlink_to(".")
+    with start_server("app:app", "--reload", cwd=tmp_path, env=POLLING) as server:
+        assert server.wait() == 1
+        server.wait_for("File system loop found: .*; a smaller directory given as --reload-dir may help")

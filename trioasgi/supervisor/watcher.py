@@ -50,6 +50,8 @@ _LOOK_EVERY = 1_000
 """Milliseconds between two checks that the watched directories still exist."""
 _RETRY = 2.0
 """Seconds until the next attempt to watch, if the system had no room."""
+_POLLING = "WATCHFILES_FORCE_POLLING"
+"""watchfiles' own variable: look for changes from time to time, where the system cannot tell of them."""
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 """The end of Rust's message for an error of the system."""
 _NO_THREAD = "can't start new thread"
@@ -154,32 +156,54 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
     """Call `tell` for changes until cancelled. Changes less than `reload_delay` seconds apart come together.
 
     A removed directory is watched again when it is back. If the system has no room, of file descriptors for
-    example, watching is tried again. Raises ConfigError as `watched_directories` does, and TrioasgiError if
-    the system cannot watch.
+    example, or if watching fails later, it is tried again. Raises ConfigError as `watched_directories` does,
+    and TrioasgiError if the system cannot watch from the start.
     """
     roots = watched_directories(config)
     here = os.getcwd()
     matters = FileFilter(roots, config.reload_includes, config.reload_excludes)
     await trio.lowlevel.checkpoint()  # first the workers are on their way
+    attempts = _Attempts()
     returned: tuple[str, ...] = ()
     while True:
         try:
-            await _watch_while_there(config, roots, Changes(matters, here), tell, returned)
+            await _watch_while_there(config, roots, Changes(matters, here), tell, returned, attempts)
         except (OSError, RuntimeError, ImportError) as error:
-            if _is_for_want_of_room(error):
-                logger.warning(
-                    "Files cannot be watched now: %s; raise the limits of open files and processes", error
-                )
+            is_for_want_of_room = _is_for_want_of_room(error)
+            if is_for_want_of_room or (attempts.has_watched and all(root.is_dir() for root in roots)):
+                attempts.say(error, "; raise the limits of open files and processes" * is_for_want_of_room)
                 await trio.sleep(_RETRY)
+                if attempts.has_watched:  # what has changed meanwhile is not reported
+                    returned = tuple(str(root) for root in roots)
                 continue
             if all(root.is_dir() for root in roots):
-                raise TrioasgiError(
-                    f"files cannot be watched for changes: {error}; "
-                    "WATCHFILES_FORCE_POLLING=true in the environment may help, "
-                    "or a smaller directory given as --reload-dir"
-                ) from error
+                raise TrioasgiError(f"files cannot be watched for changes: {error}; {_advice()}") from error
         await _until_there(roots, here)
         returned = tuple(str(root) for root in roots)
+
+
+class _Attempts:
+    """What the attempts to watch have come to. The same failure is said once."""
+
+    def __init__(self) -> None:
+        self.has_watched = False
+        self._said = ""
+
+    def note_success(self) -> None:
+        self.has_watched = True
+        self._said = ""
+
+    def say(self, error: Exception, advice: str) -> None:
+        if str(error) != self._said:
+            self._said = str(error)
+            logger.warning("Files cannot be watched now: %s%s", error, advice)
+
+
+def _advice() -> str:
+    directory = "a smaller directory given as --reload-dir"
+    if os.environ.get(_POLLING):
+        return f"{directory} may help"
+    return f"{_POLLING}=true in the environment may help, or {directory}"
 
 
 async def _watch_while_there(
@@ -188,6 +212,7 @@ async def _watch_while_there(
     changes: Changes,
     tell: Callable[[FilesChanged], None],
     returned: tuple[str, ...],
+    attempts: _Attempts,
 ) -> None:
     """Watch until one of the roots is removed or replaced. `returned` have changed already. That is reported
     once they are watched, so that no change is missed.
@@ -212,6 +237,7 @@ async def _watch_while_there(
                 yield_on_timeout=True,
                 ignore_permission_denied=True,
             ):
+                attempts.note_success()
                 if paths := (*returned, *changes.paths(found)):
                     tell(FilesChanged(paths))
                 returned = ()
