@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import threading
 import typing
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -303,6 +304,60 @@ async def test_a_grace_may_be_a_number_of_any_kind() -> None:
 
 
 # Drain: in a task of the server
+
+
+@pytest.mark.parametrize("where", ["thread", "endpoint", "other run"])
+def test_outside_of_its_run_it_refuses_to_drain_and_can_be_drained_all_the_same(where: str) -> None:
+    """Events of one run wake no task of another: the drain would have half begun, and never end."""
+
+    def try_it() -> None:
+        with pytest.raises(RuntimeError, match=r"begin_drain\(\) was called outside of the server's"):
+            servers[0].begin_drain()
+        if where == "other run":
+            trio.run(wait_there)
+        refused.append(True)
+
+    async def wait_there() -> None:
+        for wait in ("drain", "wait_closed", "wait_draining"):
+            with pytest.raises(RuntimeError, match=rf"{wait}\(\) was called outside of the server's"):
+                await getattr(servers[0], wait)()
+        ours, theirs = memory_stream_pair()
+        with pytest.raises(RuntimeError, match=r"outside of the application's Trio run"):
+            await hosts[0].serve_stream(theirs)
+        await ours.aclose()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.to_thread.run_sync(try_it)  # as frameworks call synchronous endpoints
+        await trio.to_thread.run_sync(lambda: trio.from_thread.run_sync(servers[0].begin_drain))
+        await respond(send)
+
+    async def main() -> None:
+        async with (
+            serving(app, port=0, lifespan="off") as server,
+            application(app, lifespan="off") as hosted,
+            connected(server) as client,
+        ):
+            servers.append(server)
+            hosts.append(hosted)
+            if where == "endpoint":
+                assert (await client.get(request())).status == 200
+            else:
+                await trio.to_thread.run_sync(functools.partial(outside, try_it))
+                assert server.phase is ServerPhase.SERVING
+                server.begin_drain()
+            with trio.fail_after(SOON):
+                await server.wait_closed()
+            assert refused == [True]
+
+    def outside(function: Callable[[], None]) -> None:
+        thread = threading.Thread(target=function)  # in which Trio knows no run
+        thread.start()
+        thread.join()
+
+    servers: list[Server] = []
+    hosts: list[HostedApplication] = []
+    refused: list[bool] = []
+    run(main)
 
 
 @pytest.mark.parametrize("wait", ["drain", "wait_closed"])

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from trioasgi.net.listeners import socket_address, socket_url
 from trioasgi.nurseries import is_within
-from trioasgi.server.progress import Listening
+from trioasgi.server.progress import Listening, ServerPhase
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
 
     from trioasgi.net.listeners import SocketAddress
-    from trioasgi.server.progress import Progress, ServerPhase
+    from trioasgi.server.progress import Progress
 
 Made = TypeVar("Made")
 
@@ -122,13 +122,18 @@ class Server(metaclass=NoPublicConstructor):
         """Wait until the server has ended, for whatever reason, and its application too.
 
         Raises nothing if it has failed: see `error`. Raises RuntimeError in a task of this server, which
-        would wait for itself.
+        would wait for itself, and in another Trio run.
         """
+        self._refuse_other_run("wait_closed")
         self._refuse_own_task("wait_closed")
         await self._progress.closed.wait()
 
     async def wait_draining(self) -> None:
-        """Wait until the server drains, is cancelled, or fails. It stops accepting then."""
+        """Wait until the server drains, is cancelled, or fails. It stops accepting then.
+
+        Raises RuntimeError in another Trio run.
+        """
+        self._refuse_other_run("wait_draining")
         await self._progress.draining.wait()
 
     # What a program tells it
@@ -143,9 +148,10 @@ class Server(metaclass=NoPublicConstructor):
 
         Raises:
           RuntimeError: This is a task of the server: a request, the lifespan, or a task of the server's
-              nursery. The drain would wait for it. Call `begin_drain()` there.
+              nursery. The drain would wait for it. Call `begin_drain()` there. Or this is another Trio run.
           ValueError: `grace` is negative.
         """
+        self._refuse_other_run("drain")
         self._refuse_own_task("drain")
         self.begin_drain(grace)
         await self._progress.closed.wait()
@@ -153,12 +159,22 @@ class Server(metaclass=NoPublicConstructor):
     def begin_drain(self, grace: float | None = None) -> None:
         """Begin to drain, and do not wait. `grace` and ValueError are as for `drain`.
 
-        Any task of the same Trio run may call this, also a request of this server.
+        Any task of the same Trio run may call this, also a request of this server. Raises RuntimeError
+        elsewhere, in a thread for example.
         """
+        self._refuse_other_run("begin_drain")
         if grace is not None and not grace >= 0:
             raise ValueError(f"grace must be a number of seconds, at least 0, not {grace!r}")
         # What cannot be added to Trio's time, as a Decimal, would fail when the drain has half begun.
         self._progress.begin_drain(None if grace is None else float(grace))
+
+    def _refuse_other_run(self, name: str) -> None:
+        if self.phase is not ServerPhase.CLOSED and not self._progress.is_of_this_run:
+            raise RuntimeError(
+                f"{name}() was called outside of the server's Trio run. In a thread call "
+                "trio.from_thread.run_sync(server.begin_drain), and elsewhere "
+                "token.run_sync_soon(server.begin_drain), with that run's trio.lowlevel.current_trio_token()"
+            )
 
     def _refuse_own_task(self, name: str) -> None:
         if is_within(self._progress.nurseries):

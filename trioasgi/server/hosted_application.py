@@ -77,11 +77,13 @@ class HostedApplication(Server):
 
         Raises:
           trio.ClosedResourceError: The application has ended.
-          RuntimeError: The application has not started yet.
+          RuntimeError: The application has not started yet, or this is another Trio run.
           ValueError: `scheme` is something else.
           TypeError: `stream` is no stream.
         """
         check_stream(stream)
+        if not self._progress.is_of_this_run:
+            raise RuntimeError("serve_stream() was called outside of the application's Trio run")
         try:
             given = self._streams.take(stream, client, server, scheme)
         except trio.ClosedResourceError:

@@ -107,6 +107,13 @@ class Progress:
         self.has_reached_limit = False
         self.draining = trio.Event()
         self.closed = trio.Event()
+        self._token = trio.lowlevel.current_trio_token()
+
+    @property
+    def is_of_this_run(self) -> bool:
+        """Is this the Trio run of the server? Elsewhere its events neither wake nor let wait."""
+        in_run = trio.lowlevel.in_trio_run()
+        return in_run and trio.lowlevel.current_trio_token() is self._token
 
     def enter(self, phase: ServerPhase) -> None:
         """Note what the server does from now on."""
