@@ -126,6 +126,20 @@ async def test_the_scope_of_one_call_does_nothing_to_the_next(codec: str) -> Non
 
 
 @on_trio
+async def test_a_response_that_is_sent_as_the_deadline_comes_leaves_whole(codec: str) -> None:
+    """The deadline has passed, and the call learns of it only where it waits."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time()
+        await respond(send, b"fine")
+
+    async with serving(app, codec) as client:
+        for _ in range(2):
+            response = await client.get(request())
+            assert (response.status, response.body) == (200, b"fine")
+
+
+@on_trio
 async def test_a_deadline_ends_with_the_response(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["extensions"]["trio"]["cancel_scope"].deadline = trio.current_time() + 5

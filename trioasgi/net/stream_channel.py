@@ -149,6 +149,7 @@ class StreamChannel(Channel):
         async with self._writing:
             if self._aborted:
                 raise ConnectionAbortedError("a piece of what was to be sent was lost")
+            await trio.lowlevel.checkpoint_if_cancelled()  # nothing is lost yet: it can be sent later
             whole = False
             try:
                 while self._unsent:
