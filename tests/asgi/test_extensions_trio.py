@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import trio
+import trio.testing
 
 from tests.support.applications import Lived
 from tests.support.http import Calls, on_trio, read_body, request, respond, serving
@@ -500,6 +501,29 @@ def test_a_task_that_does_not_end_is_cancelled_after_the_grace(codec: str) -> No
         run(main)
     assert lived.events == ["startup", "cancelled", "shutdown"]
     assert log.count("tasks of the application that had not ended 0.2 seconds") == 1
+
+
+def test_after_the_grace_it_takes_no_more_tasks_and_says_so(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        extension = scope["extensions"]["trio"]
+        extension["server"].begin_drain(grace=0)
+        with trio.CancelScope(shield=True):
+            await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(RuntimeError, match="takes no more tasks"):
+                extension["nursery"].start_soon(trio.sleep, 0)
+            with pytest.raises(RuntimeError, match="takes no more tasks"):
+                await extension["nursery"].start(trio.sleep, 0)
+        refused.append(True)
+
+    async def main() -> None:
+        async with served(app, lifespan="off", http=codec) as server, connected(server) as client:
+            await client.send(request())
+            with trio.fail_after(SOON):
+                await server.wait_closed()
+        assert refused == [True]
+
+    refused: list[bool] = []
+    run(main)
 
 
 def test_cancelling_the_server_cancels_its_tasks_before_the_lifespan_ends(codec: str) -> None:

@@ -46,6 +46,7 @@ class Background:
                 report_started(task_status)
                 with suppress(trio.Cancelled):  # only this wait ends: the nursery waits for its tasks
                     await self._closing.wait()
+                self._closing.set()  # also if it was cancelled: it takes no more tasks
         finally:
             self._ended.set()
 
