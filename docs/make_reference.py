@@ -29,7 +29,8 @@ and the file overrides the default.
 - **Environment.** `TRIOASGI_` and the name. `UVICORN_` and uvicorn's name is read too; `TRIOASGI_` overrides
   it. A switch is `1` or `0`, `true` or `false`, `yes` or `no`, `on` or `off`. A list is split at commas; put
   an entry that contains a comma into a flag or a file. An empty variable counts as not set. `--env-file FILE`
-  is read first: it has lines `KEY=VALUE` and sets only variables that are not set yet.
+  is read first: it has lines `KEY=VALUE` and sets only variables that are not set yet. As for uvicorn,
+  `${NAME}` and `${NAME:-default}` in a value stand for another variable; in single quotes they are text.
 - **File.** `--config FILE` or `TRIOASGI_CONFIG`; otherwise the table `[tool.trioasgi]` of `pyproject.toml` in
   the current directory; otherwise `trioasgi.toml` there, with the options at its top level or in
   `[tool.trioasgi]`. Keys may have dashes or underscores. Paths are relative to the current directory, not to

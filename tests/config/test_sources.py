@@ -294,6 +294,30 @@ def test_env_file_lines(line: str, value: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("value", "expanded"),
+    [
+        ("postgres://${USER}@${HOST}/db", "postgres://me@db.example/db"),
+        ('"${USER} at\\n${HOST}"', "me at\ndb.example"),
+        ('"\\${USER} \\\\${USER}"', "${USER} \\me"),
+        ("'${USER}'", "${USER}"),
+        ("[${NONE}]", "[]"),
+        ("${NONE:-a default} ${USER:-not} ${EMPTY:-not}", "a default me "),
+        ("${NONE:-}${NONE:-#}", "#"),
+        ("$USER ${} ${1} ${USER ${USER-} $${USER}", "$USER ${} ${1} ${USER ${USER-} $me"),
+        ("${SELF}", "before"),
+        ("${TWICE}", "${USER}"),
+    ],
+)
+def test_variables_in_an_env_file_are_expanded_as_uvicorn_does(
+    value: str, expanded: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(f"HOST=db.example\nEMPTY=\nTWICE='${{USER}}'\nUSER=other\nKEY={value}\n")
+    environ = {"USER": "me", "SELF": "before"}
+    load_env_file(tmp_path / ".env", environ)
+    assert environ["KEY"] == expanded
+
+
+@pytest.mark.parametrize(
     "line", ["KEY", "KEY='open", 'KEY="open', "1KEY=x", "KEY='a' b", "=x", "KEY=a\0", "KEY='a\n\0'"]
 )
 def test_bad_env_file_lines(line: str, tmp_path: Path) -> None:

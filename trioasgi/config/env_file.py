@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from trioasgi.errors import ConfigError
@@ -17,8 +17,9 @@ def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origi
     `origin` is where the file was named, for the error.
 
     Lines are `KEY=VALUE` or `export KEY=VALUE`, empty, or comments. A value in quotes may have several lines.
-    Single quotes keep it as it is. Double quotes allow the escapes `\\n`, `\\t`, `\\"` and `\\\\`. Without
-    quotes the value ends before ` #`.
+    Single quotes keep it as it is. Double quotes allow the escapes `\\n`, `\\t`, `\\"`, `\\$` and `\\\\`.
+    Without quotes the value ends before ` #`. In both, `${NAME}` is the value of that variable, of `environ`
+    or of a line before. If there is none it is empty, and `${NAME:-default}` is the default.
     """
     shown = str(path)
     text = read_bytes(Path(shown), shown, "env_file", origin).decode("utf-8-sig", "surrogateescape")
@@ -33,7 +34,7 @@ def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origi
                 "expected KEY=VALUE, a comment or nothing"
             )
         if match["key"] is not None:
-            environ.setdefault(match["key"], _env_value(match))
+            environ.setdefault(match["key"], _env_value(match, environ))
         position = match.end()
 
 
@@ -54,13 +55,29 @@ _ENV_LINE = r"""
 _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
 
 
-def _env_value(match: re.Match[str]) -> str:
+_REFERENCE = r"\$\{ (?P<name> [A-Za-z_][A-Za-z0-9_.]* ) (?: :- (?P<default> [^}]* ) )? \}"
+"""As python-dotenv has it, with which uvicorn reads the file."""
+
+
+def _env_value(match: re.Match[str], environ: Mapping[str, str]) -> str:
     if match["literal"] is not None:
         return match["literal"]
     if match["escaped"] is not None:
-        return re.sub(r"\\(.)", lambda escape: _ESCAPES.get(escape[1], escape[0]), match["escaped"])
+        return _expand(rf"\\(?P<escape> . ) | {_REFERENCE}", match["escaped"], environ)
     # `KEY= # nothing` has no value, and its comment no space of its own before it; `KEY=#fff` has one.
-    return "" if match["gap"] and match["plain"].startswith("#") else match["plain"]
+    if match["gap"] and match["plain"].startswith("#"):
+        return ""
+    return _expand(_REFERENCE, match["plain"], environ)
+
+
+def _expand(special: str, text: str, environ: Mapping[str, str]) -> str:
+    def expanded(match: re.Match[str]) -> str:
+        groups = match.groupdict()
+        if groups.get("escape") is not None:
+            return _ESCAPES.get(groups["escape"], match[0])
+        return environ.get(groups["name"], groups["default"] or "")
+
+    return re.sub(special, expanded, text, flags=re.VERBOSE)
 
 
 def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) -> bytes:
