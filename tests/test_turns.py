@@ -15,7 +15,7 @@ from tests.support.openssl import RecordClient
 from tests.support.sockets import connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from tests.support.turns import BusyTask, counted_turns
-from tests.support.websocket import BINARY, KEY, frame, handshake
+from tests.support.websocket import BINARY, KEY, PING, frame, handshake
 from trioasgi import Server
 from trioasgi.http.limits import Limits
 from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
@@ -27,8 +27,9 @@ from trioasgi.net.records import RECORDS_A_TURN, RecordReader
 from trioasgi.net.secure import TLSStream
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
-from trioasgi.websocket.reassembly import EFFORT_AT_ONCE
-from trioasgi.websocket.session import READ_COST
+from trioasgi.websocket.reassembly import EFFORT_AT_ONCE, Control
+from trioasgi.websocket.sending import YIELD_EVERY as STEPS
+from trioasgi.websocket.session import READ_COST, WebSocketSession
 
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
@@ -240,6 +241,49 @@ def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_do
     # Each may begin in the same round. Then each round has one step of one of them; Trio chooses who comes
     # before whom.
     assert max(inflated.values()) <= (2 << 20) + connections * STEP_OUT
+
+
+def test_of_all_websockets_that_flood_pings_one_is_answered_in_each_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go.wait()
+        assert (await receive())["bytes"] == b"x"
+        await send({"type": "websocket.send", "text": "x"})
+
+    async def attack(server: Server) -> None:
+        async with connected(server) as client:
+            await client.send(handshake())
+            assert (await client.until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101")
+            await client.send(pings * frame(PING, b"") + frame(BINARY, b"x"))
+            sent.append(1)
+            if len(sent) == connections:
+                go.set()
+            await client.until(b"\x81\x01x")
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(connections):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(WebSocketSession):
+        async def _take_control(self, event: Control) -> None:
+            answered[turns.taken] += 1
+            await super()._take_control(event)
+
+    pings, connections = 2000, 20
+    monkeypatch.setattr("trioasgi.asgi.websocket.WebSocketSession", Counted)
+    turns, go, sent, answered = BusyTask(), trio.Event(), list[int](), Counter[int]()
+    run(main, 60)
+    assert sum(answered.values()) >= connections * pings
+    # All may begin in the same round. Then it is one in each; Trio chooses who comes before whom.
+    rounds = sorted(answered.values(), reverse=True)
+    assert sum(count > 2 * STEPS for count in rounds) <= 2
 
 
 @pytest.mark.parametrize("pipelined", [1, 3])

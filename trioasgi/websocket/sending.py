@@ -188,10 +188,11 @@ class SendingSide:
     # Letting other tasks run
 
     async def _count_step(self, cost: int = 1) -> None:
-        """Count a step. After `YIELD_EVERY` of them without a wait, let the other tasks run."""
+        """Count a step. `YIELD_EVERY` of them without a wait are a long step, which waits for its turn."""
         self._unyielded += cost
         if self._unyielded >= YIELD_EVERY:
-            await self._yield()
+            self._unyielded = 0
+            await wait_for_long_step()  # cannot be cancelled, as `_yield`
 
     async def _yield(self) -> None:
         """Let the other tasks run. This cannot be cancelled: a message that was taken would be lost."""
