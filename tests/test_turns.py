@@ -448,6 +448,53 @@ def test_of_all_handshakes_one_is_answered_in_each_round(
     assert max(answered.values()) <= 2
 
 
+def test_of_all_clients_that_flood_key_updates_one_is_read_in_each_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body"})
+
+    async def attack(server: Server) -> None:
+        with contextlib.closing(RecordClient()) as client:
+            async with await open_stream(server) as stream:
+                while not client.do_handshake():
+                    await stream.send_all(client.take())
+                    client.feed(bytes(await stream.receive_some()))
+                for _ in range(600):
+                    client.update_keys()
+                client.write(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+                ready.append(1)
+                if len(ready) == clients:
+                    go.set()
+                await go.wait()
+                await stream.send_all(client.take())
+                while await stream.receive_some():
+                    pass
+
+    async def main() -> None:
+        tls = certificates(tmp_path)
+        async with served(app, lifespan="off", **tls.options) as server, trio.open_nursery() as nursery:
+            nursery.start_soon(turns.run)
+            async with trio.open_nursery() as attackers:
+                for _ in range(clients):
+                    attackers.start_soon(attack, server)
+            nursery.cancel_scope.cancel()
+
+    class Counted(RecordReader):
+        def read(self) -> bytes | None:
+            read[turns.taken] += 1
+            return super().read()
+
+    clients = 20
+    monkeypatch.setattr("trioasgi.net.secure.RecordReader", Counted)
+    turns, go, ready, read = BusyTask(), trio.Event(), list[int](), Counter[int]()
+    run(main, 60)
+    assert sum(read.values()) >= clients * 600 // RECORDS_A_TURN
+    # All may begin in the same round. Then it is one in each; reads that have waited for bytes come besides.
+    assert sum(count > 8 for count in read.values()) <= 3
+
+
 RECORDS_BETWEEN_TURNS = 600
 """Every other one is a key update, which takes 35 microseconds with its answer: ten milliseconds."""
 
