@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 import trio_websocket
-import websockets.sync.client as websockets_client
+from websockets.asyncio.client import unix_connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, CloseConnection, Event, Message, Ping, Pong, Request, TextMessage
@@ -26,7 +26,7 @@ from tests.support.websocket import (
     echo,
     frame,
 )
-from tests.websocket.blocking import connect, in_thread
+from tests.websocket.websockets_client import connect, in_thread
 from trioasgi import Server
 from trioasgi.types import Receive, Scope, Send
 
@@ -36,17 +36,17 @@ both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 # The websockets library
 
 
-def talk_with_websockets(port: int, context: ssl.SSLContext | None, compression: str | None) -> None:
-    with connect(port, context=context, compression=compression) as client:
+async def talk_with_websockets(port: int, context: ssl.SSLContext | None, compression: str | None) -> None:
+    async with connect(port, context=context, compression=compression) as client:
         for message in ("Käse", b"\x00\xff", "", b"", "x" * 100_000, bytes(range(256)) * 2000):
-            client.send(message)
-            assert client.recv(timeout=SOON) == message
-        client.send(["in ", "three ", "fragments"])
-        assert client.recv(timeout=SOON) == "in three fragments"
-        assert client.ping().wait(SOON)
-        client.close(3001, "enough")
+            await client.send(message)
+            assert await client.recv() == message
+        await client.send(["in ", "three ", "fragments"])
+        assert await client.recv() == "in three fragments"
+        await (await client.ping())
+        await client.close(3001, "enough")
         with pytest.raises(ConnectionClosed) as caught:
-            client.recv(timeout=SOON)
+            await client.recv()
         assert caught.value.rcvd is not None
         assert caught.value.rcvd.code == 3001
 
@@ -71,10 +71,10 @@ def test_websockets(codec: str, compression: str | None, secure: bool, certifica
 def test_websockets_over_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
 
-    def talk() -> None:
-        with websockets_client.unix_connect(path, uri="ws://localhost/", open_timeout=SOON) as client:
-            client.send("hello")
-            assert client.recv(timeout=SOON) == "hello"
+    async def talk() -> None:
+        async with unix_connect(path, uri="ws://localhost/", open_timeout=SOON) as client:
+            await client.send("hello")
+            assert await client.recv() == "hello"
 
     async def main() -> None:
         async with served(echo, uds=path, lifespan="off"):
@@ -92,10 +92,10 @@ def test_websockets_is_refused() -> None:
             await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
             await send({"type": "websocket.http.response.body", "body": b"no"})
 
-    def talk(port: int) -> None:
+    async def talk(port: int) -> None:
         for path, status, body in (("/close", 403, b""), ("/", 401, b"no")):
             with pytest.raises(InvalidStatus) as caught:
-                connect(port, path)
+                await connect(port, path)
             assert caught.value.response.status_code == status
             assert caught.value.response.body == body
 

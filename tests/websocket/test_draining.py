@@ -19,7 +19,7 @@ from tests.support.websocket import (
     accept,
     echo,
 )
-from tests.websocket.blocking import connect, in_thread
+from tests.websocket.websockets_client import connect, in_thread
 from trioasgi.types import Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
@@ -31,12 +31,12 @@ def test_draining(codec: str, secure: bool, certificates: Certificates) -> None:
     calls = Calls(echo)
     options = certificates.options if secure else {}
 
-    def talk(port: int, opened: Callable[[], object]) -> None:
+    async def talk(port: int, opened: Callable[[], object]) -> None:
         context = certificates.context() if secure else None
-        with connect(port, context=context) as client:
+        async with connect(port, context=context) as client:
             opened()
             with pytest.raises(ConnectionClosedError) as caught:
-                client.recv(timeout=SOON)
+                await client.recv()
             assert caught.value.rcvd is not None
             assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1012, "the server restarts")
 
