@@ -96,3 +96,9 @@ def lone_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def shorten(value: object) -> str:
+    """The `repr()` of a value for an error message, cut to at most 200 characters."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.asgi.headers import check_headers
 from trioasgi.asgi.messages import (
     check_body,
     check_links,
@@ -23,6 +22,7 @@ from trioasgi.asgi.messages import (
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.response import ResponsePhase
+from trioasgi.http.response_fields import check_fields
 
 if TYPE_CHECKING:
     from trioasgi.http.exchange import Exchange
@@ -54,14 +54,13 @@ _BODY = Due.BODY
 class HTTPCall:
     """`receive` and `send` of one call. The exchange's `phase` is the state of the response."""
 
-    __slots__ = ("_due", "_exchange", "_file_over", "_length", "_request_done", "_unyielded")
+    __slots__ = ("_due", "_exchange", "_file_over", "_request_done", "_unyielded")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self._request_done = False
         self._due = _BODY
         self._unyielded = 0
-        self._length: int | None = None
 
     async def receive(self) -> Message:
         """The next event: `http.request` until the end of the body, then `http.disconnect` when the client
@@ -109,14 +108,11 @@ class HTTPCall:
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:
                 status = check_status(status)
-            headers, self._length = check_headers(message.get("headers", ()))
-            length = self._length
-            if message.get("trailers"):
+            trailers = bool(message.get("trailers"))
+            waits = exchange.send_head(status, message.get("headers", ()), trailers)
+            if trailers:
                 self._due = Due.BODY_AND_TRAILERS
-                if exchange.offers_trailers:
-                    # Only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2).
-                    length = None
-            if exchange.send_head(status, headers, length):
+            if waits:
                 await exchange.flush()
         else:
             await self._send_other(message)
@@ -209,7 +205,8 @@ class HTTPCall:
             )
         if count is None:
             # The file may have grown since the head was sent, as logs do.
-            count = left if self._length is None else min(left, self._length - self._exchange.sent)
+            missing = self._exchange.missing
+            count = left if missing is None else min(left, missing)
         due, self._due = self._due, Due.FILE
         self._file_over = trio.Event()
         try:
@@ -223,8 +220,7 @@ class HTTPCall:
         """`http.response.trailers`: the last such message sends them. They are dropped if the client has not
         asked for trailers.
         """
-        headers, _ = check_headers(message.get("headers", ()))
-        self._exchange.add_trailers(headers)
+        self._exchange.add_trailers(check_fields(message.get("headers", ())))
         if message.get("more_trailers"):
             return
         waits = self._exchange.send_body(b"", more=False)

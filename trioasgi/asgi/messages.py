@@ -11,9 +11,8 @@ import stat
 from collections.abc import Iterable, MutableMapping
 from typing import TYPE_CHECKING, Final, cast
 
-from trioasgi.asgi.headers import check_headers
-from trioasgi.asgi.shorten import shorten
-from trioasgi.errors import ASGIMessageError
+from trioasgi.errors import ASGIMessageError, shorten
+from trioasgi.http.response_fields import check_fields
 
 if TYPE_CHECKING:
     from trioasgi.types import Message
@@ -48,8 +47,7 @@ def check_links(links: object) -> list[bytes]:
     """Check the `links` of an `http.response.early_hint` message: values for Link (RFC 8288, 3)."""
     if isinstance(links, bytes | str) or not isinstance(links, Iterable):
         raise ASGIMessageError(f"links must be an iterable of byte strings, not {shorten(links)}")
-    checked, _ = check_headers([(b"link", link) for link in links])
-    return [value for _, value in checked]
+    return [value for _, value in check_fields([(b"link", link) for link in links])]
 
 
 def open_file(path: object) -> int:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
-from trioasgi.asgi.headers import check_headers
 from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
 from trioasgi.http.response import ResponsePhase
+from trioasgi.http.response_fields import check_fields
 from trioasgi.nurseries import abandon_nurseries
 from trioasgi.observe.errors import log_app_exception
 from trioasgi.websocket.frames import CloseCode, is_sendable
@@ -97,11 +97,12 @@ async def _refuse(exchange: Exchange, refusal: Refusal) -> None:
     """Answer with an HTTP response of the server."""
     status, reason, headers = refusal.status, refusal.reason, refusal.headers
     body = f"{status} {reason}\n".encode() if reason else b""
+    headers = (*headers, (b"content-length", b"%d" % len(body)))
     if body:
         headers = (*headers, (b"content-type", b"text/plain; charset=utf-8"))
     exchange.decline_websocket()
     try:
-        exchange.send_head(status, headers, len(body))
+        exchange.send_head(status, headers)
         if exchange.send_body(body, more=False):
             await exchange.flush()
     except ClientDisconnected:
@@ -204,7 +205,7 @@ class WebSocketCall:
 
     async def _accept(self, message: Message) -> None:
         subprotocol = self._read_subprotocol(message)
-        given, _ = check_headers(message.get("headers") or ())
+        given = check_fields(message.get("headers") or ())
         for name, _value in given:
             if name.startswith(b"sec-websocket-"):
                 raise ASGIMessageError(
@@ -236,9 +237,8 @@ class WebSocketCall:
 
     async def _begin_response(self, message: Message) -> None:
         status = check_status(message.get("status"))
-        headers, length = check_headers(message.get("headers") or ())
         self._exchange.decline_websocket()
-        if self._exchange.send_head(status, headers, length):
+        if self._exchange.send_head(status, message.get("headers") or ()):
             await self._exchange.flush()
 
     async def _continue_response(self, message: Message) -> None:

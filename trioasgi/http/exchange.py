@@ -20,9 +20,10 @@ from trioasgi.http.response import BODILESS, Response, ResponsePhase
 from trioasgi.net.files import read_in_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from trioasgi.http.request import Header, Request
+    from trioasgi.http.response_fields import GivenField
     from trioasgi.net.channel import ByteChannel
 
 
@@ -106,11 +107,11 @@ class Exchange(Response, ABC):
         """
 
     @abstractmethod
-    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
-        """Begin the response. True if `flush()` must be awaited.
+    def send_head(self, status: int, headers: Iterable[GivenField], trailers: bool = False) -> bool:
+        """Begin the response, with the header fields as the application gives them. `trailers`: will it give
+        trailers? True if `flush()` must be awaited.
 
-        `headers` are validated, and their names are in lower case. `length` is the Content-Length, or None.
-        `headers` do not contain it.
+        Raises ASGIMessageError for a malformed field. Then nothing has begun.
         """
 
     @abstractmethod

@@ -77,6 +77,11 @@ class Response:
     """Bytes of the Content-Length that are still missing; None without a Content-Length."""
 
     @property
+    def missing(self) -> int | None:
+        """Bytes of the Content-Length that were not given yet; None without a Content-Length, or a body."""
+        return self._left
+
+    @property
     def over(self) -> bool:
         """Is the response complete, refused or failed, so that nothing more can be given?"""
         phase = self.phase

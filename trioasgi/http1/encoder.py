@@ -5,13 +5,23 @@ from __future__ import annotations
 import time
 from enum import Enum
 from http import HTTPStatus
+from itertools import cycle
 from typing import TYPE_CHECKING, Final
+
+from trioasgi.http.response_fields import (
+    CONTENT_LENGTH,
+    check_length,
+    check_name,
+    check_values,
+    malformed_fields,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from trioasgi.http.fields import DefaultFields
     from trioasgi.http.request import Header
+    from trioasgi.http.response_fields import ByteString, GivenField
 
 
 class Framing(Enum):
@@ -47,73 +57,158 @@ _OURS: Final = frozenset(
     {b"connection", b"transfer-encoding", b"keep-alive", b"proxy-connection", b"upgrade"}
 )
 
-_MAX_KNOWN_HEADS: Final = 256
-_MAX_KNOWN_BYTES: Final = 2048  # of one head
+SAMPLE: Final = 17
+_is_sample: Final = cycle([False] * (SAMPLE - 1) + [True]).__next__
+_MAX_LINES: Final = 512
+_MAX_LINE_SIZE: Final = 256
+"""The new fields of one response in `SAMPLE` are remembered: fields that come again are known soon, and those
+that never do cost little. A prime number, as responses may alternate. Then how many lines are remembered at
+most, and the most bytes of each.
+"""
+
+_MAX_NAMES: Final = 1024
+_MAX_NAME_SIZE: Final = 64
+"""How many names are remembered at most, and the most bytes of each."""
+
+_LENGTH: Final = b"content-length: "
 
 
 class HeadEncoder:
-    """Encodes status lines and header fields, with the default fields that the application does not send."""
+    """Encodes status lines and header fields, with the default fields that the application does not send.
 
-    __slots__ = ("_defaults", "_fields", "_heads", "_lines", "_second", "_second_end", "_special")
+    It remembers what responses have in common: names of fields; the lines of single fields; and for a second,
+    each status line that was used, with the default fields behind it.
+    """
+
+    __slots__ = (
+        "_beginnings",
+        "_defaults",
+        "_fields",
+        "_lengths",
+        "_lines",
+        "_names",
+        "_second",
+        "_second_end",
+        "_special",
+    )
 
     def __init__(self, fields: DefaultFields) -> None:
         self._fields = fields
-        self._special = _OURS | fields.names
+        self._special = frozenset(_encode_name(name) for name in (*_OURS, *fields.names, CONTENT_LENGTH))
         self._second = self._second_end = 0.0  # the beginning and the end of a second since the epoch
         self._defaults: tuple[Header, ...] = ()  # of this second
-        self._lines = b""  # the same, encoded
-        self._heads: dict[tuple[int, Sequence[Header]], tuple[bytes, bool]] = {}
+        self._beginnings: dict[int, bytes] = {}
+        self._names: dict[ByteString, bytes] = {}  # as the application writes them, and encoded
+        self._lines: dict[GivenField, bytes] = {}
+        self._lengths: dict[GivenField, int] = {}  # of Content-Length fields, whose lines are empty
 
-    def encode(self, status: int, headers: Sequence[Header] = ()) -> tuple[bytes, bool]:
-        """Encode the head of a response, without the fields of `_OURS`, Content-Length and the empty line.
-        Also return whether `headers` ask to close the connection.
+    def encode(self, status: int, headers: Iterable[GivenField] = ()) -> tuple[bytes, int | None, bool]:
+        """Check and encode the head of a response, without the fields of `_OURS`, Content-Length and the
+        empty line. Also return the Content-Length, and whether `headers` ask to close the connection.
 
-        Fields that are given as a tuple are likely to come again: their head is reused within the same
-        second.
+        Raises ASGIMessageError.
         """
         now = time.time()
-        heads = self._heads
         if not self._second <= now < self._second_end:  # also earlier: a clock may be set back
-            heads.clear()
-            self._second = now // 1
-            self._second_end = self._second + 1
-            self._defaults = self._fields.at(now)
-            self._lines = _encode_fields(self._defaults)
-        if type(headers) is not tuple:
-            return self._encode(status, headers)
-        head = heads.get((status, headers))
-        if head is None:
-            head = self._encode(status, headers)
-            if len(head[0]) <= _MAX_KNOWN_BYTES:
-                if len(heads) == _MAX_KNOWN_HEADS:
-                    heads.clear()
-                heads[status, headers] = head
-        return head
+            self._begin_second(now)
+        lines = [self._beginnings.get(status) or self._begin(status)]
+        values: list[bytes] = []
+        special: list[Header] = []
+        length: int | None = None
+        known_line, known_name = self._lines.get, self._names.get
+        try:
+            for field in headers:
+                try:
+                    line = known_line(field)
+                except (TypeError, ValueError):
+                    line = None  # a list has no hash, nor has a view of bytes that may change
+                if line:
+                    lines.append(line)
+                    continue
+                if line is not None and length is None:
+                    length = self._lengths[field]
+                    continue
+                given, value = field
+                name = known_name(given) or self._learn_name(given)
+                if type(value) is not bytes:
+                    value = bytes(memoryview(value))
+                values.append(value)
+                if name not in self._special:
+                    lines += (name, value, b"\r\n")
+                elif name == _LENGTH:
+                    length = check_length(value, length)
+                else:
+                    special.append((name, value))
+        except (TypeError, ValueError, AttributeError) as exc:
+            raise malformed_fields(headers) from exc
+        if values:
+            check_values(values, headers)
+            if _is_sample():
+                self._remember(headers)
+        if special:
+            return self._encode_special(status, lines, special), length, _asks_to_close(special)
+        return b"".join(lines), length, False
 
-    def _encode(self, status: int, headers: Sequence[Header]) -> tuple[bytes, bool]:
-        special = self._special
-        lines = [STATUS_LINES[status], self._lines]
-        for name, value in headers:
-            if name in special:
-                return self._encode_special(status, headers)
-            lines += (name, b": ", value, b"\r\n")
-        return b"".join(lines), False
+    def _begin_second(self, now: float) -> None:
+        self._second = now // 1
+        self._second_end = self._second + 1
+        self._defaults = self._fields.at(now)
+        self._beginnings = {}
 
-    def _encode_special(self, status: int, headers: Sequence[Header]) -> tuple[bytes, bool]:
-        """As `encode`, if a field replaces a default one, or is the server's to send."""
-        names = {name for name, _ in headers}
-        lines = [STATUS_LINES[status]]
-        lines += [b"%b: %b\r\n" % field for field in self._defaults if field[0] not in names]
-        closes = False
-        for field in headers:
-            name, value = field
-            if name not in _OURS:
-                lines.append(b"%b: %b\r\n" % field)
-            elif name == b"connection":
-                closes = closes or b"close" in value.lower()
-            elif name == b"upgrade" and status == 426:
-                lines.append(b"%b: %b\r\n" % field)  # RFC 9110, 15.5.22
-        return b"".join(lines), closes
+    def _begin(self, status: int) -> bytes:
+        """Encode a status line and the default fields."""
+        beginning = STATUS_LINES[status] + _encode_fields(self._defaults)
+        self._beginnings[status] = beginning
+        return beginning
+
+    def _learn_name(self, given: ByteString) -> bytes:
+        """Check and encode a name. It is remembered, except for a view: that may change."""
+        encoded = _encode_name(check_name(given))
+        if len(self._names) < _MAX_NAMES and len(given) <= _MAX_NAME_SIZE and type(given) is bytes:
+            self._names[given] = encoded
+        return encoded
+
+    def _remember(self, headers: Iterable[GivenField]) -> None:
+        """Remember the lines of the fields that cannot change. Special ones have none."""
+        for field in headers:  # nothing comes of an iterator, which has ended
+            if type(field) is not tuple or any(type(part) is not bytes for part in field):
+                continue
+            given, value = field
+            name = self._names.get(given)
+            if name is None or len(name) + len(value) > _MAX_LINE_SIZE:
+                continue
+            if len(self._lines) >= _MAX_LINES:
+                self._lines.clear()
+                self._lengths.clear()
+            if name == _LENGTH:
+                self._lengths[field] = int(value)
+                self._lines[field] = b""
+            elif name not in self._special:
+                self._lines[field] = b"%b%b\r\n" % (name, value)
+
+    def _encode_special(self, status: int, lines: list[bytes], special: list[Header]) -> bytes:
+        """As `encode`, if fields in `special` replace default ones, or are the server's to send."""
+        names = {name for name, _ in special}
+        defaults = [field for field in self._defaults if _encode_name(field[0]) not in names]
+        own = [
+            b"%b%b\r\n" % field
+            for field in special
+            # RFC 9110, 15.5.22: a 426 offers protocols
+            if field[0] not in _OUR_NAMES or (field[0] == _UPGRADE and status == 426)
+        ]
+        return b"".join((STATUS_LINES[status], _encode_fields(defaults), *lines[1:], *own))
+
+
+def _encode_name(name: bytes) -> bytes:
+    return name + b": "
+
+
+_OUR_NAMES: Final = frozenset(map(_encode_name, _OURS))
+_UPGRADE: Final = b"upgrade: "
+
+
+def _asks_to_close(fields: Iterable[Header]) -> bool:
+    return any(name == b"connection: " and b"close" in value.lower() for name, value in fields)
 
 
 def _encode_fields(fields: Iterable[Header]) -> bytes:

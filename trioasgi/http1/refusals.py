@@ -35,7 +35,7 @@ def error_answer(
     will close.
     """
     body = f"{status} {reason}\n".encode()
-    head, _ = heads.encode(status)
+    head, _, _ = heads.encode(status)
     fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
     if not with_body:  # HEAD: the fields are those of the answer to a GET (RFC 9110, 9.3.2)
         body = b""

@@ -26,9 +26,10 @@ from trioasgi.http1.encoder import (
 from trioasgi.http1.refusals import error_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from trioasgi.http.request import Header
+    from trioasgi.http.response_fields import GivenField
     from trioasgi.http1.state import ConnectionState
 
 JOIN_BELOW: Final = 64 * 1024
@@ -129,14 +130,16 @@ class HTTP1Response(Exchange):
             return False  # the head of the final response has left
         return self._send(encode_informational(status, headers))
 
-    def send_head(self, status: int, headers: Sequence[Header], length: int | None) -> bool:
+    def send_head(self, status: int, headers: Iterable[GivenField], trailers: bool = False) -> bool:
+        connection = self._connection
+        head, length, closes = connection.settings.heads.encode(status, headers)
         self.status = status
         self.phase = _STARTED
-        connection = self._connection
-        head, closes = connection.settings.heads.encode(status, headers)
         if closes:
             self.close_after = True
         request = self.request
+        if trailers and self.offers_trailers:
+            length = None  # only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2)
         if length is None or status in BODILESS or request.method == "HEAD":
             self._left = None
             framing = self._choose_framing(status, length)
