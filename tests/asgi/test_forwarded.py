@@ -13,7 +13,7 @@ from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
 from trioasgi.config import Config
 from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError
-from trioasgi.http.request import Header
+from trioasgi.http.request import FORWARDED_NAMES, Header, Request
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.trust import Trusted
 from trioasgi.types import Receive, Scope, Send
@@ -24,7 +24,12 @@ INFO = ConnectionInfo("http", ("127.0.0.1", 40000), ("127.0.0.1", 8000), "127.0.
 
 def read(text: str, info: ConnectionInfo = INFO, trusted: tuple[str, ...] = PROXIES) -> Forwarded | None:
     """Read header lines, one `name: value` a line."""
-    return Forwarding(Trusted(trusted), FORWARDED_HEADERS).read(fields(text), info)
+    return Forwarding(Trusted(trusted), FORWARDED_HEADERS).read(request(fields(text)), info)
+
+
+def request(headers: list[Header]) -> Request:
+    forwarded = [field for field in headers if field[0] in FORWARDED_NAMES]
+    return Request("http", "GET", b"/", b"/", b"", "1.1", headers, forwarded)
 
 
 def fields(text: str) -> list[Header]:
@@ -321,16 +326,17 @@ def test_a_prefix_has_a_bounded_length() -> None:
 def test_only_the_named_headers_are_believed() -> None:
     forwarding = Forwarding(Trusted(PROXIES), ("X-Forwarded-For,x-forwarded-proto",))
     headers = fields("X-Forwarded-Host: evil.example\nForwarded: for=6.6.6.6\nX-Forwarded-Proto: https")
-    forwarded = forwarding.read(headers, INFO)
+    forwarded = forwarding.read(request(headers), INFO)
     assert forwarded is not None
     assert (forwarded.info.scheme, forwarded.host, forwarded.info.client) == ("https", None, INFO.client)
-    assert forwarding.read(fields("Forwarded: for=6.6.6.6"), INFO) is None
+    assert forwarding.read(request(fields("Forwarded: for=6.6.6.6")), INFO) is None
 
 
 @given(st.sampled_from(FORWARDED_HEADERS), st.text(st.characters(max_codepoint=255), max_size=80))
 def test_no_value_is_an_error(name: str, value: str) -> None:
     assert read("x-forwarded-for: 192.0.2.7") is not None
-    Forwarding(Trusted(PROXIES), FORWARDED_HEADERS).read([(name.encode(), value.encode("latin-1"))], INFO)
+    field = (name.encode(), value.encode("latin-1"))
+    Forwarding(Trusted(PROXIES), FORWARDED_HEADERS).read(request([field]), INFO)
 
 
 @given(st.lists(st.sampled_from(["for=", '"', "\\", ";", ",", "1.2.3.4", "[::1]", "proto=https", " "])))

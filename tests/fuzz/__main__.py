@@ -1,4 +1,4 @@
-"""Fuzz `RequestReader` on both codecs: `python -m tests.fuzz --seconds 60 [--engine atheris]`.
+"""Fuzz `RequestReader` on all codecs: `python -m tests.fuzz --seconds 60 [--engine atheris]`.
 
 With `--pairs`, what is tried are two streams at once, on connections that share a codec.
 

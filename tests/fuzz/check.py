@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from tests.http1 import test_body, test_rules
-from tests.support.http import CODECS, make_codec, request
+from tests.support.http import ALL_CODECS, make_codec, request
 from tests.support.reading import LIMITS, Conversation, Reading, read_all
 from trioasgi.http.limits import Limits
 
@@ -66,7 +66,7 @@ def check(data: bytes, tally: Tally) -> Reading:
     pieces = cut(data, random.Random(data))
     ways = {"whole": [data], "in pieces": pieces, "byte by byte": [data[i : i + 1] for i in range(len(data))]}
     readings = 0
-    for codec in CODECS:
+    for codec in ALL_CODECS:
         for name, way in ways.items():
             if name == "byte by byte" and len(data) % 8:
                 continue  # it costs as much as all the others
@@ -83,7 +83,7 @@ def check_pair(first: bytes, second: bytes, tally: Tally) -> tuple[Reading, Read
     streams = first, second
     pieces = [cut(data, random.Random(first + second)) for data in streams]
     alone = [read_all("h11", [data]) for data in streams]
-    for codec in CODECS:
+    for codec in ALL_CODECS:
         shared = make_codec(codec)
         conversations = [Conversation(shared) for _ in streams]
         for turn in zip_longest(*pieces, fillvalue=b""):
@@ -99,7 +99,7 @@ def check_pair(first: bytes, second: bytes, tally: Tally) -> tuple[Reading, Read
             if found != expected:
                 raise DisagreementError(data, f"alone, {codec} beside {streams}", expected, found)
     for reading in alone:
-        tally.note(reading, len(CODECS))
+        tally.note(reading, len(ALL_CODECS))
     return alone[0], alone[1]
 
 

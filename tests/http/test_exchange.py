@@ -36,7 +36,7 @@ class PlainExchange(Exchange):
     """Keeps what is sent, piece by piece. `flush` waits for `gate`, if that is set."""
 
     def __init__(self, method: str = "GET") -> None:
-        self.request = PlainRequest("http", method, b"/", b"/", b"", "9", (), False, True)
+        self.request = PlainRequest("http", method, b"/", b"/", b"", "9", [])
         self.offers_informational = self.offers_trailers = False
         self.on_end = None
         self.phase, self.status, self.sent, self._left = ResponsePhase.NOT_STARTED, 0, 0, None

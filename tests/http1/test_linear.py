@@ -7,6 +7,7 @@ import contextlib
 import pytest
 
 from tests.support.cost import grows_no_faster_than_its_input, lines
+from tests.support.fixtures import any_codec
 from tests.support.http import make_codec, request
 from tests.support.reading import Reading, bytewise, read_all
 from trioasgi.http.limits import Limits
@@ -14,6 +15,8 @@ from trioasgi.http1.body import MAX_CHUNK_LINE, MAX_CHUNKS, ChunkedBody
 from trioasgi.http1.reader import MAX_EMPTY, RequestReader
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.rules import HeadReader
+
+codec = any_codec
 
 WIDE = Limits(header_bytes=1 << 20, header_count=1 << 20, target=1 << 20, body=0)
 

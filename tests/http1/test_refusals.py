@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
+from tests.support.fixtures import any_codec
 from tests.support.http import Calls, echo, on_trio, read_body, request, respond, serving
 from trioasgi.errors import ClientDisconnected
 from trioasgi.types import Receive, Scope, Send
+
+codec = any_codec
 
 CHUNKED = request("/", "Transfer-Encoding: chunked", method="POST")
 

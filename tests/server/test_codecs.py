@@ -15,7 +15,7 @@ HTTP = """
 from trioasgi.server.assembly import codec_factory
 from trioasgi.server.codecs import http_codec_name
 config = Config.from_dict({"http": choice})
-print(http_codec_name(config), codec_factory(config.http)().name)
+print(http_codec_name(config.http), codec_factory(config.http)().name)
 """
 
 WEBSOCKET = """
@@ -46,8 +46,11 @@ def told_and_taken(script: str, choice: str, *missing: str) -> list[str]:
 @pytest.mark.parametrize(
     ("http", "missing", "name"),
     [
-        ("auto", [], "httptools"),
-        ("auto", ["httptools"], "h11"),
+        ("auto", [], "h1c"),
+        ("auto", ["gunicorn_h1c"], "httptools"),
+        ("auto", ["gunicorn_h1c", "httptools"], "h11"),
+        ("h1c", ["httptools"], "h1c"),
+        ("httptools", [], "httptools"),
         ("h11", [], "h11"),
         ("h11", ["httptools"], "h11"),
     ],

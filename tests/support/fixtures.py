@@ -11,7 +11,7 @@ from types import CodeType, FunctionType
 
 import pytest
 
-from tests.support.http import CODECS, serving
+from tests.support.http import ALL_CODECS, CODECS, serving
 from tests.support.streams import (
     STREAMS,
     InMemory,
@@ -27,6 +27,13 @@ from tests.support.transports import certificates
 @pytest.fixture(params=CODECS)
 def codec(request: pytest.FixtureRequest) -> str:
     """Each test of the protocol runs on both codecs."""
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(params=ALL_CODECS)
+def any_codec(request: pytest.FixtureRequest) -> str:
+    """Each test of reading runs on all codecs."""
     name: str = request.param
     return name
 

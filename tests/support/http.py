@@ -19,6 +19,7 @@ import trio.testing
 
 from trioasgi import Server, serve, serve_stream
 from trioasgi.http1.codec import Codec
+from trioasgi.http1.h1c_codec import H1CCodec
 from trioasgi.http1.h11_codec import H11Codec
 from trioasgi.http1.httptools_codec import HttptoolsCodec
 from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
@@ -28,6 +29,8 @@ from .streams import Given, StreamPair, current
 P = ParamSpec("P")
 
 CODECS = ("h11", "httptools")
+ALL_CODECS = (*CODECS, "h1c")
+"""A codec only reads fields. So tests of what is above it run on two of them, and tests of reading on all."""
 
 PATIENCE = 600.0
 """Seconds (of a clock that jumps) for any one thing that a client waits for: above every deadline tested."""
@@ -35,7 +38,8 @@ PATIENCE = 600.0
 
 def make_codec(name: str) -> Codec:
     """A codec by the name that `--http` gives it."""
-    return {"h11": H11Codec, "httptools": HttptoolsCodec}[name]()
+    codecs: dict[str, Callable[[], Codec]] = {"h11": H11Codec, "httptools": HttptoolsCodec, "h1c": H1CCodec}
+    return codecs[name]()
 
 
 def on_trio(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:

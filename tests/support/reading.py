@@ -116,8 +116,8 @@ def _as_read(request: HTTP1Request, body: bytes, whole: bool) -> Read:
         request.query,
         request.http_version,
         tuple(request.headers),
-        request.fields.keep_alive,
-        request.fields.expects_continue,
+        request.keep_alive,
+        request.expects_continue,
         body,
         whole,
     )

@@ -23,21 +23,19 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
 from trioasgi.net.peers import ConnectionInfo
-from trioasgi.net.trust import Trusted, parse_address
+from trioasgi.net.trust import Trusted, normal_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from trioasgi.http.request import Header
+    from trioasgi.http.request import Header, Request
     from trioasgi.net.peers import Peer
-    from trioasgi.net.trust import IPAddress
 
 FOR: Final = b"x-forwarded-for"
 PROTO: Final = b"x-forwarded-proto"
@@ -103,9 +101,6 @@ class Forwarded(msgspec.Struct, frozen=True):
         return [(b"host", host), *fields]
 
 
-_name: Final = itemgetter(0)
-
-
 class Forwarding:
     """Reads the header fields in `names` that trusted proxies send. An entry of `names` may have several
     names, separated by commas.
@@ -121,26 +116,55 @@ class Forwarding:
         """Is the peer of this connection a trusted proxy? Called once for each connection."""
         return self._trusted.has_peer(info.client, info.server)
 
-    def read(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
-        """Read the header fields of a request on the trusted connection `info`. None if they say nothing."""
-        names = self._names
-        if names.isdisjoint(map(_name, headers)):  # in C: many requests have none
+    def read(self, request: Request, info: ConnectionInfo) -> Forwarded | None:
+        """Read what is said of a request on the trusted connection `info`. None if that is nothing."""
+        forwarded = request.forwarded
+        if not forwarded:
             return None
-        fields: dict[bytes, str] = {}
-        for name, value in headers:
-            if name in names:
-                if name in fields or b"," in value or name == FORWARDED:
-                    return self._read_hops(headers, info)
-                fields[name] = value.decode("latin-1").strip(" \t")
-        return _conclude(_read_hop(fields), headers, info)
-
-    def _read_hops(self, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded | None:
-        """As `read`, if there may be more than one hop."""
+        values = dict(forwarded)
+        is_usual = _USUAL.issuperset(values) and self._names.issuperset(values)
+        # A comma: there may be more than one hop.
+        if is_usual and len(values) == len(forwarded) and b"," not in b"".join(values.values()):
+            return _read_usual(values, info)
         fields: dict[bytes, list[str]] = {}
-        for name, value in headers:
+        for name, value in forwarded:
             if name in self._names:
-                fields.setdefault(name, []).append(value.decode("latin-1").strip(" \t"))
-        return read_forwarded(fields, headers, info, self._trusted)
+                fields.setdefault(name, []).append(value.decode("latin-1"))
+        return read_forwarded(fields, request.headers, info, self._trusted) if fields else None
+
+
+def _read_usual(values: Mapping[bytes, bytes], info: ConnectionInfo) -> Forwarded:
+    """As `read_forwarded`, for one hop of which no more is said than in `_USUAL`, as most proxies do.
+
+    What is made of an address, and of a host, is remembered.
+    """
+    scheme, client, server, peer, host = info.scheme, info.client, info.server, info.peer, None
+    value = values.get(PROTO)
+    if value:
+        scheme = _SCHEMES.get(value.lower().decode("latin-1"), scheme)
+    value = values.get(FOR)
+    if value:
+        node = _read_node(value) if len(value) <= _MAX_LABEL else _parse_node(value.decode("latin-1"))
+        client, peer = node.client, node.label
+    value = values.get(HOST)
+    if value and len(value) <= _LONGEST_HOST:
+        named = _read_host(value, scheme)
+        if named is not None:
+            server, host = named
+    return Forwarded(ConnectionInfo(scheme, client, server, peer, info.tls), host)
+
+
+_USUAL: Final = frozenset({FOR, PROTO, HOST})
+
+
+@lru_cache(maxsize=1024)
+def _read_node(value: bytes) -> _Node:
+    return _parse_node(value.decode("latin-1"))
+
+
+@lru_cache(maxsize=256)
+def _read_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
+    return _name_server(value.decode("latin-1"), "", scheme)
 
 
 def read_forwarded(
@@ -156,16 +180,15 @@ def read_forwarded(
 
 
 class _Node(msgspec.Struct, frozen=True):
-    """A hop: its address and the scope's `client` (port 0: unknown), or only a name."""
+    """A hop: how the log names it, and the scope's `client` (port 0: unknown); None if it is no address."""
 
     label: str
-    address: IPAddress | None = None
     client: Peer | None = None
 
     def is_trusted(self, trusted: Trusted) -> bool:
-        if self.address is None:
+        if self.client is None:
             return self.label == "unix:" and trusted.unix  # nginx calls the client of a Unix socket so
-        return trusted.has_address(self.address)
+        return trusted.has_address(self.client[0])
 
 
 class _Statement(msgspec.Struct, frozen=True):
@@ -182,15 +205,6 @@ _NOT_KNOWN: Final = _Node("an unknown client")
 
 
 # The two families
-
-
-def _read_hop(fields: Mapping[bytes, str]) -> _Statement:
-    """As `_read_x_forwarded`, for one hop, which is the client whether it is trusted or not."""
-    get = fields.get
-    client = get(FOR)
-    return _Statement(
-        _parse_node(client) if client else None, get(PROTO, ""), get(HOST, ""), get(PORT, ""), get(PREFIX, "")
-    )
 
 
 def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -> _Statement:
@@ -285,19 +299,15 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node |
 
 
 def _parse_node(text: str) -> _Node:
-    # A text longer than any address is not parsed, and not cached.
-    return _parse_short_node(text) if len(text) <= _MAX_LABEL else _Node(text[:_MAX_LABEL])
-
-
-@lru_cache(maxsize=1024)
-def _parse_short_node(text: str) -> _Node:
+    if len(text) > _MAX_LABEL:  # longer than any address
+        return _Node(text[:_MAX_LABEL])
     match = _BRACKETED.fullmatch(text) or _DOTTED.fullmatch(text) or _BARE_V6.fullmatch(text)
-    address = parse_address(match[1]) if match is not None else None
+    address = normal_address(match[1]) if match is not None else None
     port = int(match[2] or 0) if match is not None else 0
     if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
         return _Node(text or _NOT_KNOWN.label)
-    shown = f"[{address}]" if address.version == 6 else str(address)
-    return _Node(f"{shown}:{port}" if port else str(address), address, (str(address), port))
+    shown = f"[{address}]" if ":" in address else address
+    return _Node(f"{shown}:{port}" if port else address, (address, port))
 
 
 # The server and the Host
@@ -336,13 +346,7 @@ def _name_server(host: str, port: str, scheme: str) -> tuple[Peer, bytes] | None
     The port is that of the host; without one, the forwarded port; without that, the default of the scheme
     (RFC 9110, 4.2.1).
     """
-    # Longer texts are no host and no port. They are not kept in the cache.
-    return _name_known(host, port[:6], scheme) if len(host) <= _LONGEST_HOST else None
-
-
-@lru_cache(maxsize=256)
-def _name_known(host: str, port: str, scheme: str) -> tuple[Peer, bytes] | None:
-    named = _AUTHORITY.fullmatch(host)
+    named = _AUTHORITY.fullmatch(host) if len(host) <= _LONGEST_HOST else None
     if named is None:
         return None
     default = _DEFAULT_PORTS[scheme]

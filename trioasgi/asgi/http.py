@@ -122,13 +122,10 @@ class HTTPHandler:
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`. Its response is over when this returns. Raises nothing but cancellation."""
-        # `unforwarded`: the same request was read before, and it has no field of a proxy.
         caller = self
-        if self._forwarding is not None and not exchange.request.unforwarded:
-            forwarded = self._forwarding.read(exchange.request.headers, self._info)
-            if forwarded is None:
-                exchange.request.unforwarded = True
-            else:
+        if self._forwarding is not None and exchange.request.forwarded:
+            forwarded = self._forwarding.read(exchange.request, self._info)
+            if forwarded is not None:
                 caller = HTTPHandler(self._application, forwarded.info, forwarded)
         application = self._application
         if application.access_log is not None:

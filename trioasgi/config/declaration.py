@@ -199,7 +199,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     ] = 0.05
 
     http: Annotated[
-        Literal["auto", "h11", "httptools"],
+        Literal["auto", "h1c", "h11", "httptools"],
         option(
             "The HTTP/1 parser.",
             Group.HTTP,

@@ -43,7 +43,7 @@ class Options(TypedDict, total=False):
     reload_includes: Texts | None
     reload_excludes: Texts | None
     reload_delay: float | None
-    http: Literal["auto", "h11", "httptools", "zttp"] | type[object] | None
+    http: Literal["auto", "h1c", "h11", "httptools", "zttp"] | type[object] | None
     server_header: bool | None
     date_header: bool | None
     header: Pairs | None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -11,15 +11,24 @@ Header: TypeAlias = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
 
 
+FORWARDED_NAMES: Final = frozenset(
+    {
+        *(b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"),
+        *(b"x-forwarded-prefix", b"forwarded"),
+    }
+)
+"""The names of all fields in which proxies speak of their clients. Whether one is believed, others decide."""
+
+
 class Request(msgspec.Struct):
     """The head of a request (RFC 9110, 7.1).
 
     `scheme` is that of the connection. `path` is the percent-encoded path of the target, `query` is what
     follows its first `?`, both as received. For the asterisk-form (OPTIONS) `path` is `*`. `headers` are in
-    the order received. `websocket`: does the client ask for a WebSocket?
+    the order received. `forwarded` are those of them in which a proxy speaks of its client
+    (`FORWARDED_NAMES`). `websocket`: does the client ask for a WebSocket?
 
-    A request is immutable, and may serve several exchanges. Only `unforwarded` is set later: its header
-    fields have nothing about proxies.
+    Nothing of it changes once it has been read.
     """
 
     scheme: str
@@ -28,9 +37,9 @@ class Request(msgspec.Struct):
     path: bytes
     query: bytes
     http_version: str
-    headers: Sequence[Header]
-    websocket: bool
-    unforwarded: bool
+    headers: list[Header]
+    forwarded: Sequence[Header] = ()
+    websocket: bool = False
 
     @property
     def authority(self) -> bytes | None:

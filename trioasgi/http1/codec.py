@@ -1,7 +1,8 @@
 """`Codec`: reads the header fields of a request. A whole head goes in, its fields come out (RFC 9112, 5).
 
-There are two, in `h11_codec` and `httptools_codec`. `reader` finds where messages begin and end, and `rules`
-checks what a head means. Both codecs follow the same rules, because these modules stand above them.
+There are three, in `h11_codec`, `httptools_codec` and `h1c_codec`. `reader` finds where messages begin and
+end, and `rules` checks what a head means. All codecs follow the same rules, because these modules stand above
+them.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Codec(ABC):
 
     @abstractmethod
     def read_fields(self, head: bytes) -> list[Header]:
-        """Read the header fields of a head. It begins with the request line and ends with CRLF CRLF.
+        """Read the header fields of a head. It begins with a request line, which has been checked, and ends
+        with CRLF CRLF.
 
-        Names are in lower case, values have no white space around them, and the order is that of the wire.
-        Raises GrammarError, also for a malformed request line. A codec may raise it for the meaning of a
-        field too: `rules` reads each refused head once more, by the grammar alone.
+        Names are as received, or in lower case. Values have no white space around them. The order is that of
+        the wire. Raises GrammarError. A codec may raise it for the meaning of a field too: `rules` reads each
+        refused head once more, by the grammar alone.
         """

@@ -59,18 +59,17 @@ class HTTP1Exchange(HTTP1Response):
     __slots__ = ("_pace", "_since_yield", "scope")
 
     def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
-        fields = request.fields
         self._connection = connection
         self.request = request
         self.offers_informational = request.http_version == "1.1"
-        self.offers_trailers = fields.accepts_trailers
+        self.offers_trailers = request.accepts_trailers
         self.on_end = None
         # The response
         self.phase = _NOT_STARTED
         self.status = 0
         self.sent = 0
-        self.close_after = not fields.keep_alive
-        self._owes_continue = fields.expects_continue
+        self.close_after = not request.keep_alive
+        self._owes_continue = request.expects_continue
         self._framing = _NONE
         self._head = b""
         self._recallable = b""

@@ -84,7 +84,7 @@ class _Callbacks:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header field. llhttp strips the white space before the value, but not behind it."""
-        self.fields.append((name.lower(), value.rstrip(b" \t")))
+        self.fields.append((name, value.rstrip(b" \t")))
 
     def on_message_complete(self) -> None:
         """Note the end of a message. llhttp forgets after this whether the connection goes on."""

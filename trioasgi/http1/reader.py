@@ -106,24 +106,18 @@ class RequestReader:
         if pos == len(data):
             self._let_go()
             return None
-        heads = self._heads
-        request = heads.request
-        # The bytes of the last head again: it ends where it ended then, as no head has an empty line inside.
-        if request is not None and data.startswith(heads.head, pos):
-            end = pos + len(heads.head)
-        else:
-            if data[pos] in (13, 10):
-                pos = self._skip_empty_lines()
-            end = data.find(b"\r\n\r\n", pos)
-            if end < 0:
-                self._gather()
-                return None
-            end += 4
-            if end - pos > LONG_HEAD and not self.needs_turn:
-                self.needs_turn = True
-                return None
-            self.needs_turn = False
-            request = heads.read(data[pos:end])
+        if data[pos] in (13, 10):
+            pos = self._skip_empty_lines()
+        end = data.find(b"\r\n\r\n", pos)
+        if end < 0:
+            self._gather()
+            return None
+        end += 4
+        if end - pos > LONG_HEAD and not self.needs_turn:
+            self.needs_turn = True
+            return None
+        self.needs_turn = False
+        request = self._heads.read(data[pos:end])
         self._empty = 0
         if end == len(data):
             self._data, self._pos = b"", 0  # as `_let_go`, which would be a call for each request
@@ -131,10 +125,9 @@ class RequestReader:
         else:
             self._pos = end
             self.has_more = True
-        fields = request.fields
-        if fields.content_length:
-            self.body = SizedBody(fields.content_length)
-        elif fields.chunked:
+        if request.content_length:
+            self.body = SizedBody(request.content_length)
+        elif request.chunked:
             self.body = ChunkedBody(self._limits)
         return request
 

@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
+from trioasgi.http.request import FORWARDED_NAMES
 from trioasgi.http1.codec import GrammarError
-from trioasgi.http1.request import Fields, HTTP1Request
+from trioasgi.http1.request import HTTP1Request
 from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line, longest_head
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from trioasgi.http.limits import Limits
     from trioasgi.http.request import Header
@@ -39,91 +40,82 @@ def _is_authority(value: bytes) -> bool:
     return _AUTHORITY.fullmatch(value) is not None
 
 
-MAX_REMEMBERED: Final = 512
-"""Bytes of the longest head that is remembered. Its parsed fields take several times as many."""
-
-
 COUNT_FROM: Final = 2048
 """Bytes. The fields of a longer head are counted before they are read."""
 
+_MAX_NAMES: Final = 1024
+_MAX_NAME_SIZE: Final = 64
+"""How many names are remembered at most, and the most bytes of each."""
+
+_known_names: Final[dict[bytes, bytes]] = {}
+"""Names of fields that mean nothing for the message itself: as received, and in lower case."""
+
 
 class HeadReader:
-    """Reads and checks the heads of one connection's requests.
+    """Reads and checks the heads of one connection's requests. It keeps nothing of them."""
 
-    It remembers the last head and its fields, if the head has at most `MAX_REMEMBERED` bytes. Many clients
-    repeat their fields, or the whole head, byte for byte, and then it is not read again.
-
-    `head` are the remembered bytes, and `request` is the request that they mean.
-    """
-
-    __slots__ = ("_codec", "_fields_at", "_limits", "_scheme", "head", "request")
+    __slots__ = ("_codec", "_limits", "_scheme")
 
     def __init__(self, codec: Codec, limits: Limits, scheme: str) -> None:
         self._scheme = scheme
         self._codec = codec
         self._limits = limits
-        self._fields_at = 0
-        self.head = b""
-        self.request: HTTP1Request | None = None
 
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, which ends with its empty line. Raises RequestError with the broken rule."""
-        last = self.request
+        limits = self._limits
         line = REQUEST_LINE.match(head)
         if line is None:
-            raise RequestError(diagnose_line(head, self._limits))
+            raise RequestError(diagnose_line(head, limits))
         name, target, path, query, version = line.groups()
         method = METHODS.get(name)
-        if method is None or len(target) > self._limits.target:
-            raise RequestError(diagnose_line(head, self._limits))
-        if len(head) > self._limits.header_bytes and len(head) > longest_head(self._limits):
+        if method is None or len(target) > limits.target:
+            raise RequestError(diagnose_line(head, limits))
+        size = len(head)
+        if size > limits.header_bytes and size > longest_head(limits):
             raise RequestError(Rule.FIELDS_SIZE)
         authority: bytes | None = None
         if path is None:
             # Before the codec reads the fields: llhttp has rules of its own for targets.
             path, query, authority = _read_other_form(method, target)
-        http_version = VERSIONS[version]
-        fields_at = line.end()
-        if (
-            last is not None
-            and last.http_version == http_version
-            and head[fields_at:] == self.head[self._fields_at :]
-        ):
-            fields = last.fields
-        else:
-            fields = self._read_fields(head, version)
-        self._fields_at = fields_at
-        headers: Sequence[Header] = fields.headers
-        if authority is not None:
-            headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
-        request = HTTP1Request(
-            self._scheme,
-            method,
-            target,
-            path,
-            query or b"",
-            http_version,
-            headers,
-            fields.websocket,
-            False,
-            fields,
-        )
-        # The connection may now be idle for long, so it keeps short heads only.
-        self.head, self.request = (head, request) if len(head) <= MAX_REMEMBERED else (b"", None)
-        return request
-
-    def _read_fields(self, head: bytes, version: bytes) -> Fields:
         # Counting lines is much faster than reading fields. The request line and the empty line are no
         # fields.
-        if len(head) > COUNT_FROM and head.count(b"\n") - 2 > self._limits.header_count:
+        if size > COUNT_FROM and head.count(b"\n") - 2 > limits.header_count:
             raise RequestError(Rule.FIELDS_COUNT)
         try:
-            headers = self._codec.read_fields(head)
+            received = self._codec.read_fields(head)
         except GrammarError:
-            headers = _read_field_lines(head)
-        fields = Fields(headers, version == b"1.1")
-        _check_fields(fields, version, self._limits, len(head))
-        return fields
+            received = _read_field_lines(head)
+        headers, noted = _sort_out(received)
+        if len(headers) > limits.header_count:
+            raise RequestError(Rule.FIELDS_COUNT)
+        # If the whole head is within the limit, so are its fields.
+        if size > limits.header_bytes and _size(headers) > limits.header_bytes:
+            raise RequestError(Rule.FIELDS_SIZE)
+        request = HTTP1Request(self._scheme, method, target, path, query or b"", VERSIONS[version], headers)
+        _note_fields(request, noted)
+        if request.content_length is not None:
+            _check_length(request, request.content_length, limits)
+        if authority is not None:
+            request.headers = [(b"host", authority), *(field for field in headers if field[0] != b"host")]
+        return request
+
+
+def _sort_out(received: list[Header]) -> tuple[list[Header], list[Header]]:
+    """The fields with their names in lower case; and those of them that are in `_NOTED`."""
+    headers: list[Header] = []
+    noted: list[Header] = []
+    known = _known_names.get
+    for given, value in received:
+        name = known(given)
+        if name is None:
+            name = given.lower()
+            if name in _NOTED:
+                noted.append((name, value))
+            elif len(_known_names) < _MAX_NAMES and len(given) <= _MAX_NAME_SIZE:
+                _known_names[given] = name
+        headers.append((name, value))
+    return headers, noted
 
 
 def _read_field_lines(head: bytes) -> list[Header]:
@@ -141,40 +133,46 @@ def _read_field_lines(head: bytes) -> list[Header]:
     return fields
 
 
-def _check_fields(fields: Fields, version: bytes, limits: Limits, head_size: int) -> None:
-    headers = fields.headers
-    if len(headers) > limits.header_count:
-        raise RequestError(Rule.FIELDS_COUNT)
-    notes = _NOTES
+def _note_fields(request: HTTP1Request, noted: list[Header]) -> None:
+    """Note in `request` what its fields mean for the message itself."""
+    is_1_0 = request.http_version == "1.0"
+    if is_1_0:
+        request.keep_alive = False
     host: bytes | None = None
     options: list[bytes] = []
     protocols: list[bytes] = []
-    for name, value in headers:
-        if name in notes:
-            if name == b"host":
-                if host is not None:
-                    raise RequestError(Rule.HOST_REPEATED)
-                host = _checked_host(value)
-            elif name == b"connection":
-                options += _members(value)
-            elif name == b"upgrade":
-                protocols += _members(value)
-            else:
-                notes[name](fields, value, version)
-    if options:
-        _note_options(fields, options)
-    # If the whole head is within the limit, so are its fields.
-    if head_size > limits.header_bytes and _size(headers) > limits.header_bytes:
-        raise RequestError(Rule.FIELDS_SIZE)
-    if host is None and version == b"1.1":
+    forwarded: list[Header] = []
+    for field in noted:
+        name, value = field
+        if name == b"host":
+            if host is not None:
+                raise RequestError(Rule.HOST_REPEATED)
+            host = value
+            if len(value) > _MAX_AUTHORITY or not _is_authority(value):
+                raise RequestError(Rule.HOST_INVALID)
+        elif name in FORWARDED_NAMES:
+            forwarded.append(field)
+        elif name == b"connection":
+            options += _members(value)
+        elif name == b"upgrade":
+            protocols += _members(value)
+        else:
+            _NOTES[name](request, value)
+    if host is None and not is_1_0:
         raise RequestError(Rule.HOST_MISSING)
-    if protocols and version == b"1.1":  # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0
-        fields.websocket = b"websocket" in protocols and b"upgrade" in options
-    if fields.content_length is not None:
-        if fields.chunked:
-            raise RequestError(Rule.LENGTH_AND_CODING)
-        if limits.body and fields.content_length > limits.body:
-            raise RequestError(Rule.BODY_SIZE)
+    if forwarded:
+        request.forwarded = forwarded
+    if options:
+        _note_options(request, options)
+    if protocols and not is_1_0:  # RFC 9110, 7.8: Upgrade means nothing in HTTP/1.0
+        request.websocket = b"websocket" in protocols and b"upgrade" in options
+
+
+def _check_length(request: HTTP1Request, length: int, limits: Limits) -> None:
+    if request.chunked:
+        raise RequestError(Rule.LENGTH_AND_CODING)
+    if limits.body and length > limits.body:
+        raise RequestError(Rule.BODY_SIZE)
 
 
 def _size(headers: list[Header]) -> int:
@@ -187,36 +185,30 @@ def _members(value: bytes) -> list[bytes]:
     return [member for part in value.lower().split(b",") if (member := part.strip(b" \t"))]
 
 
-def _note_options(fields: Fields, options: list[bytes]) -> None:
+def _note_options(request: HTTP1Request, options: list[bytes]) -> None:
     """`close` overrides `keep-alive`, in any order and field (RFC 9112, 9.3)."""
     if b"close" in options:
-        fields.keep_alive = False
+        request.keep_alive = False
     elif b"keep-alive" in options:
-        fields.keep_alive = True
+        request.keep_alive = True
 
 
-def _checked_host(value: bytes) -> bytes:
-    if len(value) > _MAX_AUTHORITY or not _is_authority(value):
-        raise RequestError(Rule.HOST_INVALID)
-    return value
-
-
-def _note_content_length(fields: Fields, value: bytes, _version: bytes) -> None:
-    if fields.content_length is not None:
+def _note_content_length(request: HTTP1Request, value: bytes) -> None:
+    if request.content_length is not None:
         raise RequestError(Rule.LENGTH_REPEATED)
     if not value.isdigit() or len(value) > _LENGTH_DIGITS:
         raise RequestError(Rule.LENGTH_INVALID)
-    fields.content_length = int(value)
+    request.content_length = int(value)
 
 
-def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> None:
-    if version == b"1.0":
+def _note_transfer_encoding(request: HTTP1Request, value: bytes) -> None:
+    if request.http_version == "1.0":
         raise RequestError(Rule.CODING_IN_1_0)
     codings = _members(value)
     # RFC 9112, 6.3: without chunked at its end the field leaves the length unknown. An empty field does too,
     # though some recipients ignore it.
     if (
-        fields.chunked
+        request.chunked
         or not codings
         or codings.count(b"chunked") > 1
         or (b"chunked" in codings and codings[-1] != b"chunked")
@@ -224,34 +216,32 @@ def _note_transfer_encoding(fields: Fields, value: bytes, version: bytes) -> Non
         raise RequestError(Rule.CODING_NOT_FINAL)
     if codings != [b"chunked"]:
         raise RequestError(Rule.CODING_UNKNOWN)
-    fields.chunked = True
+    request.chunked = True
 
 
-def _note_expectation(fields: Fields, value: bytes, version: bytes) -> None:
+def _note_expectation(request: HTTP1Request, value: bytes) -> None:
     for expectation in _members(value):
         if expectation != b"100-continue":
             raise RequestError(Rule.EXPECTATION)
         # RFC 9110, 10.1.1: the expectation of a 1.0 client is ignored.
-        fields.expects_continue = version == b"1.1"
+        request.expects_continue = request.http_version == "1.1"
 
 
-def _note_te(fields: Fields, value: bytes, version: bytes) -> None:
+def _note_te(request: HTTP1Request, value: bytes) -> None:
     """RFC 9110, 10.1.4. Trailers need the chunked coding, which HTTP/1.0 does not have."""
-    if version == b"1.1":
-        fields.accepts_trailers |= b"trailers" in _members(value)
+    if request.http_version == "1.1":
+        request.accepts_trailers |= b"trailers" in _members(value)
 
 
-_NOTES: Final[dict[bytes, Callable[[Fields, bytes, bytes], None]]] = {
-    # `_check_fields` reads these itself.
-    b"host": lambda _fields, _value, _version: None,
-    b"connection": lambda _fields, _value, _version: None,
-    b"upgrade": lambda _fields, _value, _version: None,
+_NOTES: Final[dict[bytes, Callable[[HTTP1Request, bytes], None]]] = {
     b"content-length": _note_content_length,
     b"transfer-encoding": _note_transfer_encoding,
     b"expect": _note_expectation,
     b"te": _note_te,
 }
-"""The fields that concern the message itself, and how each is read."""
+"""How each of the other fields that concern the message itself is read."""
+
+_NOTED: Final = frozenset({b"host", b"connection", b"upgrade", *_NOTES, *FORWARDED_NAMES})
 
 
 def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:

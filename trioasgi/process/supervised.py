@@ -80,7 +80,7 @@ async def _bind_and_supervise(
             announce(
                 urls,
                 workers=resolved.workers,
-                codec=http_codec_name(resolved),
+                codec=http_codec_name(resolved.http),
                 websocket=websocket_codec_name(resolved),
                 certificate=certificate,
                 reload=resolved.reload,

@@ -21,6 +21,7 @@ from trioasgi.http1.settings import GivesUp, HTTP1Settings
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
+from trioasgi.server.codecs import PACKAGES
 from trioasgi.server.protocols import Protocols
 from trioasgi.server.settings import ConnectionSettings, ProxyProtocol, ServerTLS
 from trioasgi.websocket.keepalive import Keepalive
@@ -104,16 +105,32 @@ def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settin
 
 
 def codec_factory(http: str) -> Callable[[], Codec]:
-    """The codec for `--http`. `auto` is httptools if it is installed. Raises ConfigError."""
-    if http != "h11":
+    """The codec for `--http`. `auto` is the fastest that is installed. Raises ConfigError."""
+    for name, package in PACKAGES.items():
+        if http not in {"auto", name}:
+            continue
         try:
-            from trioasgi.http1.httptools_codec import HttptoolsCodec
+            return _import_codec(name)
         except ImportError as exc:
-            if http == "httptools":
+            if http == name:
                 raise ConfigError(
-                    "--http httptools needs the package httptools: pip install 'trioasgi[fast]'"
+                    f"--http {name} needs the package {package}: pip install 'trioasgi[{EXTRAS[name]}]'"
                 ) from exc
-        else:
+    return _import_codec("h11")
+
+
+EXTRAS: Final = {"h1c": "h1c", "httptools": "fast"}
+
+
+def _import_codec(name: str) -> Callable[[], Codec]:
+    match name:
+        case "h1c":
+            from trioasgi.http1.h1c_codec import H1CCodec
+
+            return H1CCodec
+        case "httptools":
+            from trioasgi.http1.httptools_codec import HttptoolsCodec
+
             return HttptoolsCodec
     from trioasgi.http1.h11_codec import H11Codec
 

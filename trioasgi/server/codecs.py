@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
 
-def http_codec_name(config: Config) -> str:
-    """The name of the codec for HTTP/1.1."""
-    if config.http != "auto":
-        return config.http
-    return "httptools" if _is_installed("httptools") else "h11"
+PACKAGES: Final = {"h1c": "gunicorn_h1c", "httptools": "httptools"}
+"""The packages of the HTTP/1 codecs but h11, which is always there. The fastest comes first."""
+
+
+def http_codec_name(http: str) -> str:
+    """The name of the codec for `--http`."""
+    if http != "auto":
+        return http
+    return next((name for name, package in PACKAGES.items() if _is_installed(package)), "h11")
 
 
 def websocket_codec_name(config: Config) -> str | None:
