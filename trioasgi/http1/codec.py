@@ -1,4 +1,4 @@
-"""`Codec`: reads the header fields of a request. A whole head goes in, its fields come out (RFC 9112, 5).
+"""`Codec`: reads the header fields of a request (RFC 9112, 5).
 
 There are three, in `h11_codec`, `httptools_codec` and `h1c_codec`. `reader` finds where messages begin and
 end, and `rules` checks what a head means. All codecs follow the same rules, because these modules stand above
@@ -31,9 +31,8 @@ class Codec(ABC):
     """Its name in the start-up line and for `--http`."""
 
     @abstractmethod
-    def read_fields(self, head: bytes) -> list[Header]:
-        """Read the header fields of a head. It begins with a request line, which has been checked, and ends
-        with CRLF CRLF.
+    def read_fields(self, block: bytes) -> list[Header]:
+        """Read the header fields of a head: all behind its request line, to the end of the empty line.
 
         Names are as received, or in lower case. Values have no white space around them. The order is that of
         the wire. Raises GrammarError. A codec may raise it for the meaning of a field too: `rules` reads each

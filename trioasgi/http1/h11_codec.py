@@ -11,6 +11,9 @@ from trioasgi.http1.codec import Codec, GrammarError
 if TYPE_CHECKING:
     from trioasgi.http.request import Header
 
+_REQUEST_LINE: Final = b"GET / HTTP/1.0\r\n"
+"""h11 reads whole messages. The line of the request has been read before. In 1.0 it need not have a Host."""
+
 _CONTROLS: Final = bytes({*range(32), 0x7F} - {*b"\t\r\n"})
 
 # h11 merges equal Content-Lengths, and puts codings in lower case. The rules need the fields as they were
@@ -25,7 +28,8 @@ class H11Codec(Codec):
 
     name = "h11"
 
-    def read_fields(self, head: bytes) -> list[Header]:
+    def read_fields(self, block: bytes) -> list[Header]:
+        head = _REQUEST_LINE + block
         if _is_malformed(head):
             raise GrammarError("a control character or a line end where none may be")
         # The reader has checked the size of the head already.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import gunicorn_h1c
+from gunicorn_h1c import ParseError, parse_headers
 
 from trioasgi.http1.codec import Codec, GrammarError
 
@@ -19,9 +19,9 @@ class H1CCodec(Codec):
 
     name = "h1c"
 
-    def read_fields(self, head: bytes) -> list[Header]:
+    def read_fields(self, block: bytes) -> list[Header]:
         try:
-            fields: list[Header] = gunicorn_h1c.parse_headers(head[head.index(b"\n") + 1 :])
-        except gunicorn_h1c.ParseError as exc:
+            fields: list[Header] = parse_headers(block)
+        except ParseError as exc:
             raise GrammarError(str(exc)) from exc
         return fields

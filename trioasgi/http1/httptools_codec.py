@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from trioasgi.http.request import Header
 
 
+_REQUEST_LINE: Final = b"GET / HTTP/1.1\r\n"
+"""llhttp reads whole messages. The line of the request has been read before."""
+
 _NO_FIELDS: Final[list[Header]] = []
 """Nothing is added to it: a parser calls back only while it reads."""
 
@@ -33,7 +36,7 @@ class HttptoolsCodec(Codec):
         self._callbacks = _Callbacks()
         self._parser: httptools.HttpRequestParser | None = None
 
-    def read_fields(self, head: bytes) -> list[Header]:
+    def read_fields(self, block: bytes) -> list[Header]:
         callbacks = self._callbacks
         parser, self._parser = self._parser, None
         if parser is None:
@@ -43,7 +46,7 @@ class HttptoolsCodec(Codec):
         fields: list[Header] = []
         callbacks.fields = fields
         try:
-            parser.feed_data(head)
+            parser.feed_data(_REQUEST_LINE + block)
         except httptools.HttpParserUpgrade:
             pass  # the head has an Upgrade field, which a server may ignore (RFC 9110, 7.8)
         except httptools.HttpParserCallbackError as exc:

@@ -15,7 +15,7 @@ from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
 from trioasgi.http.request import FORWARDED_NAMES
 from trioasgi.http1.codec import GrammarError
 from trioasgi.http1.request import HTTP1Request
-from trioasgi.http1.request_line import METHODS, REQUEST_LINE, VERSIONS, diagnose_line, longest_head
+from trioasgi.http1.request_line import METHODS, TARGET_CHARS, VERSIONS, diagnose_line, longest_head
 from trioasgi.http1.rule import RequestError, Rule
 
 if TYPE_CHECKING:
@@ -64,35 +64,37 @@ class HeadReader:
     def read(self, head: bytes) -> HTTP1Request:
         """Read a head, which ends with its empty line. Raises RequestError with the broken rule."""
         limits = self._limits
-        line = REQUEST_LINE.match(head)
-        if line is None:
-            raise RequestError(diagnose_line(head, limits))
-        name, target, path, query, version = line.groups()
-        method = METHODS.get(name)
-        if method is None or len(target) > limits.target:
+        line, _, block = head.partition(b"\r\n")
+        try:
+            name, target, version = line.split(b" ")
+            method, http_version = METHODS[name], VERSIONS[version]
+        except (KeyError, ValueError):
+            raise RequestError(diagnose_line(head, limits)) from None
+        if target.translate(TARGET_CHARS) != target or not target or len(target) > limits.target:
             raise RequestError(diagnose_line(head, limits))
         size = len(head)
         if size > limits.header_bytes and size > longest_head(limits):
             raise RequestError(Rule.FIELDS_SIZE)
         authority: bytes | None = None
-        if path is None:
-            # Before the codec reads the fields: llhttp has rules of its own for targets.
+        if target.startswith(b"/"):
+            path, _, query = target.partition(b"?")
+        else:
             path, query, authority = _read_other_form(method, target)
         # Counting lines is much faster than reading fields. The request line and the empty line are no
         # fields.
         if size > COUNT_FROM and head.count(b"\n") - 2 > limits.header_count:
             raise RequestError(Rule.FIELDS_COUNT)
         try:
-            received = self._codec.read_fields(head)
+            received = self._codec.read_fields(block)
         except GrammarError:
-            received = _read_field_lines(head)
+            received = _read_field_lines(block)
         headers, noted = _sort_out(received)
         if len(headers) > limits.header_count:
             raise RequestError(Rule.FIELDS_COUNT)
         # If the whole head is within the limit, so are its fields.
         if size > limits.header_bytes and _size(headers) > limits.header_bytes:
             raise RequestError(Rule.FIELDS_SIZE)
-        request = HTTP1Request(self._scheme, method, target, path, query or b"", VERSIONS[version], headers)
+        request = HTTP1Request(self._scheme, method, target, path, query, http_version, headers)
         _note_fields(request, noted)
         if request.content_length is not None:
             _check_length(request, request.content_length, limits)
@@ -118,14 +120,14 @@ def _sort_out(received: list[Header]) -> tuple[list[Header], list[Header]]:
     return headers, noted
 
 
-def _read_field_lines(head: bytes) -> list[Header]:
-    """Read the fields of a head that the codec refuses, though its request line is right.
+def _read_field_lines(block: bytes) -> list[Header]:
+    """Read fields that the codec refuses.
 
     A codec may refuse a field for its meaning, as llhttp refuses an unknown Transfer-Encoding. The rules
     decide that. So this checks the grammar only. Raises RequestError.
     """
     fields = []
-    for line in head.split(b"\r\n")[1:-2]:
+    for line in block.split(b"\r\n")[:-2]:
         if _FIELD_LINE.fullmatch(line) is None:
             raise RequestError(Rule.FIELDS)
         name, _, value = line.partition(b":")
