@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tests.support.cost import lines
 from tests.support.http import Calls, on_trio, respond, serving
 from tests.support.sockets import connected, logged, run, served
-from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding
+from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding, replace_host
 from trioasgi.config import Config
 from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError
@@ -144,7 +144,7 @@ def test_the_client(name: str) -> None:
     text, client, peer = CLIENTS[name]
     forwarded = read(text)
     assert forwarded is not None
-    assert (forwarded.info.client, forwarded.info.peer) == (client, peer)
+    assert (forwarded.client, forwarded.peer) == (client, peer)
 
 
 # Scheme, host, port and prefix
@@ -235,7 +235,7 @@ def test_scheme_server_host_and_root_path(name: str) -> None:
     text, statement = STATEMENTS[name]
     forwarded = read(text)
     assert forwarded is not None
-    info = forwarded.info
+    info = forwarded
     assert (info.scheme, info.server, forwarded.host, forwarded.root_path) == statement
 
 
@@ -247,19 +247,18 @@ def test_where_nothing_is_said_nothing_changes(text: str) -> None:
 
 
 def test_the_host_is_replaced_where_it_stands_or_not() -> None:
-    forwarded = read("X-Forwarded-Host: example.org")
-    assert forwarded is not None
-    assert forwarded.headers([(b"accept", b"*"), (b"host", b"h")]) == [
-        (b"accept", b"*"),
-        (b"host", b"example.org"),
-    ]
-    assert forwarded.headers([]) == [(b"host", b"example.org")]
+    headers = [(b"accept", b"*"), (b"host", b"h")]
+    replace_host(headers, b"example.org")
+    assert headers == [(b"accept", b"*"), (b"host", b"example.org")]
+    headers = [(b"accept", b"*")]
+    replace_host(headers, b"example.org")
+    assert headers == [(b"host", b"example.org"), (b"accept", b"*")]
 
 
 def test_with_everybody_trusted_the_left_most_hop_counts() -> None:
     forwarded = read("X-Forwarded-For: 6.6.6.6, 192.0.2.7", trusted=("*",))
     assert forwarded is not None
-    assert forwarded.info.client == ("6.6.6.6", 0)
+    assert forwarded.client == ("6.6.6.6", 0)
 
 
 @pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded"])
@@ -272,15 +271,15 @@ def test_a_chain_of_hops_that_does_not_end_has_an_unknown_client(name: str, trus
         assert forwarded is not None
         return forwarded
 
-    assert chain(MAX_HOPS).info.client == ("10.0.0.0", 0)
+    assert chain(MAX_HOPS).client == ("10.0.0.0", 0)
     for hops in (MAX_HOPS + 1, MAX_PAIRS + 1):
-        assert (chain(hops).info.client, chain(hops).info.peer) == (None, "an unknown client")
+        assert (chain(hops).client, chain(hops).peer) == (None, "an unknown client")
 
 
 def test_what_a_client_puts_before_a_chain_that_ends_changes_nothing() -> None:
     forwarded = read("X-Forwarded-For: " + "10.0.0.1, " * 5000 + "192.0.2.7, 10.1.1.1")
     assert forwarded is not None
-    assert forwarded.info.client == ("192.0.2.7", 0)
+    assert forwarded.client == ("192.0.2.7", 0)
 
 
 def test_a_forwarded_of_endless_parameters_is_not_read() -> None:
@@ -288,7 +287,7 @@ def test_a_forwarded_of_endless_parameters_is_not_read() -> None:
         lines = ["Forwarded: for=192.0.2.7" + "".join(f";a{n}=b" for n in range(pairs // 2 - 1))] * 2
         forwarded = read("\n".join(lines))
         assert forwarded is not None
-        return forwarded.info.client
+        return forwarded.client
 
     assert client(MAX_PAIRS) == ("192.0.2.7", 0)
     assert client(MAX_PAIRS + 2) is None
@@ -300,7 +299,7 @@ def test_empty_parameters_and_elements_count_as_well(filling: str) -> None:
 
     def client(count: int) -> object:
         forwarded = read(f"Forwarded: for=192.0.2.7;proto=https,{filling * count}for=10.1.1.1")
-        return None if forwarded is None else forwarded.info.client
+        return None if forwarded is None else forwarded.client
 
     if "a" not in filling:
         assert client(20) == ("192.0.2.7", 0)
@@ -313,7 +312,7 @@ def test_a_quoted_pair_is_the_character_behind_the_backslash(text: str) -> None:
     quoted = "".join(f"\\{character}" for character in text)
     forwarded = read(f'Forwarded: for="{quoted}_x"')
     assert forwarded is not None
-    assert forwarded.info.peer == f"{text}_x"
+    assert forwarded.peer == f"{text}_x"
 
 
 def test_a_prefix_has_a_bounded_length() -> None:
@@ -328,7 +327,7 @@ def test_only_the_named_headers_are_believed() -> None:
     headers = fields("X-Forwarded-Host: evil.example\nForwarded: for=6.6.6.6\nX-Forwarded-Proto: https")
     forwarded = forwarding.read(request(headers), INFO)
     assert forwarded is not None
-    assert (forwarded.info.scheme, forwarded.host, forwarded.info.client) == ("https", None, INFO.client)
+    assert (forwarded.scheme, forwarded.host, forwarded.client) == ("https", None, INFO.client)
     assert forwarding.read(request(fields("Forwarded: for=6.6.6.6")), INFO) is None
 
 

@@ -80,25 +80,24 @@ _PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
 
 
-class Forwarded(msgspec.Struct, frozen=True):
+class Forwarded(ConnectionInfo, frozen=True):
     """What trusted proxies say of a request: the client's connection, the Host that the client asked for, and
     the percent-encoded path at which the application is mounted. None: they do not say.
+
+    `tls` is that of the proxy's connection.
     """
 
-    info: ConnectionInfo
     host: bytes | None = None
     root_path: str | None = None
 
-    def headers(self, headers: Sequence[Header]) -> list[Header]:
-        """The header fields of the request, with the Host that the client has asked for."""
-        fields, host = list(headers), self.host
-        if host is None:
-            return fields
-        for place, (name, _value) in enumerate(fields):
-            if name == b"host":
-                fields[place] = (name, host)
-                return fields
-        return [(b"host", host), *fields]
+
+def replace_host(headers: list[Header], host: bytes) -> None:
+    """Put the Host that the client has asked for into the header fields of a request."""
+    for place, (name, _value) in enumerate(headers):
+        if name == b"host":
+            headers[place] = (b"host", host)
+            return
+    headers.insert(0, (b"host", host))
 
 
 class Forwarding:
@@ -106,65 +105,57 @@ class Forwarding:
     names, separated by commas.
     """
 
-    __slots__ = ("_names", "_trusted")
+    __slots__ = ("_believes_usual", "_names", "_trusted")
 
     def __init__(self, trusted: Trusted, names: Iterable[str]) -> None:
         self._trusted = trusted
         self._names = frozenset(name.strip().lower().encode() for name in ",".join(names).split(","))
+        self._believes_usual = self._names >= {FOR, PROTO, HOST}
 
     def trusts(self, info: ConnectionInfo) -> bool:
         """Is the peer of this connection a trusted proxy? Called once for each connection."""
         return self._trusted.has_peer(info.client, info.server)
 
     def read(self, request: Request, info: ConnectionInfo) -> Forwarded | None:
-        """Read what is said of a request on the trusted connection `info`. None if that is nothing."""
+        """Read what is said of a request on the trusted connection `info`. None if that is nothing.
+
+        Most proxies say of one hop who it is, by which scheme it came, and for which host. This reads these
+        three, and leaves all else to `_read_all`.
+        """
         forwarded = request.forwarded
         if not forwarded:
             return None
-        values = dict(forwarded)
-        is_usual = _USUAL.issuperset(values) and self._names.issuperset(values)
-        # A comma: there may be more than one hop.
-        if is_usual and len(values) == len(forwarded) and b"," not in b"".join(values.values()):
-            return _read_usual(values, info)
-        fields: dict[bytes, list[str]] = {}
+        client = proto = host = None
         for name, value in forwarded:
+            if name == FOR and client is None:
+                client = value
+            elif name == PROTO and proto is None:
+                proto = value
+            elif name == HOST and host is None:
+                host = value
+            else:
+                return self._read_all(request, info)
+        scheme = _USUAL_SCHEMES.get(proto)
+        if scheme is None or not self._believes_usual:
+            return self._read_all(request, info)
+        scheme = scheme or info.scheme
+        node = _UNSAID if client is None else _read_node(client)
+        named = _UNNAMED if host is None else _read_host(host, scheme)
+        if node is None or named is None:
+            return self._read_all(request, info)
+        if node is _UNSAID:
+            return Forwarded(scheme, info.client, named[0] or info.server, info.peer, info.tls, named[1])
+        return Forwarded(scheme, node.client, named[0] or info.server, node.label, info.tls, named[1])
+
+    def _read_all(self, request: Request, info: ConnectionInfo) -> Forwarded | None:
+        fields: dict[bytes, list[str]] = {}
+        for name, value in request.forwarded:
             if name in self._names:
                 fields.setdefault(name, []).append(value.decode("latin-1"))
         return read_forwarded(fields, request.headers, info, self._trusted) if fields else None
 
 
-def _read_usual(values: Mapping[bytes, bytes], info: ConnectionInfo) -> Forwarded:
-    """As `read_forwarded`, for one hop of which no more is said than in `_USUAL`, as most proxies do.
-
-    What is made of an address, and of a host, is remembered.
-    """
-    scheme, client, server, peer, host = info.scheme, info.client, info.server, info.peer, None
-    value = values.get(PROTO)
-    if value:
-        scheme = _SCHEMES.get(value.lower().decode("latin-1"), scheme)
-    value = values.get(FOR)
-    if value:
-        node = _read_node(value) if len(value) <= _MAX_LABEL else _parse_node(value.decode("latin-1"))
-        client, peer = node.client, node.label
-    value = values.get(HOST)
-    if value and len(value) <= _LONGEST_HOST:
-        named = _read_host(value, scheme)
-        if named is not None:
-            server, host = named
-    return Forwarded(ConnectionInfo(scheme, client, server, peer, info.tls), host)
-
-
-_USUAL: Final = frozenset({FOR, PROTO, HOST})
-
-
-@lru_cache(maxsize=1024)
-def _read_node(value: bytes) -> _Node:
-    return _parse_node(value.decode("latin-1"))
-
-
-@lru_cache(maxsize=256)
-def _read_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
-    return _name_server(value.decode("latin-1"), "", scheme)
+_USUAL_SCHEMES: Final[dict[bytes | None, str]] = {None: "", b"http": "http", b"https": "https"}
 
 
 def read_forwarded(
@@ -202,6 +193,31 @@ class _Statement(msgspec.Struct, frozen=True):
 
 
 _NOT_KNOWN: Final = _Node("an unknown client")
+_UNSAID: Final = _Node("nothing is said of the client")
+_UNNAMED: Final[tuple[Peer | None, bytes | None]] = (None, None)
+
+
+# One hop of which the usual is said. What is made of a client, and of a host, is remembered: they come again.
+
+
+def _read_node(value: bytes) -> _Node | None:
+    """The only hop; None if there may be more of them, or none."""
+    return _read_short_node(value) if len(value) <= _MAX_LABEL else None
+
+
+@lru_cache(maxsize=1024)
+def _read_short_node(value: bytes) -> _Node | None:
+    return _parse_node(value.decode("latin-1")) if value and b"," not in value else None
+
+
+def _read_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
+    """The server that the only host names, and the Host field for it; None if there is no such."""
+    return _read_short_host(value, scheme) if len(value) <= _LONGEST_HOST else None
+
+
+@lru_cache(maxsize=256)
+def _read_short_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
+    return _name_server(value.decode("latin-1"), "", scheme)
 
 
 # The two families
@@ -321,7 +337,7 @@ def _conclude(statement: _Statement, headers: Sequence[Header], info: Connection
     if statement.host or statement.port:
         server, host = _find_server(statement, headers, info.server, scheme)
     prefix = _parse_prefix(statement.prefix) if statement.prefix else None
-    return Forwarded(ConnectionInfo(scheme, client, server, peer, info.tls), host, prefix)
+    return Forwarded(scheme, client, server, peer, info.tls, host, prefix)
 
 
 def _find_server(

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 
 from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
+from trioasgi.asgi.forwarded import Forwarded, replace_host
 from trioasgi.asgi.http_call import HTTPCall
 from trioasgi.http.access import AccessEntry
 from trioasgi.http.response import ResponsePhase
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.asgi.background import Background
-    from trioasgi.asgi.forwarded import Forwarded, Forwarding
+    from trioasgi.asgi.forwarded import Forwarding
     from trioasgi.http.exchange import Exchange, Handler
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
@@ -90,68 +91,48 @@ class Application:
 
 
 class HTTPHandler:
-    """Calls the application for each exchange of one connection, or for the one exchange that a proxy has
-    `forwarded`.
+    """Calls the application for each exchange of one connection.
+
+    The connection of an exchange is `info`: this one, or the client's, as trusted proxies describe it.
     """
 
-    __slots__ = (
-        "_application",
-        "_forwarded",
-        "_forwarding",
-        "_info",
-        "_raw_root_path",
-        "_root_path",
-        "_tls",
-    )
+    __slots__ = ("_application", "_forwarding", "_info")
 
-    def __init__(
-        self, application: Application, info: ConnectionInfo, forwarded: Forwarded | None = None
-    ) -> None:
+    def __init__(self, application: Application, info: ConnectionInfo) -> None:
         self._application = application
         self._info = info
-        self._forwarded = forwarded
-        self._root_path = application.root_path
-        self._raw_root_path = application.raw_root_path
-        forwarding = application.forwarding if forwarded is None else None
+        forwarding = application.forwarding
         self._forwarding = forwarding if forwarding is not None and forwarding.trusts(info) else None
-        if forwarded is not None and forwarded.root_path is not None:
-            self._root_path = unquote(forwarded.root_path)
-            self._raw_root_path = quote(self._root_path).encode()
-        # The TLS of this connection is the proxy's. Nothing is known of the client's.
-        self._tls = info.tls if forwarded is None else None
 
     async def handle(self, exchange: Exchange) -> None:
         """Answer `exchange`. Its response is over when this returns. Raises nothing but cancellation."""
-        caller = self
+        application, info = self._application, self._info
         if self._forwarding is not None and exchange.request.forwarded:
-            forwarded = self._forwarding.read(exchange.request, self._info)
-            if forwarded is not None:
-                caller = HTTPHandler(self._application, forwarded.info, forwarded)
-        application = self._application
+            info = self._forwarding.read(exchange.request, info) or info
         if application.access_log is not None:
-            exchange.on_end = AccessEntry(application.access_log, caller._info.peer).write
+            exchange.on_end = AccessEntry(application.access_log, info.peer).write
         if application.concurrency and application.active >= application.concurrency:
-            caller._refuse(exchange)
+            self._refuse(exchange, info)
         elif exchange.request.websocket and application.websocket is not None:
-            await caller._serve_websocket(exchange, application.websocket)
+            await self._serve_websocket(exchange, info, application.websocket)
         else:
             app, call = application.app, HTTPCall(exchange)
             application.begun += 1
             try:
-                await app(caller._make_scope(exchange), call.receive, call.send)
+                await app(self._make_scope(exchange, info), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                caller._handle_failure(exchange, exc)
+                self._handle_failure(exchange, info, exc)
             else:
                 if exchange.phase is not _COMPLETE:
-                    caller._check_complete(exchange)
+                    self._check_complete(exchange, info)
             finally:
                 application.ended += 1
                 if application.ended == application.max_requests:
                     application.reach_max()
         if exchange.status >= 300:
-            caller._look_for_handshake(exchange)
+            self._look_for_handshake(exchange, info)
 
-    def _look_for_handshake(self, exchange: Exchange) -> None:
+    def _look_for_handshake(self, exchange: Exchange, info: ConnectionInfo) -> None:
         """Log why an intended WebSocket handshake was not recognised as one."""
         request = exchange.request
         if request.websocket or not any(name == b"sec-websocket-key" for name, _ in request.headers):
@@ -159,79 +140,86 @@ class HTTPHandler:
         logger.info(
             "%s: %s %s is a WebSocket's handshake without its Upgrade and Connection fields: a proxy takes "
             "them off unless it is told to set them",
-            self._info.peer,
+            info.peer,
             request.method,
             request.target.decode("ascii", "replace"),
         )
 
-    async def _serve_websocket(self, exchange: Exchange, settings: WebSocketSettings) -> None:
+    async def _serve_websocket(
+        self, exchange: Exchange, info: ConnectionInfo, settings: WebSocketSettings
+    ) -> None:
         try:
             # Loaded for the first WebSocket: most servers never see one.
             from trioasgi.asgi.websocket import serve_websocket
         except OSError as error:
             # The system may have no room for another file. Loading is tried again for the next WebSocket.
-            logger.warning("%s: 503, as the code for WebSockets cannot be loaded: %s", self._info.peer, error)
+            logger.warning("%s: 503, as the code for WebSockets cannot be loaded: %s", info.peer, error)
             exchange.refuse(503, "the server is busy")
             return
         application = self._application
-        scope = self._make_scope(exchange)
+        scope = self._make_scope(exchange, info)
         application.begun += 1
         try:
-            await serve_websocket(application.app, exchange, scope, settings, self._info.peer)
+            await serve_websocket(application.app, exchange, scope, settings, info.peer)
         finally:
             application.ended += 1
             if application.ended == application.max_requests:
                 application.reach_max()
 
-    def _refuse(self, exchange: Exchange) -> None:
+    def _refuse(self, exchange: Exchange, info: ConnectionInfo) -> None:
         limit = self._application.concurrency
-        logger.warning(
-            "%s: 503, as %d requests are served at once (--limit-concurrency)", self._info.peer, limit
-        )
+        logger.warning("%s: 503, as %d requests are served at once (--limit-concurrency)", info.peer, limit)
         exchange.refuse(503, "the server is busy")
 
-    def _handle_failure(self, exchange: Exchange, exc: BaseException) -> None:
+    def _handle_failure(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
         """End the request whose call has raised `exc`. Cancellation is raised again."""
         ours, outside = split_failure(exc)
         try:
             if ours is not None:
-                self._handle_exception(exchange, ours)
+                self._handle_exception(exchange, info, ours)
             if outside is not None:
                 raise outside
         finally:
             # Raised from here, it holds this frame: only the collector would free it, with the whole call.
             del exc, ours, outside
 
-    def _make_scope(self, exchange: Exchange) -> Scope:
-        application, info, request = self._application, self._info, exchange.request
-        path = request.path
+    def _make_scope(self, exchange: Exchange, info: ConnectionInfo) -> Scope:
+        application, request = self._application, exchange.request
+        path, headers, scheme, tls = request.path, request.headers.copy(), request.scheme, info.tls
+        root_path, raw_root_path = application.root_path, application.raw_root_path
+        if isinstance(info, Forwarded):
+            scheme, tls = info.scheme, None  # the TLS is the proxy's, not its client's
+            if info.host is not None:
+                replace_host(headers, info.host)
+            if info.root_path is not None:
+                root_path = unquote(info.root_path)
+                raw_root_path = quote(root_path).encode()
         text = path.decode("ascii")
         if "%" in text:
             text = unquote(text)
-        if self._root_path and path != b"*":
+        if root_path and path != b"*":
             # ASGI: `path` includes the mount point, which the proxy has removed.
-            text = self._root_path + text
-            path = self._raw_root_path + path
-        headers = request.headers
+            text = root_path + text
+            path = raw_root_path + path
         # Made for this call alone: what it writes there, no other call sees.
         extensions: dict[str, Any] = {
             "http.response.early_hint": {},
             "http.response.pathsend": {},
             "http.response.zerocopysend": {},
         }
-        if self._tls is not None:
-            extensions["tls"] = dict(self._tls)
+        if tls is not None:
+            extensions["tls"] = dict(tls)
         scope: Scope = {
             "type": "http",
             "asgi": ASGI_VERSIONS.copy(),
             "http_version": request.http_version,
             "method": request.method,
-            "scheme": request.scheme if self._forwarded is None else info.scheme,
+            "scheme": scheme,
             "path": text,
             "raw_path": path,
             "query_string": request.query,
-            "root_path": self._root_path,
-            "headers": list(headers) if self._forwarded is None else self._forwarded.headers(headers),
+            "root_path": root_path,
+            "headers": headers,
             "client": info.client,
             "server": info.server,
             "extensions": extensions,
@@ -246,18 +234,18 @@ class HTTPHandler:
             scope["state"] = application.state.copy()
         return scope
 
-    def _handle_exception(self, exchange: Exchange, exc: BaseException) -> None:
+    def _handle_exception(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
         request = exchange.request
         # Once the response is complete, `disconnected` says nothing of the client.
         if is_disconnect(exc, gone=exchange.disconnected and exchange.phase is not _COMPLETE):
             target = request.target.decode("ascii", "replace")
-            logger.debug("%s went away during %s %s", self._info.peer, request.method, target)
+            logger.debug("%s went away during %s %s", info.peer, request.method, target)
             exchange.abort("the client has gone")
             return
-        log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._info.peer)
+        log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), info.peer)
         exchange.fail(500, "Internal Server Error")
 
-    def _check_complete(self, exchange: Exchange) -> None:
+    def _check_complete(self, exchange: Exchange, info: ConnectionInfo) -> None:
         if not exchange.can_fail:
             return
         what = (
@@ -268,7 +256,7 @@ class HTTPHandler:
         request = exchange.request
         if exchange.disconnected:
             # ASGI requires no answer if the client has gone.
-            logger.debug("the application returned %s: %s has gone", what, self._info.peer)
+            logger.debug("the application returned %s: %s has gone", what, info.peer)
             exchange.abort("the client has gone")
             return
         target = request.target.decode("ascii", "replace")
