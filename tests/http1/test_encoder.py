@@ -36,8 +36,8 @@ def test_the_date_is_made_once_a_second_though_no_two_responses_are_alike(
     for second in (0, 1, -5):
         now = 1_000_000.0 + second
         for number in range(20):
-            head, _, _ = heads.encode(200, ((b"x-request-id", b"%d" % number),))
-            assert head == (
+            pieces, _, _ = heads.encode(200, ((b"x-request-id", b"%d" % number),))
+            assert b"".join(pieces) == (
                 b"HTTP/1.1 200 OK\r\ndate: %b\r\nserver: trioasgi\r\nx-extra: 1\r\nx-request-id: %d\r\n"
                 % (formatdate(now, usegmt=True).encode(), number)
             )

@@ -107,13 +107,11 @@ WHOLE = request("/")
 NOT_WHOLE = {
     **{f"refused by the rules: {name}": data for name, data in REFUSED.items()},
     "a body": NEXT["1.1"],
-    "HTTP/1.0": request("/", version="1.0"),
     "to close": request("/", "Connection: close"),
     "to upgrade": request("/", "Connection: upgrade", "Upgrade: websocket"),
     "the end of the connection as the end of the body": request(
         "/", "Transfer-Encoding: gzip", method="POST"
     ),
-    "no head": b"no head\r\n\r\n",
 }
 """Heads after which llhttp does not wait for another, and such as may leave it so."""
 

@@ -100,11 +100,15 @@ class HeadEncoder:
         self._beginnings: dict[int, bytes] = {}
         self._names: dict[ByteString, bytes] = {}  # as the application writes them, and encoded
         self._lines: dict[GivenField, bytes] = {}
-        self._lengths: dict[GivenField, int] = {}  # of Content-Length fields, whose lines are empty
+        self._lengths: dict[GivenField, tuple[int, bytes]] = {}
+        """Of Content-Length, whose lines in `_lines` are empty, as a response may not take them."""
 
-    def encode(self, status: int, headers: Iterable[GivenField] = ()) -> tuple[bytes, int | None, bool]:
-        """Check and encode the head of a response, without the fields of `_OURS`, Content-Length and the
-        empty line. Also return the Content-Length, and whether `headers` ask to close the connection.
+    def encode(
+        self, status: int, headers: Iterable[GivenField] = (), takes_length: bool = True
+    ) -> tuple[list[bytes], int | None, bool]:
+        """Check and encode the head of a response, without the fields of `_OURS` and the empty line. Return
+        its pieces, the Content-Length, and whether `headers` ask to close the connection. The pieces have
+        Content-Length if `takes_length`.
 
         Raises ASGIMessageError.
         """
@@ -126,7 +130,9 @@ class HeadEncoder:
                     lines.append(line)
                     continue
                 if line is not None and length is None:
-                    length = self._lengths[field]
+                    length, line = self._lengths[field]
+                    if takes_length:
+                        lines.append(line)
                     continue
                 given, value = field
                 name = known_name(given) or self._learn_name(given)
@@ -137,6 +143,8 @@ class HeadEncoder:
                     lines += (name, value, b"\r\n")
                 elif name == _LENGTH:
                     length = check_length(value, length)
+                    if takes_length:
+                        lines += (name, value, b"\r\n")
                 else:
                     special.append((name, value))
         except (TypeError, ValueError, AttributeError) as exc:
@@ -147,7 +155,7 @@ class HeadEncoder:
                 self._remember(headers)
         if special:
             return self._encode_special(status, lines, special), length, _asks_to_close(special)
-        return b"".join(lines), length, False
+        return lines, length, False
 
     def _begin_second(self, now: float) -> None:
         self._second = now // 1
@@ -180,13 +188,14 @@ class HeadEncoder:
             if len(self._lines) >= _MAX_LINES:
                 self._lines.clear()
                 self._lengths.clear()
+            line = b"%b%b\r\n" % (name, value)
             if name == _LENGTH:
-                self._lengths[field] = int(value)
+                self._lengths[field] = int(value), line
                 self._lines[field] = b""
             elif name not in self._special:
-                self._lines[field] = b"%b%b\r\n" % (name, value)
+                self._lines[field] = line
 
-    def _encode_special(self, status: int, lines: list[bytes], special: list[Header]) -> bytes:
+    def _encode_special(self, status: int, lines: list[bytes], special: list[Header]) -> list[bytes]:
         """As `encode`, if fields in `special` replace default ones, or are the server's to send."""
         names = {name for name, _ in special}
         defaults = [field for field in self._defaults if _encode_name(field[0]) not in names]
@@ -196,7 +205,7 @@ class HeadEncoder:
             # RFC 9110, 15.5.22: a 426 offers protocols
             if field[0] not in _OUR_NAMES or (field[0] == _UPGRADE and status == 426)
         ]
-        return b"".join((STATUS_LINES[status], _encode_fields(defaults), *lines[1:], *own))
+        return [STATUS_LINES[status], _encode_fields(defaults), *lines[1:], *own]
 
 
 def _encode_name(name: bytes) -> bytes:

@@ -205,10 +205,10 @@ class HTTP1Exchange(HTTP1Response):
         connection = self._connection
         channel = connection.channel
         fields = (accept_field(self.request.headers), *headers)
-        head, _, _ = connection.settings.heads.encode(101, fields)
+        lines, _, _ = connection.settings.heads.encode(101, fields)
         self.status = 101
         self.close_after = True
-        self._send(b"".join((head, UPGRADE_WEBSOCKET, b"\r\n")))
+        self._send(b"".join((*lines, UPGRADE_WEBSOCKET, b"\r\n")))
         self._complete()
         channel.read_deadline = math.inf
         return channel, connection.reader.take_rest()

@@ -37,6 +37,10 @@ LONG_HEAD: Final = 16 * 1024
 """Bytes. Reading a longer head is a long step, which waits for its turn (`net.turns`)."""
 
 
+_LINE_ENDS: Final = b"\r\n"
+_CR: Final = 13  # LF is less
+
+
 class RequestReader:
     """Reads the requests of a connection of this `scheme`, with `codec` and within `limits`."""
 
@@ -102,34 +106,46 @@ class RequestReader:
         """
         if self.part is not None and not self._has_come(self.part):
             return None
-        data, pos = self._data, self._pos
-        if pos == len(data):
-            self._let_go()
-            return None
-        if data[pos] in (13, 10):
-            pos = self._skip_empty_lines()
-        end = data.find(b"\r\n\r\n", pos)
-        if end < 0:
-            self._gather()
-            return None
-        end += 4
-        if end - pos > LONG_HEAD and not self.needs_turn:
-            self.needs_turn = True
-            return None
-        self.needs_turn = False
-        request = self._heads.read(data[pos:end])
-        self._empty = 0
-        if end == len(data):
-            self._data, self._pos = b"", 0  # as `_let_go`, which would be a call for each request
+        data = self._data
+        size = len(data)
+        if 4 < size <= LONG_HEAD and data.find(b"\r\n\r\n") == size - 4 and not self._pos and data[0] > _CR:
+            # A whole head and nothing more, as most reads bring.
+            request = self._heads.read(data)
+            self._data = b""
             self.has_more = False
         else:
+            end = self._find_end()
+            if end is None:
+                return None
+            request = self._heads.read(data[self._pos : end])
+            self.has_more = end < len(data)
             self._pos = end
-            self.has_more = True
+            if not self.has_more:
+                self._let_go()
+        self._empty = 0
         if request.content_length:
             self.body = SizedBody(request.content_length)
         elif request.chunked:
             self.body = ChunkedBody(self._limits)
         return request
+
+    def _find_end(self) -> int | None:
+        """Where the next head ends. None if it is not whole, or has to wait for its turn."""
+        data, pos = self._data, self._pos
+        if pos == len(data):
+            self._let_go()
+            return None
+        if data[pos] in _LINE_ENDS:
+            pos = self._skip_empty_lines()
+        end = data.find(b"\r\n\r\n", pos) + 4
+        if end < 4:
+            self._gather()
+            return None
+        if end - pos > LONG_HEAD and not self.needs_turn:
+            self.needs_turn = True
+            return None
+        self.needs_turn = False
+        return end
 
     def _gather(self) -> None:
         """Move an incomplete head, if there is one, to a buffer of its own."""

@@ -35,11 +35,11 @@ def error_answer(
     will close.
     """
     body = f"{status} {reason}\n".encode()
-    head, _, _ = heads.encode(status)
+    lines, _, _ = heads.encode(status)
     fields = b"content-type: text/plain; charset=utf-8\r\ncontent-length: %d\r\n" % len(body)
     if not with_body:  # HEAD: the fields are those of the answer to a GET (RFC 9110, 9.3.2)
         body = b""
-    return b"".join((head, fields, CONNECTION_CLOSE, b"\r\n", body)), len(body)
+    return b"".join((*lines, fields, CONNECTION_CLOSE, b"\r\n", body)), len(body)
 
 
 def refusal_text(rule: Rule, rest: bytes = b"") -> str:

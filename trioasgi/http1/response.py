@@ -131,22 +131,21 @@ class HTTP1Response(Exchange):
         return self._send(encode_informational(status, headers))
 
     def send_head(self, status: int, headers: Iterable[GivenField], trailers: bool = False) -> bool:
-        connection = self._connection
-        head, length, closes = connection.settings.heads.encode(status, headers)
+        connection, request = self._connection, self.request
+        has_content = status not in BODILESS and request.method != "HEAD"
+        # Only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2).
+        takes_length = has_content and not (trailers and self.offers_trailers)
+        lines, length, closes = connection.settings.heads.encode(status, headers, takes_length)
         self.status = status
         self.phase = _STARTED
         if closes:
             self.close_after = True
-        request = self.request
-        if trailers and self.offers_trailers:
-            length = None  # only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2)
-        if length is None or status in BODILESS or request.method == "HEAD":
-            self._left = None
-            framing = self._choose_framing(status, length)
-        else:
+        if takes_length and length is not None:
             self._left = length
             self._framing = _LENGTH
-            framing = b"content-length: %d\r\n" % length
+        else:
+            self._left = None
+            lines.append(self._choose_framing(status, None if has_content else length))
         ordinary = not (
             self.close_after
             or self._owes_continue
@@ -154,7 +153,8 @@ class HTTP1Response(Exchange):
             or connection.reader.body is not None
             or request.http_version != "1.1"
         )
-        head = b"".join((head, framing, b"\r\n" if ordinary else self._choose_persistence()))
+        lines.append(b"\r\n" if ordinary else self._choose_persistence())
+        head = b"".join(lines)
         if self._framing is _LENGTH or self._framing is _NONE:
             self._head = head
             return False
