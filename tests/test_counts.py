@@ -1,4 +1,4 @@
-"""What a small keep-alive request costs, in system calls and steps of the scheduler.
+"""What a small keep-alive request costs, in system calls, steps of the scheduler, and bytecodes.
 
 Counts do not depend on how fast the machine is, only on how many requests the server finds waiting at once:
 here that is always one, or always `BUSY`, however late anybody is.
@@ -245,6 +245,28 @@ def test_steps_of_one_connection(codec: str) -> None:
         assert await steps(codec, 1, ALONE) <= 2.2
 
     run(main)
+
+
+# Bytecodes
+
+BYTECODES = {
+    # Python 3.11, and later ones, which do not make frames for comprehensions.
+    ("API", "h1c"): (1820, 1700),
+    ("API", "httptools"): (2010, 1860),
+    ("PROXIED_API", "h1c"): (2270, 2120),
+    ("PROXIED_API", "httptools"): (2500, 2320),
+}
+"""Of the package, for a request and a response that are new (`tests/support/bytecodes.py`)."""
+
+
+@on_the_hub
+@pytest.mark.parametrize(("mix", "codec"), BYTECODES)
+def test_bytecodes_of_a_new_request(mix: str, codec: str) -> None:
+    """If this fails, and the new code is worth it, change the numbers."""
+    command = [sys.executable, "-m", "tests.support.bytecodes", mix, codec]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    expected = BYTECODES[mix, codec][sys.version_info >= (3, 12)]
+    assert 0.9 * expected < float(done.stdout) < 1.05 * expected
 
 
 # What a request makes
