@@ -16,6 +16,7 @@ LONGEST = 6.0
 
 COLOURS = {
     OURS: "#0b7a75",
+    "trioasgi httptools": "#3fa79f",
     "trioasgi h11": "#7fc8c2",
     "uvicorn": "#d1495b",
     "uvicorn h11": "#e8a3ad",

@@ -106,7 +106,15 @@ _UVICORN_COMMAND = ("-m", "uvicorn", "{app}", "--host", "127.0.0.1", "--port", "
 
 SERVERS = (
     Server(
-        OURS, "trioasgi", (*_TRIOASGI_COMMAND, "--http", "httptools"), _TRIOASGI, ("httptools", "websockets")
+        OURS, "trioasgi", (*_TRIOASGI_COMMAND, "--http", "h1c"), _TRIOASGI, ("gunicorn_h1c", "websockets")
+    ),
+    Server(
+        "trioasgi httptools",
+        "trioasgi",
+        (*_TRIOASGI_COMMAND, "--http", "httptools"),
+        _TRIOASGI,
+        ("httptools",),
+        parser_only=True,
     ),
     Server("trioasgi h11", "trioasgi", (*_TRIOASGI_COMMAND, "--http", "h11"), _TRIOASGI, parser_only=True),
     Server(

@@ -40,7 +40,7 @@ def _rules() -> Iterator[str]:
 
 def _forms() -> Iterator[str]:
     yield "## Forms that are refused\n"
-    yield "Each is a test, on both parsers, whole and byte by byte.\n"
+    yield "Each is a test, on all parsers, whole and byte by byte.\n"
     wrong = {**test_rules.WRONG, **{f"chunked: {name}": form for name, form in test_body.WRONG.items()}}
     for rule in Rule:
         names = [name for name, (_, broken) in wrong.items() if broken is rule]

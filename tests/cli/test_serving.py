@@ -22,6 +22,7 @@ import pytest
 import trustme
 
 from tests.support.client import Background, get
+from tests.support.http import ALL_CODECS
 from tests.support.processes import PATIENCE, ServerProcess, start, start_server, wait_until
 
 APPLICATION = """
@@ -130,7 +131,7 @@ def test_the_lines_of_a_start_and_a_stop(project: Path) -> None:
         assert server.stop() == 0
         text = server.output.text
     assert f"Serving on {url} (Ctrl-C to stop)" in text
-    assert re.search(rf"One process, {server.pid}; HTTP/1\.1 by (httptools|h11)", text)
+    assert re.search(rf"One process, {server.pid}; HTTP/1\.1 by h1c", text)
     assert re.search(r'127\.0\.0\.1:\d+ "GET / HTTP/1\.1" 200 \d+B \d+\.\d+ms', text)
     assert "Stopping: SIGTERM" in text
     assert [line for line in text.splitlines() if line.startswith("lifespan.")] == [
@@ -452,7 +453,7 @@ def test_colours(environment: dict[str, str | None], flags: list[str], coloured:
 # HTTP
 
 
-@pytest.mark.parametrize("codec", ["h11", "httptools"])
+@pytest.mark.parametrize("codec", ALL_CODECS)
 def test_http(codec: str, project: Path) -> None:
     with start_server("main:app", "--http", codec, cwd=project) as server:
         assert ask(server).status == 200
@@ -465,7 +466,7 @@ def test_http(codec: str, project: Path) -> None:
         ("auto", "1", "WebSocket by websockets$"),
         ("wsproto", "1", "WebSocket by wsproto$"),
         ("wsproto", "2", "WebSocket by wsproto$"),
-        ("none", "1", "HTTP/1.1 by httptools$"),
+        ("none", "1", "HTTP/1.1 by h1c$"),
     ],
 )
 def test_websocket_codec(chosen: str, workers: str, said: str, project: Path) -> None:
