@@ -7,9 +7,10 @@ import logging
 import math
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol, cast
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import TrioasgiError
 
@@ -33,8 +34,15 @@ NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENO
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 
-Take = Callable[[socket.socket, object], None]
+Take = Callable[[socket.SocketType, object], None]
 """Takes an accepted, non-blocking socket and the client's address."""
+
+
+class _Accepting(Protocol):
+    """What `socket.socket.accept` uses itself, also on PyPy."""
+
+    def _accept(self) -> tuple[int, object]:
+        """Accept a connection. Its descriptor and the client's address."""
 
 
 class Shortage:
@@ -75,6 +83,7 @@ async def accept_connections(listener: socket.socket, take: Take) -> None:
             await shortage.wait(exc)
 
 
+@enable_ki_protection  # an accepted connection must be taken, or closed
 def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> None:
     """Call `take` for at most `most` of the connections that wait in the listener's queue.
 
@@ -82,14 +91,18 @@ def accept_waiting(listener: socket.socket, take: Take, most: int = BATCH) -> No
     connection is skipped. Raises OSError if the listener is broken, or the system has no room for another
     connection.
     """
+    # `accept()` makes a `socket.socket`, whose beginning and end are written in Python. That is half of the
+    # work, and nothing of it is needed here.
+    accept, family = cast("_Accepting", listener)._accept, listener.family
     for _ in range(most):
         try:
-            connection, address = listener.accept()
+            fd, address = accept()
         except BlockingIOError:
             return  # the queue is empty, or another worker was faster
         except OSError as exc:
             if exc.errno in _LISTENER_GONE or exc.errno in NO_ROOM:
                 raise
             continue
+        connection = socket.SocketType(family, socket.SOCK_STREAM, 0, fd)
         connection.setblocking(False)
         take(connection, address)

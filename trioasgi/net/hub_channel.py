@@ -41,7 +41,7 @@ class HubChannel(WritingHalf):
 
     __slots__ = ()
 
-    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+    def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
         super().__init__(sock, hub)
         hub.register(self._fd, self)
 
@@ -88,7 +88,8 @@ class HubChannel(WritingHalf):
 
     @property
     def undelivered(self) -> int:
-        return 0 if self._write_state is _CLOSED or is_dead(self._fd) else undelivered(self._fd)
+        size = 0 if self._write_state is _CLOSED else undelivered(self._fd)
+        return 0 if size and is_dead(self._fd) else size
 
     async def aclose(self) -> None:
         if self._writer is not None:

@@ -9,6 +9,9 @@ import sys
 from contextlib import suppress
 from typing import Final
 
+if sys.platform == "linux":
+    import fcntl  # not on every platform
+
 _TIOCOUTQ: Final = 0x5411
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on
@@ -22,10 +25,10 @@ def undelivered(fd: int) -> int:
     """
     if sys.platform != "linux":
         return 0
-    import fcntl  # not on every platform
-
+    answer = bytearray(_INT.size)
     try:
-        answer = fcntl.ioctl(fd, _TIOCOUTQ, bytes(_INT.size))
+        # Into a buffer: with bytes, fcntl fills a kilobyte and makes a new object of it.
+        fcntl.ioctl(fd, _TIOCOUTQ, answer)
     except OSError:
         return 0
     (size,) = _INT.unpack(answer)
@@ -51,7 +54,7 @@ def _poll(fd: int) -> int:
     return next((events for _, events in poll.poll(0)), 0)
 
 
-def reset_on_close(sock: socket.socket) -> None:
+def reset_on_close(sock: socket.SocketType) -> None:
     """Make TCP send a reset and drop undelivered bytes when `sock` is closed."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 

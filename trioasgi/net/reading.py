@@ -107,7 +107,7 @@ class ReadingHalf(CorkingChannel):
         "reader",
     )
 
-    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+    def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
         self._sock = sock
         self._fd = sock.fileno()
         self.hub = hub
@@ -152,8 +152,10 @@ class ReadingHalf(CorkingChannel):
         # The callbacks refer to this channel. Without that circle it is freed at once, and not by the garbage
         # collector.
         self._callback = self._hang_up_callback = None
-        self._end_read(ConnectionAbortedError, CLOSED)
-        self.release_watchers()
+        if self.reader is not None:
+            self._end_read(ConnectionAbortedError, CLOSED)
+        if self._watchers is not None:
+            self.release_watchers()
 
     # Channel
 

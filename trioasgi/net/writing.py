@@ -97,7 +97,7 @@ class WritingHalf(ReadingHalf):
         "write_deadline",
     )
 
-    def __init__(self, sock: socket.socket, hub: Hub) -> None:
+    def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
         super().__init__(sock, hub)
         self._write_state = _ROOM
         self._failure: OSError | None = None
@@ -171,7 +171,8 @@ class WritingHalf(ReadingHalf):
         self._corked, self._corked_size = None, 0
         if self._writer is not None:
             self._wake_writer(outcome.Error(ConnectionAbortedError(CLOSED)))
-        self._wake_queue()
+        if self._queue is not None:
+            self._wake_queue()
 
     def _wake_writer(self, result: outcome.Outcome[None]) -> None:
         writer, self._writer = self._writer, None

@@ -96,24 +96,26 @@ class Acceptor:
         self,
         listener: _Listener,
         connections: Connections,
-        connection: socket.socket,
+        connection: socket.SocketType,
         address: object,
     ) -> None:
         """Serve an accepted connection in a task of its own."""
-        stream: trio.abc.Stream
         client = as_client(address, listener.family)
         if connections.admission is not None and not connections.admission.admits(client):
             connection.close()
             return
         try:
             server = listener.server or as_peer(connection.getsockname(), listener.family)
-            if self.hub is not None:
-                stream = HubStream(connection, self.hub)
-            else:
-                stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+            stream = _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub)
         except OSError as exc:
-            # The client has reset it, or epoll has no room for another socket.
+            # The client has reset it.
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
         connections.begin(stream, client, server)
+
+
+def _trio_stream(connection: socket.SocketType) -> trio.SocketStream:
+    """A plain Trio stream: where there is no hub."""
+    own = socket.socket(connection.family, connection.type, connection.proto, connection.detach())
+    return trio.SocketStream(trio.socket.from_stdlib_socket(own))
