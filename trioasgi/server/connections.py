@@ -89,7 +89,9 @@ class Connections:
         """Serve one connection, in a task of its own. `scheme` None: what the settings and the stream say."""
         info = self._preparer.info(client, server, scheme)
         # The handshake of an SSLStream may not be done.
-        if self._preparer.has_no_steps and not isinstance(stream, trio.SSLStream):
+        # (An `isinstance` with the stream's own class is fast. With another one of Trio's it asks an ABC.)
+        is_plain = isinstance(stream, HubStream) or not isinstance(stream, trio.SSLStream)
+        if is_plain and self._preparer.has_no_steps:
             self._take_over(self._connect(as_channel(stream), info))
         else:
             name = f"handshake with {info.peer}"
@@ -144,19 +146,20 @@ class Connections:
     async def _serve_connection(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it, unless another task has taken it over."""
         ours = True
-        with _Isolation(connection.peer):
-            try:
-                ours = await connection.run()
-                if ours:
-                    await _close(connection.channel)
-            except BaseException:
-                connection.cut()
+        try:
+            ours = await connection.run()
+            if ours and not _has_closed(connection.channel):
+                await connection.channel.aclose()
+        except BaseException as exc:
+            connection.cut()
+            if not isinstance(exc, Exception):
                 raise
-            finally:
-                if ours:
-                    self._live.pop(connection, None)  # also a task that has lost it may be cancelled
-                    connection.channel.abort()
-                    self._note_end()
+            _log_failure(connection.peer, exc)
+        finally:
+            if ours:
+                self._live.pop(connection, None)  # also a task that has lost it may be cancelled
+                connection.channel.abort()
+                self._note_end()
 
 
 class _Isolation:
@@ -173,8 +176,12 @@ class _Isolation:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> bool:
         if not isinstance(exc, Exception):
             return False
-        logger.error("%s: the connection failed; it is closed, the others go on", self._peer, exc_info=exc)
+        _log_failure(self._peer, exc)
         return True
+
+
+def _log_failure(peer: str, exc: Exception) -> None:
+    logger.error("%s: the connection failed; it is closed, the others go on", peer, exc_info=exc)
 
 
 async def _run_isolated(function: Callable[[], Awaitable[None]], peer: str) -> None:
@@ -183,10 +190,9 @@ async def _run_isolated(function: Callable[[], Awaitable[None]], peer: str) -> N
         await function()
 
 
-async def _close(channel: Channel) -> None:
-    # Most connections have sent everything, and need not wait.
-    if not (isinstance(channel, HubStream) and channel.finish()):
-        await channel.aclose()
+def _has_closed(channel: Channel) -> bool:
+    """Close the channel, unless that has to wait. Most connections have sent everything."""
+    return isinstance(channel, HubStream) and channel.finish()
 
 
 async def _close_at_once(stream: trio.abc.Stream) -> None:

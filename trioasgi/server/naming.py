@@ -25,7 +25,7 @@ class ConnectionName(str):
     """What a task that has lost its connection is doing."""
 
     def __new__(cls, connection: Connection) -> ConnectionName:
-        name = super().__new__(cls, f"connection from {connection.peer}")
+        name = str.__new__(cls, f"connection from {connection.peer}")
         name._connection = connection
         name._request = ""
         return name
