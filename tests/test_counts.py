@@ -1,4 +1,5 @@
-"""What a small keep-alive request costs, in system calls, steps of the scheduler, and bytecodes.
+"""What a small request costs, on a connection that is kept and on a new one: in system calls, steps of the
+scheduler, and bytecodes.
 
 Counts do not depend on how fast the machine is, only on how many requests the server finds waiting at once:
 here that is always one, or always `BUSY`, however late anybody is.
@@ -35,6 +36,7 @@ ALONE = 100
 """Requests one after the other, on one connection."""
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LAST_REQUEST = b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 BODY = b"Hello, world!"
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -52,6 +54,20 @@ def answer(connection: socket.socket) -> bytes:
     assert end
     assert head.startswith(b"HTTP/1.1 200 ")
     return body
+
+
+def connect_and_ask(port: int) -> socket.socket:
+    """A new connection with one request on it, which is the last."""
+    connection = connect(port)
+    connection.sendall(LAST_REQUEST)
+    return connection
+
+
+def take_last_answer(connection: socket.socket) -> None:
+    """Take the answer and the end behind it."""
+    with connection:
+        assert answer(connection) == BODY
+        assert connection.recv(1) == b""
 
 
 # System calls
@@ -83,6 +99,7 @@ class Traced:
     """A client of a server that runs under strace."""
 
     def __init__(self, port: int, hold: Path) -> None:
+        self._port = port
         self._control = connect(port)
         self._connections = [connect(port) for _ in range(BUSY)]
         self._hold = hold
@@ -112,17 +129,33 @@ class Traced:
     def busy(self) -> None:
         """Ask on all connections, while the server is held, and take the answers when it has been let go."""
         self._ask("/mark/busy")
-        descriptor = os.open(self._hold, os.O_WRONLY)
         for _ in range(ROUNDS):
-            self._send("/hold")
-            for connection in self._connections:
-                connection.sendall(REQUEST)
-            os.write(descriptor, b".")
+            with self._held():
+                for connection in self._connections:
+                    connection.sendall(REQUEST)
             for connection in self._connections:
                 assert answer(connection) == BODY
             assert answer(self._control) == BODY
-        os.close(descriptor)
         self._ask("/mark/busy")
+
+    def new(self) -> None:
+        """Ask on new connections, while the server is held, and take the answers when it has been let go."""
+        self._ask("/mark/new")
+        for _ in range(ROUNDS):
+            with self._held():
+                opened = [connect_and_ask(self._port) for _ in range(BUSY)]
+            for connection in opened:
+                take_last_answer(connection)
+            assert answer(self._control) == BODY
+        self._ask("/mark/new")
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        descriptor = os.open(self._hold, os.O_WRONLY)
+        self._send("/hold")
+        yield
+        os.write(descriptor, b".")
+        os.close(descriptor)
 
 
 def counts(trace: str, pid: int, phase: str) -> Counter[str]:
@@ -158,6 +191,7 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
         with contextlib.closing(Traced(process.port(), hold)) as client:
             client.alone()
             client.busy()
+            client.new()
         os.kill(client.pid, signal.SIGTERM)
         process.wait()
     alone = counts(trace.read_text(), client.pid, "alone")
@@ -173,6 +207,13 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
     # What is found waiting at once is waited for once.
     assert waits(busy) <= 0.5 * requests, busy
     assert busy.total() <= 2.6 * requests, busy
+    new = counts(trace.read_text(), client.pid, "new")
+    connections = ROUNDS * BUSY
+    held = ROUNDS + 1  # requests of the control's connection
+    assert (new["recvfrom"], new["sendto"]) == (connections + held, connections + held), new
+    # accept4, getsockname (Python's), FIONBIO, recvfrom, sendto, SIOCOUTQ, close; epoll has not heard of it.
+    assert new["epoll_ctl"] <= 0.5 * connections, new
+    assert new.total() <= 7.9 * connections, new
 
 
 def waits(calls: Counter[str]) -> int:
@@ -222,6 +263,22 @@ async def exchange(connections: list[socket.socket]) -> None:
         assert answer(connection) == BODY
 
 
+async def steps_of_new(codec: str, connections: int, rounds: int) -> float:
+    """Steps a connection, with so many new ones at once, each with one request."""
+    instrument = Steps(trio.lowlevel.current_task())
+    async with served(hello, http=codec, access_log=False) as server:
+        port = port_of(server)
+        for count in range(rounds + 1):
+            if count == 1:  # the first round makes what is made once
+                trio.lowlevel.add_instrument(instrument)
+            opened = [connect_and_ask(port) for _ in range(connections)]
+            for connection in opened:
+                await trio.lowlevel.wait_readable(connection)
+                take_last_answer(connection)
+        trio.lowlevel.remove_instrument(instrument)
+    return instrument.taken / (connections * rounds)
+
+
 on_the_hub = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
 
@@ -243,6 +300,20 @@ def test_steps_of_one_connection(codec: str) -> None:
 
     async def main() -> None:
         assert await steps(codec, 1, ALONE) <= 2.2
+
+    run(main)
+
+
+@on_the_hub
+@both_codecs
+def test_steps_of_new_connections(codec: str) -> None:
+    """One of each connection's task, and of all those that are accepted at once: one of the acceptor, and two
+    of the hub.
+    """
+
+    async def main() -> None:
+        assert await steps_of_new(codec, BUSY, ROUNDS) <= 1.25
+        assert await steps_of_new(codec, 1, ALONE) <= 4.2
 
     run(main)
 

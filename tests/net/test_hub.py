@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import select
 import socket
 import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import pytest
 import trio
@@ -133,6 +136,71 @@ def test_an_event_for_a_stream_that_was_closed_by_the_one_before_it_is_dropped()
                 theirs.close()
 
     run(main, SOON)
+
+
+class Epoll:
+    """The hub's epoll set, which notes the sockets that it learns of."""
+
+    def __init__(self, hub: Hub, failure: OSError | None = None) -> None:
+        self._epoll = hub._epoll
+        self._failure = failure
+        self.learned: list[int] = []
+        self.forgot: list[int] = []
+        hub._epoll = cast("select.epoll", self)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+    def register(self, fd: int, events: int) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._epoll.register(fd, events)
+        self.learned.append(fd)
+
+    def unregister(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        self.forgot.append(fd)
+
+
+def test_epoll_does_not_learn_of_a_stream_that_its_first_step_has_closed() -> None:
+    async def main() -> None:
+        async with running_hub() as hub, trio.open_nursery() as nursery:
+            epoll = Epoll(hub)
+            (ours, theirs), (others, quiet) = unix_pair(), unix_pair()
+            with theirs, quiet:
+                stays = HubStream(others, hub)
+                number = others.fileno()
+                nursery.start_soon(HubStream(ours, hub).aclose)
+                await wait_all_tasks_blocked()
+                assert epoll.learned == [number]
+                stays.close()
+                assert epoll.forgot == [number]
+
+    run(main, SOON)
+
+
+def test_a_stream_for_which_epoll_has_no_room_is_closed_and_the_hub_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def main() -> None:
+        async with running_hub() as hub:
+            epoll = Epoll(hub, OSError(errno.ENOSPC, "made up"))
+            (ours, theirs), (others, friends) = unix_pair(), unix_pair()
+            with theirs, friends:
+                with pytest.raises(ConnectionAbortedError):
+                    await HubStream(ours, hub).receive()
+                assert theirs.recv(1) == b""
+                epoll._failure = None
+                stream = HubStream(others, hub)
+                friends.send(b"x")
+                await wait_all_tasks_blocked()
+                friends.send(b"y")
+                assert await stream.receive() == b"xy"
+                stream.close()
+
+    run(main, SOON)
+    [record] = caplog.records
+    assert record.message == "a connection could not be served: [Errno 28] made up"
 
 
 def test_nothing_is_kept_of_what_was_flushed_last() -> None:

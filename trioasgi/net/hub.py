@@ -12,6 +12,7 @@ server does not wake at all.
 
 from __future__ import annotations
 
+import logging
 import math
 import select
 import sys
@@ -25,6 +26,8 @@ from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+logger = logging.getLogger("trioasgi")
 
 _MAX_EVENTS: Final = 512
 
@@ -79,6 +82,7 @@ class Hub:
 
     def __init__(self) -> None:
         self._streams: dict[int, Watched] = {}
+        self._new: dict[int, int] = {}  # those of which epoll does not know yet, for how many more rounds
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
@@ -90,20 +94,30 @@ class Hub:
             self._poll = self._epoll.poll
 
     def register(self, fd: int, stream: Watched) -> None:
-        """Call `stream` for each event of `fd`, until `unregister`."""
-        if sys.platform == "linux":
-            self._epoll.register(fd, INTEREST)
+        """Call `stream` for each event of `fd`, until `unregister`.
+
+        epoll learns of it when the task of the new connection has run: many connections are over by then, as
+        their request had arrived and was answered at once. Events that came before are told then. If epoll
+        has no room for another socket, the stream is closed.
+        """
         self._streams[fd] = stream
+        self._new[fd] = 2
+        self._wake_flusher()
 
     def unregister(self, fd: int) -> None:
         """Forget `fd`. Call this before closing it, because the number may then be given to another file."""
         del self._streams[fd]
-        if sys.platform == "linux" and not self._epoll.closed:
+        if fd in self._new:
+            del self._new[fd]
+        elif sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
     def flush_soon(self, stream: HoldsBack) -> None:
         """Call `stream.uncork()` once all tasks that can run now have run."""
         self._corked.append(stream)
+        self._wake_flusher()
+
+    def _wake_flusher(self) -> None:
         flusher, self._flusher = self._flusher, None
         if flusher is not None:
             trio.lowlevel.reschedule(flusher)
@@ -156,10 +170,32 @@ class Hub:
             return trio.lowlevel.Abort.SUCCEEDED
 
         while True:
-            if not self._corked:
+            if not self._corked and not self._new:
                 self._flusher = trio.lowlevel.current_task()
                 await trio.lowlevel.wait_task_rescheduled(abort)
             self._uncork_all()
+            if self._new:
+                self._watch_new()
+                await trio.lowlevel.checkpoint()
+
+    def _watch_new(self) -> None:
+        """Have epoll tell of the new streams that are still open after two rounds. This runs once in each.
+
+        A stream's task may have been started in this round. It runs in the next one, perhaps behind this
+        task, and so has run in the round after that.
+        """
+        for fd, rounds in tuple(self._new.items()):
+            if rounds:
+                self._new[fd] = rounds - 1
+                continue
+            try:
+                if sys.platform == "linux":
+                    self._epoll.register(fd, INTEREST)
+            except OSError as exc:
+                logger.warning("a connection could not be served: %s", exc)
+                self._streams[fd].close()
+            else:
+                del self._new[fd]
 
     def _uncork_all(self) -> None:
         # A function of its own: in `_flush`, the loop variable would keep the last stream alive during the
