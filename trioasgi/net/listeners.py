@@ -95,15 +95,23 @@ class _Resolved(msgspec.Struct, frozen=True):
 def _look_up(address: Address) -> list[_Found]:
     if not isinstance(address, TCPAddress):
         return []
-    found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    found = socket.getaddrinfo(_host(address), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     return [(entry[0], entry[4]) for entry in found]
+
+
+def _host(address: TCPAddress) -> str | bytes | None:
+    """The host for getaddrinfo(). For text Python loads the codec for international names, at each start and
+    also for `127.0.0.1`.
+    """
+    host = address.host
+    return host.encode() if host is not None and host.isascii() else host
 
 
 async def _look_up_in_thread(address: Address) -> list[_Found]:
     if not isinstance(address, TCPAddress):
         return []
     found = await trio.socket.getaddrinfo(
-        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        _host(address), address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
     )
     return [(entry[0], entry[4]) for entry in found]
 
