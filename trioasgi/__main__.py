@@ -14,7 +14,10 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until the server installs its handler: a KeyboardInterrupt during our imports would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-from trioasgi.cli.command import main
+from trioasgi.process.imports import uncollected_imports
+
+with uncollected_imports():
+    from trioasgi.cli.command import main
 
 if __name__ == "__main__":
     main()

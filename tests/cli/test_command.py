@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
 from tests.config.test_config import company
 from tests.config.test_sources import as_text
 from trioasgi import __version__
-from trioasgi.cli.arguments import complete_certfile, spell_switches
+from trioasgi.cli import serving, typed
+from trioasgi.cli.arguments import complete_certfile, read_plain, spell_switches
 from trioasgi.cli.command import main
+from trioasgi.cli.starting import COMMANDS
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Group, Kind, Option
 from trioasgi.errors import ExitStatus, LoadError
@@ -61,6 +65,124 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parse:
         return config
 
     return parse
+
+
+# Without Typer
+
+
+def read_by_typer(monkeypatch: pytest.MonkeyPatch, arguments: Sequence[str]) -> dict[str, object] | None:
+    """What Typer gives for these arguments; None if it does not serve with them."""
+    read: list[dict[str, object]] = []
+
+    def note(given: dict[str, object], _typed: object, *, config_file: str | None, **_: object) -> NoReturn:
+        read.append({**given, "config": config_file})
+        raise SystemExit(0)
+
+    monkeypatch.setattr(serving, "start", note)
+    with pytest.raises(SystemExit):
+        typed.run(arguments)
+    return {name: value for name, value in read[0].items() if value is not None} if read else None
+
+
+PIECES = (
+    *(
+        "a:b",
+        "a:b",
+        "module:",
+        "demo",
+        "demo:app",
+        "main",
+        "x",
+        "",
+        ":8000",
+        "-",
+        "--",
+        "-x",
+        "-1",
+        "=",
+        "a=b:c",
+    ),
+    *(
+        "--help",
+        "-h",
+        "--version",
+        "--config",
+        "--config=c.toml",
+        "--app",
+        "--por",
+        "--port=",
+        "--=",
+        "---port",
+    ),
+    *(
+        "-b",
+        "-b:1",
+        "-b=:1",
+        "-w",
+        "-w4",
+        "-w=4",
+        "-bw",
+        "--bind=:1",
+        "--no-bind",
+        "--reload=true",
+        "--no-reload",
+    ),
+)
+"""What may stand in a command line, beside all flags."""
+
+
+def test_what_is_read_without_typer_is_what_typer_would_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = OPTIONS.values()
+    flags = [flag for o in options for flag in (*o.flags, *o.hidden_flags, *o.negative_flags)]
+    choose, read = random.Random(1), 0
+    for _ in range(1500):
+        pieces = [choose.choice(choose.choice((flags, PIECES))) for _ in range(choose.randrange(6))]
+        arguments = spell_switches(complete_certfile(pieces))
+        plain = read_plain(arguments)
+        if plain is not None:
+            read += 1
+            assert plain == read_by_typer(monkeypatch, arguments), arguments
+    assert read > 300
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("a:b",),
+        ("a:b", "--port", "1", "--no-access-log"),
+        ("--port=1", "a:b", "--header", "X: 1", "--header=Y: -2", "--reload"),
+        ("-b", ":1", "-b:2", "-w4", "a:b", "--root-path", ""),
+        ("a:b", "--port", "x"),  # only the Config knows that this is wrong
+    ],
+    ids=" ".join,
+)
+def test_an_ordinary_command_line_is_read_without_typer(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = read_plain(arguments)
+    assert plain is not None
+    assert plain == read_by_typer(monkeypatch, arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(("--help",), ("-h",), ("--version",), ("a:b", "--help")),
+        *(("demo",), ("main",), ("a:b", "c:d"), ("--", "a:b"), ("a:b", "--port"), ("a:b", "--port", "-1")),
+        *(("a:b", "--prot", "1"), ("a:b", "--reload=true"), ("a:b", "--app", "c:d"), ("a:b", "-x")),
+    ],
+    ids=" ".join,
+)
+def test_typer_reads_the_help_other_commands_and_mistakes(arguments: tuple[str, ...]) -> None:
+    assert read_plain(arguments) is None
+
+
+def test_the_names_of_the_commands_are_known_without_typer() -> None:
+    assert {info.name for info in serving.commands.registered_commands} == COMMANDS
+
+
+# Its flags
 
 
 def flags_of(option: Option, flag: str, value: object) -> list[str]:

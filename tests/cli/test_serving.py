@@ -206,7 +206,7 @@ def test_a_working_directory_that_was_removed_is_said(options: tuple[str, ...], 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of Unix")
 def test_a_ctrl_c_while_the_server_imports_itself_is_no_traceback(tmp_path: Path) -> None:
-    (tmp_path / "typer.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
+    (tmp_path / "msgspec.py").write_text("import time; print('importing', flush=True); time.sleep(60)")
     program = f"import sys, runpy; sys.path.insert(0, {str(tmp_path)!r}); runpy.run_module('trioasgi')"
     with start([sys.executable, "-c", program]) as server:
         server.wait_for("importing")

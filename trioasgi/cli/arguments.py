@@ -1,4 +1,4 @@
-"""Reads and rewrites arguments of the command line before Typer parses them."""
+"""Reads arguments of the command line, and rewrites them for Typer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.config.option import SWITCH_WORDS, Kind, Option
@@ -87,6 +88,49 @@ def options_for(arguments: Sequence[str]) -> list[Option]:
                 return [*OPTIONS.values()]
             mentioned[option.name] = option
     return [*mentioned.values()]
+
+
+def read_plain(arguments: Sequence[str]) -> dict[str, object] | None:
+    """The values of the options in these arguments, by the options' names, as Typer would give them.
+
+    None if that takes Typer: for other commands, the help, mistakes, and whatever might be one. So this needs
+    no messages, and knows none of Typer's finer rules.
+    """
+    given: dict[str, Any] = {}
+    left = deque(arguments)
+    while left:
+        argument = left.popleft()
+        if not argument.startswith("-"):
+            if "app" in given or ":" not in argument:
+                return None
+            given["app"] = argument
+            continue
+        flag, attached, value = _split_flag(argument)
+        option = _OPTION_OF_FLAG.get(flag)
+        if option is None or option.name == "app":  # Typer takes the application without a flag
+            return None
+        if option.kind is Kind.SWITCH:
+            if attached or flag in option.hidden_flags:
+                return None
+            given[option.name] = flag in option.flags
+            continue
+        if not attached:
+            if not left or left[0].startswith("-"):
+                return None
+            value = left.popleft()
+        if option.kind is Kind.LIST:
+            given.setdefault(option.name, []).append(value)
+        else:
+            given[option.name] = value
+    return given
+
+
+def _split_flag(argument: str) -> tuple[str, bool, str]:
+    """The flag of an argument, whether a value is attached, and that: as in `--flag=value` or `-fvalue`."""
+    if argument.startswith("--"):
+        flag, equals, value = argument.partition("=")
+        return flag, bool(equals), value
+    return argument[:2], len(argument) > 2, argument[2:]
 
 
 def typed_flags(arguments: Sequence[str]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from trioasgi.cli.serving import (
     ServingCommand,
     commands,
     parameter,
-    start,
+    serve_typed,
     takes,
 )
 from trioasgi.config import DEVELOPMENT
@@ -30,4 +30,4 @@ def demo(config: str | None = None, plain: bool = False, **given: object) -> Non
     fixed: dict[str, object] = {"app": APP, "factory": False, "app_dir": ""}
     if plain:
         fixed |= {"certfile": None, "keyfile": None, "keyfile_password": None}
-    start(given, config_file=config, fixed=fixed, defaults={"certfile": DEVELOPMENT})
+    serve_typed(given, config_file=config, fixed=fixed, defaults={"certfile": DEVELOPMENT})

@@ -1,4 +1,4 @@
-"""Shared by the commands that serve: their options, the parsing of these, and the run.
+"""Shared by the commands that serve, as Typer knows them: their options, and the parsing of these.
 
 The options come from `config/declaration.py`. Typer parses them and shows the help. Only Config checks the
 values, because it knows where each value comes from.
@@ -7,7 +7,6 @@ values, because it knows where each value comes from.
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
@@ -15,32 +14,21 @@ import msgspec
 import typer
 from typer.core import TyperCommand
 
+from trioasgi.cli.starting import PROGRAM, start
 from trioasgi.config import OPTIONS
 from trioasgi.config.option import Kind, Option
-from trioasgi.config.sources import read_config, remarks_on
-from trioasgi.errors import ExitStatus, TrioasgiError
-from trioasgi.process.imports import uncollected_imports
 
-PROGRAM = "trioasgi"
 COMMAND_SETTINGS = {"help_option_names": ["--help", "-h"]}
 
 commands = typer.Typer(
     add_completion=False, pretty_exceptions_enable=False, context_settings=COMMAND_SETTINGS
 )
-"""The commands beside serving. A command that is added here needs nothing else."""
+"""The commands beside serving. The name of one that is added here also goes to `COMMANDS`."""
 
 
 @commands.callback()
 def _commands() -> None:
     """A callback. Without it Typer would make a single command the whole program."""
-
-
-def command_names() -> list[str]:
-    """The names of the commands beside serving."""
-    return [
-        *(info.name for info in commands.registered_commands if info.name),
-        *(info.name for info in commands.registered_groups if isinstance(info.name, str)),
-    ]
 
 
 def _further_commands() -> list[tuple[str, str, str]]:
@@ -157,34 +145,12 @@ _typed: dict[str, str] = {}
 """The flag of each option in this command line, by the option's name."""
 
 
-def start(
+def serve_typed(
     given: Mapping[str, object],
     *,
     config_file: str | None,
     fixed: Mapping[str, object] | None = None,
     defaults: Mapping[str, object] | None = None,
-) -> None:
-    """Serve with the flags `given` and the values of the other sources. `fixed` overrides all of them."""
-    flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
-    try:
-        config = read_config(
-            {**flags, **(fixed or {})}, typed=_typed, config_file=config_file, defaults=defaults
-        )
-        if config.app is None:
-            _fail(
-                "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
-            )
-        if config.app in command_names():
-            _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
-        with uncollected_imports():
-            from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
-
-        status = run_config(config, remarks_on(os.environ, config.env_file))
-    except TrioasgiError as error:
-        _fail(str(error), error.exit_status)
-    raise typer.Exit(int(status))
-
-
-def _fail(message: str, status: ExitStatus) -> NoReturn:
-    typer.echo(f"{PROGRAM}: {message}", err=True)
-    raise typer.Exit(int(status))
+) -> NoReturn:
+    """As `start`, with the flags of this command line."""
+    start(given, _typed, config_file=config_file, fixed=fixed, defaults=defaults)

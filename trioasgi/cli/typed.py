@@ -1,8 +1,4 @@
-"""The command line: arguments become a Config, and a Config is run.
-
-`trioasgi MODULE:ATTR [options]` serves. If the first argument is the name of a command, that command runs
-instead. The name of an application always has a colon, so its module may be named like a command.
-"""
+"""The command line as Typer reads it: serving, the other commands, the help, and mistakes."""
 
 from __future__ import annotations
 
@@ -14,28 +10,26 @@ import typer
 
 import trioasgi
 import trioasgi.cli.demo  # adds its command
-from trioasgi.cli.arguments import complete_certfile, options_for, spell_switches, typed_flags
+from trioasgi.cli.arguments import options_for, typed_flags
 from trioasgi.cli.serving import (
     COMMAND_SETTINGS,
     CONFIG_FILE,
-    PROGRAM,
     ServingCommand,
-    command_names,
     commands,
     declare,
     parameter,
-    start,
+    serve_typed,
     takes,
 )
+from trioasgi.cli.starting import COMMANDS, PROGRAM
 from trioasgi.config import OPTIONS
 from trioasgi.errors import ExitStatus
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line (`sys.argv` unless given) and exit with an ExitStatus."""
-    arguments = spell_switches(complete_certfile(sys.argv[1:] if arguments is None else arguments))
+def run(arguments: Sequence[str]) -> NoReturn:
+    """Run the command of these arguments and exit with an ExitStatus."""
     declare(options_for(arguments), typed_flags(arguments))
-    chosen = commands if arguments and arguments[0] in command_names() else serving
+    chosen = commands if arguments and arguments[0] in COMMANDS else serving
     chosen(args=arguments, prog_name=PROGRAM)
     sys.exit(ExitStatus.OK)  # not reached: a Typer exits by itself
 
@@ -68,4 +62,4 @@ def serve(config: str | None = None, version: bool | None = None, **given: objec
     trioasgi app:app --certfile      over HTTPS, with a certificate for localhost
     trioasgi app:app -b :8000 -w 4   four worker processes
     """
-    start(given, config_file=config)
+    serve_typed(given, config_file=config)

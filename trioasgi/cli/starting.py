@@ -1,0 +1,54 @@
+"""Serves with what the command line has given. Knows nothing of Typer: most starts can do without."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Final, NoReturn
+
+from trioasgi.config.sources import read_config, remarks_on
+from trioasgi.errors import ExitStatus, TrioasgiError
+from trioasgi.process.imports import uncollected_imports
+
+PROGRAM: Final = "trioasgi"
+
+COMMANDS: Final = frozenset({"demo"})
+"""The names of the commands beside serving."""
+
+
+def start(
+    given: Mapping[str, object],
+    typed: Mapping[str, str],
+    *,
+    config_file: str | None = None,
+    fixed: Mapping[str, object] | None = None,
+    defaults: Mapping[str, object] | None = None,
+) -> NoReturn:
+    """Serve with the flags `given` and the values of the other sources, and exit with an ExitStatus.
+
+    `typed` has the flag of each option in this command line, by the option's name. `fixed` overrides all.
+    """
+    flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    try:
+        config = read_config(
+            {**flags, **(fixed or {})}, typed=typed, config_file=config_file, defaults=defaults
+        )
+        if config.app is None:
+            _fail(
+                "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
+            )
+        if config.app in COMMANDS:
+            _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
+        with uncollected_imports():
+            from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
+
+        status = run_config(config, remarks_on(os.environ, config.env_file))
+    except TrioasgiError as error:
+        _fail(str(error), error.exit_status)
+    sys.exit(int(status))
+
+
+def _fail(message: str, status: ExitStatus) -> NoReturn:
+    print(f"{PROGRAM}: {message}", file=sys.stderr)
+    sys.exit(int(status))
