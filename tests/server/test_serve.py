@@ -67,6 +67,19 @@ async def expect_end(main: Callable[[], Awaitable[object]], kind: type[Exception
 # Where it runs
 
 
+def test_without_the_hub_connections_are_plain_streams_of_trio(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a platform without epoll."""
+    monkeypatch.setattr("trioasgi.server.tree.supported", lambda: False)
+
+    async def main() -> None:
+        async with served(hello) as server, connected(server) as client:
+            for _ in range(2):
+                response = await client.get(request("/"))
+                assert (response.status, response.body) == (200, b"hello")
+
+    run(main)
+
+
 @both_codecs
 def test_in_a_trio_nursery(codec: str) -> None:
     async def main() -> None:
