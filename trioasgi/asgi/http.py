@@ -187,7 +187,7 @@ class HTTPHandler:
         application, request = self._application, exchange.request
         path, headers, scheme, tls = request.path, request.headers.copy(), request.scheme, info.tls
         root_path, raw_root_path = application.root_path, application.raw_root_path
-        if isinstance(info, Forwarded):
+        if type(info) is Forwarded:
             scheme, tls = info.scheme, None  # the TLS is the proxy's, not its client's
             if info.host is not None:
                 replace_host(headers, info.host)
