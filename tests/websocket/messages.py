@@ -30,11 +30,16 @@ def reader(codec: str, *, deflate: Deflate | None = None, max_size: int = MAX_SI
     return MessageReader(made, max_size, Inflater(deflate) if deflate else None)
 
 
-def read(messages: MessageReader, *pieces: bytes) -> list[Event | int]:
-    """What comes out; the code of the error comes last, and nothing is read after it."""
+def read(messages: MessageReader, *pieces: bytes, at_once: bool = True) -> list[Event | int]:
+    """What comes out; the code of the error comes last, and nothing is read after it. As in a session, a
+    message that is alone in its piece is read `at_once`, if the codec can do that.
+    """
     events: list[Event | int] = []
     try:
         for piece in pieces:
+            if at_once and messages.is_idle and (message := messages.read_message(piece)) is not None:
+                events.append(message)
+                continue
             messages.feed(piece)
             while (event := messages.next_event()) is not None:
                 if event is not PAUSE:

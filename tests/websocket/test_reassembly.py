@@ -12,6 +12,7 @@ from tests.support.websocket import (
     BINARY,
     CLOSE,
     CONTINUATION,
+    MASK,
     PING,
     PONG,
     TEXT,
@@ -26,6 +27,7 @@ from trioasgi.websocket.reassembly import (
     Ping,
     Pong,
 )
+from trioasgi.websocket.websockets_codec import WebsocketsCodec
 
 MAX_CONTROL = b"x" * 125
 
@@ -136,6 +138,80 @@ def test_close_codes_that_may_not(codec: str, code: int) -> None:
 def test_byte_by_byte(codec: str, name: str) -> None:
     data, expected = {**GOOD, **{key: (bad, [code]) for key, (bad, code) in BAD.items()}}[name]
     assert read(reader(codec), *(data[i : i + 1] for i in range(len(data)))) == expected
+
+
+SHAPES = tuple(itertools.product((True, False), (0, 1, 4), (MASK, None)))
+"""Final or not, reserved bits, masked or not."""
+
+
+@pytest.mark.parametrize("size", [0, 2, 8])
+@pytest.mark.parametrize("opcode", range(16))
+def test_what_is_read_at_once_means_the_same(codec: str, opcode: int, size: int) -> None:
+    for length in (0, 1, 2, 3, 124, 125, 126, 127, 128, MAX_SIZE - 1, MAX_SIZE, MAX_SIZE + 1):
+        for claimed, (fin, rsv, mask) in itertools.product((length - 1, length, length + 1), SHAPES):
+            if claimed < 0 or (size == 0 and claimed > 125 >= length):
+                continue
+            data = frame(opcode, b"x" * length, fin=fin, rsv=rsv, mask=mask, length=claimed, size=size)
+            for deflate in (None, AGREED):
+                usual = read(reader(codec, deflate=deflate), data, at_once=False)
+                assert read(reader(codec, deflate=deflate), data) == usual, (length, claimed, fin, rsv, mask)
+
+
+def test_a_length_of_eight_bytes_that_begins_as_one_of_two_would(codec: str) -> None:
+    for length in range(120, 200):
+        data = frame(BINARY, b"x" * length, length=length + 6 << 48, size=8)
+        assert read(reader(codec), data) == [1009]
+
+
+@pytest.mark.parametrize("max_size", [2, 50, 124, 125, 126, 127, 128, 300])
+def test_no_message_is_longer_than_allowed(codec: str, max_size: int) -> None:
+    for deflate in (None, AGREED):
+        for length in (max_size, max_size + 1):
+            payload = b"x" * length
+            events = read(reader(codec, deflate=deflate, max_size=max_size), frame(BINARY, payload))
+            assert events == ([payload] if length == max_size else [1009])
+
+
+@given(data=st.binary(max_size=150), first=st.sampled_from((0x81, 0x82)))
+@settings(max_examples=200, deadline=None)
+def test_garbage_that_is_read_at_once_means_the_same(data: bytes, first: int) -> None:
+    data = bytes((first,)) + data
+    for codec in WEBSOCKET_CODECS:
+        assert read(reader(codec), data) == read(reader(codec), data, at_once=False)
+
+
+def test_the_fast_codec_reads_a_message_at_once_whenever_it_may() -> None:
+    messages = reader("websockets")
+    for payload in (b"x" * 2, b"x" * 125, b"x" * 126, b"x" * (MAX_SIZE - 2)):
+        assert messages.is_idle
+        assert messages.read_message(frame(BINARY, payload)) == payload
+        assert messages.read_message(frame(TEXT, payload)) == payload.decode()
+    messages.feed(frame(PING) + frame(TEXT, b"a"))
+    assert not messages.is_idle
+    assert read(messages, b"") == [Ping(b""), "a"]
+    assert messages.is_idle
+    for begun in (frame(TEXT, b"x", fin=False), frame(TEXT, b"xyz")[:-1], frame(TEXT, b"xyz")[:1]):
+        messages = reader("websockets")
+        assert read(messages, begun) == []
+        assert not messages.is_idle
+
+
+def test_the_fast_codec_is_not_empty_within_a_frame() -> None:
+    data = frame(BINARY, b"xyz")
+    for size in range(1, len(data)):
+        codec = WebsocketsCodec(deflate=False, room=MAX_SIZE)
+        codec.feed(data[:size])
+        while codec.next_frame() is not None:
+            pass
+        assert not codec.is_empty
+        codec.feed(data[size:])
+        while codec.next_frame() is not None:
+            pass
+        assert codec.is_empty
+
+
+def test_a_message_within_another_that_comes_alone(codec: str) -> None:
+    assert read(reader(codec), frame(TEXT, b"xyz", fin=False), frame(TEXT, b"xyz")) == [1002]
 
 
 @given(

@@ -28,6 +28,22 @@ class FrameCodec(ABC):
 
     room: int
 
+    def read_message(self, data: bytes) -> str | bytes | None:  # noqa: ARG002 - for codecs that can
+        """The message in `data`, if `data` is one frame that is a whole message, and not compressed. In this
+        case, which is the usual one, it costs less. None in all others: then `feed` must take `data`. To be
+        called only while `is_empty`, and not within a fragmented message.
+
+        Raises FrameError.
+        """
+        return None
+
+    @property
+    def is_empty(self) -> bool:
+        """Has `next_frame` read all bytes, and do they end with a frame? Always False if the codec cannot
+        tell.
+        """
+        return False
+
     @abstractmethod
     def feed(self, data: bytes) -> None:
         """Take received bytes. `next_frame` reads them."""

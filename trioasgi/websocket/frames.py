@@ -106,6 +106,19 @@ def encode_close(code: int, reason: str = "") -> bytes:
     return encode_control(Opcode.CLOSE, code.to_bytes(2, "big") + text)
 
 
+def decode_text(payload: bytes) -> str:
+    """The text of a whole message (RFC 6455, 8.1). Raises FrameError."""
+    try:
+        return payload.decode()
+    except UnicodeDecodeError:
+        raise not_utf8() from None
+
+
+def not_utf8() -> FrameError:
+    """What a text that is not UTF-8 fails with."""
+    return FrameError(CloseCode.INVALID_DATA, "a text message is not UTF-8")
+
+
 def is_sendable(code: int) -> bool:
     """May `code` stand in a Close? (RFC 6455, 7.4; 1012 to 1014 are in IANA's registry.)"""
     return 1000 <= code <= 1003 or 1007 <= code <= 1014 or 3000 <= code <= 4999

@@ -8,7 +8,16 @@ from enum import Enum
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.websocket.frames import COMPRESSED, CloseCode, FrameError, Opcode, frame_header, read_close
+from trioasgi.websocket.frames import (
+    COMPRESSED,
+    CloseCode,
+    FrameError,
+    Opcode,
+    decode_text,
+    frame_header,
+    not_utf8,
+    read_close,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -102,6 +111,9 @@ class MessageReader:
     ::
 
         feed(bytes)  →  next_event() until None  →  feed(bytes) …
+
+    While `is_idle`, there is no event without more bytes, and `read_message(bytes)` may be tried before
+    `feed(bytes)`.
     """
 
     __slots__ = (
@@ -115,12 +127,15 @@ class MessageReader:
         "_next",
         "_room",
         "effort",
-        "feed",
+        "is_idle",
+        "read_message",
     )
 
     def __init__(self, codec: FrameCodec, max_size: int, inflater: Inflater | None) -> None:
         self._codec = codec
-        self.feed = codec.feed  # takes bytes off the wire
+        self.read_message = codec.read_message
+        self.is_idle = codec.is_empty
+        """Has everything been read, and is no message incomplete?"""
         self._max_size = max_size
         self._inflater = inflater
         self._room = max_size
@@ -135,6 +150,11 @@ class MessageReader:
         self.effort = 0
         """The work since this was last set to 0, counted in short messages."""
 
+    def feed(self, data: bytes) -> None:
+        """Take bytes off the wire."""
+        self.is_idle = False
+        self._codec.feed(data)
+
     def next_event(self) -> Event | None:
         """The next event, or None if more bytes are needed.
 
@@ -147,6 +167,7 @@ class MessageReader:
             if self._next is _FRAME:
                 frame = codec.next_frame()
                 if frame is None:
+                    self.is_idle = self._message is None and codec.is_empty
                     return None
                 opcode, payload, end, compressed = frame
                 if opcode > _BINARY:
@@ -154,10 +175,7 @@ class MessageReader:
                 if end and not compressed and self._message is None and len(payload) <= self._room:
                     # The usual case: a message of one frame, all of which has come.
                     if opcode == _TEXT:
-                        try:
-                            return payload.decode()
-                        except UnicodeDecodeError:
-                            raise _not_utf8() from None
+                        return decode_text(payload)
                     if opcode == _BINARY:
                         return payload
                 message = self._take(frame)
@@ -289,7 +307,7 @@ class _Text:
         try:
             self._decoder.decode(payload, end)
         except UnicodeDecodeError:
-            raise _not_utf8() from None
+            raise not_utf8() from None
         self._data += payload
 
     def whole(self) -> str:
@@ -309,10 +327,6 @@ class _Binary:
 
     def whole(self) -> bytes:
         return self._data.getvalue()
-
-
-def _not_utf8() -> FrameError:
-    return FrameError(CloseCode.INVALID_DATA, "a text message is not UTF-8")
 
 
 def _read_control(opcode: int, payload: bytes) -> Ping | Pong | Close:

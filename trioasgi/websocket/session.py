@@ -99,11 +99,11 @@ class WebSocketSession(SendingSide):
         """
         if self._queue:
             return self._take_queued(self._queue)
-        if self.state is not _OPEN:
-            return None
         before = self._read_by
         if before is _NOBODY:
             self._read_by = _APPLICATION
+        elif self.state is not _OPEN:
+            return None
         else:
             self._read_by = self._take_turn()
         try:
@@ -116,16 +116,22 @@ class WebSocketSession(SendingSide):
                 if not self._unyielded:  # `_yield` ignores cancellation; no message is taken now
                     self._unyielded = 1  # the next call, if this one is cancelled, looks for what is there
                     await trio.lowlevel.checkpoint_if_cancelled()
-                event = reader.next_event()
-                if event is None:
+                if reader.is_idle or (event := reader.next_event()) is None:
                     data = channel.receive_nowait()
                     if data is None:
                         self._caught_up = True
                         data = await channel.receive()
+                        self._caught_up = False
+                        if reader.is_idle and self.state is _OPEN:
+                            # The usual case: it was waited for, and has come whole and alone.
+                            message = reader.read_message(data)
+                            if message is not None:
+                                self._unyielded = 2
+                                return message
                         self._unyielded = 1
                     else:
+                        self._caught_up = False
                         self._unyielded += READ_COST
-                    self._caught_up = False
                     if data:
                         reader.feed(data)
                     else:
