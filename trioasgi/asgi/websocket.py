@@ -166,16 +166,18 @@ class WebSocketCall:
         if session is None:
             await self._send_unaccepted(message)
         elif message.get("type") == "websocket.send":
-            payload = _read_payload(message)
+            text, payload = message.get("text"), message.get("bytes")
+            # The two usual cases here, without a call; `_read_payload` has all of them.
+            if payload is None and type(text) is str:
+                payload = text
+            elif text is not None or type(payload) is not bytes:
+                payload = _read_payload(text, payload)
             try:
-                if len(payload) > session.long_from:
-                    await session.send_long(payload)
-                    return
-                waits = session.send(payload)
+                wait = session.send(payload)
+                if wait is not None:
+                    await wait
             except UnicodeEncodeError as exc:
                 raise ASGIMessageError(f"text must be encodable in UTF-8: {exc}") from exc
-            if waits:
-                await session.flush()
         else:
             check_type(message, "websocket.send", "websocket.close")
             if session.state is not SessionState.OPEN:
@@ -291,10 +293,8 @@ class WebSocketCall:
             await self._session.finish()
 
 
-def _read_payload(message: Message) -> str | bytes:
+def _read_payload(text: object, data: object) -> str | bytes:
     """The text or the bytes of `websocket.send`; exactly one of them must be set."""
-    text = message.get("text")
-    data = message.get("bytes")
     if data is None and isinstance(text, str):
         return text
     if text is None and data is not None:

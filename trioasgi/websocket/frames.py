@@ -72,7 +72,7 @@ _FINAL: Final = 0x80
 _LENGTH_16: Final = struct.Struct("!BBH")
 _LENGTH_64: Final = struct.Struct("!BBQ")
 
-_SHORT_HEADERS: Final = {
+SHORT_HEADERS: Final = {
     kind: tuple(bytes((_FINAL | kind, length)) for length in range(126))
     for kind in (opcode | bits for opcode in Opcode for bits in (0, COMPRESSED))
 }
@@ -85,7 +85,7 @@ def frame_header(kind: int, length: int) -> bytes:
     `kind` is its opcode, with COMPRESSED in it if it is compressed.
     """
     if length < 126:
-        return _SHORT_HEADERS[kind][length]
+        return SHORT_HEADERS[kind][length]
     if length < 65536:
         return _LENGTH_16.pack(_FINAL | kind, 126, length)
     return _LENGTH_64.pack(_FINAL | kind, 127, length)
@@ -93,7 +93,7 @@ def frame_header(kind: int, length: int) -> bytes:
 
 def encode_control(opcode: Opcode, payload: bytes = b"") -> bytes:
     """A Ping, Pong or Close with up to 125 bytes of payload."""
-    return _SHORT_HEADERS[opcode][len(payload)] + payload
+    return SHORT_HEADERS[opcode][len(payload)] + payload
 
 
 def encode_close(code: int, reason: str = "") -> bytes:

@@ -14,7 +14,6 @@ from trioasgi.websocket.frames import (
     FrameError,
     Opcode,
     decode_text,
-    frame_header,
     not_utf8,
     read_close,
 )
@@ -256,38 +255,30 @@ class MessageReader:
 
 
 class MessageWriter:
-    """Makes one frame of each message, and compresses it if there is a `deflater`."""
+    """Compresses messages. Each becomes one frame."""
 
     __slots__ = ("_deflater",)
 
-    def __init__(self, deflater: Deflater | None) -> None:
+    def __init__(self, deflater: Deflater) -> None:
         self._deflater = deflater
 
-    def encode(self, message: str | bytes) -> tuple[bytes, bytes]:
-        """The header and the payload of a message's frame. Raises UnicodeEncodeError for lone surrogates."""
-        if isinstance(message, str):
-            kind, payload = _TEXT, message.encode()
-        else:
-            kind, payload = _BINARY, message
-        deflater = self._deflater
-        if deflater is None or len(payload) < DEFLATE_FROM:
-            return frame_header(kind, len(payload)), payload
-        payload = deflater.deflate(payload)
-        return frame_header(kind | COMPRESSED, len(payload)), payload
-
-    def encode_in_steps(self, message: str | bytes) -> Generator[None, None, tuple[bytes, bytes]]:
-        """As `encode`, for a long message that will be compressed. The caller may let other tasks run at each
-        yield.
+    def encode(self, message: str | bytes) -> tuple[int, bytes]:
+        """The opcode and the payload of a message's frame; COMPRESSED is in the opcode if it is. Raises
+        UnicodeEncodeError for lone surrogates.
         """
-        deflater = self._deflater
-        assert deflater is not None
+        kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
+        if len(data) < DEFLATE_FROM:
+            return kind, data
+        return kind | COMPRESSED, self._deflater.deflate(data)
+
+    def encode_in_steps(self, message: str | bytes) -> Generator[None, None, tuple[int, bytes]]:
+        """As `encode`, for a long message. The caller may let other tasks run at each yield."""
         kind, data = (_TEXT, message.encode()) if isinstance(message, str) else (_BINARY, message)
         pieces = []
-        for piece in deflater.deflate_in_steps(data):
+        for piece in self._deflater.deflate_in_steps(data):
             pieces.append(piece)
             yield
-        payload = b"".join(pieces)
-        return frame_header(kind | COMPRESSED, len(payload)), payload
+        return kind | COMPRESSED, b"".join(pieces)
 
 
 class _Text:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -13,11 +12,13 @@ from trioasgi.errors import ClientDisconnected
 from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.websocket.deflate import Deflater
-from trioasgi.websocket.frames import CloseCode
+from trioasgi.websocket.frames import SHORT_HEADERS, CloseCode, Opcode, frame_header
 from trioasgi.websocket.reassembly import MessageWriter
 from trioasgi.websocket.state import SessionState
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from trioasgi.net.channel import ByteChannel
     from trioasgi.websocket.deflate import Deflate
     from trioasgi.websocket.settings import WebSocketSettings
@@ -36,6 +37,9 @@ YIELD_EVERY: Final = 64
 LINGER_SECONDS: Final = 2.0
 """Seconds that a peer has to end the connection after a failure, or after both sides have sent a Close."""
 
+_TEXT: Final = int(Opcode.TEXT)
+_BINARY: Final = int(Opcode.BINARY)
+
 _OPEN: Final = SessionState.OPEN
 _CLOSING: Final = SessionState.CLOSING
 _CLOSED: Final = SessionState.CLOSED
@@ -52,6 +56,7 @@ class SendingSide:
         "_channel",
         "_close_deadline",
         "_compressed",
+        "_long_from",
         "_peer",
         "_settings",
         "_ticker",
@@ -59,7 +64,6 @@ class SendingSide:
         "_writer",
         "close_code",
         "close_reason",
-        "long_from",
         "state",
     )
 
@@ -70,11 +74,9 @@ class SendingSide:
         self._settings = settings
         self._ticker = settings.keepalive.ticker
         self._peer = peer
-        self._writer = MessageWriter(Deflater(deflate) if deflate else None)
-        self.long_from = LONG_MESSAGE if deflate else sys.maxsize
-        """Bytes, or characters. `send` takes messages up to this length, `send_long` longer ones. It is -1
-        while a long one is compressed: then `send_long` takes all, and they wait for it.
-        """
+        self._writer = MessageWriter(Deflater(deflate)) if deflate else None
+        # Bytes, or characters. Longer messages are compressed in steps. It is -1 while one is: then all wait.
+        self._long_from = LONG_MESSAGE
         self._compressed: trio.Event | None = None
         self.state = SessionState.OPEN
         self.close_code = int(CloseCode.NO_STATUS)
@@ -84,29 +86,41 @@ class SendingSide:
 
     # Messages
 
-    def send(self, message: str | bytes, encoded: tuple[bytes, bytes] | None = None) -> bool:
-        """Send a message, which may be `encoded` already. True if `flush()` must be awaited.
+    def send(self, message: str | bytes, encoded: tuple[int, bytes] | None = None) -> Awaitable[None] | None:
+        """Send a message, which `MessageWriter` may have `encoded`. The caller must at once await what
+        this returns, unless it is None: the kernel has not taken everything, or the message is long.
 
-        Raises ClientDisconnected once the session is closed.
+        Raises ClientDisconnected once the session is closed, and UnicodeEncodeError. So does the wait.
         """
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
-        header, payload = encoded or self._writer.encode(message)
-        channel = self._channel
+        if self._writer is not None:
+            if encoded is None:
+                if len(message) > self._long_from:
+                    return self._send_long(message, self._writer)
+                encoded = self._writer.encode(message)
+            kind, payload = encoded
+        elif isinstance(message, str):
+            kind, payload = _TEXT, message.encode()
+        else:
+            kind, payload = _BINARY, message
+        length = len(payload)
         try:
-            if len(payload) <= JOIN_BELOW:
-                waits = not channel.send_nowait(header + payload)
+            if length < 126:  # as below, without a call for each short message
+                done = self._channel.send_nowait(SHORT_HEADERS[kind][length] + payload)
+            elif length <= JOIN_BELOW:
+                done = self._channel.send_nowait(frame_header(kind, length) + payload)
             else:
-                channel.send_nowait(header)
-                waits = not channel.send_nowait(payload)
+                self._channel.send_nowait(frame_header(kind, length))
+                done = self._channel.send_nowait(payload)
         except OSError as exc:
             self._note_broken()
             raise ClientDisconnected("the client broke the connection") from exc
         self._unyielded += 1
-        return waits or self._unyielded >= YIELD_EVERY
+        return None if done and self._unyielded < YIELD_EVERY else self.flush()
 
-    async def send_long(self, message: str | bytes) -> None:
-        """Send a message that is longer than `long_from`, and flush.
+    async def _send_long(self, message: str | bytes, writer: MessageWriter) -> None:
+        """Send a message that is longer than `_long_from`, and flush.
 
         It is compressed in steps. The session has one stream of compressed data, so other messages wait for
         it. If this is cancelled before the last step, nothing is sent. Raises as `send`, and as `flush`.
@@ -116,20 +130,21 @@ class SendingSide:
         if self.state is not _OPEN:
             raise ClientDisconnected("the WebSocket is closed")
         encoded = None
-        if len(message) > self.long_from:
-            self.long_from, limit = -1, self.long_from
+        if len(message) > self._long_from:
+            self._long_from, limit = -1, self._long_from
             self._compressed = done = trio.Event()
             try:
-                encoded = await self._encode(message)
+                encoded = await self._encode(message, writer)
             finally:
-                self.long_from = limit
+                self._long_from = limit
                 self._compressed = None
                 done.set()
-        if self.send(message, encoded):
-            await self.flush()
+        wait = self.send(message, encoded)
+        if wait is not None:
+            await wait
 
-    async def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
-        steps = self._writer.encode_in_steps(message)
+    async def _encode(self, message: str | bytes, writer: MessageWriter) -> tuple[int, bytes]:
+        steps = writer.encode_in_steps(message)
         while True:
             await wait_for_long_step()
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -138,7 +153,7 @@ class SendingSide:
             try:
                 next(steps)
             except StopIteration as end:
-                encoded: tuple[bytes, bytes] = end.value
+                encoded: tuple[int, bytes] = end.value
                 return encoded
 
     async def flush(self) -> None:
