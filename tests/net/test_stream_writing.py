@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -299,6 +300,87 @@ def test_what_is_sent_soon_leaves_together_and_by_itself() -> None:
             assert stream.send_nowait(b", and the end")
             with trio.fail_after(SOON):
                 assert await peer.receive_some(100) == b"again, and the end"
+
+    run(main)
+
+
+class TakesLittle:
+    """A socket whose kernel takes only so many bytes of the next send, and counts the sends."""
+
+    def __init__(self, sock: socket.socket, takes: int) -> None:
+        self._sock = sock
+        self._takes = takes
+        self.sends = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._sock, name)
+
+    def sendmsg(self, pieces: Iterable[bytes]) -> int:
+        self.sends += 1
+        if not self._takes:
+            raise BlockingIOError
+        return self._sock.send(b"".join(pieces)[: self._takes])
+
+    def send(self, data: bytes) -> int:
+        self.sends += 1
+        return self._sock.send(data)
+
+
+@pytest.mark.parametrize("takes", range(12))
+def test_two_pieces_leave_in_one_send_and_in_order(takes: int) -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            sock = TakesLittle(stream._sock, takes)
+            stream._sock = sock  # type: ignore[assignment] # as much of one as is used
+            assert stream.send_two_nowait(b"first", b"second") == (takes == 11)
+            assert stream.unsent == 11 - takes
+            assert sock.sends == 1
+            if takes < 11:
+                assert not stream.send_two_nowait(b", third", b", fourth")
+            assert stream.send_nowait(b"") == (takes == 11)
+            await stream.flush()
+            assert stream.unsent == 0
+            expected = b"firstsecond" if takes == 11 else b"firstsecond, third, fourth"
+            with trio.fail_after(SOON):
+                assert await read_exactly(peer, len(expected)) == expected
+
+    run(main)
+
+
+def test_two_pieces_for_which_there_is_no_room_leave_by_themselves() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            taken = clog(stream)
+            assert not stream.send_two_nowait(b"first, ", b"second")
+            with trio.fail_after(SOON):
+                assert (await read_exactly(peer, taken + 13))[-13:] == b"first, second"
+
+    run(main)
+
+
+def test_two_pieces_leave_behind_what_is_held_back() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            assert stream.send_soon(b"held back, ")
+            assert stream.send_two_nowait(b"first, ", b"second")
+            with trio.fail_after(SOON):
+                assert await peer.receive_some(100) == b"held back, first, second"
+
+    run(main)
+
+
+def test_two_pieces_for_a_peer_that_has_gone_are_unsent() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            await peer.aclose()
+            await stream.wait_hung_up()
+            for times in (1, 2):
+                with pytest.raises(ConnectionError):
+                    stream.send_two_nowait(b"first", b"second")
+                assert stream.unsent == 5 * times  # the second piece was never given
+            with pytest.raises(ConnectionError):
+                await stream.flush()
 
     run(main)
 

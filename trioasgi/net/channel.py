@@ -72,6 +72,13 @@ class ByteChannel(ABC):
         True if the kernel has taken everything, False if `flush()` must be awaited.
         """
 
+    def send_two_nowait(self, first: bytes, second: bytes) -> bool:
+        """As `send_nowait(first)` and then `send_nowait(second)`, but in one system call if the channel can,
+        and without a copy of `second`.
+        """
+        self.send_nowait(first)
+        return self.send_nowait(second)
+
     @abstractmethod
     async def flush(self) -> None:
         """Wait until the kernel has taken everything, within `write_timeout`. Raises TimeoutError."""

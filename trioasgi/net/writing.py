@@ -211,10 +211,36 @@ class WritingHalf(ReadingHalf):
         self._write_state = _FULL
         return False
 
+    def send_two_nowait(self, first: bytes, second: bytes) -> bool:
+        # In two sends, the first would wake the peer, which would then wait for the second.
+        if sys.platform == "win32":
+            return super().send_two_nowait(first, second)
+        if self._corked:
+            first = self._take_corked(first)
+        if self._unsent is not None:
+            self._append(first)
+            return self._append(second)
+        try:
+            sent = self._sock.sendmsg((first, second))
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError as exc:
+            self._break(exc.with_traceback(None), memoryview(first))
+            raise self._why_broken() from None
+        left = len(first) + len(second) - sent
+        if not left:
+            return True
+        self._write_state = _FULL
+        if left <= len(second):
+            self._unsent = memoryview(second)[-left:]
+            return False
+        self._unsent = memoryview(first)[sent:]
+        return self._append(second)
+
     def _append(self, data: bytes) -> bool:
         """Put `data` behind the unsent bytes.
 
-        This happens only if several tasks of an application send at once, as each waits in `flush()` before
+        It is rare, except if several tasks of an application send at once, as each waits in `flush()` before
         its next send. There may be thousands, so the pieces are joined only when it is their turn.
         """
         if self._failure is not None:

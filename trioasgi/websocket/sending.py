@@ -111,8 +111,7 @@ class SendingSide:
             elif length <= JOIN_BELOW:
                 done = self._channel.send_nowait(frame_header(kind, length) + payload)
             else:
-                self._channel.send_nowait(frame_header(kind, length))
-                done = self._channel.send_nowait(payload)
+                done = self._channel.send_two_nowait(frame_header(kind, length), payload)
         except OSError as exc:
             self._note_broken()
             raise ClientDisconnected("the client broke the connection") from exc
