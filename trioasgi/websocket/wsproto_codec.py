@@ -23,26 +23,22 @@ _RSV1 = RsvBits(True, False, False)
 class WsprotoCodec(FrameCodec):
     """Reads frames with wsproto's decoder. An extension of ours checks each header first."""
 
-    __slots__ = ("_decoder", "_headers")
+    __slots__ = ("_decoder", "_headers", "room")
 
     name = "wsproto"
 
     def __init__(self, *, deflate: bool, room: int) -> None:
+        self.room = room
         self._headers = _Headers(deflate=deflate, room=room)
         self._decoder = FrameDecoder(client=False, extensions=[self._headers])
-
-    @property
-    def room(self) -> int:
-        return self._headers.room
-
-    @room.setter
-    def room(self, room: int) -> None:
-        self._headers.room = room
 
     def feed(self, data: bytes) -> None:
         self._decoder.receive_bytes(data)
 
     def next_frame(self) -> Frame | None:
+        # Not a property: once compiled, `codec.room = ...` sets the attribute of the base class, whatever a
+        # subclass makes of it.
+        self._headers.room = self.room
         try:
             frame = self._decoder.process_buffer()
         except ParseFailed as exc:
