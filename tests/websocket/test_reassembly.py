@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given, settings
@@ -194,6 +195,28 @@ def test_the_fast_codec_reads_a_message_at_once_whenever_it_may() -> None:
         messages = reader("websockets")
         assert read(messages, begun) == []
         assert not messages.is_idle
+
+
+@pytest.mark.parametrize("size", [8191, 8192, 8193, 16_384, 65_535])
+def test_long_messages_are_read_right_at_once_or_in_pieces(codec: str, size: int) -> None:
+    payload = bytes(range(251)) * (size // 251 + 1)
+    data = frame(BINARY, payload[:size])
+    for cuts in ((), (1,), (9,), (20, 4_000), (7, 8, 8_190)):
+        pieces = [data[start:end] for start, end in itertools.pairwise((0, *cuts, len(data)))]
+        assert read(reader(codec, max_size=1 << 16), *pieces) == [payload[:size]]
+
+
+def test_the_fast_codec_unmasks_a_long_message_without_a_copy_before() -> None:
+    pytest.importorskip("websockets.speedups")  # without them, unmasking itself makes copies
+    data = frame(BINARY, bytes(60_000))
+    codec = WebsocketsCodec(deflate=False, room=1 << 16)
+    tracemalloc.start()
+    try:
+        message = codec.read_message(data)
+        assert tracemalloc.get_traced_memory()[1] < 1.5 * len(data)
+    finally:
+        tracemalloc.stop()
+    assert message == bytes(60_000)
 
 
 def test_the_fast_codec_is_not_empty_within_a_frame() -> None:

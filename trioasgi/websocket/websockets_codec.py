@@ -29,6 +29,9 @@ _WHOLE_BINARY: Final = _FINAL | int(Opcode.BINARY)
 _SHORTEST: Final = 8
 """Bytes of the shortest frame that `read_message` reads. All bytes that it looks at are there."""
 
+_COPY_UP_TO: Final = 8 * 1024
+"""Bytes. The unmasking of a longer payload reads a view of it, which is cheaper than a copy."""
+
 _OPCODES: Final = frozenset(Opcode)
 _FIRST_CONTROL: Final = int(Opcode.CLOSE)
 _CONTINUATION: Final = int(Opcode.CONTINUATION)
@@ -94,6 +97,7 @@ class WebsocketsCodec(FrameCodec):
             return None
         length = data[1] - _MASKED
         start = 6
+        whole: bytes | memoryview = data
         if length > MAX_CONTROL:
             if length == 127:
                 return None
@@ -101,13 +105,15 @@ class WebsocketsCodec(FrameCodec):
             if length <= MAX_CONTROL:
                 return None
             start = 8
+            if length > _COPY_UP_TO:
+                whole = memoryview(data)
         if length != have - start:
             return None
         first = data[0]
         if first == _WHOLE_BINARY:
-            return apply_mask(data[start:], data[start - 4 : start])
+            return apply_mask(whole[start:], data[start - 4 : start])
         if first == _WHOLE_TEXT:
-            return decode_text(apply_mask(data[start:], data[start - 4 : start]))
+            return decode_text(apply_mask(whole[start:], data[start - 4 : start]))
         return None
 
     @property
