@@ -307,7 +307,7 @@ def test_what_is_sent_soon_leaves_together_and_by_itself() -> None:
 class TakesLittle:
     """A socket whose kernel takes only so many bytes of the next send, and counts the sends."""
 
-    def __init__(self, sock: socket.socket, takes: int) -> None:
+    def __init__(self, sock: socket.SocketType, takes: int) -> None:
         self._sock = sock
         self._takes = takes
         self.sends = 0
