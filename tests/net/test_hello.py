@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.openssl import RecordClient
+from trioasgi.net.handshake import HANDSHAKE_READ_SIZE
 from trioasgi.net.hello import SLOW_GROUPS, HelloReader, find_slow_group
-from trioasgi.net.secure import HANDSHAKE_READ_SIZE
 
 QUICK = ["X25519", "P-256", "P-384", "P-521", "ffdhe2048"]
 

@@ -18,9 +18,13 @@ from tests.support.sockets import run
 from tests.support.transports import certificates
 from tests.support.turns import BusyTask, counted_turns
 from trioasgi.net import secure
+from trioasgi.net.handshake import HubHandshake
 from trioasgi.net.records import MAX_EMPTY_RECORDS, RECORDS_A_TURN
-from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, TLSChannel, TLSStream
+from trioasgi.net.secure import MAX_ANSWERS, TURNS_BEFORE_YIELD, TLSChannel
 from trioasgi.net.stream import HubStream
+
+PATIENCE = 10.0
+"""Seconds for a handshake."""
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -65,11 +69,11 @@ async def secured_pair(directory: Path) -> AsyncIterator[tuple[TLSChannel, HubSt
     with contextlib.closing(RecordClient()) as records:
         async with hub_pair() as (transport, stream):
             peer = Peer(stream, records)
-            tls = TLSStream(transport, context)
+            handshake = HubHandshake(transport, context)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(peer.do_handshake)
-                await tls.do_handshake()
-            yield TLSChannel(tls, transport), transport, peer
+                assert await handshake.do_handshake(PATIENCE)
+            yield TLSChannel(handshake, transport), transport, peer
 
 
 def test_records_that_are_there_are_read_together(tmp_path: Path) -> None:

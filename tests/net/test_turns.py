@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from tests.support.http import on_trio
-from trioasgi.net.turns import wait_for_long_step
+from trioasgi.net.turns import long_steps, take_long_step, wait_for_long_step
 
 
 class Rounds(trio.abc.Instrument):
@@ -71,3 +71,46 @@ async def test_a_turn_that_is_cancelled_is_taken_all_the_same() -> None:
 def test_a_run_that_ends_leaves_nothing_to_the_next() -> None:
     for _ in range(2):
         trio.run(wait_for_long_step)
+
+
+# Turns that are taken without a wait
+
+
+class Counted(Rounds):
+    """Counts them as the hub does."""
+
+    def after_io_wait(self, timeout: float) -> None:
+        long_steps().round += 1
+
+
+@on_trio
+async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
+    async def take(at_once: bool) -> None:
+        for _ in range(10):
+            await trio.lowlevel.checkpoint()
+            if not (at_once and take_long_step()):
+                await wait_for_long_step()
+            taken.append(rounds.count)
+
+    rounds, taken = Counted(), list[int]()
+    trio.lowlevel.add_instrument(rounds)
+    await trio.lowlevel.checkpoint()
+    before = rounds.count
+    assert take_long_step()
+    assert not take_long_step()
+    assert rounds.count == before
+    await wait_for_long_step()
+    assert not take_long_step(), "the turn of this round is taken"
+    async with trio.open_nursery() as nursery:
+        for index in range(20):
+            nursery.start_soon(take, index % 2 == 0)
+    trio.lowlevel.remove_instrument(rounds)
+    assert len(taken) == len(set(taken)) == 200
+
+
+@on_trio
+async def test_where_nobody_counts_the_rounds_a_turn_is_waited_for() -> None:
+    assert not take_long_step()
+    await wait_for_long_step()
+    await trio.lowlevel.checkpoint()
+    assert not take_long_step()

@@ -22,6 +22,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.ticker import Ticker
+from trioasgi.net.turns import long_steps
 from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
@@ -241,6 +242,7 @@ class _EarlyLook(trio.abc.Instrument):
         self._task = task
         self._look = look
         self._looked = False
+        self._long_steps = long_steps()
         self._failure: BaseException | None = None
 
     def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is trio's
@@ -249,6 +251,7 @@ class _EarlyLook(trio.abc.Instrument):
         Without this check every round would ask the kernel
         (test_the_kernel_is_asked_only_once_the_hub_was_woken).
         """
+        self._long_steps.round += 1  # a round of the scheduler begins with this call
         if self._task.custom_sleep_data is None:
             self._looked = True
             try:

@@ -176,7 +176,8 @@ class ReadingHalf(CorkingChannel):
         return self._recv(READ_SIZE)
 
     @enable_ki_protection  # the reader that is noted must wait: another task will wake it
-    async def receive(self) -> bytes:
+    async def receive(self, most: int = 0) -> bytes:
+        """As `Channel.receive`. Returns at most so many bytes; 0: READ_SIZE."""
         while True:
             if self._read_state is _DRAINED:
                 if self.reader is not None:
@@ -191,7 +192,7 @@ class ReadingHalf(CorkingChannel):
                     raise TimeoutError(STALLED_READ)
             elif self._read_state is _CLOSED:
                 raise ConnectionAbortedError(CLOSED)
-            data = self._recv(READ_SIZE)
+            data = self._recv(most or READ_SIZE)
             if data is not None:
                 return data
 

@@ -1,8 +1,8 @@
-"""TLS: the server's side of the handshake, and `TLSChannel`, the `Channel` of a hub stream with TLS.
+"""`TLSChannel`: the `Channel` of a hub stream with TLS.
 
 trio's SSLStream yields twice and takes two locks in every send, even if it need not wait. So `TLSChannel`
-uses the SSLObject and the buffers of that SSLStream itself. It takes the bytes that have arrived, and waits
-only if there are none. `net.records` reads the records. This module sends, and waits.
+uses the SSLObject and its buffers itself. It takes the bytes that have arrived, and waits only if there are
+none. `net.handshake` does the handshake, and `net.records` reads the records. This module sends, and waits.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 import ssl
 from collections import deque
 from contextlib import suppress
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.channel import STALLED_READ, WRITE_SLICE
 from trioasgi.net.corking import CorkingChannel
-from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
+from trioasgi.net.handshake import HubHandshake, TLSStream
 from trioasgi.net.records import RecordReader, RecordState
+from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trioasgi.net.stream import HubStream
 
 _DRY: Final = RecordState.DRY
 _FED: Final = RecordState.FED
@@ -35,104 +34,33 @@ _KEPT: Final = RecordState.KEPT
 TURNS_BEFORE_YIELD: Final = 4
 """`receive()` lets other tasks run after so many turns of records without data."""
 
-HANDSHAKE_READ_SIZE: Final = 4096
-"""The most bytes of one read during the handshake. So many bytes can be 800 empty records, each of which
-costs time.
-"""
-
 MAX_ANSWERS: Final = 16 * 1024
 """The most bytes of TLS's own answers that may be unsent because the client does not read them."""
 
 
-class TLSStream:
-    """The server's `trio.SSLStream` on a transport, with its SSLObject and its two buffers.
+async def start_tls(
+    stream: trio.abc.Stream, context: ssl.SSLContext, seconds: float
+) -> TLSChannel | TLSStreamChannel | None:
+    """Do the server's side of the handshake on `stream`, and return the channel of what is in it.
 
-    `TLSChannel` and the handshake need these three. SSLStream has no public names for them. But it passes
-    both buffers to the `wrap_bio` of its context, which returns the SSLObject.
+    None if it takes longer than `seconds`. Raises trio.BrokenResourceError, trio.ClosedResourceError or
+    OSError if it fails. The stream stays open.
     """
-
-    __slots__ = ("_transport", "incoming", "outgoing", "ssl_object", "ssl_stream")
-
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
-    ssl_object: ssl.SSLObject
-
-    def __init__(self, transport: trio.abc.Stream, context: ssl.SSLContext) -> None:
-        def wrap_bio(
-            incoming: ssl.MemoryBIO,
-            outgoing: ssl.MemoryBIO,
-            server_side: bool,
-            server_hostname: str | bytes | None,
-        ) -> ssl.SSLObject:
-            self.incoming, self.outgoing = incoming, outgoing
-            self.ssl_object = context.wrap_bio(incoming, outgoing, server_side, server_hostname)
-            return self.ssl_object
-
-        self._transport = transport
-        # SSLStream uses nothing else of its context
-        # (test_the_session_tickets_leave_with_the_handshake_and_the_stream_can_be_used).
-        only_wrap_bio = cast("ssl.SSLContext", SimpleNamespace(wrap_bio=wrap_bio))
-        self.ssl_stream = trio.SSLStream(transport, only_wrap_bio, server_side=True)
-
-    def __del__(self) -> None:
-        # An SSLStream refers to itself, so only the garbage collector would free it and the memory of
-        # OpenSSL. The handshake holds this object, and then the channel does. When both are over, nobody uses
-        # the SSLStream any more, however the connection has ended. This breaks the circle.
-        with suppress(AttributeError):  # `wrap_bio` has failed: there is no SSLStream
-            vars(self.ssl_stream).clear()
-
-    async def do_handshake(self) -> None:
-        """Do the handshake. Raises trio.BrokenResourceError, as SSLStream does.
-
-        This replaces SSLStream's own handshake, which holds the session tickets of TLS 1.3 back until the
-        first send. Then nothing answers the client's last message. A client with Nagle's algorithm would wait
-        for TCP's delayed acknowledgement (40 ms on Linux) before it sends its request. If SSLStream is used
-        afterwards, it calls the SSLObject's handshake, which returns at once.
-        """
-        hellos = HelloReader()
-        done = False
-        while not done:
-            try:
-                self.ssl_object.do_handshake()
-                done = True
-            except ssl.SSLWantReadError:
-                pass
-            except (ssl.SSLError, ssl.CertificateError) as exc:
-                await self._send_outgoing()  # the alert
-                raise trio.BrokenResourceError from exc
-            await self._send_outgoing()
-            if not done:
-                await self._receive(hellos)
-
-    async def _send_outgoing(self) -> None:
-        data = self.outgoing.read()
-        if data:
-            await self._transport.send_all(data)
-
-    async def _receive(self, hellos: HelloReader) -> None:
-        data = await self._transport.receive_some(HANDSHAKE_READ_SIZE)
-        if not data:
-            self.incoming.write_eof()
-            return
-        if hellos.feed(bytes(data)):
-            # The search and the server's signature are one long step.
-            await wait_for_long_step()
-            slow_group = hellos.find_slow_group()
-            if slow_group:
-                await self._transport.send_all(HANDSHAKE_FAILURE)
-                raise trio.BrokenResourceError(
-                    f"the client wants a key exchange that takes too long ({slow_group})"
-                )
-        self.incoming.write(data)
+    if isinstance(stream, HubStream):
+        handshake = HubHandshake(stream, context)
+        return TLSChannel(handshake, stream) if await handshake.do_handshake(seconds) else None
+    tls = TLSStream(stream, context)
+    return TLSStreamChannel(tls) if await tls.do_handshake(seconds) else None
 
 
 class TLSStreamChannel(StreamChannel):
     """The channel of a TLS stream whose transport is not on the hub."""
 
-    __slots__ = ("_tls",)
+    __slots__ = ("_tls", "ssl_object")
 
     def __init__(self, tls: TLSStream) -> None:
         super().__init__(tls.ssl_stream)
+        self.ssl_object = tls.ssl_object
         self._tls = tls  # see its __del__
 
 
@@ -141,22 +69,23 @@ class TLSChannel(CorkingChannel):
 
     __slots__ = (
         "_answers",
+        "_handshake",
+        "_is_new",
         "_lost",
         "_outgoing",
         "_records",
         "_sent_close_notify",
-        "_ssl_object",
-        "_tls",
         "_transport",
         "_unsent",
+        "ssl_object",
     )
 
-    def __init__(self, tls: TLSStream, transport: HubStream) -> None:
+    def __init__(self, handshake: HubHandshake, transport: HubStream) -> None:
         self._transport = transport
-        self._tls = tls  # see its __del__
-        self._ssl_object = tls.ssl_object
-        self._outgoing = tls.outgoing
-        self._records = RecordReader(tls.ssl_object, tls.incoming)
+        self._handshake = handshake  # see its __del__
+        self.ssl_object = handshake.ssl_object
+        self._outgoing = handshake.outgoing
+        self._records = RecordReader(handshake.ssl_object, handshake.incoming)
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
         self._lost = 0  # bytes that could not be encrypted, or were not, because those before were lost
@@ -164,6 +93,8 @@ class TLSChannel(CorkingChannel):
         self._corked_size = 0
         self._file_left = 0
         self._sent_close_notify = False
+        self._is_new = True
+        """Nothing was read yet: the handshake has just waited."""
 
     # The transport does the waiting, so it has the deadlines and knows of a hang-up.
 
@@ -240,6 +171,7 @@ class TLSChannel(CorkingChannel):
             data = records.read()
             if self._outgoing.pending:
                 self._answer()
+            self._is_new = False
             if data is not None:
                 return data
         if not records.is_over:
@@ -258,7 +190,7 @@ class TLSChannel(CorkingChannel):
         while True:
             if self._records.state is _DRY:
                 self._records.feed(await transport.receive())
-            if task._schedule_points == steps:
+            if task._schedule_points == steps and not self._is_new:
                 # Before the read: another task may read meanwhile, and the bytes must keep their order.
                 await trio.lowlevel.cancel_shielded_checkpoint()
             if transport.interrupted != interrupted:
@@ -329,7 +261,7 @@ class TLSChannel(CorkingChannel):
     def _encrypt(self, piece: memoryview) -> bool:
         if piece:
             try:
-                self._ssl_object.write(piece)
+                self.ssl_object.write(piece)
             except ssl.SSLError as exc:
                 self._lost += len(piece)
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
@@ -383,7 +315,7 @@ class TLSChannel(CorkingChannel):
             return
         self._sent_close_notify = True
         with suppress(ssl.SSLError):
-            self._ssl_object.unwrap()  # raises, because it wants the peer's close_notify, which may not come
+            self.ssl_object.unwrap()  # raises, because it wants the peer's close_notify, which may not come
         with suppress(OSError):
             self._transport.send_nowait(self._outgoing.read())
 

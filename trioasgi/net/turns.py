@@ -21,14 +21,23 @@ from trio.lowlevel import (
 )
 
 
-class _Queue:
+class LongSteps:
     """The tasks of one Trio run that wait for a long step, in the order of their arrival."""
 
-    __slots__ = ("_taken", "_tasks")
+    __slots__ = ("_last", "_taken", "_tasks", "round")
 
     def __init__(self) -> None:
         self._tasks: deque[Task] = deque()
         self._taken = False  # does a task have the turn of the next round?
+        self._last = 0  # the round of the last step
+        self.round = 0
+        """The number of this round. The hub counts."""
+
+    def take(self) -> bool:
+        if self._taken or self._last == self.round:
+            return False
+        self._last = self.round
+        return True
 
     @enable_ki_protection  # the turn that is taken must be passed on
     async def wait(self) -> None:
@@ -38,6 +47,7 @@ class _Queue:
         else:
             self._taken = True
             await cancel_shielded_checkpoint()
+        self._last = self.round
         # This round is ours. The next one is for the next task of the queue.
         if self._tasks:
             reschedule(self._tasks.popleft())
@@ -49,7 +59,26 @@ def _refuse_abort(_: object) -> Abort:
     return Abort.FAILED
 
 
-_queue: RunVar[_Queue] = RunVar("_queue")
+_queue: RunVar[LongSteps] = RunVar("_queue")
+
+
+def long_steps() -> LongSteps:
+    """The long steps of this Trio run."""
+    try:
+        return _queue.get()
+    except LookupError:
+        queue = LongSteps()
+        _queue.set(queue)
+        return queue
+
+
+def take_long_step() -> bool:
+    """Take the turn of this round, without a checkpoint. False if it was taken, or if that is not known,
+    because no hub counts the rounds: then call `wait_for_long_step`.
+
+    It is for a step that follows a wait. Many of them without a wait would keep the others waiting.
+    """
+    return long_steps().take()
 
 
 async def wait_for_long_step() -> None:
@@ -58,9 +87,4 @@ async def wait_for_long_step() -> None:
     Always a checkpoint. It cannot be cancelled, because the caller may be in the middle of a message. It
     waits for one step of each task that came before.
     """
-    try:
-        queue = _queue.get()
-    except LookupError:
-        queue = _Queue()
-        _queue.set(queue)
-    await queue.wait()
+    await long_steps().wait()

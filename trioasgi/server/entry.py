@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import Peer
     from trioasgi.net.proxy import ProxyHeader
-    from trioasgi.net.secure import TLSStream
     from trioasgi.server.settings import ConnectionSettings, ProxyProtocol
 
 logger = logging.getLogger("trioasgi")
@@ -103,18 +102,18 @@ class ConnectionPreparer:
             if isinstance(stream, trio.SSLStream):
                 return await self._use_tls_of_caller(stream, info)
             return PreparedConnection(as_channel(stream), info)
-        from trioasgi.net import secure  # most servers do not need it
+        from trioasgi.net.secure import start_tls  # most servers do not need it
 
-        tls_stream = secure.TLSStream(stream, tls.context)
-        if not await self._do_handshake(tls_stream, info.peer):
+        try:
+            channel = await start_tls(stream, tls.context, self._settings.timeout_handshake)
+        except _HANDSHAKE_FAILURES as exc:
+            self._log_failed_handshake(info.peer, _handshake_failure(exc))
             return None
-        channel: Channel
-        if isinstance(stream, HubStream):
-            channel = secure.TLSChannel(tls_stream, stream)
-        else:
-            channel = secure.TLSStreamChannel(tls_stream)
-        info = msgspec.structs.replace(info, tls=tls.describe(tls_stream.ssl_object))
-        return PreparedConnection(channel, info, tls_stream.ssl_object.selected_alpn_protocol())
+        if channel is None:
+            self._log_failed_handshake(info.peer, _TOO_LATE)
+            return None
+        info = msgspec.structs.replace(info, tls=tls.describe(channel.ssl_object))
+        return PreparedConnection(channel, info, channel.ssl_object.selected_alpn_protocol())
 
     async def _use_tls_of_caller(
         self, stream: trio.SSLStream[Any], info: ConnectionInfo
@@ -124,7 +123,7 @@ class ConnectionPreparer:
         """
         from trioasgi.tls.extension import ConnectionDescriber
 
-        if not await self._do_handshake(stream, info.peer):
+        if not await self._do_callers_handshake(stream, info.peer):
             return None
         # SSLStream has these methods too, but not the one for all certificates of the client.
         ssl_object: Any = getattr(stream, "_ssl_object", stream)
@@ -132,18 +131,17 @@ class ConnectionPreparer:
         info = msgspec.structs.replace(info, scheme="https", tls=tls)
         return PreparedConnection(as_channel(stream), info, stream.selected_alpn_protocol())
 
-    async def _do_handshake(self, tls_stream: TLSStream | trio.SSLStream[Any], peer: str) -> bool:
+    async def _do_callers_handshake(self, stream: trio.SSLStream[Any], peer: str) -> bool:
         """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
-        # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs
-        # (test_a_tls_connection_that_ends_leaves_nothing_to_the_collector).
+        # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs.
         with trio.move_on_after(self._settings.timeout_handshake) as scope:
             try:
-                await tls_stream.do_handshake()
-            except (trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
+                await stream.do_handshake()
+            except _HANDSHAKE_FAILURES as exc:
                 self._log_failed_handshake(peer, _handshake_failure(exc))
                 return False
         if scope.cancelled_caught:
-            self._log_failed_handshake(peer, "it took too long (--timeout-handshake)")
+            self._log_failed_handshake(peer, _TOO_LATE)
         return not scope.cancelled_caught
 
     def _log_failed_handshake(self, peer: str, reason: str) -> None:
@@ -162,6 +160,9 @@ def as_channel(stream: trio.abc.Stream) -> Channel:
     """`stream` itself if it is a channel, otherwise a channel on it."""
     return stream if isinstance(stream, HubStream) else StreamChannel(stream)
 
+
+_HANDSHAKE_FAILURES = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
+_TOO_LATE = "it took too long (--timeout-handshake)"
 
 _CLOSED_HERE = "the stream is closed on this side"
 """A program may give `serve_stream` a stream of which it has closed a half, or both."""

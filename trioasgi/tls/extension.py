@@ -29,7 +29,8 @@ class ConnectionDescriber:
         self._server_cert = None if certfile is None else _first_certificate(certfile)
         # The lower half of OpenSSL's id is IANA's number of the suite.
         self._suites = {cipher["name"]: cipher["id"] & 0xFFFF for cipher in context.get_ciphers()}
-        if context.verify_mode is not ssl.CERT_NONE:
+        self._asks_clients = context.verify_mode is not ssl.CERT_NONE
+        if self._asks_clients:
             import cryptography.x509  # noqa: F401 - otherwise the first client would wait for the import
 
     def describe(self, secured: ssl.SSLObject) -> dict[str, object]:
@@ -38,7 +39,7 @@ class ConnectionDescriber:
         `client_cert_error` is always None: a certificate that cannot be verified ends the handshake.
         """
         suite = secured.cipher()
-        chain = _client_chain(secured)
+        chain = _client_chain(secured) if self._asks_clients else []
         return {
             "server_cert": self._server_cert,
             "client_cert_chain": tuple(ssl.DER_cert_to_PEM_cert(each) for each in chain),
