@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
 from tests.support.http import Calls, echo, request, respond
-from tests.support.sockets import SOON, connected, open_stream, run, served
+from tests.support.sockets import SOON, connected, open_stream, run, secured, served
 from tests.support.transports import certificates
 from tests.support.websocket import WebSocketClient, accept
 from trioasgi import application, serving
@@ -118,6 +118,25 @@ def test_a_handshake_is_named_by_its_client(tmp_path: Path) -> None:
                 while not named("handshake"):
                     await wait_all_tasks_blocked(0.01)
             assert named("handshake") == [f"handshake with {host}:{port}"]
+
+    run(main)
+
+
+def test_behind_its_handshake_a_connection_is_named_as_any_other(tmp_path: Path) -> None:
+    """Though the same task goes on with it."""
+    tls = certificates(tmp_path)
+
+    async def main() -> None:
+        app = Lived()
+        async with (
+            served(app, lifespan="off", **tls.options) as server,
+            secured(server, tls.context()) as client,
+        ):
+            await client.send(request("/wait"))
+            await app.entered.wait()
+            assert named("handshake") == []
+            assert [name.partition(": ")[2] for name in named("connection")] == ["GET /wait"]
+            app.release.set()
 
     run(main)
 

@@ -9,6 +9,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import current_task
 
 from trioasgi.net.stream import HubStream
 from trioasgi.server.entry import ConnectionPreparer, as_channel
@@ -95,9 +96,9 @@ class Connections:
             self._take_over(self._connect(as_channel(stream), info))
         else:
             name = f"handshake with {info.peer}"
-            start_named(self._nursery, name, self._prepare_and_begin, stream, info)
+            self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
 
-    async def _prepare_and_begin(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
+    async def _prepare_and_serve(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1
         try:
             connection = await self._prepare(stream, info)
@@ -105,8 +106,11 @@ class Connections:
             self._preparing -= 1
             self._note_end()
         if connection is not None:
-            # In another task: the frames of the handshake would be kept as long as the connection lasts.
-            self._take_over(connection)
+            del stream, info  # the connection may last long
+            # The same task goes on: another one would take a round of the scheduler to begin.
+            self._live[connection] = name = ConnectionName(connection)
+            current_task().name = name
+            await self._serve_connection(connection)
 
     def _note_end(self) -> None:
         if self._on_empty is not None and not len(self):
