@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
 import sys
 import tempfile
@@ -209,6 +210,34 @@ def test_an_sslstream_of_the_caller_stays_as_it_is(tmp_path: Path) -> None:
             await stream.receive_some()
 
     run(main, 10)
+
+
+SEGMENTS_IN = 140
+"""The offset of `tcpi_segs_in` in the kernel's struct tcp_info."""
+
+
+def segments(stream: trio.SocketStream) -> int:
+    """How many TCP segments have arrived."""
+    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SEGMENTS_IN + 4)
+    return int.from_bytes(info[SEGMENTS_IN:], sys.byteorder)
+
+
+@pytest.mark.parametrize("end", [TLSChannel.aclose, TLSChannel.send_eof], ids=lambda end: end.__name__)
+def test_close_notify_and_the_end_of_tcp_arrive_together(
+    end: Callable[[TLSChannel], Awaitable[None]], tmp_path: Path
+) -> None:
+    async def main() -> None:
+        async with secured_pair(tmp_path) as (channel, _, peer):
+            stream = peer.stream
+            assert isinstance(stream, trio.SocketStream)
+            assert await stream.receive_some(65536)  # the session tickets
+            before = segments(stream)
+            await end(channel)
+            assert await stream.receive_some(65536)  # close_notify
+            assert await stream.receive_some(65536) == b""
+            assert segments(stream) == before + 1
+
+    run(main, 5)
 
 
 class CancelAtStep(trio.abc.Instrument):

@@ -12,6 +12,9 @@ from typing import Final
 if sys.platform == "linux":
     import fcntl  # not on every platform
 
+MORE: Final = 0x8000 if sys.platform == "linux" else 0
+"""For send(2), MSG_MORE: the bytes may wait for those behind them, or for the end of the connection."""
+
 _TIOCOUTQ: Final = 0x5411
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on

@@ -18,6 +18,7 @@ from trio.lowlevel import current_task
 from trioasgi.net.channel import STALLED_READ, WRITE_SLICE
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.handshake import HubHandshake, TLSStream
+from trioasgi.net.kernel import MORE
 from trioasgi.net.records import RecordReader, RecordState
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
@@ -307,17 +308,19 @@ class TLSChannel(CorkingChannel):
         """
         self._send_close_notify()
         await self._transport.flush()
-        await self._transport.send_eof()
+        self._transport.end_sending()
 
     def _send_close_notify(self) -> None:
-        """Send close_notify behind the data. Both may be unsent when this returns."""
+        """Send close_notify behind the data, in one segment with the end of TCP that the caller sends next.
+        Both may be unsent when this returns.
+        """
         if self._sent_close_notify:
             return
         self._sent_close_notify = True
         with suppress(ssl.SSLError):
             self.ssl_object.unwrap()  # raises, because it wants the peer's close_notify, which may not come
         with suppress(OSError):
-            self._transport.send_nowait(self._outgoing.read())
+            self._transport.send_nowait(self._outgoing.read(), MORE)
 
     async def aclose(self) -> None:
         try:
@@ -328,7 +331,8 @@ class TLSChannel(CorkingChannel):
         except BaseException:
             self._transport.abort()
             raise
-        await self._transport.aclose()
+        if not self._transport.finish():
+            await self._transport.aclose()
 
     async def cut(self) -> None:
         try:

@@ -191,7 +191,8 @@ class WritingHalf(ReadingHalf):
         given = 0 if self._unsent is None else len(self._unsent)
         return given + self._behind_size + self._lost + self._corked_size + self._file_left
 
-    def send_nowait(self, data: bytes) -> bool:
+    def send_nowait(self, data: bytes, flags: int = 0) -> bool:
+        """As `Channel.send_nowait`. `flags` are of send(2)."""
         if self._corked:
             data = self._take_corked(data)
         if self._unsent is not None:
@@ -199,7 +200,7 @@ class WritingHalf(ReadingHalf):
         if not data:
             return True
         try:
-            sent = self._sock.send(data)
+            sent = self._sock.send(data, flags)
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError as exc:
