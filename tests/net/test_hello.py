@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ssl
 from collections.abc import Iterable
 from functools import partial
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +14,9 @@ from hypothesis import strategies as st
 
 from tests.support.cost import grows_no_faster_than_its_input, lines
 from tests.support.openssl import RecordClient
+from tests.support.transports import certificates
 from trioasgi.net.handshake import HANDSHAKE_READ_SIZE
-from trioasgi.net.hello import SLOW_GROUPS, HelloReader, find_slow_group
+from trioasgi.net.hello import HANDSHAKE_FAILURE, SLOW_GROUPS, HelloReader, find_slow_group
 
 QUICK = ["X25519", "P-256", "P-384", "P-521", "ffdhe2048"]
 
@@ -66,6 +69,34 @@ def test_the_second_hello_is_looked_at_as_well(together: bool) -> None:
     change_cipher_spec = b"\x14\x03\x03\x00\x01\x01"
     pieces = [hello("P-256"), change_cipher_spec, hello("ffdhe6144")]
     assert read([b"".join(pieces)] if together else pieces)[-1] == "ffdhe6144"
+
+
+@pytest.mark.parametrize("asks", [False, True])
+def test_a_second_hello_is_looked_at_only_if_the_server_asks_for_it(asks: bool, tmp_path: Path) -> None:
+    """By the answer of OpenSSL. Its only sign for that is certain random bytes (RFC 8446, 4.1.3)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made = certificates(tmp_path)
+    context.load_cert_chain(made.certfile, made.keyfile)
+    if asks:
+        context.set_ecdh_curve("secp384r1")
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    server = context.wrap_bio(incoming, outgoing, server_side=True)
+    first, reader = hello("X25519", "P-384"), HelloReader()
+    assert reader.feed(first)
+    assert reader.find_slow_group() == ""
+    incoming.write(first)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        server.do_handshake()
+    reader.note_answer(outgoing.read())
+    assert reader.feed(hello("ffdhe6144")) == asks
+    assert reader.find_slow_group() == ("ffdhe6144" if asks else "")
+
+
+@pytest.mark.parametrize("answer", [HANDSHAKE_FAILURE, b"\x14\x03\x03\x00\x01\x01"], ids=["alert", "other"])
+def test_what_is_no_server_hello_ends_nothing(answer: bytes) -> None:
+    reader = HelloReader()
+    reader.note_answer(answer)
+    assert reader.feed(hello("ffdhe6144"))
 
 
 def test_no_third_hello_is_looked_at() -> None:

@@ -75,7 +75,11 @@ class Handshake(ABC):
             except (ssl.SSLError, ssl.CertificateError) as exc:
                 await self._send(self.outgoing.read())  # the alert
                 raise trio.BrokenResourceError from exc
-            await self._send(self.outgoing.read())
+            answer = self.outgoing.read()
+            if answer:
+                if not done:
+                    hellos.note_answer(answer)
+                await self._send(answer)
 
     async def _refuse_slow_group(self, hellos: HelloReader) -> None:
         # The search and the server's signature are one long step.

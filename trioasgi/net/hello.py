@@ -28,6 +28,12 @@ _EXTENSION_HEADER: Final = Struct("!HH")
 _MAX_HELLOS: Final = 2
 """The server may ask once for a second one (RFC 8446, 4.1.4)."""
 
+_SERVER_HELLO: Final = 2
+_RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""The random bytes of a ServerHello that asks for a second hello (RFC 8446, 4.1.3)."""
+_RETRY_AT: Final = _RECORD_HEADER + _MESSAGE_HEADER + 2
+"""Their offset in the server's answer. The version comes before them."""
+
 _SESSION_AT: Final = 2 + 32
 """The offset of the session id. The version and the random bytes come before it."""
 
@@ -61,6 +67,17 @@ class HelloReader:
                 self._messages += self._records[_RECORD_HEADER:end]
             del self._records[:end]
         return self._has_hello()
+
+    def note_answer(self, answer: bytes) -> None:
+        """Take what the server answers to a hello. If it does not ask for a second one, none is read: OpenSSL
+        refuses that.
+        """
+        if (
+            answer[_RETRY_AT : _RETRY_AT + len(_RETRY)] != _RETRY
+            and answer[0] == _HANDSHAKE
+            and answer[_RECORD_HEADER] == _SERVER_HELLO
+        ):
+            self._finish()
 
     def find_slow_group(self) -> str:
         """The name of a slow group for which a whole hello has a key share; "" if there is none.
