@@ -76,11 +76,11 @@ def test_a_run_that_ends_leaves_nothing_to_the_next() -> None:
 # Turns that are taken without a wait
 
 
-class Counted(Rounds):
-    """Counts them as the hub does."""
+class Told(Rounds):
+    """Tells of them as the hub does."""
 
     def after_io_wait(self, timeout: float) -> None:
-        long_steps().round += 1
+        long_steps().is_free = True
 
 
 @on_trio
@@ -92,7 +92,7 @@ async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
                 await wait_for_long_step()
             taken.append(rounds.count)
 
-    rounds, taken = Counted(), list[int]()
+    rounds, taken = Told(), list[int]()
     trio.lowlevel.add_instrument(rounds)
     await trio.lowlevel.checkpoint()
     before = rounds.count
@@ -109,7 +109,7 @@ async def test_a_turn_that_nobody_has_is_taken_at_once() -> None:
 
 
 @on_trio
-async def test_where_nobody_counts_the_rounds_a_turn_is_waited_for() -> None:
+async def test_where_nobody_tells_of_the_rounds_a_turn_is_waited_for() -> None:
     assert not take_long_step()
     await wait_for_long_step()
     await trio.lowlevel.checkpoint()

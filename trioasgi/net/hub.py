@@ -251,7 +251,7 @@ class _EarlyLook(trio.abc.Instrument):
         Without this check every round would ask the kernel
         (test_the_kernel_is_asked_only_once_the_hub_was_woken).
         """
-        self._long_steps.round += 1  # a round of the scheduler begins with this call
+        self._long_steps.is_free = True  # a round of the scheduler begins
         if self._task.custom_sleep_data is None:
             self._looked = True
             try:

@@ -24,19 +24,18 @@ from trio.lowlevel import (
 class LongSteps:
     """The tasks of one Trio run that wait for a long step, in the order of their arrival."""
 
-    __slots__ = ("_last", "_taken", "_tasks", "round")
+    __slots__ = ("_taken", "_tasks", "is_free")
 
     def __init__(self) -> None:
         self._tasks: deque[Task] = deque()
         self._taken = False  # does a task have the turn of the next round?
-        self._last = 0  # the round of the last step
-        self.round = 0
-        """The number of this round. The hub counts."""
+        self.is_free = False
+        """Has this round had no long step? The hub sets this when a round begins."""
 
     def take(self) -> bool:
-        if self._taken or self._last == self.round:
+        if self._taken or not self.is_free:
             return False
-        self._last = self.round
+        self.is_free = False
         return True
 
     @enable_ki_protection  # the turn that is taken must be passed on
@@ -47,7 +46,7 @@ class LongSteps:
         else:
             self._taken = True
             await cancel_shielded_checkpoint()
-        self._last = self.round
+        self.is_free = False
         # This round is ours. The next one is for the next task of the queue.
         if self._tasks:
             reschedule(self._tasks.popleft())
@@ -74,7 +73,7 @@ def long_steps() -> LongSteps:
 
 def take_long_step() -> bool:
     """Take the turn of this round, without a checkpoint. False if it was taken, or if that is not known,
-    because no hub counts the rounds: then call `wait_for_long_step`.
+    because no hub tells of the rounds: then call `wait_for_long_step`.
 
     It is for a step that follows a wait. Many of them without a wait would keep the others waiting.
     """
