@@ -616,11 +616,11 @@ def test_a_connection_that_finds_no_room_on_the_hub_reaches_nobody_else(
     register = Hub.register
     failed: list[int] = []
 
-    def fail_once(self: Hub, fd: int, stream: object) -> None:
+    def fail_once(self: Hub, fd: int, stream: object, *, at_once: bool = False) -> None:
         if not failed:
             failed.append(fd)
             raise OSError(errno.ENOSPC, "No space left on device")
-        register(self, fd, stream)  # type: ignore[arg-type]
+        register(self, fd, stream, at_once=at_once)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Hub, "register", fail_once)
 

@@ -94,16 +94,19 @@ class Hub:
             self._epoll = select.epoll()
             self._poll = self._epoll.poll
 
-    def register(self, fd: int, stream: Watched) -> None:
+    def register(self, fd: int, stream: Watched, *, at_once: bool = False) -> None:
         """Call `stream` for each event of `fd`, until `unregister`.
 
-        epoll learns of it when the task of the new connection has run: many connections are over by then, as
-        their request had arrived and was answered at once. Events that came before are told then. If epoll
-        has no room for another socket, the stream is closed.
+        Unless `at_once`, epoll learns of it when the task of the new connection has run: many connections are
+        over by then, as their request had arrived and was answered at once. Events that came before are told
+        then. If epoll has no room for another socket, this raises OSError, or the stream is closed later.
         """
+        if not at_once:
+            self._new[fd] = 2
+            self._wake_flusher()
+        elif sys.platform == "linux":
+            self._epoll.register(fd, INTEREST)
         self._streams[fd] = stream
-        self._new[fd] = 2
-        self._wake_flusher()
 
     def unregister(self, fd: int) -> None:
         """Forget `fd`. Call this before closing it, because the number may then be given to another file."""

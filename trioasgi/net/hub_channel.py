@@ -41,9 +41,10 @@ class HubChannel(WritingHalf):
 
     __slots__ = ()
 
-    def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
+    def __init__(self, sock: socket.SocketType, hub: Hub, *, waits: bool = False) -> None:
+        """`waits`: is it certain that the connection will wait for its client?"""
         super().__init__(sock, hub)
-        hub.register(self._fd, self)
+        hub.register(self._fd, self, at_once=waits)
 
     # What the hub calls
 

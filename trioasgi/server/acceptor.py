@@ -106,13 +106,16 @@ class Acceptor:
             return
         try:
             server = listener.server or as_peer(connection.getsockname(), listener.family)
-            stream = _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub)
+            stream = self._make_stream(connection, waits=connections.begins_with_steps)
         except OSError as exc:
-            # The client has reset it.
+            # The client has reset it, or epoll has no room for another socket.
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
         connections.begin(stream, client, server)
+
+    def _make_stream(self, connection: socket.SocketType, *, waits: bool) -> trio.abc.Stream:
+        return _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub, waits=waits)
 
 
 def _trio_stream(connection: socket.SocketType) -> trio.SocketStream:

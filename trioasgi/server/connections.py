@@ -98,6 +98,11 @@ class Connections:
             name = f"handshake with {info.peer}"
             self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
 
+    @property
+    def begins_with_steps(self) -> bool:
+        """Does a connection begin with a PROXY header, or a TLS handshake?"""
+        return not self._preparer.has_no_steps
+
     async def _prepare_and_serve(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         self._preparing += 1
         try:
