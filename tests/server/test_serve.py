@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import functools
+import gc
 import logging
 import os
 import socket
@@ -25,7 +26,18 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 import trioasgi
 from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
-from tests.support.sockets import SOON, Client, connected, logged, open_stream, port_of, run, served
+from tests.support.sockets import (
+    SOON,
+    Client,
+    connected,
+    logged,
+    open_stream,
+    port_of,
+    run,
+    secured,
+    served,
+)
+from tests.support.transports import certificates
 from trioasgi import BindError, Config, ConfigError, LifespanError, LoadError, Server, serve, serve_stream
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.hub import Hub
@@ -76,6 +88,27 @@ def test_without_the_hub_connections_are_plain_streams_of_trio(monkeypatch: pyte
             for _ in range(2):
                 response = await client.get(request("/"))
                 assert (response.status, response.body) == (200, b"hello")
+
+    run(main)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_without_the_hub_a_cancelled_server_closes_its_connections(
+    tls: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A socket that is left to be closed when it is freed makes Python warn."""
+    monkeypatch.setattr("trioasgi.server.tree.supported", lambda: False)
+    certificate = certificates(tmp_path)
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as clients:
+            async with served(hello, **(certificate.options if tls else {})) as server:
+                if tls:
+                    client = await clients.enter_async_context(secured(server, certificate.context()))
+                else:
+                    client = await clients.enter_async_context(connected(server))
+                assert (await client.get(request("/"))).status == 200
+            gc.collect()
 
     run(main)
 

@@ -12,6 +12,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.stream import HubStream
+from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
 from trioasgi.server.protocols import Connection, ServerServices
@@ -154,10 +155,11 @@ class Connections:
 
     async def _serve_connection(self, connection: Connection) -> None:
         """Serve a connection's requests, and close it, unless another task has taken it over."""
-        ours = True
+        ours, closes = True, False
         try:
             ours = await connection.run()
-            if ours and not _has_closed(connection.channel):
+            closes = ours and not _has_closed(connection.channel)
+            if closes:
                 await connection.channel.aclose()
         except BaseException as exc:
             connection.cut()
@@ -169,6 +171,10 @@ class Connections:
                 self._live.pop(connection, None)  # also a task that has lost it may be cancelled
                 connection.channel.abort()
                 self._note_end()
+                if not closes and isinstance(connection.channel, StreamChannel):
+                    # `abort` closes only those on the hub. This waits for nothing, also if it is cancelled.
+                    with _Isolation(connection.peer):
+                        await connection.channel.aclose()
 
 
 class _Isolation:
