@@ -55,14 +55,14 @@ def test_names_come_in_lower_case(heads: HeadEncoder) -> None:
         assert length == 7
 
 
-@pytest.mark.parametrize("char", range(256))
-def test_a_value_has_no_control_character(heads: HeadEncoder, char: int) -> None:
-    field = (b"x-char", b"a%cb" % char)
-    if char in b"\t" or (char >= 0x20 and char != 0x7F):  # RFC 9110, 5.5
-        assert check_headers(heads, [field]) == ([field], None)
-    else:
-        with pytest.raises(ASGIMessageError, match="x-char has a value with a control character"):
-            check_headers(heads, [(b"x-fine", b"1"), field])
+def test_a_value_has_no_control_character(heads: HeadEncoder) -> None:
+    for char in range(256):
+        field = (b"x-char", b"a%cb" % char)
+        if char in b"\t" or (char >= 0x20 and char != 0x7F):  # RFC 9110, 5.5
+            assert check_headers(heads, [field]) == ([field], None)
+        else:
+            with pytest.raises(ASGIMessageError, match="x-char has a value with a control character"):
+                check_headers(heads, [(b"x-fine", b"1"), field])
 
 
 def test_a_second_length_is_found_among_fields_that_repeat(heads: HeadEncoder) -> None:
