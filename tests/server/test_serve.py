@@ -9,11 +9,13 @@ import functools
 import gc
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.abc
@@ -641,29 +643,74 @@ def test_our_own_failure_reaches_nobody_else(
     run(main)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
-def test_a_connection_that_finds_no_room_on_the_hub_reaches_nobody_else(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """epoll_ctl(2): ENOSPC, when the user's limit of watches is reached."""
-    register = Hub.register
-    failed: list[int] = []
+class Crowded:
+    """An epoll set that has no room for the next `left` sockets (epoll_ctl(2): ENOSPC)."""
 
-    def fail_once(self: Hub, fd: int, stream: object, *, at_once: bool = False) -> None:
-        if not failed:
-            failed.append(fd)
+    def __init__(self, epoll: select.epoll, left: int) -> None:
+        self._epoll = epoll
+        self._left = left
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._epoll, name)
+
+    def register(self, fd: int, events: int) -> None:
+        if self._left:
+            self._left -= 1
             raise OSError(errno.ENOSPC, "No space left on device")
-        register(self, fd, stream, at_once=at_once)  # type: ignore[arg-type]
+        self._epoll.register(fd, events)
 
-    monkeypatch.setattr(Hub, "register", fail_once)
 
+@pytest.fixture
+def crowded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first connection finds no room on the hub."""
+    if sys.platform != "linux":
+        pytest.skip("the readiness hub needs epoll")
+    begin = Hub.__init__
+
+    def begin_crowded(self: Hub) -> None:
+        begin(self)
+        self._epoll = Crowded(self._epoll, 1)  # type: ignore[assignment]
+
+    monkeypatch.setattr(Hub, "__init__", begin_crowded)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_a_connection_that_finds_no_room_on_the_hub_reaches_nobody_else() -> None:
     async def main() -> None:
-        with logged():
+        with logged() as log:
             async with served(hello) as server:
                 async with connected(server) as client:
                     assert await client.is_closed()
                 async with connected(server) as client:
                     assert (await client.get(request())).body == b"hello"
+        assert any("a connection could not be served" in line for line in log.lines())
+
+    run(main)
+
+
+@pytest.mark.usefixtures("crowded")
+def test_a_response_that_ends_as_the_hub_has_no_room_cannot_be_taken_for_a_whole_one() -> None:
+    """The response of HTTP/1.0 has no length: only a reset can tell its client that it has been cut."""
+
+    async def main() -> None:
+        app = Lived()
+        with logged():
+            async with served(app) as server:
+                host, port = server.addresses[0]
+                # The request is here before the connection is accepted, so it is answered at once.
+                with socket.create_connection((host, port)) as client:
+                    client.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
+                    client.settimeout(5)
+                    await app.entered.wait()
+
+                    def read_all() -> bytes:
+                        read = b""
+                        while piece := client.recv(4096):
+                            read += piece
+                        return read
+
+                    with pytest.raises(ConnectionResetError):
+                        await trio.to_thread.run_sync(read_all)
 
     run(main)
 

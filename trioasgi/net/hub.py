@@ -62,8 +62,8 @@ class Watched(Protocol):
     def on_deadline(self, now: float) -> None:
         """End the waits whose deadline has come by `now`."""
 
-    def close(self) -> None:
-        """Close the socket at once."""
+    def abort(self) -> None:
+        """Close the socket at once, with a reset: a peer cannot take a cut response for a whole one."""
 
 
 def supported() -> bool:
@@ -99,7 +99,8 @@ class Hub:
 
         Unless `at_once`, epoll learns of it when the task of the new connection has run: many connections are
         over by then, as their request had arrived and was answered at once. Events that came before are told
-        then. If epoll has no room for another socket, this raises OSError, or the stream is closed later.
+        then. If epoll has no room for another socket, this raises OSError, or the stream is reset later: its
+        response may have begun.
         """
         if not at_once:
             self._new[fd] = 2
@@ -197,7 +198,7 @@ class Hub:
                     self._epoll.register(fd, INTEREST)
             except OSError as exc:
                 logger.warning("a connection could not be served: %s", exc)
-                self._streams[fd].close()
+                self._streams[fd].abort()
             else:
                 del self._new[fd]
 
@@ -223,7 +224,7 @@ class Hub:
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):
-            stream.close()
+            stream.abort()
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
