@@ -176,6 +176,38 @@ def test_lines_of_fields_that_come_again_are_remembered(heads: HeadEncoder) -> N
         check_headers(heads, [again[1], again[1]])
 
 
+class Again:
+    """Header fields that are others whenever they are asked for."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def __iter__(self) -> Iterator[Header]:
+        self._asked += 1
+        yield (b"x-again", b"good" if self._asked % 2 else b"bad\r\nset-cookie: forged")
+
+
+def test_fields_that_were_not_checked_are_not_remembered(heads: HeadEncoder) -> None:
+    for _ in range(2 * module.SAMPLE):
+        heads.encode(200, Again())
+    with pytest.raises(ASGIMessageError, match="control character"):
+        heads.encode(200, [(b"x-again", b"bad\r\nset-cookie: forged")])
+
+
+def test_a_bad_value_is_named_also_if_its_fields_can_be_read_only_once(heads: HeadEncoder) -> None:
+    bad = (b"X-Bad", b"a\r\nb: c")
+    heads.encode(200, [(b"x-good", b"1")])
+    for headers in ([bad], iter([bad]), [iter(bad)], iter([(b"x-good", b"1"), (b"date", b"1"), iter(bad)])):
+        with pytest.raises(ASGIMessageError, match="header x-bad has a value with a control character"):
+            heads.encode(200, headers)
+    for headers in ([bad], [iter(bad)]):
+        with pytest.raises(ASGIMessageError, match="header x-bad has a value with a control character"):
+            check_fields(headers)
+    special = HeadEncoder(DefaultFields(date=True, server=True))
+    with pytest.raises(ASGIMessageError, match="header date has a value with a control character"):
+        special.encode(200, iter([(b"x-good", b"1"), (b"Date", b"\n")]))
+
+
 def test_few_lines_are_remembered_and_short_ones(heads: HeadEncoder) -> None:
     for number in range(3 * 512 * module.SAMPLE):
         heads.encode(200, [(b"x-number", b"%d" % number), (b"content-length", b"%d" % number)])

@@ -48,18 +48,19 @@ def check_name(given: ByteString) -> bytes:
     return content.lower()
 
 
-def check_values(values: Sequence[bytes], headers: Iterable[GivenField]) -> None:
-    """Check the values of fields; `headers` are the fields as the application gives them, for the error.
-
-    Raises ASGIMessageError.
-    """
+def are_sendable(values: Sequence[bytes]) -> bool:
+    """Are the values of fields free of control characters?"""
     joined = b"".join(values)
-    if joined.translate(_CLEANED) != joined:
-        bad = next(value for value in values if _BAD_VALUE.search(value))
-        names = [str(name, "latin-1") for name, value in headers if value == bad]
-        raise ASGIMessageError(
-            f"header {names[0] if names else ''} has a value with a control character in it: {shorten(bad)}"
-        )
+    return joined.translate(_CLEANED) == joined
+
+
+def unsendable_value(values: Sequence[bytes], fields: Iterable[Sequence[bytes]]) -> ASGIMessageError:
+    """The error for values that are not sendable. `fields` have them, each behind the name of its field."""
+    bad = next(value for value in values if _BAD_VALUE.search(value))
+    name = next(name for name, value in fields if value is bad)
+    return ASGIMessageError(
+        f"header {name.decode()} has a value with a control character in it: {shorten(bad)}"
+    )
 
 
 def check_fields(headers: Iterable[GivenField]) -> list[Header]:
@@ -72,7 +73,9 @@ def check_fields(headers: Iterable[GivenField]) -> list[Header]:
         fields = [(check_name(name), bytes(memoryview(value))) for name, value in headers]
     except (TypeError, ValueError, AttributeError) as exc:
         raise malformed_fields(headers) from exc
-    check_values([value for _, value in fields], fields)
+    values = [value for _, value in fields]
+    if not are_sendable(values):
+        raise unsendable_value(values, fields)
     return [field for field in fields if field[0] != CONTENT_LENGTH]
 
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from enum import Enum
 from http import HTTPStatus
-from itertools import cycle
+from itertools import chain, cycle, pairwise
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.response_fields import (
     CONTENT_LENGTH,
+    are_sendable,
     check_length,
     check_name,
-    check_values,
     malformed_fields,
+    unsendable_value,
 )
 
 if TYPE_CHECKING:
@@ -150,7 +151,9 @@ class HeadEncoder:
         except (TypeError, ValueError, AttributeError) as exc:
             raise malformed_fields(headers) from exc
         if values:
-            check_values(values, headers)
+            if not are_sendable(values):
+                encoded = chain(pairwise(lines), special)  # `headers` may be given only once
+                raise unsendable_value(values, ((name.removesuffix(b": "), value) for name, value in encoded))
             if _is_sample():
                 self._remember(headers)
         if special:
@@ -178,7 +181,9 @@ class HeadEncoder:
 
     def _remember(self, headers: Iterable[GivenField]) -> None:
         """Remember the lines of the fields that cannot change. Special ones have none."""
-        for field in headers:  # nothing comes of an iterator, which has ended
+        if type(headers) is not list and type(headers) is not tuple:
+            return  # what else can be iterated may have other fields now, which nobody has checked
+        for field in headers:
             if type(field) is not tuple or any(type(part) is not bytes for part in field):
                 continue
             given, value = field
@@ -188,12 +193,12 @@ class HeadEncoder:
             if len(self._lines) >= _MAX_LINES:
                 self._lines.clear()
                 self._lengths.clear()
-            line = b"%b%b\r\n" % (name, value)
             if name == _LENGTH:
-                self._lengths[field] = int(value), line
+                length = int(value)
+                self._lengths[field] = length, b"%b%b\r\n" % (name, value)
                 self._lines[field] = b""
             elif name not in self._special:
-                self._lines[field] = line
+                self._lines[field] = b"%b%b\r\n" % (name, value)
 
     def _encode_special(self, status: int, lines: list[bytes], special: list[Header]) -> list[bytes]:
         """As `encode`, if fields in `special` replace default ones, or are the server's to send."""
