@@ -171,9 +171,17 @@ def test_lines_of_fields_that_come_again_are_remembered(heads: HeadEncoder) -> N
     for _ in range(2 * module.SAMPLE):
         assert check_headers(heads, again) == ([(b"x-again", b"and again")], 12)
     assert heads._lines == {again[0]: b"x-again: and again\r\n", again[1]: b""}
-    assert heads._lengths == {again[1]: (12, b"content-length: 012\r\n")}
+    assert heads._lengths == {again[1]: (12, b"content-length: 12\r\n")}
     with pytest.raises(ASGIMessageError, match="given twice"):
         check_headers(heads, [again[1], again[1]])
+
+
+def test_a_length_is_sent_without_leading_zeros(heads: HeadEncoder) -> None:
+    """Some readers would take `010` for eight."""
+    for _ in range(2 * module.SAMPLE):
+        pieces, length, _ = heads.encode(200, [(b"Content-Length", b"010")])
+        assert b"".join(pieces) == STATUS_LINE + b"content-length: 10\r\n"
+        assert length == 10
 
 
 class Again:

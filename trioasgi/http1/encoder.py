@@ -145,7 +145,7 @@ class HeadEncoder:
                 elif name == _LENGTH:
                     length = check_length(value, length)
                     if takes_length:
-                        lines += (name, value, b"\r\n")
+                        lines.append(b"%b%d\r\n" % (name, length))  # without leading zeros
                 else:
                     special.append((name, value))
         except (TypeError, ValueError, AttributeError) as exc:
@@ -195,7 +195,7 @@ class HeadEncoder:
                 self._lengths.clear()
             if name == _LENGTH:
                 length = int(value)
-                self._lengths[field] = length, b"%b%b\r\n" % (name, value)
+                self._lengths[field] = length, b"%b%d\r\n" % (name, length)
                 self._lines[field] = b""
             elif name not in self._special:
                 self._lines[field] = b"%b%b\r\n" % (name, value)
