@@ -643,6 +643,27 @@ def test_our_own_failure_reaches_nobody_else(
     run(main)
 
 
+def test_a_log_of_the_program_that_fails_at_the_end_of_a_response_ends_only_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Failing(logging.Handler):
+        def handle(self, record: logging.LogRecord) -> bool:
+            raise ValueError("this log is full")
+
+    async def main() -> None:
+        app = Lived()
+        with logged() as log:
+            async with served(app, timeout_graceful_shutdown=0.1) as server, connected(server) as client:
+                monkeypatch.setattr(logging.getLogger("trioasgi.access"), "handlers", [Failing()])
+                await client.send(request("/stream"))
+                await app.entered.wait()
+                await server.drain()
+        assert app.events[-1] == "shutdown"  # the lifespan has ended as usual
+        assert log.count("the connection failed") == 1
+
+    run(main)
+
+
 class Crowded:
     """An epoll set that has no room for the next `left` sockets (epoll_ctl(2): ENOSPC)."""
 

@@ -157,24 +157,24 @@ class Connections:
         """Serve a connection's requests, and close it, unless another task has taken it over."""
         ours, closes = True, False
         try:
-            ours = await connection.run()
-            closes = ours and not _has_closed(connection.channel)
-            if closes:
-                await connection.channel.aclose()
-        except BaseException as exc:
-            connection.cut()
-            if not isinstance(exc, Exception):
+            try:
+                ours = await connection.run()
+                closes = ours and not _has_closed(connection.channel)
+                if closes:
+                    await connection.channel.aclose()
+            except BaseException:
+                connection.cut()
                 raise
-            _log_failure(connection.peer, exc)
-        finally:
-            if ours:
-                self._live.pop(connection, None)  # also a task that has lost it may be cancelled
-                connection.channel.abort()
-                self._note_end()
-                if not closes and isinstance(connection.channel, StreamChannel):
-                    # `abort` closes only those on the hub. This waits for nothing, also if it is cancelled.
-                    with _Isolation(connection.peer):
+            finally:
+                if ours:
+                    self._live.pop(connection, None)  # also a task that has lost it may be cancelled
+                    connection.channel.abort()
+                    self._note_end()
+                    if not closes and isinstance(connection.channel, StreamChannel):
+                        # `abort` closes only those on the hub. This waits for nothing, also if cancelled.
                         await connection.channel.aclose()
+        except Exception as exc:  # noqa: BLE001 - as _Isolation, without an object for each connection
+            _log_failure(connection.peer, exc)
 
 
 class _Isolation:
