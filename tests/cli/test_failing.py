@@ -63,6 +63,17 @@ def test_files_that_are_named_like_our_own_imports_do_no_harm(
     assert "the wrong file" not in result.stderr
 
 
+@pytest.mark.parametrize("arguments", [(), ("--no-factory",), ("--config", "empty.toml")])
+def test_an_application_that_raises_what_ctrl_c_raises_ends_quietly(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    """However the arguments were read."""
+    (tmp_path / "main.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "empty.toml").touch()
+    result = run("main:app", *arguments, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
+
+
 def test_the_few_names_that_python_itself_needs_for_m_do_no_harm_to_the_command(tmp_path: Path) -> None:
     for name in ("importlib", "types", "collections"):
         (tmp_path / name).mkdir()

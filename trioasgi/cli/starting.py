@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import Final, NoReturn
@@ -15,6 +16,9 @@ PROGRAM: Final = "trioasgi"
 
 COMMANDS: Final = frozenset({"demo"})
 """The names of the commands beside serving."""
+
+_INTERRUPTED: Final = 128 + signal.SIGINT
+"""The exit status of a program that Ctrl-C has ended, as a shell says it."""
 
 
 def start(
@@ -46,6 +50,8 @@ def start(
         status = run_config(config, remarks_on(os.environ, config.env_file))
     except TrioasgiError as error:
         _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:  # not of a signal: the application has raised it
+        sys.exit(_INTERRUPTED)
     sys.exit(int(status))
 
 
