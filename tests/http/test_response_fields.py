@@ -176,6 +176,14 @@ def test_lines_of_fields_that_come_again_are_remembered(heads: HeadEncoder) -> N
         check_headers(heads, [again[1], again[1]])
 
 
+def test_a_length_is_checked_also_where_it_is_not_sent() -> None:
+    assert check_fields([(b"Content-Length", b"3"), (b"x-a", b"1")]) == [(b"x-a", b"1")]
+    with pytest.raises(ASGIMessageError, match="must be one non-negative number"):
+        check_fields([(b"content-length", b"x")])
+    with pytest.raises(ASGIMessageError, match="given twice"):
+        check_fields([(b"content-length", b"3"), (b"Content-Length", b"3")])
+
+
 def test_a_length_is_sent_without_leading_zeros(heads: HeadEncoder) -> None:
     """Some readers would take `010` for eight."""
     for _ in range(2 * module.SAMPLE):

@@ -76,7 +76,14 @@ def check_fields(headers: Iterable[GivenField]) -> list[Header]:
     values = [value for _, value in fields]
     if not are_sendable(values):
         raise unsendable_value(values, fields)
-    return [field for field in fields if field[0] != CONTENT_LENGTH]
+    length: int | None = None
+    sent: list[Header] = []
+    for name, value in fields:
+        if name == CONTENT_LENGTH:
+            length = check_length(value, length)
+        else:
+            sent.append((name, value))
+    return sent
 
 
 def check_length(digits: bytes, seen: int | None) -> int:
