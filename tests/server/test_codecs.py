@@ -59,6 +59,32 @@ def test_http(http: str, missing: list[str], name: str) -> None:
     assert told_and_taken(HTTP, http, *missing) == [name, name]
 
 
+LAX = """
+import gunicorn_h1c
+strict = gunicorn_h1c.parse_headers
+gunicorn_h1c.parse_headers = lambda block: strict({change})
+"""
+"""A version of the package that takes more than it should."""
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        r'block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")',
+        r'block.replace(b"\r\n ", b" ")',
+        r'block.replace(b"\r\n\t", b" ")',
+        r'block.replace(b" :", b":")',
+    ],
+)
+def test_a_parser_that_takes_more_than_it_should_is_not_used(change: str) -> None:
+    """As gunicorn_h1c before 0.6.10, which another program may have brought."""
+    lax = LAX.format(change=change)
+    assert told_and_taken(lax + HTTP, "auto") == ["httptools", "httptools"]
+    assert told_and_taken(lax + HTTP, "auto", "httptools") == ["h11", "h11"]
+    with pytest.raises(subprocess.CalledProcessError):
+        told_and_taken(lax + HTTP, "h1c")
+
+
 @pytest.mark.parametrize(
     ("websocket", "missing", "name"),
     [

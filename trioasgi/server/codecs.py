@@ -1,7 +1,8 @@
-"""The names of the codecs that `auto` chooses, without importing them. The start-up line shows them."""
+"""The names of the codecs that `auto` chooses, for the start-up line, without loading large packages."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,18 @@ def http_codec_name(http: str) -> str:
     """The name of the codec for `--http`."""
     if http != "auto":
         return http
-    return next((name for name, package in PACKAGES.items() if _is_installed(package)), "h11")
+    return next((name for name, package in PACKAGES.items() if _is_usable(name, package)), "h11")
+
+
+def _is_usable(name: str, package: str) -> bool:
+    if not _is_installed(package):
+        return False
+    if name == "h1c":
+        try:
+            importlib.import_module("trioasgi.http1.h1c_codec")
+        except ImportError:
+            return False  # of a version that is too lax
+    return True
 
 
 def websocket_codec_name(config: Config) -> str | None:
