@@ -717,9 +717,8 @@ def test_a_response_that_ends_as_the_hub_has_no_room_cannot_be_taken_for_a_whole
         app = Lived()
         with logged():
             async with served(app) as server:
-                host, port = server.addresses[0]
                 # The request is here before the connection is accepted, so it is answered at once.
-                with socket.create_connection((host, port)) as client:
+                with socket.create_connection(("127.0.0.1", port_of(server))) as client:
                     client.sendall(b"GET /stream HTTP/1.0\r\n\r\n")
                     client.settimeout(5)
                     await app.entered.wait()
