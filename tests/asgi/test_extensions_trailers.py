@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import h11
 import pytest
+import trio
 
 from tests.support.http import Calls, echo, on_trio, request, respond, serving
 from tests.support.sockets import run
 from tests.support.streams import TLS
 from tests.support.transports import TRANSPORTS, serving_over
-from trioasgi.errors import ASGIMessageError
+from trioasgi.errors import ASGIMessageError, BodyLengthError
 from trioasgi.types import Receive, Scope, Send
 
 ALWAYS = {"http.response.pathsend", "http.response.zerocopysend", "trio"}
@@ -139,6 +141,32 @@ async def test_the_connection_goes_on_behind_trailers(codec: str) -> None:
     async with serving(app, codec) as client:
         for _ in range(3):
             assert (await client.get(request("/", "TE: trailers"))).body == b"abcd"
+
+
+@on_trio
+async def test_of_a_file_that_has_grown_no_more_is_sent_before_trailers_than_was_promised(
+    codec: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(b"abcd and more")
+    app = sending(START | LENGTH, {"type": "http.response.pathsend", "path": str(file)}, LAST)
+    async with serving(app, codec) as client:
+        await client.send(request("/", "TE: trailers", "Connection: close"))
+        assert parse(await client.rest()) == (200, b"abcd", [(b"x-sum", b"1")])
+    assert app.errors == []
+
+
+@pytest.mark.parametrize("te", [(), ("TE: trailers",)])
+@on_trio
+async def test_a_body_that_is_longer_than_was_promised_is_refused_with_trailers_too(
+    codec: str, te: tuple[str, ...]
+) -> None:
+    app = sending(START | LENGTH, body(b"abcde"), LAST)
+    async with serving(app, codec) as client:
+        await client.send(request("/", *te))
+        with contextlib.suppress(trio.BrokenResourceError):  # the chunked head may have left
+            assert b"abcd" not in await client.rest()
+    assert isinstance(app.error, BodyLengthError)
 
 
 @pytest.mark.parametrize(("fields", "version"), [((), "1.1"), (("TE: trailers",), "1.0")])

@@ -140,11 +140,11 @@ class HTTP1Response(Exchange):
         self.phase = _STARTED
         if closes:
             self.close_after = True
+        # What is promised is kept also where trailers take the place of the field.
+        self._left = length if has_content else None
         if takes_length and length is not None:
-            self._left = length
             self._framing = _LENGTH
         else:
-            self._left = None
             lines.append(self._choose_framing(status, None if has_content else length))
         ordinary = not (
             self.close_after
