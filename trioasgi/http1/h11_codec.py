@@ -40,7 +40,8 @@ class H11Codec(Codec):
         except h11.RemoteProtocolError as exc:
             # A frame of h11 in the traceback has a local variable for the error. This circle would keep our
             # frames too, with the whole connection, until the next garbage collection.
-            raise GrammarError(str(exc)) from exc.with_traceback(None)
+            exc.__traceback__ = None  # a statement of its own: mypyc drops what stands behind `from`
+            raise GrammarError(str(exc)) from exc
         if not isinstance(event, h11.Request):
             raise GrammarError("the head does not end where its empty line is")
         fields = list(event.headers)
