@@ -24,9 +24,11 @@ from types import FrameType
 import pytest
 import trio
 
+from tests.support.compiled import interpreted
 from tests.support.http import CODECS, respond
 from tests.support.processes import PATIENCE, start
 from tests.support.sockets import port_of, run, served
+from trioasgi.http1.rules import HeadReader
 from trioasgi.types import Receive, Scope, Send
 
 BUSY = 32
@@ -330,6 +332,7 @@ BYTECODES = {
 """Of the package, for a request and a response that are new (`tests/support/bytecodes.py`)."""
 
 
+@interpreted(HeadReader)
 @on_the_hub
 @pytest.mark.parametrize(("mix", "codec"), BYTECODES)
 def test_bytecodes_of_a_new_request(mix: str, codec: str) -> None:

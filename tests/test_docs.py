@@ -16,16 +16,17 @@ from typing import Any
 
 import pytest
 
-import trioasgi.http.exchange
 from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
+from tests.support.compiled import is_compiled
 from tests.support.http import CODECS
 from tests.support.processes import start, start_server
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config
 from trioasgi.config.declaration import DEFAULT_PORT
 from trioasgi.errors import ExitStatus
+from trioasgi.http.exchange import Exchange
 from trioasgi.http1.body import MAX_CHUNK_LINE
 from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS
 from trioasgi.http1.connection import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
@@ -335,8 +336,9 @@ def test_every_server_runs_one_process_with_its_defaults(name: str) -> None:
 
 # deployment.md: the limits of the compiled wheel
 
-IS_COMPILED = not str(trioasgi.http.exchange.__file__).endswith(".py")
-compiled = pytest.mark.skipif(not IS_COMPILED, reason="this is the pure Python wheel: see nox -s compiled")
+compiled = pytest.mark.skipif(
+    not is_compiled(Exchange), reason="this is the pure Python wheel: see nox -s wheels"
+)
 
 
 @compiled

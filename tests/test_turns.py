@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from tests.support.compiled import interpreted
 from tests.support.openssl import RecordClient
 from tests.support.sockets import connected, open_stream, run, served
 from tests.support.transports import TRANSPORTS, certificates, serving_over
@@ -243,6 +244,7 @@ def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_do
     assert max(inflated.values()) <= (2 << 20) + connections * STEP_OUT
 
 
+@interpreted(WebSocketSession)
 def test_of_all_websockets_that_flood_pings_one_is_answered_in_each_round(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -286,6 +288,7 @@ def test_of_all_websockets_that_flood_pings_one_is_answered_in_each_round(
     assert sum(count > 2 * STEPS for count in rounds) <= 2
 
 
+@interpreted(HeadReader)
 @pytest.mark.parametrize("pipelined", [1, 3])
 def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch: pytest.MonkeyPatch) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -325,6 +328,7 @@ def test_of_all_long_heads_one_is_read_in_each_round(pipelined: int, monkeypatch
     assert max(heads.values()) <= 2
 
 
+@interpreted(ChunkedBody)
 @pytest.mark.parametrize("reads", [True, False], ids=["read", "unread"])
 def test_of_all_bodies_of_tiny_chunks_one_is_read_in_each_round(
     reads: bool, monkeypatch: pytest.MonkeyPatch

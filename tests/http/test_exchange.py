@@ -11,6 +11,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.compiled import interpreted
 from tests.support.http import on_trio
 from trioasgi.asgi.http_call import HTTPCall
 from trioasgi.errors import BodyLengthError, ClientDisconnected
@@ -20,6 +21,8 @@ from trioasgi.http.response import ResponsePhase
 from trioasgi.http.response_fields import GivenField
 from trioasgi.net.channel import ByteChannel
 from trioasgi.net.files import FILE_SLICE
+
+pytestmark = interpreted(Exchange)
 
 CONTENT = random.Random(0).randbytes(3 * FILE_SLICE + 17)
 

@@ -6,6 +6,7 @@ can leave a nursery that waits for ever. Each call of the server's code must be 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from types import FrameType
@@ -21,8 +22,8 @@ from tests.support.transports import certificates
 
 from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
 
-PACKAGE = str(Path(trioasgi.__file__).parent)
-TRIO = str(Path(trio.__file__).parent)
+PACKAGE = os.path.join(Path(trioasgi.__file__).parent, "")
+TRIO = os.path.join(Path(trio.__file__).parent, "")
 OURS = {
     "Hub._dispatch",
     "Hub._flush",

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.compiled import interpreted
 from tests.support.http import on_trio
 from tests.support.turns import counted_turns
 from tests.support.websocket import (
@@ -95,6 +96,7 @@ async def test_others_run_while_a_message_inflates_to_the_most_that_it_may(codec
     assert counts[0] >= 16
 
 
+@interpreted(WebSocketSession)
 @on_trio
 async def test_others_run_while_messages_are_dropped_that_inflate_to_a_thousand_times_their_size(
     codec: str,
