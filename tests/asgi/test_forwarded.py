@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tests.support.cost import lines
 from tests.support.http import Calls, on_trio, respond, serving
 from tests.support.sockets import connected, logged, run, served
-from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarded, Forwarding, replace_host
+from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS, Forwarding, replace_host
+from trioasgi.asgi.statement import Forwarded
 from trioasgi.config import Config
 from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError

@@ -25,17 +25,16 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-import msgspec
-
+from trioasgi.asgi.statement import Forwarded, Node, Statement
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
-from trioasgi.net.peers import ConnectionInfo
-from trioasgi.net.trust import Trusted, normal_address
+from trioasgi.net.trust import normal_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trioasgi.http.request import Header, Request
-    from trioasgi.net.peers import Peer
+    from trioasgi.net.peers import ConnectionInfo, Peer
+    from trioasgi.net.trust import Trusted
 
 FOR: Final = b"x-forwarded-for"
 PROTO: Final = b"x-forwarded-proto"
@@ -78,17 +77,6 @@ _NO_CHARS: Final = NO_FIELD_CHARS.decode()
 _QDTEXT: Final = rf'[^"\\{_NO_CHARS}]*'
 _PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^{_NO_CHARS}]{_QDTEXT})*)")')
 _SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
-
-
-class Forwarded(ConnectionInfo, frozen=True):
-    """What trusted proxies say of a request: the client's connection, the Host that the client asked for, and
-    the percent-encoded path at which the application is mounted. None: they do not say.
-
-    `tls` is that of the proxy's connection.
-    """
-
-    host: bytes | None = None
-    root_path: str | None = None
 
 
 def replace_host(headers: list[Header], host: bytes) -> None:
@@ -170,43 +158,21 @@ def read_forwarded(
     return None if statement is None else _conclude(statement, headers, info)
 
 
-class _Node(msgspec.Struct, frozen=True):
-    """A hop: how the log names it, and the scope's `client` (port 0: unknown); None if it is no address."""
-
-    label: str
-    client: Peer | None = None
-
-    def is_trusted(self, trusted: Trusted) -> bool:
-        if self.client is None:
-            return self.label == "unix:" and trusted.unix  # nginx calls the client of a Unix socket so
-        return trusted.has_address(self.client[0])
-
-
-class _Statement(msgspec.Struct, frozen=True):
-    """The values of the header fields about the client's request. Only `client` has been checked."""
-
-    client: _Node | None
-    scheme: str = ""
-    host: str = ""
-    port: str = ""
-    prefix: str = ""
-
-
-_NOT_KNOWN: Final = _Node("an unknown client")
-_UNSAID: Final = _Node("nothing is said of the client")
+_NOT_KNOWN: Final = Node("an unknown client")
+_UNSAID: Final = Node("nothing is said of the client")
 _UNNAMED: Final[tuple[Peer | None, bytes | None]] = (None, None)
 
 
 # One hop of which the usual is said. What is made of a client, and of a host, is remembered: they come again.
 
 
-def _read_node(value: bytes) -> _Node | None:
+def _read_node(value: bytes) -> Node | None:
     """The only hop; None if there may be more of them, or none."""
     return _read_short_node(value) if len(value) <= _MAX_LABEL else None
 
 
 @lru_cache(maxsize=1024)
-def _read_short_node(value: bytes) -> _Node | None:
+def _read_short_node(value: bytes) -> Node | None:
     return _parse_node(value.decode("latin-1")) if value and b"," not in value else None
 
 
@@ -223,7 +189,7 @@ def _read_short_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
 # The two families
 
 
-def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -> _Statement:
+def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -> Statement:
     client, distance = _find_client(_entries(fields.get(FOR, ())), trusted)
 
     def pick(name: bytes) -> str:
@@ -231,7 +197,7 @@ def _read_x_forwarded(fields: Mapping[bytes, Sequence[str]], trusted: Trusted) -
         entries = _entries(values) if values else ()
         return entries[max(len(entries) - 1 - distance, 0)] if entries else ""
 
-    return _Statement(client, pick(PROTO), pick(HOST), pick(PORT), pick(PREFIX))
+    return Statement(client, pick(PROTO), pick(HOST), pick(PORT), pick(PREFIX))
 
 
 def _entries(values: Sequence[str]) -> list[str]:
@@ -241,18 +207,18 @@ def _entries(values: Sequence[str]) -> list[str]:
     return [entry for value in values for part in value.split(",") if (entry := part.strip(" \t"))]
 
 
-def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> _Statement | None:
+def _read_rfc7239(values: Sequence[str], trusted: Trusted) -> Statement | None:
     elements: list[dict[str, str]] = []
     room = MAX_PAIRS
     for value in values:
         room = _parse_elements(value, elements, room)
         if room < 0:
-            return _Statement(_NOT_KNOWN)
+            return Statement(_NOT_KNOWN)
     if not elements:
         return None
     client, distance = _find_client([element.get("for") for element in elements], trusted)
     element = elements[-1 - distance]
-    return _Statement(client, element.get("proto", ""), element.get("host", ""))
+    return Statement(client, element.get("proto", ""), element.get("host", ""))
 
 
 def _parse_elements(value: str, elements: list[dict[str, str]], room: int) -> int:
@@ -296,12 +262,12 @@ def _unquote(text: str) -> str:
 # The client
 
 
-def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node | None, int]:
+def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[Node | None, int]:
     """The client among the hops, and its distance from the right.
 
     A hop without an address (None) ends the search: the hop before it is the client, or the peer itself.
     """
-    client: _Node | None = None
+    client: Node | None = None
     distance = 0
     for distance, text in enumerate(reversed(nodes)):
         if text is None:
@@ -314,22 +280,22 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[_Node |
     return client, distance
 
 
-def _parse_node(text: str) -> _Node:
+def _parse_node(text: str) -> Node:
     if len(text) > _MAX_LABEL:  # longer than any address
-        return _Node(text[:_MAX_LABEL])
+        return Node(text[:_MAX_LABEL])
     match = _BRACKETED.fullmatch(text) or _DOTTED.fullmatch(text) or _BARE_V6.fullmatch(text)
     address = normal_address(match[1]) if match is not None else None
     port = int(match[2] or 0) if match is not None else 0
     if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
-        return _Node(text or _NOT_KNOWN.label)
+        return Node(text or _NOT_KNOWN.label)
     shown = f"[{address}]" if ":" in address else address
-    return _Node(f"{shown}:{port}" if port else address, (address, port))
+    return Node(f"{shown}:{port}" if port else address, (address, port))
 
 
 # The server and the Host
 
 
-def _conclude(statement: _Statement, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded:
+def _conclude(statement: Statement, headers: Sequence[Header], info: ConnectionInfo) -> Forwarded:
     scheme = _SCHEMES.get(statement.scheme.lower(), info.scheme)
     node = statement.client
     client, peer = (info.client, info.peer) if node is None else (node.client, node.label)
@@ -341,7 +307,7 @@ def _conclude(statement: _Statement, headers: Sequence[Header], info: Connection
 
 
 def _find_server(
-    statement: _Statement, headers: Sequence[Header], server: Peer | None, scheme: str
+    statement: Statement, headers: Sequence[Header], server: Peer | None, scheme: str
 ) -> tuple[Peer | None, bytes | None]:
     """The server as the client has addressed it, and the Host field for it; `server` and None if the
     statement does not say.

@@ -10,8 +10,9 @@ from urllib.parse import quote, unquote
 
 from trioasgi.asgi.background import TrioExtension
 from trioasgi.asgi.failures import is_disconnect, split_failure
-from trioasgi.asgi.forwarded import Forwarded, replace_host
+from trioasgi.asgi.forwarded import replace_host
 from trioasgi.asgi.http_call import HTTPCall
+from trioasgi.asgi.statement import Forwarded
 from trioasgi.http.access import AccessEntry
 from trioasgi.http.response import ResponsePhase
 from trioasgi.observe.errors import log_app_exception
