@@ -178,7 +178,9 @@ assert pathlib.Path(file).is_relative_to(sys.prefix), file
 """
 
 # Tests of what is the same in each wheel: worker processes, and the sources themselves.
-NOT_OF_THE_WHEEL = [f"--ignore=tests/{name}" for name in ("cli", "supervisor", "test_project.py")]
+NOT_OF_THE_WHEEL = [
+    f"--ignore=tests/{name}" for name in ("cli", "supervisor", "test_project.py", "test_reference.py")
+]
 
 
 def copy_tree(target: Path) -> None:
