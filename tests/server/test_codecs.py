@@ -36,7 +36,7 @@ def told_and_taken(script: str, choice: str, *missing: str) -> list[str]:
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", begin + script],
         check=True,
-        stdout=subprocess.PIPE,
+        capture_output=True,
         text=True,
         timeout=30,
     )
@@ -81,8 +81,10 @@ def test_a_parser_that_takes_more_than_it_should_is_not_used(change: str) -> Non
     lax = LAX.format(change=change)
     assert told_and_taken(lax + HTTP, "auto") == ["httptools", "httptools"]
     assert told_and_taken(lax + HTTP, "auto", "httptools") == ["h11", "h11"]
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(subprocess.CalledProcessError) as failed:
         told_and_taken(lax + HTTP, "h1c")
+    assert "--http h1c needs the package gunicorn_h1c (" in failed.value.stderr
+    assert "it must be 0.6.10 or later): pip install -U 'trioasgi[h1c]'" in failed.value.stderr
 
 
 @pytest.mark.parametrize(

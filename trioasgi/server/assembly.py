@@ -114,7 +114,8 @@ def codec_factory(http: str) -> Callable[[], Codec]:
         except ImportError as exc:
             if http == name:
                 raise ConfigError(
-                    f"--http {name} needs the package {package}: pip install 'trioasgi[{EXTRAS[name]}]'"
+                    f"--http {name} needs the package {package} ({exc}): "
+                    f"pip install -U 'trioasgi[{EXTRAS[name]}]'"
                 ) from exc
     return _import_codec("h11")
 
