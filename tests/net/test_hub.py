@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import errno
-import select
 import socket
 import sys
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import pytest
 import trio
@@ -142,11 +141,11 @@ class Epoll:
     """The hub's epoll set, which notes the sockets that it learns of."""
 
     def __init__(self, hub: Hub, failure: OSError | None = None) -> None:
-        self._epoll = hub._epoll
+        self._epoll = vars(hub)["_epoll"]
         self._failure = failure
         self.learned: list[int] = []
         self.forgot: list[int] = []
-        hub._epoll = cast("select.epoll", self)
+        vars(hub)["_epoll"] = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)

@@ -212,13 +212,14 @@ def test_an_sslstream_of_the_caller_stays_as_it_is(tmp_path: Path) -> None:
     run(main, 10)
 
 
+TCP_INFO = 11  # socket.TCP_INFO, on Linux
 SEGMENTS_IN = 140
 """The offset of `tcpi_segs_in` in the kernel's struct tcp_info."""
 
 
 def segments(stream: trio.SocketStream) -> int:
     """How many TCP segments have arrived."""
-    info = stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, SEGMENTS_IN + 4)
+    info = stream.socket.getsockopt(socket.IPPROTO_TCP, TCP_INFO, SEGMENTS_IN + 4)
     return int.from_bytes(info[SEGMENTS_IN:], sys.byteorder)
 
 

@@ -26,14 +26,13 @@ def undelivered(fd: int) -> int:
     """Bytes in the send queue that the peer has not acknowledged (tcp(7), unix(7): SIOCOUTQ); 0 if the
     platform cannot tell.
     """
-    if sys.platform != "linux":
-        return 0
     answer = bytearray(_INT.size)
-    try:
-        # Into a buffer: with bytes, fcntl fills a kilobyte and makes a new object of it.
-        fcntl.ioctl(fd, _TIOCOUTQ, answer)
-    except OSError:
-        return 0
+    if sys.platform == "linux":
+        try:
+            # Into a buffer: with bytes, fcntl fills a kilobyte and makes a new object of it.
+            fcntl.ioctl(fd, _TIOCOUTQ, answer)
+        except OSError:
+            return 0
     (size,) = _INT.unpack(answer)
     return int(size)
 
