@@ -1,4 +1,4 @@
-"""Finds the end of a request's body (RFC 9112, 6 and 7.1). Both codecs use it."""
+"""Finds the end of a request's body (RFC 9112, 6 and 7.1). All codecs need it."""
 
 from __future__ import annotations
 

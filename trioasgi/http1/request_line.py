@@ -35,7 +35,7 @@ _TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
 _VERSION_SO_FAR: Final = re.compile(rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?")
 """The parts of a request line, as far as they have come."""
 
-# The methods that llhttp knows, so both codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744, 4791,
+# The methods that llhttp knows, so all codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744, 4791,
 # UPnP and QUERY.
 _METHODS: Final = """
     GET POST HEAD PUT DELETE OPTIONS PATCH TRACE QUERY

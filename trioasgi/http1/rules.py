@@ -1,4 +1,4 @@
-"""What the head of a request means: the rules above both codecs.
+"""What the head of a request means: the rules above all codecs.
 
 `Rule` lists each malformed or ambiguous form with its answer and its section. Where the RFC leaves a choice,
 we take the stricter reading: a request that two recipients read differently can be smuggled past a proxy.
