@@ -17,13 +17,14 @@ from trioasgi.http import response
 from trioasgi.http1 import connection
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
 from trioasgi.server.progress import PHASE_TRANSITIONS, ServerPhase
+from trioasgi.supervisor.roll import ROLL_TRANSITIONS, RollState
 from trioasgi.supervisor.slots import (
     SLOT_TRANSITIONS,
     SUPERVISOR_TRANSITIONS,
     SlotState,
     SupervisorState,
 )
-from trioasgi.supervisor.worker_process import WORKER_TRANSITIONS, WorkerState
+from trioasgi.supervisor.worker_state import WORKER_TRANSITIONS, WorkerState
 from trioasgi.websocket import state as websocket
 
 PAGE = Path(__file__).with_name("states.md")
@@ -36,6 +37,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "server": (ServerPhase, PHASE_TRANSITIONS),
     "supervisor": (SupervisorState, SUPERVISOR_TRANSITIONS),
     "slot": (SlotState, SLOT_TRANSITIONS),
+    "roll": (RollState, ROLL_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),

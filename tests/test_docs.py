@@ -38,10 +38,10 @@ from trioasgi.observe.access import BATCH_SECONDS, CUT_OFF, UNANSWERED
 from trioasgi.observe.text import LONGEST_ENTRY
 from trioasgi.process import ending
 from trioasgi.process.signals import AGAIN_AFTER
-from trioasgi.supervisor import worker_process
+from trioasgi.supervisor import vigil
 from trioasgi.websocket.deflate import STEP_OUT, WINDOW_BITS
 from trioasgi.websocket.reassembly import DEFLATE_FROM
-from trioasgi.worker.work import ORPHAN_GRACE
+from trioasgi.worker.commands import ORPHAN_GRACE
 from trioasgi.wsgi.middleware import DEFAULT_THREADS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,12 +151,12 @@ def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -
         ("deployment", "Idle connections are closed after half a second", LAST_REQUEST_SECONDS == 0.5),
         ("deployment", "that have sent nothing yet after a second", FIRST_REQUEST_SECONDS == 1),
         ("deployment", "What they shield from cancellation gets two more seconds", LAST_MOMENTS == 2),
-        ("deployment", "Three seconds after the grace", ending.MARGIN == worker_process.MARGIN == 3),
+        ("deployment", "Three seconds after the grace", ending.MARGIN == vigil.MARGIN == 3),
         ("deployment", "the process is ended two seconds after the call was cancelled", LAST_MOMENTS == 2),
         (
             "deployment",
             "three seconds after `--timeout-startup`",
-            ending.MARGIN == worker_process.MARGIN == 3,
+            ending.MARGIN == vigil.MARGIN == 3,
         ),
         ("deployment", "bytes/s, after the first {} s", Pace.GRACE),
         ("deployment", "more than {} bytes of empty lines", MAX_EMPTY),

@@ -45,7 +45,7 @@ def parse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Parse:
     """Run the command line up to the Config that would be run."""
     ran: list[Config] = []
 
-    def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+    def run_config(config: Config, remarks: Sequence[str] = (), reread: object = None) -> ExitStatus:
         ran.append(config)
         return ExitStatus.OK
 
@@ -346,7 +346,7 @@ def test_a_module_may_be_named_like_a_command(parse: Parse, monkeypatch: pytest.
 def test_a_failure_is_one_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+    def run_config(config: Config, remarks: Sequence[str] = (), reread: object = None) -> ExitStatus:
         raise LoadError(f"no module {config.app}")
 
     running = ModuleType("trioasgi.process.run")

@@ -128,7 +128,7 @@ def test_a_save_in_the_same_second_is_not_hidden_by_compiled_code(tmp_path: Path
 
 def test_a_running_request_finishes_during_a_reload(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
-    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+    with start_server("app:app", "--reload", "--reload-grace", "20", cwd=tmp_path) as server:
         url = server.url()
         held = Background(url, "/held")
         server.wait_for("held has begun")
@@ -143,7 +143,7 @@ def test_a_running_request_finishes_during_a_reload(tmp_path: Path) -> None:
 
 def test_a_stuck_worker_is_killed_after_the_grace(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
-    with start_server("app:app", "--reload", "--timeout-graceful-shutdown", "0.5", cwd=tmp_path) as server:
+    with start_server("app:app", "--reload", "--reload-grace", "0.5", cwd=tmp_path) as server:
         url = server.url()
         old = int(get(url, "/pid").body)
         stuck = Background(url, "/block")

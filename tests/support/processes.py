@@ -226,3 +226,16 @@ def wait_until(
         if time.monotonic() > deadline:
             raise AssertionError(f"not in time: {what}")
         time.sleep(step)
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process, from Linux's /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == pid:
+            found.append(int(path.parent.name))
+    return found

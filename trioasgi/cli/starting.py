@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import Final, NoReturn
 
 from trioasgi.config.sources import read_config, remarks_on
@@ -34,10 +35,11 @@ def start(
     `typed` has the flag of each option in this command line, by the option's name. `fixed` overrides all.
     """
     flags: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    read = partial(
+        read_config, {**flags, **(fixed or {})}, typed=typed, config_file=config_file, defaults=defaults
+    )
     try:
-        config = read_config(
-            {**flags, **(fixed or {})}, typed=typed, config_file=config_file, defaults=defaults
-        )
+        config = read()
         if config.app is None:
             _fail(
                 "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
@@ -47,7 +49,7 @@ def start(
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
-        status = run_config(config, remarks_on(os.environ, config.env_file))
+        status = run_config(config, remarks_on(os.environ, config.env_file), read)
     except TrioasgiError as error:
         _fail(str(error), error.exit_status)
     except KeyboardInterrupt:  # not of a signal: the application has raised it

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from trioasgi.errors import ConfigError
 
-from .declaration import DEVELOPMENT, FORWARDED_HEADERS, LISTENING_WAYS, OPTIONS
+from .declaration import DEVELOPMENT, FORWARDED_HEADERS, LISTENING_WAYS, OPTIONS, SUPERVISED
 from .option import Origins, origin_of
 
 _HEADER = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t\x20-\x7e\x80-\xff]*"
@@ -155,6 +155,20 @@ def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
         )
 
 
+def _check_smoke(values: Mapping[str, object], origins: Origins) -> None:
+    entries = values.get("smoke", ())
+    assert isinstance(entries, tuple)
+    if not entries:
+        return
+    from .smoke import SMOKE_FORM, parse_probe
+
+    for entry in entries:
+        try:
+            parse_probe(entry)
+        except ConfigError:
+            OPTIONS["smoke"].refuse(entry, origin_of("smoke", origins), SMOKE_FORM)
+
+
 def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
     """Refuse NUL characters, which end a text in C, in paths, addresses and cipher lists."""
     for name, value in values.items():
@@ -167,7 +181,7 @@ def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
 
 def _crosses(values: Mapping[str, object]) -> bool:
     """Do the options go to another process?"""
-    return bool(values.get("reload")) or values.get("workers", 1) != 1
+    return values.get("workers", 1) != 1 or any(values.get(name) for name in SUPERVISED)
 
 
 _RULES = (
@@ -179,5 +193,6 @@ _RULES = (
     _check_trusted,
     _check_forwarded_headers,
     _check_root_path,
+    _check_smoke,
     _check_nul,
 )

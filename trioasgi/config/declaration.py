@@ -158,7 +158,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     workers: Annotated[
         Positive,
         option(
-            "Worker processes.",
+            "Worker processes; auto: one for each CPU.",
             Group.PROCESSES,
             flags=("--workers", "-w"),
             environment_aliases=("WEB_CONCURRENCY",),
@@ -197,6 +197,23 @@ class Declaration(_Application, frozen=True, kw_only=True):
     reload_delay: Annotated[
         Seconds, option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S")
     ] = 0.05
+    reload_grace: Annotated[
+        Seconds, option("For running requests at a reload.", Group.PROCESSES, metavar="S")
+    ] = 1.0
+    standby: Annotated[bool, option("Keep one more worker ready, for a crash.", Group.PROCESSES)] = False
+    smoke: Annotated[
+        tuple[str, ...],
+        option("Probe this before a roll goes on; repeatable.", Group.PROCESSES, metavar="PATH"),
+    ] = ()
+    smoke_timeout: Annotated[
+        SomeSeconds, option("For all answers to --smoke.", Group.PROCESSES, metavar="S")
+    ] = 10.0
+    worker_lifetime: Annotated[
+        Seconds, option("Replace a worker after so long; 0: never.", Group.PROCESSES, metavar="S")
+    ] = 0.0
+    worker_max_rss: Annotated[
+        Count, option("Replace a worker above this memory; 0: never.", Group.PROCESSES, metavar="BYTES")
+    ] = 0
 
     http: Annotated[
         Literal["auto", "h1c", "h11", "httptools"],
@@ -402,6 +419,9 @@ OPTIONS: Mapping[str, Option] = read_options(Declaration)
 
 NAMES: Mapping[str, str] = option_names(OPTIONS)
 """The own name of an option, by each name that it has in any source."""
+
+SUPERVISED = ("reload", "standby", "smoke", "worker_lifetime", "worker_max_rss")
+"""The options that need a supervisor. So do more workers than one."""
 
 LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))
 """The groups of options for the listening address. A Config uses one group."""

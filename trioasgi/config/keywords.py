@@ -43,6 +43,12 @@ class Options(TypedDict, total=False):
     reload_includes: Texts | None
     reload_excludes: Texts | None
     reload_delay: float | None
+    reload_grace: float | None
+    standby: bool | None
+    smoke: Texts | None
+    smoke_timeout: float | None
+    worker_lifetime: float | None
+    worker_max_rss: int | None
     http: Literal["auto", "h1c", "h11", "httptools", "zttp"] | type[object] | None
     server_header: bool | None
     date_header: bool | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from .declaration import Declaration
+from .declaration import SUPERVISED, Declaration
 
 
 def remarks_on_options(config: Declaration) -> list[str]:
@@ -14,7 +14,7 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
     """The warnings about these values in a server that is embedded in a program."""
     given = {
         "workers": config.workers > 1,
-        "reload": config.reload,
+        **{name: bool(getattr(config, name)) for name in SUPERVISED},
         "env_file": config.env_file is not None,
         "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
     }

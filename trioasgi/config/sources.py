@@ -25,7 +25,7 @@ import msgspec
 from trioasgi.errors import ConfigError
 
 from .config import Config
-from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS
+from .declaration import DEVELOPMENT, LISTENING_WAYS, NAMES, OPTIONS, SUPERVISED
 from .option import Kind, Option, Origin, nearest_name, unknown_option
 from .uvicorn import UVICORN_NAMES, UVICORN_PREFIX
 
@@ -106,7 +106,7 @@ def is_supervised(config: Config) -> bool:
     """Does a supervisor start workers? Then each worker reads the env file itself. If this process set its
     variables, the workers would inherit them, and keep those that were removed from the file.
     """
-    return config.reload or config.workers > 1
+    return config.workers > 1 or any(getattr(config, name) for name in SUPERVISED)
 
 
 def merge(layers: Sequence[Layer]) -> Layer:

@@ -32,6 +32,7 @@ from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.server.gate import UnderSupervisor
     from trioasgi.server.handle import Server
     from trioasgi.types import ASGIApp
 
@@ -83,6 +84,7 @@ class Lifecycle:
 
     `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` are called in
     the loop. So is `on_stuck`, if the process belongs to the server and the application keeps it from ending.
+    `supervised` has what a worker leaves to its supervisor.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Lifecycle:
         on_serving: Callable[[], None] = lambda: None,
         on_draining: OnDraining = lambda _, __, ___: None,
         on_stuck: Callable[[Failure], None] | None = None,
+        supervised: UnderSupervisor | None = None,
     ) -> None:
         self.stage = Stage.LOADING
         self.has_served = False
@@ -101,9 +104,12 @@ class Lifecycle:
         self._sockets = sockets
         self._on_serving = on_serving
         self._on_draining = on_draining
+        self._supervised = supervised
         self._on_stuck = None if on_stuck is None else partial(self._report_stuck, on_stuck)
         self._scope = trio.CancelScope()
         self._token: trio.lowlevel.TrioToken | None = None
+        self.root_task: trio.lowlevel.Task | None = None
+        """The root of the loop's tasks, once it runs."""
         self._made: Server | None = None
         self._server: Server | None = None
         """`_made`, once it serves."""
@@ -120,6 +126,7 @@ class Lifecycle:
         """
         self._config = anchored(self._config, self._directory)
         self._token = trio.lowlevel.current_trio_token()
+        self.root_task = trio.lowlevel.current_root_task()
         self._enter(Stage.STARTING)
         for early in self._early:
             self._token.run_sync_soon(early)
@@ -163,7 +170,14 @@ class Lifecycle:
                     owns_process=self._on_stuck is not None,
                 )
             else:
-                start = partial(serve_copies, app, self._config, self._sockets, on_stuck=self._on_stuck)
+                start = partial(
+                    serve_copies,
+                    app,
+                    self._config,
+                    self._sockets,
+                    on_stuck=self._on_stuck,
+                    supervised=self._supervised,
+                )
             await start(on_made=self._note_made, task_status=_Told(partial(self._begin, nursery)))
 
     def _note_made(self, server: Server) -> None:
@@ -184,13 +198,28 @@ class Lifecycle:
             self._enter(Stage.DRAINING)
             self._on_draining("by itself", grace_of(server), server.has_reached_limit)
 
-    def request_drain(self, reason: str, *, final: bool = False) -> bool:
+    @property
+    def counts(self) -> tuple[int, int, int]:
+        """The open connections, the calls under way, and the calls that have ended."""
+        if self._server is None:
+            return 0, 0, 0
+        return self._server.connections, self._server.calls, self._server.requests
+
+    def request_accept(self) -> bool:
+        """Ask the run to accept connections, if it waits for that or is about to. False as for
+        `request_drain`.
+        """
+        gate = None if self._supervised is None else self._supervised.gate
+        return gate is not None and self._call_soon(gate.open)
+
+    def request_drain(self, reason: str, *, final: bool = False, grace: float | None = None) -> bool:
         """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
         drains as soon as it does.
 
-        `final`: all other workers stop too. This may be called again.
+        `final`: all other workers stop too. `grace`: seconds that requests have, in place of the option. This
+        may be called again.
         """
-        return self._call_soon(partial(self._drain, reason, final=final))
+        return self._call_soon(partial(self._drain, reason, final=final, grace=grace))
 
     def request_abort(self, reason: str) -> bool:
         """Ask the run to end at once. False as for `request_drain`."""
@@ -211,7 +240,7 @@ class Lifecycle:
             return False
         return True
 
-    def _drain(self, reason: str, *, final: bool) -> None:
+    def _drain(self, reason: str, *, final: bool, grace: float | None) -> None:
         is_first, self._was_asked = not self._was_asked, True
         match self.stage:
             case Stage.STARTING:
@@ -222,23 +251,24 @@ class Lifecycle:
                 assert self._server is not None
                 self._enter(Stage.DRAINING)
                 logger.info("Stopping: %s", reason)
-                self._on_draining(reason, self._config.timeout_graceful_shutdown, True)
-                self._begin_drain(self._server, final=final)
+                limit = self._config.timeout_graceful_shutdown if grace is None else grace
+                self._on_draining(reason, limit, True)
+                self._begin_drain(self._server, final=final, grace=grace)
             case Stage.DRAINING if self._server is not None:
                 if is_first:  # it has begun to stop by itself
                     logger.info("Stopping already: %s", reason)
-                self._begin_drain(self._server, final=final)
+                self._begin_drain(self._server, final=final, grace=grace)
             case Stage.LOADING | Stage.DRAINING | Stage.ABORTED | Stage.ENDED:
                 pass
 
-    def _begin_drain(self, server: Server, *, final: bool) -> None:
+    def _begin_drain(self, server: Server, *, final: bool, grace: float | None) -> None:
         if server.has_drained and (final or self._sockets is None):  # everything stops, not only this worker
             # The application may have set itself a longer grace.
             server.begin_drain(self._config.timeout_graceful_shutdown)
         if final:
             begin_last_drain(server)
         else:
-            server.begin_drain()
+            server.begin_drain(grace)
 
     def _abort(self, reason: str) -> None:
         if self.stage is not Stage.ENDED:

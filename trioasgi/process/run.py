@@ -63,30 +63,37 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
         sys.exit(status)
 
 
-def run_config(config: Config, remarks: Sequence[str] = ()) -> ExitStatus:
+def run_config(
+    config: Config, remarks: Sequence[str] = (), reread: Callable[[], Config] | None = None
+) -> ExitStatus:
     """Serve `config.app` until it is told to stop. Return the status, or raise as `run` does.
 
-    `remarks` are warnings to log first. The process must belong to the server: it ends soon after, even if
-    threads of the application still run.
+    `remarks` are warnings to log first. `reread` reads the options anew, for a roll. The process must belong
+    to the server: it ends soon after, even if threads of the application still run.
     """
-    return _run_named(config, remarks, StopSignals(until_exit=True))
+    return _run_named(config, remarks, StopSignals(until_exit=True), reread)
 
 
-def _run_named(config: Config, remarks: Sequence[str] = (), signals: StopSignals | None = None) -> ExitStatus:
+def _run_named(
+    config: Config,
+    remarks: Sequence[str] = (),
+    signals: StopSignals | None = None,
+    reread: Callable[[], Config] | None = None,
+) -> ExitStatus:
     signals = StopSignals() if signals is None else signals
     configure_logging(log_settings(config), show_pid=is_supervised(config))
     log_remarks(remarks)
     if is_supervised(config):
         log_remarks(config.remarks())  # in this process serve() does so
-        return _supervise(config, signals)
+        return _supervise(config, signals, reread)
     return _run_here(lambda: load_app(config), config, signals)
 
 
 def _run_app(app: App, config: Config) -> ExitStatus:
     if is_supervised(config):
         raise ConfigError(
-            "reload and workers need the application's name, such as run('main:app', workers=2): "
-            "each worker imports it itself"
+            "reload, workers and what concerns these need the application's name, such as "
+            "run('main:app', workers=2): each worker imports it itself"
         )
     configure_logging(log_settings(config))
     return _run_here(lambda: check_app(app, config=config), config, StopSignals())
@@ -100,14 +107,18 @@ def _settle(app: App | str | None, config: Config | None, options: Mapping[str, 
     return config.replace(**options) if options else config
 
 
-def _supervise(config: Config, signals: StopSignals) -> ExitStatus:
+def _supervise(config: Config, signals: StopSignals, reread: Callable[[], Config] | None) -> ExitStatus:
     from trioasgi.process.supervised import supervise
 
     with signals:  # before and after the supervisor, which receives its own
         try:
             signals.raise_nothing()
             run_workers = partial(
-                supervise, config, lambda: signals.have_come, owns_process=signals.until_exit
+                supervise,
+                config,
+                lambda: signals.have_come,
+                owns_process=signals.until_exit,
+                reread=reread,
             )
             return trio.run(run_workers)
         except KeyboardInterrupt:

@@ -16,8 +16,14 @@ import trio
 logger = logging.getLogger("trioasgi")
 
 STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
+"""Those that stop a server."""
+STEERING: tuple[signal.Signals, ...] = ()
+"""Those that a supervisor acts on while it goes on: it rolls, scales, and opens log files anew."""
 if sys.platform == "win32":
     STOPPING += (signal.SIGBREAK,)
+else:
+    STOPPING += (signal.SIGQUIT,)
+    STEERING = (signal.SIGHUP, signal.SIGUSR1, signal.SIGTTIN, signal.SIGTTOU)
 
 AGAIN_AFTER = 0.5
 """A second signal counts only if it comes so many seconds after the first: a terminal and a process manager

@@ -5,6 +5,7 @@ listeners, the terminal, the first log lines.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from trioasgi.net.listeners import close_inherited, close_listeners, open_listen
 from trioasgi.observe import announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.imports import working_directory
-from trioasgi.process.signals import AGAIN_AFTER, STOPPING, wake_no_loop
+from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, wake_no_loop
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
@@ -32,16 +33,23 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
 
 
+logger = logging.getLogger("trioasgi")
+
 _LAST_MOMENTS = 1.0
 """Seconds in which this process must end after the second signal."""
 
 
 async def supervise(
-    config: Config, is_stopped: Callable[[], bool] = lambda: False, *, owns_process: bool = False
+    config: Config,
+    is_stopped: Callable[[], bool] = lambda: False,
+    *,
+    owns_process: bool = False,
+    reread: Callable[[], Config] | None = None,
 ) -> ExitStatus:
     """Serve `config.app` in `config.workers` processes until a signal; with `config.reload`, anew on changes.
     `is_stopped` tells whether a signal has come before this receives them. To be the main task of the loop.
     `owns_process`: does the process belong to the server, with the descriptors that it has inherited?
+    `reread` reads the options anew, for a roll; None: they stay.
 
     Returns OK after a stop in which every worker ended by itself, FAILED if one had to be killed, NOT_STARTED
     if none could be started. Raises BindError, ConfigError or TLSError before any worker is started, and
@@ -49,17 +57,17 @@ async def supervise(
     thread only.
     """
     try:
-        return await _bind_and_supervise(config, is_stopped, owns_process)
+        return await _bind_and_supervise(config, is_stopped, owns_process, reread or config.replace)
     finally:
         wake_no_loop()
 
 
 async def _bind_and_supervise(
-    config: Config, is_stopped: Callable[[], bool], owns_process: bool
+    config: Config, is_stopped: Callable[[], bool], owns_process: bool, reread: Callable[[], Config]
 ) -> ExitStatus:
     with (
         _children_are_waited_for(),
-        _stopping_signals() as signals,
+        _signals(config) as signals,
         resolve_certificate(config) as resolved,
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
@@ -89,12 +97,27 @@ async def _bind_and_supervise(
         supervisor = Supervisor(
             resolved,
             sockets,
-            stop_requests=signals,
+            signals=signals,
             directory=working_directory(),
             terminal=terminal,
             on_serving=announce_serving,
+            reread=lambda: _settled(reread(), config, resolved),
         )
         return await supervisor.supervise()
+
+
+def _settled(new: Config, given: Config, resolved: Config) -> Config:
+    """The config of a roll: `new` without what only a restart can change. `resolved` is the first one,
+    `given` with the files of its development certificate.
+    """
+    kept: dict[str, object] = {}
+    for name in ("bind", "host", "port", "uds", "fd", "reload"):
+        if getattr(new, name) != getattr(given, name):
+            logger.warning("%s has changed: that needs a restart", name)
+            kept[name] = getattr(given, name)
+    if new.certfile == given.certfile and new.certfile != resolved.certfile:
+        kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
+    return new.replace(**kept)
 
 
 @contextlib.contextmanager
@@ -118,12 +141,20 @@ def _children_are_waited_for() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopping_signals() -> Iterator[AsyncIterator[int]]:
+def _signals(config: Config) -> Iterator[AsyncIterator[int]]:
+    """The signals that this process acts on. A terminal sends some of STEERING for its own purposes to a
+    process that reads from it in the background, as a worker may under `reload`.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield _no_signals()
         return
-    with trio.open_signal_receiver(*STOPPING) as signals, _ended_by_a_second_signal():
+    steering = (number for number in STEERING if not (config.reload and _is_of_terminal(number)))
+    with trio.open_signal_receiver(*STOPPING, *steering) as signals, _ended_by_a_second_signal():
         yield _without_repeats(signals)
+
+
+def _is_of_terminal(number: signal.Signals) -> bool:
+    return number.name in ("SIGTTIN", "SIGTTOU")
 
 
 @contextlib.contextmanager
@@ -161,11 +192,13 @@ def _ended_by_a_second_signal() -> Iterator[None]:
 
 
 async def _without_repeats(signals: AsyncIterator[int]) -> AsyncIterator[int]:
-    """The first signal, and those that come AGAIN_AFTER seconds later or more."""
+    """The signals. Of those that stop: the first, and then those that come AGAIN_AFTER seconds later."""
     first_at: float | None = None
     async for number in signals:
         now = trio.current_time()
-        if first_at is None:
+        if number not in STOPPING:
+            pass
+        elif first_at is None:
             first_at = now
         elif now < first_at + AGAIN_AFTER:
             continue

@@ -114,6 +114,17 @@ class Acceptor:
             return
         connections.begin(stream, client, server)
 
+    def begin_private(self, connection: socket.socket, connections: Connections) -> None:
+        """Serve a connected socket that does not come from a listening one, without TLS or a PROXY header."""
+        connection.setblocking(False)
+        try:
+            stream = self._make_stream(connection, waits=True)
+        except OSError as exc:
+            logger.warning("the supervisor's connection could not be served: %s", exc)
+            connection.close()
+            return
+        connections.begin_plain(stream)
+
     def _make_stream(self, connection: socket.SocketType, *, waits: bool) -> trio.abc.Stream:
         return _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub, waits=waits)
 

@@ -99,6 +99,10 @@ class Connections:
             name = f"handshake with {info.peer}"
             self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
 
+    def begin_plain(self, stream: trio.abc.Stream) -> None:
+        """As `begin`, for a stream that has no client's address, and neither TLS nor a PROXY header."""
+        self._take_over(self._connect(as_channel(stream), self._preparer.info(None, None)))
+
     @property
     def begins_with_steps(self) -> bool:
         """Does a connection begin with a PROXY header, or a TLS handshake?"""

@@ -51,6 +51,7 @@ logger = logging.getLogger("trioasgi")
 
 class Hosting:
     """Runs the application for `server`, from its start-up to its shutdown, and notes the `progress`.
+    `on_limit` is called when the number of requests is reached; None: the server drains then.
 
     Raises TLSError.
     """
@@ -63,8 +64,10 @@ class Hosting:
         server: Server,
         progress: Progress,
         on_stuck: OnStuck | None = None,
+        on_limit: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
+        self._on_limit = on_limit
         self.progress = progress
         self.access_log = access_log(config)
         self._lost: TrioasgiError | None = None
@@ -197,6 +200,9 @@ class Hosting:
         )
 
     def _on_max_requests(self) -> None:
+        if self._on_limit is not None:
+            self._on_limit()
+            return
         logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
         self.progress.has_reached_limit = True
         self.progress.begin_drain()

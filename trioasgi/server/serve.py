@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from trioasgi.config.keywords import Options
     from trioasgi.net.borrowed import GivenSocket
+    from trioasgi.server.gate import UnderSupervisor
     from trioasgi.server.given import Given, OnConnection
     from trioasgi.server.handle import Server
     from trioasgi.server.hosting import OnStuck
@@ -144,15 +145,18 @@ async def serve_copies(
     *,
     on_stuck: OnStuck | None = None,
     on_made: OnMade | None = None,
+    supervised: UnderSupervisor | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, in a worker. `sockets` are its own copies of sockets on which other workers listen too.
-    `on_made` is as for `serve_alone`.
+    `on_made` is as for `serve_alone`. `supervised` has what it leaves to its supervisor.
 
     They are closed when the server drains. Otherwise clients would wait in a queue from which no worker
     accepts.
     """
-    tree = NurseryTree(app, config, list(sockets), Listening.WITH_OTHERS, NOTHING_GIVEN, on_stuck)
+    tree = NurseryTree(
+        app, config, list(sockets), Listening.WITH_OTHERS, NOTHING_GIVEN, on_stuck, supervised=supervised
+    )
     if on_made is not None:
         on_made(tree.server)
     await tree.serve(task_status)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from trioasgi.config import Config
+    from trioasgi.server.gate import Gate, UnderSupervisor
     from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
     from trioasgi.types import ASGIApp
@@ -47,14 +48,17 @@ class NurseryTree:
         given: Given,
         on_stuck: OnStuck | None = None,
         stop_hint: str | None = None,
+        supervised: UnderSupervisor | None = None,
     ) -> None:
         self._config = config
+        self._gate: Gate | None = None if supervised is None else supervised.gate
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
         tls = config.certfile is not None
         self.server = Server._create([(sock, tls) for sock in sockets], self._progress)
-        self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck)
+        on_limit = None if supervised is None else supervised.on_limit
+        self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)
         # Another server may use an inherited socket too.
         owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
         self._acceptor = Acceptor(
@@ -106,8 +110,10 @@ class NurseryTree:
     async def _listen(self, connections: Connections, task_status: trio.TaskStatus[Server]) -> None:
         """Accept connections until told to drain, and those that have come until then."""
         async with trio.open_nursery() as listening:
-            self._acceptor.start(listening, connections)
             start_soon(listening, self._hosting.drain_if_lifespan_crashes)
+            if self._gate is not None:
+                await self._gate.wait(self._acceptor, connections, self._progress.draining)
+            self._acceptor.start(listening, connections)
             if self._announces:
                 self._announce()
             self._progress.begin()

@@ -1,7 +1,10 @@
 """The messages between supervisor and worker: one JSON object for each line, in both directions.
 
-    supervisor ─► worker   stdin    Order first, then DrainCommands; end of file: the supervisor is gone
-    worker ─► supervisor   a socket of their own: Starting, Ready, Draining, Heartbeat, then Stopped or Failed
+    supervisor ─► worker   stdin    Order first, then commands; end of file: the supervisor is gone
+    worker ─► supervisor   a socket of their own: Starting, Waiting, Ready, Due, Draining, Heartbeat, Dumped,
+                           then Stopped or Failed
+
+A standby gets StandBy before its order, so that it knows that the order comes later.
 
 stdout and stderr belong to the application, so its output cannot be taken for a report.
 """
@@ -25,8 +28,12 @@ LONGEST_REASON = 1 << 14
 """Characters of the longest reason. Each takes at most six bytes of JSON."""
 
 
+STAND_BY = b"stand by\n"
+"""The line before the order of a worker that is started in advance."""
+
+
 class Order(msgspec.Struct, frozen=True):
-    """The first line on a worker's stdin, with everything that the worker needs."""
+    """The line on a worker's stdin with everything that the worker needs."""
 
     config: dict[str, object]
     """As `Config.to_dict` made it."""
@@ -38,6 +45,22 @@ class Order(msgspec.Struct, frozen=True):
     """Where the options came from, for messages."""
     stdin: int | None = None
     """A descriptor of the terminal, for debuggers in the application; it becomes the worker's fd 0."""
+    gated: bool = False
+    """Does the worker wait for an AcceptCommand when its application has started?"""
+    private: int | str | None = None
+    """A connected socket, described likewise, that is served before connections are accepted."""
+
+
+class AcceptCommand(msgspec.Struct, frozen=True, tag_field="command", tag="accept"):
+    """Accept connections. For a worker whose order was `gated`."""
+
+
+class DumpCommand(msgspec.Struct, frozen=True, tag_field="command", tag="dump"):
+    """Log the stacks of all threads and the tree of tasks, and report that they are Dumped."""
+
+
+class ReopenLogsCommand(msgspec.Struct, frozen=True, tag_field="command", tag="reopen_logs"):
+    """Open the log files anew, as their names may belong to other files now."""
 
 
 class DrainCommand(msgspec.Struct, frozen=True, tag_field="command", tag="drain"):
@@ -50,14 +73,28 @@ class DrainCommand(msgspec.Struct, frozen=True, tag_field="command", tag="drain"
     """Do all workers stop? Then this one also serves the connections in the queues of the
     listening sockets.
     """
+    grace: float | None = None
+    """Seconds that requests have; None: as long as `timeout_graceful_shutdown`, or as the application has
+    said.
+    """
 
 
 class Starting(msgspec.Struct, frozen=True, tag_field="report", tag="starting"):
     """The application is loaded. Its start-up has `timeout_startup` seconds from now on."""
 
 
+class Waiting(msgspec.Struct, frozen=True, tag_field="report", tag="waiting"):
+    """The application has started, and the worker waits for an AcceptCommand."""
+
+
 class Ready(msgspec.Struct, frozen=True, tag_field="report", tag="ready"):
     """The application has started and connections are accepted."""
+
+
+class Due(msgspec.Struct, frozen=True, tag_field="report", tag="due"):
+    """The worker should be replaced, for this reason. It serves until its successor is ready."""
+
+    reason: str
 
 
 class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
@@ -67,11 +104,25 @@ class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
     grace: float
     """Seconds that its requests have. The application may have set more than the option says."""
     is_planned: bool
-    """Has it served its number of requests, or got a signal? If not, the application has begun the drain."""
+    """Has it got a signal? If not, the application has begun the drain."""
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):
     """The worker's loop runs. The loop itself sends this every `heartbeat_interval` seconds."""
+
+    lag: float = 0.0
+    """Seconds that the loop was late to send it."""
+    rss: int = 0
+    """Bytes of memory that the process occupies; 0 if the system does not tell."""
+    connections: int = 0
+    calls: int = 0
+    """The calls of the application that are under way."""
+    requests: int = 0
+    """The calls of the application that have ended."""
+
+
+class Dumped(msgspec.Struct, frozen=True, tag_field="report", tag="dumped"):
+    """What a DumpCommand asks for is in the log."""
 
 
 class Stopped(msgspec.Struct, frozen=True, tag_field="report", tag="stopped"):
@@ -90,8 +141,8 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
     """Did it fail because the system had no room? That may pass."""
 
 
-Command = DrainCommand
-Report = Starting | Ready | Draining | Heartbeat | Stopped | Failed
+Command = AcceptCommand | DrainCommand | DumpCommand | ReopenLogsCommand
+Report = Starting | Waiting | Ready | Due | Draining | Heartbeat | Dumped | Stopped | Failed
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

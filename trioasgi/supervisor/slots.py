@@ -1,8 +1,9 @@
 """The slots of the workers, the state of the supervisor, and the events that it handles.
 
-A slot has one worker at a time, and gets the next one when that has ended. A replaced worker drains beside
-its successor. It still belongs to the slot, but the state of the slot is that of the successor. While the
-supervisor stops, no slot gets a worker, and the states of slots have no meaning.
+A slot has one worker at a time, and gets the next one when that has ended. A successor may start beside the
+worker, which then serves until it is ready. A replaced worker drains beside the one that has taken its place.
+Both belong to the slot, but the state of the slot is that of its worker. While the supervisor stops, no slot
+gets a worker, and the states of slots have no meaning.
 
 The supervisor runs until a signal, or until no worker can be started. Then it stops. That ends when the last
 worker has ended, or at a second signal.
@@ -53,7 +54,8 @@ SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
         SlotState.VACANT: "its worker has failed, and so would another",
     },
     SlotState.SERVING: {
-        SlotState.STARTING: "its worker is replaced, or leaves for a good reason",
+        SlotState.STARTING: "its worker is replaced, leaves for a good reason, or was killed from outside",
+        SlotState.SERVING: "its worker's successor is ready",
         SlotState.DELAYED: "its worker has crashed",
     },
     SlotState.DELAYED: {SlotState.STARTING: "the delay is over, or files have changed"},
@@ -84,6 +86,10 @@ class Slot(msgspec.Struct, eq=False):
 
     state: SlotState = SlotState.VACANT
     worker: WorkerProcess | None = None
+    successor: WorkerProcess | None = None
+    """It starts beside the worker, and takes its place when it is ready."""
+    is_due: bool = False
+    """Is the worker to be replaced, because it has reached a limit?"""
     leaving: list[WorkerProcess] = msgspec.field(default_factory=list)
     """Earlier workers that are still draining, the oldest first."""
     crashes: int = 0
@@ -95,7 +101,7 @@ class Slot(msgspec.Struct, eq=False):
     is_outdated: bool = False
     """Have files changed since the worker was started, which may still become ready?"""
     delay: trio.CancelScope | None = None
-    """The scope of the delay. If it is cancelled, no DelayOver comes."""
+    """The scope of the delay before the next worker or successor. If it is cancelled, no DelayOver comes."""
 
     def enter(self, state: SlotState) -> None:
         """Change the state. A change that is not in the table is a bug of the supervisor."""
@@ -117,10 +123,74 @@ class PatienceOver(msgspec.Struct, frozen=True):
     worker: WorkerProcess
 
 
+class StandbyWanted(msgspec.Struct, frozen=True):
+    """The delay after the failure of a standby has passed."""
+
+
+class ProbesOver(msgspec.Struct, frozen=True):
+    """The probes of a worker have passed, or not: then `failure` says why."""
+
+    worker: WorkerProcess
+    failure: str | None
+
+
 class Signalled(msgspec.Struct, frozen=True):
-    """The supervisor was asked to stop."""
+    """This process has got a signal."""
 
     number: int
 
 
-SupervisorEvent: TypeAlias = WorkerEvent | FilesChanged | DelayOver | PatienceOver | Signalled
+class RollWanted(msgspec.Struct, frozen=True):
+    """All workers are to be replaced. `promise` is told how that ends."""
+
+    promise: Promise
+
+
+class ScaleWanted(msgspec.Struct, frozen=True):
+    """There are to be so many workers, at least one."""
+
+    workers: int
+
+
+class StopWanted(msgspec.Struct, frozen=True):
+    """The supervisor is to stop, for this reason."""
+
+    reason: str
+
+
+class LogsRotated(msgspec.Struct, frozen=True):
+    """All processes are to open their log files anew."""
+
+
+class Promise:
+    """The end of something that was asked for."""
+
+    def __init__(self) -> None:
+        self._kept = trio.Event()
+        self._failure: str | None = None
+
+    def keep(self, failure: str | None = None) -> None:
+        """It has ended; `failure` says why it was not done. Only the first call counts."""
+        if not self._kept.is_set():
+            self._failure = failure
+            self._kept.set()
+
+    async def wait(self) -> str | None:
+        """Wait for its end. Return why it was not done, or None if it was."""
+        await self._kept.wait()
+        return self._failure
+
+
+SupervisorEvent: TypeAlias = (
+    WorkerEvent
+    | FilesChanged
+    | DelayOver
+    | PatienceOver
+    | StandbyWanted
+    | ProbesOver
+    | Signalled
+    | RollWanted
+    | ScaleWanted
+    | StopWanted
+    | LogsRotated
+)

@@ -1,7 +1,10 @@
-"""The supervisor's decisions: which worker runs in which slot, and what happens when one ends.
+"""The supervisor: it hears of everything that happens, and says who acts on it.
 
 Everything that happens is an event in one channel. One task handles the events, one after the other. Each
 worker, the file watcher, the signals and each delay have tasks of their own, which only send events.
+
+`workers.py` has what is done to workers. Who follows one that has ended: `respawn.py`. What a change of files
+does: `renewal.py`. The replacement of all, one by one: `roll.py`.
 """
 
 from __future__ import annotations
@@ -15,49 +18,60 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.errors import ExitStatus
+from trioasgi.errors import ConfigError, ExitStatus
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners
+from trioasgi.observe.log_files import reopen_log_files
 
+from .renewal import Renewal
+from .respawn import Respawn
+from .roll import Roll
 from .said import SaidLately
 from .slots import (
     SUPERVISOR_TRANSITIONS,
     DelayOver,
+    LogsRotated,
     PatienceOver,
+    ProbesOver,
+    Promise,
+    RollWanted,
+    ScaleWanted,
     Signalled,
     Slot,
     SlotState,
+    StandbyWanted,
+    StopWanted,
     SupervisorEvent,
     SupervisorState,
 )
-from .watcher import FilesChanged, forget_bytecode, watch
-from .worker_process import WorkerDraining, WorkerEnded, WorkerProcess, WorkerReady
+from .smoke import probe
+from .watcher import FilesChanged, watch
+from .worker_process import (
+    WorkerDraining,
+    WorkerDue,
+    WorkerEnded,
+    WorkerProcess,
+    WorkerReady,
+    WorkerWaiting,
+)
+from .workers import Workers, name_of
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
 logger = logging.getLogger("trioasgi")
 
-MOST_FALSE_STARTS = 5
-"""While no slot serves, so many workers of one slot in a row may end before they are ready."""
-_FIRST_DELAY = 0.25
-_LONGEST_DELAY = 30.0
-_STABLE = 10.0
-"""Seconds after which a worker that was ready is no longer counted as having crashed at once."""
-_MOST_GIVEN_UP = 2
-"""Changes of files may replace so many workers of a slot in a row before they are ready."""
-_PATIENCE = 5.0
-"""Seconds in which an outdated worker may still become ready; twice the longest start if that is more."""
-_MOST_LEAVING = 3
-"""So many replaced workers of a slot may be draining. If one more is replaced, the oldest is killed."""
+_STANDBY_PAUSE = 10.0
+"""Seconds after the failure of a standby until the next one starts."""
 
 
 class Supervisor:
-    """Keeps `config.workers` workers serving on `sockets`, which it closes when it stops.
+    """Keeps workers serving on `sockets`, which it closes when it stops.
 
-    `stop_requests` yields the numbers of signals: the first asks to stop, the others to end at once.
+    `signals` yields the numbers of signals. The first that stops asks to stop, the others to end at once.
     `directory` is the working directory of the workers. `on_serving` is called once, when the first worker is
-    ready. `terminal` is the descriptor of a terminal for a worker's stdin, or None.
+    ready. `terminal` is the descriptor of a terminal for a worker's stdin, or None. `reread` reads the
+    options anew for a roll, or raises ConfigError.
     """
 
     def __init__(
@@ -65,27 +79,29 @@ class Supervisor:
         config: Config,
         sockets: Sequence[socket.socket],
         *,
-        stop_requests: AsyncIterator[int],
+        signals: AsyncIterator[int],
         directory: str,
         terminal: int | None = None,
         on_serving: Callable[[], None] = lambda: None,
+        reread: Callable[[], Config] | None = None,
     ) -> None:
         self._config = config
         self._sockets = sockets
-        self._stop_requests = stop_requests
-        self._terminal = terminal
+        self._signals = signals
         self._on_serving = on_serving
-        self._served = False
-        self._slots = [Slot() for _ in range(config.workers)]
-        self._living: set[WorkerProcess] = set()
+        self._reread = reread or config.replace
         self._state = SupervisorState.RUNNING
         self._status = ExitStatus.OK
-        self._directory = directory
-        self._longest_start = 0.0
         self._was_asked = False
         self._said = SaidLately()
-        # Unbounded, but small: a worker sends at most three events, and the other events are rare.
+        # Unbounded, but small: a worker sends few events, and the other events are rare.
         self._send, self._receive = trio.open_memory_channel[SupervisorEvent](math.inf)
+        self.workers = Workers(config, sockets, self.post, directory=directory, terminal=terminal)
+        self._respawn = Respawn(self.workers, stop=self._stop, show=self._show)
+        self._renewal = Renewal(self.workers, self.post)
+        self._roll: Roll | None = None
+        self._next_roll: list[Promise] = []
+        """Those who wait for another roll, which begins when the one under way is over."""
 
     async def supervise(self) -> ExitStatus:
         """Serve until a signal, or until no worker can be started. At the end all workers have ended.
@@ -96,17 +112,25 @@ class Supervisor:
             self._nursery = nursery
             nursery.start_soon(self._bring_signals)
             if self._config.reload:
-                nursery.start_soon(watch, self._config, self._post)
-            for slot in self._slots:
-                self._start_worker(slot)
+                nursery.start_soon(watch, self._config, self.post)
+            self._renewal.begin(nursery)
+            self.workers.start_all(nursery)
             async for event in self._receive:
                 self._handle(event)
-                if self._state is SupervisorState.ABORTED or (
-                    self._state is SupervisorState.STOPPING and not self._living
-                ):
+                if self._is_over:
                     break
             nursery.cancel_scope.cancel()
         return self._status
+
+    @property
+    def state(self) -> SupervisorState:
+        """What it does."""
+        return self._state
+
+    @property
+    def is_rolling(self) -> bool:
+        """Is a roll under way?"""
+        return self._roll is not None and not self._roll.is_over
 
     @property
     def _is_running(self) -> bool:
@@ -118,35 +142,106 @@ class Supervisor:
             case SupervisorState.RUNNING:
                 return False
             case SupervisorState.STOPPING:
-                return not self._living
+                return not self.workers.living
             case SupervisorState.ABORTED:
                 return True
 
-    def _post(self, event: SupervisorEvent) -> None:
+    def post(self, event: SupervisorEvent) -> None:
+        """Have an event handled, in the supervisor's own task. To be called in its loop."""
         self._send.send_nowait(event)
 
     async def _bring_signals(self) -> None:
-        async for number in self._stop_requests:
-            self._post(Signalled(number))
+        async for number in self._signals:
+            self.post(Signalled(number))
 
     def _handle(self, event: SupervisorEvent) -> None:
         match event:
+            case WorkerWaiting(worker):
+                self._take_waiting(worker)
             case WorkerReady(worker):
                 self._take_ready(worker)
+            case WorkerDue(worker, reason):
+                self._take_due(worker, reason)
             case WorkerDraining(worker, reason, is_planned):
                 self._take_draining(worker, reason, is_planned=is_planned)
             case WorkerEnded(worker):
                 self._take_ended(worker)
+            case Signalled(number):
+                self._take_signal(signal.Signals(number))
+            case _ if not self._is_running:
+                self._refuse(event)
             case FilesChanged(paths):
-                self._take_changes(paths)
+                self._said.forget()
+                self._renewal.take_changes(paths)
             case DelayOver(slot, scope) if slot.delay is scope:  # not a delay that was cancelled meanwhile
-                self._start_worker(slot)
+                self._take_end_of_delay(slot)
             case DelayOver():
                 pass
             case PatienceOver(slot, worker):
-                self._take_end_of_patience(slot, worker)
-            case Signalled(number):
-                self._take_signal(signal.Signals(number).name)
+                self._renewal.take_end_of_patience(slot, worker)
+            case StandbyWanted():
+                self.workers.keep_standby()
+            case ProbesOver(worker, failure):
+                self._take_probes(worker, failure)
+            case RollWanted(promise):
+                self._take_roll(promise)
+            case ScaleWanted(count):
+                self._scale(count)
+            case StopWanted(reason):
+                self._begin_stop(reason)
+            case LogsRotated():
+                self._reopen_logs()
+
+    def _refuse(self, event: SupervisorEvent) -> None:
+        if isinstance(event, RollWanted):
+            event.promise.keep("the server stops")
+
+    # What it is told
+
+    def _take_signal(self, number: signal.Signals) -> None:
+        if number.name not in ("SIGHUP", "SIGUSR1", "SIGTTIN", "SIGTTOU"):
+            self._take_stop_signal(number.name)
+            return
+        logger.info("%s%s", number.name, "" if self._is_running else " is not acted on: the server stops")
+        if self._is_running:
+            match number.name:  # Windows has no such numbers
+                case "SIGHUP":
+                    self._take_roll(Promise())
+                case "SIGUSR1":
+                    self._reopen_logs()
+                case "SIGTTIN":
+                    self._scale(len(self.workers.slots) + 1)
+                case _:
+                    self._scale(len(self.workers.slots) - 1)
+
+    def _take_stop_signal(self, name: str) -> None:
+        if not self._was_asked:
+            self._begin_stop(f"{name}: stopping; a second signal ends it at once")
+        else:
+            logger.warning("%s again: ending at once", name)
+            self._status = ExitStatus.FAILED
+            self._enter(SupervisorState.ABORTED)
+
+    def _begin_stop(self, reason: str) -> None:
+        self._was_asked = True
+        logger.info("%s", reason)
+        if self._is_running:
+            self._stop(ExitStatus.OK)
+
+    def _reopen_logs(self) -> None:
+        reopen_log_files()
+        for worker in self.workers.living:
+            worker.reopen_logs()
+        logger.info("Log files are opened anew")
+
+    def _scale(self, count: int) -> None:
+        if count < 1:
+            logger.warning("One worker is the least")
+            return
+        logger.info("Scaling from %d to %d workers", len(self.workers.slots), count)
+        self.workers.scale(count)
+        if self._roll is not None:
+            self._roll.take_scaled()
 
     # Stopping
 
@@ -154,165 +249,180 @@ class Supervisor:
         assert state in SUPERVISOR_TRANSITIONS[self._state], (self._state, state)
         self._state = state
 
-    def _take_signal(self, name: str) -> None:
-        if not self._was_asked:
-            self._was_asked = True
-            logger.info("%s: stopping; a second signal ends it at once", name)
-            if self._is_running:
-                self._stop(ExitStatus.OK)
-        else:
-            logger.warning("%s again: ending at once", name)
-            self._status = ExitStatus.FAILED
-            self._enter(SupervisorState.ABORTED)
-
     def _stop(self, status: ExitStatus) -> None:
         self._enter(SupervisorState.STOPPING)
         self._status = status
-        for slot in self._slots:
-            self._cancel_delay(slot)
+        if self._roll is not None:
+            self._roll.stop("the server stops")
+        for promise in self._next_roll:
+            promise.keep("the server stops")
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
         if not any(bind.startswith("fd:") for bind in self._config.binds):
             for sock in self._sockets:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)
-        for worker in self._living:
-            worker.drain(final=True)
+        self.workers.drain_all()
 
-    # Files
+    # Rolls
 
-    def _take_changes(self, paths: tuple[str, ...]) -> None:
-        if not self._is_running:
-            return
-        more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-        logger.info("Reloading: %s%s changed", ", ".join(paths[:3]), more)
-        forget_bytecode(paths)
-        self._said.forget()
-        for slot in self._slots:
-            self._renew(slot)
-
-    def _renew(self, slot: Slot) -> None:
-        """Replace the slot's worker at once, by one that starts beside it. The old one accepts no more, so
-        new connections wait for the new code.
-
-        If changes come very often, no worker would ever become ready. Then the starting worker goes on, and
-        serves until its successor is ready.
+    def _take_roll(self, promise: Promise) -> None:
+        """Begin a roll, or another one when that which is under way is over. One whose canary still starts is
+        given up for it: its config may be what has to be mended.
         """
-        slot.crashes = slot.false_starts = 0
-        if slot.state is not SlotState.STARTING:
-            self._replace(slot)
-        elif slot.given_up < _MOST_GIVEN_UP:
-            slot.given_up += 1
-            self._replace(slot)
-        elif slot.worker is not None and not slot.is_outdated:
-            slot.is_outdated = True
-            self._nursery.start_soon(self._bring_end_of_patience, slot, slot.worker)
+        if self._config.reload:
+            self._renewal.renew_all()
+            promise.keep()
+            return
+        if self._roll is not None and not self._roll.is_over:
+            if not self._roll.is_with_canary:
+                logger.info("Another roll follows the one that is under way")
+                self._next_roll.append(promise)
+                return
+            self._roll.abandon("another roll was asked for")
+        try:
+            config = self._reread()
+        except ConfigError as error:
+            logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
+            promise.keep(str(error))
+            return
+        if config.workers != self._config.workers and config.workers != len(self.workers.slots):
+            self._scale(config.workers)
+        self._config = config
+        self._said.forget()
+        self._roll = Roll(self.workers, config, promise)
+        self._roll.begin()
 
-    def _replace(self, slot: Slot) -> None:
-        self._retire(slot)
-        self._start_worker(slot)
+    def _take_waiting(self, worker: WorkerProcess) -> None:
+        if worker is self.workers.standby:
+            logger.info("%s stands by", name_of(worker))
+            return
+        connection = worker.take_private()
+        if connection is None:
+            worker.accept()
+        else:
+            self._nursery.start_soon(self._bring_probes, worker, connection)
 
-    async def _bring_end_of_patience(self, slot: Slot, worker: WorkerProcess) -> None:
-        await trio.sleep(max(_PATIENCE, 2 * self._longest_start))
-        self._post(PatienceOver(slot, worker))
+    async def _bring_probes(self, worker: WorkerProcess, connection: socket.socket) -> None:
+        config = worker.config
+        self.post(ProbesOver(worker, await probe(connection, config.smoke, config.smoke_timeout)))
 
-    def _take_end_of_patience(self, slot: Slot, worker: WorkerProcess) -> None:
-        if self._is_running and slot.worker is worker and slot.state is SlotState.STARTING:
-            self._replace(slot)
+    def _take_probes(self, worker: WorkerProcess, failure: str | None) -> None:
+        if failure is None:
+            logger.info("%s has passed the probes", name_of(worker))
+            worker.accept()
+            return
+        logger.error("%s has failed a probe (--smoke): %s", name_of(worker), failure)
+        slot = self.workers.slot_of_successor(worker)
+        if slot is not None:
+            self.workers.drop_successor(slot)
+        else:
+            worker.drain()
+        self._tell_roll(worker, failure)
+
+    def _tell_roll(self, worker: WorkerProcess, failure: str | None) -> None:
+        """Tell the roll of a new worker that is ready, or has failed."""
+        if self._roll is None or not self._roll.awaits(worker):
+            return
+        if failure is None:
+            self._roll.take_ready()
+        else:
+            self._roll.take_failure(failure)
+        if self._roll.is_over and self._next_roll:
+            first, *others = self._next_roll
+            self._next_roll = []
+            self._take_roll(first)
+            self._roll.promises += others
 
     # Workers
 
-    def _start_worker(self, slot: Slot) -> None:
-        self._cancel_delay(slot)
-        worker = WorkerProcess(
-            self._config, self._sockets, self._post, terminal=self._terminal, directory=self._directory
-        )
-        slot.worker = worker
-        slot.enter(SlotState.STARTING)
-        slot.is_outdated = False
-        self._living.add(worker)
-        self._nursery.start_soon(worker.start_and_wait)
-
-    def _retire(self, slot: Slot) -> None:
-        if slot.worker is not None:
-            slot.worker.drain()
-            self._let_go(slot)
-
-    def _let_go(self, slot: Slot) -> None:
-        """Drain the slot's worker, now or when its successor is ready."""
-        assert slot.worker is not None
-        if len(slot.leaving) >= _MOST_LEAVING:
-            slot.leaving[0].kill(f"was still draining when {_MOST_LEAVING} more had to")
-        slot.leaving.append(slot.worker)
-        slot.worker = None
-
-    def _drain_leaving(self, slot: Slot) -> None:
-        for worker in slot.leaving:
-            worker.drain()
+    def _take_end_of_delay(self, slot: Slot) -> None:
+        slot.delay = None
+        if slot.state is SlotState.DELAYED:
+            self.workers.start(slot)
+        elif slot.is_due and slot.successor is None:
+            self.workers.succeed(slot)
 
     def _take_ready(self, worker: WorkerProcess) -> None:
-        slot = self._slot_of(worker)
-        if slot is None:
-            return
-        slot.enter(SlotState.SERVING)
+        slot = self.workers.slot_of(worker)
+        if slot is not None:
+            slot.enter(SlotState.SERVING)
+        else:
+            slot = self.workers.slot_of_successor(worker)
+            if slot is None:
+                return
+            self.workers.take_over(slot)
         slot.false_starts = 0
-        logger.info("%s is ready", _name(worker))
+        logger.info("%s is ready", name_of(worker))
         if not self._is_running:
             return
-        self._longest_start = max(self._longest_start, trio.current_time() - worker.begun_at)
-        self._drain_leaving(slot)
-        if slot.is_outdated:
-            self._let_go(slot)
-            self._start_worker(slot)
-        else:
-            slot.given_up = 0
-        if not self._served:
-            self._served = True
+        self.workers.drain_leaving(slot)
+        self._renewal.take_ready(slot, worker)
+        if not self._respawn.has_served:
+            self._respawn.has_served = True
             self._on_serving()
-        for other in self._slots:
+        for other in self.workers.slots:
             if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
-                self._start_later(other)
+                self.workers.start_later(other)
+        self._tell_roll(worker, None)
+        self.workers.keep_standby()
 
-    def _take_draining(self, worker: WorkerProcess, reason: str, *, is_planned: bool) -> None:
-        slot = self._slot_of(worker)
+    def _take_due(self, worker: WorkerProcess, reason: str) -> None:
+        slot = self.workers.slot_of(worker)
         if slot is None or not self._is_running:
             return
-        self._let_go(slot)
-        self._follow(slot, worker, f"is leaving ({reason})", is_planned=is_planned)
+        logger.info("%s is due: %s; its successor starts", name_of(worker), reason)
+        slot.is_due = True
+        if slot.successor is None:  # and no roll replaces it already
+            self.workers.succeed(slot)
 
-    def _follow(self, slot: Slot, worker: WorkerProcess, how: str, *, is_planned: bool) -> None:
-        """Start the successor of a worker that has not failed.
-
-        If it has left soon and on its own, the next may do the same: only the first is followed at once.
-        """
-        if is_planned or self._has_been_stable(worker):
-            slot.crashes = 0
-        if slot.crashes:  # the worker before it failed, or left, as early
-            delay = self._start_later(slot)
-            logger.warning("%s %s; the next starts in %g s", _name(worker), how, delay)
+    def _take_draining(self, worker: WorkerProcess, reason: str, *, is_planned: bool) -> None:
+        slot = self.workers.slot_of(worker)
+        if slot is None or not self._is_running:
             return
-        if not is_planned and not self._has_been_stable(worker):
-            slot.crashes = 1
-        logger.info("%s %s; its successor starts", _name(worker), how)
-        self._start_worker(slot)
+        self.workers.let_go(slot)
+        if slot.successor is not None:
+            logger.info("%s is leaving (%s); its successor starts already", name_of(worker), reason)
+            self.workers.promote(slot)
+        else:
+            self._respawn.follow(slot, worker, f"is leaving ({reason})", is_planned=is_planned)
 
     def _take_ended(self, worker: WorkerProcess) -> None:
-        self._living.discard(worker)
-        slot = self._slot_of(worker)
-        if slot is None:
-            self._take_leavers_end(worker)
-        elif self._is_running:
+        workers = self.workers
+        workers.living.discard(worker)
+        if worker is workers.standby:
+            self._take_standbys_end(worker)
+        elif slot := workers.slot_of(worker):
             slot.worker = None
-            self._decide_successor(slot, worker)
-        else:
-            slot.worker = None
-            self._take_last_end(worker)
+            if self._is_running:
+                self._respawn.take_end(slot, worker)
+                self._tell_roll(worker, _why(worker))
+            else:
+                self._take_last_end(worker)
+        elif slot := workers.slot_of_successor(worker):
+            slot.successor = None
+            if self._is_running:
+                self._tell_roll(worker, self._respawn.take_end_of_successor(slot, worker))
+        elif slot := workers.slot_of_leaving(worker):
+            self._take_leavers_end(slot, worker)
+
+    def _take_standbys_end(self, worker: WorkerProcess) -> None:
+        self.workers.standby = None
+        if self._is_running:
+            logger.warning("The standby, %s, %s", worker, worker.ending())
+            if worker.failure is not None:
+                self._show(worker.failure.reason)
+            self._nursery.start_soon(self._want_standby)
+
+    async def _want_standby(self) -> None:
+        await trio.sleep(_STANDBY_PAUSE)
+        self.post(StandbyWanted())
 
     def _take_last_end(self, worker: WorkerProcess) -> None:
         if worker.failure is not None:
             self._show(worker.failure.reason)
         self._note_status(worker)
-        logger.info("%s has stopped", _name(worker))
+        logger.info("%s has stopped", name_of(worker))
 
     def _note_status(self, worker: WorkerProcess) -> None:
         """Note whether the worker ended well: by itself, and without cutting requests. Only then is the stop
@@ -321,102 +431,23 @@ class Supervisor:
         if worker.has_ended_badly and self._status is ExitStatus.OK:
             self._status = ExitStatus.FAILED
 
-    def _take_leavers_end(self, worker: WorkerProcess) -> None:
-        slot = next(slot for slot in self._slots if worker in slot.leaving)
+    def _take_leavers_end(self, slot: Slot, worker: WorkerProcess) -> None:
         slot.leaving.remove(worker)
+        self.workers.forget_removed()
         # If it was replaced before it was ready, its failure does not matter.
         if worker.failure is not None and worker.ready_at is not None:
             slot.crashes = max(slot.crashes, 1)
             self._show(worker.failure.reason)
         if not self._is_running and worker.ready_at is not None:
             self._note_status(worker)
-        logger.info("%s has stopped", _name(worker))
+        logger.info("%s has stopped", name_of(worker))
         if self._is_running and slot.state is SlotState.WAITING and not slot.leaving:
-            self._start_worker(slot)
-
-    def _decide_successor(self, slot: Slot, worker: WorkerProcess) -> None:
-        """Decide who follows a worker that has ended by itself."""
-        if worker.failure is not None:
-            self._show(worker.failure.reason)
-        if worker.ready_at is None:
-            self._take_false_start(slot, worker)
-        elif worker.failure is None and worker.exit_status == 0:
-            self._follow(slot, worker, "has stopped", is_planned=False)
-        else:
-            if self._has_been_stable(worker):
-                slot.crashes = 0
-            delay = self._start_later(slot)
-            logger.error("%s %s; the next starts in %g s", _name(worker), worker.ending(), delay)
-
-    def _take_false_start(self, slot: Slot, worker: WorkerProcess) -> None:
-        permanent = worker.failure is not None and worker.failure.permanent
-        if worker.failure is None:
-            logger.error("%s %s before it was ready", _name(worker), worker.ending())
-        if worker.lacked_room:
-            delay = self._start_later(slot)
-            logger.error("A worker could not be started; %g s until the next attempt", delay)
-            return
-        if slot.is_outdated:
-            self._start_worker(slot)
-            return
-        if slot.leaving:
-            slot.enter(SlotState.WAITING)
-            self._drain_leaving(slot)
-            logger.info("It is tried again when its predecessor has stopped")
-            return
-        slot.false_starts += 1
-        if self._config.reload:
-            slot.enter(SlotState.VACANT)
-            if self._is_all_vacant():
-                logger.warning("Nothing serves; waiting for a file to change. Connections wait meanwhile")
-        elif any(other.state is SlotState.SERVING for other in self._slots):
-            delay = self._start_later(slot)
-            logger.error("A worker could not start; %g s until the next attempt", delay)
-        elif permanent:
-            slot.enter(SlotState.VACANT)
-            if self._is_all_vacant():
-                assert worker.failure is not None
-                if self._served:  # the reason may have been said long ago
-                    logger.critical("Stopping: no worker is left, and none can start")
-                self._stop(ExitStatus(worker.failure.status))
-        elif slot.false_starts >= MOST_FALSE_STARTS:
-            logger.critical("Giving up: %d workers ended before they were ready", slot.false_starts)
-            self._stop(ExitStatus.FAILED)
-        else:
-            self._start_later(slot)
-
-    def _is_all_vacant(self) -> bool:
-        return all(slot.state is SlotState.VACANT for slot in self._slots)
-
-    def _start_later(self, slot: Slot) -> float:
-        """Start the slot's next worker after a delay, which grows with each crash. Return the delay."""
-        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(slot.crashes, 10))
-        slot.crashes += 1
-        slot.enter(SlotState.DELAYED)
-        slot.delay = trio.CancelScope()
-        self._nursery.start_soon(self._bring_end_of_delay, slot, slot.delay, delay)
-        return delay
-
-    async def _bring_end_of_delay(self, slot: Slot, scope: trio.CancelScope, delay: float) -> None:
-        with scope:
-            await trio.sleep(delay)
-            self._post(DelayOver(slot, scope))
-
-    def _cancel_delay(self, slot: Slot) -> None:
-        if slot.delay is not None:
-            slot.delay.cancel()
-            slot.delay = None
-
-    def _has_been_stable(self, worker: WorkerProcess) -> bool:
-        return worker.ready_at is not None and trio.current_time() - worker.ready_at >= _STABLE
-
-    def _slot_of(self, worker: WorkerProcess) -> Slot | None:
-        return next((slot for slot in self._slots if slot.worker is worker), None)
+            self.workers.start(slot)
 
     def _show(self, reason: str) -> None:
         if self._said.is_news(reason):
             logger.error("%s", reason)
 
 
-def _name(worker: WorkerProcess) -> str:
-    return str(worker).capitalize()
+def _why(worker: WorkerProcess) -> str:
+    return f"{worker} {worker.ending()}" if worker.failure is None else worker.failure.reason

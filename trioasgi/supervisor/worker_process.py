@@ -1,20 +1,21 @@
 """One worker process, from its start to its end, as the supervisor sees it.
 
-It gets an order on its stdin, reports that it is ready, and serves until it is told to drain, or drains by
-itself. It ends when its process ends, for any reason. It never returns to an earlier state: another worker
-takes its slot. The application's start-up, the silence of a serving worker and the drain have deadlines.
-After them the process is killed.
+It gets an order on its stdin, at once or later, reports that it is ready, and serves until it is told to
+drain, or drains by itself. It ends when its process ends, for any reason. It never returns to an earlier
+state: another worker takes its slot. `vigil.py` watches its deadlines.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
+import math
+import random
 import signal
 import socket
-from collections.abc import Callable, Mapping, Sequence
-from enum import Enum
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -23,23 +24,35 @@ import trio
 from trioasgi.errors import ExitStatus
 from trioasgi.net.accept import NO_ROOM
 
-from . import handover
-from .command import worker_command
+from .launch import Endowment, launch
 from .messages import (
     LONGEST_REPORT,
+    STAND_BY,
+    AcceptCommand,
+    Command,
     DrainCommand,
     Draining,
+    Due,
+    DumpCommand,
+    Dumped,
     Failed,
     Heartbeat,
     LineBuffer,
     Order,
     Ready,
+    ReopenLogsCommand,
     Report,
     Starting,
     Stopped,
+    Waiting,
     decode_report,
     encode_line,
-    heartbeat_interval,
+)
+from .vigil import MARGIN, Vigil
+from .worker_state import (
+    BEFORE_END,
+    WORKER_TRANSITIONS,
+    WorkerState,
 )
 
 if TYPE_CHECKING:
@@ -47,48 +60,40 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-MARGIN = 3.0
-"""Seconds from each deadline that a worker watches itself until the supervisor kills it."""
+_DUMPING = 2.0
+"""Seconds in which a silent worker should log what it does, and then again in which SIGABRT should end it."""
 _LAST_WORDS = 0.5
 """Seconds to read the last reports of an ended worker. Its children may hold the socket open."""
 _REAPING = 5.0
 """Seconds in which the kernel should end a killed process."""
 _CHUNK = 1 << 16
+if sys.platform == "win32":
+    _KILL = signal.SIGTERM  # the one way to end a process there
+else:
+    _KILL = signal.SIGKILL
 _NO_ROOM = NO_ROOM | {errno.EAGAIN}
 """Errors that say that the system has no room, also those of fork()."""
 _REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENOEXEC, errno.ELOOP})
 """Errors that say that the interpreter or the directory cannot be used: trying again would not help."""
 
 
-class WorkerState(Enum):
-    """The state of a worker."""
+class WorkerWaiting(msgspec.Struct, frozen=True):
+    """The worker's application has started, and it waits to be told to accept."""
 
-    STARTING = "starting"
-    READY = "ready"
-    DRAINING = "draining"
-    ENDED = "ended"
-
-
-WORKER_TRANSITIONS: Mapping[WorkerState, Mapping[WorkerState, str]] = {
-    WorkerState.STARTING: {
-        WorkerState.READY: "it accepts connections",
-        WorkerState.DRAINING: "told to stop, or it stops by itself",
-        WorkerState.ENDED: "its process is gone, or could not be started",
-    },
-    WorkerState.READY: {
-        WorkerState.DRAINING: "told to stop, or it stops by itself",
-        WorkerState.ENDED: "its process is gone",
-    },
-    WorkerState.DRAINING: {WorkerState.ENDED: "its process is gone"},
-    WorkerState.ENDED: {},
-}
-"""For each state those that may follow, and when they do."""
+    worker: WorkerProcess
 
 
 class WorkerReady(msgspec.Struct, frozen=True):
     """The worker accepts connections now."""
 
     worker: WorkerProcess
+
+
+class WorkerDue(msgspec.Struct, frozen=True):
+    """The worker should be replaced, for this reason. It serves until its successor is ready."""
+
+    worker: WorkerProcess
+    reason: str
 
 
 class WorkerDraining(msgspec.Struct, frozen=True):
@@ -106,16 +111,16 @@ class WorkerEnded(msgspec.Struct, frozen=True):
     worker: WorkerProcess
 
 
-WorkerEvent: TypeAlias = WorkerReady | WorkerDraining | WorkerEnded
+WorkerEvent: TypeAlias = WorkerWaiting | WorkerReady | WorkerDue | WorkerDraining | WorkerEnded
 """The events of a worker. Each comes at most once. WorkerEnded always comes, as the last."""
 
 
 class WorkerProcess:
     """A worker. `start_and_wait` runs it. The other methods may be called at any time.
 
-    `config` is sent to the worker, and `sockets` are the listening sockets. `terminal` is the descriptor of a
-    terminal, or None. `directory` is the worker's directory, even if it was removed and made again. `post` is
-    called with each WorkerEvent, in the supervisor's loop.
+    `config` is that of its order, unless `instruct` gives it another. `sockets` are the listening sockets.
+    `terminal` is the descriptor of a terminal, or None. `directory` is the worker's directory, even if it was
+    removed and made again. `post` is called with each WorkerEvent, in the supervisor's loop.
     """
 
     def __init__(
@@ -127,7 +132,7 @@ class WorkerProcess:
         directory: str,
         terminal: int | None = None,
     ) -> None:
-        self.state = WorkerState.STARTING
+        self.state = WorkerState.STANDBY
         self.pid: int | None = None
         self.exit_status: int | None = None
         """As in `subprocess`: negative for a signal; None before the end, and if it could not be started."""
@@ -140,26 +145,78 @@ class WorkerProcess:
         self.killed: str | None = None
         """Why the supervisor killed it; None if it did not."""
         self.begun_at = trio.current_time()
+        """When it was given its order."""
         self.ready_at: float | None = None
         """When it became ready. `begun_at` and this are in seconds of `trio.current_time()`."""
-        self._config = config
+        self.heartbeat = Heartbeat()
+        """The last one."""
+        self.config = config
         self._sockets = sockets
         self._terminal = terminal
         self._directory = directory
         self._post = post
         self._process: trio.Process | None = None
-        self._last_sign = self.begun_at
-        self._starting = trio.Event()
-        self._ready = trio.Event()
-        self._drain_wanted = trio.Event()
-        self._last_drain_wanted = False
-        self._leaving = trio.Event()
-        self._leaving_scope = trio.CancelScope()
-        self._grace = config.timeout_graceful_shutdown
-        self._finished = trio.Event()
+        self._make_order: Callable[[Endowment], Order] | None = None
+        self._settled = trio.Event()  # it has its order, or will never get one
+        # Unbounded, but small: commands are rare, and a worker that does not read is killed.
+        self._tell, self._told = trio.open_memory_channel[Command](math.inf)
+        self._vigil = Vigil(config)
+        self._dumped = trio.Event()
+        self._is_due = False
+        self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
+        self._private: socket.socket | None = None
 
     def __str__(self) -> str:
         return f"worker {self.pid or '(not started)'}"
+
+    # What it is told
+
+    def instruct(self, config: Config, *, gated: bool = False) -> None:
+        """Give it its order, once. `gated`: it waits for `accept()` when its application has started."""
+        self._enter(WorkerState.STARTING)
+        self.config = self._vigil.config = config
+        self.begun_at = trio.current_time()
+        self._make_order = partial(Endowment.order, config=config, gated=gated)
+        self._settled.set()
+
+    def accept(self) -> None:
+        """Let it accept connections, if its order was gated."""
+        self._tell.send_nowait(AcceptCommand())
+
+    def drain(self, *, final: bool = False, grace: float | None = None) -> None:
+        """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.
+
+        `final`: all other workers stop too. `grace`: seconds that requests have, in place of the option.
+        """
+        if self.state in BEFORE_END:
+            self._enter(WorkerState.DRAINING)
+        # If the application has begun the drain with a longer grace, a stop of all shortens it.
+        if final or not self._vigil.leaving.is_set():
+            self._vigil.begin_leaving(grace)
+        self._settled.set()
+        self._tell.send_nowait(DrainCommand(final=final, grace=grace))
+
+    def reopen_logs(self) -> None:
+        """Have it open its log files anew."""
+        self._tell.send_nowait(ReopenLogsCommand())
+
+    def kill(self, reason: str) -> None:
+        """End the process at once and log why."""
+        self._end_by(_KILL, reason)
+
+    def _end_by(self, number: int, reason: str) -> None:
+        if self._process is None or self._process.returncode is not None:
+            return
+        self.killed = reason
+        logger.error("%s %s: killed", str(self).capitalize(), reason)
+        self._process.send_signal(number)
+
+    def take_private(self) -> socket.socket | None:
+        """This end of the private connection, which the caller closes; None if there is none. Once."""
+        private, self._private = self._private, None
+        return private
+
+    # Its process
 
     async def start_and_wait(self) -> None:
         """Start the process and wait until it has ended. When cancelled, kill it.
@@ -167,30 +224,28 @@ class WorkerProcess:
         Raises nothing but cancellation: `failure`, `killed` and `exit_status` say what went wrong.
         """
         try:
-            if self.state is WorkerState.STARTING:  # it was not told to stop before it could start
+            if self.state is not WorkerState.DRAINING:  # it was not told to stop before it could start
                 await self._live()
         finally:
             self._enter(WorkerState.ENDED)
+            if self._private is not None:
+                self._private.close()
             self._post(WorkerEnded(self))
 
     async def _live(self) -> None:
-        with contextlib.ExitStack() as ours:
-            try:
-                reports, theirs = socket.socketpair()
-                ours.enter_context(reports)
-                # Copies: the supervisor may close its own while the process is being started in a thread.
-                with theirs, handover.copies(self._sockets) as sockets:
-                    process = await handover.open_with(
-                        worker_command(self._directory), [*sockets, theirs], self._terminal, self._directory
-                    )
-                    with contextlib.ExitStack() as undo:
-                        undo.callback(process.kill)
-                        order = self._order(process.pid, sockets, theirs)
-                        undo.pop_all()
-            except (OSError, RuntimeError) as error:
-                self._take_failed_start(error)
-                return
-            await self._stay_with(process, order, reports)
+        try:
+            launched = await launch(
+                self._sockets,
+                directory=self._directory,
+                terminal=self._terminal,
+                has_private=bool(self.config.smoke),
+            )
+        except (OSError, RuntimeError) as error:
+            self._take_failed_start(error)
+            return
+        self._private = launched.private
+        with launched.reports:
+            await self._stay_with(launched.process, launched.endowment, launched.reports)
 
     def _enter(self, state: WorkerState) -> None:
         assert state in WORKER_TRANSITIONS[self.state], (self.state, state)
@@ -205,28 +260,6 @@ class WorkerProcess:
         status = ExitStatus.NOT_STARTED if is_refused else ExitStatus.FAILED
         self.failure = Failed(reason=reason, permanent=is_refused, status=int(status))
 
-    def drain(self, *, final: bool = False) -> None:
-        """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.
-
-        `final`: all other workers stop too.
-        """
-        self._last_drain_wanted = self._last_drain_wanted or final
-        if self.state in (WorkerState.STARTING, WorkerState.READY):
-            self._enter(WorkerState.DRAINING)
-        # If the application has begun the drain with a longer grace, a stop of all shortens it.
-        if final or not self._leaving.is_set():
-            self._limit_leaving(self._config.timeout_graceful_shutdown)
-        self._leaving.set()
-        self._drain_wanted.set()
-
-    def kill(self, reason: str) -> None:
-        """End the process at once and log why."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self.killed = reason
-        logger.error("%s %s: killed", str(self).capitalize(), reason)
-        self._process.kill()
-
     @property
     def has_ended_badly(self) -> bool:
         """Has it failed, was it killed, or did it cut requests?"""
@@ -236,7 +269,7 @@ class WorkerProcess:
             return False
         # A process manager may send SIGTERM to the workers too, and a terminal SIGINT. A worker that has
         # stopped already has no requests to finish.
-        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if self._finished.is_set() else (None, 0)
+        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if self._vigil.finished.is_set() else (None, 0)
         return self.exit_status not in good
 
     def ending(self) -> str:
@@ -250,27 +283,16 @@ class WorkerProcess:
         except ValueError:
             return f"was ended by signal {-self.exit_status}"
 
-    def _order(self, pid: int, sockets: Sequence[socket.socket], reports: socket.socket) -> bytes:
-        return encode_line(
-            Order(
-                config=self._config.to_dict(),
-                origins=dict(self._config.origins),
-                sockets=[handover.describe(sock, pid) for sock in sockets],
-                reports=handover.describe(reports, pid),
-                stdin=self._terminal,
-            )
-        )
-
-    async def _stay_with(self, process: trio.Process, order: bytes, reports: socket.socket) -> None:
+    async def _stay_with(self, process: trio.Process, endowment: Endowment, reports: socket.socket) -> None:
         self._process = process
         self.pid = process.pid
         logger.debug("%s was started", str(self).capitalize())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._instruct, process, order)
-                nursery.start_soon(self._watch_startup)
-                nursery.start_soon(self._watch_heart)
-                nursery.start_soon(self._watch_leaving)
+                nursery.start_soon(self._speak_to, process, endowment)
+                nursery.start_soon(self._vigil.watch_startup, self._end_startup)
+                nursery.start_soon(self._watch_heart, process)
+                nursery.start_soon(self._vigil.watch_leaving, self.kill)
                 all_read = trio.Event()
                 nursery.start_soon(self._read_reports, reports, all_read)
                 await process.wait()
@@ -289,16 +311,23 @@ class WorkerProcess:
         assert process.stdin is not None
         await trio.aclose_forcefully(process.stdin)
 
-    async def _instruct(self, process: trio.Process, order: bytes) -> None:
+    async def _speak_to(self, process: trio.Process, endowment: Endowment) -> None:
+        """Send the order, as soon as there is one, and then commands."""
         assert process.stdin is not None
         try:
-            await process.stdin.send_all(order)
-            while True:
-                await self._drain_wanted.wait()
-                self._drain_wanted = trio.Event()
-                await process.stdin.send_all(encode_line(DrainCommand(final=self._last_drain_wanted)))
+            if not self._settled.is_set():
+                await process.stdin.send_all(STAND_BY)
+                await self._settled.wait()
+            if self._make_order is None:
+                process.kill()  # it was not needed: it has loaded nothing of the application
+                return
+            await process.stdin.send_all(encode_line(self._make_order(endowment)))
+            async for command in self._told:
+                await process.stdin.send_all(encode_line(command))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             logger.debug("%s reads no commands any more", str(self).capitalize())
+
+    # What it reports
 
     async def _read_reports(self, reports: socket.socket, all_read: trio.Event) -> None:
         lines = LineBuffer(LONGEST_REPORT)
@@ -313,52 +342,67 @@ class WorkerProcess:
             all_read.set()
 
     def _take(self, report: Report | None) -> None:
-        self._last_sign = trio.current_time()
+        vigil = self._vigil
+        vigil.note_sign()
         match report:
             case Starting():
-                self._starting.set()
+                vigil.starting.set()
+            case Waiting():
+                vigil.started.set()
+                if self.state is WorkerState.STARTING:
+                    self._enter(WorkerState.WAITING)
+                    self._post(WorkerWaiting(self))
             case Ready():
+                vigil.started.set()
                 self._take_ready()
-            case Draining() if self.state in (WorkerState.STARTING, WorkerState.READY):
+            case Due():
+                self._take_due(report.reason)
+            case Draining() if self.state in BEFORE_END:
                 self._enter(WorkerState.DRAINING)
-                self._limit_leaving(report.grace)
-                self._leaving.set()
+                vigil.begin_leaving(report.grace)
                 self._post(WorkerDraining(self, report.reason, report.is_planned))
             case Stopped():
-                self._leaving.set()
-                self._finished.set()
+                vigil.leaving.set()
+                vigil.finished.set()
             case Failed():
                 self.failure = report
                 self.lacked_room = report.lacked_room
-                self._leaving.set()
-                self._finished.set()
-            case Heartbeat() | Draining():
-                pass  # it only shows that the loop runs
+                vigil.leaving.set()
+                vigil.finished.set()
+            case Heartbeat():
+                self.heartbeat = report
+                self._look_whether_due()
+            case Dumped():
+                self._dumped.set()
+            case Draining():
+                pass  # it was told to
             case None:
                 logger.debug("%s reported something that is not a report", str(self).capitalize())
 
     def _take_ready(self) -> None:
         if self.ready_at is not None:
             return
-        self.ready_at = self._last_sign
-        self._ready.set()
-        if self.state is WorkerState.STARTING:
+        self.ready_at = self._vigil.last_sign
+        if self.state in (WorkerState.STARTING, WorkerState.WAITING):
             self._enter(WorkerState.READY)
             self._post(WorkerReady(self))
 
-    async def _watch_startup(self) -> None:
-        """Kill a worker whose start-up blocks its loop. Otherwise the loop watches the deadline."""
-        timeout = self._config.timeout_startup
-        await self._starting.wait()
-        with trio.move_on_after(timeout + MARGIN):
-            await self._ready.wait()
-        # This process may have been suspended. Read first what has come meanwhile.
-        await trio.sleep(heartbeat_interval(self._config.timeout_worker))
-        while self.state is WorkerState.STARTING and not self._finished.is_set():
-            if self._silence() >= MARGIN:
-                self._end_startup(timeout)
-                return
-            await trio.sleep(MARGIN)
+    def _take_due(self, reason: str) -> None:
+        if self.state is WorkerState.READY and not self._is_due:
+            self._is_due = True
+            self._post(WorkerDue(self, reason))
+
+    def _look_whether_due(self) -> None:
+        """Has it lived for its time, or grown too large?"""
+        if self.ready_at is None or self._is_due:
+            return
+        most = self.config.worker_max_rss
+        if self._lifetime and trio.current_time() - self.ready_at >= self._lifetime:
+            self._take_due(f"it has lived for {self._lifetime:.0f} s (--worker-lifetime)")
+        elif most and self.heartbeat.rss > most:
+            self._take_due(f"it occupies {self.heartbeat.rss} bytes of memory (--worker-max-rss)")
+
+    # Its deadlines
 
     def _end_startup(self, timeout: float) -> None:
         why = f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more (--timeout-startup)"
@@ -367,40 +411,19 @@ class WorkerProcess:
             reason = f"the application {why}: it blocks the loop"
             self.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
 
-    async def _watch_heart(self) -> None:
-        """Kill a serving worker whose loop is blocked."""
-        timeout = self._config.timeout_worker
-        await self._ready.wait()
-        while self.state is WorkerState.READY:
-            await trio.sleep_until(self._last_sign + timeout)
-            # This process may have been suspended (the machine slept, SIGSTOP). Read first what has come
-            # meanwhile.
-            await trio.sleep(heartbeat_interval(timeout))
-            if self.state is WorkerState.READY and self._silence() >= timeout:
-                self.kill(f"has given no sign of life for {timeout:g} s (--timeout-worker)")
-                return
-
-    def _limit_leaving(self, grace: float) -> None:
-        """Let the worker end within `grace` seconds and a margin, unless it has less already."""
-        deadline = trio.current_time() + grace + MARGIN
-        if deadline < self._leaving_scope.deadline:
-            self._leaving_scope.deadline = deadline
-            self._grace = grace
-
-    async def _watch_leaving(self) -> None:
-        """Kill a worker that does not end in time."""
-        await self._leaving.wait()
-        with self._leaving_scope:
-            await self._finished.wait()
-        if not self._finished.is_set() and self._silence() < MARGIN:
-            # Its loop runs: the application shuts down, which has a deadline of its own.
-            with trio.move_on_after(self._config.timeout_shutdown):
-                await self._finished.wait()
-        if self._finished.is_set():
-            await trio.sleep(MARGIN)
-            self.kill("has stopped serving but does not end (is it waiting for a thread?)")
-        else:
-            self.kill(f"did not stop within {self._grace:g} s and {MARGIN:g} s more")
-
-    def _silence(self) -> float:
-        return trio.current_time() - self._last_sign
+    async def _watch_heart(self, process: trio.Process) -> None:
+        """End a worker whose loop is blocked. It logs what it does; SIGABRT has the stacks shown where C code
+        lets no Python run; and SIGKILL ends it in any case.
+        """
+        timeout = await self._vigil.wait_silent()
+        why = f"has given no sign of life for {timeout:g} s (--timeout-worker)"
+        logger.error("%s %s; it is told to log what it does", str(self).capitalize(), why)
+        self._tell.send_nowait(DumpCommand())
+        with trio.move_on_after(_DUMPING):
+            await self._dumped.wait()
+        if sys.platform != "win32":
+            self._end_by(signal.SIGABRT, why)
+            await trio.sleep(_DUMPING)
+        if process.returncode is None:
+            process.kill()
+            self.killed = why

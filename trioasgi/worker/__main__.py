@@ -22,6 +22,10 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, ignore_interrupt)
     if sys.platform == "win32":
         signal.signal(signal.SIGBREAK, ignore_interrupt)
+    else:
+        # A process manager may send these to all processes of the server, and they would end this one.
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, ignore_interrupt)
     commands = _claim_stdin()
     from trioasgi.process.imports import uncollected_imports
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 
 from trioasgi.supervisor.messages import LONGEST_REPORT, Report, encode_line
 
@@ -24,21 +25,24 @@ class Reports:
         sock.setblocking(False)
         self._sock = sock
         self._pending = bytearray()
+        self._lock = threading.Lock()  # the thread of the commands reports too
 
     def send(self, report: Report) -> None:
         """Write a report. What the kernel does not take leaves with the next report."""
-        if len(self._pending) < LONGEST_REPORT:
-            self._pending += encode_line(report)
-        self._flush()
+        with self._lock:
+            if len(self._pending) < LONGEST_REPORT:
+                self._pending += encode_line(report)
+            self._flush()
 
     def send_last(self, report: Report) -> None:
         """Write the report of the worker's end, and wait for the kernel for at most
         `_LAST_MOMENTS` seconds.
         """
-        self._sock.settimeout(_LAST_MOMENTS)
-        self._pending += encode_line(report)
-        self._flush()
-        self._sock.close()
+        with self._lock:
+            self._sock.settimeout(_LAST_MOMENTS)
+            self._pending += encode_line(report)
+            self._flush()
+            self._sock.close()
 
     def _flush(self) -> None:
         try:

@@ -1,20 +1,18 @@
 """A worker's work: the child's side of the supervisor's protocol (`supervisor/messages.py`).
 
 The main thread loads the application and then runs the loop. The loop serves, and sends reports and
-heartbeats, so these stop when it is blocked. Another thread carries out commands. It starts before the
-application is loaded, and works even when the loop is blocked.
+heartbeats, so these stop when it is blocked. Another thread carries out commands (`commands.py`).
 """
 
 from __future__ import annotations
 
 import atexit
-import contextlib
-import logging
+import faulthandler
 import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from types import FrameType
 from typing import NoReturn
@@ -29,32 +27,29 @@ from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
 from trioasgi.process.signals import Handlers, SignalHandler
 from trioasgi.server.assembly import log_settings
+from trioasgi.server.gate import Gate, UnderSupervisor
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.messages import (
     LONGEST_GRACE,
     LONGEST_ORDER,
-    DrainCommand,
+    STAND_BY,
     Draining,
+    Due,
+    Dumped,
     Failed,
-    Heartbeat,
     LineBuffer,
     Order,
     Ready,
     Starting,
     Stopped,
-    decode_command,
+    Waiting,
     decode_order,
-    heartbeat_interval,
     shortened,
 )
+from trioasgi.worker.commands import carry_out
+from trioasgi.worker.heart import heartbeats
 from trioasgi.worker.reports import Reports
 
-logger = logging.getLogger("trioasgi")
-
-ORPHAN_GRACE = 1.0
-"""Seconds to finish requests when the supervisor is gone."""
-_ORPHANS_END = 0.5
-"""Seconds after that until an orphan is ended, whatever it is doing."""
 _SUPERVISORS_TURN = 0.2
 """Seconds from a SIGTERM to this worker until it acts on it. If the signal went to the whole group, the
 supervisor sends a command meanwhile, which also says that the other workers stop.
@@ -74,8 +69,13 @@ def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
     `on_interrupt` is the handler of SIGINT. The application may replace it while it is imported.
     """
     lines = _lines(commands)
+    first = next(lines, b"")
+    if first + b"\n" == STAND_BY:
+        first = next(lines, b"")
+        if not first:
+            return ExitStatus.OK  # the supervisor is gone, and this worker was not needed
     try:
-        order = decode_order(next(lines, b""))
+        order = decode_order(first)
         reports = Reports(handover.take(order.reports))
     except (ValueError, OSError) as error:
         sys.stderr.write(f"trioasgi.worker is started by `trioasgi --workers N` or `--reload`: {error}\n")
@@ -98,15 +98,18 @@ def _serve(
 
             load_env_file(config.env_file, os.environ, config.origins.get("env_file"))
         configure_logging(log_settings(config), show_pid=True)
+        _show_fatal_signals()
         lifecycle = Lifecycle(
             config,
             sockets=[handover.take(description) for description in order.sockets],
             on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=partial(_report_drain, reports),
             on_stuck=lambda failure: _end_with(failure, reports),
+            supervised=_under_supervisor(order, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
-        if not start_guard(partial(carry_out, commands, lifecycle), "trioasgi commands"):
+        carry_out_all = partial(carry_out, commands, lifecycle, partial(reports.send, Dumped()))
+        if not start_guard(carry_out_all, "trioasgi commands"):
             reports.send_last(_NO_THREAD)
             return ExitStatus.FAILED
         declare_worker()
@@ -116,7 +119,7 @@ def _serve(
         # process.
         atexit.register(handlers.ignore)
         reports.send(Starting())
-        status = trio.run(lifecycle.serve, app, _heartbeats(reports, config))
+        status = trio.run(lifecycle.serve, app, heartbeats(reports, config, lifecycle))
         # A command of the supervisor replaces the signal that other servers send.
         handlers.call_displaced(signal.SIGTERM)
     except BaseException as error:  # noqa: BLE001 - every cause of a worker's end is reported
@@ -126,6 +129,28 @@ def _serve(
     reports.send_last(Stopped())
     # The supervisor expects the end of a worker that has served its number of requests.
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
+
+
+def _under_supervisor(order: Order, reports: Reports) -> UnderSupervisor:
+    gate = None
+    private = None if order.private is None else handover.take(order.private)
+    if order.gated:
+        gate = Gate(private, on_waiting=partial(reports.send, Waiting()))
+    elif private is not None:
+        private.close()
+    due = Due("it has served its number of requests")
+    return UnderSupervisor(gate, on_limit=partial(reports.send, due))
+
+
+def _show_fatal_signals() -> None:
+    """Have the stacks of all threads written to stderr at a fatal signal. The supervisor sends SIGABRT to a
+    worker that it is about to kill: C code that holds the GIL lets no Python run.
+    """
+    try:
+        if not faulthandler.is_enabled():
+            faulthandler.enable()
+    except (OSError, ValueError, RuntimeError):
+        pass  # there is no stderr
 
 
 def _begin_serving(handlers: Handlers, reports: Reports) -> None:
@@ -164,43 +189,3 @@ def _lines(fd: int) -> Iterator[bytes]:
     buffer = LineBuffer(LONGEST_ORDER)
     while data := os.read(fd, _CHUNK):
         yield from buffer.feed(data)
-
-
-def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle) -> None:
-    """Carry out commands until the pipe ends: then the supervisor is gone. This runs in a thread.
-
-    While the application is imported there is no loop and no request. Then the process ends at once.
-    """
-    with contextlib.suppress(OSError):
-        for line in commands:
-            match decode_command(line):
-                case DrainCommand(final=final):
-                    _drain(lifecycle, "the supervisor said so", final=final)
-                case None:
-                    logger.debug("The supervisor sent something that is not a command")
-    _drain(lifecycle, "the supervisor is gone", final=True)
-    time.sleep(ORPHAN_GRACE)
-    lifecycle.request_abort("the supervisor is gone")
-    time.sleep(_ORPHANS_END)
-    end_now(ExitStatus.FAILED)
-
-
-def _drain(lifecycle: Lifecycle, reason: str, *, final: bool) -> None:
-    if lifecycle.stage is Stage.LOADING:
-        end_now(ExitStatus.OK)
-    lifecycle.request_drain(reason, final=final)
-
-
-def _heartbeats(reports: Reports, config: Config) -> Callable[[], Awaitable[None]]:
-    interval = heartbeat_interval(config.timeout_worker)
-    on_sigint = signal.getsignal(signal.SIGINT)
-
-    async def send_heartbeats() -> None:
-        while True:
-            reports.send(Heartbeat())
-            if signal.getsignal(signal.SIGINT) is not on_sigint:
-                # pdb leaves a handler that would open a prompt at Ctrl-C in the middle of the loop.
-                signal.signal(signal.SIGINT, on_sigint)
-            await trio.sleep(interval)
-
-    return send_heartbeats

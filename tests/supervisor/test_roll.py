@@ -1,0 +1,238 @@
+"""A roll (SIGHUP): every worker is replaced, one after the other, and no request is lost."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import sys
+import textwrap
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.client import Background, Hammer, get
+from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
+
+from .apps import write, write_app
+from .test_workers import wait_for_workers
+
+if sys.platform == "win32":
+    pytest.skip("signals as Unix has them", allow_module_level=True)
+
+COMMAND = [sys.executable, "-m", "trioasgi", "app:app"]
+
+CHECKED = """
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        status = {status} if scope["path"] == "/health" else 200
+        await send({{"type": "http.response.start", "status": status}})
+        await send({{"type": "http.response.body", "body": {text!r}.encode()}})
+"""
+
+
+def write_checked(directory: Path, text: str, *, status: int = 204) -> None:
+    """`app:app` answers with `text`, and at /health with `status`."""
+    write(directory, textwrap.dedent(CHECKED).format(text=text, status=status))
+
+
+def workers_that_serve(server: ServerProcess) -> set[int]:
+    """The pids of the workers that were ready and have not been told to stop."""
+    ready = set(server.worker_pids())
+    left = {int(pid) for pid in re.findall(r"\[(\d+)\] Stopping", server.output.text)}
+    return ready - left
+
+
+def test_a_roll_replaces_every_worker_and_loses_no_request(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "3", cwd=tmp_path) as server:
+        url = server.url()
+        old = wait_for_workers(server, 3)
+        with Hammer(url) as hammer:
+            write_app(tmp_path, "renewed")
+            server.send(signal.SIGHUP)
+            server.wait_for("Rolled: every worker is new")
+            wait_until(lambda: not any(map(is_alive, old)), "the old workers have ended")
+            wait_until(lambda: "renewed" in hammer.bodies, "the new answer")
+        assert hammer.errors == []
+        assert set(hammer.bodies) == {"old", "renewed"}
+        assert len(workers_that_serve(server)) == 3
+        assert server.output.count("Traceback") == 0
+        assert server.stop() == 0
+
+
+def test_a_running_request_finishes_during_a_roll(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        write_app(tmp_path, "renewed")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        assert not held.is_done
+        (tmp_path / "released").touch()
+        assert held.answer().body == "old"
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [("1 / 0", "ZeroDivisionError"), ("import os; os._exit(9)", "exit status 9 before it was ready")],
+)
+def test_where_the_canary_fails_every_old_worker_stays(broken: str, said: str, tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        old = wait_for_workers(server, 2)
+        write(tmp_path, broken)
+        server.send(signal.SIGHUP)
+        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        if "Error" in said:
+            assert said in server.output.text
+        assert all(map(is_alive, old))
+        assert get(url).body == "old"
+        # The mended file is served by the next roll.
+        write_app(tmp_path, "mended")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        wait_until(lambda: not any(map(is_alive, old)), "the old workers have ended")
+        assert get(url).body == "mended"
+        assert server.stop() == 0
+
+
+def test_a_canary_that_fails_a_probe_meets_no_client(tmp_path: Path) -> None:
+    write_checked(tmp_path, "old")
+    options = ("--workers", "2", "--smoke", "/health 204", "--smoke", "/")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        url = server.url()
+        old = wait_for_workers(server, 2)
+        write_checked(tmp_path, "bad", status=503)
+        with Hammer(url) as hammer:
+            server.send(signal.SIGHUP)
+            server.wait_for(r"has failed a probe \(--smoke\): /health was answered with 503, not with 204")
+            server.wait_for("The roll has failed")
+        assert hammer.errors == []
+        assert set(hammer.bodies) == {"old"}
+        assert all(map(is_alive, old))
+        write_checked(tmp_path, "good")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        assert server.output.count("has passed the probes") == 2
+        wait_until(lambda: not any(map(is_alive, old)), "the old workers have ended")
+        assert get(url).body == "good"
+        assert server.stop() == 0
+
+
+def test_probes_do_not_need_tls_and_have_a_deadline(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    options = ("--workers", "2", "--certfile", "--smoke", "/pid", "--smoke-timeout", "0.5")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        assert server.stop() == 0
+    with start_server("app:app", *options, "--smoke", "/held", cwd=tmp_path) as server:
+        old = wait_for_workers(server, 2)
+        server.send(signal.SIGHUP)
+        server.wait_for(r"/held was not answered within 0.5 s \(--smoke-timeout\)")
+        server.wait_for("The roll has failed")
+        assert all(map(is_alive, old))
+        assert server.stop() == 0
+
+
+def test_a_roll_reads_the_options_anew(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    config = tmp_path / "trioasgi.toml"
+    config.write_text('workers = 2\nheader = ["x-a: 1"]\n')
+    with start_server("app:app", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        config.write_text('workers = 3\nheader = ["x-a: 2"]\nlog_level = "debug"\n')
+        server.send(signal.SIGHUP)
+        server.wait_for("Scaling from 2 to 3 workers")
+        server.wait_for("Rolled: every worker is new")
+        wait_until(lambda: httpx.get(url).headers["x-a"] == "2", "the new header")
+        config.write_text("workers = -3\n")
+        server.send(signal.SIGHUP)
+        server.wait_for("Nothing is replaced: bad value for workers: -3")
+        assert len(workers_that_serve(server)) == 3
+        assert server.stop() == 0
+
+
+def test_what_only_a_restart_can_change_stays(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    config = tmp_path / "trioasgi.toml"
+    config.write_text("workers = 2\nport = 0\n")
+    with start(COMMAND, cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        config.write_text("workers = 2\nport = 1\n")
+        server.send(signal.SIGHUP)
+        server.wait_for("port has changed: that needs a restart")
+        server.wait_for("Rolled: every worker is new")
+        assert get(url).body == "yes"
+        assert server.stop() == 0
+
+
+def test_a_roll_that_is_asked_for_again_begins_anew_or_follows(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        write_app(tmp_path, "hangs", extra="import time; print('importing', flush=True); time.sleep(600)")
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        write_app(tmp_path, "renewed")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        wait_until(lambda: get(url).body == "renewed", "the new answer")
+        assert server.stop() == 0
+
+
+def test_a_stop_during_a_roll_is_at_once(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        write_app(tmp_path, "hangs", extra="import time; print('importing', flush=True); time.sleep(600)")
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        assert server.stop() == 0
+
+
+def test_an_old_worker_that_dies_during_a_roll_is_followed_by_the_canary(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    slow = "import time; print('importing', flush=True); time.sleep(1)"
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        old = wait_for_workers(server, 2)
+        write_app(tmp_path, "renewed", extra=slow)
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        server.wait_for("was ended by SIGKILL; its successor starts already")
+        server.wait_for("Rolled: every worker is new")
+        wait_until(lambda: get(url).body == "renewed", "the new answer")
+        assert server.stop() == 0
+
+
+def test_workers_are_added_and_removed_by_signals(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        with Hammer(url) as hammer:
+            server.send(signal.SIGTTIN)
+            server.wait_for("Scaling from 2 to 3 workers")
+            wait_for_workers(server, 3)
+            for count in (2, 1):
+                server.send(signal.SIGTTOU)
+                server.wait_for(rf"Scaling from {count + 1} to {count} workers")
+            server.send(signal.SIGTTOU)
+            server.wait_for("One worker is the least")
+            wait_until(lambda: len(workers_that_serve(server)) == 1, "one is left")
+        assert hammer.errors == []
+        assert server.stop() == 0

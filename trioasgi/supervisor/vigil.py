@@ -1,0 +1,106 @@
+"""Watches one worker: its start-up, its heart and its end have deadlines. After them the process is killed.
+
+A worker reports heartbeats from its loop, so their absence tells of a loop that is blocked. This process may
+have been suspended itself (the machine slept, SIGSTOP): so before each verdict it reads what has come
+meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import trio
+
+from .messages import heartbeat_interval
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+MARGIN = 3.0
+"""Seconds from each deadline that a worker watches itself until the supervisor kills it."""
+
+Killing = Callable[[str], None]
+"""Ends the process at once, and logs why."""
+
+
+class Vigil:
+    """The signs of life of one worker, and the deadlines that they are held against."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.last_sign = trio.current_time()
+        """When the worker has reported last, in seconds of `trio.current_time()`."""
+        self.starting = trio.Event()
+        """The application is loaded."""
+        self.started = trio.Event()
+        """The application's start-up is complete."""
+        self.leaving = trio.Event()
+        """The worker drains."""
+        self.finished = trio.Event()
+        """The server has ended, and the process is about to."""
+        self._leaving_scope = trio.CancelScope()
+        self._grace = 0.0
+
+    def note_sign(self) -> None:
+        """The worker has reported something."""
+        self.last_sign = trio.current_time()
+
+    def silence(self) -> float:
+        """Seconds since its last report."""
+        return trio.current_time() - self.last_sign
+
+    async def watch_startup(self, kill: Callable[[float], None]) -> None:
+        """Call `kill`, with the seconds that it had, for a worker whose start-up blocks its loop. Otherwise
+        the loop watches the deadline.
+        """
+        timeout = self.config.timeout_startup
+        await self.starting.wait()
+        with trio.move_on_after(timeout + MARGIN):
+            await self.started.wait()
+        await trio.sleep(heartbeat_interval(self.config.timeout_worker))
+        while not (self.started.is_set() or self.leaving.is_set() or self.finished.is_set()):
+            if self.silence() >= MARGIN:
+                kill(timeout)
+                return
+            await trio.sleep(MARGIN)
+
+    async def wait_silent(self) -> float:
+        """Return when a worker that has started, and does not leave, has been silent for too long: with the
+        seconds. If it leaves, this waits for ever.
+        """
+        timeout = self.config.timeout_worker
+        await self.started.wait()
+        while not self.leaving.is_set():
+            await trio.sleep_until(self.last_sign + timeout)
+            await trio.sleep(heartbeat_interval(timeout))
+            if not self.leaving.is_set() and self.silence() >= timeout:
+                return timeout
+        await trio.sleep_forever()
+        raise AssertionError  # not reached
+
+    def begin_leaving(self, grace: float | None) -> None:
+        """Let the worker end within `grace` seconds (None: those of the option) and a margin, unless it has
+        less already.
+        """
+        grace = self.config.timeout_graceful_shutdown if grace is None else grace
+        deadline = trio.current_time() + grace + MARGIN
+        if deadline < self._leaving_scope.deadline:
+            self._leaving_scope.deadline = deadline
+            self._grace = grace
+        self.leaving.set()
+
+    async def watch_leaving(self, kill: Killing) -> None:
+        """Kill a worker that does not end in time."""
+        await self.leaving.wait()
+        with self._leaving_scope:
+            await self.finished.wait()
+        if not self.finished.is_set() and self.silence() < MARGIN:
+            # Its loop runs: the application shuts down, which has a deadline of its own.
+            with trio.move_on_after(self.config.timeout_shutdown):
+                await self.finished.wait()
+        if self.finished.is_set():
+            await trio.sleep(MARGIN)
+            kill("has stopped serving but does not end (is it waiting for a thread?)")
+        else:
+            kill(f"did not stop within {self._grace:g} s and {MARGIN:g} s more")

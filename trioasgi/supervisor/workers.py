@@ -1,0 +1,275 @@
+"""The workers of all slots: what is done to them. Why it is done is decided elsewhere (`supervisor.py`,
+`respawn.py`, `renewal.py`, `roll.py`).
+
+A standby is a worker without a slot. Under `reload` it has imported Python, Trio and this server, and waits
+for its order: so a save costs only the application's own import. With `standby` its application has started,
+and it waits to be told to accept: so a crash costs milliseconds.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import trio
+
+from .slots import DelayOver, Slot, SlotState, SupervisorEvent
+from .worker_process import WorkerProcess
+from .worker_state import WorkerState
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+logger = logging.getLogger("trioasgi")
+
+_FIRST_DELAY = 0.25
+_LONGEST_DELAY = 30.0
+_STABLE = 10.0
+"""Seconds after which a worker that was ready is no longer counted as having crashed at once."""
+_MOST_LEAVING = 3
+"""So many replaced workers of a slot may be draining. If one more is replaced, the oldest is killed."""
+
+
+class Workers:
+    """Starts, replaces and drains the workers of the slots, which accept from `sockets`.
+
+    `config` is that of new workers. The other arguments are as for `WorkerProcess`.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        sockets: Sequence[socket.socket],
+        post: Callable[[SupervisorEvent], None],
+        *,
+        directory: str,
+        terminal: int | None,
+    ) -> None:
+        self.config = config
+        self.slots = [Slot() for _ in range(config.workers)]
+        self.living: set[WorkerProcess] = set()
+        """All whose process has not ended, a standby included."""
+        self.standby: WorkerProcess | None = None
+        self._removed: list[Slot] = []  # their workers still drain
+        self._sockets = sockets
+        self._post = post
+        self._directory = directory
+        self._terminal = terminal
+
+    def start_all(self, nursery: trio.Nursery) -> None:
+        """Start the first worker of each slot. All of them run in `nursery`."""
+        self._nursery = nursery
+        for slot in self.slots:
+            self.start(slot)
+
+    # Who is who
+
+    def slot_of(self, worker: WorkerProcess) -> Slot | None:
+        """The slot whose worker this is."""
+        return next((slot for slot in self.slots if slot.worker is worker), None)
+
+    def slot_of_successor(self, worker: WorkerProcess) -> Slot | None:
+        """The slot for whose worker this is a successor."""
+        return next((slot for slot in self.slots if slot.successor is worker), None)
+
+    def slot_of_leaving(self, worker: WorkerProcess) -> Slot | None:
+        """The slot from which this one is leaving."""
+        return next((slot for slot in (*self.slots, *self._removed) if worker in slot.leaving), None)
+
+    @property
+    def is_any_serving(self) -> bool:
+        """Does any slot serve?"""
+        return any(slot.state is SlotState.SERVING for slot in self.slots)
+
+    @property
+    def are_all_vacant(self) -> bool:
+        """Has no slot a worker, nor the prospect of one?"""
+        return all(slot.state is SlotState.VACANT for slot in self.slots)
+
+    # Starting
+
+    def start(self, slot: Slot, config: Config | None = None) -> WorkerProcess:
+        """Give the slot a new worker: the standby, if there is one that can be used."""
+        self.cancel_delay(slot)
+        slot.worker = worker = self._obtain(self.config if config is None else config)
+        slot.enter(SlotState.STARTING)
+        slot.is_outdated = slot.is_due = False
+        return worker
+
+    def start_later(self, slot: Slot) -> float:
+        """Start the slot's next worker after a delay, which grows with each crash. Return the delay."""
+        slot.enter(SlotState.DELAYED)
+        return self.delay(slot)
+
+    def delay(self, slot: Slot) -> float:
+        """Post a DelayOver after the slot's delay, which grows each time. Return its seconds."""
+        delay = min(_LONGEST_DELAY, _FIRST_DELAY * 2.0 ** min(slot.crashes, 10))
+        slot.crashes += 1
+        self.cancel_delay(slot)
+        slot.delay = trio.CancelScope()
+        self._nursery.start_soon(self._bring_end_of_delay, slot, slot.delay, delay)
+        return delay
+
+    async def _bring_end_of_delay(self, slot: Slot, scope: trio.CancelScope, delay: float) -> None:
+        with scope:
+            await trio.sleep(delay)
+            self._post(DelayOver(slot, scope))
+
+    def cancel_delay(self, slot: Slot) -> None:
+        """Let no DelayOver come for this slot."""
+        if slot.delay is not None:
+            slot.delay.cancel()
+            slot.delay = None
+
+    def _obtain(self, config: Config) -> WorkerProcess:
+        standby = self.standby
+        if standby is not None:
+            if standby.state is WorkerState.STANDBY:
+                self.standby = None
+                standby.instruct(config)
+                return standby
+            if standby.state is WorkerState.WAITING and standby.config is config:
+                self.standby = None
+                standby.accept()
+                return standby
+        worker = self._make(config)
+        worker.instruct(config)
+        return worker
+
+    def _make(self, config: Config) -> WorkerProcess:
+        worker = WorkerProcess(
+            config, self._sockets, self._post, terminal=self._terminal, directory=self._directory
+        )
+        self.living.add(worker)
+        self._nursery.start_soon(worker.start_and_wait)
+        return worker
+
+    def keep_standby(self) -> None:
+        """Start a standby, if the options ask for one and there is none."""
+        config = self.config
+        if self.standby is None and (config.reload or config.standby):
+            self.standby = self._make(config)
+            if not config.reload:
+                self.standby.instruct(config, gated=True)
+
+    def drop_standby(self) -> None:
+        """End the standby, whose order may be outdated."""
+        standby, self.standby = self.standby, None
+        if standby is not None:
+            standby.drain()
+
+    # Replacing
+
+    def retire(self, slot: Slot, grace: float | None = None) -> None:
+        """Drain the slot's worker, and its successor, if it has one. It has none then."""
+        self.drop_successor(slot)
+        if slot.worker is not None:
+            slot.worker.drain(grace=grace)
+            self.let_go(slot)
+
+    def let_go(self, slot: Slot) -> None:
+        """Note that the slot's worker leaves: it drains, now or when its successor is ready."""
+        assert slot.worker is not None
+        self._note_leaving(slot, slot.worker)
+        slot.worker = None
+
+    def _note_leaving(self, slot: Slot, worker: WorkerProcess) -> None:
+        if len(slot.leaving) >= _MOST_LEAVING:
+            slot.leaving[0].kill(f"was still draining when {_MOST_LEAVING} more had to")
+        slot.leaving.append(worker)
+
+    def drain_leaving(self, slot: Slot) -> None:
+        """Drain those that were let go while they served."""
+        for worker in slot.leaving:
+            if worker.state is not WorkerState.DRAINING:
+                worker.drain()
+
+    def succeed(self, slot: Slot, config: Config | None = None, *, gated: bool = False) -> WorkerProcess:
+        """Start a successor beside the slot's worker, which serves until `take_over`. A slot that does not
+        serve gets a new worker in place of what it has. Return the new one.
+
+        `gated`: it waits for `accept()` when its application has started.
+        """
+        config = self.config if config is None else config
+        self.cancel_delay(slot)
+        self.drop_successor(slot)
+        if slot.state is not SlotState.SERVING:
+            self.retire(slot)
+            return self.start(slot, config)
+        if gated:
+            slot.successor = self._make(config)
+            slot.successor.instruct(config, gated=True)
+        else:
+            slot.successor = self._obtain(config)
+        return slot.successor
+
+    def take_over(self, slot: Slot) -> None:
+        """Let the slot's successor, which is ready, take the place of its worker, which drains."""
+        assert slot.successor is not None
+        successor, slot.successor = slot.successor, None
+        if slot.worker is not None:
+            slot.worker.drain()
+            self.let_go(slot)
+        slot.worker = successor
+        slot.is_due = False
+        slot.enter(SlotState.SERVING)
+
+    def promote(self, slot: Slot) -> None:
+        """Let the slot's successor, which still starts, take the place of a worker that is gone."""
+        assert slot.worker is None
+        slot.worker, slot.successor = slot.successor, None
+        slot.is_due = False
+        slot.enter(SlotState.STARTING)
+
+    def drop_successor(self, slot: Slot) -> None:
+        """End the slot's successor, if it has one. Its worker stays."""
+        successor, slot.successor = slot.successor, None
+        if successor is not None:
+            successor.drain()
+            self._note_leaving(slot, successor)
+
+    # All together
+
+    def scale(self, count: int) -> None:
+        """Add slots, or remove the last ones, whose workers drain."""
+        while len(self.slots) < count:
+            slot = Slot()
+            self.slots.append(slot)
+            self.start(slot)
+        while len(self.slots) > count:
+            slot = self.slots.pop()
+            self.cancel_delay(slot)
+            self.retire(slot)
+            self._removed.append(slot)
+        self.forget_removed()
+
+    def forget_removed(self) -> None:
+        """Forget the removed slots whose workers have ended."""
+        self._removed = [slot for slot in self._removed if slot.leaving]
+
+    def drain_all(self) -> None:
+        """Drain all workers, as everything stops."""
+        for slot in self.slots:
+            self.cancel_delay(slot)
+        for worker in self.living:
+            worker.drain(final=True)
+
+
+def has_been_stable(worker: WorkerProcess) -> bool:
+    """Has it served for long enough, that its end is no sign of a fault in its start?"""
+    return worker.ready_at is not None and trio.current_time() - worker.ready_at >= _STABLE
+
+
+def name_of(worker: WorkerProcess) -> str:
+    """As the beginning of a sentence."""
+    return str(worker).capitalize()
+
+
+def iter_workers(workers: Workers) -> Iterator[tuple[int, WorkerProcess]]:
+    """Each worker with the number of its slot, from 1 on; the successors behind their predecessors."""
+    for number, slot in enumerate(workers.slots, 1):
+        for worker in (*slot.leaving, slot.worker, slot.successor):
+            if worker is not None:
+                yield number, worker
