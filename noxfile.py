@@ -211,6 +211,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def faults(session: nox.Session) -> None:
+    """Load while the processes are rolled, scaled and killed: `nox -s faults -- --requests 100000`."""
+    install(session, "test")
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
+@nox.session(default=False)
 def slow(session: nox.Session) -> None:
     """slowhttptest as an attacker, where it is installed: `nox -s slow -- --connections 1000`."""
     install(session, "test")

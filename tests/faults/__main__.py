@@ -1,0 +1,68 @@
+"""The long form: `python -m tests.faults --requests 100000`. The exit status is 1 if a request was lost, and
+no kill explains it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+import trio
+
+from .run import GENTLE, HARSH, Action, Outcome, measure
+
+
+def main() -> None:
+    """Run each kind of action over plain HTTP and over TLS, and print what came of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000, help="of all runs together")
+    parser.add_argument("--pause", type=float, default=0.02, help="seconds between two requests of a client")
+    parser.add_argument("--log", action="store_true", help="print the server's log where something was lost")
+    arguments = parser.parse_args()
+    runs: list[tuple[str, tuple[Action, ...], bool]] = [
+        ("gentle, plain", GENTLE, False),
+        ("gentle, TLS", GENTLE, True),
+        ("harsh, plain", HARSH, False),
+        ("harsh, TLS", HARSH, True),
+    ]
+    good = True
+    for name, actions, tls in runs:
+        with tempfile.TemporaryDirectory() as directory:
+            run = partial(
+                measure,
+                Path(directory),
+                requests=arguments.requests // len(runs),
+                actions=actions,
+                tls=tls,
+                pause=arguments.pause,
+            )
+            outcome = trio.run(run)
+        report(name, outcome)
+        lost = outcome.lost_without_reason or outcome.status not in (0, 1 if outcome.kills else 0)
+        good = good and not lost
+        if lost and arguments.log:
+            print(outcome.log)
+    sys.exit(0 if good else 1)
+
+
+def report(name: str, outcome: Outcome) -> None:
+    """Print one run."""
+    tally = outcome.tally
+    print(
+        f"{name}: {tally.total} answered, {len(tally.failed)} lost (at most {outcome.bound} may be), ", end=""
+    )
+    print(f"{tally.asked_again} asked again, exit status {outcome.status}")
+    print("  " + ", ".join(f"{kind}: {count}" for kind, count in sorted(tally.answered.items())))
+    print(f"  p99 of small ones: {outcome.percentile(0.99) * 1000:.1f} ms while nothing was done")
+    for action, spans in outcome.spans.items():
+        p99 = outcome.percentile(0.99, action) * 1000
+        print(f"  {len(spans)} x {action}: p99 {p99:.1f} ms, {spans[-1][1] - spans[-1][0]:.1f} s the last")
+    for failure in tally.failed[:10]:
+        print(f"  lost: {failure}")
+
+
+if __name__ == "__main__":
+    main()
