@@ -210,6 +210,39 @@ def test_fields_that_were_not_checked_are_not_remembered(heads: HeadEncoder) -> 
         heads.encode(200, [(b"x-again", b"bad\r\nset-cookie: forged")])
 
 
+class Replacing:
+    """A field that replaces another one, which has been read before it."""
+
+    def __init__(self, headers: list[Any], field: Any) -> None:
+        self._headers = headers
+        self._field = field
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._headers[0] = self._field
+        return iter((b"x-replacing", b"1"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        (b"x-replaced", b"bad\r\nset-cookie: forged"),
+        (b"x-replaced", b"good", b"bad"),
+        (b"x-replaced",),
+        (b"Content-Length", b"bad"),
+    ],
+)
+def test_a_field_that_has_been_replaced_since_it_was_checked_is_not_remembered(
+    heads: HeadEncoder, field: Any
+) -> None:
+    heads.encode(200, [(b"x-replaced", b"good"), (b"Content-Length", b"1")])  # the names are known
+    for _ in range(2 * module.SAMPLE):
+        headers: list[Any] = [(b"x-replaced", b"good")]
+        headers.append(Replacing(headers, field))
+        heads.encode(200, headers)
+    with pytest.raises(ASGIMessageError):
+        heads.encode(200, [field])
+
+
 def test_a_bad_value_is_named_also_if_its_fields_can_be_read_only_once(heads: HeadEncoder) -> None:
     bad = (b"X-Bad", b"a\r\nb: c")
     heads.encode(200, [(b"x-good", b"1")])

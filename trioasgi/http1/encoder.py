@@ -6,7 +6,7 @@ import time
 from enum import Enum
 from http import HTTPStatus
 from itertools import chain, cycle, pairwise
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeGuard
 
 from trioasgi.http.response_fields import (
     CONTENT_LENGTH,
@@ -183,9 +183,10 @@ class HeadEncoder:
         """Remember the lines of the fields that cannot change. Special ones have none."""
         if type(headers) is not list and type(headers) is not tuple:
             return  # what else can be iterated may have other fields now, which nobody has checked
-        for field in headers:
-            if type(field) is not tuple or any(type(part) is not bytes for part in field):
-                continue
+        fields: list[Header] = [field for field in headers if _is_constant(field)]
+        if not are_sendable([value for _, value in fields]):
+            return  # the application has put another field into its list since we have checked it
+        for field in fields:
             given, value = field
             name = self._names.get(given)
             if name is None or len(name) + len(value) > _MAX_LINE_SIZE:
@@ -193,12 +194,13 @@ class HeadEncoder:
             if len(self._lines) >= _MAX_LINES:
                 self._lines.clear()
                 self._lengths.clear()
-            if name == _LENGTH:
+            if name != _LENGTH:
+                if name not in self._special:
+                    self._lines[field] = b"%b%b\r\n" % (name, value)
+            elif value.isdigit():
                 length = int(value)
                 self._lengths[field] = length, b"%b%d\r\n" % (name, length)
                 self._lines[field] = b""
-            elif name not in self._special:
-                self._lines[field] = b"%b%b\r\n" % (name, value)
 
     def _encode_special(self, status: int, lines: list[bytes], special: list[Header]) -> list[bytes]:
         """As `encode`, if fields in `special` replace default ones, or are the server's to send."""
@@ -211,6 +213,11 @@ class HeadEncoder:
             if field[0] not in _OUR_NAMES or (field[0] == _UPGRADE and status == 426)
         ]
         return [STATUS_LINES[status], _encode_fields(defaults), *lines[1:], *own]
+
+
+def _is_constant(field: GivenField) -> TypeGuard[Header]:
+    """Is it a name and a value that cannot change?"""
+    return type(field) is tuple and len(field) == 2 and type(field[0]) is bytes and type(field[1]) is bytes
 
 
 def _encode_name(name: bytes) -> bytes:
