@@ -184,6 +184,16 @@ def test_a_length_is_checked_also_where_it_is_not_sent() -> None:
         check_fields([(b"content-length", b"3"), (b"Content-Length", b"3")])
 
 
+@pytest.mark.parametrize("digits", [b"9" * 19, b"9" * 5000, b"\xb2"])
+def test_a_length_is_a_number_of_bytes_that_could_be_sent(heads: HeadEncoder, digits: bytes) -> None:
+    """Python makes no number of more than 4300 digits."""
+    fields = [(b"content-length", digits)]
+    with pytest.raises(ASGIMessageError, match="must be one non-negative number"):
+        heads.encode(200, fields)
+    with pytest.raises(ASGIMessageError, match="must be one non-negative number"):
+        check_fields(fields)
+
+
 def test_a_length_is_sent_without_leading_zeros(heads: HeadEncoder) -> None:
     """Some readers would take `010` for eight."""
     for _ in range(2 * module.SAMPLE):

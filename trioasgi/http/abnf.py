@@ -67,3 +67,8 @@ AUTHORITY: Final = rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5
     host      = IP-literal / IPv4address / reg-name                             (RFC 3986, 3.2.2)
     port      = *DIGIT                                                          (RFC 3986, 3.2.3)
 """
+
+LENGTH_DIGITS: Final = 18
+"""The most digits of a Content-Length (RFC 9110, 8.6): more than any body that could be sent, and less than
+overflows anybody's 64 bits. Python makes no number of more than 4300.
+"""

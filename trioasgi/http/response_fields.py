@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import ASGIMessageError, shorten
-from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN
+from trioasgi.http.abnf import LENGTH_DIGITS, NO_FIELD_CHARS, TOKEN
 
 if TYPE_CHECKING:
     from trioasgi.http.request import Header
@@ -93,7 +93,7 @@ def check_length(digits: bytes, seen: int | None) -> int:
     """
     if seen is not None:
         raise ASGIMessageError("content-length is given twice; it must be one number")
-    if not digits.isdigit():
+    if not digits.isdigit() or len(digits) > LENGTH_DIGITS:
         raise ASGIMessageError(f"content-length must be one non-negative number, not {shorten(digits)}")
     return int(digits)
 

@@ -11,7 +11,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http.abnf import AUTHORITY, FIELD_LINE
+from trioasgi.http.abnf import AUTHORITY, FIELD_LINE, LENGTH_DIGITS
 from trioasgi.http.request import FORWARDED_NAMES
 from trioasgi.http1.codec import GrammarError
 from trioasgi.http1.request import HTTP1Request
@@ -31,8 +31,6 @@ _AUTHORITY: Final = re.compile(AUTHORITY)
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#]*)([^#]*)")
 
 _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port
-
-_LENGTH_DIGITS: Final = 18  # more than any body that could be sent, and less than overflows anybody's 64 bits
 
 
 @lru_cache(maxsize=512)
@@ -198,7 +196,7 @@ def _note_options(request: HTTP1Request, options: list[bytes]) -> None:
 def _note_content_length(request: HTTP1Request, value: bytes) -> None:
     if request.content_length is not None:
         raise RequestError(Rule.LENGTH_REPEATED)
-    if not value.isdigit() or len(value) > _LENGTH_DIGITS:
+    if not value.isdigit() or len(value) > LENGTH_DIGITS:
         raise RequestError(Rule.LENGTH_INVALID)
     request.content_length = int(value)
 
