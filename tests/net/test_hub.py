@@ -1,4 +1,4 @@
-"""The readiness hub's way of looking: how often it asks the kernel, and when its failure is seen."""
+"""The readiness hub: of which streams it tells epoll, and what it keeps. `test_looking` has how it looks."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import errno
 import socket
 import sys
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.net.pairs import hub_pair, running_hub, unix_pair
+from tests.net.pairs import running_hub, unix_pair
 from tests.support.sockets import run
 from trioasgi.net.hub import Hub
 from trioasgi.net.stream import HubStream
@@ -22,101 +20,6 @@ from trioasgi.net.stream import HubStream
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
 SOON = 5.0
-
-
-class Rounds(trio.abc.Instrument):
-    """Notes in which rounds of the scheduler each task has run."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.of: dict[str, list[int]] = {}
-
-    def after_io_wait(self, timeout: float) -> None:
-        self.count += 1
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.of.setdefault(task.name, []).append(self.count)
-
-
-@contextmanager
-def counted_rounds() -> Iterator[Rounds]:
-    rounds = Rounds()
-    trio.lowlevel.add_instrument(rounds)
-    try:
-        yield rounds
-    finally:
-        trio.lowlevel.remove_instrument(rounds)
-
-
-def test_a_task_that_the_hub_wakes_runs_in_the_hubs_own_round() -> None:
-    async def main() -> None:
-        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
-            for _ in range(5):
-                nursery.start_soon(stream.receive, name="reader")
-                await wait_all_tasks_blocked(0.01)
-                with counted_rounds() as rounds:
-                    await peer.send_all(b"x")
-                    await wait_all_tasks_blocked(0.01)
-                (hub,) = (found for name, found in rounds.of.items() if name.endswith("Hub._dispatch"))
-                assert rounds.of["reader"][0] == hub[0]
-
-    run(main, SOON)
-
-
-def test_the_kernel_is_asked_only_once_the_hub_was_woken(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def main() -> None:
-        async with hub_pair() as (stream, peer):
-            await wait_all_tasks_blocked(0.01)
-            asked = 0
-            poll = stream.hub._poll
-
-            def count(timeout: float, most: int) -> list[tuple[int, int]]:
-                nonlocal asked
-                asked += 1
-                return poll(timeout, most)
-
-            monkeypatch.setattr(stream.hub, "_poll", count)
-            for _ in range(100):
-                await trio.lowlevel.checkpoint()
-            assert asked == 0
-            await peer.send_all(b"x")
-            assert await stream.receive() == b"x"
-            await wait_all_tasks_blocked(0.01)
-            assert asked == 1
-
-    run(main, SOON)
-
-
-def test_a_failure_of_the_look_ends_the_hub_and_all_waits() -> None:
-    """Trio would log the exception of an instrument, and all who wait would wait for ever."""
-
-    class Broken(HubStream):
-        def on_event(self, flags: int) -> None:
-            if hears:
-                raise ZeroDivisionError
-
-    async def wait(stream: HubStream) -> None:
-        with pytest.raises(ConnectionAbortedError):
-            await stream.receive()
-
-    async def main() -> None:
-        hub = Hub()
-        (ours, theirs), (others, quiet) = unix_pair(), unix_pair()
-        with theirs, quiet, pytest.raises(BaseExceptionGroup) as caught:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(hub.run)
-                Broken(ours, hub)
-                with trio.CancelScope(shield=True):
-                    async with trio.open_nursery() as waiting:
-                        waiting.start_soon(wait, HubStream(others, hub))
-                        await wait_all_tasks_blocked(0.01)
-                        hears.append(True)
-                        theirs.send(b"x")
-
-        assert caught.value.subgroup(ZeroDivisionError) is not None
-
-    hears: list[bool] = []
-    run(main, SOON)
 
 
 def test_an_event_for_a_stream_that_was_closed_by_the_one_before_it_is_dropped() -> None:

@@ -1,9 +1,9 @@
 """The readiness hub: one epoll set for all connections of a worker.
 
 Trio registers a socket anew for each wait (EPOLLONESHOT: one `epoll_ctl` each). The hub registers it once,
-edge-triggered and with EPOLLRDHUP, in an epoll set of its own. One task waits with
-`trio.lowlevel.wait_readable` for events of that set. So a batch of ready connections costs one wake-up. And
-the hub notices a hang-up while the application runs, without a task that watches for it.
+edge-triggered and with EPOLLRDHUP, in an epoll set of its own, and looks at that set when it has events
+(`net.looking`). So a batch of ready connections costs one wake-up. And the hub notices a hang-up while the
+application runs, without a task that watches for it.
 
 The hub is also the worker's clock. A deadline is a number, and counts while a task waits for it. When the
 earliest has come, one task compares all of them with the time (`net.ticker`). It rests until then, so an idle
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trioasgi.net.looking import keep_looking
 from trioasgi.net.ticker import Ticker
-from trioasgi.net.turns import long_steps
 from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
@@ -148,17 +148,7 @@ class Hub:
     async def _dispatch(self) -> None:
         if sys.platform != "linux":
             raise RuntimeError("the readiness hub needs epoll")
-        fd = self._epoll.fileno()
-        task = trio.lowlevel.current_task()
-        early = _EarlyLook(task, self._look)
-        trio.lowlevel.add_instrument(early)
-        try:
-            while True:
-                task.custom_sleep_data = early
-                await trio.lowlevel.wait_readable(fd)
-                early.ensure()
-        finally:
-            trio.lowlevel.remove_instrument(early)
+        await keep_looking(self._epoll.fileno(), self._look)
 
     def _look(self) -> None:
         """Hand all events of the epoll set to their streams."""
@@ -228,47 +218,3 @@ class Hub:
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
-
-
-class _EarlyLook(trio.abc.Instrument):
-    """Calls `look` as soon as `task` is rescheduled, before the task runs.
-
-    Trio asks its own epoll set before each round of its scheduler. Tasks that `look` wakes from here run in
-    the same round as `task`, not in the next one. That saves one of the three epoll_wait calls of a lone
-    request (test_a_task_that_the_hub_wakes_runs_in_the_hubs_own_round).
-
-    If an instrument raises, Trio logs that and drops the instrument. So the exception is kept, and the task
-    raises it. Then the hub ends and closes its streams
-    (test_a_failure_of_the_look_ends_the_hub_and_all_waits).
-    """
-
-    def __init__(self, task: trio.lowlevel.Task, look: Callable[[], None]) -> None:
-        self._task = task
-        self._look = look
-        self._looked = False
-        self._long_steps = long_steps()
-        self._failure: BaseException | None = None
-
-    def after_io_wait(self, timeout: float) -> None:  # noqa: ARG002 - the signature is trio's
-        """Look, if the task was woken: Trio clears `custom_sleep_data` of a task that it reschedules.
-
-        Without this check every round would ask the kernel
-        (test_the_kernel_is_asked_only_once_the_hub_was_woken).
-        """
-        self._long_steps.is_free = True  # a round of the scheduler begins
-        if self._task.custom_sleep_data is None:
-            self._looked = True
-            try:
-                self._look()
-            except BaseException as exc:  # noqa: BLE001 - the task raises it
-                self._failure = exc
-
-    def ensure(self) -> None:
-        """To be called by the task when it runs: raise the kept exception, and look if that was
-        not done yet.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if not self._looked:
-            self._look()
-        self._looked = False
