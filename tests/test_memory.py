@@ -149,9 +149,9 @@ def test_an_idle_connection_keeps_little_of_what_it_has_encrypted(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await respond(send, bytes(1 << 20))
 
-    def send_nowait(stream: HubStream, data: bytes) -> bool:
+    def send_nowait(stream: HubStream, data: bytes, flags: int = 0) -> bool:
         sizes.append(len(data))
-        return original(stream, data)
+        return original(stream, data, flags)
 
     async def main() -> None:
         tls = certificates(tmp_path)

@@ -212,25 +212,24 @@ class HTTP1Response(Exchange):
                 if more:
                     return self._send_chunk(data)
                 data = encode_end(data, self._trailers)
+        head = b""
         if self._head:
             head, self._head = self._head, b""
             if not data and more:
                 self._recallable = head
                 return self._send_soon(head)
             if len(data) <= JOIN_BELOW:
-                data = head + data
-            else:
-                try:
-                    self._send(head)
-                except ClientDisconnected:
-                    self.sent -= len(data)  # it has never been given
-                    raise
+                data, head = head + data, b""
+        connection = self._connection
         if more:
-            if self._connection.attends:
-                self._connection.attend()
+            if connection.attends:
+                connection.attend()
+            if head:
+                return self._send_two(head, data)
             return self._send_soon(data) if data else False
         try:  # as `_send`, without a call for each response
-            if not self._connection.channel.send_nowait(data):
+            channel = connection.channel
+            if not (channel.send_two_nowait(head, data) if head else channel.send_nowait(data)):
                 self.phase = _ENDING
                 return True
         except OSError as exc:
@@ -320,6 +319,12 @@ class HTTP1Response(Exchange):
     def _send(self, data: bytes) -> bool:
         try:
             return not self._connection.channel.send_nowait(data)
+        except OSError as exc:
+            raise self._broken() from exc
+
+    def _send_two(self, head: bytes, data: bytes) -> bool:
+        try:
+            return not self._connection.channel.send_two_nowait(head, data)
         except OSError as exc:
             raise self._broken() from exc
 

@@ -73,8 +73,8 @@ class ByteChannel(ABC):
         """
 
     def send_two_nowait(self, first: bytes, second: bytes) -> bool:
-        """As `send_nowait(first)` and then `send_nowait(second)`, but in one system call if the channel can,
-        and without a copy of `second`.
+        """As `send_nowait(first)` and then `send_nowait(second)`. They leave together if the channel can do
+        that, and without a copy of `second`. If this raises, what has not left of both is `unsent`.
         """
         self.send_nowait(first)
         return self.send_nowait(second)

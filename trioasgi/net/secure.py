@@ -72,7 +72,6 @@ class TLSChannel(CorkingChannel):
         "_answers",
         "_handshake",
         "_is_new",
-        "_lost",
         "_outgoing",
         "_records",
         "_sent_close_notify",
@@ -89,7 +88,7 @@ class TLSChannel(CorkingChannel):
         self._records = RecordReader(handshake.ssl_object, handshake.incoming)
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
-        self._lost = 0  # bytes that could not be encrypted, or were not, because those before were lost
+        self._lost = 0
         self._corked = None
         self._corked_size = 0
         self._file_left = 0
@@ -232,7 +231,8 @@ class TLSChannel(CorkingChannel):
     def undelivered(self) -> int:
         return self._transport.undelivered
 
-    def send_nowait(self, data: bytes) -> bool:
+    def send_nowait(self, data: bytes, flags: int = 0) -> bool:
+        """As `Channel.send_nowait`. `flags` are of send(2), for the last record."""
         if self._corked:
             data = self._take_corked(data)
         view = memoryview(data)
@@ -247,7 +247,7 @@ class TLSChannel(CorkingChannel):
                 if not has_left:
                     self._unsent.append(view)
                     return False
-            return self._encrypt(view)
+            return self._encrypt(view, flags)
         if view:
             self._unsent.append(view)
         return False
@@ -259,14 +259,14 @@ class TLSChannel(CorkingChannel):
             return self.send_nowait(b"".join(pieces))
         return self._hold_back(pieces, self._transport.hub)
 
-    def _encrypt(self, piece: memoryview) -> bool:
+    def _encrypt(self, piece: memoryview, flags: int = 0) -> bool:
         if piece:
             try:
                 self.ssl_object.write(piece)
             except ssl.SSLError as exc:
                 self._lost += len(piece)
                 raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
-        return self._transport.send_nowait(self._outgoing.read())
+        return self._transport.send_nowait(self._outgoing.read(), flags)
 
     async def flush(self) -> None:
         try:

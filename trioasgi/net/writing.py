@@ -87,7 +87,6 @@ class WritingHalf(ReadingHalf):
         "_behind_size",
         "_emptied",
         "_failure",
-        "_lost",
         "_queue",
         "_undelivered",
         "_unsent",
@@ -111,7 +110,7 @@ class WritingHalf(ReadingHalf):
         """Called when an event has sent all unsent bytes, and no task waits for that."""
         self._emptied = 0  # how often all unsent bytes have been sent
         self._undelivered = 0
-        self._lost = 0  # bytes that were dropped by a close, or given after a send had failed
+        self._lost = 0
         self._corked = None
         self._corked_size = 0
         self._file_left = 0
@@ -211,32 +210,6 @@ class WritingHalf(ReadingHalf):
         self._unsent = memoryview(data)[sent:]
         self._write_state = _FULL
         return False
-
-    def send_two_nowait(self, first: bytes, second: bytes) -> bool:
-        # In two sends, the first would wake the peer, which would then wait for the second.
-        if sys.platform == "win32":
-            return super().send_two_nowait(first, second)
-        if self._corked:
-            first = self._take_corked(first)
-        if self._unsent is not None:
-            self._append(first)
-            return self._append(second)
-        try:
-            sent = self._sock.sendmsg((first, second))
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError as exc:
-            self._break(exc.with_traceback(None), memoryview(first))
-            raise self._why_broken() from None
-        left = len(first) + len(second) - sent
-        if not left:
-            return True
-        self._write_state = _FULL
-        if left <= len(second):
-            self._unsent = memoryview(second)[-left:]
-            return False
-        self._unsent = memoryview(first)[sent:]
-        return self._append(second)
 
     def _append(self, data: bytes) -> bool:
         """Put `data` behind the unsent bytes.
