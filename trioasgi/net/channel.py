@@ -30,8 +30,10 @@ WRITE_SLICE: Final = 64 * 1024
 buffer grows to that size and keeps it until the connection ends.
 """
 
-CORK: Final = 64 * 1024
-"""The most bytes that `send_soon` holds back."""
+CORK: Final = 256 * 1024
+"""The most bytes that `send_soon` holds back. One large send costs much less than four small ones: each of
+those wakes the peer, which then reads from the other end of the connection at the same time.
+"""
 
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
