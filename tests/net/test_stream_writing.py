@@ -393,6 +393,21 @@ def test_two_pieces_leave_in_one_packet_at_once(second: bytes) -> None:
     run(main, SOON)
 
 
+def test_what_is_sent_ahead_of_a_file_leaves_with_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"file")
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            assert stream.send_ahead_nowait(b"head and ")
+            with file.open("rb") as opened:
+                await stream.send_file(opened.fileno(), 0, 4)
+            assert packets(stream) == 1
+            assert await peer.receive_some(100) == b"head and file"
+
+    run(main, SOON)
+
+
 def test_two_pieces_for_which_there_is_no_room_leave_by_themselves() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, peer):

@@ -263,7 +263,7 @@ class HTTP1Response(Exchange):
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
         self._framing = _LOST  # until the whole file has been sent, as this may be cancelled
         head, self._head = self._head, b""
-        if (head or before) and self._send(head + before):
+        if (head or before) and self._send(head + before, ahead=True):
             await self.flush()
         self.count(count, more)  # not before: the file has not been given if the head does not leave
         with _TellingOfDisconnect(self):
@@ -316,9 +316,10 @@ class HTTP1Response(Exchange):
         connection.channel.release_watchers()
         connection.channel.interrupt_read()  # from here on the connection reads
 
-    def _send(self, data: bytes) -> bool:
+    def _send(self, data: bytes, *, ahead: bool = False) -> bool:
+        channel = self._connection.channel
         try:
-            return not self._connection.channel.send_nowait(data)
+            return not (channel.send_ahead_nowait(data) if ahead else channel.send_nowait(data))
         except OSError as exc:
             raise self._broken() from exc
 

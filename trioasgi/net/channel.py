@@ -74,6 +74,12 @@ class ByteChannel(ABC):
         True if the kernel has taken everything, False if `flush()` must be awaited.
         """
 
+    def send_ahead_nowait(self, data: bytes) -> bool:
+        """As `send_nowait`, for bytes behind which the caller sends more at once. The kernel may keep them
+        for a moment, so that all leave together.
+        """
+        return self.send_nowait(data)
+
     def send_two_nowait(self, first: bytes, second: bytes) -> bool:
         """As `send_nowait(first)` and then `send_nowait(second)`. They leave together if the channel can do
         that, and without a copy of `second`. If this raises, what has not left of both is `unsent`.

@@ -34,11 +34,16 @@ class CorkingChannel(Channel):
     def send_nowait(self, data: bytes, flags: int = 0) -> bool:
         """As `Channel.send_nowait`. `flags` are of send(2)."""
 
+    def send_ahead_nowait(self, data: bytes) -> bool:
+        # Without MORE they leave by themselves and wake the peer, which then reads while we still send what
+        # is behind them. For 1 MB that costs both sides half as much again; sendmsg(2) saves less of it.
+        return self.send_nowait(data, MORE)
+
     def send_two_nowait(self, first: bytes, second: bytes) -> bool:
-        # Without MORE the first would leave by itself and wake the peer, which would then read while we still
-        # send the second. For 1 MB that costs both sides half as much again; sendmsg(2) saves less of it.
+        if not second:
+            return self.send_nowait(first)
         try:
-            self.send_nowait(first, MORE if second else 0)
+            self.send_ahead_nowait(first)
         except OSError:
             self._lost += len(second)
             raise
