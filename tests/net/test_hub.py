@@ -139,7 +139,7 @@ def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
         def on_event(self, flags: int) -> None:
             pass
 
-        def abort(self) -> None:
+        def drop(self) -> None:
             pass
 
     async def main() -> None:

@@ -734,6 +734,24 @@ def test_a_response_that_ends_as_the_hub_has_no_room_cannot_be_taken_for_a_whole
     run(main)
 
 
+@pytest.mark.usefixtures("crowded")
+def test_a_call_whose_connection_ends_as_the_hub_has_no_room_is_cancelled() -> None:
+    """As one whose client has gone: it waits for something else, and would not notice."""
+
+    async def main() -> None:
+        app = Lived()
+        with logged():
+            async with served(app, disconnect_grace=0.01) as server:
+                with socket.create_connection(("127.0.0.1", port_of(server))) as client:
+                    client.sendall(request("/stream"))
+                    await app.entered.wait()
+                    with trio.fail_after(5):
+                        await app.left.wait()
+        assert "cancelled" in app.events
+
+    run(main)
+
+
 def test_a_server_is_found_under_its_public_names() -> None:
     assert trioasgi.serve is serve
     assert trioasgi.Server is Server

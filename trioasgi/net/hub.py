@@ -62,8 +62,10 @@ class Watched(Protocol):
     def on_deadline(self, now: float) -> None:
         """End the waits whose deadline has come by `now`."""
 
-    def abort(self) -> None:
-        """Close the socket at once, with a reset: a peer cannot take a cut response for a whole one."""
+    def drop(self) -> None:
+        """Close the socket at once, with a reset: a peer cannot take a cut response for a whole one. Tell of
+        that as of the peer's hang-up.
+        """
 
 
 def supported() -> bool:
@@ -188,7 +190,7 @@ class Hub:
                     self._epoll.register(fd, INTEREST)
             except OSError as exc:
                 logger.warning("a connection could not be served: %s", exc)
-                self._streams[fd].abort()
+                self._streams[fd].drop()
             else:
                 del self._new[fd]
 
@@ -214,7 +216,7 @@ class Hub:
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):
-            stream.abort()
+            stream.drop()
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()

@@ -70,6 +70,13 @@ class HubChannel(WritingHalf):
         if self.write_deadline <= now:
             self._note_late_write(now)
 
+    def drop(self) -> None:
+        """Close at once with a reset, and tell of that as of a hang-up: a call of the application that waits
+        for something else would not notice.
+        """
+        self._note_hang_up()
+        self.abort()
+
     # The end
 
     async def send_eof(self) -> None:
