@@ -27,6 +27,7 @@ TRIO = os.path.join(Path(trio.__file__).parent, "")
 OURS = {
     "Hub._dispatch",
     "Hub._flush",
+    "HubChannel.close",
     "ReadingHalf.receive",
     "Background.hold_open",
     "GivenStream._serve_admitted",

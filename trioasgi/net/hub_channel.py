@@ -14,7 +14,7 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
-from trio.lowlevel import reschedule
+from trio.lowlevel import enable_ki_protection, reschedule
 
 from trioasgi.net.channel import Delivery
 from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
@@ -153,6 +153,7 @@ class HubChannel(WritingHalf):
             reset_on_close(self._sock)
             self.close()
 
+    @enable_ki_protection  # else a second close of what is half closed would fail in the place of Ctrl-C
     def close(self) -> None:
         """Close the socket at once. Waits that are under way end with an error."""
         if self._write_state is _CLOSED:
