@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 
 import pytest
 import trio
@@ -22,7 +23,7 @@ from tests.support.websocket import (
     websocket,
 )
 from tests.websocket.sessions import received
-from trioasgi.errors import ClientDisconnected
+from trioasgi.errors import ClientDisconnected, leaves_of
 from trioasgi.net.channel import READ_SIZE
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.assembly import websocket_codec_factory
@@ -234,3 +235,20 @@ async def test_a_failed_client_that_goes_on_sending_is_left_after_a_bounded_numb
     assert session.close_code == CloseCode.PROTOCOL_ERROR
     await session.finish()
     assert channel.dropped <= LINGER_BYTES + 3 * READ_SIZE
+
+
+def test_a_ctrl_c_in_a_call_does_not_wait_for_the_clients_close(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with websocket(app, codec, websocket_close_timeout=30):
+            await trio.sleep(40)
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    began = clock.current_time()
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main, clock=clock)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+    assert clock.current_time() - began < 5

@@ -8,6 +8,7 @@ import logging
 import re
 from typing import TYPE_CHECKING, Final
 
+import trio
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
@@ -60,6 +61,7 @@ async def serve_websocket(
     offer = read_offer(exchange.request.headers)
     _make_websocket_scope(scope, offer)
     call = WebSocketCall(exchange, offer, settings, peer)
+    is_interrupted = False
     try:
         await app(scope, call.receive, call.send)
     except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
@@ -68,6 +70,7 @@ async def serve_websocket(
             if failure is not None:
                 call.end_failed(failure)
             if outside is not None:
+                is_interrupted = not isinstance(outside, trio.Cancelled)
                 raise outside from None
         finally:
             # Their tracebacks hold this frame: only the collector would free it, with all that has arrived.
@@ -75,7 +78,7 @@ async def serve_websocket(
     else:
         call.end()
     finally:
-        if abandon_nurseries(current_task()):
+        if abandon_nurseries(current_task()) or is_interrupted:
             call.abandon()
         else:
             await call.finish()
@@ -282,7 +285,7 @@ class WebSocketCall:
 
     def abandon(self) -> None:
         """End the session without waiting for the client: after a nursery was abandoned, this task cannot
-        wait.
+        wait, and after Ctrl-C it should not.
         """
         if self._session is not None:
             self._session.abandon()
