@@ -18,8 +18,11 @@ import msgspec
 
 from trioasgi.errors import ConfigError
 
-_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:]*)):(?P<port>[0-9]+)")
-_UNIX = re.compile(r"unix:(?P<path>[^,]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
+_TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:\0]*)):(?P<port>[0-9]{1,9})")
+_UNIX = re.compile(r"unix:(?P<path>[^,\0]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
+
+_TOO_LONG = 10
+"""A number of so many digits may be larger than any file descriptor."""
 
 _FIX = "use host:port, [ipv6]:port, unix:path[,mode=660] or fd:N"
 
@@ -69,7 +72,7 @@ def _parse_unix(text: str) -> UnixAddress:
 
 def _parse_fd(text: str) -> InheritedAddress:
     number = text.removeprefix("fd:")
-    if not (number.isascii() and number.isdecimal()):
+    if not (number.isascii() and number.isdecimal() and len(number) < _TOO_LONG):
         raise ConfigError(f"bind {text!r} does not name a file descriptor by its number: {_FIX}")
     return InheritedAddress(int(number))
 
