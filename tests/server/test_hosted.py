@@ -589,6 +589,25 @@ async def test_a_stream_that_raises_in_a_task_of_the_server_ends_its_connection_
     assert len([line for line in log.lines() if "the others go on" in line]) == 1
 
 
+def test_a_ctrl_c_in_a_call_is_not_lost_if_its_stream_cannot_be_closed() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    async def fail() -> None:
+        raise ValueError("made up")
+
+    async def main() -> None:
+        ours, theirs = memory_stream_pair()
+        theirs.aclose = fail  # type: ignore[method-assign]
+        await ours.send_all(request("/"))
+        await serve_stream(app, theirs, lifespan="off")
+
+    with logged() as log, pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+    assert log.count("the connection failed") == 1
+
+
 @pytest.mark.parametrize("when", ["startup", "serving", "shutdown"])
 def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -> None:
     """Nothing waits for what the interrupted call can no longer do."""

@@ -175,8 +175,9 @@ class Connections:
                     connection.channel.abort()
                     self._note_end()
                     if not closes and isinstance(connection.channel, StreamChannel):
-                        # `abort` closes only those on the hub. This waits for nothing, also if cancelled.
-                        await connection.channel.aclose()
+                        # `abort` closes only those on the hub. This waits for nothing, also if cancelled. Its
+                        # failure must not take the place of Ctrl-C.
+                        await _run_isolated(connection.channel.aclose, connection.peer)
         except Exception as exc:  # noqa: BLE001 - as _Isolation, without an object for each connection
             _log_failure(connection.peer, exc)
 
