@@ -24,6 +24,7 @@ from trioasgi.supervisor.slots import (
     SlotState,
     SupervisorState,
 )
+from trioasgi.supervisor.stopgap import STOPGAP_TRANSITIONS, StopgapState
 from trioasgi.supervisor.worker_state import WORKER_TRANSITIONS, WorkerState
 from trioasgi.websocket import state as websocket
 
@@ -38,6 +39,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "supervisor": (SupervisorState, SUPERVISOR_TRANSITIONS),
     "slot": (SlotState, SLOT_TRANSITIONS),
     "roll": (RollState, ROLL_TRANSITIONS),
+    "stopgap": (StopgapState, STOPGAP_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),

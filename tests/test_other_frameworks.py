@@ -186,7 +186,7 @@ def test_quart_whose_startup_fails_is_waited_for_with_reload(tmp_path: Path) -> 
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         server.wait_for("waiting for a file to change")
         (tmp_path / "app.py").write_text(text.replace('raise RuntimeError("no database")', "pass"))
-        server.wait_for("Serving on")
+        server.wait_for("is ready")
         assert blocking.get(server.url()).status == 404
         assert server.stop() == 0
 

@@ -422,7 +422,7 @@ def test_a_reload_whose_startup_blocks_the_loop_waits_for_a_change(tmp_path: Pat
     with start_server("app:app", "--reload", "--timeout-startup", "0.3", cwd=tmp_path) as server:
         server.wait_for("waiting for a file to change")
         write_app(tmp_path, "yes")
-        server.wait_for("Serving on")
+        server.wait_for("is ready")
         assert server.stop() == 0
 
 

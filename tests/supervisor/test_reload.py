@@ -64,28 +64,17 @@ def test_no_connection_is_refused_through_several_reloads(tmp_path: Path) -> Non
         assert set(hammer.bodies) == {"0", "1", "2", "3"}
 
 
-@pytest.mark.parametrize(
-    ("broken", "said"),
-    [
-        ("def app(:\n", "SyntaxError"),
-        ("import no_such_library", "ModuleNotFoundError"),
-        ("1 / 0", "ZeroDivisionError"),
-        ("import os; os._exit(9)", "exit status 9 before it was ready"),
-    ],
-)
-def test_a_broken_file_is_shown_and_its_connections_wait_for_the_fix(
-    broken: str, said: str, tmp_path: Path
-) -> None:
+def test_a_broken_file_is_shown_and_mended(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         url = server.url()
-        write(tmp_path, broken)
-        server.wait_for(said)
+        write(tmp_path, "1 / 0")
+        server.wait_for("ZeroDivisionError")
         mark = server.output.mark
         server.wait_for("waiting for a file to change")
-        waiting = Background(url)
+        wait_until(lambda: "ZeroDivisionError" in get(url).body, "the error")
         write_app(tmp_path, "fixed")
-        assert waiting.answer().body == "fixed"
+        wait_until(lambda: get(url).body == "fixed", "the new answer")
         server.wait_for("is ready", after=mark)
         assert server.stop() == 0
 
@@ -95,9 +84,10 @@ def test_a_file_that_is_broken_from_the_start_is_waited_for(tmp_path: Path) -> N
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         server.wait_for("ZeroDivisionError")
         server.wait_for("waiting for a file to change")
+        assert "ZeroDivisionError" in get(server.url()).body
         assert server.output.count("ZeroDivisionError: division by zero$") == 2  # the summary, the traceback
         write_app(tmp_path, "fixed")
-        assert get(server.url()).body == "fixed"
+        wait_until(lambda: get(server.url()).body == "fixed", "the new answer")
         assert server.stop() == 0
 
 

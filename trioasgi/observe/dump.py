@@ -6,11 +6,14 @@ blocked: so it only reads, and what it says may be a moment old.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
+
+from .tracebacks import is_the_users
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,6 +31,37 @@ def dump(root: trio.lowlevel.Task | None) -> str:
     if root is not None:
         parts += ["Tasks:", *_tasks(root)]
     return "\n".join(parts)
+
+
+def place(root: trio.lowlevel.Task | None) -> str:
+    """Where the application is, as in a traceback: in the main thread, or where its tasks below `root` wait.
+    Empty if it runs nowhere.
+    """
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    stack = () if frame is None else traceback.extract_stack(frame)
+    if found := _shown(stack):
+        return found
+    return "" if root is None else "\n".join(filter(None, map(_shown, _stacks_of_tasks(root))))
+
+
+def _shown(stack: Iterable[traceback.FrameSummary]) -> str:
+    """The part of the stack that is no loop's and no server's."""
+    users = [entry for entry in stack if is_the_users(entry.filename) and not _is_machinery(entry.filename)]
+    return "".join(traceback.format_list(users[-_MOST_FRAMES:]))
+
+
+def _is_machinery(filename: str) -> bool:
+    return filename.startswith("<frozen") or f"{os.sep}trio{os.sep}" in filename or "outcome" in filename
+
+
+def _stacks_of_tasks(root: trio.lowlevel.Task) -> Iterator[traceback.StackSummary]:
+    waiting = [root]
+    for _ in range(_MOST_TASKS):
+        if not waiting:
+            return
+        task = waiting.pop()
+        yield traceback.StackSummary.extract(task.iter_await_frames())
+        waiting += (child for nursery in task.child_nurseries for child in tuple(nursery.child_tasks))
 
 
 def _threads() -> Iterator[str]:

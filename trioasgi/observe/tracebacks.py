@@ -34,7 +34,7 @@ def user_traceback(error: BaseException) -> str:
 
 
 def _trim(report: traceback.TracebackException) -> None:
-    report.stack[:] = [frame for frame in report.stack if _is_the_users(frame.filename)]
+    report.stack[:] = [frame for frame in report.stack if is_the_users(frame.filename)]
     for inner in (report.__cause__, report.__context__, *(report.exceptions or ())):
         if inner is not None:
             _trim(inner)
@@ -42,7 +42,7 @@ def _trim(report: traceback.TracebackException) -> None:
 
 def has_users_frames(error: BaseException) -> bool:
     """Was code of the user running when this was raised?"""
-    return any(_is_the_users(name) for name in _filenames(error))
+    return any(is_the_users(name) for name in _filenames(error))
 
 
 def _filenames(error: BaseException) -> Iterator[str]:
@@ -50,7 +50,8 @@ def _filenames(error: BaseException) -> Iterator[str]:
         yield frame.f_code.co_filename
 
 
-def _is_the_users(filename: str) -> bool:
+def is_the_users(filename: str) -> bool:
+    """Is it code of the user, or of a library, and not of this server or of the import system?"""
     if filename.startswith("<frozen importlib") or filename == importlib.__file__:
         return False
     return not filename.startswith(_PACKAGE) or filename.startswith(_DEMO)

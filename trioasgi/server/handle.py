@@ -198,6 +198,11 @@ def begin_last_drain(server: Server) -> None:
     server.begin_drain()
 
 
+def is_in_last_drain(server: Server) -> bool:
+    """Does it drain because all workers stop? (See `begin_last_drain`.)"""
+    return server._progress.listening is Listening.ALONE
+
+
 def note_failure(server: Server, error: Exception) -> None:
     """Note that `error` ends the server, for its `error`: it is raised outside of its own nurseries."""
     server._progress.failure = error

@@ -27,7 +27,7 @@ class Endowment(msgspec.Struct, frozen=True):
     private: int | str | None
     stdin: int | None
 
-    def order(self, config: Config, *, gated: bool) -> Order:
+    def order(self, config: Config, *, gated: bool, breakage: str | None) -> Order:
         """The order of the worker."""
         return Order(
             config=config.to_dict(),
@@ -36,6 +36,7 @@ class Endowment(msgspec.Struct, frozen=True):
             reports=self.reports,
             stdin=self.stdin,
             gated=gated,
+            breakage=breakage,
             private=self.private,
         )
 

@@ -2,7 +2,7 @@
 
     supervisor ─► worker   stdin    Order first, then commands; end of file: the supervisor is gone
     worker ─► supervisor   a socket of their own: Starting, Waiting, Ready, Due, Draining, Heartbeat, Dumped,
-                           then Stopped or Failed
+                           Located, then Stopped or Failed
 
 A standby gets StandBy before its order, so that it knows that the order comes later.
 
@@ -49,6 +49,8 @@ class Order(msgspec.Struct, frozen=True):
     """Does the worker wait for an AcceptCommand when its application has started?"""
     private: int | str | None = None
     """A connected socket, described likewise, that is served before connections are accepted."""
+    breakage: str | None = None
+    """Why the application does not start. The worker shows this to all clients, and loads no application."""
 
 
 class AcceptCommand(msgspec.Struct, frozen=True, tag_field="command", tag="accept"):
@@ -57,6 +59,10 @@ class AcceptCommand(msgspec.Struct, frozen=True, tag_field="command", tag="accep
 
 class DumpCommand(msgspec.Struct, frozen=True, tag_field="command", tag="dump"):
     """Log the stacks of all threads and the tree of tasks, and report that they are Dumped."""
+
+
+class LocateCommand(msgspec.Struct, frozen=True, tag_field="command", tag="locate"):
+    """Report where the application is, as Located. For one that starts slowly."""
 
 
 class ReopenLogsCommand(msgspec.Struct, frozen=True, tag_field="command", tag="reopen_logs"):
@@ -125,6 +131,12 @@ class Dumped(msgspec.Struct, frozen=True, tag_field="report", tag="dumped"):
     """What a DumpCommand asks for is in the log."""
 
 
+class Located(msgspec.Struct, frozen=True, tag_field="report", tag="located"):
+    """Where the application is: the innermost part of its stack, as in a traceback."""
+
+    stack: str
+
+
 class Stopped(msgspec.Struct, frozen=True, tag_field="report", tag="stopped"):
     """The server has drained; the process is about to end."""
 
@@ -141,8 +153,8 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
     """Did it fail because the system had no room? That may pass."""
 
 
-Command = AcceptCommand | DrainCommand | DumpCommand | ReopenLogsCommand
-Report = Starting | Waiting | Ready | Due | Draining | Heartbeat | Dumped | Stopped | Failed
+Command = AcceptCommand | DrainCommand | DumpCommand | LocateCommand | ReopenLogsCommand
+Report = Starting | Waiting | Ready | Due | Draining | Heartbeat | Dumped | Located | Stopped | Failed
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -31,7 +31,8 @@ class Renewal:
     def __init__(self, workers: Workers, post: Callable[[SupervisorEvent], None]) -> None:
         self._workers = workers
         self._post = post
-        self._longest_start = 0.0
+        self.longest_start = 0.0
+        """Seconds that the slowest worker has taken to become ready."""
 
     def begin(self, nursery: trio.Nursery) -> None:
         """Its delays run in `nursery`."""
@@ -51,7 +52,7 @@ class Renewal:
 
     def take_ready(self, slot: Slot, worker: WorkerProcess) -> None:
         """A slot's worker is ready. If it is outdated, it serves until its successor is ready."""
-        self._longest_start = max(self._longest_start, trio.current_time() - worker.begun_at)
+        self.longest_start = max(self.longest_start, trio.current_time() - worker.begun_at)
         if slot.is_outdated:
             self._workers.let_go(slot)
             self._workers.start(slot)
@@ -79,5 +80,5 @@ class Renewal:
         self._workers.start(slot)
 
     async def _bring_end_of_patience(self, slot: Slot, worker: WorkerProcess) -> None:
-        await trio.sleep(max(_PATIENCE, 2 * self._longest_start))
+        await trio.sleep(max(_PATIENCE, 2 * self.longest_start))
         self._post(PatienceOver(slot, worker))

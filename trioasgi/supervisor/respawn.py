@@ -112,7 +112,7 @@ class Respawn:
         if workers.config.reload:
             slot.enter(SlotState.VACANT)
             if workers.are_all_vacant:
-                logger.warning("Nothing serves; waiting for a file to change. Connections wait meanwhile")
+                logger.warning("Nothing serves; waiting for a file to change")
         elif workers.is_any_serving:
             delay = workers.start_later(slot)
             logger.error("A worker could not start; %g s until the next attempt", delay)

@@ -127,6 +127,13 @@ class StandbyWanted(msgspec.Struct, frozen=True):
     """The delay after the failure of a standby has passed."""
 
 
+class StopgapWanted(msgspec.Struct, frozen=True):
+    """No slot has served for a while, for this reason."""
+
+    scope: trio.CancelScope
+    breakage: str
+
+
 class ProbesOver(msgspec.Struct, frozen=True):
     """The probes of a worker have passed, or not: then `failure` says why."""
 
@@ -187,6 +194,7 @@ SupervisorEvent: TypeAlias = (
     | DelayOver
     | PatienceOver
     | StandbyWanted
+    | StopgapWanted
     | ProbesOver
     | Signalled
     | RollWanted

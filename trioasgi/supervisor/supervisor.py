@@ -40,11 +40,13 @@ from .slots import (
     Slot,
     SlotState,
     StandbyWanted,
+    StopgapWanted,
     StopWanted,
     SupervisorEvent,
     SupervisorState,
 )
 from .smoke import probe
+from .stopgap import Stopgap
 from .watcher import FilesChanged, watch
 from .worker_process import (
     WorkerDraining,
@@ -93,12 +95,14 @@ class Supervisor:
         self._state = SupervisorState.RUNNING
         self._status = ExitStatus.OK
         self._was_asked = False
+        self._has_announced = False
         self._said = SaidLately()
         # Unbounded, but small: a worker sends few events, and the other events are rare.
         self._send, self._receive = trio.open_memory_channel[SupervisorEvent](math.inf)
         self.workers = Workers(config, sockets, self.post, directory=directory, terminal=terminal)
         self._respawn = Respawn(self.workers, stop=self._stop, show=self._show)
         self._renewal = Renewal(self.workers, self.post)
+        self._stopgap = Stopgap(self.workers, self.post, lambda: self._renewal.longest_start)
         self._roll: Roll | None = None
         self._next_roll: list[Promise] = []
         """Those who wait for another roll, which begins when the one under way is over."""
@@ -114,11 +118,14 @@ class Supervisor:
             if self._config.reload:
                 nursery.start_soon(watch, self._config, self.post)
             self._renewal.begin(nursery)
+            self._stopgap.begin(nursery)
             self.workers.start_all(nursery)
+            self._look_whether_any_serves()
             async for event in self._receive:
                 self._handle(event)
                 if self._is_over:
                     break
+                self._look_whether_any_serves()
             nursery.cancel_scope.cancel()
         return self._status
 
@@ -154,6 +161,10 @@ class Supervisor:
         async for number in self._signals:
             self.post(Signalled(number))
 
+    def _look_whether_any_serves(self) -> None:
+        if self._config.reload and self._is_running:
+            self._stopgap.look()
+
     def _handle(self, event: SupervisorEvent) -> None:
         match event:
             case WorkerWaiting(worker):
@@ -172,6 +183,7 @@ class Supervisor:
                 self._refuse(event)
             case FilesChanged(paths):
                 self._said.forget()
+                self._stopgap.take_changes()
                 self._renewal.take_changes(paths)
             case DelayOver(slot, scope) if slot.delay is scope:  # not a delay that was cancelled meanwhile
                 self._take_end_of_delay(slot)
@@ -181,6 +193,8 @@ class Supervisor:
                 self._renewal.take_end_of_patience(slot, worker)
             case StandbyWanted():
                 self.workers.keep_standby()
+            case StopgapWanted(scope, breakage):
+                self._stopgap.take_wish(scope, breakage)
             case ProbesOver(worker, failure):
                 self._take_probes(worker, failure)
             case RollWanted(promise):
@@ -263,6 +277,7 @@ class Supervisor:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)
         self.workers.drain_all()
+        self._stopgap.withdraw()
 
     # Rolls
 
@@ -345,6 +360,10 @@ class Supervisor:
 
     def _take_ready(self, worker: WorkerProcess) -> None:
         slot = self.workers.slot_of(worker)
+        if worker is self._stopgap.worker:
+            logger.warning("%s shows to all clients why nothing serves", name_of(worker))
+            self._announce()
+            return
         if slot is not None:
             slot.enter(SlotState.SERVING)
         else:
@@ -358,14 +377,18 @@ class Supervisor:
             return
         self.workers.drain_leaving(slot)
         self._renewal.take_ready(slot, worker)
-        if not self._respawn.has_served:
-            self._respawn.has_served = True
-            self._on_serving()
+        self._respawn.has_served = True
+        self._announce()
         for other in self.workers.slots:
             if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
                 self.workers.start_later(other)
         self._tell_roll(worker, None)
         self.workers.keep_standby()
+
+    def _announce(self) -> None:
+        if not self._has_announced:
+            self._has_announced = True
+            self._on_serving()
 
     def _take_due(self, worker: WorkerProcess, reason: str) -> None:
         slot = self.workers.slot_of(worker)
@@ -392,8 +415,11 @@ class Supervisor:
         workers.living.discard(worker)
         if worker is workers.standby:
             self._take_standbys_end(worker)
+        elif worker is self._stopgap.worker:
+            self._stopgap.take_end(worker)
         elif slot := workers.slot_of(worker):
             slot.worker = None
+            self._stopgap.note_end(worker)
             if self._is_running:
                 self._respawn.take_end(slot, worker)
                 self._tell_roll(worker, _why(worker))

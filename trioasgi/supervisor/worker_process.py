@@ -38,6 +38,8 @@ from .messages import (
     Failed,
     Heartbeat,
     LineBuffer,
+    LocateCommand,
+    Located,
     Order,
     Ready,
     ReopenLogsCommand,
@@ -162,6 +164,8 @@ class WorkerProcess:
         self._tell, self._told = trio.open_memory_channel[Command](math.inf)
         self._vigil = Vigil(config)
         self._dumped = trio.Event()
+        self._located = trio.Event()
+        self._stack = ""
         self._is_due = False
         self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
         self._private: socket.socket | None = None
@@ -171,12 +175,14 @@ class WorkerProcess:
 
     # What it is told
 
-    def instruct(self, config: Config, *, gated: bool = False) -> None:
-        """Give it its order, once. `gated`: it waits for `accept()` when its application has started."""
+    def instruct(self, config: Config, *, gated: bool = False, breakage: str | None = None) -> None:
+        """Give it its order, once. `gated`: it waits for `accept()` when its application has started.
+        `breakage`: it shows this in place of the application.
+        """
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
         self.begun_at = trio.current_time()
-        self._make_order = partial(Endowment.order, config=config, gated=gated)
+        self._make_order = partial(Endowment.order, config=config, gated=gated, breakage=breakage)
         self._settled.set()
 
     def accept(self) -> None:
@@ -195,6 +201,12 @@ class WorkerProcess:
             self._vigil.begin_leaving(grace)
         self._settled.set()
         self._tell.send_nowait(DrainCommand(final=final, grace=grace))
+
+    async def locate(self) -> str:
+        """Where its application is, as in a traceback. It waits for as long as the worker takes."""
+        self._tell.send_nowait(LocateCommand())
+        await self._located.wait()
+        return self._stack
 
     def reopen_logs(self) -> None:
         """Have it open its log files anew."""
@@ -374,6 +386,9 @@ class WorkerProcess:
                 self._look_whether_due()
             case Dumped():
                 self._dumped.set()
+            case Located(stack):
+                self._stack = stack
+                self._located.set()
             case Draining():
                 pass  # it was told to
             case None:

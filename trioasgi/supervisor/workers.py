@@ -123,19 +123,23 @@ class Workers:
             slot.delay.cancel()
             slot.delay = None
 
-    def _obtain(self, config: Config) -> WorkerProcess:
+    def start_stopgap(self, breakage: str) -> WorkerProcess:
+        """Start a worker without a slot, which shows `breakage` in place of the application."""
+        return self._obtain(self.config, breakage)
+
+    def _obtain(self, config: Config, breakage: str | None = None) -> WorkerProcess:
         standby = self.standby
         if standby is not None:
             if standby.state is WorkerState.STANDBY:
                 self.standby = None
-                standby.instruct(config)
+                standby.instruct(config, breakage=breakage)
                 return standby
             if standby.state is WorkerState.WAITING and standby.config is config:
                 self.standby = None
                 standby.accept()
                 return standby
         worker = self._make(config)
-        worker.instruct(config)
+        worker.instruct(config, breakage=breakage)
         return worker
 
     def _make(self, config: Config) -> WorkerProcess:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from trioasgi.errors import ExitStatus
-from trioasgi.observe.dump import dump
+from trioasgi.observe.dump import dump, place
 from trioasgi.observe.log_files import reopen_log_files
 from trioasgi.process.ending import end_now
 from trioasgi.process.lifecycle import Stage
@@ -22,8 +22,13 @@ from trioasgi.supervisor.messages import (
     Command,
     DrainCommand,
     DumpCommand,
+    Dumped,
+    LocateCommand,
+    Located,
     ReopenLogsCommand,
+    Report,
     decode_command,
+    shortened,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +42,8 @@ _ORPHANS_END = 0.5
 """Seconds after that until an orphan is ended, whatever it is doing."""
 
 
-def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle, on_dumped: Callable[[], None]) -> None:
-    """Carry out commands until the pipe ends: then the supervisor is gone. `on_dumped` is called in this
+def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle, report: Callable[[Report], None]) -> None:
+    """Carry out commands until the pipe ends: then the supervisor is gone. `report` is called in this
     thread.
 
     While the application is imported there is no loop and no request. Then the process ends at once.
@@ -49,7 +54,7 @@ def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle, on_dumped: Callab
             if command is None:
                 logger.debug("The supervisor sent something that is not a command")
             else:
-                _carry_out(command, lifecycle, on_dumped)
+                _carry_out(command, lifecycle, report)
     _drain(lifecycle, "the supervisor is gone", DrainCommand(final=True))
     time.sleep(ORPHAN_GRACE)
     lifecycle.request_abort("the supervisor is gone")
@@ -57,7 +62,7 @@ def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle, on_dumped: Callab
     end_now(ExitStatus.FAILED)
 
 
-def _carry_out(command: Command, lifecycle: Lifecycle, on_dumped: Callable[[], None]) -> None:
+def _carry_out(command: Command, lifecycle: Lifecycle, report: Callable[[Report], None]) -> None:
     match command:
         case AcceptCommand():
             lifecycle.request_accept()
@@ -65,7 +70,9 @@ def _carry_out(command: Command, lifecycle: Lifecycle, on_dumped: Callable[[], N
             _drain(lifecycle, "the supervisor said so", command)
         case DumpCommand():
             logger.error("What this worker does:\n%s", dump(lifecycle.root_task))
-            on_dumped()
+            report(Dumped())
+        case LocateCommand():
+            report(Located(shortened(place(lifecycle.root_task))))
         case ReopenLogsCommand():
             reopen_log_files()
 

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
@@ -35,7 +35,6 @@ from trioasgi.supervisor.messages import (
     STAND_BY,
     Draining,
     Due,
-    Dumped,
     Failed,
     LineBuffer,
     Order,
@@ -50,11 +49,26 @@ from trioasgi.worker.commands import carry_out
 from trioasgi.worker.heart import heartbeats
 from trioasgi.worker.reports import Reports
 
+if TYPE_CHECKING:
+    from trioasgi.types import ASGIApp
+
 _SUPERVISORS_TURN = 0.2
 """Seconds from a SIGTERM to this worker until it acts on it. If the signal went to the whole group, the
 supervisor sends a command meanwhile, which also says that the other workers stop.
 """
 _CHUNK = 1 << 16
+_WITHOUT_APPLICATION: Mapping[str, object] = {
+    "lifespan": "off",
+    "interface": "asgi",
+    "env_file": None,
+    "log_config": None,
+    "limit_concurrency": 0,
+    "limit_max_requests": 0,
+    "request_timeout": 0,
+}
+"""The options of a worker that shows why the application does not start. What the application needs may be
+what is broken.
+"""
 _NO_THREAD = Failed(
     reason="a worker could not be started: no thread can be started; raise the limit of processes",
     permanent=False,
@@ -92,6 +106,8 @@ def _serve(
     lifecycle: Lifecycle | None = None
     try:
         config = Config.from_dict(order.config, order.origins)
+        if order.breakage is not None:
+            config = config.replace(**_WITHOUT_APPLICATION)
         if config.env_file is not None:
             # Each worker reads the file, so a restarted one sees its changes.
             from trioasgi.config.env_file import load_env_file
@@ -108,12 +124,12 @@ def _serve(
             supervised=_under_supervisor(order, reports),
         )
         handlers = Handlers({signal.SIGTERM: _drain_later(lifecycle), signal.SIGINT: on_interrupt})
-        carry_out_all = partial(carry_out, commands, lifecycle, partial(reports.send, Dumped()))
+        carry_out_all = partial(carry_out, commands, lifecycle, reports.send)
         if not start_guard(carry_out_all, "trioasgi commands"):
             reports.send_last(_NO_THREAD)
             return ExitStatus.FAILED
         declare_worker()
-        app = load_app(config)
+        app = load_app(config) if order.breakage is None else _stopgap(order.breakage)
         handlers.install()
         # After the application's threads have ended: Python would restore the default actions, which end the
         # process.
@@ -129,6 +145,12 @@ def _serve(
     reports.send_last(Stopped())
     # The supervisor expects the end of a worker that has served its number of requests.
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
+
+
+def _stopgap(breakage: str) -> ASGIApp:
+    from trioasgi.worker.broken import Broken  # no other worker needs it
+
+    return Broken(breakage)
 
 
 def _under_supervisor(order: Order, reports: Reports) -> UnderSupervisor:
