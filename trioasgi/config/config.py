@@ -42,6 +42,7 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=Tr
 
     # No option: kept beside them, for what is found wrong only when a value is used.
     _origins: ClassVar[Origins] = MappingProxyType({})
+    _files: ClassVar[tuple[str, ...]] = ()
 
     if TYPE_CHECKING:
         # What the metaclass accepts is more than the fields say.
@@ -81,7 +82,18 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=Tr
     def replace(self, **changes: object) -> Self:
         """A copy with some options changed; raises ConfigError as `from_dict` does."""
         changed, keywords = _by_own_name(changes)
-        return type(self).from_dict({**_chosen(self), **changed}, {**self._origins, **keywords})
+        new = type(self).from_dict({**_chosen(self), **changed}, {**self._origins, **keywords})
+        return new.read_from(self._files)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that options were read from, or would have been if they were there."""
+        return self._files
+
+    def read_from(self, files: tuple[str, ...]) -> Self:
+        """Note what `files` says, and return itself. For whoever has made it."""
+        msgspec.structs.force_setattr(self, "_files", files)
+        return self
 
     def remarks(self) -> list[str]:
         """The warnings about options that were given but have no effect."""

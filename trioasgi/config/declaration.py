@@ -194,6 +194,10 @@ class Declaration(_Application, frozen=True, kw_only=True):
             metavar="GLOB",
         ),
     ] = ()
+    reload_templates: Annotated[bool, option("Watch templates too: *.html, *.jinja2 …", Group.PROCESSES)] = (
+        False
+    )
+    reload_gitignore: Annotated[bool, option("Do not watch what git ignores.", Group.PROCESSES)] = True
     reload_delay: Annotated[
         Seconds, option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S")
     ] = 0.05

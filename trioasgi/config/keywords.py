@@ -42,6 +42,8 @@ class Options(TypedDict, total=False):
     reload_dirs: Texts | None
     reload_includes: Texts | None
     reload_excludes: Texts | None
+    reload_templates: bool | None
+    reload_gitignore: bool | None
     reload_delay: float | None
     reload_grace: float | None
     standby: bool | None

@@ -35,6 +35,9 @@ ENVIRONMENT = "environment"
 CONFIG_VARIABLE = "TRIOASGI_CONFIG"
 """Names the file, as `--config` does. It is not an option of the server, so Config has no such field."""
 
+_FOUND = ("pyproject.toml", "trioasgi.toml")
+"""The files that are looked for if none is named."""
+
 _LINK = r"""(?x)
     TRIOASGI_ (?: \w+_ )?
     (?: SERVICE_HOST | SERVICE_PORT (?: _\w+ )? | PORT (?: _\d+_ (?: TCP | UDP | SCTP ) \w* )? )
@@ -75,7 +78,8 @@ def read_config(
     environ = os.environ if environ is None else environ
     directory = Path() if directory is None else directory
     flag_layer = read_flags(flags, typed or {})
-    file_layer = read_file(config_file or environ.get(CONFIG_VARIABLE), directory)
+    named = config_file or environ.get(CONFIG_VARIABLE)
+    file_layer = read_file(named, directory)
     default_layer = {
         name: Setting(value, Origin("default", name)) for name, value in (defaults or {}).items()
     }
@@ -97,6 +101,7 @@ def read_config(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
     )
+    config.read_from(_FOUND if named is None else (named,))
     if not is_supervised(config):
         environ.update(settled_environ)
     return config
@@ -259,7 +264,7 @@ def read_file(named: str | None, directory: Path) -> Layer:
     if named is not None:
         path = directory / named
         return _file_layer(path, named, _read_bytes(path, named))
-    for name in ("pyproject.toml", "trioasgi.toml"):
+    for name in _FOUND:
         path = directory / name
         if path.is_file():
             content = _read_bytes(path, name)

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.config import DEVELOPMENT
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.imports import working_directory
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, wake_no_loop
-from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.assembly import resolve_certificate, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.supervisor import Supervisor
@@ -35,6 +36,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
+_SETTLED = (
+    *("bind", "host", "port", "uds", "fd"),
+    *("reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_templates", "reload_gitignore"),
+    "reload_delay",
+)
+"""The options that only a restart changes."""
 _LAST_MOMENTS = 1.0
 """Seconds in which this process must end after the second signal."""
 
@@ -111,13 +118,19 @@ def _settled(new: Config, given: Config, resolved: Config) -> Config:
     `given` with the files of its development certificate.
     """
     kept: dict[str, object] = {}
-    for name in ("bind", "host", "port", "uds", "fd", "reload"):
+    for name in _SETTLED:
         if getattr(new, name) != getattr(given, name):
             logger.warning("%s has changed: that needs a restart", name)
             kept[name] = getattr(given, name)
+    if new.certfile == DEVELOPMENT != given.certfile:
+        logger.warning("certfile asks for a development certificate: that needs a restart")
+        kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
     if new.certfile == given.certfile and new.certfile != resolved.certfile:
         kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
-    return new.replace(**kept)
+    config = new.replace(**kept)
+    if config.reload:
+        server_tls(config)  # a certificate that cannot be used would end the workers that serve
+    return config
 
 
 @contextlib.contextmanager

@@ -39,14 +39,11 @@ class Renewal:
         self._nursery = nursery
 
     def take_changes(self, paths: tuple[str, ...]) -> None:
-        """These files have changed."""
+        """These files have changed; none: the workers should be replaced for another reason."""
         more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-        logger.info("Reloading: %s%s changed", ", ".join(paths[:3]), more)
+        if paths:
+            logger.info("Reloading: %s%s changed", ", ".join(paths[:3]), more)
         forget_bytecode(paths)
-        self.renew_all()
-
-    def renew_all(self) -> None:
-        """Replace the worker of each slot."""
         for slot in self._workers.slots:
             self._renew(slot)
 

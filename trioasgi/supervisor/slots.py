@@ -18,6 +18,7 @@ from typing import TypeAlias
 import msgspec
 import trio
 
+from .sources import SourcesChanged
 from .watcher import FilesChanged
 from .worker_process import WorkerEvent, WorkerProcess
 
@@ -191,6 +192,7 @@ class Promise:
 SupervisorEvent: TypeAlias = (
     WorkerEvent
     | FilesChanged
+    | SourcesChanged
     | DelayOver
     | PatienceOver
     | StandbyWanted

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.errors import ConfigError, ExitStatus
+from trioasgi.errors import ConfigError, ExitStatus, TLSError
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners
 from trioasgi.observe.log_files import reopen_log_files
@@ -46,6 +46,7 @@ from .slots import (
     SupervisorState,
 )
 from .smoke import probe
+from .sources import SourcesChanged, source_files, watch_sources
 from .stopgap import Stopgap
 from .watcher import FilesChanged, watch
 from .worker_process import (
@@ -116,7 +117,8 @@ class Supervisor:
             self._nursery = nursery
             nursery.start_soon(self._bring_signals)
             if self._config.reload:
-                nursery.start_soon(watch, self._config, self.post)
+                nursery.start_soon(watch, self._config, self.post, self._source_files)
+                nursery.start_soon(watch_sources, self._source_files, self.post)
             self._renewal.begin(nursery)
             self._stopgap.begin(nursery)
             self.workers.start_all(nursery)
@@ -157,6 +159,9 @@ class Supervisor:
         """Have an event handled, in the supervisor's own task. To be called in its loop."""
         self._send.send_nowait(event)
 
+    def _source_files(self) -> tuple[str, ...]:
+        return source_files(self._config)
+
     async def _bring_signals(self) -> None:
         async for number in self._signals:
             self.post(Signalled(number))
@@ -182,9 +187,9 @@ class Supervisor:
             case _ if not self._is_running:
                 self._refuse(event)
             case FilesChanged(paths):
-                self._said.forget()
-                self._stopgap.take_changes()
-                self._renewal.take_changes(paths)
+                self._take_changed_files(paths)
+            case SourcesChanged(paths):
+                self._take_changed_sources(paths)
             case DelayOver(slot, scope) if slot.delay is scope:  # not a delay that was cancelled meanwhile
                 self._take_end_of_delay(slot)
             case DelayOver():
@@ -286,8 +291,7 @@ class Supervisor:
         given up for it: its config may be what has to be mended.
         """
         if self._config.reload:
-            self._renewal.renew_all()
-            promise.keep()
+            promise.keep(self._renew_with_new_options())
             return
         if self._roll is not None and not self._roll.is_over:
             if not self._roll.is_with_canary:
@@ -295,11 +299,9 @@ class Supervisor:
                 self._next_roll.append(promise)
                 return
             self._roll.abandon("another roll was asked for")
-        try:
-            config = self._reread()
-        except ConfigError as error:
-            logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
-            promise.keep(str(error))
+        config = self._read_options()
+        if isinstance(config, str):
+            promise.keep(config)
             return
         if config.workers != self._config.workers and config.workers != len(self.workers.slots):
             self._scale(config.workers)
@@ -307,6 +309,46 @@ class Supervisor:
         self._said.forget()
         self._roll = Roll(self.workers, config, promise)
         self._roll.begin()
+
+    def _read_options(self) -> Config | str:
+        """The options as they are now, or why they cannot be used."""
+        try:
+            return self._reread()
+        except (ConfigError, TLSError) as error:
+            logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
+            return str(error)
+
+    def _take_changed_sources(self, paths: tuple[str, ...]) -> None:
+        """Files of options have changed (`--reload`). One that holds many other things, as pyproject.toml
+        does, matters only if the options are others now.
+        """
+        config = self._read_options()
+        if isinstance(config, str):
+            return
+        is_other = config.to_dict() != self._config.to_dict()
+        if is_other or not set(paths) <= set(config.files):
+            self._renew_with(config, paths)
+
+    def _renew_with_new_options(self) -> str | None:
+        """Replace all workers (`--reload`). Return why not."""
+        config = self._read_options()
+        if isinstance(config, str):
+            return config
+        self._renew_with(config)
+        return None
+
+    def _renew_with(self, config: Config, paths: tuple[str, ...] = ()) -> None:
+        """Replace all workers by some of these options, as `paths` have changed."""
+        is_scaled = config.workers not in (self._config.workers, len(self.workers.slots))
+        self._config = self.workers.config = config
+        self._take_changed_files(paths)
+        if is_scaled:
+            self._scale(config.workers)
+
+    def _take_changed_files(self, paths: tuple[str, ...]) -> None:
+        self._said.forget()
+        self._stopgap.take_changes()
+        self._renewal.take_changes(paths)
 
     def _take_waiting(self, worker: WorkerProcess) -> None:
         if worker is self.workers.standby:

@@ -21,6 +21,8 @@ from trioasgi.config.option import origin_of
 from trioasgi.errors import TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
+from .gitignore import GitIgnore
+
 if TYPE_CHECKING:
     import watchfiles
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 DEFAULT_INCLUDES = ("*.py",)
+TEMPLATES = ("*.html", "*.htm", "*.jinja", "*.jinja2", "*.j2", "*.mako", "*.tmpl", "*.tpl")
+"""Included with `reload_templates`."""
 DEFAULT_EXCLUDES = (
     ".*",  # hidden files, Vim's swap files, Emacs' locks
     "*.py[cod]",
@@ -72,20 +76,31 @@ class FileFilter:
     """Decides whether a file matters, by uvicorn's rules, without temporary files of editors and tools.
 
     An include or exclude is a glob for the end of the path, as for `PurePath.match`, or a directory. `*.py`
-    is included unless the same pattern is excluded. An include overrides a default exclude if it names the
-    file itself (`.env`, also `*.env`), if it spells out the leading dot (`.env.*`), or if it is the same
-    pattern.
+    is included unless the same pattern is excluded. An include overrides a default exclude, and git's, if it
+    names the file itself (`.env`, also `*.env`), if it spells out the leading dot (`.env.*`), or if it is the
+    same pattern; and git's if it is a directory.
+
+    `more` are further default includes. `gitignore`: is what git ignores left out?
     """
 
-    def __init__(self, roots: Sequence[Path], includes: Sequence[str], excludes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        roots: Sequence[Path],
+        includes: Sequence[str],
+        excludes: Sequence[str],
+        *,
+        more: Sequence[str] = (),
+        gitignore: bool = False,
+    ) -> None:
         self._included = [Path(os.path.abspath(name)) for name in includes if os.path.isdir(name)]
         self._roots = [*(Path(os.path.abspath(root)) for root in roots), *self._included]
         self._excluded = [Path(os.path.abspath(name)) for name in excludes if os.path.isdir(name)]
         self._includes = [name for name in includes if not os.path.isdir(name)]
-        self._includes += [glob for glob in DEFAULT_INCLUDES if glob not in excludes]
+        self._includes += [glob for glob in (*DEFAULT_INCLUDES, *more) if glob not in excludes]
         self._given = [name for name in includes if not os.path.isdir(name)]
         self._excludes = [name for name in excludes if not os.path.isdir(name)]
         self._default_excludes = [glob for glob in DEFAULT_EXCLUDES if glob not in includes]
+        self._git = {root: GitIgnore(root) for root in self._roots} if gitignore else {}
 
     def __call__(self, change: watchfiles.Change, path: str) -> bool:  # noqa: ARG002 - watchfiles' signature
         """Should a change of this absolute path reload the application?"""
@@ -96,12 +111,17 @@ class FileFilter:
             return True
         if any(fnmatch.fnmatch(file.name, glob) for glob in self._default_excludes):
             return False
-        return self._is_included(file)
+        return self._is_included(file) and not self._is_ignored_by_git(file)
 
     def _is_included(self, file: Path) -> bool:
         if any(file.match(glob) for glob in self._includes):
             return True
         return any(directory in file.parents for directory in self._included)
+
+    def _is_ignored_by_git(self, file: Path) -> bool:
+        if any(directory in file.parents for directory in self._included):
+            return False
+        return any(root in file.parents and git.ignores(file) for root, git in self._git.items())
 
     def _is_excluded(self, file: Path) -> bool:
         if any(file.match(glob) for glob in self._excludes):
@@ -152,8 +172,23 @@ def watched_directories(config: Config) -> list[Path]:
     return sorted(path for path in found if not any(parent in found for parent in path.parents))
 
 
-async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
+def _file_filter(config: Config, roots: Sequence[Path]) -> FileFilter:
+    return FileFilter(
+        roots,
+        config.reload_includes,
+        config.reload_excludes,
+        more=TEMPLATES if config.reload_templates else (),
+        gitignore=config.reload_gitignore,
+    )
+
+
+async def watch(
+    config: Config,
+    tell: Callable[[FilesChanged], None],
+    sources: Callable[[], Sequence[str]] = tuple,
+) -> None:
     """Call `tell` for changes until cancelled. Changes less than `reload_delay` seconds apart come together.
+    The files `sources`, which are watched elsewhere, do not count.
 
     A removed directory is watched again when it is back. If the system has no room, of file descriptors for
     example, or if watching fails later, it is tried again. Raises ConfigError as `watched_directories` does,
@@ -161,13 +196,13 @@ async def watch(config: Config, tell: Callable[[FilesChanged], None]) -> None:
     """
     roots = watched_directories(config)
     here = os.getcwd()
-    matters = FileFilter(roots, config.reload_includes, config.reload_excludes)
+    matters = _file_filter(config, roots)
     await trio.lowlevel.checkpoint()  # first the workers are on their way
     attempts = _Attempts()
     returned: tuple[str, ...] = ()
     while True:
         try:
-            await _watch_while_there(config, roots, Changes(matters, here), tell, returned, attempts)
+            await _watch_while_there(config, roots, Changes(matters, here, sources), tell, returned, attempts)
         except (OSError, RuntimeError, ImportError) as error:
             is_for_want_of_room = _is_for_want_of_room(error)
             if is_for_want_of_room or (attempts.has_watched and all(root.is_dir() for root in roots)):
@@ -312,12 +347,18 @@ async def _until_there(roots: Sequence[Path], here: str) -> None:
 class Changes:
     """Selects the changes that matter, and names their files.
 
-    Paths are shown relative to the directory `here`.
+    Paths are shown relative to the directory `here`. The files `sources` do not matter.
     """
 
-    def __init__(self, file_matters: FileFilter, here: str) -> None:
-        self._file_matters = file_matters
+    def __init__(
+        self, file_filter: FileFilter, here: str, sources: Callable[[], Sequence[str]] = tuple
+    ) -> None:
+        self._filter = file_filter
         self._here = here
+        self._sources = sources
+
+    def _file_matters(self, change: watchfiles.Change, path: str) -> bool:
+        return self._filter(change, path) and path not in map(os.path.abspath, self._sources())
 
     def matters(self, change: watchfiles.Change, path: str) -> bool:
         """Is it a file that matters, or a new directory with such a file?"""
