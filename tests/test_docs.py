@@ -29,9 +29,9 @@ from trioasgi.errors import ExitStatus
 from trioasgi.http.exchange import Exchange
 from trioasgi.http1.body import MAX_CHUNK_LINE
 from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS
-from trioasgi.http1.connection import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
 from trioasgi.http1.pace import Pace
 from trioasgi.http1.reader import MAX_EMPTY, MAX_SKIP
+from trioasgi.http1.settings import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
 from trioasgi.net.proxy import MAX_V1, MAX_V2
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.observe.access import BATCH_SECONDS, CUT_OFF, UNANSWERED

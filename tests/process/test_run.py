@@ -151,8 +151,8 @@ HANDLING = """
         # A worker gets SIGTERM, whichever the supervisor has got.
         (("--workers", "2"), signal.SIGTERM, "sys.exit(5)"),
         (("--workers", "2"), signal.SIGINT, "pass"),
-        (("--reload",), signal.SIGTERM, "pass"),
-        (("--reload",), signal.SIGINT, "sys.exit(5)"),
+        (("--reload", "--timeout-graceful-shutdown", "30"), signal.SIGTERM, "pass"),
+        (("--reload", "--timeout-graceful-shutdown", "30"), signal.SIGINT, "sys.exit(5)"),
     ],
 )
 def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called_once(
@@ -162,7 +162,7 @@ def test_an_applications_own_handlers_do_not_make_the_server_deaf_and_are_called
     with start_server("app:app", *options, cwd=tmp_path) as server:
         slow = Background(server.url(), "/slow")
         server.wait_for("slow has begun")
-        workers = 2 if "--workers" in options else len(options)
+        workers = 2 if "--workers" in options else int("--reload" in options)
         wait_until(lambda: server.output.count("is ready") == workers, "all workers")
         server.send(number, group=number is signal.SIGINT)
         assert slow.answer().body == "yes"

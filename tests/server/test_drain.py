@@ -17,7 +17,7 @@ from tests.support.applications import Lived
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, port_of, run
 from trioasgi import Config, LifespanError, Server, serve
-from trioasgi.http1.connection import FIRST_REQUEST_SECONDS
+from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.net.accept import BATCH, Take, accept_waiting
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 

@@ -19,7 +19,7 @@ from tests.support.transports import certificates
 from tests.support.websocket import PING, WebSocketClient, accept
 from trioasgi import Server
 from trioasgi.http1.closing import LINGER_SECONDS
-from trioasgi.http1.connection import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
+from trioasgi.http1.settings import FIRST_REQUEST_SECONDS, LAST_REQUEST_SECONDS
 from trioasgi.net.ticker import TICK
 from trioasgi.types import Receive, Scope, Send
 

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support.client import Hammer, get
-from tests.support.processes import ServerProcess, is_alive, start_server, wait_until
+from tests.support.processes import ServerProcess, children, is_alive, start_server, wait_until
 
 from .apps import write, write_app
 
@@ -188,3 +188,30 @@ def test_it_is_off_without_reload(tmp_path: Path) -> None:
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         assert server.wait() == 3
         assert "shows to all clients" not in server.output.text
+
+
+@pytest.mark.parametrize("last", ["works", "breaks"])
+def test_ten_saves_within_a_second_end_in_the_state_of_the_last(last: str, tmp_path: Path) -> None:
+    write_app(tmp_path, "zero")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        url = server.url()
+        for turn in range(3):
+            for number in range(10):
+                name = f"{turn}-{number}"
+                if number in (3, 7) or (number == 9 and last == "breaks"):
+                    write(tmp_path, f"def app(: # {name}\n")
+                else:
+                    write_app(tmp_path, name)
+                time.sleep(0.08)
+            expected = f"{turn}-9"
+
+            def is_last(expected: str = expected) -> bool:
+                answer = get(url)
+                return (answer.status == 200) == (last == "works") and expected in answer.body
+
+            wait_until(is_last, "the last state")
+            time.sleep(0.3)
+            assert is_last()  # and it stays
+        living = [pid for pid in children(server.pid) if is_alive(pid)]
+        wait_until(lambda: len([pid for pid in children(server.pid) if is_alive(pid)]) == 2, f"{living}")
+        assert server.stop() == 0

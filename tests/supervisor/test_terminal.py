@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,6 +25,7 @@ if sys.platform == "win32":
     pytest.skip("pseudo-terminals", allow_module_level=True)
 
 import select
+import termios
 
 DEBUGGED = """
 import signal
@@ -54,6 +56,10 @@ class Terminal:
             assert ready, f"no {pattern!r} in time; appeared:\n{self.text}"
             self.text += os.read(self._master, 1 << 16).decode()
         return match
+
+    def settings(self) -> list[object]:
+        """What `stty -a` shows."""
+        return list(termios.tcgetattr(self._master))
 
     def type(self, text: str) -> None:
         os.write(self._master, text.encode())
@@ -115,3 +121,63 @@ def test_the_debugger_reads_the_terminal_and_ctrl_c_still_stops(tmp_path: Path) 
         terminal.type("\x03")
         terminal.wait_for("SIGINT: stopping")
         assert process.wait(PATIENCE) == 0
+
+
+STATES = {
+    "serving": ("ok = 1", "is ready", True),
+    "importing": ("import time; print('importing'); time.sleep(600)", "importing", False),
+    "broken": ("1 / 0", "shows to all clients", True),
+    "broken again": ("import os; os._exit(3)", "exit status 3", False),
+    "blocked start-up": ("import time; BLOCK = time.sleep", "blocks", False),
+    "open stream": ("STREAM = True", "is ready", True),
+    "draining": ("STREAM = True", "is ready", True),
+}
+ANSWERING = """
+import time
+import trio
+BLOCK = STREAM = None
+{}
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        if BLOCK:
+            print("blocks", flush=True)
+            BLOCK(600)
+        raise NotImplementedError
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    while STREAM:
+        await send({{"type": "http.response.body", "body": b"x", "more_body": True}})
+        await trio.sleep(0.02)
+    await send({{"type": "http.response.body", "body": b"x"}})
+"""
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_ctrl_c_ends_everything_soon_from_each_state_and_leaves_the_terminal_sane(
+    state: str, tmp_path: Path
+) -> None:
+    extra, said, is_answered = STATES[state]
+    write(tmp_path, ANSWERING.format(extra))
+    command = [sys.executable, "-m", "trioasgi", "app:app", "--reload", "--port", "0"]
+    with on_terminal(command, tmp_path) as (process, terminal):
+        before = terminal.settings()
+        terminal.wait_for(said)
+        if is_answered:
+            url = terminal.wait_for(r"http://127\.0\.0\.1:\d+")[0]
+            host, port = url.removeprefix("http://").split(":")
+            with socket.create_connection((host, int(port)), PATIENCE) as client:
+                client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert client.recv(100).startswith(b"HTTP/1.1")
+                if state == "draining":
+                    write(tmp_path, ANSWERING.format("other = 1"))
+                    terminal.wait_for("Reloading")
+                begun = time.monotonic()
+                terminal.type("\x03")
+                process.wait(PATIENCE)
+        else:
+            begun = time.monotonic()
+            terminal.type("\x03")
+            process.wait(PATIENCE)
+        assert time.monotonic() - begun < 3.5  # even on a busy machine, where some states take a second
+        assert terminal.settings() == before
+        with pytest.raises(ProcessLookupError):  # no process is left in the session
+            os.killpg(process.pid, 0)

@@ -48,12 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
-FIRST_REQUEST_SECONDS: Final = 1.0
-LAST_REQUEST_SECONDS: Final = 0.5
-"""How long a draining server waits for a request: the first of a new client, or the next of one that was
-answered. Such a request may be on its way, and would be lost. Its response says that it is the last.
-"""
-
 
 class ConnectionPhase(Enum):
     """What a connection is doing."""
@@ -388,7 +382,8 @@ class HTTP1Connection(ConnectionState):
         """Finish the request that is under way, and take no more."""
         self.draining = True
         if self.phase is _IDLE or self.phase is _NEW:
-            patience = FIRST_REQUEST_SECONDS if self.phase is _NEW else LAST_REQUEST_SECONDS
+            settings = self.settings
+            patience = settings.last_first_request if self.phase is _NEW else settings.last_request
             self._deadline = min(self._deadline, self._now() + patience)
             self.channel.limit_read(self._deadline)
         elif self._on_drain is not None:
@@ -400,7 +395,7 @@ class HTTP1Connection(ConnectionState):
         """Set the deadline for the rest of a head, or for a new head while the server drains."""
         now = self._now()
         if not self.reader.holds_data:
-            self._deadline = min(self._deadline, now + FIRST_REQUEST_SECONDS)
+            self._deadline = min(self._deadline, now + self.settings.last_first_request)
         elif self.phase is not _HEAD:
             self.phase = _HEAD
             self._deadline = now + self.settings.timeout_headers

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trioasgi.config import DEVELOPMENT
+from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
 from trioasgi.observe import announce
@@ -75,7 +75,7 @@ async def _bind_and_supervise(
     with (
         _children_are_waited_for(),
         _signals(config) as signals,
-        resolve_certificate(config) as resolved,
+        resolve_certificate(_for_development(config)) as resolved,
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
     ):
@@ -113,6 +113,15 @@ async def _bind_and_supervise(
         return await supervisor.supervise()
 
 
+def _for_development(config: Config) -> Config:
+    """Under `reload` a stop is as fast as a reload, unless the option says something else."""
+    grace = "timeout_graceful_shutdown"
+    is_given = grace in config.origins or getattr(config, grace) != OPTIONS[grace].default
+    if config.reload and not is_given:
+        return config.replace(timeout_graceful_shutdown=config.reload_grace)
+    return config
+
+
 def _settled(new: Config, given: Config, resolved: Config) -> Config:
     """The config of a roll: `new` without what only a restart can change. `resolved` is the first one,
     `given` with the files of its development certificate.
@@ -127,7 +136,7 @@ def _settled(new: Config, given: Config, resolved: Config) -> Config:
         kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
     if new.certfile == given.certfile and new.certfile != resolved.certfile:
         kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
-    config = new.replace(**kept)
+    config = _for_development(new.replace(**kept))
     if config.reload:
         server_tls(config)  # a certificate that cannot be used would end the workers that serve
     return config

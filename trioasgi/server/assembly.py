@@ -17,7 +17,13 @@ from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.http1.encoder import HeadEncoder
-from trioasgi.http1.settings import GivesUp, HTTP1Settings
+from trioasgi.http1.settings import (
+    FIRST_REQUEST_SECONDS,
+    LAST_REQUEST_SECONDS,
+    RELOAD_SECONDS,
+    GivesUp,
+    HTTP1Settings,
+)
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
@@ -101,6 +107,8 @@ def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settin
         gives_up=GivesUp[config.cancel_on_disconnect.upper()],
         disconnect_grace=config.disconnect_grace,
         access_log=access_log,
+        last_first_request=RELOAD_SECONDS if config.reload else FIRST_REQUEST_SECONDS,
+        last_request=RELOAD_SECONDS if config.reload else LAST_REQUEST_SECONDS,
     )
 
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
+_LOOP_ANSWERS = 0.5
+"""Seconds in which the loop should answer."""
 ORPHAN_GRACE = 1.0
 """Seconds to finish requests when the supervisor is gone."""
 _ORPHANS_END = 0.5
@@ -81,3 +83,5 @@ def _drain(lifecycle: Lifecycle, reason: str, command: DrainCommand) -> None:
     if lifecycle.stage is Stage.LOADING:
         end_now(ExitStatus.OK)
     lifecycle.request_drain(reason, final=command.final, grace=command.grace)
+    if lifecycle.stage is Stage.STARTING and not lifecycle.answers(_LOOP_ANSWERS):
+        end_now(ExitStatus.OK)  # its start-up blocks the loop, and no request is under way
