@@ -77,7 +77,7 @@ def _type(option: Option) -> str:
         case Kind.SWITCH:
             kind = "bool"
         case Kind.INTEGER:
-            kind = "int"
+            kind = " | ".join(["int", *(f"Literal[{json.dumps(word)}]" for word in option.computed)])
         case Kind.NUMBER:
             kind = "float"
         case Kind.TEXT:

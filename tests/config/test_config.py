@@ -24,6 +24,7 @@ def another_value(option: Option) -> object:
     """A value that is allowed and not the default."""
     special: dict[str, object] = {
         "root_path": "/api",
+        "umask": "027",
         "smoke": ("/health", "/old?a=1 301"),
         "header": ("A: 1", "B: 2"),
         "forwarded_allow_ips": ("192.0.2.7", "unix"),

@@ -169,6 +169,12 @@ def _check_smoke(values: Mapping[str, object], origins: Origins) -> None:
             OPTIONS["smoke"].refuse(entry, origin_of("smoke", origins), SMOKE_FORM)
 
 
+def _check_umask(values: Mapping[str, object], origins: Origins) -> None:
+    umask = values.get("umask")
+    if umask is not None and not re.fullmatch("[0-7]{1,3}|0[0-7]{3}", str(umask)):
+        OPTIONS["umask"].refuse(umask, origin_of("umask", origins), "up to three octal digits, such as '027'")
+
+
 def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
     """Refuse NUL characters, which end a text in C, in paths, addresses and cipher lists."""
     for name, value in values.items():
@@ -194,5 +200,6 @@ _RULES = (
     _check_forwarded_headers,
     _check_root_path,
     _check_smoke,
+    _check_umask,
     _check_nul,
 )

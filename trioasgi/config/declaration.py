@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from . import uvicorn
+from .cpus import usable_cpus
 from .option import Group, Option, option, option_names, read_options
 
 DEFAULT_HOST = "127.0.0.1"
@@ -77,7 +78,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     bind: Annotated[
         tuple[str, ...],
         option(
-            "HOST:PORT, unix:PATH or fd:N; repeatable.",
+            "TCP, unix:PATH, fd:N, systemd:N; repeatable.",
             Group.LISTENING,
             flags=("--bind", "-b"),
             metavar="ADDR",
@@ -163,6 +164,8 @@ class Declaration(_Application, frozen=True, kw_only=True):
             flags=("--workers", "-w"),
             environment_aliases=("WEB_CONCURRENCY",),
             metavar="N",
+            computed={"auto": usable_cpus},
+            expected="an integer of at least 1, or auto",
         ),
     ] = 1
     reload: Annotated[bool, option("Restart the workers when a file changes.", Group.PROCESSES)] = False
@@ -218,6 +221,19 @@ class Declaration(_Application, frozen=True, kw_only=True):
     worker_max_rss: Annotated[
         Count, option("Replace a worker above this memory; 0: never.", Group.PROCESSES, metavar="BYTES")
     ] = 0
+
+    pid_file: Annotated[
+        NonEmpty | None, option("Write the process id into this file.", Group.PROCESSES, metavar="PATH")
+    ] = None
+    user: Annotated[
+        NonEmpty | None, option("Become this user after binding.", Group.PROCESSES, metavar="NAME")
+    ] = None
+    group: Annotated[
+        NonEmpty | None, option("Become this group. [the user's]", Group.PROCESSES, metavar="NAME")
+    ] = None
+    umask: Annotated[
+        NonEmpty | None, option("Permissions that new files lack: 027.", Group.PROCESSES, metavar="MODE")
+    ] = None
 
     http: Annotated[
         Literal["auto", "h1c", "h11", "httptools"],
@@ -424,7 +440,7 @@ OPTIONS: Mapping[str, Option] = read_options(Declaration)
 NAMES: Mapping[str, str] = option_names(OPTIONS)
 """The own name of an option, by each name that it has in any source."""
 
-SUPERVISED = ("reload", "standby", "smoke", "worker_lifetime", "worker_max_rss")
+SUPERVISED = ("reload", "standby", "smoke", "worker_lifetime", "worker_max_rss", "user", "group")
 """The options that need a supervisor. So do more workers than one."""
 
 LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))

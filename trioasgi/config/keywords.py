@@ -37,7 +37,7 @@ class Options(TypedDict, total=False):
     ca_certs: Text | None
     tls_version: Literal["auto", "1.2", "1.3"] | int | None
     ciphers: Text | None
-    workers: int | None
+    workers: int | Literal["auto"] | None
     reload: bool | None
     reload_dirs: Texts | None
     reload_includes: Texts | None
@@ -51,6 +51,10 @@ class Options(TypedDict, total=False):
     smoke_timeout: float | None
     worker_lifetime: float | None
     worker_max_rss: int | None
+    pid_file: Text | None
+    user: Text | None
+    group: Text | None
+    umask: Text | None
     http: Literal["auto", "h1c", "h11", "httptools", "zttp"] | type[object] | None
     server_header: bool | None
     date_header: bool | None

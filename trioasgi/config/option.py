@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from enum import Enum
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -123,6 +123,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[str, ...]
     spellings: Mapping[str, str]
     """Other servers' names of the choices."""
+    computed: Mapping[str, Callable[[], int]]
+    """Words that stand for a number of this machine, such as `auto`."""
     refused: Mapping[str, str]
     """Values of other servers that are not accepted, as regular expressions; for each the reason, and what to
     use.
@@ -163,7 +165,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 case Kind.SWITCH:
                     return SWITCH_WORDS[text.strip().lower()]
                 case Kind.INTEGER:
-                    return int(text)
+                    word = text.strip().lower()
+                    return self.computed[word]() if word in self.computed else int(text)
                 case Kind.NUMBER:
                     return float(text)
                 case Kind.CHOICE:
@@ -205,6 +208,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
                 return tuple(self._plain_entry(entry) for entry in value)
             case Kind.TEXT if isinstance(value, os.PathLike):
                 return os.fspath(value)
+            case Kind.INTEGER if isinstance(value, str) and value.lower() in self.computed:
+                return self.computed[value.lower()]()
             case Kind.CHOICE if isinstance(value, str):
                 return self._spelt(value)
             case Kind.CHOICE if isinstance(value, type):  # a class: on the command line it is a name
@@ -246,6 +251,7 @@ def option(
     environment_aliases: tuple[str, ...] = (),
     metavar: str = "",
     spellings: Mapping[str, str] | None = None,
+    computed: Mapping[str, Callable[[], int]] | None = None,
     refused: Mapping[str, str] | None = None,
     none: object = msgspec.UNSET,
     separator: str | None = None,
@@ -257,8 +263,9 @@ def option(
 
     `flags` are the flags that are shown; the default is `--like-the-name`. `aliases` are further names,
     written like the field's. A switch gets its `--no-` flags itself. `none` is the meaning of None; the
-    default is the option's default. `expected` is for the error, if the type does not say it. `refused` says
-    why values of other servers are not accepted. Bounds belong to the type: `Annotated[int,
+    default is the option's default. `expected` is for the error, if the type does not say it. `computed`
+    are words in place of a number; the number is settled when the value is checked. `refused` says why
+    values of other servers are not accepted. Bounds belong to the type: `Annotated[int,
     msgspec.Meta(ge=1)]`.
     """
     extra = {
@@ -268,6 +275,7 @@ def option(
         "environment_aliases": environment_aliases,
         "metavar": metavar,
         "spellings": spellings or {},
+        "computed": computed or {},
         "refused": refused or {},
         "none": none,
         "separator": separator,
@@ -336,6 +344,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         metavar=extra["metavar"] or "|".join(choices),
         choices=choices,
         spellings=extra["spellings"],
+        computed=extra["computed"],
         refused=extra["refused"],
         expected=extra["expected"] or _expected(kind, choices, metas),
         secret=extra["secret"],

@@ -7,6 +7,7 @@
 ``port``                  TCP on that port of 127.0.0.1
 ``unix:path``             a Unix socket; ``unix:path,mode=660`` sets its permissions
 ``fd:N``                  an open, listening socket that this process has inherited
+``systemd:NAME``          those with this name that systemd has passed; ``systemd:*``: all (`activation.py`)
 ========================  ==========================================================
 """
 
@@ -24,7 +25,7 @@ _UNIX = re.compile(r"unix:(?P<path>[^,\0]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
 _TOO_LONG = 10
 """A number of so many digits may be larger than any file descriptor."""
 
-_FIX = "use host:port, [ipv6]:port, unix:path[,mode=660] or fd:N"
+_FIX = "use host:port, [ipv6]:port, unix:path[,mode=660], fd:N or systemd:NAME"
 
 
 class TCPAddress(msgspec.Struct, frozen=True):
@@ -50,6 +51,11 @@ class InheritedAddress(msgspec.Struct, frozen=True):
 
 
 Address = TCPAddress | UnixAddress | InheritedAddress
+
+
+def is_inherited(bind: str) -> bool:
+    """Does it name sockets that another process has made, and may use too?"""
+    return bind.startswith(("fd:", "systemd:"))
 
 
 def parse_bind(text: str) -> Address:

@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from trioasgi.errors import BindError
+from trioasgi.net.activation import with_descriptors
 from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[soc
 
 
 def _parse(binds: Iterable[str]) -> list[tuple[str, Address]]:
-    return [(text, parse_bind(text)) for text in binds]
+    return [(text, parse_bind(text)) for text in with_descriptors(binds)]
 
 
 _Found = tuple[int, tuple[object, ...]]
@@ -205,6 +206,14 @@ def _set_tcp_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
     else:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _set_inherited_options(sock)
+    if sock.family == socket.AF_INET6:
+        # `[::]` does not include `0.0.0.0`: each has its own entry in `--bind`.
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+
+
+def _set_inherited_options(sock: socket.socket) -> None:
+    """Set the options that accepted sockets inherit and that may be set while the socket listens."""
     # On Linux and the BSDs accepted sockets inherit TCP_NODELAY. Each response is sent whole, so Nagle's
     # algorithm would only delay it.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -212,9 +221,6 @@ def _set_tcp_options(sock: socket.socket) -> None:
         # Inherited too. Without it the kernel takes megabytes for each client that does not read (tcp(7),
         # tcp_wmem). Trio's own choice, 16 KiB, slows large responses down.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
-    if sock.family == socket.AF_INET6:
-        # `[::]` does not include `0.0.0.0`: each has its own entry in `--bind`.
-        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
 
 
 def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
@@ -267,6 +273,8 @@ def _open_inherited(address: InheritedAddress) -> socket.socket:
     if not is_listening(sock):
         sock.close()
         raise OSError(errno.EINVAL, "the inherited file is not a listening stream socket")
+    if sock.family in {socket.AF_INET, socket.AF_INET6}:
+        _set_inherited_options(sock)
     sock.setblocking(False)
     return sock
 
@@ -316,6 +324,11 @@ class _UnixListener(socket.socket):
         self._identity = _identity(self._path)
         _with_paths.add(self)
 
+    @property
+    def path(self) -> str | None:
+        """Where its file is; None if there is none any more."""
+        return self._path
+
     def remove_path(self) -> None:
         """Remove the file, once, unless another server has replaced it.
 
@@ -345,6 +358,11 @@ def remove_paths(sockets: Iterable[socket.socket]) -> None:
     for sock in sockets:
         if isinstance(sock, _UnixListener):
             sock.remove_path()
+
+
+def unix_paths(sockets: Iterable[socket.socket]) -> list[str]:
+    """The paths of the Unix sockets that `open_listeners` made."""
+    return [sock.path for sock in sockets if isinstance(sock, _UnixListener) and sock.path is not None]
 
 
 def remove_all_paths() -> None:

@@ -16,7 +16,9 @@ def reopen_log_files() -> int:
     their files themselves are left alone.
     """
     count = 0
-    for handler in _file_handlers():
+    for handler in log_files():
+        if isinstance(handler, BaseRotatingHandler):
+            continue
         try:
             _reopen(handler)
         except OSError as error:
@@ -36,15 +38,15 @@ def _reopen(handler: logging.FileHandler) -> None:
         old.close()
 
 
-def _file_handlers() -> Iterator[logging.FileHandler]:
+def log_files() -> Iterator[logging.FileHandler]:
+    """The handlers of the `logging` module that write to files."""
     seen: set[int] = set()
     named = [item for item in logging.root.manager.loggerDict.values() if isinstance(item, logging.Logger)]
     for one in (logging.root, *named):
         for handler in _with_targets(one.handlers):
             if isinstance(handler, logging.FileHandler) and id(handler) not in seen:
                 seen.add(id(handler))
-                if not isinstance(handler, BaseRotatingHandler):
-                    yield handler
+                yield handler
 
 
 def _with_targets(handlers: list[logging.Handler]) -> Iterator[logging.Handler]:

@@ -44,12 +44,19 @@ def announce(
     codecs = f"HTTP/1.1 by {codec}" + (f", WebSocket by {websocket}" if websocket else "")
     logger.info("%s; %s", _processes(workers, reload=reload), codecs)
     if certificate is not None:
-        now = datetime.now(UTC)
-        logger.info("%s", _validity(certificate, now))
-        # Logged here, once. Contexts are built in every worker.
-        problem = certificate.problem(now)
-        if problem is not None:
-            logger.warning("%s", escaped(problem))
+        announce_certificate(certificate)
+
+
+def announce_certificate(certificate: Certificate, what: str = "Certificate") -> None:
+    """Log whose certificate it is, and until when it is valid. `what` begins the line.
+
+    Called once, and not where a context is built: that is in every worker.
+    """
+    now = datetime.now(UTC)
+    logger.info("%s: %s", what, _validity(certificate, now))
+    problem = certificate.problem(now)
+    if problem is not None:
+        logger.warning("%s", escaped(problem))
 
 
 def log_remarks(remarks: Iterable[str]) -> None:
@@ -73,4 +80,4 @@ def _validity(certificate: Certificate, now: datetime) -> str:
     days = (certificate.not_after - now).days
     when = f"{certificate.not_after:%Y-%m-%d}"
     validity = f"valid until {when}, {days} days" if days >= 0 else f"expired on {when}"
-    return f"Certificate: {escaped(certificate.subject)}{also}, {validity}"
+    return f"{escaped(certificate.subject)}{also}, {validity}"

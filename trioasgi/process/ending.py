@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import remove_all_paths
+from trioasgi.process.pid_file import remove_pid_files
 
 logger = logging.getLogger("trioasgi")
 
@@ -104,8 +105,11 @@ def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
 
 
 def end_now(status: ExitStatus) -> NoReturn:
-    """End the process at once, from any thread or signal handler. No file of a Unix socket stays."""
+    """End the process at once, from any thread or signal handler. No file of a Unix socket stays, and no pid
+    file.
+    """
     try:
         remove_all_paths()
+        remove_pid_files()
     finally:
         os._exit(status)

@@ -199,6 +199,11 @@ class Lifecycle:
             self._on_draining("by itself", grace_of(server), server.has_reached_limit)
 
     @property
+    def app_name(self) -> str | None:
+        """The name of the application, if it has one."""
+        return self._config.app
+
+    @property
     def counts(self) -> tuple[int, int, int]:
         """The open connections, the calls under way, and the calls that have ended."""
         if self._server is None:
@@ -210,7 +215,7 @@ class Lifecycle:
         `request_drain`.
         """
         gate = None if self._supervised is None else self._supervised.gate
-        return gate is not None and self._call_soon(gate.open)
+        return gate is not None and self.call_soon(gate.open)
 
     def request_drain(self, reason: str, *, final: bool = False, grace: float | None = None) -> bool:
         """Ask the run to finish its requests and end. False if no loop runs: if it does not run yet, the run
@@ -219,18 +224,26 @@ class Lifecycle:
         `final`: all other workers stop too. `grace`: seconds that requests have, in place of the option. This
         may be called again.
         """
-        return self._call_soon(partial(self._drain, reason, final=final, grace=grace))
+        return self.call_soon(partial(self._drain, reason, final=final, grace=grace))
 
     def request_abort(self, reason: str) -> bool:
         """Ask the run to end at once. False as for `request_drain`."""
-        return self._call_soon(partial(self._abort, reason))
+        return self.call_soon(partial(self._abort, reason))
+
+    @property
+    def server(self) -> Server | None:
+        """The server, once it serves."""
+        return self._server
 
     def answers(self, seconds: float) -> bool:
         """Does the loop answer within `seconds`? Call it from another thread."""
         answered = threading.Event()
-        return self._call_soon(answered.set) and answered.wait(seconds)
+        return self.call_soon(answered.set) and answered.wait(seconds)
 
-    def _call_soon(self, function: Callable[[], None]) -> bool:
+    def call_soon(self, function: Callable[[], None]) -> bool:
+        """Have a function called in the loop. False if no loop runs: if it does not run yet, it is called
+        when it does.
+        """
         if self._token is None:
             self._early.append(function)
             return False

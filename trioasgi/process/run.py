@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn, Unpack
 
@@ -19,12 +20,15 @@ from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, Guards, end_process
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain, is_want_of_room
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
+from trioasgi.process.steering import Steering
 from trioasgi.process.stop_signals import StopSignals
+from trioasgi.process.surroundings import Surroundings, surroundings, umask
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import log_settings, resolve_certificate
 
 if TYPE_CHECKING:
     from trioasgi.config.keywords import Options
+    from trioasgi.process.notify import Notifier
     from trioasgi.types import App, ASGIApp
 
 logger = logging.getLogger("trioasgi")
@@ -55,7 +59,11 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
     try:
         if is_supervised(settled):
             refuse_in_worker()
-        status = _run_named(settled) if app is None or isinstance(app, str) else _run_app(app, settled)
+        if app is None or isinstance(app, str):
+            with _settled_surroundings(settled) as around:
+                status = _run_named(around, StopSignals())
+        else:
+            status = _run_app(app, settled)
     except MainGuardError as error:
         logger.critical("%s", error)
         status = error.exit_status
@@ -71,22 +79,32 @@ def run_config(
     `remarks` are warnings to log first. `reread` reads the options anew, for a roll. The process must belong
     to the server: it ends soon after, even if threads of the application still run.
     """
-    return _run_named(config, remarks, StopSignals(until_exit=True), reread)
+    with _settled_surroundings(config, remarks, reread, until_exit=True) as around:
+        return _run_named(around, StopSignals(until_exit=True))
 
 
-def _run_named(
+@contextlib.contextmanager
+def _settled_surroundings(
     config: Config,
     remarks: Sequence[str] = (),
-    signals: StopSignals | None = None,
     reread: Callable[[], Config] | None = None,
-) -> ExitStatus:
-    signals = StopSignals() if signals is None else signals
-    configure_logging(log_settings(config), show_pid=is_supervised(config))
-    log_remarks(remarks)
+    *,
+    until_exit: bool = False,
+) -> Iterator[Surroundings]:
+    """Configure logging, and take what the process was given."""
+    with umask(config, until_exit=until_exit):  # log files are new files too
+        configure_logging(log_settings(config), show_pid=is_supervised(config))
+        log_remarks(remarks)
+        with surroundings(config, reread, until_exit=until_exit) as around:
+            yield around
+
+
+def _run_named(around: Surroundings, signals: StopSignals) -> ExitStatus:
+    config = around.config
     if is_supervised(config):
         log_remarks(config.remarks())  # in this process serve() does so
-        return _supervise(config, signals, reread)
-    return _run_here(lambda: load_app(config), config, signals)
+        return _supervise(around, signals)
+    return _run_here(lambda: load_app(config), around, signals)
 
 
 def _run_app(app: App, config: Config) -> ExitStatus:
@@ -95,8 +113,8 @@ def _run_app(app: App, config: Config) -> ExitStatus:
             "reload, workers and what concerns these need the application's name, such as "
             "run('main:app', workers=2): each worker imports it itself"
         )
-    configure_logging(log_settings(config))
-    return _run_here(lambda: check_app(app, config=config), config, StopSignals())
+    with _settled_surroundings(config) as around:
+        return _run_here(lambda: check_app(app, config=around.config), around, StopSignals())
 
 
 def _settle(app: App | str | None, config: Config | None, options: Mapping[str, object]) -> Config:
@@ -107,18 +125,14 @@ def _settle(app: App | str | None, config: Config | None, options: Mapping[str, 
     return config.replace(**options) if options else config
 
 
-def _supervise(config: Config, signals: StopSignals, reread: Callable[[], Config] | None) -> ExitStatus:
+def _supervise(around: Surroundings, signals: StopSignals) -> ExitStatus:
     from trioasgi.process.supervised import supervise
 
     with signals:  # before and after the supervisor, which receives its own
         try:
             signals.raise_nothing()
             run_workers = partial(
-                supervise,
-                config,
-                lambda: signals.have_come,
-                owns_process=signals.until_exit,
-                reread=reread,
+                supervise, around, lambda: signals.have_come, owns_process=signals.until_exit
             )
             return trio.run(run_workers)
         except KeyboardInterrupt:
@@ -129,18 +143,21 @@ def _supervise(config: Config, signals: StopSignals, reread: Callable[[], Config
             return _fail(error, has_served=False)
 
 
-def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals) -> ExitStatus:
+def _run_here(load: Callable[[], ASGIApp], around: Surroundings, signals: StopSignals) -> ExitStatus:
+    config, notifier = around.config, around.notifier
     has_served = False
-    with signals:
+    with signals, Steering(notifier, signals.receive, until_exit=signals.until_exit) as steering:
         try:
             with resolve_certificate(config) as resolved:
                 startup = Guards()
                 lifecycle = Lifecycle(
                     resolved,
-                    on_serving=lambda: _begin_serving(signals, startup),
+                    on_serving=lambda: _begin_serving(signals, startup, steering),
+                    on_draining=lambda reason, *_: notifier.stopping(f"Stopping: {reason}"),
                     on_stuck=_end_with if signals.until_exit else None,
                 )
                 signals.attach(lifecycle, resolved)
+                steering.attach(lifecycle)
                 app = load()
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
@@ -149,7 +166,7 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
                 if signals.until_exit:
                     _bound_the_startup(lifecycle, resolved.timeout_startup, startup)
                 try:
-                    return trio.run(lifecycle.serve, app)
+                    return trio.run(lifecycle.serve, app, *_beside(notifier))
                 finally:
                     startup.end()
                     has_served = lifecycle.has_served
@@ -161,9 +178,15 @@ def _run_here(load: Callable[[], ASGIApp], config: Config, signals: StopSignals)
             return _fail(error, has_served=has_served)
 
 
-def _begin_serving(signals: StopSignals, startup: Guards) -> None:
+def _begin_serving(signals: StopSignals, startup: Guards, steering: Steering) -> None:
     startup.over.set()
     signals.install_after_startup()
+    steering.begin_serving("Serving in one process")
+
+
+def _beside(notifier: Notifier) -> Sequence[Callable[[], Awaitable[None]]]:
+    """What runs beside the server: the watchdog is fed by the loop that serves."""
+    return [notifier.feed_watchdog] if notifier else []
 
 
 def _bound_the_startup(lifecycle: Lifecycle, timeout: float, startup: Guards) -> None:

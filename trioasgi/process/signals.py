@@ -41,6 +41,16 @@ def wake_no_loop() -> None:
         signal.set_wakeup_fd(-1)
 
 
+def is_free(number: signal.Signals, *, even_if_ignored: bool = False) -> bool:
+    """Has the program no handler of its own for this signal? For the main thread only.
+
+    `even_if_ignored`: one that is ignored counts as free. That is for a process that belongs to the server,
+    where its parent has had it ignored, as nohup(1) does.
+    """
+    handler = signal.getsignal(number)
+    return handler is signal.SIG_DFL or (even_if_ignored and handler is signal.SIG_IGN)
+
+
 class Handlers:
     """Our handlers of some signals, and the handlers that they have displaced. For the main thread only.
 
@@ -93,6 +103,18 @@ class Handlers:
         for number, handler in self._displaced.items():
             if handler is not None:  # None: installed by C code, so it cannot be restored
                 signal.signal(number, handler)
+
+    def restore_own(self) -> None:
+        """As `restore`, but a handler that has replaced ours meanwhile stays."""
+        for number, handler in self._displaced.items():
+            if handler is not None and signal.getsignal(number) is self._ours[number]:
+                signal.signal(number, handler)
+
+    def ignore_own(self) -> None:
+        """As `ignore`, but a handler that has replaced ours meanwhile stays."""
+        for number, handler in self._ours.items():
+            if signal.getsignal(number) is handler:
+                signal.signal(number, signal.SIG_IGN)
 
     def ignore(self) -> None:
         """Ignore the signals until the process ends."""

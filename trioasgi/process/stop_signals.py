@@ -46,7 +46,7 @@ class StopSignals:
         self._first_at = 0.0
         self._may_raise = True
         self._guards = Guards()
-        self._handlers = Handlers(dict.fromkeys(STOPPING, self._receive))
+        self._handlers = Handlers(dict.fromkeys(STOPPING, self.receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
 
     def attach(self, lifecycle: Lifecycle, config: Config) -> None:
@@ -96,7 +96,8 @@ class StopSignals:
         if self._first is not None:
             self._handlers.call_displaced(self._first)
 
-    def _receive(self, number: int, _: FrameType | None) -> None:
+    def receive(self, number: int, _: FrameType | None) -> None:
+        """Take a signal: the handler of those that stop, which others may call too."""
         name = signal.Signals(number)
         now = time.monotonic()
         if self._first is None:

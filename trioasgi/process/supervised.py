@@ -20,24 +20,31 @@ import trio
 
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus
-from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url
+from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url, unix_paths
 from trioasgi.observe import announce
 from trioasgi.process.ending import Guards, end_now
+from trioasgi.process.hang_up import Terminal, watched_terminal
 from trioasgi.process.imports import working_directory
-from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, wake_no_loop
+from trioasgi.process.privileges import become, wanted_identity
+from trioasgi.process.service_status import ServiceStatus
+from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
+from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import resolve_certificate, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
+from trioasgi.supervisor.slots import StopWanted
 from trioasgi.supervisor.supervisor import Supervisor
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.process.surroundings import Surroundings
 
 
 logger = logging.getLogger("trioasgi")
 
 _SETTLED = (
-    *("bind", "host", "port", "uds", "fd"),
+    *("bind", "host", "port", "uds", "fd", "pid_file", "user", "group", "umask"),
     *("reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_templates", "reload_gitignore"),
     "reload_delay",
 )
@@ -47,16 +54,15 @@ _LAST_MOMENTS = 1.0
 
 
 async def supervise(
-    config: Config,
+    around: Surroundings,
     is_stopped: Callable[[], bool] = lambda: False,
     *,
     owns_process: bool = False,
-    reread: Callable[[], Config] | None = None,
 ) -> ExitStatus:
-    """Serve `config.app` in `config.workers` processes until a signal; with `config.reload`, anew on changes.
-    `is_stopped` tells whether a signal has come before this receives them. To be the main task of the loop.
-    `owns_process`: does the process belong to the server, with the descriptors that it has inherited?
-    `reread` reads the options anew, for a roll; None: they stay.
+    """Serve `config.app`, of the config in `around`, in worker processes until a signal; under `reload`, anew
+    on changes. `is_stopped` tells whether a signal has come before this receives them. To be the main task of
+    the loop. `owns_process`: does the process belong to the server, with the descriptors that it has
+    inherited?
 
     Returns OK after a stop in which every worker ended by itself, FAILED if one had to be killed, NOT_STARTED
     if none could be started. Raises BindError, ConfigError or TLSError before any worker is started, and
@@ -64,17 +70,19 @@ async def supervise(
     thread only.
     """
     try:
-        return await _bind_and_supervise(config, is_stopped, owns_process, reread or config.replace)
+        return await _bind_and_supervise(around, is_stopped, owns_process)
     finally:
         wake_no_loop()
 
 
 async def _bind_and_supervise(
-    config: Config, is_stopped: Callable[[], bool], owns_process: bool, reread: Callable[[], Config]
+    around: Surroundings, is_stopped: Callable[[], bool], owns_process: bool
 ) -> ExitStatus:
+    config, reread = around.config, around.reread or around.config.replace
+    identity = wanted_identity(config)
     with (
         _children_are_waited_for(),
-        _signals(config) as signals,
+        _signals(config, owns_process=owns_process) as (signals, session),
         resolve_certificate(_for_development(config)) as resolved,
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
@@ -83,6 +91,10 @@ async def _bind_and_supervise(
             close_inherited(resolved.binds)
         if is_stopped():
             return ExitStatus.OK
+        if identity is not None:
+            become(identity, [*unix_paths(sockets), *_made(config, resolved)], around.pid_file)
+        if owns_process:
+            set_title(f"trioasgi: supervisor {config.app}")
         certificate = None
         if resolved.certfile is not None:
             from trioasgi.tls.context import describe
@@ -101,16 +113,36 @@ async def _bind_and_supervise(
                 reload=resolved.reload,
             )
 
+        async def signals_without_hang_up() -> AsyncIterator[int]:
+            async for number in signals:
+                if signal.Signals(number).name == "SIGHUP" and session.has_hung_up():
+                    supervisor.post(StopWanted("SIGHUP, as the terminal was closed: stopping"))
+                else:
+                    yield number
+
+        status = ServiceStatus(around.notifier, rolls=not resolved.reload)
         supervisor = Supervisor(
             resolved,
             sockets,
-            signals=signals,
+            signals=signals_without_hang_up(),
+            on_event=lambda event: status.take(supervisor, event),
             directory=working_directory(),
             terminal=terminal,
             on_serving=announce_serving,
             reread=lambda: _settled(reread(), config, resolved),
         )
-        return await supervisor.supervise()
+        async with trio.open_nursery() as nursery:
+            start_soon(nursery, around.notifier.feed_watchdog)
+            exit_status = await supervisor.supervise()
+            nursery.cancel_scope.cancel()
+        return exit_status
+
+
+def _made(given: Config, resolved: Config) -> list[str]:
+    """The files that were made for this run and that workers read: those of a development certificate."""
+    if given.certfile == resolved.certfile or resolved.certfile is None or resolved.keyfile is None:
+        return []
+    return [resolved.certfile, resolved.keyfile, os.path.dirname(resolved.certfile)]
 
 
 def _for_development(config: Config) -> Config:
@@ -163,16 +195,25 @@ def _children_are_waited_for() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(config: Config) -> Iterator[AsyncIterator[int]]:
-    """The signals that this process acts on. A terminal sends some of STEERING for its own purposes to a
-    process that reads from it in the background, as a worker may under `reload`.
+def _signals(config: Config, *, owns_process: bool) -> Iterator[tuple[AsyncIterator[int], Terminal]]:
+    """The signals that this process acts on, and the terminal whose end is a SIGHUP. A terminal sends some of
+    STEERING for its own purposes to a process that reads from it in the background, as a worker may under
+    `reload`. One for which the program has a handler of its own is left alone, if it does not stop.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield _no_signals()
+        yield _no_signals(), Terminal(is_there=False)
         return
-    steering = (number for number in STEERING if not (config.reload and _is_of_terminal(number)))
+    session = watched_terminal()
+    steering = [
+        number
+        for number in STEERING
+        if is_free(number, even_if_ignored=owns_process) and not (config.reload and _is_of_terminal(number))
+    ]
     with trio.open_signal_receiver(*STOPPING, *steering) as signals, _ended_by_a_second_signal():
-        yield _without_repeats(signals)
+        yield _without_repeats(signals), session
+    if owns_process:
+        for number in steering:  # by their default actions they would end the process, which ends anyway
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _is_of_terminal(number: signal.Signals) -> bool:

@@ -29,7 +29,7 @@ from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
 from trioasgi.server.codecs import PACKAGES
 from trioasgi.server.protocols import Protocols
-from trioasgi.server.settings import ConnectionSettings, ProxyProtocol, ServerTLS
+from trioasgi.server.settings import ConnectionSettings, LiveTLS, ProxyProtocol, ServerTLS
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
 
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 def connection_settings(
     config: Config,
     *,
-    tls: ServerTLS | None,
+    tls: LiveTLS | None,
     handler: Callable[[ConnectionInfo], Handler],
     access_log: AccessLog | None,
     admission: Admission | None,

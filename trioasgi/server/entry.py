@@ -104,15 +104,16 @@ class ConnectionPreparer:
             return PreparedConnection(as_channel(stream), info)
         from trioasgi.net.secure import start_tls  # most servers do not need it
 
+        current = tls.current
         try:
-            channel = await start_tls(stream, tls.context, self._settings.timeout_handshake)
+            channel = await start_tls(stream, current.context, self._settings.timeout_handshake)
         except _HANDSHAKE_FAILURES as exc:
             self._log_failed_handshake(info.peer, _handshake_failure(exc))
             return None
         if channel is None:
             self._log_failed_handshake(info.peer, _TOO_LATE)
             return None
-        info = msgspec.structs.replace(info, tls=tls.describe(channel.ssl_object))
+        info = msgspec.structs.replace(info, tls=current.describe(channel.ssl_object))
         return PreparedConnection(channel, info, channel.ssl_object.selected_alpn_protocol())
 
     async def _use_tls_of_caller(

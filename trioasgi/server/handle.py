@@ -203,6 +203,15 @@ def is_in_last_drain(server: Server) -> bool:
     return server._progress.listening is Listening.ALONE
 
 
+def renew_certificate(server: Server) -> str | None:
+    """Read the certificate's files anew. Handshakes that begin from now on use them. Connections stay.
+
+    Returns the path of the certificate; None without TLS. Raises TLSError if the files cannot be used: the
+    old certificate stays.
+    """
+    return server._progress.renew_certificate()
+
+
 def note_failure(server: Server, error: Exception) -> None:
     """Note that `error` ends the server, for its `error`: it is raised outside of its own nurseries."""
     server._progress.failure = error

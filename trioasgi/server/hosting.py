@@ -26,6 +26,7 @@ from trioasgi.server.assembly import (
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.progress import ServerPhase
+from trioasgi.server.settings import LiveTLS
 from trioasgi.server.thread_limit import allowing_threads
 from trioasgi.tasks import start
 
@@ -74,7 +75,9 @@ class Hosting:
         """An error that is only logged, because the server was cancelled meanwhile."""
         self._on_stuck = on_stuck
         self._websocket = websocket_settings(config)
-        self._tls = server_tls(config)
+        tls = server_tls(config)
+        self._tls = None if tls is None else LiveTLS(tls)
+        progress.renew_certificate = self._renew_certificate
         self._admission = given.admission
         self._background = Background(server)
         app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
@@ -188,6 +191,13 @@ class Hosting:
             websocket=self._websocket,
             background=self._background,
         )
+
+    def _renew_certificate(self) -> str | None:
+        renewed = server_tls(self.config)
+        if self._tls is None or renewed is None:
+            return None
+        self._tls.current = renewed
+        return self.config.certfile
 
     def connection_settings(self, application: Application) -> ConnectionSettings:
         """The settings of the server's connections."""

@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection
 from trioasgi.server.grace import Grace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class ServerPhase(Enum):
@@ -87,6 +87,10 @@ class _Counted:
         self.requests = requests
 
 
+def _nothing() -> None:
+    """The server has no certificate yet."""
+
+
 class Progress:
     """The state of one server. `grace` are the seconds that requests have when it drains."""
 
@@ -105,6 +109,8 @@ class Progress:
         self.has_drained = False
         self.has_cut = False
         self.has_reached_limit = False
+        self.renew_certificate: Callable[[], str | None] = _nothing
+        """See `handle.renew_certificate`."""
         self.draining = trio.Event()
         self.closed = trio.Event()
         self._token = trio.lowlevel.current_trio_token()

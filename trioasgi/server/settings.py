@@ -22,11 +22,22 @@ class ServerTLS(msgspec.Struct, frozen=True):
     describe: Callable[[ssl.SSLObject], Mapping[str, object]]
 
 
+class LiveTLS:
+    """The TLS of the handshakes that begin now. The certificate may be replaced while the server runs.
+
+    It is replaced by another context: if a file changed while a context loads it, that context would have a
+    certificate without its key, and no client could connect any more.
+    """
+
+    def __init__(self, current: ServerTLS) -> None:
+        self.current = current
+
+
 class ConnectionSettings(msgspec.Struct, frozen=True):
     """Shared by all connections of a worker. Times are in seconds."""
 
     protocols: Protocols
-    tls: ServerTLS | None
+    tls: LiveTLS | None
     timeout_handshake: float
     proxy_protocol: ProxyProtocol | None = None
     admission: Admission | None = None

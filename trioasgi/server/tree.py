@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.net.address import is_inherited
 from trioasgi.net.hub import Hub, supported
 from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.assembly import codec_factory
@@ -60,7 +61,7 @@ class NurseryTree:
         on_limit = None if supervised is None else supervised.on_limit
         self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)
         # Another server may use an inherited socket too.
-        owns_sockets = not any(bind.startswith("fd:") for bind in config.binds)
+        owns_sockets = not any(map(is_inherited, config.binds))
         self._acceptor = Acceptor(
             sockets, self.server.urls, backlog=config.backlog, owns_sockets=owns_sockets
         )

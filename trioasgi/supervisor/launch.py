@@ -27,7 +27,7 @@ class Endowment(msgspec.Struct, frozen=True):
     private: int | str | None
     stdin: int | None
 
-    def order(self, config: Config, *, gated: bool, breakage: str | None) -> Order:
+    def order(self, config: Config, *, gated: bool, name: str, breakage: str | None) -> Order:
         """The order of the worker."""
         return Order(
             config=config.to_dict(),
@@ -38,6 +38,7 @@ class Endowment(msgspec.Struct, frozen=True):
             gated=gated,
             breakage=breakage,
             private=self.private,
+            name=name,
         )
 
 

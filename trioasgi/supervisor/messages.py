@@ -51,10 +51,15 @@ class Order(msgspec.Struct, frozen=True):
     """A connected socket, described likewise, that is served before connections are accepted."""
     breakage: str | None = None
     """Why the application does not start. The worker shows this to all clients, and loads no application."""
+    name: str = ""
+    """What the process is called in its title."""
 
 
 class AcceptCommand(msgspec.Struct, frozen=True, tag_field="command", tag="accept"):
     """Accept connections. For a worker whose order was `gated`."""
+
+    name: str = ""
+    """The new name in its title, if it has stood by."""
 
 
 class DumpCommand(msgspec.Struct, frozen=True, tag_field="command", tag="dump"):

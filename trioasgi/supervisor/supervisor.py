@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trioasgi.errors import ConfigError, ExitStatus, TLSError
+from trioasgi.net.address import is_inherited
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners
 from trioasgi.observe.log_files import reopen_log_files
@@ -73,8 +74,8 @@ class Supervisor:
 
     `signals` yields the numbers of signals. The first that stops asks to stop, the others to end at once.
     `directory` is the working directory of the workers. `on_serving` is called once, when the first worker is
-    ready. `terminal` is the descriptor of a terminal for a worker's stdin, or None. `reread` reads the
-    options anew for a roll, or raises ConfigError.
+    ready, and `on_event` after each event. `terminal` is the descriptor of a terminal for a worker's stdin,
+    or None. `reread` reads the options anew for a roll, or raises ConfigError.
     """
 
     def __init__(
@@ -86,12 +87,14 @@ class Supervisor:
         directory: str,
         terminal: int | None = None,
         on_serving: Callable[[], None] = lambda: None,
+        on_event: Callable[[SupervisorEvent], None] = lambda _: None,
         reread: Callable[[], Config] | None = None,
     ) -> None:
         self._config = config
         self._sockets = sockets
         self._signals = signals
         self._on_serving = on_serving
+        self._on_event = on_event
         self._reread = reread or config.replace
         self._state = SupervisorState.RUNNING
         self._status = ExitStatus.OK
@@ -125,6 +128,7 @@ class Supervisor:
             self._look_whether_any_serves()
             async for event in self._receive:
                 self._handle(event)
+                self._on_event(event)
                 if self._is_over:
                     break
                 self._look_whether_any_serves()
@@ -135,6 +139,11 @@ class Supervisor:
     def state(self) -> SupervisorState:
         """What it does."""
         return self._state
+
+    @property
+    def roll(self) -> Roll | None:
+        """The last roll, which may be over."""
+        return self._roll
 
     @property
     def is_rolling(self) -> bool:
@@ -225,6 +234,7 @@ class Supervisor:
         if self._is_running:
             match number.name:  # Windows has no such numbers
                 case "SIGHUP":
+                    self._reopen_logs()
                     self._take_roll(Promise())
                 case "SIGUSR1":
                     self._reopen_logs()
@@ -277,7 +287,7 @@ class Supervisor:
             promise.keep("the server stops")
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
-        if not any(bind.startswith("fd:") for bind in self._config.binds):
+        if not any(map(is_inherited, self._config.binds)):
             for sock in self._sockets:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)

@@ -175,19 +175,23 @@ class WorkerProcess:
 
     # What it is told
 
-    def instruct(self, config: Config, *, gated: bool = False, breakage: str | None = None) -> None:
-        """Give it its order, once. `gated`: it waits for `accept()` when its application has started.
-        `breakage`: it shows this in place of the application.
+    def instruct(
+        self, config: Config, *, gated: bool = False, name: str = "worker", breakage: str | None = None
+    ) -> None:
+        """Give it its order, once. `gated`: it waits for `accept()` when its application has started. `name`
+        is for the title of its process. `breakage`: it shows this in place of the application.
         """
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
         self.begun_at = trio.current_time()
-        self._make_order = partial(Endowment.order, config=config, gated=gated, breakage=breakage)
+        self._make_order = partial(
+            Endowment.order, config=config, gated=gated, name=name, breakage=breakage
+        )
         self._settled.set()
 
-    def accept(self) -> None:
-        """Let it accept connections, if its order was gated."""
-        self._tell.send_nowait(AcceptCommand())
+    def accept(self, name: str = "") -> None:
+        """Let it accept connections, if its order was gated. `name`: a new one for its process's title."""
+        self._tell.send_nowait(AcceptCommand(name))
 
     def drain(self, *, final: bool = False, grace: float | None = None) -> None:
         """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.

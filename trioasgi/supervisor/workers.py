@@ -93,7 +93,7 @@ class Workers:
     def start(self, slot: Slot, config: Config | None = None) -> WorkerProcess:
         """Give the slot a new worker: the standby, if there is one that can be used."""
         self.cancel_delay(slot)
-        slot.worker = worker = self._obtain(self.config if config is None else config)
+        slot.worker = worker = self._obtain(self.config if config is None else config, self._name(slot))
         slot.enter(SlotState.STARTING)
         slot.is_outdated = slot.is_due = False
         return worker
@@ -125,21 +125,25 @@ class Workers:
 
     def start_stopgap(self, breakage: str) -> WorkerProcess:
         """Start a worker without a slot, which shows `breakage` in place of the application."""
-        return self._obtain(self.config, breakage)
+        return self._obtain(self.config, "stopgap", breakage)
 
-    def _obtain(self, config: Config, breakage: str | None = None) -> WorkerProcess:
+    def _name(self, slot: Slot) -> str:
+        """What a worker of the slot is called in the title of its process."""
+        return f"worker {self.slots.index(slot) + 1}"
+
+    def _obtain(self, config: Config, name: str, breakage: str | None = None) -> WorkerProcess:
         standby = self.standby
         if standby is not None:
             if standby.state is WorkerState.STANDBY:
                 self.standby = None
-                standby.instruct(config, breakage=breakage)
+                standby.instruct(config, name=name, breakage=breakage)
                 return standby
             if standby.state is WorkerState.WAITING and standby.config is config:
                 self.standby = None
-                standby.accept()
+                standby.accept(name)
                 return standby
         worker = self._make(config)
-        worker.instruct(config, breakage=breakage)
+        worker.instruct(config, name=name, breakage=breakage)
         return worker
 
     def _make(self, config: Config) -> WorkerProcess:
@@ -156,7 +160,7 @@ class Workers:
         if self.standby is None and (config.reload or config.standby):
             self.standby = self._make(config)
             if not config.reload:
-                self.standby.instruct(config, gated=True)
+                self.standby.instruct(config, gated=True, name="standby")
 
     def drop_standby(self) -> None:
         """End the standby, whose order may be outdated."""
@@ -204,9 +208,9 @@ class Workers:
             return self.start(slot, config)
         if gated:
             slot.successor = self._make(config)
-            slot.successor.instruct(config, gated=True)
+            slot.successor.instruct(config, gated=True, name=self._name(slot))
         else:
-            slot.successor = self._obtain(config)
+            slot.successor = self._obtain(config, self._name(slot))
         return slot.successor
 
     def take_over(self, slot: Slot) -> None:

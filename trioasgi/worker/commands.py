@@ -17,6 +17,7 @@ from trioasgi.observe.dump import dump, place
 from trioasgi.observe.log_files import reopen_log_files
 from trioasgi.process.ending import end_now
 from trioasgi.process.lifecycle import Stage
+from trioasgi.process.titles import set_title
 from trioasgi.supervisor.messages import (
     AcceptCommand,
     Command,
@@ -66,7 +67,9 @@ def carry_out(commands: Iterator[bytes], lifecycle: Lifecycle, report: Callable[
 
 def _carry_out(command: Command, lifecycle: Lifecycle, report: Callable[[Report], None]) -> None:
     match command:
-        case AcceptCommand():
+        case AcceptCommand(name):
+            if name:
+                set_title(f"trioasgi: {name} {lifecycle.app_name}")
             lifecycle.request_accept()
         case DrainCommand():
             _drain(lifecycle, "the supervisor said so", command)

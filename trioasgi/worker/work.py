@@ -26,6 +26,7 @@ from trioasgi.process.ending import end_now, start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import declare_worker, load_app
 from trioasgi.process.signals import Handlers, SignalHandler
+from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import log_settings
 from trioasgi.server.gate import Gate, UnderSupervisor
 from trioasgi.supervisor import handover
@@ -85,6 +86,7 @@ def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
     lines = _lines(commands)
     first = next(lines, b"")
     if first + b"\n" == STAND_BY:
+        set_title("trioasgi: standby")
         first = next(lines, b"")
         if not first:
             return ExitStatus.OK  # the supervisor is gone, and this worker was not needed
@@ -115,6 +117,7 @@ def _serve(
             load_env_file(config.env_file, os.environ, config.origins.get("env_file"))
         configure_logging(log_settings(config), show_pid=True)
         _show_fatal_signals()
+        set_title(f"trioasgi: {order.name} {config.app}")
         lifecycle = Lifecycle(
             config,
             sockets=[handover.take(description) for description in order.sockets],

@@ -1,0 +1,205 @@
+"""`--pid-file`: whose it is, when it is there, and who is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.apps import write, write_app
+from tests.support.client import Background, get
+from tests.support.processes import start, start_server, wait_until
+from trioasgi.errors import TrioasgiError
+from trioasgi.process.pid_file import pid_file
+from trioasgi.process.signals import AGAIN_AFTER
+
+if sys.platform == "win32":
+    pytest.skip("locks as Unix has them", allow_module_level=True)
+
+MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+
+
+@MODES
+def test_it_has_the_id_while_the_server_runs(options: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    file = tmp_path / "server.pid"
+    with start_server("app:app", "--pid-file", str(file), *options, cwd=tmp_path) as server:
+        server.url()
+        assert file.read_text() == f"{server.pid}\n"
+        assert file.stat().st_mode & 0o777 == 0o644
+        server.send(signal.SIGHUP)
+        server.wait_for("every worker is new" if options else "opened anew")
+        assert file.read_text() == f"{server.pid}\n"
+        assert server.stop() == 0
+    assert list(tmp_path.glob("server.pid*")) == []
+
+
+@MODES
+def test_a_living_holder_is_named_and_keeps_its_file(options: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    command = ("app:app", "--pid-file", "server.pid")
+    with start_server(*command, cwd=tmp_path) as first:
+        url = first.url()
+        with start_server(*command, *options, cwd=tmp_path) as second:
+            assert second.wait() == 1
+            second.wait_for(f"server.pid' belongs to a process that runs, {first.pid}: stop it first")
+            assert "Traceback" not in second.output.text
+        assert (tmp_path / "server.pid").read_text() == f"{first.pid}\n"
+        assert get(url).body == "yes"
+        assert first.stop() == 0
+
+
+@MODES
+@pytest.mark.parametrize("how", ["killed", "recycled", "garbage", "empty", "own"])
+def test_a_stale_file_stops_no_start(how: str, options: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    file = tmp_path / "server.pid"
+    command = ("app:app", "--pid-file", "server.pid", *options)
+    if how == "killed":
+        with start_server(*command, cwd=tmp_path) as first:
+            first.url()
+            first.send(signal.SIGKILL)
+            first.wait()
+        assert file.read_text() == f"{first.pid}\n"
+    else:
+        # A process that runs and is none of ours, as after a restart of the machine.
+        file.write_text({"recycled": "1\n", "garbage": "99999999999999\n", "empty": "", "own": "0\n"}[how])
+    with start_server(*command, cwd=tmp_path) as server:
+        server.url()
+        assert file.read_text() == f"{server.pid}\n"
+        assert server.stop() == 0
+    assert not file.exists()
+
+
+def test_a_child_that_outlives_its_parent_holds_no_file(tmp_path: Path) -> None:
+    """The lock belongs to the open file, which a forked child has too."""
+    write_app(tmp_path, "yes", extra="import os, time\nif os.fork() == 0:\n    time.sleep(600)\n")
+    command = ("app:app", "--pid-file", "server.pid")
+    with start_server(*command, cwd=tmp_path) as first:
+        first.url()
+        first.send(signal.SIGKILL)
+        first.popen.wait()
+        write_app(tmp_path, "yes")
+        with start_server(*command, cwd=tmp_path) as second:
+            assert get(second.url()).body == "yes"
+            assert second.stop() == 0
+
+
+def test_a_forked_child_that_ends_removes_nothing(tmp_path: Path) -> None:
+    path = str(tmp_path / "pid")
+    with pid_file(path) as file:
+        assert file is not None
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                file.remove()
+            os._exit(0)
+        os.waitpid(child, 0)
+        assert os.path.exists(path)
+
+
+def test_the_file_of_another_that_has_come_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    with pid_file(str(path)):
+        path.unlink()
+        path.write_text("4711\n")
+    assert path.read_text() == "4711\n"
+    with pid_file(str(tmp_path / "other")):
+        (tmp_path / "other").unlink()
+
+
+@pytest.mark.parametrize("kind", ["directory", "symlink", "fifo", "text", "no folder"])
+def test_what_is_no_pid_file_is_refused_and_stays(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "thing"
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "symlink":
+        (tmp_path / "target").write_text("1\n")
+        path.symlink_to(tmp_path / "target")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "text":
+        path.write_text("precious")
+    else:
+        path = tmp_path / "missing" / "thing"
+    with pytest.raises(TrioasgiError, match="choose another"), pid_file(str(path)):
+        pass
+    if kind == "text":
+        assert path.read_text() == "precious"
+    assert len(list(tmp_path.iterdir())) == (2 if kind == "symlink" else 0 if kind == "no folder" else 1)
+
+
+@MODES
+def test_an_end_at_once_removes_it(options: tuple[str, ...], tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--pid-file", "server.pid", *options, cwd=tmp_path) as server:
+        Background(server.url(), "/block")
+        server.wait_for("block has begun")
+        server.send(signal.SIGTERM)
+        time.sleep(AGAIN_AFTER)
+        server.send(signal.SIGTERM)
+        assert server.wait() == 1
+    assert not (tmp_path / "server.pid").exists()
+
+
+@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_a_start_that_fails_leaves_none(options: tuple[str, ...], tmp_path: Path) -> None:
+    write(tmp_path, "raise RuntimeError('broken')")
+    with start_server("app:app", "--pid-file", "server.pid", *options, cwd=tmp_path) as server:
+        assert server.wait() == 3
+    assert not (tmp_path / "server.pid").exists()
+
+
+RACING = """
+    import sys, time
+    from trioasgi.errors import TrioasgiError
+    from trioasgi.process.pid_file import pid_file
+
+    while time.time() < float(sys.argv[2]):
+        pass
+    try:
+        with pid_file(sys.argv[1]):
+            print("has it", flush=True)
+            sys.stdin.read()
+    except TrioasgiError as error:
+        print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("is_stale", [True, False])
+def test_of_many_that_start_at_once_one_has_it(is_stale: bool, tmp_path: Path) -> None:
+    path = tmp_path / "pid"
+    for _ in range(3):
+        if is_stale:
+            path.write_text("1\n")
+        command = [sys.executable, "-c", textwrap.dedent(RACING), str(path), str(time.time() + 1)]
+        racers = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for _ in range(8)
+        ]
+        try:
+            lines = [racer.stdout.readline() for racer in racers if racer.stdout is not None]
+            winners = [racer for racer, line in zip(racers, lines, strict=True) if line == "has it\n"]
+            assert len(winners) == 1, lines
+            assert path.read_text() == f"{winners[0].pid}\n"
+        finally:
+            for racer in racers:
+                racer.communicate(timeout=20)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_run_removes_it_too(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    program = "trioasgi.run(app.app, port=0, pid_file='p'); print('after', os.path.exists('p'))"
+    with start([sys.executable, "-c", f"import os, trioasgi, app; {program}"], cwd=tmp_path) as server:
+        server.url()
+        wait_until((tmp_path / "p").exists, "the file")
+        assert server.stop() == 0
+        server.wait_for("after False")

@@ -1,0 +1,80 @@
+"""The listening sockets that systemd has passed to this process: sd_listen_fds(3), without a library.
+
+`--bind systemd:NAME` stands for those with this name (FileDescriptorName= of the socket unit), and
+`systemd:*` for all.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from trioasgi.errors import BindError, ConfigError
+
+LISTEN_VARIABLES: Final = ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+
+PREFIX: Final = "systemd:"
+EVERY: Final = "systemd:*"
+
+_FIRST: Final = 3
+"""SD_LISTEN_FDS_START"""
+
+
+class PassedSocket(msgspec.Struct, frozen=True):
+    """One of them: its descriptor, and its name."""
+
+    fd: int
+    name: str
+
+
+def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[PassedSocket]:
+    """The sockets that were passed to this very process. LISTEN_PID says whether they were."""
+    count = environ.get("LISTEN_FDS", "")
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
+        return []
+    names = environ.get("LISTEN_FDNAMES", "").split(":")
+    numbers = range(min(int(count), os.sysconf("SC_OPEN_MAX")))
+    return [
+        PassedSocket(_FIRST + number, names[number] if number < len(names) and names[number] else "unknown")
+        for number in numbers
+    ]
+
+
+def with_descriptors(binds: Iterable[str], passed: Sequence[PassedSocket] | None = None) -> tuple[str, ...]:
+    """`binds` with `fd:N` in place of each `systemd:NAME`. `passed` None: as the environment says.
+
+    Raises BindError, which says what was passed, or ConfigError if the name is missing.
+    """
+    binds = tuple(binds)
+    if not any(bind.startswith(PREFIX) for bind in binds):
+        return binds
+    passed = passed_sockets() if passed is None else passed
+    return tuple(found for bind in binds for found in _descriptors(bind, passed))
+
+
+def _descriptors(bind: str, passed: Sequence[PassedSocket]) -> list[str]:
+    if not bind.startswith(PREFIX):
+        return [bind]
+    name = bind.removeprefix(PREFIX)
+    if not name:
+        raise ConfigError(f"bind {bind!r} has no name: use systemd:NAME, or systemd:* for every socket")
+    found = [f"fd:{sock.fd}" for sock in passed if bind == EVERY or sock.name == name]
+    if not found:
+        names = ", ".join(sock.name for sock in passed)
+        what = f"it has passed others: {names}" if passed else _why_none()
+        raise BindError(f"cannot listen on {bind}: systemd has passed no such socket to this process; {what}")
+    return found
+
+
+def _why_none() -> str:
+    """What may be wrong where no socket was passed."""
+    pid = os.environ.get("LISTEN_PID")
+    if pid is None or pid == str(os.getpid()):
+        return "start the socket unit, and let systemd start the service"
+    return (
+        f"LISTEN_PID is {pid}, and this is process {os.getpid()}: let ExecStart= run trioasgi itself, not a "
+        "program that starts it"
+    )

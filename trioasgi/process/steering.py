@@ -1,0 +1,121 @@
+"""SIGHUP and SIGUSR1 of a single process, without a supervisor."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from trioasgi.errors import TLSError
+from trioasgi.observe.log_files import reopen_log_files
+from trioasgi.process.hang_up import watched_terminal
+from trioasgi.process.lifecycle import Stage
+from trioasgi.process.signals import STEERING, Handlers, SignalHandler, is_free
+from trioasgi.server.handle import renew_certificate
+
+if TYPE_CHECKING:
+    from trioasgi.process.lifecycle import Lifecycle
+    from trioasgi.process.notify import Notifier
+
+logger = logging.getLogger("trioasgi")
+
+
+class Steering:
+    """While entered, in the main thread: SIGHUP reads the certificate anew and opens log files anew, SIGUSR1
+    only the log files. What needs a restart stays as it is.
+
+    A SIGHUP because the controlling terminal was closed is handed to `stop`. A signal for which the program
+    has a handler of its own is left alone, and so is one for which the application installs one later.
+    `until_exit` is as for `StopSignals`.
+    """
+
+    def __init__(self, notifier: Notifier, stop: SignalHandler, *, until_exit: bool) -> None:
+        self._notifier = notifier
+        self._stop = stop
+        self._until_exit = until_exit
+        self._lifecycle: Lifecycle | None = None
+        self._terminal = watched_terminal()
+        self._status = ""
+        self._handlers = Handlers({})
+
+    def attach(self, lifecycle: Lifecycle) -> None:
+        """Let the signals act on this run from now on."""
+        self._lifecycle = lifecycle
+
+    def begin_serving(self, status: str) -> None:
+        """Tell systemd that the server serves. `status` says how, also after a SIGHUP."""
+        self._status = status
+        self._notifier.ready(status)
+
+    def __enter__(self) -> Steering:
+        if threading.current_thread() is threading.main_thread():
+            ours: dict[signal.Signals, SignalHandler] = {}
+            for number in STEERING:
+                act = {"SIGHUP": self._take_hang_up, "SIGUSR1": self._take_rotation}.get(number.name)
+                if act is not None and is_free(number, even_if_ignored=self._until_exit):
+                    ours[number] = act
+            self._handlers = Handlers(ours)
+            self._handlers.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._until_exit:
+            # Called after Python has waited for the application's threads. Later it resets its handlers, and
+            # a signal would end the process.
+            atexit.register(self._handlers.ignore_own)
+        else:
+            self._handlers.restore_own()
+
+    def _take_hang_up(self, number: int, frame: FrameType | None) -> None:
+        if self._terminal.has_hung_up():
+            self._stop(number, frame)
+        else:
+            self._call_soon(self._reread)
+
+    def _take_rotation(self, _: int, __: FrameType | None) -> None:
+        self._call_soon(self._reopen_logs)
+
+    def _call_soon(self, act: Callable[[], None]) -> None:
+        if self._lifecycle is not None:
+            self._lifecycle.call_soon(act)
+
+    def _reopen_logs(self) -> None:
+        reopen_log_files()
+        logger.info("SIGUSR1: log files are opened anew")
+
+    def _reread(self) -> None:
+        assert self._lifecycle is not None
+        tells = self._lifecycle.stage is Stage.SERVING  # otherwise systemd would take the end for the start's
+        if tells:
+            self._notifier.reloading("Reading the certificate anew")
+        reopen_log_files()
+        logger.info(
+            "SIGHUP: log files are opened anew; options and the application's code need a restart (with "
+            "--workers 2 or more, SIGHUP replaces the workers one by one)"
+        )
+        failure = self._renew_certificate()
+        if tells:
+            self._notifier.ready(failure or self._status)
+
+    def _renew_certificate(self) -> str | None:
+        """Read the certificate anew. If it cannot be used, log why, and return that."""
+        assert self._lifecycle is not None
+        server = self._lifecycle.server
+        if server is None:
+            return None  # the start reads it
+        try:
+            certfile = renew_certificate(server)
+            if certfile is not None:
+                from trioasgi.observe.startup import announce_certificate
+                from trioasgi.tls.context import describe
+
+                announce_certificate(describe(certfile), "Certificate for new connections")
+        except TLSError as error:
+            failure = f"The certificate stays as it was: {error}"
+            logger.error("%s", failure)  # noqa: TRY400 - the message is for the user
+            return failure
+        return None
