@@ -14,6 +14,11 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until the server installs its handler: a KeyboardInterrupt during our imports would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+if os.getpid() == 1:  # in a container
+    from trioasgi.process.pid_one import leave_process_one
+
+    leave_process_one()
+
 from trioasgi.process.imports import uncollected_imports
 
 with uncollected_imports():

@@ -1,0 +1,146 @@
+"""The server as process 1 of a container: signals work, and the children of dead parents are waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.supervisor.apps import write
+from tests.support.client import get
+from tests.support.processes import ServerProcess, children, start, wait_until
+
+UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc"]
+
+
+@functools.cache
+def can_unshare() -> bool:
+    if sys.platform != "linux" or shutil.which("unshare") is None:
+        return False
+    return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=20, check=False).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not can_unshare(), reason="no process namespace can be made")
+
+MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+
+SHOWING = """
+    import glob
+    import json
+    import os
+    import subprocess
+    import sys
+    import time
+
+    ORPHAN = "import os, time\\nif os.fork() == 0:\\n    time.sleep(0.2)\\n    os._exit(0)"
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        if scope["path"] == "/orphans":
+            for _ in range(5):
+                subprocess.run([sys.executable, "-S", "-c", ORPHAN])
+        status = subprocess.run([sys.executable, "-S", "-c", "raise SystemExit(7)"]).returncode
+        states = {}
+        for path in glob.glob("/proc/[0-9]*/stat"):
+            try:
+                text = open(path).read()
+            except OSError:
+                continue
+            states[path.split("/")[2]] = text.rpartition(")")[2].split()[0]
+        body = json.dumps([os.getpid(), status, states]).encode()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body})
+"""
+
+
+def contained(tmp_path: Path, *options: str) -> contextlib.AbstractContextManager[ServerProcess]:
+    write(tmp_path, textwrap.dedent(SHOWING))
+    return start(
+        [*UNSHARE, sys.executable, "-m", "trioasgi", "app:app", "--port", "0", *options], cwd=tmp_path
+    )
+
+
+def process_one(server: ServerProcess) -> int:
+    """Its id outside of the namespace."""
+    (found,) = children(server.pid)
+    return found
+
+
+def zombies(server: ServerProcess) -> list[str]:
+    _, status, states = json.loads(get(server.url()).body)
+    assert status == 7  # nobody has taken the status of the application's own child
+    return [pid for pid, state in states.items() if state == "Z"]
+
+
+@MODES
+def test_orphans_are_waited_for_and_own_children_keep_their_status(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    with contained(tmp_path, *options) as server:
+        own, status, states = json.loads(get(server.url(), "/orphans").body)
+        assert (own > 1, status, states["1"]) == (True, 7, "S")
+        wait_until(lambda: len(zombies(server)) == 0, "no zombie is left")
+        number = len(json.loads(get(server.url()).body)[2])
+        assert number == (4 if options else 2)  # no orphan either
+        os.kill(process_one(server), signal.SIGTERM)
+        assert server.wait() == 0
+
+
+@MODES
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+def test_signals_to_process_1_stop_the_server(
+    number: signal.Signals, options: tuple[str, ...], tmp_path: Path
+) -> None:
+    with contained(tmp_path, *options) as server:
+        server.url()
+        os.kill(process_one(server), number)
+        assert server.wait() == 0
+        server.wait_for(f"{number.name}.*; a second signal ends it at once")
+
+
+@MODES
+def test_signals_to_process_1_steer_the_server(options: tuple[str, ...], tmp_path: Path) -> None:
+    with contained(tmp_path, *options) as server:
+        server.url()
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            mark = server.output.mark
+            os.kill(process_one(server), number)
+            server.wait_for("opened anew", after=mark)
+        os.kill(process_one(server), signal.SIGTERM)
+        assert server.wait() == 0
+
+
+def test_the_status_of_the_server_is_that_of_process_1(tmp_path: Path) -> None:
+    with start([*UNSHARE, sys.executable, "-m", "trioasgi", "missing:app"], cwd=tmp_path) as server:
+        assert server.wait() == 3
+
+
+def test_a_server_that_is_killed_ends_process_1(tmp_path: Path) -> None:
+    with contained(tmp_path) as server:
+        server.url()
+        (own,) = children(process_one(server))
+        os.kill(own, signal.SIGKILL)
+        assert server.wait() == 128 + signal.SIGKILL
+
+
+def test_a_pid_file_of_the_last_start_stops_no_start(tmp_path: Path) -> None:
+    """Each start of a container has the same ids."""
+    for _ in range(2):
+        with contained(tmp_path, "--pid-file", "pid") as server:
+            server.url()
+            os.kill(process_one(server), signal.SIGKILL)
+            server.wait()
+    with contained(tmp_path, "--pid-file", "pid") as server:
+        server.url()
+        os.kill(process_one(server), signal.SIGTERM)
+        assert server.wait() == 0
+    assert not (tmp_path / "pid").exists()

@@ -1,0 +1,82 @@
+"""The first process of a container, where the server is started as process 1.
+
+Every process whose parent has ended becomes a child of process 1, which must wait for it (pid_namespaces(7)):
+otherwise it stays a zombie, and takes an id. The server cannot wait for any child, as it would take the exit
+status of those that the application waits for. And the kernel keeps signals from process 1 for which it has
+no handler. So process 1 forks at its very start: the child is the server, and this process passes signals on
+to it, waits for whoever ends, and ends with the status of the server. Then the kernel ends all that is left.
+
+Little is imported here: what is imported before the fork is there twice.
+"""
+
+import os
+import signal
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from typing import NoReturn
+
+_OF_MAIN_PROCESS = ("LISTEN_PID", "WATCHDOG_PID")
+"""Variables of systemd with the id of the process that they are for."""
+
+
+def leave_process_one() -> None:
+    """Return in a new process, and stay here as its parent, if this is process 1."""
+    if sys.platform != "linux" or os.getpid() != 1:
+        return
+    passed_on = signal.valid_signals() - _never_passed_on()
+    # Blocked, so that none is lost until this process waits for them.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+    child = os.fork()
+    if child:
+        _stay(child, passed_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    for name in _OF_MAIN_PROCESS:
+        if os.environ.get(name) == "1":
+            os.environ[name] = str(os.getpid())
+
+
+def _never_passed_on() -> "set[int]":
+    """Signals that nobody can block, or that tell of a fault of this process."""
+    faults = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
+    return {signal.SIGKILL, signal.SIGSTOP, *faults}
+
+
+def _stay(server: int, passed_on: "Collection[int]") -> "NoReturn":
+    while True:
+        info = signal.sigwaitinfo(passed_on)
+        if info.si_signo == signal.SIGCHLD:
+            status = _reap(server)
+            if status is not None:
+                os._exit(status)
+        elif not _is_of_terminal(info):
+            try:
+                os.kill(server, info.si_signo)
+            except ProcessLookupError:
+                pass  # it has ended: a SIGCHLD is on its way
+
+
+def _is_of_terminal(info: "signal.struct_siginfo") -> bool:
+    """Has the terminal sent it, as at Ctrl-C? Then the server, of the same group, has got it too."""
+    keys = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+    return info.si_signo in keys and info.si_code == _SI_KERNEL
+
+
+_SI_KERNEL = 0x80
+
+
+def _reap(server: int) -> "int | None":
+    """Wait for all that have ended. Return the exit status of the server if it has, as a shell says it."""
+    ended = None
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        if pid == server:
+            code = os.waitstatus_to_exitcode(status)
+            ended = code if code >= 0 else 128 - code
