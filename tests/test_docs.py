@@ -53,16 +53,16 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"ok"})
 """
 
-# deployment.md: the service unit
+# The service unit and the socket unit
 
 
 def unit_text() -> str:
-    (block,) = re.findall(r"^```ini\n(.*?)^```$", (PAGES / "deployment.md").read_text("utf-8"), re.M | re.S)
-    return str(block)
+    return (PAGES / "trioasgi.service").read_text("utf-8")
 
 
 def unit() -> configparser.SectionProxy:
-    parser = configparser.ConfigParser(interpolation=None)
+    # What is given twice, such as SystemCallFilter=, does not matter here.
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
     parser.optionxform = str  # type: ignore[assignment, method-assign]  # systemd's names have capitals
     parser.read_string(unit_text())
     return parser["Service"]
@@ -78,12 +78,21 @@ def test_systemd_understands_the_unit(tmp_path: Path) -> None:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not installed")
-    file = tmp_path / "app.service"
-    file.write_text(here(unit_text(), tmp_path))
-    result = subprocess.run(
-        [program, "verify", "--man=no", str(file)], capture_output=True, text=True, timeout=50, check=False
-    )
+    text = here(unit_text(), tmp_path)
+    if not knows_notify_reload(program):
+        text = text.replace("Type=notify-reload", "Type=notify")
+    files = tmp_path / "app.service", tmp_path / "app.socket"
+    files[0].write_text(text.replace("User=app", "User=root"))
+    shutil.copyfile(PAGES / "trioasgi.socket", files[1])
+    command = [program, "verify", "--man=no", *map(str, files)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def knows_notify_reload(program: str) -> bool:
+    shown = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    version = re.match(r"systemd (\d+)", shown.stdout)
+    return version is not None and int(version[1]) >= 253
 
 
 def test_the_units_command_serves_and_stops_as_the_unit_wants_it(tmp_path: Path) -> None:
@@ -100,6 +109,7 @@ def test_the_units_command_serves_and_stops_as_the_unit_wants_it(tmp_path: Path)
 def test_the_unit_waits_long_enough_and_restarts_what_it_should() -> None:
     service, config = unit(), Config()
     assert service["KillMode"] == "mixed"
+    assert service["Type"] == "notify-reload"
     longest = config.timeout_graceful_shutdown + config.timeout_shutdown
     assert float(service["TimeoutStopSec"]) >= longest + 10
     assert "ten seconds longer than the two timeouts together" in text_of("deployment")
