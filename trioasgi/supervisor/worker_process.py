@@ -184,9 +184,7 @@ class WorkerProcess:
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
         self.begun_at = trio.current_time()
-        self._make_order = partial(
-            Endowment.order, config=config, gated=gated, name=name, breakage=breakage
-        )
+        self._make_order = partial(Endowment.order, config=config, gated=gated, name=name, breakage=breakage)
         self._settled.set()
 
     def accept(self, name: str = "") -> None:
