@@ -19,15 +19,16 @@ import math
 import select
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import outcome
 import trio
-from trio.lowlevel import current_task, enable_ki_protection, reschedule, wait_task_rescheduled
+from trio.lowlevel import current_task, enable_ki_protection, reschedule
 
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.ticker import NEXT_TICK
+from trioasgi.net.waiting import tell, wait_again
 
 if TYPE_CHECKING:
     import socket
@@ -101,6 +102,7 @@ class ReadingHalf(CorkingChannel):
         "_hang_up_callback",
         "_read_state",
         "_sock",
+        "_told",
         "_watchers",
         "hub",
         "interrupted",
@@ -114,6 +116,7 @@ class ReadingHalf(CorkingChannel):
         self._read_state = _READY
         self.reader: trio.lowlevel.Task | None = None
         """The task that waits for bytes."""
+        self._told: Any = None  # how a wait to read is aborted, once there was one (`net.waiting`)
         self._given_back = b""
         self._watchers: trio.lowlevel.ParkingLot | None = None  # wait for the hang-up
         self._callback: Callable[[], None] | None = None
@@ -149,9 +152,9 @@ class ReadingHalf(CorkingChannel):
 
     def _close_reading(self) -> None:
         self._read_state = _CLOSED
-        # The callbacks refer to this channel. Without that circle it is freed at once, and not by the garbage
+        # They refer to this channel. Without that circle it is freed at once, and not by the garbage
         # collector.
-        self._callback = self._hang_up_callback = None
+        self._callback = self._hang_up_callback = self._told = None
         if self.reader is not None:
             self._end_read(ConnectionAbortedError, CLOSED)
         if self._watchers is not None:
@@ -186,7 +189,7 @@ class ReadingHalf(CorkingChannel):
                 if self.read_deadline < self.hub.ticker.earliest:
                     self.hub.ticker.note(self.read_deadline)
                 interrupted = self.interrupted
-                await wait_task_rescheduled(self._abort_read)
+                await wait_again(self._told or self._tell())
                 if self.interrupted != interrupted:
                     # An event had woken us before. The bytes are for the next reader.
                     raise TimeoutError(STALLED_READ)
@@ -195,6 +198,10 @@ class ReadingHalf(CorkingChannel):
             data = self._recv(most or READ_SIZE)
             if data is not None:
                 return data
+
+    def _tell(self) -> Any:
+        self._told = tell(self._abort_read)
+        return self._told
 
     def _abort_read(self, _: object) -> trio.lowlevel.Abort:
         self.reader = None

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 import trio
-from trio.lowlevel import current_task, enable_ki_protection, wait_task_rescheduled
+from trio.lowlevel import current_task, enable_ki_protection
 
 from trioasgi.net.channel import READ_SIZE
 from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.kernel import has_room
 from trioasgi.net.reading import BUSY_READING, CLOSED, ReadState
+from trioasgi.net.waiting import wait_again
 from trioasgi.net.writing import WriteState
 
 _DRAINED: Final = ReadState.DRAINED
@@ -41,7 +42,7 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
                         raise trio.BusyResourceError(BUSY_READING)
                     self.reader = current_task()
                     self.limit_read(self.read_deadline)
-                    await wait_task_rescheduled(self._abort_read)
+                    await wait_again(self._told or self._tell())
                 data = self._recv(size)
                 if data is not None:
                     return data
