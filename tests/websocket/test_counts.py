@@ -136,8 +136,8 @@ def test_system_calls(codec: str, size: int, tmp_path: Path) -> None:
     messages = ALONE + 1
     assert (alone["recvfrom"], alone["sendto"]) == (messages, messages), alone
     # Each is waited for, in trio's set and then in the hub's.
-    assert waits(alone) <= 3.3 * messages, alone
-    assert alone.total() <= 5.4 * messages, alone
+    assert waits(alone) <= 2.3 * messages, alone
+    assert alone.total() <= 4.4 * messages, alone
     messages = ROUNDS * (BUSY + 1) + 1
     assert (busy["recvfrom"], busy["sendto"]) == (messages, messages), busy
     # What is found waiting at once is waited for once.
@@ -182,9 +182,9 @@ async def connected(codec: str, connections: int) -> AsyncIterator[list[socket.s
 @on_the_hub
 @both_codecs
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("connections", "most"), [(BUSY, 1.12), (1, 2.15)])
+@pytest.mark.parametrize(("connections", "most"), [(BUSY, 1.02), (1, 1.1)])
 def test_steps(codec: str, size: int, connections: int, most: float) -> None:
-    """One of each connection's task, and one of the hub's for all of them."""
+    """One of each connection's task, and none of the hub's."""
 
     async def main() -> None:
         instrument = Steps(trio.lowlevel.current_task())
@@ -204,9 +204,9 @@ OF_THE_HUB = (hub.__file__, looking.__file__)
 
 
 @on_the_hub
-@pytest.mark.parametrize(("size", "most"), [(SIZES[0], 20.5), (SIZES[1], 21.5)])
+@pytest.mark.parametrize(("size", "most"), [(SIZES[0], 22.5), (SIZES[1], 23.5)])
 def test_calls(size: int, most: float) -> None:
-    """Calls and resumptions of the server's functions: 19, and one for the header of a long frame. The hub's
+    """Calls and resumptions of the server's functions: 21, and one for the header of a long frame. The hub's
     are not counted, as it also looks when the client has waited.
     """
     calls: Counter[str] = Counter()
