@@ -279,7 +279,7 @@ class Lifecycle:
             # The application may have set itself a longer grace.
             server.begin_drain(self._config.timeout_graceful_shutdown)
         if final:
-            begin_last_drain(server)
+            begin_last_drain(server, grace)
         else:
             server.begin_drain(grace)
 

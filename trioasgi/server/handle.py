@@ -188,14 +188,14 @@ def _count(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def begin_last_drain(server: Server) -> None:
-    """As `server.begin_drain()`, for a worker when all workers stop. It then also serves the connections that
-    wait in the queues of the shared sockets.
+def begin_last_drain(server: Server, grace: float | None = None) -> None:
+    """As `server.begin_drain(grace)`, for a worker when all workers stop. It then also serves the connections
+    that wait in the queues of the shared sockets.
     """
     progress = server._progress
     if progress.listening is Listening.WITH_OTHERS:
         progress.listening = Listening.ALONE
-    server.begin_drain()
+    server.begin_drain(grace)
 
 
 def is_in_last_drain(server: Server) -> bool:

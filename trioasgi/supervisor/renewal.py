@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import trio
 
+from trioasgi.tasks import start_soon
+
 from .slots import PatienceOver, Slot, SlotState, SupervisorEvent
 from .watcher import forget_bytecode
 from .worker_process import WorkerProcess
@@ -70,7 +72,7 @@ class Renewal:
             self._replace(slot)
         elif slot.worker is not None and not slot.is_outdated:
             slot.is_outdated = True
-            self._nursery.start_soon(self._bring_end_of_patience, slot, slot.worker)
+            start_soon(self._nursery, self._bring_end_of_patience, slot, slot.worker)
 
     def _replace(self, slot: Slot) -> None:
         self._workers.retire(slot, grace=self._workers.config.reload_grace)

@@ -13,9 +13,11 @@ does its predecessor drain, and the roll goes on with the next slot.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final
+
+import trio
 
 from .slots import Promise, Slot, SlotState
 from .workers import Workers
@@ -45,7 +47,7 @@ class RollState(Enum):
 ROLL_TRANSITIONS: Final[Mapping[RollState, Mapping[RollState, str]]] = {
     RollState.CANARY: {
         RollState.REST: "the canary is ready",
-        RollState.FAILED: "the canary has failed",
+        RollState.FAILED: "the canary has failed, or an option is wrong",
         RollState.STOPPED: "everything stops, or it was asked for again",
     },
     RollState.REST: {
@@ -63,10 +65,13 @@ ROLL_TRANSITIONS: Final[Mapping[RollState, Mapping[RollState, str]]] = {
 class Roll:
     """One roll, to workers of `config`. The supervisor tells it of what happens to workers."""
 
-    def __init__(self, workers: Workers, config: Config, promise: Promise) -> None:
+    def __init__(self, workers: Workers, config: Config, promises: Sequence[Promise]) -> None:
         self.state = RollState.CANARY
-        self.promises = [promise]
-        """Those of whoever waits for its end."""
+        self.since = trio.current_time()
+        """When it has begun, or, when it is over, ended."""
+        self.failure: str | None = None
+        """Why it was not done."""
+        self._promises = [*promises]
         self._workers = workers
         self._config = config
         self._awaited: WorkerProcess | None = None
@@ -98,6 +103,11 @@ class Roll:
             self._workers.drop_standby()
         self._go_on()
 
+    def refuse(self, reason: str) -> None:
+        """End it before it begins."""
+        self._enter(RollState.FAILED)
+        self._end(reason)
+
     def take_failure(self, reason: str) -> None:
         """The awaited worker has failed before it was ready."""
         which = "its first worker" if self.state is RollState.CANARY else "a worker"
@@ -120,12 +130,16 @@ class Roll:
         ):
             self._go_on()
 
-    def abandon(self, reason: str) -> None:
-        """End it and remove the canary, whose predecessor serves on."""
+    def abandon(self) -> list[Promise]:
+        """End it and remove the canary, whose predecessor serves on. Return the promises of those who wait:
+        they are for the roll that follows.
+        """
         slot = None if self._awaited is None else self._workers.slot_of_successor(self._awaited)
         if slot is not None:
             self._workers.drop_successor(slot)
-        self.stop(reason)
+        promises, self._promises = self._promises, []
+        self.stop("another roll was asked for")
+        return promises
 
     def _go_on(self) -> None:
         slot = self._next_slot()
@@ -150,5 +164,7 @@ class Roll:
 
     def _end(self, failure: str | None) -> None:
         self._awaited = None
-        for promise in self.promises:
+        self.failure = failure
+        self.since = trio.current_time()
+        for promise in self._promises:
             promise.keep(failure)

@@ -155,19 +155,26 @@ class RollWanted(msgspec.Struct, frozen=True):
 
 
 class ScaleWanted(msgspec.Struct, frozen=True):
-    """There are to be so many workers, at least one."""
+    """There are to be so many workers, at least one. `promise` is told when they are being started or
+    stopped.
+    """
 
     workers: int
+    promise: Promise
 
 
 class StopWanted(msgspec.Struct, frozen=True):
-    """The supervisor is to stop, for this reason."""
+    """The supervisor is to stop, for this reason. It may be asked for again."""
 
     reason: str
+    grace: float | None = None
+    """Seconds that requests have, in place of the option. While it stops they can only get fewer."""
 
 
 class LogsRotated(msgspec.Struct, frozen=True):
-    """All processes are to open their log files anew."""
+    """All processes are to open their log files anew. `promise` is told when the workers know."""
+
+    promise: Promise
 
 
 class Promise:

@@ -9,6 +9,7 @@ does: `renewal.py`. The replacement of all, one by one: `roll.py`.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import signal
@@ -17,12 +18,14 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import ConfigError, ExitStatus, TLSError
 from trioasgi.net.address import is_inherited
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners
 from trioasgi.observe.log_files import reopen_log_files
+from trioasgi.tasks import start_soon
 
 from .renewal import Renewal
 from .respawn import Respawn
@@ -107,32 +110,40 @@ class Supervisor:
         self._respawn = Respawn(self.workers, stop=self._stop, show=self._show)
         self._renewal = Renewal(self.workers, self.post)
         self._stopgap = Stopgap(self.workers, self.post, lambda: self._renewal.longest_start)
-        self._roll: Roll | None = None
+        self.roll: Roll | None = None
+        """The last one, which may be over."""
+        self.failure: str | None = None
+        """Why it has given up: no worker is left, and none can start."""
+        self._last_reason = "no worker could be started"
         self._next_roll: list[Promise] = []
         """Those who wait for another roll, which begins when the one under way is over."""
 
+    @enable_ki_protection  # the program may have the main task, and Ctrl-C then raises in it
     async def supervise(self) -> ExitStatus:
         """Serve until a signal, or until no worker can be started. At the end all workers have ended.
 
         Raises ConfigError or TrioasgiError if files should be watched and cannot.
         """
-        async with trio.open_nursery() as nursery:
-            self._nursery = nursery
-            nursery.start_soon(self._bring_signals)
-            if self._config.reload:
-                nursery.start_soon(watch, self._config, self.post, self._source_files)
-                nursery.start_soon(watch_sources, self._source_files, self.post)
-            self._renewal.begin(nursery)
-            self._stopgap.begin(nursery)
-            self.workers.start_all(nursery)
-            self._look_whether_any_serves()
-            async for event in self._receive:
-                self._handle(event)
-                self._on_event(event)
-                if self._is_over:
-                    break
+        try:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
+                start_soon(nursery, self._bring_signals)
+                if self._config.reload:
+                    start_soon(nursery, watch, self._config, self.post, self._source_files)
+                    start_soon(nursery, watch_sources, self._source_files, self.post)
+                self._renewal.begin(nursery)
+                self._stopgap.begin(nursery)
+                self.workers.start_all(nursery)
                 self._look_whether_any_serves()
-            nursery.cancel_scope.cancel()
+                async for event in self._receive:
+                    self._handle(event)
+                    self._on_event(event)
+                    if self._is_over:
+                        break
+                    self._look_whether_any_serves()
+                nursery.cancel_scope.cancel()
+        finally:
+            self._refuse_all()
         return self._status
 
     @property
@@ -141,14 +152,14 @@ class Supervisor:
         return self._state
 
     @property
-    def roll(self) -> Roll | None:
-        """The last roll, which may be over."""
-        return self._roll
+    def app(self) -> str | None:
+        """The name of the application."""
+        return self._config.app
 
     @property
     def is_rolling(self) -> bool:
         """Is a roll under way?"""
-        return self._roll is not None and not self._roll.is_over
+        return self.roll is not None and not self.roll.is_over
 
     @property
     def _is_running(self) -> bool:
@@ -166,7 +177,10 @@ class Supervisor:
 
     def post(self, event: SupervisorEvent) -> None:
         """Have an event handled, in the supervisor's own task. To be called in its loop."""
-        self._send.send_nowait(event)
+        try:
+            self._send.send_nowait(event)
+        except trio.BrokenResourceError:  # it has ended
+            self._refuse(event)
 
     def _source_files(self) -> tuple[str, ...]:
         return source_files(self._config)
@@ -193,6 +207,8 @@ class Supervisor:
                 self._take_ended(worker)
             case Signalled(number):
                 self._take_signal(signal.Signals(number))
+            case StopWanted(reason, grace):
+                self._begin_stop(reason, grace)
             case _ if not self._is_running:
                 self._refuse(event)
             case FilesChanged(paths):
@@ -213,16 +229,24 @@ class Supervisor:
                 self._take_probes(worker, failure)
             case RollWanted(promise):
                 self._take_roll(promise)
-            case ScaleWanted(count):
+            case ScaleWanted(count, promise):
                 self._scale(count)
-            case StopWanted(reason):
-                self._begin_stop(reason)
-            case LogsRotated():
+                promise.keep()
+            case LogsRotated(promise):
                 self._reopen_logs()
+                promise.keep()
 
     def _refuse(self, event: SupervisorEvent) -> None:
-        if isinstance(event, RollWanted):
+        if isinstance(event, RollWanted | ScaleWanted | LogsRotated):
             event.promise.keep("the server stops")
+
+    def _refuse_all(self) -> None:
+        """Tell all who wait for something that it will not be done."""
+        self._stop_rolls()
+        with contextlib.suppress(trio.WouldBlock):
+            while True:
+                self._refuse(self._receive.receive_nowait())
+        self._receive.close()
 
     # What it is told
 
@@ -251,11 +275,13 @@ class Supervisor:
             self._status = ExitStatus.FAILED
             self._enter(SupervisorState.ABORTED)
 
-    def _begin_stop(self, reason: str) -> None:
+    def _begin_stop(self, reason: str, grace: float | None = None) -> None:
         self._was_asked = True
         logger.info("%s", reason)
         if self._is_running:
-            self._stop(ExitStatus.OK)
+            self._stop(ExitStatus.OK, grace)
+        elif grace is not None:
+            self.workers.drain_all(grace)
 
     def _reopen_logs(self) -> None:
         reopen_log_files()
@@ -269,8 +295,8 @@ class Supervisor:
             return
         logger.info("Scaling from %d to %d workers", len(self.workers.slots), count)
         self.workers.scale(count)
-        if self._roll is not None:
-            self._roll.take_scaled()
+        if self.roll is not None:
+            self.roll.take_scaled()
 
     # Stopping
 
@@ -278,47 +304,55 @@ class Supervisor:
         assert state in SUPERVISOR_TRANSITIONS[self._state], (self._state, state)
         self._state = state
 
-    def _stop(self, status: ExitStatus) -> None:
+    def _stop(self, status: ExitStatus, grace: float | None = None) -> None:
         self._enter(SupervisorState.STOPPING)
         self._status = status
-        if self._roll is not None:
-            self._roll.stop("the server stops")
-        for promise in self._next_roll:
-            promise.keep("the server stops")
+        if status is not ExitStatus.OK:
+            self.failure = self._last_reason
+        self._stop_rolls()
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
         if not any(map(is_inherited, self._config.binds)):
             for sock in self._sockets:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)
-        self.workers.drain_all()
+        self.workers.drain_all(grace)
         self._stopgap.withdraw()
 
     # Rolls
 
-    def _take_roll(self, promise: Promise) -> None:
+    def _stop_rolls(self) -> None:
+        if self.roll is not None:
+            self.roll.stop("the server stops")
+        for promise in self._next_roll:
+            promise.keep("the server stops")
+
+    def _take_roll(self, *promises: Promise) -> None:
         """Begin a roll, or another one when that which is under way is over. One whose canary still starts is
         given up for it: its config may be what has to be mended.
         """
         if self._config.reload:
-            promise.keep(self._renew_with_new_options())
+            failure = self._renew_with_new_options()
+            for promise in promises:
+                promise.keep(failure)
             return
-        if self._roll is not None and not self._roll.is_over:
-            if not self._roll.is_with_canary:
+        if self.roll is not None and not self.roll.is_over:
+            if not self.roll.is_with_canary:
                 logger.info("Another roll follows the one that is under way")
-                self._next_roll.append(promise)
+                self._next_roll += promises
                 return
-            self._roll.abandon("another roll was asked for")
+            promises += tuple(self.roll.abandon())
         config = self._read_options()
         if isinstance(config, str):
-            promise.keep(config)
+            self.roll = Roll(self.workers, self._config, promises)
+            self.roll.refuse(config)
             return
         if config.workers != self._config.workers and config.workers != len(self.workers.slots):
             self._scale(config.workers)
         self._config = config
         self._said.forget()
-        self._roll = Roll(self.workers, config, promise)
-        self._roll.begin()
+        self.roll = Roll(self.workers, config, promises)
+        self.roll.begin()
 
     def _read_options(self) -> Config | str:
         """The options as they are now, or why they cannot be used."""
@@ -368,7 +402,7 @@ class Supervisor:
         if connection is None:
             worker.accept()
         else:
-            self._nursery.start_soon(self._bring_probes, worker, connection)
+            start_soon(self._nursery, self._bring_probes, worker, connection)
 
     async def _bring_probes(self, worker: WorkerProcess, connection: socket.socket) -> None:
         config = worker.config
@@ -389,17 +423,15 @@ class Supervisor:
 
     def _tell_roll(self, worker: WorkerProcess, failure: str | None) -> None:
         """Tell the roll of a new worker that is ready, or has failed."""
-        if self._roll is None or not self._roll.awaits(worker):
+        if self.roll is None or not self.roll.awaits(worker):
             return
         if failure is None:
-            self._roll.take_ready()
+            self.roll.take_ready()
         else:
-            self._roll.take_failure(failure)
-        if self._roll.is_over and self._next_roll:
-            first, *others = self._next_roll
-            self._next_roll = []
-            self._take_roll(first)
-            self._roll.promises += others
+            self.roll.take_failure(failure)
+        if self.roll.is_over and self._next_roll:
+            promises, self._next_roll = self._next_roll, []
+            self._take_roll(*promises)
 
     # Workers
 
@@ -490,7 +522,7 @@ class Supervisor:
             logger.warning("The standby, %s, %s", worker, worker.ending())
             if worker.failure is not None:
                 self._show(worker.failure.reason)
-            self._nursery.start_soon(self._want_standby)
+            start_soon(self._nursery, self._want_standby)
 
     async def _want_standby(self) -> None:
         await trio.sleep(_STANDBY_PAUSE)
@@ -523,6 +555,7 @@ class Supervisor:
             self.workers.start(slot)
 
     def _show(self, reason: str) -> None:
+        self._last_reason = reason
         if self._said.is_news(reason):
             logger.error("%s", reason)
 

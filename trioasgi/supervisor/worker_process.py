@@ -20,9 +20,11 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import ExitStatus
 from trioasgi.net.accept import NO_ROOM
+from trioasgi.tasks import start_soon
 
 from .launch import Endowment, launch
 from .messages import (
@@ -232,6 +234,7 @@ class WorkerProcess:
 
     # Its process
 
+    @enable_ki_protection
     async def start_and_wait(self) -> None:
         """Start the process and wait until it has ended. When cancelled, kill it.
 
@@ -303,12 +306,12 @@ class WorkerProcess:
         logger.debug("%s was started", str(self).capitalize())
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._speak_to, process, endowment)
-                nursery.start_soon(self._vigil.watch_startup, self._end_startup)
-                nursery.start_soon(self._watch_heart, process)
-                nursery.start_soon(self._vigil.watch_leaving, self.kill)
+                start_soon(nursery, self._speak_to, process, endowment)
+                start_soon(nursery, self._vigil.watch_startup, self._end_startup)
+                start_soon(nursery, self._watch_heart, process)
+                start_soon(nursery, self._vigil.watch_leaving, self.kill)
                 all_read = trio.Event()
-                nursery.start_soon(self._read_reports, reports, all_read)
+                start_soon(nursery, self._read_reports, reports, all_read)
                 await process.wait()
                 with trio.move_on_after(_LAST_WORDS):
                     await all_read.wait()
@@ -325,6 +328,7 @@ class WorkerProcess:
         assert process.stdin is not None
         await trio.aclose_forcefully(process.stdin)
 
+    @enable_ki_protection
     async def _speak_to(self, process: trio.Process, endowment: Endowment) -> None:
         """Send the order, as soon as there is one, and then commands."""
         assert process.stdin is not None
@@ -343,6 +347,7 @@ class WorkerProcess:
 
     # What it reports
 
+    @enable_ki_protection
     async def _read_reports(self, reports: socket.socket, all_read: trio.Event) -> None:
         lines = LineBuffer(LONGEST_REPORT)
         stream = trio.SocketStream(trio.socket.from_stdlib_socket(reports))

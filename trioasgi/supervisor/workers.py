@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.tasks import start_soon
+
 from .slots import DelayOver, Slot, SlotState, SupervisorEvent
 from .worker_process import WorkerProcess
 from .worker_state import WorkerState
@@ -109,7 +111,7 @@ class Workers:
         slot.crashes += 1
         self.cancel_delay(slot)
         slot.delay = trio.CancelScope()
-        self._nursery.start_soon(self._bring_end_of_delay, slot, slot.delay, delay)
+        start_soon(self._nursery, self._bring_end_of_delay, slot, slot.delay, delay)
         return delay
 
     async def _bring_end_of_delay(self, slot: Slot, scope: trio.CancelScope, delay: float) -> None:
@@ -151,7 +153,7 @@ class Workers:
             config, self._sockets, self._post, terminal=self._terminal, directory=self._directory
         )
         self.living.add(worker)
-        self._nursery.start_soon(worker.start_and_wait)
+        start_soon(self._nursery, worker.start_and_wait)
         return worker
 
     def keep_standby(self) -> None:
@@ -257,12 +259,12 @@ class Workers:
         """Forget the removed slots whose workers have ended."""
         self._removed = [slot for slot in self._removed if slot.leaving]
 
-    def drain_all(self) -> None:
-        """Drain all workers, as everything stops."""
+    def drain_all(self, grace: float | None = None) -> None:
+        """Drain all workers, as everything stops. `grace` is as for `WorkerProcess.drain`."""
         for slot in self.slots:
             self.cancel_delay(slot)
         for worker in self.living:
-            worker.drain(final=True)
+            worker.drain(final=True, grace=grace)
 
 
 def has_been_stable(worker: WorkerProcess) -> bool:
