@@ -33,7 +33,7 @@ _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"^.*?\btrioasgi (.*)$", re.MULTILINE)
 
-_OTHER_FLAGS = {"--help", "--version", "--config", "--plain"}
+_OTHER_FLAGS = {"--help", "--version", "--config", "--plain", "--json", "--no-wait"}
 _FLAGS = _OTHER_FLAGS | {
     flag
     for option in OPTIONS.values()

@@ -62,9 +62,12 @@ class ServingCommand(TyperCommand):
         from trioasgi.cli.help import Entry, print_help  # brings Rich, which serving does not need
 
         params = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
+        arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         shown = {param.name for param in params}
         print_help(
-            usage=ctx.command_path + ("" if ctx.parent else " MODULE:ATTR") + " [OPTIONS]",
+            usage=" ".join(
+                [ctx.command_path, *(argument.metavar or "" for argument in arguments), "[OPTIONS]"]
+            ),
             text=inspect.cleandoc(self.help or ""),
             options=[option for name, option in OPTIONS.items() if name in shown],
             others=[

@@ -15,7 +15,7 @@ from trioasgi.process.imports import uncollected_imports
 
 PROGRAM: Final = "trioasgi"
 
-COMMANDS: Final = frozenset({"demo"})
+COMMANDS: Final = frozenset({"demo", "reopen-logs", "roll", "scale", "status", "stop"})
 """The names of the commands beside serving."""
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
@@ -41,22 +41,23 @@ def start(
     try:
         config = read()
         if config.app is None:
-            _fail(
+            fail(
                 "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
             )
         if config.app in COMMANDS:
-            _fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
+            fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
         status = run_config(config, remarks_on(os.environ, config.env_file), read)
     except TrioasgiError as error:
-        _fail(str(error), error.exit_status)
+        fail(str(error), error.exit_status)
     except KeyboardInterrupt:  # not of a signal: the application has raised it
         sys.exit(_INTERRUPTED)
     sys.exit(int(status))
 
 
-def _fail(message: str, status: ExitStatus) -> NoReturn:
+def fail(message: str, status: ExitStatus) -> NoReturn:
+    """Say what is wrong, and exit."""
     print(f"{PROGRAM}: {message}", file=sys.stderr)
     sys.exit(int(status))

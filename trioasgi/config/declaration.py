@@ -215,6 +215,10 @@ class Declaration(_Application, frozen=True, kw_only=True):
     smoke_timeout: Annotated[
         SomeSeconds, option("For all answers to --smoke.", Group.PROCESSES, metavar="S")
     ] = 10.0
+    control: Annotated[
+        NonEmpty | None,
+        option("Unix socket for trioasgi status, roll, stop.", Group.PROCESSES, metavar="PATH"),
+    ] = None
     worker_lifetime: Annotated[
         Seconds, option("Replace a worker after so long; 0: never.", Group.PROCESSES, metavar="S")
     ] = 0.0
@@ -440,7 +444,7 @@ OPTIONS: Mapping[str, Option] = read_options(Declaration)
 NAMES: Mapping[str, str] = option_names(OPTIONS)
 """The own name of an option, by each name that it has in any source."""
 
-SUPERVISED = ("reload", "standby", "smoke", "worker_lifetime", "worker_max_rss", "user", "group")
+SUPERVISED = ("reload", "standby", "smoke", "control", "worker_lifetime", "worker_max_rss", "user", "group")
 """The options that need a supervisor. So do more workers than one."""
 
 LISTENING_WAYS: tuple[tuple[str, ...], ...] = (("bind",), ("host", "port"), ("uds",), ("fd",))

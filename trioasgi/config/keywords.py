@@ -49,6 +49,7 @@ class Options(TypedDict, total=False):
     standby: bool | None
     smoke: Texts | None
     smoke_timeout: float | None
+    control: Text | None
     worker_lifetime: float | None
     worker_max_rss: int | None
     pid_file: Text | None

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _UNIX_MODE = 0o666
+_PRIVATE_MODE = 0o600
 
 NOT_SENT: Final = 1024 * 1024
 """Bytes of a response that the kernel takes beyond what it has sent to the client (TCP_NOTSENT_LOWAT)."""
@@ -75,6 +76,14 @@ async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[soc
         with _bind_errors(text, address):
             resolved.append(_Resolved(text, address, await _look_up_in_thread(address)))
     return _open_all(resolved, backlog)
+
+
+def open_private(path: str, name: str, backlog: int) -> socket.socket:
+    """Listen on a Unix socket that only this user may connect to. The socket is non-blocking. Raises
+    BindError, which calls it `name`.
+    """
+    (sock,) = _open_all([_Resolved(name, UnixAddress(path, _PRIVATE_MODE), [])], backlog)
+    return sock
 
 
 def _parse(binds: Iterable[str]) -> list[tuple[str, Address]]:
@@ -150,7 +159,7 @@ def _reason(exc: Exception, *, unix: bool) -> str:
     if isinstance(exc, OSError):
         if unix and exc.errno in _UNIX_FIXES:
             return _UNIX_FIXES[exc.errno]
-        if unix and exc.errno is None:  # Python's own check, "AF_UNIX path too long"
+        if unix and exc.errno in {None, errno.ENAMETOOLONG}:  # None: Python's own check
             return (
                 f"the path is too long for a Unix socket (at most {_LONGEST_UNIX_PATH} bytes): choose a "
                 "shorter one, or a relative one"
@@ -228,12 +237,16 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
         raise OSError(errno.EAFNOSUPPORT, "there are no Unix sockets on Windows; use host:port")
     _remove_stale(address.path)
     sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
+    mode = _UNIX_MODE if address.mode is None else address.mode
     with ExitStack() as undo:
         undo.callback(sock.close)
+        if sys.platform == "linux":
+            # The file has these permissions from its first moment on, except those that umask takes.
+            os.fchmod(sock.fileno(), mode)
         sock.bind(address.path)
         sock.note_path(address.path)
         # Before listen() nobody can connect, so the permissions are in force in time.
-        os.chmod(address.path, _UNIX_MODE if address.mode is None else address.mode)
+        os.chmod(address.path, mode)
         sock.listen(backlog)
         sock.setblocking(False)
         undo.pop_all()

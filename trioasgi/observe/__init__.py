@@ -5,9 +5,10 @@ from __future__ import annotations
 from .access import AccessLog
 from .errors import asyncio_hint, log_app_exception
 from .logs import TRACE, LogSettings, configure_logging
-from .startup import announce, log_remarks
+from .startup import STOP_HINT, announce, log_remarks
 
 __all__ = [
+    "STOP_HINT",
     "TRACE",
     "AccessLog",
     "LogSettings",

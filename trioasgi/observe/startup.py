@@ -27,12 +27,14 @@ def announce(
     codec: str,
     websocket: str | None = None,
     certificate: Certificate | None = None,
+    is_supervised: bool = False,
     reload: bool = False,
     stop_hint: str | None = STOP_HINT,
 ) -> None:
     """Log where the server listens, with which processes, codec and certificate.
 
-    `workers` is how many processes run the application; `reload` says that they are replaced on changes.
+    `workers` is how many processes run the application. `is_supervised`: does this process only supervise
+    them? `reload` says that they are replaced on changes.
     `codec` names the HTTP/1.1 parser, `websocket` the WebSocket codec; None where there are no WebSockets.
     `stop_hint` is None where no signal of a terminal ends the server, or the program receives it.
     A certificate that clients will refuse by its dates gets a warning as well.
@@ -42,7 +44,7 @@ def announce(
         logger.info("Serving on %s%s", escaped(url), hint)
         hint = ""
     codecs = f"HTTP/1.1 by {codec}" + (f", WebSocket by {websocket}" if websocket else "")
-    logger.info("%s; %s", _processes(workers, reload=reload), codecs)
+    logger.info("%s; %s", _processes(workers, is_supervised=is_supervised, reload=reload), codecs)
     if certificate is not None:
         announce_certificate(certificate)
 
@@ -65,9 +67,8 @@ def log_remarks(remarks: Iterable[str]) -> None:
         logger.warning("%s", escaped(remark))
 
 
-def _processes(workers: int, *, reload: bool) -> str:
-    supervised = workers > 1 or reload
-    if not supervised:
+def _processes(workers: int, *, is_supervised: bool, reload: bool) -> str:
+    if not (is_supervised or workers > 1 or reload):
         return f"One process, {os.getpid()}"
     count = "One worker" if workers == 1 else f"{workers} workers"
     changes = ", reloading on changes" if reload else ""

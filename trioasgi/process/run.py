@@ -126,13 +126,16 @@ def _settle(app: App | str | None, config: Config | None, options: Mapping[str, 
 
 
 def _supervise(around: Surroundings, signals: StopSignals) -> ExitStatus:
-    from trioasgi.process.supervised import supervise
+    from trioasgi.process.supervised import supervise_as_process
 
     with signals:  # before and after the supervisor, which receives its own
         try:
             signals.raise_nothing()
             run_workers = partial(
-                supervise, around, lambda: signals.have_come, owns_process=signals.until_exit
+                supervise_as_process,
+                around,
+                lambda: signals.have_come,
+                owns_process=signals.until_exit,
             )
             return trio.run(run_workers)
         except KeyboardInterrupt:

@@ -12,7 +12,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ import trio
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus
 from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url, unix_paths
-from trioasgi.observe import announce
+from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.hang_up import Terminal, watched_terminal
 from trioasgi.process.imports import working_directory
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 _SETTLED = (
-    *("bind", "host", "port", "uds", "fd", "pid_file", "user", "group", "umask"),
+    *("bind", "host", "port", "uds", "fd", "control", "pid_file", "user", "group", "umask"),
     *("reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_templates", "reload_gitignore"),
     "reload_delay",
 )
@@ -53,7 +54,7 @@ _LAST_MOMENTS = 1.0
 """Seconds in which this process must end after the second signal."""
 
 
-async def supervise(
+async def supervise_as_process(
     around: Surroundings,
     is_stopped: Callable[[], bool] = lambda: False,
     *,
@@ -95,23 +96,7 @@ async def _bind_and_supervise(
             become(identity, [*unix_paths(sockets), *_made(config, resolved)], around.pid_file)
         if owns_process:
             set_title(f"trioasgi: supervisor {config.app}")
-        certificate = None
-        if resolved.certfile is not None:
-            from trioasgi.tls.context import describe
-
-            certificate = describe(resolved.certfile)
-
-        urls = [socket_url(sock, certificate is not None) for sock in sockets]
-
-        def announce_serving() -> None:
-            announce(
-                urls,
-                workers=resolved.workers,
-                codec=http_codec_name(resolved.http),
-                websocket=websocket_codec_name(resolved),
-                certificate=certificate,
-                reload=resolved.reload,
-            )
+        urls = urls_of(resolved, sockets)
 
         async def signals_without_hang_up() -> AsyncIterator[int]:
             async for number in signals:
@@ -128,14 +113,57 @@ async def _bind_and_supervise(
             on_event=lambda event: status.take(supervisor, event),
             directory=working_directory(),
             terminal=terminal,
-            on_serving=announce_serving,
+            on_serving=announcing(resolved, urls, STOP_HINT),
             reread=lambda: _settled(reread(), config, resolved),
         )
         async with trio.open_nursery() as nursery:
             start_soon(nursery, around.notifier.feed_watchdog)
-            exit_status = await supervisor.supervise()
+            exit_status = await supervise_controlled(
+                supervisor, resolved, urls, owns_process=owns_process
+            )
             nursery.cancel_scope.cancel()
         return exit_status
+
+
+def urls_of(config: Config, sockets: Sequence[socket.socket]) -> list[str]:
+    """The URLs of listening sockets."""
+    return [socket_url(sock, config.certfile is not None) for sock in sockets]
+
+
+def announcing(config: Config, urls: Sequence[str], stop_hint: str | None) -> Callable[[], None]:
+    """A function that logs that the server serves. `stop_hint` is as for `announce`."""
+    certificate = None
+    if config.certfile is not None:
+        from trioasgi.tls.context import describe
+
+        certificate = describe(config.certfile)
+    return partial(
+        announce,
+        urls,
+        workers=config.workers,
+        codec=http_codec_name(config.http),
+        websocket=websocket_codec_name(config),
+        certificate=certificate,
+        is_supervised=True,
+        reload=config.reload,
+        stop_hint=stop_hint,
+    )
+
+
+async def supervise_controlled(
+    supervisor: Supervisor, config: Config, urls: list[str], *, owns_process: bool
+) -> ExitStatus:
+    """As `supervisor.supervise()`, with the control socket that `config` asks for. Raises BindError too."""
+    if config.control is None:
+        return await supervisor.supervise()
+    from trioasgi import __version__
+    from trioasgi.supervisor.control import Control
+
+    control = Control(config.control, urls, version=__version__, owns_process=owns_process)
+    try:
+        return await control.supervise(supervisor)
+    finally:
+        control.close()
 
 
 def _made(given: Config, resolved: Config) -> list[str]:
