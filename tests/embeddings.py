@@ -123,6 +123,29 @@ async def given(stream: trio.abc.Stream, listeners: list[trio.SocketListener]) -
     trioasgi.application(app, state={"name": "value"}, on_connection=count)
 
 
+async def in_processes() -> None:
+    async with trio.open_nursery() as nursery:
+        start = functools.partial(trioasgi.supervise, "app:app", workers=2, bind="127.0.0.1:0")
+        supervisor: trioasgi.SupervisorHandle = await nursery.start(start)
+        await nursery.start(trioasgi.supervise, "app:app", trioasgi.Config(port=0))
+        await nursery.start(trioasgi.supervise, None, trioasgi.Config("app:app"))
+        workers: tuple[trioasgi.WorkerStatus, ...] = supervisor.workers
+        pids: list[int | None] = [worker.pid for worker in workers]
+        print(pids, supervisor.urls, supervisor.addresses, supervisor.error, supervisor.has_cut)
+        try:
+            await supervisor.roll()
+        except trioasgi.RollError as error:
+            print(error)
+        supervisor.scale(3)
+        phase: trioasgi.ServerPhase = supervisor.phase
+        print(phase)
+        supervisor.begin_drain(grace=2.5)
+        await supervisor.drain()
+        await supervisor.wait_closed()
+    async with anyio.create_task_group() as tasks:
+        await tasks.start(trioasgi.supervise, "app:app", trioasgi.Config(port=0))
+
+
 async def options() -> None:
     await trioasgi.serve(app, bind=["127.0.0.1:0", Path("a")], timeout_keep_alive=5, log_level="debug")
     await trioasgi.serve(app, port=0, certfile=Path("cert.pem"), client_certs="required", log_config=None)
@@ -178,4 +201,7 @@ async def wrong_options(stream: trio.abc.Stream) -> None:
     async with trioasgi.application(app) as hosted:
         await hosted.serve_stream(app)  # type: ignore[arg-type]
     trioasgi.run(app, wokers=2)  # type: ignore[call-arg]
+    await trioasgi.supervise(app)  # type: ignore[arg-type]
+    await trioasgi.supervise("app:app", wokers=2)  # type: ignore[call-arg]
+    trioasgi.SupervisorHandle()  # type: ignore[call-arg]
     trioasgi.Config(bnd=3)  # type: ignore[call-arg]

@@ -6,6 +6,7 @@
 
     async with trio.open_nursery() as nursery:            # part of one
         server = await nursery.start(trioasgi.serve, app)
+        supervisor = await nursery.start(trioasgi.supervise, "app:app")   # in processes of its own
 
 Nothing is imported before it is used: `import trioasgi` costs next to nothing.
 """
@@ -25,15 +26,20 @@ if TYPE_CHECKING:
         ExitStatus,
         LifespanError,
         LoadError,
+        RollError,
         TLSError,
         TrioasgiError,
+        WorkerError,
     )
     from trioasgi.process.run import run
+    from trioasgi.process.supervise import supervise
+    from trioasgi.process.supervisor_handle import SupervisorHandle
     from trioasgi.server.embedding import application, serve_listeners, serve_stream, serving
     from trioasgi.server.handle import Server
     from trioasgi.server.hosted_application import HostedApplication
     from trioasgi.server.progress import ServerPhase
     from trioasgi.server.serve import serve
+    from trioasgi.supervisor.status import WorkerStatus
 
 __version__ = "0.1.0"
 
@@ -48,10 +54,14 @@ __all__ = [
     "LifespanError",
     "LoadError",
     "Options",
+    "RollError",
     "Server",
     "ServerPhase",
+    "SupervisorHandle",
     "TLSError",
     "TrioasgiError",
+    "WorkerError",
+    "WorkerStatus",
     "__version__",
     "application",
     "run",
@@ -59,12 +69,16 @@ __all__ = [
     "serve_listeners",
     "serve_stream",
     "serving",
+    "supervise",
 ]
 
 _HOMES = {
     "Config": "trioasgi.config",
     "Options": "trioasgi.config.keywords",
     "run": "trioasgi.process.run",
+    "supervise": "trioasgi.process.supervise",
+    "SupervisorHandle": "trioasgi.process.supervisor_handle",
+    "WorkerStatus": "trioasgi.supervisor.status",
     "HostedApplication": "trioasgi.server.hosted_application",
     "Server": "trioasgi.server.handle",
     "ServerPhase": "trioasgi.server.progress",

@@ -67,6 +67,18 @@ class LifespanError(TrioasgiError):
     exit_status = ExitStatus.NOT_STARTED
 
 
+class WorkerError(TrioasgiError):
+    """No worker serves, and none could be started. The message is why the last one has failed."""
+
+    exit_status = ExitStatus.NOT_STARTED
+
+
+class RollError(TrioasgiError):
+    """A roll was not done: a new worker has failed, an option is wrong, or the server stops. The message
+    says why. The workers that were not replaced serve on.
+    """
+
+
 class ClientDisconnected(ConnectionError):  # noqa: N818 - it tells of an event, as the standard library's ConnectionReset does
     """`send()` was called after the client had gone (ASGI HTTP spec, "Disconnected Client").
 
