@@ -21,6 +21,8 @@ import pytest
 
 from tests.support.client import Background, get
 from tests.support.processes import PATIENCE, ServerProcess, is_alive, start_server, wait_until
+from trioasgi.errors import BindError
+from trioasgi.net.listeners import close_listeners, open_private
 
 from .apps import write_app
 from .test_roll import workers_that_serve
@@ -418,8 +420,6 @@ def test_nobody_else_may_connect(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="as Linux does it")
 def test_the_file_is_private_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trioasgi.net import listeners
-
     seen: list[str] = []
     path = str(tmp_path / PATH)
 
@@ -429,11 +429,44 @@ def test_the_file_is_private_from_its_first_moment(tmp_path: Path, monkeypatch: 
     before = os.umask(0)
     monkeypatch.setattr(os, "chmod", chmod)
     try:
-        with listeners.open_private(path, "it", 1) as sock:
-            listeners.close_listeners([sock])
+        with open_private(path, "it", 1) as sock:
+            close_listeners([sock])
     finally:
         os.umask(before)
     assert seen == ["srw-------"]
+
+
+def test_two_that_start_at_once_do_not_both_replace_a_stale_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one begins when the first has found the file stale, and is about to remove it."""
+    with contextlib.chdir(tmp_path), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(PATH)
+    opened: list[socket.socket] = []
+    refused: list[BindError] = []
+
+    def second() -> None:
+        try:
+            opened.append(open_private(PATH, "the second", 1))
+        except BindError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=second)
+    unlink = os.unlink
+
+    def unlink_later(at: str) -> None:
+        monkeypatch.undo()
+        thread.start()
+        thread.join(0.03)
+        unlink(at)
+
+    with contextlib.chdir(tmp_path):  # the whole path may be too long
+        monkeypatch.setattr(os, "unlink", unlink_later)
+        opened.append(open_private(PATH, "the first", 1))
+        thread.join(PATIENCE)
+    close_listeners(opened)
+    assert len(opened) == 1
+    assert "another program listens there" in str(refused[0])
 
 
 def test_a_killed_supervisor_is_in_nobodys_way(tmp_path: Path) -> None:
@@ -524,6 +557,20 @@ def test_silent_clients_are_sent_away_and_others_wait_for_them_no_longer(shared:
             assert read_to_end(sock) == b""
         assert time.monotonic() - begun < 10
     assert status(directory)["state"] == "running"
+
+
+def test_a_client_that_takes_no_answers_is_sent_away(shared: ServerProcess) -> None:
+    directory = directory_of(shared)
+    with connected(directory) as sock:
+        sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            while True:
+                sock.sendall(b'{"command":"status"}\n' * 100)
+        assert status(directory)["state"] == "running"
+        sock.settimeout(PATIENCE)
+        with pytest.raises((BrokenPipeError, ConnectionResetError)):
+            while True:
+                sock.sendall(b"\n")
 
 
 def test_clients_that_leave_at_any_moment(shared: ServerProcess) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import stat
 import sys
 import weakref
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +18,7 @@ import trio
 from trioasgi.errors import BindError
 from trioasgi.net.activation import with_descriptors
 from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
+from trioasgi.net.unix_files import remove_stale, taking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -235,10 +235,10 @@ def _set_inherited_options(sock: socket.socket) -> None:
 def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "there are no Unix sockets on Windows; use host:port")
-    _remove_stale(address.path)
-    sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
     mode = _UNIX_MODE if address.mode is None else address.mode
-    with ExitStack() as undo:
+    with ExitStack() as undo, taking(address.path):
+        remove_stale(address.path)
+        sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
         if sys.platform == "linux":
             # The file has these permissions from its first moment on, except those that umask takes.
@@ -251,31 +251,6 @@ def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
         sock.setblocking(False)
         undo.pop_all()
     return sock
-
-
-def _remove_stale(path: str) -> None:
-    """Remove the socket file of a killed server, but not one at which a server answers."""
-    if sys.platform == "win32":
-        return
-    try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
-            raise OSError(
-                errno.EEXIST,
-                "there is a file of that name that is not a socket; move it, or choose another path",
-            )
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        # A Unix socket connects at once, or is refused at once. If the server's queue is full, this does not
-        # wait for room: the server is there (connect(2), EAGAIN).
-        probe.setblocking(False)
-        try:
-            with suppress(BlockingIOError):
-                probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
 
 
 def _open_inherited(address: InheritedAddress) -> socket.socket:
