@@ -242,8 +242,11 @@ class _Client:
         return answer
 
     async def _send(self, answer: Answer) -> None:
-        with trio.move_on_after(_PATIENCE):
+        """Send it, or raise BrokenResourceError if the client does not take it in time."""
+        with trio.move_on_after(_PATIENCE) as scope:
             await self._stream.send_all(encode(answer))
+        if scope.cancelled_caught:
+            raise trio.BrokenResourceError("the client takes no answer")
 
 
 def _send_at_once(sock: socket.socket, answer: Answer) -> None:
