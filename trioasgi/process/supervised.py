@@ -118,9 +118,7 @@ async def _bind_and_supervise(
         )
         async with trio.open_nursery() as nursery:
             start_soon(nursery, around.notifier.feed_watchdog)
-            exit_status = await supervise_controlled(
-                supervisor, resolved, urls, owns_process=owns_process
-            )
+            exit_status = await supervise_controlled(supervisor, resolved, urls, owns_process=owns_process)
             nursery.cancel_scope.cancel()
         return exit_status
 
