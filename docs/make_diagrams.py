@@ -15,6 +15,7 @@ from typing import Any
 
 from trioasgi.http import response
 from trioasgi.http1 import connection
+from trioasgi.net import latency
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
 from trioasgi.server.progress import PHASE_TRANSITIONS, ServerPhase
 from trioasgi.supervisor.roll import ROLL_TRANSITIONS, RollState
@@ -41,6 +42,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "roll": (RollState, ROLL_TRANSITIONS),
     "stopgap": (StopgapState, STOPGAP_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
+    "load": (latency.Load, latency.TRANSITIONS),
     "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
     "websocket": (websocket.SessionState, websocket.SESSION_TRANSITIONS),

@@ -30,6 +30,7 @@ def another_value(option: Option) -> object:
         "forwarded_allow_ips": ("192.0.2.7", "unix"),
         "forwarded_headers": ("x-forwarded-for", "x-forwarded-proto"),
         "proxy_protocol_trusted": ("10.0.0.0/8", "::1"),
+        "limit_exempt": ("/health", "/ready"),
     }
     if option.name in special:
         return special[option.name]
@@ -113,6 +114,9 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"header": ["A: 1", "bad name: 1"]}, "bad value for header: 'bad name: 1'"),
         ({"header": ": 1"}, "expected 'Name: value'"),
         ({"root_path": "/a\udce9"}, r"bad value for root_path: '/a\udce9'"),
+        ({"limit_exempt": ["/a", "b"]}, "bad value for limit_exempt: 'b' (from keyword limit_exempt)"),
+        ({"limit_exempt": "/a?b"}, "expected a whole path, such as /health, without a query"),
+        ({"shed_latency": -1}, "expected a number of seconds from 0"),
         ({"header": "A: 1\r\nB: 2"}, "expected 'Name: value'"),
         ({"header": "A: 1\n"}, "expected 'Name: value'"),
         ({"header": "A: \0"}, "expected 'Name: value'"),
@@ -279,3 +283,10 @@ def test_no_text_has_a_nul_which_ends_it_in_c(option: Option) -> None:
     if option.kind is Kind.LIST:
         with pytest.raises(ConfigError, match=f"bad value for {option.name}: "):
             Config.from_dict({option.name: ["a: b", "a: b\0"]})
+
+
+def test_a_path_is_exempt_from_something() -> None:
+    [remark] = Config(limit_exempt="/health").remarks()
+    assert "limit_exempt = ['/health'] has no effect" in remark
+    for options in ({"limit_concurrency": 1}, {"shed_latency": 0.1}):
+        assert Config.from_dict({"limit_exempt": "/health", **options}).remarks() == []

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trioasgi.asgi.background import Background
+    from trioasgi.asgi.door import Door
     from trioasgi.asgi.forwarded import Forwarding
     from trioasgi.http.exchange import Exchange, Handler
     from trioasgi.net.peers import ConnectionInfo
@@ -40,7 +41,7 @@ _COMPLETE: Final = ResponsePhase.COMPLETE
 class Application:
     """The application, with what all its calls in a worker share.
 
-    At most `concurrency` calls may be under way at once (0: no limit). After `max_requests` calls
+    `door` turns requests away that there is no room for (None: there always is). After `max_requests` calls
     `on_max_requests` is called (0: never). `forwarding` reads what proxies say of a request (None: no proxy
     is trusted). `websocket` has the settings of WebSockets (None: a request for one is answered as any
     other). `background` runs the tasks that the application starts through the extension `trio` (None: there
@@ -55,7 +56,7 @@ class Application:
         root_path: str = "",
         forwarding: Forwarding | None = None,
         access_log: AccessLog | None = None,
-        concurrency: int = 0,
+        door: Door | None = None,
         max_requests: int = 0,
         on_max_requests: Callable[[], None] | None = None,
         websocket: WebSocketSettings | None = None,
@@ -67,7 +68,7 @@ class Application:
         self.raw_root_path = quote(root_path).encode()
         self.forwarding = forwarding
         self.access_log = access_log
-        self.concurrency = concurrency
+        self.door = door
         self.max_requests = max_requests
         self.websocket = websocket
         self.background = background
@@ -112,9 +113,10 @@ class HTTPHandler:
             info = self._forwarding.read(exchange.request, info) or info
         if application.access_log is not None:
             exchange.on_end = AccessEntry(application.access_log, info.peer).write
-        if application.concurrency and application.active >= application.concurrency:
-            self._refuse(exchange, info)
-        elif exchange.request.websocket and application.websocket is not None:
+        door = application.door
+        if door is not None and door.turns_away(exchange, application.active, info.peer):
+            return
+        if exchange.request.websocket and application.websocket is not None:
             await self._serve_websocket(exchange, info, application.websocket)
         else:
             app, call = application.app, HTTPCall(exchange)
@@ -166,11 +168,6 @@ class HTTPHandler:
             application.ended += 1
             if application.ended == application.max_requests:
                 application.reach_max()
-
-    def _refuse(self, exchange: Exchange, info: ConnectionInfo) -> None:
-        limit = self._application.concurrency
-        logger.warning("%s: 503, as %d requests are served at once (--limit-concurrency)", info.peer, limit)
-        exchange.refuse(503, "the server is busy")
 
     def _handle_failure(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
         """End the request whose call has raised `exc`. Cancellation is raised again."""

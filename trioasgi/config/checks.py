@@ -175,6 +175,16 @@ def _check_umask(values: Mapping[str, object], origins: Origins) -> None:
         OPTIONS["umask"].refuse(umask, origin_of("umask", origins), "up to three octal digits, such as '027'")
 
 
+def _check_exempt(values: Mapping[str, object], origins: Origins) -> None:
+    entries = values.get("limit_exempt", ())
+    assert isinstance(entries, tuple)
+    for entry in entries:
+        if not entry.startswith("/") or "?" in entry:
+            OPTIONS["limit_exempt"].refuse(
+                entry, origin_of("limit_exempt", origins), "a whole path, such as /health, without a query"
+            )
+
+
 def _check_nul(values: Mapping[str, object], origins: Origins) -> None:
     """Refuse NUL characters, which end a text in C, in paths, addresses and cipher lists."""
     for name, value in values.items():
@@ -201,5 +211,6 @@ _RULES = (
     _check_root_path,
     _check_smoke,
     _check_umask,
+    _check_exempt,
     _check_nul,
 )

@@ -374,6 +374,13 @@ class Declaration(_Application, frozen=True, kw_only=True):
     limit_concurrency: Annotated[
         Count, option("Requests at once (then 503); 0: no limit.", Group.LIMITS, metavar="N")
     ] = 0
+    shed_latency: Annotated[
+        Seconds, option("Delay of the loop (then 503); 0: off.", Group.LIMITS, metavar="S")
+    ] = 0.0
+    limit_exempt: Annotated[
+        tuple[str, ...],
+        option("A path without such a 503; repeatable.", Group.LIMITS, metavar="PATH"),
+    ] = ()
     limit_max_requests: Annotated[
         Count, option("Requests a worker serves; 0: no limit.", Group.LIMITS, metavar="N")
     ] = 0

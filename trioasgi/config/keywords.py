@@ -83,6 +83,8 @@ class Options(TypedDict, total=False):
     limit_target: int | None
     limit_body: int | None
     limit_concurrency: int | None
+    shed_latency: float | None
+    limit_exempt: Texts | None
     limit_max_requests: int | None
     limit_max_requests_jitter: int | None
     limit_body_rate: int | None

@@ -51,6 +51,11 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         config.keyfile_password is not None and config.certfile is None,
         "keyfile_password has no effect without certfile: this is plain HTTP",
     )
+    yield (
+        bool(config.limit_exempt) and not (config.limit_concurrency or config.shed_latency),
+        f"limit_exempt = {list(config.limit_exempt)!r} has no effect without limit_concurrency or "
+        "shed_latency: no request is turned away",
+    )
     for name in ("host", "port"):
         value = getattr(config, name)
         yield (

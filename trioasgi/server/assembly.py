@@ -36,9 +36,11 @@ from trioasgi.websocket.settings import WebSocketSettings
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from trioasgi.asgi.door import Door
     from trioasgi.config import Config
     from trioasgi.http.exchange import Handler
     from trioasgi.net.channel import Channel
+    from trioasgi.net.latency import LoopLatency
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.server.given import Admission
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
@@ -262,6 +264,24 @@ def _proxy_protocol(config: Config) -> ProxyProtocol | None:
     import trioasgi.net.pushback  # noqa: F401
 
     return ProxyProtocol(Trusted(config.proxy_protocol_trusted), required=config.proxy_protocol == "required")
+
+
+def loop_latency(config: Config) -> LoopLatency | None:
+    """What measures the latency of the loop; None if nothing depends on it."""
+    if not config.shed_latency:
+        return None
+    from trioasgi.net.latency import LoopLatency  # few servers need it
+
+    return LoopLatency(config.shed_latency)
+
+
+def door(config: Config, latency: LoopLatency | None) -> Door | None:
+    """What turns requests away; None if no limit is on."""
+    if latency is None and not config.limit_concurrency:
+        return None
+    from trioasgi.asgi.door import Door
+
+    return Door(concurrency=config.limit_concurrency, latency=latency, exempt=config.limit_exempt)
 
 
 def max_requests(config: Config) -> int:

@@ -18,7 +18,9 @@ from trioasgi.server.application import as_asgi
 from trioasgi.server.assembly import (
     access_log,
     connection_settings,
+    door,
     forwarding,
+    loop_latency,
     max_requests,
     server_tls,
     websocket_settings,
@@ -28,7 +30,7 @@ from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.progress import ServerPhase
 from trioasgi.server.settings import LiveTLS
 from trioasgi.server.thread_limit import allowing_threads
-from trioasgi.tasks import start
+from trioasgi.tasks import start, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sized
@@ -75,6 +77,8 @@ class Hosting:
         """An error that is only logged, because the server was cancelled meanwhile."""
         self._on_stuck = on_stuck
         self._websocket = websocket_settings(config)
+        self.latency = loop_latency(config)
+        """How late the loop is; None if nothing depends on it."""
         tls = server_tls(config)
         self._tls = None if tls is None else LiveTLS(tls)
         progress.renew_certificate = self._renew_certificate
@@ -125,6 +129,8 @@ class Hosting:
                     try:
                         if self._websocket is not None:
                             await start(nursery, self._websocket.keepalive.keep_ticking)
+                        if self.latency is not None:
+                            start_soon(nursery, self.latency.watch)
                         try:
                             await serve(nursery)
                         finally:
@@ -185,7 +191,7 @@ class Hosting:
             root_path=config.root_path,
             forwarding=forwarding(config),
             access_log=self.access_log,
-            concurrency=config.limit_concurrency,
+            door=door(config, self.latency),
             max_requests=max_requests(config),
             on_max_requests=self._on_max_requests,
             websocket=self._websocket,
