@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.client import get
 from tests.support.processes import start
 from tests.support.sockets import run
 from trioasgi.net import accept
 from trioasgi.net.accept import accept_connections
+from trioasgi.net.latency import Load, LoopLatency
+from trioasgi.server.acceptor import _Intake
+from trioasgi.server.room import Room
 
 SOON = 5.0
 
@@ -142,6 +146,48 @@ def test_a_listener_that_is_broken_is_an_error(number: int) -> None:
     run(main)
 
 
+class Intake:
+    """Lets so many in at each wake-up."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = list(numbers)
+
+    async def wait(self) -> int:
+        if not self.numbers:
+            await trio.sleep_forever()
+        return self.numbers.pop(0)
+
+
+def test_no_more_are_accepted_than_may_be() -> None:
+    async def main() -> None:
+        taken = Taken()
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            for _ in range(accept.BATCH + 10):
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+            for numbers, expected in (((2,), 2), ((3, 1), 6), ((accept.LATE_BATCH,), accept.BATCH + 10)):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(accept_connections, listener, taken.take, Intake(*numbers))
+                    await trio.testing.wait_all_tasks_blocked(0.01)
+                    nursery.cancel_scope.cancel()
+                assert len(taken.sockets) == expected
+
+    run(main)
+
+
+def test_more_are_accepted_at_once_while_a_late_loop_turns_requests_away() -> None:
+    async def main() -> None:
+        latency = LoopLatency(0.01)
+        intake = _Intake(None, latency)
+        assert await intake.wait() == accept.BATCH
+        latency.load = Load.LATE
+        assert await intake.wait() == accept.LATE_BATCH
+        full = Room(3, [])  # type: ignore[arg-type]
+        assert await _Intake(full, latency).wait() == 3
+
+    run(main)
+
+
 SCARCE = """
 import resource
 import sys
@@ -154,14 +200,15 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"served"})
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
-trioasgi.run(app, bind=("127.0.0.1:0",), timeout_headers=60)
+trioasgi.run(app, bind=("127.0.0.1:0",), timeout_headers=60, limit_connections=int(sys.argv[1]))
 """
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of open files to lower")
-def test_running_out_of_open_files_is_survived(tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [0, 50])
+def test_running_out_of_open_files_is_survived(most: int, tmp_path: Path) -> None:
     (tmp_path / "scarce.py").write_text(SCARCE)
-    with start([sys.executable, "scarce.py"], cwd=tmp_path) as server:
+    with start([sys.executable, "scarce.py", str(most)], cwd=tmp_path) as server:
         url = server.url()
         address = ("127.0.0.1", server.port())
         with ExitStack() as stack:

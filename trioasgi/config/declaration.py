@@ -381,6 +381,9 @@ class Declaration(_Application, frozen=True, kw_only=True):
         tuple[str, ...],
         option("A path without such a 503; repeatable.", Group.LIMITS, metavar="PATH"),
     ] = ()
+    limit_connections: Annotated[
+        Count, option("Connections at once; 0: no limit.", Group.LIMITS, metavar="N")
+    ] = 0
     limit_max_requests: Annotated[
         Count, option("Requests a worker serves; 0: no limit.", Group.LIMITS, metavar="N")
     ] = 0

@@ -85,6 +85,7 @@ class Options(TypedDict, total=False):
     limit_concurrency: int | None
     shed_latency: float | None
     limit_exempt: Texts | None
+    limit_connections: int | None
     limit_max_requests: int | None
     limit_max_requests_jitter: int | None
     limit_body_rate: int | None

@@ -26,6 +26,19 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
     ]
 
 
+def remarks_on_given(config: Declaration, *, accepts: bool = True) -> list[str]:
+    """The warnings about these values in a server whose sockets or streams the program gives it. `accepts`:
+    does the server accept the connections?
+    """
+    said = []
+    if config.limit_connections and not accepts:
+        said.append(
+            f"limit_connections = {config.limit_connections!r} has no effect: the program accepts the "
+            "connections itself"
+        )
+    return said
+
+
 def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
     """Pairs: does the warning apply, and its text."""
     yield (

@@ -292,6 +292,17 @@ class HTTP1Connection(ConnectionState):
         """Is a request being answered?"""
         return self.phase is _BUSY
 
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it has waited for the first byte of a request, by Trio's clock. None if it does not, or
+        was told to drain.
+        """
+        if self.draining or self._deadline == math.inf:
+            return None
+        if self.phase is _NEW:
+            return self._deadline - self.settings.timeout_headers
+        return self._deadline - self.settings.timeout_keep_alive if self.phase is _IDLE else None
+
     def response_over(self) -> None:
         scope, exchange = self.scope, self._exchange
         if scope.deadline != math.inf:

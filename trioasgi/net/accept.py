@@ -16,6 +16,11 @@ from trioasgi.errors import TrioasgiError
 
 logger = logging.getLogger("trioasgi")
 
+LATE_BATCH: Final = 256
+"""As `BATCH`, while a late loop turns requests away. Its rounds are long, and clients would wait for them in
+the queue of the socket: with `--shed-latency 0.1` for five seconds (`python -m benchmarks.overload`).
+"""
+
 BATCH: Final = 16
 """Connections accepted at one wake-up. Their tasks all begin in the next round of the scheduler, so more
 would delay the others.
@@ -36,6 +41,13 @@ _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 Take = Callable[[socket.SocketType, object], None]
 """Takes an accepted, non-blocking socket and the client's address."""
+
+
+class Intake(Protocol):
+    """Decides how many connections are accepted."""
+
+    async def wait(self) -> int:
+        """Wait until connections may be accepted. Return how many at this wake-up, at least 1."""
 
 
 class _Accepting(Protocol):
@@ -69,16 +81,18 @@ def broken_listener(url: str, reason: str | None) -> TrioasgiError:
     )
 
 
-async def accept_connections(listener: socket.socket, take: Take) -> None:
-    """Call `take` for each connection that arrives, until cancelled.
+async def accept_connections(listener: socket.socket, take: Take, intake: Intake | None = None) -> None:
+    """Call `take` for each connection that arrives, until cancelled. At one wake-up as many are accepted as
+    `intake` says (None: `BATCH`).
 
     Raises OSError only if the listening socket itself is broken.
     """
     shortage = Shortage()
     while True:
         await trio.lowlevel.wait_readable(listener)
+        most = BATCH if intake is None else await intake.wait()
         try:
-            accept_waiting(listener, take)
+            accept_waiting(listener, take, most)
         except OSError as exc:
             await shortage.wait(exc)
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.net.accept import accept_connections, accept_waiting, broken_listener
+from trioasgi.net.accept import (
+    BATCH,
+    LATE_BATCH,
+    accept_connections,
+    accept_waiting,
+    broken_listener,
+)
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
@@ -20,9 +26,12 @@ from trioasgi.server.progress import Listening
 from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
+    from trioasgi.net.accept import Intake
     from trioasgi.net.hub import Hub
+    from trioasgi.net.latency import LoopLatency
     from trioasgi.net.peers import Peer
     from trioasgi.server.connections import Connections
+    from trioasgi.server.room import Room
 
 logger = logging.getLogger("trioasgi")
 
@@ -37,6 +46,19 @@ class _Listener(msgspec.Struct, frozen=True):
     """The server's address; None if it differs from connection to connection."""
 
 
+class _Intake:
+    """As many as there is room for, and more of them while a late loop turns requests away."""
+
+    def __init__(self, room: Room | None, latency: LoopLatency | None) -> None:
+        self._room = room
+        self._latency = latency
+
+    async def wait(self) -> int:
+        left = LATE_BATCH if self._room is None else await self._room.wait()
+        is_late = self._latency is not None and self._latency.is_late
+        return min(left, LATE_BATCH if is_late else BATCH)
+
+
 class Acceptor:
     """Accepts from `sockets`, whose URLs are `urls`, and gives each connection to the `Connections`.
 
@@ -46,6 +68,9 @@ class Acceptor:
 
     hub: Hub | None = None
     """The hub of the connections' sockets; None where Trio waits for them."""
+
+    latency: LoopLatency | None = None
+    """How late the loop is; None if nothing depends on it."""
 
     def __init__(
         self, sockets: Sequence[socket.socket], urls: Sequence[str], *, backlog: int, owns_sockets: bool
@@ -67,9 +92,13 @@ class Acceptor:
     async def _accept(self, listener: _Listener, connections: Connections) -> None:
         """Accept from one socket. Raises TrioasgiError if the socket cannot be accepted from any more."""
         try:
-            await accept_connections(listener.sock, partial(self._take, listener, connections))
+            take = partial(self._take, listener, connections)
+            await accept_connections(listener.sock, take, self._intake(connections.room))
         except OSError as exc:
             raise broken_listener(listener.url, exc.strerror) from exc
+
+    def _intake(self, room: Room | None) -> Intake | None:
+        return None if room is None and self.latency is None else _Intake(room, self.latency)
 
     def stop(self, connections: Connections, listening: Listening) -> None:
         """Refuse new clients, so that a load balancer sends them elsewhere at once."""
@@ -85,7 +114,7 @@ class Acceptor:
 
     def _take_waiting(self, listener: _Listener, connections: Connections) -> None:
         """Accept the connections in the queue of a socket that is about to be closed: a close would reset
-        them.
+        them. There is room for these: no more will come.
         """
         try:
             accept_waiting(listener.sock, partial(self._take, listener, connections), self._backlog)

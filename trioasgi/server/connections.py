@@ -16,10 +16,11 @@ from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
 from trioasgi.server.protocols import Connection, ServerServices
+from trioasgi.server.room import Room
 from trioasgi.tasks import start_named, start_soon
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from contextvars import Context
 
     from trioasgi.net.channel import Channel
@@ -34,7 +35,8 @@ class Connections:
 
     `nursery` runs each connection in a task. If an application goes on after its response is complete,
     another task takes its connection over. `context` has the context variables with which each call begins.
-    No other code may enter it. `on_empty` is called when the last connection has ended.
+    No other code may enter it. At most `most` connections should be open at once (0: no limit); whoever
+    accepts them asks `room`. `on_end` is called when a connection has ended.
     """
 
     def __init__(
@@ -42,7 +44,8 @@ class Connections:
         settings: ConnectionSettings,
         nursery: trio.Nursery,
         context: Context,
-        on_empty: Callable[[], None] | None = None,
+        most: int = 0,
+        on_end: Callable[[], None] | None = None,
     ) -> None:
         self.admission = settings.admission
         """Who may connect. Asked before `begin`."""
@@ -54,7 +57,9 @@ class Connections:
         self._live: dict[Connection, ConnectionName | None] = {}
         self._preparing = 0
         self._draining = False
-        self._on_empty = on_empty
+        self.room = Room(most, self) if most else None
+        """Is there room for another connection? None: always."""
+        self._on_end = on_end if self.room is None else self.room.note_end
 
     def __len__(self) -> int:
         return len(self._live) + self._preparing
@@ -67,6 +72,10 @@ class Connections:
         if any(connection.is_busy for connection in self._live):
             return True
         return len(self._nursery.child_tasks) > len(self)
+
+    def open_connections(self) -> Iterable[Connection]:
+        """Those that are past the steps before their protocol."""
+        return self._live
 
     def drain(self) -> None:
         """Close each connection after its request. Idle ones have a moment for a request that is
@@ -84,6 +93,7 @@ class Connections:
     def end(self) -> None:
         """Note that none will begin any more. Otherwise only the garbage collector would free this."""
         del self._services  # its functions refer to this
+        self.room = self._on_end = None  # so do these
 
     def begin(
         self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None, scheme: str | None = None
@@ -98,6 +108,7 @@ class Connections:
         else:
             name = f"handshake with {info.peer}"
             self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
+            self._preparing += 1
 
     def begin_plain(self, stream: trio.abc.Stream) -> None:
         """As `begin`, for a stream that has no client's address, and neither TLS nor a PROXY header."""
@@ -109,7 +120,6 @@ class Connections:
         return not self._preparer.has_no_steps
 
     async def _prepare_and_serve(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
-        self._preparing += 1
         try:
             connection = await self._prepare(stream, info)
         finally:
@@ -123,8 +133,8 @@ class Connections:
             await self._serve_connection(connection)
 
     def _note_end(self) -> None:
-        if self._on_empty is not None and not len(self):
-            self._on_empty()
+        if self._on_end is not None:
+            self._on_end()
 
     async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
         """Do what comes before the protocol. If that fails, close the stream and return None."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Coroutine, Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -16,7 +17,7 @@ from trioasgi.net.listeners import socket_url
 from trioasgi.server.block import for_block
 from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.handle import note_failure
-from trioasgi.server.hosted_application import close_stream, host, take
+from trioasgi.server.hosted_application import close_stream, host, streams_of, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
 from trioasgi.tasks import StartsSoon, report_started, start_soon
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Prepared
     from trioasgi.server.handle import ListensOn, Server
     from trioasgi.server.hosted_application import HostedApplication
+    from trioasgi.server.room import Room
+
+
+logger = logging.getLogger("trioasgi")
 
 
 class Listeners:
@@ -104,7 +109,8 @@ class Listeners:
     ) -> None:
         """Serve what the listeners accept. The connections run in `handlers`, if it is not None."""
         sources = [_Source(listener, prepared.config) for listener in self._listeners]
-        serve = partial(host, prepared, [each.on_socket for each in sources if each.on_socket is not None])
+        on_sockets = [each.on_socket for each in sources if each.on_socket is not None]
+        serve = partial(host, prepared, on_sockets, accepts=True)
         async with for_block(serve, outlives_cancellation=handlers is not None) as hosted:
             with FlatErrors():
                 # The nursery is in no context manager made of a generator: since Python 3.12 its frame would
@@ -124,12 +130,15 @@ class Listeners:
     ) -> None:
         """Accept from all until the server drains. Then the listeners are closed."""
         try:
-            async with trio.open_nursery() as accepting:
+            with streams_of(hosted).accepting():
+                async with trio.open_nursery() as accepting:
+                    for source in sources:
+                        start_soon(accepting, source.accept, hosted, handlers)
+                    report_started(task_status, hosted)
+                    await hosted.wait_draining()
+                    accepting.cancel_scope.cancel()
                 for source in sources:
-                    start_soon(accepting, source.accept, hosted, handlers)
-                report_started(task_status, hosted)
-                await hosted.wait_draining()
-                accepting.cancel_scope.cancel()
+                    await source.accept_waiting(hosted, handlers)
         finally:
             await self.close()
 
@@ -160,6 +169,9 @@ def _iterable(listeners: object) -> Iterable[Any]:
     return listeners
 
 
+_AT_ONCE: Final = 0.001
+
+
 class _Source:
     """One listener, while connections are accepted from it.
 
@@ -169,8 +181,9 @@ class _Source:
     def __init__(self, listener: trio.abc.Listener[Any], config: Config) -> None:
         self._listener = listener
         self.on_socket: ListensOn | None = None
+        self._backlog = config.backlog
         self._url: str | None = None
-        sock = _socket_of(listener)
+        self._sock = sock = _socket_of(listener)
         if sock is not None:
             has_tls = config.certfile is not None or isinstance(listener, trio.SSLListener)
             self.on_socket = sock, has_tls
@@ -187,29 +200,65 @@ class _Source:
             raise
 
     async def _accept_all(self, hosted: HostedApplication, nursery: StartsSoon) -> None:
-        shortage = Shortage()
+        shortage, room = Shortage(), streams_of(hosted).room
         while True:
             try:
-                stream = await self._accept_one()
+                stream = await self._accept_one(room)
             except OSError as exc:
                 await shortage.wait(exc)
                 continue
-            try:
-                given = take(hosted, stream)
-            except trio.ClosedResourceError:  # it has drained in this moment
-                await close_stream(stream)
+            if room is not None:
+                try:
+                    await room.wait()  # another listener may have been faster
+                except trio.Cancelled:
+                    await self._begin(stream, hosted, nursery)  # it has come before the server drains
+                    raise
+            if not await self._begin(stream, hosted, nursery):
                 return
-            try:
-                start_soon(nursery, given.serve)
-            except BaseException:
-                await close_stream(stream)
-                raise
 
-    async def _accept_one(self) -> trio.abc.Stream:
-        """As the listener's `accept`. If it is on a socket, OSError is a lack of room and nothing else."""
+    async def accept_waiting(self, hosted: HostedApplication, nursery: StartsSoon) -> None:
+        """Accept the connections that wait in the queue, which is about to be closed: that would reset them.
+
+        Others may come meanwhile, so there are no more than the queue can hold.
+        """
+        for _ in range(self._backlog):
+            stream: trio.abc.Stream | None = None
+            try:
+                # What waits is accepted before Trio looks at the clock again. (0 would cancel at once.)
+                with trio.move_on_after(_AT_ONCE):
+                    stream = await self._listener.accept()
+            except Exception as exc:  # noqa: BLE001 - a listener of the program's own may raise anything
+                text = "clients that waited for the server when it stopped are not served: %r"
+                logger.log(logging.WARNING, text, exc)
+            if stream is None or not await self._begin(stream, hosted, nursery):
+                return
+
+    async def _begin(self, stream: trio.abc.Stream, hosted: HostedApplication, nursery: StartsSoon) -> bool:
+        """Serve the connection in a task of its own. False if the server has drained in this moment."""
+        try:
+            given = take(hosted, stream)
+        except trio.ClosedResourceError:
+            await close_stream(stream)
+            return False
+        try:
+            start_soon(nursery, given.serve)
+        except BaseException:
+            await close_stream(stream)
+            raise
+        return True
+
+    async def _accept_one(self, room: Room | None) -> trio.abc.Stream:
+        """As the listener's `accept`, when there is `room`. If it is on a socket, OSError is a lack of files
+        and nothing else.
+        """
         if self._url is None:
+            if room is not None:
+                await room.wait(makes_room=False)  # only `accept` tells whether a client waits
             return cast("trio.abc.Stream", await self._listener.accept())
         try:
+            if room is not None and self._sock is not None and self._sock.fileno() != -1:
+                await trio.lowlevel.wait_readable(self._sock)
+                await room.wait()
             return cast("trio.abc.Stream", await self._listener.accept())
         except OSError as exc:
             if exc.errno in NO_ROOM:

@@ -5,13 +5,16 @@ it, each in the task that does so.
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trioasgi.config.remarks import remarks_on_given
 from trioasgi.net.peers import stream_peers
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.observe.startup import log_remarks
@@ -22,16 +25,18 @@ from trioasgi.server.flat_errors import FlatErrors
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress, ServerPhase
+from trioasgi.server.room import Room
 from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from contextvars import Context
 
     from trioasgi.config import Config
     from trioasgi.net.peers import Peer
     from trioasgi.server.given import Given, Prepared
     from trioasgi.server.handle import ListensOn
+    from trioasgi.server.room import Waiting
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
 
@@ -122,11 +127,19 @@ def take(hosted: HostedApplication, stream: trio.abc.Stream) -> GivenStream:
     return hosted._streams.take(stream)
 
 
+def streams_of(hosted: HostedApplication) -> GivenStreams:
+    """Its streams, for what accepts more of them."""
+    return hosted._streams
+
+
 class GivenStreams:
     """The streams that a program has given to its application."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, most: int) -> None:
         self.progress = progress
+        self.room = Room(most, self) if most else None
+        """Is there room for another stream? None: always. Whoever accepts streams asks it."""
+        self._is_accepting = False
         self.is_draining = False
         self._shared: _Shared | None = None
         self._streams: set[GivenStream] = set()
@@ -158,6 +171,10 @@ class GivenStreams:
     def __len__(self) -> int:
         return len(self._streams)
 
+    def open_connections(self) -> Iterable[Waiting]:
+        """The connections that are past the steps before their protocol."""
+        return chain.from_iterable(stream.open_connections() for stream in self._streams)
+
     @property
     def are_busy(self) -> bool:
         """Is a call of the application under way?"""
@@ -166,8 +183,9 @@ class GivenStreams:
     def discard(self, stream: GivenStream) -> None:
         """Note that `stream` has ended."""
         self._streams.discard(stream)
-        if not self._streams and self._empty is not None:
-            self._empty.set()
+        if self.room is not None:
+            self.room.note_end()
+        self._note_empty()
 
     def drain(self) -> None:
         """Let each connection finish its request, and then close it."""
@@ -186,6 +204,26 @@ class GivenStreams:
         for stream in self._streams:
             stream.abort()
 
+    @contextmanager
+    def accepting(self) -> Iterator[None]:
+        """Around what takes streams, also when the application drains: it takes what has come before."""
+        self._is_accepting = True
+        try:
+            yield
+        finally:
+            self._is_accepting = False
+            self._note_empty()
+
+    def _note_empty(self) -> None:
+        if not self._streams and self._empty is not None:
+            self._empty.set()
+
+    async def wait_drained(self) -> None:
+        """Wait until there is no stream, and none will come."""
+        while self._streams or self._is_accepting:
+            self._empty = trio.Event()
+            await self._empty.wait()
+
     async def wait_ended(self) -> None:
         """Wait until there is no stream."""
         while self._streams:
@@ -203,6 +241,7 @@ class GivenStreams:
                 await self.wait_ended()
             report_shielded(self)
             await self.wait_ended()
+        self.room = None  # it refers to this
 
 
 class _Shared(msgspec.Struct, frozen=True):
@@ -256,7 +295,7 @@ class GivenStream:
     async def _serve_in(self, nursery: trio.Nursery) -> None:
         shared = self._shared
         self._streams.progress.nurseries.add(nursery)
-        connections = Connections(shared.settings, nursery, shared.context, self._closed.set)
+        connections = Connections(shared.settings, nursery, shared.context, on_end=self._note_end)
         self._connections = connections
         if self._streams.is_draining:
             connections.drain()
@@ -268,6 +307,14 @@ class GivenStream:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LAST_MOMENTS):
                 await self._closed.wait()
             connections.abort()
+
+    def _note_end(self) -> None:
+        if not self._connections:
+            self._closed.set()
+
+    def open_connections(self) -> Iterable[Waiting]:
+        """Its connection, once it is past the steps before its protocol."""
+        return () if self._connections is None else self._connections.open_connections()
 
     @enable_ki_protection  # the application waits for this
     def discard(self) -> None:
@@ -306,7 +353,7 @@ class HostedTree:
         self, app: ASGIApp, config: Config, given: Given, listens_on: Sequence[ListensOn] = ()
     ) -> None:
         self._progress = Progress(Listening.FOR_CALLER, config.timeout_graceful_shutdown)
-        self._streams = GivenStreams(self._progress)
+        self._streams = GivenStreams(self._progress, config.limit_connections)
         self._server = HostedApplication._create(listens_on, self._progress, self._streams)
         self._hosting = Hosting(app, config, given, self._server, self._progress)
 
@@ -330,7 +377,7 @@ class HostedTree:
             hosting.drain.begin()
             async with trio.open_nursery() as clock:
                 start_soon(clock, hosting.drain.cut_at_deadline, streams, streams.cancel)
-                await streams.wait_ended()
+                await streams.wait_drained()
                 clock.cancel_scope.cancel()
         finally:
             await streams.end()
@@ -340,9 +387,12 @@ async def host(
     prepared: Prepared,
     listens_on: Sequence[ListensOn] = (),
     *,
+    accepts: bool = False,
     task_status: trio.TaskStatus[HostedApplication],
 ) -> None:
-    """Host an application until drained or cancelled. Others accept from the sockets that it `listens_on`."""
+    """Host an application until drained or cancelled. Others accept from the sockets that it `listens_on`.
+    `accepts`: do they belong to this package, and ask whether there is room?
+    """
     with resolve_certificate(prepared.config) as config:
-        log_remarks(config.remarks())
+        log_remarks((*config.remarks(), *remarks_on_given(config, accepts=accepts)))
         await HostedTree(prepared.app, config, prepared.given, listens_on).serve(task_status)

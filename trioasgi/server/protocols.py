@@ -33,6 +33,12 @@ class Connection(Protocol):
         """Is a request being answered?"""
 
     @property
+    def waiting_since(self) -> float | None:
+        """Since when it has waited for the first byte of a request, by Trio's clock. None if it does not, or
+        was told to drain.
+        """
+
+    @property
     def exchange_under_way(self) -> Exchange | None:
         """The exchange for which the application is called now; None if there is no call."""
 

@@ -65,6 +65,7 @@ class NurseryTree:
         self._acceptor = Acceptor(
             sockets, self.server.urls, backlog=config.backlog, owns_sockets=owns_sockets
         )
+        self._acceptor.latency = self._hosting.latency
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
@@ -127,7 +128,8 @@ class NurseryTree:
         """The connections that are served in `busy`."""
         application = self._hosting.application()
         settings = self._hosting.connection_settings(application)
-        connections = Connections(settings, busy, self._hosting.context())
+        most = self._config.limit_connections
+        connections = Connections(settings, busy, self._hosting.context(), most)
         self._progress.counts = Counting(application, connections)
         return connections
 
