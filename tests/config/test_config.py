@@ -116,6 +116,7 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
         ({"root_path": "/a\udce9"}, r"bad value for root_path: '/a\udce9'"),
         ({"limit_exempt": ["/a", "b"]}, "bad value for limit_exempt: 'b' (from keyword limit_exempt)"),
         ({"limit_exempt": "/a?b"}, "expected a whole path, such as /health, without a query"),
+        ({"defer_accept": 1.5}, "expected an integer from 0 to 31536000"),
         ({"shed_latency": -1}, "expected a number of seconds from 0"),
         ({"header": "A: 1\r\nB: 2"}, "expected 'Name: value'"),
         ({"header": "A: 1\n"}, "expected 'Name: value'"),

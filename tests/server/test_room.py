@@ -20,7 +20,7 @@ from tests.support.http import on_trio, request
 from tests.support.listeners import InMemory
 from tests.support.sockets import FREE, Client, Log, connected, logged, open_stream, run, secured, served
 from tests.support.transports import certificates
-from trioasgi import Server, ServerPhase, serve, serve_listeners
+from trioasgi import Server, ServerPhase, application, serve, serve_listeners
 from trioasgi.server import room
 from trioasgi.server.hosted_application import GivenStreams
 from trioasgi.server.progress import Listening, Progress
@@ -550,3 +550,21 @@ async def test_what_was_accepted_before_the_drain_is_served() -> None:
         app.release.set()
         for client in clients:
             assert (await client.response()).body == b"waited"
+
+
+@pytest.mark.parametrize("kind", ["application", "sockets"])
+def test_where_it_has_no_effect_that_is_said(kind: str) -> None:
+    async def main() -> None:
+        with logged() as log:
+            if kind == "application":
+                async with application(Lived(), limit_connections=1, defer_accept=5):
+                    pass
+                assert log.count("limit_connections = 1 has no effect") == 1
+            else:
+                listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+                async with on_listeners(listeners, Lived(), limit_connections=1, defer_accept=5):
+                    pass
+                assert log.count("limit_connections") == 0
+            assert log.count("defer_accept = 5 has no effect") == 1
+
+    run(main)

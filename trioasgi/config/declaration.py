@@ -39,6 +39,7 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
+WholeSeconds = Annotated[int, msgspec.Meta(ge=0, le=_YEAR)]
 SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
 
 
@@ -101,6 +102,10 @@ class Declaration(_Application, frozen=True, kw_only=True):
     backlog: Annotated[
         Positive, option("Connections waiting to be accepted.", Group.LISTENING, metavar="N")
     ] = 2048
+    defer_accept: Annotated[
+        WholeSeconds,
+        option("Wait so long for a client's data; 0: off.", Group.LISTENING, metavar="S"),
+    ] = 0
 
     certfile: Annotated[
         NonEmpty | None,

@@ -30,6 +30,7 @@ class Options(TypedDict, total=False):
     uds: Text | None
     fd: int | None
     backlog: int | None
+    defer_accept: int | None
     certfile: Text | None
     keyfile: Text | None
     keyfile_password: Text | None

@@ -1,5 +1,6 @@
 """The warnings about options that were given but have no effect."""
 
+import sys
 from collections.abc import Iterator
 
 from .declaration import SUPERVISED, Declaration
@@ -31,6 +32,11 @@ def remarks_on_given(config: Declaration, *, accepts: bool = True) -> list[str]:
     does the server accept the connections?
     """
     said = []
+    if config.defer_accept:
+        said.append(
+            f"defer_accept = {config.defer_accept!r} has no effect: the program has opened the sockets "
+            "itself; set TCP_DEFER_ACCEPT on them there"
+        )
     if config.limit_connections and not accepts:
         said.append(
             f"limit_connections = {config.limit_connections!r} has no effect: the program accepts the "
@@ -69,6 +75,14 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         f"limit_exempt = {list(config.limit_exempt)!r} has no effect without limit_concurrency or "
         "shed_latency: no request is turned away",
     )
+    yield (
+        config.defer_accept > 0 and sys.platform != "linux",
+        f"defer_accept = {config.defer_accept!r} has no effect on {sys.platform}: only Linux can do that",
+    )
+    yield (
+        config.defer_accept > 0 and _listens_on_unix_alone(config),
+        f"defer_accept = {config.defer_accept!r} has no effect on Unix sockets",
+    )
     for name in ("host", "port"):
         value = getattr(config, name)
         yield (
@@ -76,3 +90,8 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
             f"{name} = {value!r} has no effect: {'fd' if config.uds is None else 'uds'} says where to listen",
         )
     yield config.http2, "http2 has no effect yet: this server speaks HTTP/1.1 and WebSocket"
+
+
+def _listens_on_unix_alone(config: Declaration) -> bool:
+    binds = config.bind or ((f"unix:{config.uds}",) if config.uds is not None else ())
+    return bool(binds) and all(bind.startswith("unix:") for bind in binds)

@@ -288,6 +288,17 @@ def _replace_by_null(fd: int) -> None:
     os.close(null)
 
 
+def defer_accept(sockets: Iterable[socket.socket], seconds: int) -> None:
+    """Have the kernel hold back a connection until its client has sent something, for about so many seconds
+    (0: not at all). For TCP on Linux (tcp(7), TCP_DEFER_ACCEPT); elsewhere nothing is done.
+    """
+    if sys.platform != "linux" or not seconds:
+        return
+    for sock in sockets:
+        if sock.family in {socket.AF_INET, socket.AF_INET6}:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
+
+
 def is_listening(sock: socket.socket) -> bool:
     """Is `sock` a stream socket that listens?"""
     if sock.type != socket.SOCK_STREAM:

@@ -21,7 +21,14 @@ import trio
 
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus
-from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners, socket_url, unix_paths
+from trioasgi.net.listeners import (
+    close_inherited,
+    close_listeners,
+    defer_accept,
+    open_listeners,
+    socket_url,
+    unix_paths,
+)
 from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.hang_up import Terminal, watched_terminal
@@ -303,6 +310,7 @@ async def _no_signals() -> AsyncIterator[int]:
 def _listeners(config: Config) -> Iterator[list[socket.socket]]:
     sockets = open_listeners(config.binds, config.backlog)
     try:
+        defer_accept(sockets, config.defer_accept)
         yield sockets
     finally:
         close_listeners(sockets)

@@ -8,9 +8,14 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
-from trioasgi.config.remarks import remarks_on_embedding
+from trioasgi.config.remarks import remarks_on_embedding, remarks_on_given
 from trioasgi.errors import ConfigError, LoadError
-from trioasgi.net.listeners import close_inherited, close_listeners, open_listeners_in_loop
+from trioasgi.net.listeners import (
+    close_inherited,
+    close_listeners,
+    defer_accept,
+    open_listeners_in_loop,
+)
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
@@ -101,7 +106,7 @@ async def serve_on(
 
     refuse_addresses(config.to_dict(), config.origins, "sockets")
     with resolve_certificate(config) as config:
-        log_remarks(config.remarks())
+        log_remarks((*config.remarks(), *remarks_on_given(config)))
         borrowed = borrow_listeners(sockets)
         try:
             await NurseryTree(app, config, borrowed, listening, given).serve(task_status)
@@ -128,6 +133,7 @@ async def serve_alone(
         log_remarks(config.remarks())
         own = await open_listeners_in_loop(config.binds, config.backlog)
         try:
+            defer_accept(own, config.defer_accept)
             if owns_process:
                 close_inherited(config.binds)
             tree = NurseryTree(app, config, own, Listening.ALONE, given, on_stuck, stop_hint)
