@@ -19,9 +19,12 @@ MOST_CONNECTIONS = 1500
 
 @dataclass
 class Result:
-    """What came of the requests that were due in the measured time."""
+    """What came of the requests that were due in the measured time, which has so many `seconds`."""
 
+    begin: float
     seconds: float
+    served: int = 0
+    """How many were answered 200 within that time, whenever they were due."""
     latencies: list[float] = field(default_factory=list)
     """Of those that were answered 200, in seconds."""
     refused: list[float] = field(default_factory=list)
@@ -33,12 +36,12 @@ class Result:
     @property
     def work(self) -> float:
         """Requests served in a second of processor time."""
-        return len(self.latencies) / max(self.used, 0.01)
+        return self.served / max(self.used, 0.01)
 
     @property
     def rate(self) -> float:
         """Requests served in a second."""
-        return len(self.latencies) / self.seconds
+        return self.served / self.seconds
 
     def quantile(self, share: float) -> float:
         """The latency, in milliseconds, that so many requests are within."""
@@ -69,7 +72,7 @@ class Clients:
 
     def run(self, due: Iterator[float], begin: float, end: float, *, patience: float = 5.0) -> Result:
         """Send a request at each of the times `due`. Those between `begin` and `end` count."""
-        result = Result(end - begin)
+        result = Result(begin, end - begin)
         following = next(due)
         marks = [end, begin]
         while True:
@@ -84,20 +87,20 @@ class Clients:
                 break
             wait = min(following, marks[-1]) - now if marks else 0.05
             for key, _ in self._selector.select(max(0.0, wait)):
-                self._receive(key.fileobj, begin, result)
+                self._receive(key.fileobj, result)
         result.others["unanswered"] += sum(begin <= at for at in self._due.values())
         return result
 
     def one_after_the_other(self, connections: int, seconds: float) -> Result:
         """Keep so many connections busy for so long (a closed loop)."""
         begin = time.perf_counter()
-        result = Result(seconds)
+        result = Result(begin, seconds)
         used = self._processor_time()
         while (now := time.perf_counter()) < begin + seconds:
             while len(self._due) < connections:
                 self._send(time.perf_counter(), result)
             for key, _ in self._selector.select(max(0.0, begin + seconds - now)):
-                self._receive(key.fileobj, begin, result)
+                self._receive(key.fileobj, result)
         result.used = self._processor_time() - used
         return result
 
@@ -120,23 +123,24 @@ class Clients:
         self._selector.register(sock, selectors.EVENT_READ)
         return sock
 
-    def _receive(self, sock: Any, begin: float, result: Result) -> None:
+    def _receive(self, sock: Any, result: Result) -> None:
         due = self._due.pop(sock, None)
         try:
             data = sock.recv(65536)
+            status = data[9:12].decode() or "closed"
         except OSError as error:
-            data = b""
-            if due is not None and due >= begin:
-                result.others[str(error)] += 1
+            data, status = b"", str(error)
         now = time.perf_counter()
-        if due is not None and due >= begin and data:
-            match data[9:12]:
-                case b"200":
+        if status == "200" and result.begin <= now < result.begin + result.seconds:
+            result.served += 1
+        if due is not None and due >= result.begin:
+            match status:
+                case "200":
                     result.latencies.append(now - due)
-                case b"503":
+                case "503":
                     result.refused.append(now - due)
-                case status:
-                    result.others[status.decode()] += 1
+                case _:
+                    result.others[status] += 1
         if self._keeps and data and b"\r\nconnection: close\r\n" not in data:
             self._idle.append(sock)
             return

@@ -122,6 +122,8 @@ class Server:
 
     def processor_time(self) -> float:
         """Seconds that it has used of a processor."""
+        if sys.platform == "win32":
+            raise RuntimeError("there is no /proc")
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -138,7 +140,7 @@ def running(app: str, options: tuple[str, ...]) -> Iterator[Server]:
     """A server of `app` until the end of the block. What it says of its limits is printed then."""
     command = [sys.executable, "-m", "trioasgi", f"benchmarks.overload:{app}", "--port", "0", *options]
     command += ["--lifespan", "off", "--timeout-graceful-shutdown", "1", "--timeout-keep-alive", "60"]
-    with tempfile.TemporaryFile() as output:
+    with tempfile.NamedTemporaryFile() as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, cwd=ROOT, start_new_session=True
         )
@@ -168,8 +170,8 @@ def _port(process: subprocess.Popen[bytes], output: IO[bytes]) -> int:
 
 
 def _read(output: IO[bytes]) -> bytes:
-    # Not by seek() and read(): the server writes where this file is.
-    return os.pread(output.fileno(), 1 << 26, 0)
+    # Not by seek(): the server writes where this file is.
+    return Path(output.name).read_bytes()
 
 
 @contextlib.contextmanager
