@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError, ExitStatus, WorkerError
-from trioasgi.net.listeners import close_listeners, open_listeners_in_loop
+from trioasgi.net.listeners import close_listeners, defer_accept, open_listeners_in_loop
 from trioasgi.observe import log_remarks
 from trioasgi.process.imports import working_directory
 from trioasgi.process.loading import refuse_in_worker, refuse_while_loading
@@ -84,6 +84,7 @@ async def supervise(
     with FlatErrors(), resolve_certificate(settled) as resolved:
         sockets = await open_listeners_in_loop(resolved.binds, resolved.backlog)
         try:
+            defer_accept(sockets, resolved.defer_accept)
             await _Supervision(resolved, sockets, task_status).run()
         finally:
             close_listeners(sockets)
