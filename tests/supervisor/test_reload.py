@@ -223,7 +223,7 @@ def test_a_worker_that_fails_beside_its_predecessor_is_tried_again_when_that_has
     with socket.create_server(("127.0.0.1", 0)) as free:
         extra = PORT_OF_ITS_OWN.format(port=free.getsockname()[1])
     write_app(tmp_path, "one", extra=extra)
-    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+    with start_server("app:app", "--reload", "--reload-grace", "20", cwd=tmp_path) as server:
         url = server.url()
         held = Background(url, "/held")
         server.wait_for("held has begun")

@@ -208,7 +208,7 @@ class Declaration(_Application, frozen=True, kw_only=True):
     reload_gitignore: Annotated[bool, option("Do not watch what git ignores.", Group.PROCESSES)] = True
     reload_delay: Annotated[
         Seconds, option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S")
-    ] = 0.05
+    ] = 0.02
     reload_grace: Annotated[
         Seconds, option("For running requests at a reload.", Group.PROCESSES, metavar="S")
     ] = 1.0

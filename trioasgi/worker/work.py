@@ -87,6 +87,9 @@ def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
     first = next(lines, b"")
     if first + b"\n" == STAND_BY:
         set_title("trioasgi: standby")
+        from trioasgi.worker.standby import prepare  # no other worker needs it
+
+        prepare()
         first = next(lines, b"")
         if not first:
             return ExitStatus.OK  # the supervisor is gone, and this worker was not needed
