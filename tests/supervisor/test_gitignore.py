@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from watchfiles import Change
 
+from trioasgi.supervisor.file_filter import TEMPLATES, FileFilter
 from trioasgi.supervisor.gitignore import GitIgnore
-from trioasgi.supervisor.watcher import TEMPLATES, FileFilter
 
 FILES = [
     *("a.py", "build/a.py", "build/keep.py", "src/build/b.py", "src/a.py", "src/gen_a.py", "x.py", "[x].py"),

@@ -13,7 +13,8 @@ from watchfiles import Change
 from tests.support.processes import start
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
-from trioasgi.supervisor.watcher import Changes, FileFilter, forget_bytecode, watched_directories
+from trioasgi.supervisor.file_filter import FileFilter
+from trioasgi.supervisor.watcher import Changes, forget_bytecode, watched_directories
 
 
 @pytest.mark.parametrize(

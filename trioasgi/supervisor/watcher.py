@@ -1,9 +1,8 @@
-"""Watches files for `--reload`, and decides which of them matter."""
+"""Watches files for `--reload`. Which of them matter: `file_filter.py`."""
 
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import importlib.util
 import logging
 import os
@@ -21,7 +20,7 @@ from trioasgi.config.option import origin_of
 from trioasgi.errors import TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
-from .gitignore import GitIgnore
+from .file_filter import FileFilter, file_filter
 
 if TYPE_CHECKING:
     import watchfiles
@@ -29,24 +28,6 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
 
 logger = logging.getLogger("trioasgi")
-
-DEFAULT_INCLUDES = ("*.py",)
-TEMPLATES = ("*.html", "*.htm", "*.jinja", "*.jinja2", "*.j2", "*.mako", "*.tmpl", "*.tpl")
-"""Included with `reload_templates`."""
-DEFAULT_EXCLUDES = (
-    ".*",  # hidden files, Vim's swap files, Emacs' locks
-    "*.py[cod]",
-    "*~",
-    "~*",
-    "#*#",
-    "*.sw?",
-    "*.tmp",
-    "*___jb_*___",
-    "flycheck_*",
-    "4913",  # Vim writes this file to test whether it can
-)
-IGNORED_DIRECTORIES = frozenset({"__pycache__", "node_modules", "site-packages"})
-"""Ignored anywhere below a watched directory, and so are hidden directories (.venv, .git, …)."""
 
 _MAX_BATCH = 1_600
 """Milliseconds after which changes are reported even if more keep coming."""
@@ -72,88 +53,6 @@ class FilesChanged(msgspec.Struct, frozen=True):
     paths: tuple[str, ...]
 
 
-class FileFilter:
-    """Decides whether a file matters, by uvicorn's rules, without temporary files of editors and tools.
-
-    An include or exclude is a glob for the end of the path, as for `PurePath.match`, or a directory. `*.py`
-    is included unless the same pattern is excluded. An include overrides a default exclude, and git's, if it
-    names the file itself (`.env`, also `*.env`), if it spells out the leading dot (`.env.*`), or if it is the
-    same pattern; and git's if it is a directory.
-
-    `more` are further default includes. `gitignore`: is what git ignores left out?
-    """
-
-    def __init__(
-        self,
-        roots: Sequence[Path],
-        includes: Sequence[str],
-        excludes: Sequence[str],
-        *,
-        more: Sequence[str] = (),
-        gitignore: bool = False,
-    ) -> None:
-        self._included = [Path(os.path.abspath(name)) for name in includes if os.path.isdir(name)]
-        self._roots = [*(Path(os.path.abspath(root)) for root in roots), *self._included]
-        self._excluded = [Path(os.path.abspath(name)) for name in excludes if os.path.isdir(name)]
-        self._includes = [name for name in includes if not os.path.isdir(name)]
-        self._includes += [glob for glob in (*DEFAULT_INCLUDES, *more) if glob not in excludes]
-        self._given = [name for name in includes if not os.path.isdir(name)]
-        self._excludes = [name for name in excludes if not os.path.isdir(name)]
-        self._default_excludes = [glob for glob in DEFAULT_EXCLUDES if glob not in includes]
-        self._git = {root: GitIgnore(root) for root in self._roots} if gitignore else {}
-
-    def __call__(self, change: watchfiles.Change, path: str) -> bool:  # noqa: ARG002 - watchfiles' signature
-        """Should a change of this absolute path reload the application?"""
-        file = Path(path)
-        if self._is_excluded(file) or _in_ignored_directory(self._below_root(file)):
-            return False
-        if any(_names(glob, file) for glob in self._given):
-            return True
-        if any(fnmatch.fnmatch(file.name, glob) for glob in self._default_excludes):
-            return False
-        return self._is_included(file) and not self._is_ignored_by_git(file)
-
-    def _is_included(self, file: Path) -> bool:
-        if any(file.match(glob) for glob in self._includes):
-            return True
-        return any(directory in file.parents for directory in self._included)
-
-    def _is_ignored_by_git(self, file: Path) -> bool:
-        if any(directory in file.parents for directory in self._included):
-            return False
-        return any(root in file.parents and git.ignores(file) for root, git in self._git.items())
-
-    def _is_excluded(self, file: Path) -> bool:
-        if any(file.match(glob) for glob in self._excludes):
-            return True
-        return any(directory == file or directory in file.parents for directory in self._excluded)
-
-    def _below_root(self, file: Path) -> Path:
-        """The path below the watched directory. A project may itself be inside a hidden directory."""
-        below = [file.relative_to(root) for root in self._roots if root in file.parents]
-        return min(below, key=lambda path: len(path.parts), default=file)
-
-
-def _names(include: str, file: Path) -> bool:
-    """Does an include name this file, even if it is hidden? As in a shell, `*` does not match a leading dot,
-    but may match nothing.
-    """
-    if not file.match(include):
-        return False
-    last = Path(include).name
-    return not _is_glob(include) or (
-        file.name.startswith(".") and (last.startswith(".") or last == f"*{file.name}")
-    )
-
-
-def _is_glob(name: str) -> bool:
-    return any(character in name for character in "*?[")
-
-
-def _in_ignored_directory(file: Path) -> bool:
-    return any(part.startswith(".") or part in IGNORED_DIRECTORIES for part in file.parent.parts)
-
-
 def watched_directories(config: Config) -> list[Path]:
     """The directories to watch: `reload_dirs`, or the current directory and `app_dir`; and included
     directories.
@@ -172,16 +71,6 @@ def watched_directories(config: Config) -> list[Path]:
     return sorted(path for path in found if not any(parent in found for parent in path.parents))
 
 
-def _file_filter(config: Config, roots: Sequence[Path]) -> FileFilter:
-    return FileFilter(
-        roots,
-        config.reload_includes,
-        config.reload_excludes,
-        more=TEMPLATES if config.reload_templates else (),
-        gitignore=config.reload_gitignore,
-    )
-
-
 async def watch(
     config: Config,
     tell: Callable[[FilesChanged], None],
@@ -196,7 +85,7 @@ async def watch(
     """
     roots = watched_directories(config)
     here = os.getcwd()
-    matters = _file_filter(config, roots)
+    matters = file_filter(config, roots)
     await trio.lowlevel.checkpoint()  # first the workers are on their way
     attempts = _Attempts()
     returned: tuple[str, ...] = ()
