@@ -166,6 +166,22 @@ def test_a_worker_that_shows_the_error_may_be_killed(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_an_application_that_is_killed_again_and_again_is_shown_all_the_time(tmp_path: Path) -> None:
+    """As by the kernel, for want of memory: it is tried again, later and later."""
+    write(tmp_path, "import os, signal\nprint('tried', flush=True)\nos.kill(os.getpid(), signal.SIGKILL)")
+    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+        wait_shown(server)
+        while server.output.count("^tried") < 4:
+            begun = time.monotonic()
+            assert "was ended by SIGKILL before it was ready" in get(server.url()).body
+            assert time.monotonic() - begun < 4
+        assert server.output.count("shows to all clients") == 1
+        write_app(tmp_path, "mended")
+        wait_until(lambda: get(server.url()).body == "mended", "the new answer")
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_while_the_error_is_shown(number: signal.Signals, tmp_path: Path) -> None:
     write(tmp_path, "1 / 0")

@@ -93,6 +93,26 @@ def test_everything_on_the_page_is_escaped(tmp_path: Path) -> None:
     assert "unsafe" not in policy("nonce").decode()
 
 
+@pytest.mark.parametrize(
+    ("said", "lead", "title"),
+    [
+        ("importing 'x' failed with E: y", "Importing &#x27;x&#x27; failed with", "E: y"),
+        (
+            'it failed: Traceback (most recent call last):\n  File "a", line 1, in b\n    c\nE: y\n',
+            "It failed",
+            "E: y",
+        ),
+        ("there is no module", "The application does not start", "There is no module"),
+        ("a.run() was called", "The application does not start", "a.run() was called"),
+        ("x: Traceback (most recent call last):", "X", "x: Traceback (most recent call last):"),
+        ("", "The application does not start", ""),
+    ],
+)
+def test_the_error_is_on_top(said: str, lead: str, title: str) -> None:
+    page = render(said, "id", "n", repeats=True)
+    assert f"<p>{lead}</p>\n<h1>{title}</h1>" in page
+
+
 def test_a_form_is_not_sent_once_more() -> None:
     assert "http-equiv" in render("x", "id", "n", repeats=True)
     page = render("x", "id", "n", repeats=False)

@@ -50,11 +50,11 @@ class StopgapState(Enum):
 STOPGAP_TRANSITIONS: Final[Mapping[StopgapState, Mapping[StopgapState, str]]] = {
     StopgapState.NOT_NEEDED: {
         StopgapState.AWAITED: "no slot serves",
-        StopgapState.SHOWN: "all slots have become vacant",
+        StopgapState.SHOWN: "no slot has a worker",
     },
     StopgapState.AWAITED: {
         StopgapState.NOT_NEEDED: "a slot serves, files have changed, or everything stops",
-        StopgapState.SHOWN: "all slots have become vacant, or the time is over",
+        StopgapState.SHOWN: "no slot has a worker, or the time is over",
     },
     StopgapState.SHOWN: {
         StopgapState.NOT_NEEDED: "a slot serves, files have changed, another error is known, or it has ended",
@@ -81,6 +81,8 @@ class Stopgap:
         self._longest_start = longest_start
         self._waiting: trio.CancelScope | None = None
         self._breakage = ""
+        self._is_false_start = False
+        """Has the last worker that has ended never been ready?"""
         self._ends = 0
 
     def begin(self, nursery: trio.Nursery) -> None:
@@ -89,15 +91,11 @@ class Stopgap:
 
     def note_end(self, worker: WorkerProcess) -> None:
         """A slot's worker has ended: how is what clients are told from now on."""
-        self.withdraw()
-        if worker.failure is not None:
-            self._breakage = worker.failure.reason
-        else:
-            when = " before it was ready" if worker.ready_at is None else ""
-            self._breakage = (
-                f"The process of the application {worker.killed or worker.ending()}{when}\n\n"
-                "It has reported no exception. The log, in the terminal, may say more."
-            )
+        self._is_false_start = worker.ready_at is None
+        breakage = _how_it_ended(worker)
+        if breakage != self._breakage:
+            self.withdraw()
+        self._breakage = breakage
 
     def take_changes(self) -> None:
         """Files have changed: whatever was wrong may be mended."""
@@ -110,13 +108,18 @@ class Stopgap:
         workers = self._workers
         if workers.is_any_serving:
             self.withdraw()
-        elif workers.are_all_vacant:
+        elif workers.are_all_vacant or (self._is_false_start and self._are_all_without_worker):
             if self.state is not StopgapState.SHOWN and self._ends < _MOST_ENDS:
                 self._show(self._breakage)
         elif self.state is StopgapState.NOT_NEEDED and self._ends < _MOST_ENDS:
             self._enter(StopgapState.AWAITED)
             self._waiting = trio.CancelScope()
             self._nursery.start_soon(self._await_start, self._waiting)
+
+    @property
+    def _are_all_without_worker(self) -> bool:
+        without = (SlotState.VACANT, SlotState.DELAYED)
+        return all(slot.state in without for slot in self._workers.slots)
 
     def withdraw(self) -> None:
         """End it, if there is one."""
@@ -173,3 +176,13 @@ class Stopgap:
             where = await starting[0].locate()
         summary = f"The application has not started within {patience:g} s. It is still starting"
         return f"{summary}\n\nIt is here:\n\n{where}" if where else summary
+
+
+def _how_it_ended(worker: WorkerProcess) -> str:
+    if worker.failure is not None:
+        return worker.failure.reason
+    when = " before it was ready" if worker.ready_at is None else ""
+    return (
+        f"The process of the application {worker.killed or worker.ending()}{when}\n\n"
+        "It has reported no exception. The log, in the terminal, may say more."
+    )

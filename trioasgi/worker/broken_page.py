@@ -30,7 +30,7 @@ def render(breakage: str, error_id: str, nonce: str, *, repeats: bool) -> str:
     again without asking? A browser would send a form once more.
     """
     first, _, rest = breakage.partition("\n")
-    lead, title = _split(first)
+    lead, title = _split(first, rest)
     found = list(pieces(rest.strip("\n")))
     place = next((piece for piece in reversed(found) if isinstance(piece, Frame) and _is_users(piece)), None)
     script = _SCRIPT.replace("ID", json.dumps(error_id)).replace("REPEATS", json.dumps(repeats))
@@ -63,12 +63,20 @@ def render(breakage: str, error_id: str, nonce: str, *, repeats: bool) -> str:
 """
 
 
-def _split(summary: str) -> tuple[str, str]:
+def _split(summary: str, rest: str) -> tuple[str, str]:
     """The summary as what was done, and the error."""
     doing, failed, error = summary.partition(" failed with ")
     if failed and error:
-        return f"{doing[:1].upper()}{doing[1:]} failed with", error
-    return "The application does not start", f"{summary[:1].upper()}{summary[1:]}"
+        return f"{_capitalized(doing)} failed with", error
+    doing, traceback, nothing = summary.partition(": Traceback (most recent call last):")
+    if traceback and not nothing:  # a framework has sent it in place of a message; the exception is its end
+        unindented = [line for line in rest.splitlines() if line[:1].strip()]
+        return _capitalized(doing.removesuffix(":")), unindented[-1] if unindented else summary
+    return "The application does not start", _capitalized(summary)
+
+
+def _capitalized(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}" if text.partition(" ")[0].isalpha() else text
 
 
 def _is_users(frame: Frame) -> bool:
