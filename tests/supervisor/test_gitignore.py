@@ -74,7 +74,7 @@ def ignored_by_git(top: Path, names: list[str]) -> set[str]:
 def test_as_git_has_it(ignores: dict[str, str], tmp_path: Path) -> None:
     make_repository(tmp_path, ignores)
     git = GitIgnore(tmp_path)
-    assert {name for name in FILES if git.ignores(tmp_path / name)} == ignored_by_git(tmp_path, FILES)
+    assert {name for name in FILES if git.ignores(str(tmp_path / name))} == ignored_by_git(tmp_path, FILES)
 
 
 @needs_git
@@ -83,7 +83,7 @@ def test_a_directory_below_the_top_is_watched(tmp_path: Path) -> None:
     make_repository(tmp_path, ignores)
     git = GitIgnore(tmp_path / "src")
     inside = [name for name in FILES if name.startswith("src/")]
-    assert {name for name in inside if git.ignores(tmp_path / name)} == ignored_by_git(tmp_path, inside)
+    assert {name for name in inside if git.ignores(str(tmp_path / name))} == ignored_by_git(tmp_path, inside)
 
 
 @needs_git
@@ -91,8 +91,8 @@ def test_a_project_that_git_ignores_altogether_is_watched(tmp_path: Path) -> Non
     """A home directory may be a repository that ignores everything."""
     make_repository(tmp_path, {".gitignore": "*\n", "src/.gitignore": "gen_*\n"})
     git = GitIgnore(tmp_path / "src")
-    assert not git.ignores(tmp_path / "src/a.py")
-    assert git.ignores(tmp_path / "src/gen_a.py")
+    assert not git.ignores(str(tmp_path / "src/a.py"))
+    assert git.ignores(str(tmp_path / "src/gen_a.py"))
 
 
 def test_without_a_repository_the_files_in_the_directory_count(tmp_path: Path) -> None:
@@ -101,12 +101,14 @@ def test_without_a_repository_the_files_in_the_directory_count(tmp_path: Path) -
     root.mkdir()
     (root / ".gitignore").write_bytes(b"inside.py\n!\n\\\n[\xff\n")  # what is no pattern is passed over
     git = GitIgnore(root)
-    assert git.ignores(root / "inside.py")
-    assert not git.ignores(root / "outside.py")
+    assert git.ignores(str(root / "inside.py"))
+    assert not git.ignores(str(root / "outside.py"))
     (root / ".gitignore").write_text("other.py\n")
-    assert not git.ignores(root / "inside.py")  # it is read anew
+    git.forget()
+    assert not git.ignores(str(root / "inside.py"))  # it is read anew
     (root / ".gitignore").unlink()
-    assert not git.ignores(root / "other.py")
+    git.forget()
+    assert not git.ignores(str(root / "other.py"))
 
 
 def test_the_filter_leaves_out_what_git_ignores_unless_it_is_named(tmp_path: Path) -> None:

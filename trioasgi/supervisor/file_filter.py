@@ -86,6 +86,11 @@ class FileFilter:
             return False
         return self._is_included(file) and not self._is_ignored_by_git(file)
 
+    def forget(self) -> None:
+        """Read the `.gitignore` files anew from now on."""
+        for git in self._git.values():
+            git.forget()
+
     def _is_included(self, file: Path) -> bool:
         if any(file.match(glob) for glob in self._includes):
             return True
@@ -94,7 +99,7 @@ class FileFilter:
     def _is_ignored_by_git(self, file: Path) -> bool:
         if any(directory in file.parents for directory in self._included):
             return False
-        return any(root in file.parents and git.ignores(file) for root, git in self._git.items())
+        return any(root in file.parents and git.ignores(os.fspath(file)) for root, git in self._git.items())
 
     def _is_excluded(self, file: Path) -> bool:
         if any(file.match(glob) for glob in self._excludes):

@@ -21,71 +21,116 @@ _NAME = ".gitignore"
 
 
 class _Pattern(msgspec.Struct, frozen=True):
-    expression: re.Pattern[str]
+    expression: str
     """For a path, relative to the directory of the file with the pattern."""
     ignores: bool
     """False if the pattern begins with `!`."""
     only_directories: bool
 
 
-class GitIgnore:
-    """What git ignores below the directory `root`, which is absolute. If git ignores `root` itself, as where
-    somebody's home is a repository, only `.gitignore` files inside of it count.
-    """
+class _Source(msgspec.Struct, frozen=True):
+    """What one file says."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._read: dict[Path, tuple[tuple[int, int], list[_Pattern]]] = {}
-        """By file: when it was changed, and its size; and what it says, the last pattern first."""
+    base: str
+    """The directory that its patterns are relative to."""
+    patterns: list[tuple[re.Pattern[str], _Pattern]]
+    """The last pattern first."""
+    any_pattern: re.Pattern[str]
+    """Nearly all paths are named by none: this sees it at once."""
 
-    def ignores(self, file: Path) -> bool:
-        """Does git ignore this absolute path of a file below the root?"""
-        top = _top(self._root)
-        if top is None or self._is_ignored(self._root, top, is_directory=True):
-            top = self._root
-        return self._is_ignored(file, top, is_directory=False)
-
-    def _is_ignored(self, path: Path, top: Path, *, is_directory: bool) -> bool:
-        """Is it, or a directory between `top` and it?"""
-        steps = [step for step in (path, *path.parents) if top in step.parents]
-        return any(self._is_named(step, top, is_directory or step != path) for step in reversed(steps))
-
-    def _is_named(self, path: Path, top: Path, is_directory: bool) -> bool:
-        """What the nearest file says that says anything."""
-        for parent in path.parents:
-            if (verdict := self._verdict(parent / _NAME, parent, path, is_directory)) is not None:
-                return verdict
-            if parent == top:
-                break
-        return bool(self._verdict(top / ".git" / "info" / "exclude", top, path, is_directory))
-
-    def _verdict(self, source: Path, base: Path, path: Path, is_directory: bool) -> bool | None:
-        name = path.relative_to(base).as_posix()
-        for pattern in self._patterns(source):
-            if (is_directory or not pattern.only_directories) and pattern.expression.fullmatch(name):
+    def verdict(self, path: str, is_directory: bool) -> bool | None:
+        """Does it say that the path is ignored, or that it is not? None: it says nothing."""
+        name = path[len(self.base) + 1 :].replace(os.sep, "/")
+        if not self.any_pattern.fullmatch(name):
+            return None
+        for expression, pattern in self.patterns:
+            if (is_directory or not pattern.only_directories) and expression.fullmatch(name):
                 return pattern.ignores
         return None
 
-    def _patterns(self, source: Path) -> list[_Pattern]:
-        try:
-            status = source.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            known = self._read.get(source)
-            if known is not None and known[0] == stamp:
-                return known[1]
-            text = source.read_text("utf-8", "surrogateescape")
-        except OSError:
-            self._read.pop(source, None)
-            return []
-        patterns = [*filter(None, map(_parse, reversed(text.removeprefix("\ufeff").split("\n"))))]
-        self._read[source] = (stamp, patterns)
-        return patterns
+
+class GitIgnore:
+    """What git ignores below the directory `root`, which is absolute. If git ignores `root` itself, as where
+    somebody's home is a repository, only `.gitignore` files inside of it count.
+
+    It remembers what it has read until `forget()`: thousands of files may change at once.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = os.fspath(root)
+        self.forget()
+
+    def forget(self) -> None:
+        """Read the files anew from now on."""
+        self._top = ""
+        self._sources: dict[str, tuple[_Source, ...]] = {}
+        """By directory: the files that say something of what is in it, the nearest first."""
+        self._directories: dict[str, bool] = {}
+        """Which directories are ignored."""
+
+    def ignores(self, file: str) -> bool:
+        """Does git ignore this absolute path of a file below the root?"""
+        if not self._top:
+            self._top = _top(self._root) or self._root
+            if self._ignores_directory(self._root):
+                self.forget()
+                self._top = self._root
+        directory = os.path.dirname(file)
+        return self._ignores_directory(directory) or self._is_named(file, directory, is_directory=False)
+
+    def _ignores_directory(self, path: str) -> bool:
+        """Is it, or a directory between the top and it?"""
+        if path == self._top:
+            return False
+        known = self._directories.get(path)
+        if known is None:
+            parent = os.path.dirname(path)
+            known = self._ignores_directory(parent) or self._is_named(path, parent, is_directory=True)
+            self._directories[path] = known
+        return known
+
+    def _is_named(self, path: str, directory: str, *, is_directory: bool) -> bool:
+        """What the nearest file says that says anything."""
+        for source in self._sources_of(directory):
+            if (verdict := source.verdict(path, is_directory)) is not None:
+                return verdict
+        return False
+
+    def _sources_of(self, directory: str) -> tuple[_Source, ...]:
+        known = self._sources.get(directory)
+        if known is None:
+            own = _read(os.path.join(directory, _NAME), directory)
+            if directory == self._top:
+                others = _read(os.path.join(directory, ".git", "info", "exclude"), directory)
+            else:
+                others = self._sources_of(os.path.dirname(directory))
+            known = self._sources[directory] = own + others
+        return known
 
 
-def _top(directory: Path) -> Path | None:
+def _read(file: str, base: str) -> tuple[_Source, ...]:
+    """The source; empty if there is none, or nothing in it."""
+    try:
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
+            text = opened.read().removeprefix("\ufeff")
+    except OSError:
+        return ()
+    patterns = [*filter(None, map(_parse, reversed(text.split("\n"))))]
+    if not patterns:
+        return ()
+    any_pattern = "|".join(f"(?:{pattern.expression})" for pattern in patterns)
+    compiled = [(re.compile(pattern.expression, re.DOTALL), pattern) for pattern in patterns]
+    return (_Source(base.rstrip(os.sep), compiled, re.compile(any_pattern, re.DOTALL)),)
+
+
+def _top(directory: str) -> str | None:
     """The top of the repository that it is in."""
-    around = (directory, *directory.parents)
-    return next((parent for parent in around if os.path.lexists(parent / ".git")), None)
+    while not os.path.lexists(os.path.join(directory, ".git")):
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return None
+        directory = parent
+    return directory
 
 
 def _parse(line: str) -> _Pattern | None:
@@ -100,7 +145,8 @@ def _parse(line: str) -> _Pattern | None:
     # A slash at the beginning or in the middle ties it to the directory of its file.
     anchor = "" if "/" in glob else "(?:.*/)?"
     try:
-        expression = re.compile(anchor + "".join(_translated(glob.removeprefix("/"))), re.DOTALL)
+        expression = anchor + "".join(_translated(glob.removeprefix("/")))
+        re.compile(expression)
     except (re.error, ValueError):
         return None  # git, too, passes over what is no pattern
     return _Pattern(expression, not negated, only_directories) if glob.strip("/") else None

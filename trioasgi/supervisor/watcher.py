@@ -260,6 +260,7 @@ class Changes:
             found.update(self._brought(change, path))
             if self._file_matters(change, path):
                 found.add(path)
+        self._filter.forget()  # until the next changes
         return tuple(sorted(_shortest(path, self._here) for path in found))
 
     def _brought(self, change: watchfiles.Change, path: str) -> Iterator[str]:
