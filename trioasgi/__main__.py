@@ -14,6 +14,11 @@ if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     # Until the server installs its handler: a KeyboardInterrupt during our imports would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
+if sys.platform != "win32":
+    from trioasgi.process.early import survive_early_signals
+
+    survive_early_signals()
+
 if os.getpid() == 1:  # in a container
     from trioasgi.process.pid_one import leave_process_one
 

@@ -338,3 +338,35 @@ def test_under_nohup_the_end_of_the_terminal_has_no_effect(tmp_path: Path) -> No
     finally:
         process.kill()
         process.wait(PATIENCE)
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Has the process a handler for the signal? (proc(5), SigCgt)"""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    mask = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), 0)
+    return bool(mask >> (number - 1) & 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+@MODES
+def test_signals_at_every_moment_of_the_start_and_of_the_stop_do_not_end_the_server(
+    options: tuple[str, ...], pair: Certificates, tmp_path: Path
+) -> None:
+    with start_server(*serve_tls(pair, tmp_path), *options, cwd=tmp_path) as server:
+        wait_until(lambda: catches(server.pid, signal.SIGUSR1), "Python runs", step=0.001)
+        while "Serving on" not in server.output.text:
+            server.send(signal.SIGHUP)
+            server.send(signal.SIGUSR1)
+            time.sleep(0.002)
+            assert server.popen.poll() is None, server.output.text
+        assert get_with(pair, server.url(), tmp_path) == 200
+        server.send(signal.SIGTERM)
+        while server.popen.poll() is None:
+            server.send(signal.SIGUSR1)
+            server.send(signal.SIGHUP)
+            time.sleep(0.001)
+        assert server.wait() == 0
+        assert "Traceback" not in server.output.text

@@ -109,8 +109,8 @@ def test_a_name_chooses_among_the_passed_sockets(options: tuple[str, ...], tmp_p
     ):
         assert get(url_of(sockets[0])).body == get(url_of(sockets[2])).body == "yes"
         server.wait_for("systemd has passed sockets that are not served.*: admin")
-        assert server.output.count("Serving on") == 2
         assert server.stop() == 0
+        assert server.output.count("Serving on") == 2
 
 
 def test_an_address_beside_a_passed_socket(tmp_path: Path) -> None:

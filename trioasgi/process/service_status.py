@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 from typing import TYPE_CHECKING
 
+from trioasgi.process.signals import is_hang_up
 from trioasgi.supervisor.roll import RollState
 from trioasgi.supervisor.slots import Signalled, SlotState, SupervisorEvent, SupervisorState
 
@@ -70,7 +70,7 @@ class ServiceStatus:
 
 
 def _is_hang_up(event: SupervisorEvent) -> bool:
-    return isinstance(event, Signalled) and signal.Signals(event.number).name == "SIGHUP"
+    return isinstance(event, Signalled) and is_hang_up(event.number)
 
 
 def _serving(supervisor: Supervisor) -> str:

@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import trio
 
+from trioasgi.process.early import too_early
+
 logger = logging.getLogger("trioasgi")
 
 STOPPING: tuple[signal.Signals, ...] = (signal.SIGINT, signal.SIGTERM)
@@ -41,6 +43,11 @@ def wake_no_loop() -> None:
         signal.set_wakeup_fd(-1)
 
 
+def is_hang_up(number: int) -> bool:
+    """Is it SIGHUP? (Windows has none.)"""
+    return signal.Signals(number).name == "SIGHUP"
+
+
 def is_free(number: signal.Signals, *, even_if_ignored: bool = False) -> bool:
     """Has the program no handler of its own for this signal? For the main thread only.
 
@@ -48,7 +55,7 @@ def is_free(number: signal.Signals, *, even_if_ignored: bool = False) -> bool:
     where its parent has had it ignored, as nohup(1) does.
     """
     handler = signal.getsignal(number)
-    return handler is signal.SIG_DFL or (even_if_ignored and handler is signal.SIG_IGN)
+    return handler in (signal.SIG_DFL, too_early) or (even_if_ignored and handler is signal.SIG_IGN)
 
 
 class Handlers:

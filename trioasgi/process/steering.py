@@ -7,6 +7,7 @@ import logging
 import signal
 import threading
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from trioasgi.process.notify import Notifier
 
 logger = logging.getLogger("trioasgi")
+
+
+_AFTER_SERVING = (Stage.DRAINING, Stage.ABORTED, Stage.ENDED)
+"""There are no new connections any more."""
 
 
 class Steering:
@@ -40,6 +45,7 @@ class Steering:
         self._lifecycle: Lifecycle | None = None
         self._terminal = watched_terminal()
         self._status = ""
+        self._waiting: set[Callable[[], None]] = set()
         self._handlers = Handlers({})
 
     def attach(self, lifecycle: Lifecycle) -> None:
@@ -80,8 +86,16 @@ class Steering:
         self._call_soon(self._reopen_logs)
 
     def _call_soon(self, act: Callable[[], None]) -> None:
-        if self._lifecycle is not None:
-            self._lifecycle.call_soon(act)
+        """Have this called in the loop, once for all signals that come until then: many of them must not keep
+        the loop busy.
+        """
+        if self._lifecycle is not None and act not in self._waiting:
+            self._waiting.add(act)
+            self._lifecycle.call_soon(partial(self._call, act))
+
+    def _call(self, act: Callable[[], None]) -> None:
+        self._waiting.discard(act)
+        act()
 
     def _reopen_logs(self) -> None:
         reopen_log_files()
@@ -97,9 +111,10 @@ class Steering:
             "SIGHUP: log files are opened anew; options and the application's code need a restart (with "
             "--workers 2 or more, SIGHUP replaces the workers one by one)"
         )
-        failure = self._renew_certificate()
-        if tells:
-            self._notifier.ready(failure or self._status)
+        if self._lifecycle.stage not in _AFTER_SERVING:
+            failure = self._renew_certificate()
+            if tells:
+                self._notifier.ready(failure or self._status)
 
     def _renew_certificate(self) -> str | None:
         """Read the certificate anew. If it cannot be used, log why, and return that."""

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -31,11 +31,12 @@ from trioasgi.net.listeners import (
 )
 from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import Guards, end_now
-from trioasgi.process.hang_up import Terminal, watched_terminal
+from trioasgi.process.hang_up import watched_terminal
 from trioasgi.process.imports import working_directory
 from trioasgi.process.privileges import become, wanted_identity
 from trioasgi.process.service_status import ServiceStatus
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
+from trioasgi.process.steady_signals import NoSignals, SteadySignals
 from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import resolve_certificate, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
@@ -90,7 +91,7 @@ async def _bind_and_supervise(
     identity = wanted_identity(config)
     with (
         _children_are_waited_for(),
-        _signals(config, owns_process=owns_process) as (signals, session),
+        _signals(config, owns_process=owns_process) as signals,
         resolve_certificate(_for_development(config)) as resolved,
         _listeners(resolved) as sockets,
         _terminal(resolved) as terminal,
@@ -104,23 +105,26 @@ async def _bind_and_supervise(
         if owns_process:
             set_title(f"trioasgi: supervisor {config.app}")
         urls = urls_of(resolved, sockets)
+        announce_serving = announcing(resolved, urls, STOP_HINT)
 
-        async def signals_without_hang_up() -> AsyncIterator[int]:
-            async for number in signals:
-                if signal.Signals(number).name == "SIGHUP" and session.has_hung_up():
-                    supervisor.post(StopWanted("SIGHUP, as the terminal was closed: stopping"))
-                else:
-                    yield number
+        def begin_serving() -> None:
+            announce_serving()
+            signals.begin_serving()
 
+        def stop() -> None:
+            supervisor.post(StopWanted("SIGHUP, as the terminal was closed: stopping"))
+
+        if resolved.reload:
+            signals.begin_serving()  # a SIGHUP may be what mends an application that does not start
         status = ServiceStatus(around.notifier, rolls=not resolved.reload)
         supervisor = Supervisor(
             resolved,
             sockets,
-            signals=signals_without_hang_up(),
+            signals=signals.bring(stop),
             on_event=lambda event: status.take(supervisor, event),
             directory=working_directory(),
             terminal=terminal,
-            on_serving=announcing(resolved, urls, STOP_HINT),
+            on_serving=begin_serving,
             reread=lambda: _settled(reread(), config, resolved),
         )
         async with trio.open_nursery() as nursery:
@@ -228,13 +232,13 @@ def _children_are_waited_for() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _signals(config: Config, *, owns_process: bool) -> Iterator[tuple[AsyncIterator[int], Terminal]]:
+def _signals(config: Config, *, owns_process: bool) -> Iterator[SteadySignals | NoSignals]:
     """The signals that this process acts on, and the terminal whose end is a SIGHUP. A terminal sends some of
     STEERING for its own purposes to a process that reads from it in the background, as a worker may under
     `reload`. One for which the program has a handler of its own is left alone, if it does not stop.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield _no_signals(), Terminal(is_there=False)
+        yield NoSignals()
         return
     session = watched_terminal()
     steering = [
@@ -243,7 +247,7 @@ def _signals(config: Config, *, owns_process: bool) -> Iterator[tuple[AsyncItera
         if is_free(number, even_if_ignored=owns_process) and not (config.reload and _is_of_terminal(number))
     ]
     with trio.open_signal_receiver(*STOPPING, *steering) as signals, _ended_by_a_second_signal():
-        yield _without_repeats(signals), session
+        yield SteadySignals(signals, session)
     if owns_process:
         for number in steering:  # by their default actions they would end the process, which ends anyway
             signal.signal(number, signal.SIG_IGN)
@@ -285,25 +289,6 @@ def _ended_by_a_second_signal() -> Iterator[None]:
         guards.end()
         for number, receiver in receivers.items():
             signal.signal(number, receiver)
-
-
-async def _without_repeats(signals: AsyncIterator[int]) -> AsyncIterator[int]:
-    """The signals. Of those that stop: the first, and then those that come AGAIN_AFTER seconds later."""
-    first_at: float | None = None
-    async for number in signals:
-        now = trio.current_time()
-        if number not in STOPPING:
-            pass
-        elif first_at is None:
-            first_at = now
-        elif now < first_at + AGAIN_AFTER:
-            continue
-        yield number
-
-
-async def _no_signals() -> AsyncIterator[int]:
-    await trio.sleep_forever()
-    yield 0
 
 
 @contextlib.contextmanager
