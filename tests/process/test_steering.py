@@ -291,7 +291,9 @@ def close_the_terminal(command: list[str], tmp_path: Path) -> int:
         process.wait(PATIENCE)
 
 
-@MODES
+@pytest.mark.parametrize(
+    "options", [(), ("--workers", "2"), ("--reload",)], ids=["one process", "workers", "reload"]
+)
 def test_the_end_of_the_terminal_stops_the_server(options: tuple[str, ...], tmp_path: Path) -> None:
     assert close_the_terminal([sys.executable, "-m", "trioasgi", *options], tmp_path) == 0
 

@@ -17,6 +17,8 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
         "workers": config.workers > 1,
         **{name: bool(getattr(config, name)) for name in SUPERVISED},
         "env_file": config.env_file is not None,
+        "pid_file": config.pid_file is not None,
+        "umask": config.umask is not None,
         "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
     }
     return [

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
@@ -32,6 +33,8 @@ class PassedSocket(msgspec.Struct, frozen=True):
 
 def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[PassedSocket]:
     """The sockets that were passed to this very process. LISTEN_PID says whether they were."""
+    if sys.platform == "win32":
+        return []
     count = environ.get("LISTEN_FDS", "")
     if environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
         return []

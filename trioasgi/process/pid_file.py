@@ -105,7 +105,7 @@ def _claim(path: str) -> int:
     try:
         os.write(fd, b"%d\n" % os.getpid())
         if sys.platform == "win32":
-            os.close(fd)
+            os.close(fd)  # an open file cannot be renamed there
             os.replace(temporary, path)
             return os.open(path, os.O_RDWR)
         os.fchmod(fd, _MODE)
@@ -138,6 +138,8 @@ def _held(path: str) -> TrioasgiError:
 
 def _put(temporary: str, path: str) -> bool:
     """Give the file the name `path`. False if a living process has one of that name, or had it just now."""
+    if sys.platform == "win32":
+        raise NotImplementedError
     if _put_first(temporary, path):
         return True
     try:

@@ -23,60 +23,59 @@ _OF_MAIN_PROCESS = ("LISTEN_PID", "WATCHDOG_PID")
 
 
 def leave_process_one() -> None:
-    """Return in a new process, and stay here as its parent, if this is process 1."""
-    if sys.platform != "linux" or os.getpid() != 1:
-        return
-    passed_on = signal.valid_signals() - _never_passed_on()
-    # Blocked, so that none is lost until this process waits for them.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
-    child = os.fork()
-    if child:
-        _stay(child, passed_on)
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    for name in _OF_MAIN_PROCESS:
-        if os.environ.get(name) == "1":
-            os.environ[name] = str(os.getpid())
+    """Return in a new process, and stay here as its parent, if this is process 1 of a namespace."""
+    if sys.platform == "linux" and os.getpid() == 1:
+        _fork()
 
 
-def _never_passed_on() -> "set[int]":
-    """Signals that nobody can block, or that tell of a fault of this process."""
-    faults = (signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS)
-    return {signal.SIGKILL, signal.SIGSTOP, *faults}
+if sys.platform == "linux":
+    _NEVER_PASSED_ON = frozenset(
+        {
+            *(signal.SIGKILL, signal.SIGSTOP),  # which nobody can block
+            # and those that tell of a fault of this process
+            *(signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGSYS),
+        }
+    )
+    _KEYS = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
+    _SI_KERNEL = 0x80
 
+    def _fork() -> None:
+        # Blocked, so that none is lost until this process waits for them.
+        passed_on = signal.valid_signals() - _NEVER_PASSED_ON
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
+        child = os.fork()
+        if child:
+            _stay(child, passed_on)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for name in _OF_MAIN_PROCESS:
+            if os.environ.get(name) == "1":
+                os.environ[name] = str(os.getpid())
 
-def _stay(server: int, passed_on: "Collection[int]") -> "NoReturn":
-    while True:
-        info = signal.sigwaitinfo(passed_on)
-        if info.si_signo == signal.SIGCHLD:
-            status = _reap(server)
-            if status is not None:
-                os._exit(status)
-        elif not _is_of_terminal(info):
+    def _stay(server: int, passed_on: "Collection[int]") -> "NoReturn":
+        while True:
+            info = signal.sigwaitinfo(passed_on)
+            # At Ctrl-C the terminal has sent it to the server too, which is of the same group.
+            is_of_terminal = info.si_signo in _KEYS and info.si_code == _SI_KERNEL
+            if info.si_signo == signal.SIGCHLD:
+                status = _reap(server)
+                if status is not None:
+                    os._exit(status)
+            elif not is_of_terminal:
+                try:
+                    os.kill(server, info.si_signo)
+                except ProcessLookupError:
+                    pass  # it has ended: a SIGCHLD is on its way
+
+    def _reap(server: int) -> "int | None":
+        """Wait for all that have ended. Return the status of the server if it has, as a shell says it."""
+        ended = None
+        while True:
             try:
-                os.kill(server, info.si_signo)
-            except ProcessLookupError:
-                pass  # it has ended: a SIGCHLD is on its way
-
-
-def _is_of_terminal(info: "signal.struct_siginfo") -> bool:
-    """Has the terminal sent it, as at Ctrl-C? Then the server, of the same group, has got it too."""
-    keys = (signal.SIGINT, signal.SIGQUIT, signal.SIGTSTP)
-    return info.si_signo in keys and info.si_code == _SI_KERNEL
-
-
-_SI_KERNEL = 0x80
-
-
-def _reap(server: int) -> "int | None":
-    """Wait for all that have ended. Return the exit status of the server if it has, as a shell says it."""
-    ended = None
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return ended
-        if pid == 0:
-            return ended
-        if pid == server:
-            code = os.waitstatus_to_exitcode(status)
-            ended = code if code >= 0 else 128 - code
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return ended
+            if pid == 0:
+                return ended
+            if pid == server:
+                code = os.waitstatus_to_exitcode(status)
+                ended = code if code >= 0 else 128 - code

@@ -95,7 +95,11 @@ class Steering:
 
     def _call(self, act: Callable[[], None]) -> None:
         self._waiting.discard(act)
-        act()
+        try:
+            act()
+        except Exception:
+            # Trio would end the run. No file that cannot be read is worth that.
+            logger.exception("what a signal has asked for has failed")
 
     def _reopen_logs(self) -> None:
         reopen_log_files()
@@ -124,13 +128,16 @@ class Steering:
             return None  # the start reads it
         try:
             certfile = renew_certificate(server)
-            if certfile is not None:
-                from trioasgi.observe.startup import announce_certificate
-                from trioasgi.tls.context import describe
-
-                announce_certificate(describe(certfile), "Certificate for new connections")
-        except TLSError as error:
+        except (TLSError, OSError) as error:
             failure = f"The certificate stays as it was: {error}"
             logger.error("%s", failure)  # noqa: TRY400 - the message is for the user
             return failure
+        if certfile is not None:
+            from trioasgi.observe.startup import announce_certificate
+            from trioasgi.tls.context import describe
+
+            try:
+                announce_certificate(describe(certfile), "Certificate for new connections")
+            except TLSError:  # the file has changed again since
+                logger.info("Certificate for new connections: that of %s", certfile)
         return None
