@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ast
 import configparser
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import traceback
@@ -19,9 +21,10 @@ import pytest
 from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
+from tests.process.test_pid_one import UNSHARE, can_unshare
 from tests.support.compiled import is_compiled
 from tests.support.http import CODECS
-from tests.support.processes import start, start_server
+from tests.support.processes import children, start, start_server
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config
 from trioasgi.config.declaration import DEFAULT_PORT
@@ -36,7 +39,7 @@ from trioasgi.net.proxy import MAX_V1, MAX_V2
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.observe.access import BATCH_SECONDS, CUT_OFF, UNANSWERED
 from trioasgi.observe.text import LONGEST_ENTRY
-from trioasgi.process import ending
+from trioasgi.process import ending, steady_signals
 from trioasgi.process.signals import AGAIN_AFTER
 from trioasgi.supervisor import vigil
 from trioasgi.websocket.deflate import STEP_OUT, WINDOW_BITS
@@ -118,6 +121,25 @@ def test_the_unit_waits_long_enough_and_restarts_what_it_should() -> None:
     assert final == {ExitStatus.USAGE, ExitStatus.NOT_STARTED}
 
 
+def test_the_image_runs_what_serves_as_process_1(tmp_path: Path) -> None:
+    """Its command, in a process namespace of its own."""
+    if not can_unshare():
+        pytest.skip("no process namespace can be made")
+    (tmp_path / "app.py").write_text(APP)
+    text = (PAGES / "Dockerfile").read_text("utf-8")
+    found = {
+        name: json.loads(value) for name, value in re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", text, re.M)
+    }
+    assert found["ENTRYPOINT"] == ["trioasgi"]
+    assert found["CMD"] == ["app:app", "--host", "0.0.0.0", "--workers", "auto"]
+    command = [str(Path(sys.executable).with_name("trioasgi")), *found["CMD"], "--port", "0"]
+    with start([*UNSHARE, *command], cwd=tmp_path) as process:
+        process.wait_for(r"Serving on http://0\.0\.0\.0:\d+")
+        (process_one,) = children(process.pid)
+        os.kill(process_one, signal.SIGTERM)
+        assert process.wait() == ExitStatus.OK
+
+
 # Numbers
 
 
@@ -139,7 +161,9 @@ def default_of(shown: str) -> object:
     return 0 if number == "off" else int(number) * SIZES.get(unit, 1)
 
 
-@pytest.mark.parametrize(("page", "least"), [("deployment", 16), ("websocket", 6), ("wsgi", 1)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("deployment", 16), ("lifecycle", 4), ("websocket", 6), ("wsgi", 1)]
+)
 def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -> None:
     config = Config()
     found = DEFAULT.findall(text_of(page))
@@ -168,6 +192,12 @@ def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -
             "three seconds after `--timeout-startup`",
             ending.MARGIN == vigil.MARGIN == 3,
         ),
+        ("lifecycle", "half a second later or more", AGAIN_AFTER == 0.5),
+        ("lifecycle", "within about a second, status 1", ending.LAST_MOMENTS == 1),
+        ("lifecycle", "several within a second count as one", steady_signals.PAUSE == 1),
+        ("lifecycle", "half a second, a second for those", LAST_REQUEST_SECONDS == 0.5),
+        ("lifecycle", "| {:g} s after each deadline", ending.MARGIN),
+        ("lifecycle", "Threads of the application end | {:g} s", ending.THREADS_GRACE),
         ("deployment", "bytes/s, after the first {} s", Pace.GRACE),
         ("deployment", "more than {} bytes of empty lines", MAX_EMPTY),
         ("deployment", "longer than {:,} characters", LONGEST_ENTRY),

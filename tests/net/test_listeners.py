@@ -356,6 +356,18 @@ def test_an_inherited_socket() -> None:
         assert parent.getsockname()
 
 
+def test_connections_of_an_inherited_socket_have_no_nagle() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as parent,
+        listening(f"fd:{parent.fileno()}") as [sock],
+        socket.create_connection(parent.getsockname()),
+    ):
+        sock.setblocking(True)
+        accepted, _ = sock.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 @unix_only
 def test_an_inherited_unix_sockets_file_is_left_to_its_maker(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"

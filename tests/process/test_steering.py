@@ -372,3 +372,16 @@ def test_signals_at_every_moment_of_the_start_and_of_the_stop_do_not_end_the_ser
             time.sleep(0.001)
         assert server.wait() == 0
         assert "Traceback" not in server.output.text
+
+
+def test_several_sighups_are_one_roll(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        server.url()
+        server.wait_for("Worker.*is ready.*")
+        for _ in range(20):
+            server.send(signal.SIGHUP)
+            time.sleep(0.01)
+        server.wait_for("Rolled: every worker is new")
+        assert 1 <= server.output.count("Rolling: 2 workers") <= 2
+        assert server.stop() == 0
