@@ -63,7 +63,9 @@ ROLL_TRANSITIONS: Final[Mapping[RollState, Mapping[RollState, str]]] = {
 
 
 class Roll:
-    """One roll, to workers of `config`. The supervisor tells it of what happens to workers."""
+    """One roll, to workers of `config`. The supervisor tells it of what happens to workers. At its end it
+    keeps the `promises`.
+    """
 
     def __init__(self, workers: Workers, config: Config, promises: Sequence[Promise]) -> None:
         self.state = RollState.CANARY

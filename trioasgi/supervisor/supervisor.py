@@ -138,6 +138,7 @@ class Supervisor:
                 async for event in self._receive:
                     self._handle(event)
                     self._on_event(event)
+                    self._begin_next_roll()
                     if self._is_over:
                         break
                     self._look_whether_any_serves()
@@ -324,17 +325,14 @@ class Supervisor:
     def _stop_rolls(self) -> None:
         if self.roll is not None:
             self.roll.stop("the server stops")
-        for promise in self._next_roll:
-            promise.keep("the server stops")
+        _keep(self._next_roll, "the server stops")
 
     def _take_roll(self, *promises: Promise) -> None:
         """Begin a roll, or another one when that which is under way is over. One whose canary still starts is
         given up for it: its config may be what has to be mended.
         """
         if self._config.reload:
-            failure = self._renew_with_new_options()
-            for promise in promises:
-                promise.keep(failure)
+            _keep(promises, self._renew_with_new_options())
             return
         if self.roll is not None and not self.roll.is_over:
             if not self.roll.is_with_canary:
@@ -394,6 +392,12 @@ class Supervisor:
         self._stopgap.take_changes()
         self._renewal.take_changes(paths)
 
+    def _begin_next_roll(self) -> None:
+        """Begin the roll that was asked for during another one, if that is over, however it ended."""
+        if self._next_roll and self._is_running and not self.is_rolling:
+            promises, self._next_roll = self._next_roll, []
+            self._take_roll(*promises)
+
     def _take_waiting(self, worker: WorkerProcess) -> None:
         if worker is self.workers.standby:
             logger.info("%s stands by", name_of(worker))
@@ -429,9 +433,6 @@ class Supervisor:
             self.roll.take_ready()
         else:
             self.roll.take_failure(failure)
-        if self.roll.is_over and self._next_roll:
-            promises, self._next_roll = self._next_roll, []
-            self._take_roll(*promises)
 
     # Workers
 
@@ -558,6 +559,11 @@ class Supervisor:
         self._last_reason = reason
         if self._said.is_news(reason):
             logger.error("%s", reason)
+
+
+def _keep(promises: Sequence[Promise], failure: str | None = None) -> None:
+    for promise in promises:
+        promise.keep(failure)
 
 
 def _why(worker: WorkerProcess) -> str:
