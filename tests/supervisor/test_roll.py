@@ -158,7 +158,7 @@ def test_a_roll_reads_the_options_anew(tmp_path: Path) -> None:
         config.write_text("workers = -3\n")
         server.send(signal.SIGHUP)
         server.wait_for("Nothing is replaced: bad value for workers: -3")
-        assert len(workers_that_serve(server)) == 3
+        wait_until(lambda: len(workers_that_serve(server)) == 3, "three workers")
         assert server.stop() == 0
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import start_server, wait_until
+from tests.support.processes import children, is_alive, start_server, wait_until
 
-from .apps import write_app
+from .apps import write, write_app
 from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
@@ -41,4 +41,23 @@ def test_a_roll_that_was_asked_for_follows_one_that_ends_with_the_slot_it_waited
         server.wait_for("Rolled: every worker is new", after=mark)
         mark = server.output.mark
         server.wait_for("Rolled: every worker is new", after=mark, patience=10)
+        assert server.stop() == 0
+
+
+def test_no_worker_is_removed_before_the_canary_of_a_smaller_config_is_ready(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    config = tmp_path / "trioasgi.toml"
+    config.write_text("workers = 3\n")
+    with start_server("app:app", "--config", "trioasgi.toml", cwd=tmp_path) as server:
+        old = wait_for_workers(server, 3)
+        config.write_text("workers = 1\n")
+        write(tmp_path, "1 / 0")
+        server.send(signal.SIGHUP)
+        server.wait_for("every old worker stays")
+        assert "Stopping" not in server.output.text
+        assert all(map(is_alive, old))
+        write_app(tmp_path, "new")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        wait_until(lambda: len(children(server.pid)) == 1, "one worker")
         assert server.stop() == 0

@@ -13,7 +13,7 @@ does its predecessor drain, and the roll goes on with the next slot.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
@@ -64,16 +64,23 @@ ROLL_TRANSITIONS: Final[Mapping[RollState, Mapping[RollState, str]]] = {
 
 class Roll:
     """One roll, to workers of `config`. The supervisor tells it of what happens to workers. At its end it
-    keeps the `promises`.
+    keeps the `promises`. `on_proven` is called when the canary is ready, before anything else is replaced.
     """
 
-    def __init__(self, workers: Workers, config: Config, promises: Sequence[Promise]) -> None:
+    def __init__(
+        self,
+        workers: Workers,
+        config: Config,
+        promises: Sequence[Promise],
+        on_proven: Callable[[], None] = lambda: None,
+    ) -> None:
         self.state = RollState.CANARY
         self.since = trio.current_time()
         """When it has begun, or, when it is over, ended."""
         self.failure: str | None = None
         """Why it was not done."""
         self._promises = [*promises]
+        self._on_proven = on_proven
         self._workers = workers
         self._config = config
         self._awaited: WorkerProcess | None = None
@@ -103,6 +110,8 @@ class Roll:
             self._enter(RollState.REST)
             self._workers.config = self._config
             self._workers.drop_standby()
+            self._awaited = None
+            self._on_proven()
         self._go_on()
 
     def refuse(self, reason: str) -> None:

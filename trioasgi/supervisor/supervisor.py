@@ -15,6 +15,7 @@ import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -345,12 +346,15 @@ class Supervisor:
             self.roll = Roll(self.workers, self._config, promises)
             self.roll.refuse(config)
             return
+        self._said.forget()
+        self.roll = Roll(self.workers, config, promises, on_proven=partial(self._adopt, config))
+        self.roll.begin()
+
+    def _adopt(self, config: Config) -> None:
+        """The canary of this config is ready: now what it says of the number of workers counts too."""
         if config.workers != self._config.workers and config.workers != len(self.workers.slots):
             self._scale(config.workers)
         self._config = config
-        self._said.forget()
-        self.roll = Roll(self.workers, config, promises)
-        self.roll.begin()
 
     def _read_options(self) -> Config | str:
         """The options as they are now, or why they cannot be used."""
