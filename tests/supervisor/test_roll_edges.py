@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.client import Background, get
 from tests.support.processes import children, is_alive, start_server, wait_until
 
 from .apps import write, write_app
@@ -41,6 +44,33 @@ def test_a_roll_that_was_asked_for_follows_one_that_ends_with_the_slot_it_waited
         server.wait_for("Rolled: every worker is new", after=mark)
         mark = server.output.mark
         server.wait_for("Rolled: every worker is new", after=mark, patience=10)
+        assert server.stop() == 0
+
+
+def test_no_worker_is_started_for_a_slot_that_was_removed(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import os; assert not os.path.exists('broken')")
+    with start_server("app:app", "--worker-lifetime", "1000", cwd=tmp_path) as server:
+        url = server.url()
+        (first,) = wait_for_workers(server, 1)
+        server.send(signal.SIGTTIN)
+        _, second = wait_for_workers(server, 2)
+        os.kill(first, signal.SIGSTOP)
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        os.kill(first, signal.SIGCONT)
+        (tmp_path / "broken").touch()
+        os.kill(second, signal.SIGTERM)
+        server.wait_for("It is tried again when its predecessor has stopped")
+        server.send(signal.SIGTTOU)
+        server.wait_for("Scaling from 2 to 1")
+        (tmp_path / "broken").unlink()
+        mark = server.output.mark
+        (tmp_path / "released").touch()
+        assert held.answer().body == "yes"
+        server.wait_for(f"Worker {second} has stopped", after=mark)
+        assert get(url).body == "yes"
+        time.sleep(0.5)
+        wait_until(lambda: children(server.pid) == [first], "one worker", patience=5)
         assert server.stop() == 0
 
 

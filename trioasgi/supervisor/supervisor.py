@@ -556,7 +556,9 @@ class Supervisor:
         if not self._is_running and worker.ready_at is not None:
             self._note_status(worker)
         logger.info("%s has stopped", name_of(worker))
-        if self._is_running and slot.state is SlotState.WAITING and not slot.leaving:
+        if not self._is_running or slot not in self.workers.slots:  # it was removed, and needs no worker
+            return
+        if slot.state is SlotState.WAITING and not slot.leaving:
             self.workers.start(slot)
 
     def _show(self, reason: str) -> None:
