@@ -47,6 +47,35 @@ def test_a_roll_that_was_asked_for_follows_one_that_ends_with_the_slot_it_waited
         assert server.stop() == 0
 
 
+def test_a_worker_that_is_due_is_replaced_though_a_canary_has_failed_in_its_slot(tmp_path: Path) -> None:
+    source = """
+        import os, time
+        with open("starts", "a") as file:
+            file.write("x")
+        if os.path.getsize("starts") == 2:
+            open("waits", "w").close()
+            while not os.path.exists("go"):
+                time.sleep(0.02)
+        BAD = os.path.getsize("starts") == 2
+        """
+    write_app(tmp_path, "yes", extra=source)
+    text = (tmp_path / "app.py").read_text()
+    write(tmp_path, text.replace('"status": 200', '"status": 503 if BAD else 200'))
+    options = ("--workers", "1", "--limit-max-requests", "3", "--smoke", "/health")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        url = server.url()
+        (first,) = wait_for_workers(server, 1)
+        server.send(signal.SIGHUP)
+        wait_until((tmp_path / "waits").exists, "the canary loads")
+        for _ in range(4):
+            get(url)
+        server.wait_for(f"Worker {first} is due")
+        (tmp_path / "go").touch()
+        server.wait_for("The roll has failed")
+        wait_until(lambda: not is_alive(first), "the worker that was due has been replaced", patience=10)
+        assert server.stop() == 0
+
+
 def test_no_worker_is_started_for_a_slot_that_was_removed(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import os; assert not os.path.exists('broken')")
     with start_server("app:app", "--worker-lifetime", "1000", cwd=tmp_path) as server:

@@ -139,7 +139,7 @@ class Supervisor:
                 async for event in self._receive:
                     self._handle(event)
                     self._on_event(event)
-                    self._begin_next_roll()
+                    self._follow_up()
                     if self._is_over:
                         break
                     self._look_whether_any_serves()
@@ -396,11 +396,21 @@ class Supervisor:
         self._stopgap.take_changes()
         self._renewal.take_changes(paths)
 
-    def _begin_next_roll(self) -> None:
-        """Begin the roll that was asked for during another one, if that is over, however it ended."""
-        if self._next_roll and self._is_running and not self.is_rolling:
+    def _follow_up(self) -> None:
+        """Do what has waited for something to end, however it ended. Called after each event."""
+        if not self._is_running:
+            return
+        if self._next_roll and not self.is_rolling:
             promises, self._next_roll = self._next_roll, []
             self._take_roll(*promises)
+        for slot in self.workers.slots:
+            if (
+                slot.is_due
+                and slot.state is SlotState.SERVING
+                and slot.successor is None
+                and slot.delay is None
+            ):
+                self.workers.succeed(slot)
 
     def _take_waiting(self, worker: WorkerProcess) -> None:
         if worker is self.workers.standby:
@@ -444,8 +454,6 @@ class Supervisor:
         slot.delay = None
         if slot.state is SlotState.DELAYED:
             self.workers.start(slot)
-        elif slot.is_due and slot.successor is None:
-            self.workers.succeed(slot)
 
     def _take_ready(self, worker: WorkerProcess) -> None:
         slot = self.workers.slot_of(worker)
@@ -485,8 +493,6 @@ class Supervisor:
             return
         logger.info("%s is due: %s; its successor starts", name_of(worker), reason)
         slot.is_due = True
-        if slot.successor is None:  # and no roll replaces it already
-            self.workers.succeed(slot)
 
     def _take_draining(self, worker: WorkerProcess, reason: str, *, is_planned: bool) -> None:
         slot = self.workers.slot_of(worker)
