@@ -31,6 +31,25 @@ NTH_WAITS = """
 """The worker that is the `number`th to load the application waits for the file `go`."""
 
 
+def test_a_request_is_not_cut_for_the_sake_of_many_rolls(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--worker-lifetime", "1000", cwd=tmp_path) as server:
+        url = server.url()
+        (first,) = wait_for_workers(server, 1)
+        held = []
+        for _ in range(5):
+            mark = server.output.mark
+            held.append(Background(url, "/held"))
+            server.wait_for("held has begun", after=mark)
+            server.send(signal.SIGHUP)
+            server.wait_for("Rolled: every worker is new|The roll waits", after=mark)
+        assert is_alive(first)
+        (tmp_path / "released").touch()
+        assert [answer.answer().body for answer in held] == ["old"] * 5
+        server.wait_for("Rolled: every worker is new", after=mark)
+        assert server.stop() == 0
+
+
 def test_a_roll_that_was_asked_for_follows_one_that_ends_with_the_slot_it_waited_for(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra=NTH_WAITS.format(number=4))
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:

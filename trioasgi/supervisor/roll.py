@@ -84,6 +84,7 @@ class Roll:
         self._workers = workers
         self._config = config
         self._awaited: WorkerProcess | None = None
+        self._is_held_up = False
 
     @property
     def is_over(self) -> bool:
@@ -141,6 +142,11 @@ class Roll:
         ):
             self._go_on()
 
+    def go_on_if_held_up(self) -> None:
+        """Go on, if it waits for replaced workers to end, and they have."""
+        if self._is_held_up and not self.is_over:
+            self._go_on()
+
     def abandon(self) -> list[Promise]:
         """End it and remove the canary, whose predecessor serves on. Return the promises of those who wait:
         they are for the roll that follows.
@@ -159,15 +165,24 @@ class Roll:
             logger.info("Rolled: every worker is new")
             self._end(None)
             return
+        if slot.is_crowded:
+            self._awaited = None
+            if not self._is_held_up:
+                self._is_held_up = True
+                logger.info("The roll waits: %d replaced workers still finish requests", len(slot.leaving))
+            return
+        self._is_held_up = False
         self._awaited = self._workers.succeed(slot, self._config, gated=bool(self._config.smoke))
 
     def _next_slot(self) -> Slot | None:
-        """A slot whose worker is not of the new config; one that serves before those that do not."""
+        """A slot whose worker is not of the new config; one that serves before those that do not, and crowded
+        ones last.
+        """
         config = self._config
         old = [
             slot for slot in self._workers.slots if slot.worker is None or slot.worker.config is not config
         ]
-        return min(old, key=lambda slot: slot.state is not SlotState.SERVING, default=None)
+        return min(old, key=lambda slot: (slot.is_crowded, slot.state is not SlotState.SERVING), default=None)
 
     def _enter(self, state: RollState) -> None:
         assert state in ROLL_TRANSITIONS[self.state], (self.state, state)

@@ -22,6 +22,11 @@ from .sources import SourcesChanged
 from .watcher import FilesChanged
 from .worker_process import WorkerEvent, WorkerProcess
 
+MOST_LEAVING = 3
+"""So many replaced workers of a slot may be draining. Then a roll waits, and so does the successor of a
+worker that is due. A change of files does not wait: it has the oldest killed.
+"""
+
 
 class SlotState(Enum):
     """The state of a slot."""
@@ -103,6 +108,24 @@ class Slot(msgspec.Struct, eq=False):
     """Have files changed since the worker was started, which may still become ready?"""
     delay: trio.CancelScope | None = None
     """The scope of the delay before the next worker or successor. If it is cancelled, no DelayOver comes."""
+
+    @property
+    def wants_successor(self) -> bool:
+        """Is its worker due, and may a successor start now?"""
+        return (
+            self.is_due
+            and self.state is SlotState.SERVING
+            and self.successor is None
+            and self.delay is None
+            and not self.is_crowded
+        )
+
+    @property
+    def is_crowded(self) -> bool:
+        """Are so many of its earlier workers still draining that no other should be replaced yet? Each of
+        them has its grace, and occupies memory until then.
+        """
+        return len(self.leaving) >= MOST_LEAVING
 
     def enter(self, state: SlotState) -> None:
         """Change the state. A change that is not in the table is a bug of the supervisor."""

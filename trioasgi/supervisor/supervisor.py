@@ -403,13 +403,10 @@ class Supervisor:
         if self._next_roll and not self.is_rolling:
             promises, self._next_roll = self._next_roll, []
             self._take_roll(*promises)
+        if self._roll is not None:
+            self._roll.go_on_if_held_up()
         for slot in self.workers.slots:
-            if (
-                slot.is_due
-                and slot.state is SlotState.SERVING
-                and slot.successor is None
-                and slot.delay is None
-            ):
+            if slot.wants_successor:
                 self.workers.succeed(slot)
 
     def _take_waiting(self, worker: WorkerProcess) -> None:

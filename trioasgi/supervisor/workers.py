@@ -17,7 +17,7 @@ import trio
 
 from trioasgi.tasks import start_soon
 
-from .slots import DelayOver, Slot, SlotState, SupervisorEvent
+from .slots import MOST_LEAVING, DelayOver, Slot, SlotState, SupervisorEvent
 from .worker_process import WorkerProcess
 from .worker_state import WorkerState
 
@@ -30,8 +30,6 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
 _STABLE = 10.0
 """Seconds after which a worker that was ready is no longer counted as having crashed at once."""
-_MOST_LEAVING = 3
-"""So many replaced workers of a slot may be draining. If one more is replaced, the oldest is killed."""
 
 
 class Workers:
@@ -186,8 +184,8 @@ class Workers:
         slot.worker = None
 
     def _note_leaving(self, slot: Slot, worker: WorkerProcess) -> None:
-        if len(slot.leaving) >= _MOST_LEAVING:
-            slot.leaving[0].kill(f"was still draining when {_MOST_LEAVING} more had to")
+        if slot.is_crowded and self.config.reload:
+            slot.leaving[0].kill(f"was still draining when {MOST_LEAVING} more had to")
         slot.leaving.append(worker)
 
     def drain_leaving(self, slot: Slot) -> None:
