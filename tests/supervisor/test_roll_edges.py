@@ -139,3 +139,20 @@ def test_no_worker_is_removed_before_the_canary_of_a_smaller_config_is_ready(tmp
         server.wait_for("Rolled: every worker is new")
         wait_until(lambda: len(children(server.pid)) == 1, "one worker")
         assert server.stop() == 0
+
+
+def test_the_log_says_how_a_replaced_worker_has_ended(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--worker-lifetime", "1000", cwd=tmp_path) as server:
+        url = server.url()
+        (old,) = wait_for_workers(server, 1)
+        held = Background(url, "/held")
+        server.wait_for("held has begun")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for(f"WARNING .*Worker {old} was ended by SIGKILL while it was stopping")
+        with pytest.raises(OSError):
+            held.answer()
+        assert f"Worker {old} has stopped" not in server.output.text
+        assert server.stop() == 0

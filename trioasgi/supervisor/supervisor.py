@@ -558,7 +558,10 @@ class Supervisor:
             self._show(worker.failure.reason)
         if not self._is_running and worker.ready_at is not None:
             self._note_status(worker)
-        logger.info("%s has stopped", name_of(worker))
+        if worker.ready_at is not None and worker.has_ended_badly:
+            logger.warning("%s %s while it was stopping", name_of(worker), worker.ending())
+        else:
+            logger.info("%s has stopped", name_of(worker))
         if not self._is_running or slot not in self.workers.slots:  # it was removed, and needs no worker
             return
         if slot.state is SlotState.WAITING and not slot.leaving:
