@@ -156,3 +156,13 @@ def test_the_log_says_how_a_replaced_worker_has_ended(tmp_path: Path) -> None:
             held.answer()
         assert f"Worker {old} has stopped" not in server.output.text
         assert server.stop() == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
+def test_workers_that_are_too_large_from_the_first_are_replaced_less_and_less_often(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    options = ("--worker-max-rss", "1000000", "--timeout-worker", "1")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        for delay in ("0.25", "0.5", "1"):
+            server.wait_for(rf"WARNING .*is due soon: it occupies \d+ bytes .*starts in {delay} s")
+        assert server.stop() == 0

@@ -55,7 +55,7 @@ def test_a_worker_that_has_lived_for_its_time_is_replaced(tmp_path: Path) -> Non
         first, second = wait_for_workers(server, 2)
         with Hammer(url) as hammer:
             for pid in (first, second):
-                server.wait_for(rf"Worker {pid} is due: it has lived for \d s \(--worker-lifetime\)")
+                server.wait_for(rf"Worker {pid} is due: it has lived for [\d.]+ s \(--worker-lifetime\)")
             wait_for_workers(server, 4)
             wait_until(lambda: not is_alive(first) and not is_alive(second), "both have ended")
         assert hammer.errors == []
@@ -71,7 +71,7 @@ def test_a_worker_that_grows_too_large_is_replaced(tmp_path: Path) -> None:
         url = server.url()
         wait_for_workers(server, 2)
         (tmp_path / "large").unlink()
-        server.wait_for(r"is due: it occupies 3\d{8} bytes of memory \(--worker-max-rss\)")
+        server.wait_for(r"is due soon: it occupies 3\d{8} bytes of memory \(--worker-max-rss\)")
         wait_for_workers(server, 4)
         assert get(url).body == "yes"
         assert server.stop() == 0

@@ -62,7 +62,7 @@ from .worker_process import (
     WorkerReady,
     WorkerWaiting,
 )
-from .workers import Workers, name_of
+from .workers import Workers, has_been_stable, name_of
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -201,8 +201,8 @@ class Supervisor:
                 self._take_waiting(worker)
             case WorkerReady(worker):
                 self._take_ready(worker)
-            case WorkerDue(worker, reason):
-                self._take_due(worker, reason)
+            case WorkerDue(worker, reason, is_too_large):
+                self._take_due(worker, reason, is_too_large=is_too_large)
             case WorkerDraining(worker, reason, is_planned):
                 self._take_draining(worker, reason, is_planned=is_planned)
             case WorkerEnded(worker):
@@ -403,8 +403,8 @@ class Supervisor:
         if self._next_roll and not self.is_rolling:
             promises, self._next_roll = self._next_roll, []
             self._take_roll(*promises)
-        if self._roll is not None:
-            self._roll.go_on_if_held_up()
+        if self.roll is not None:
+            self.roll.go_on_if_held_up()
         for slot in self.workers.slots:
             if slot.wants_successor:
                 self.workers.succeed(slot)
@@ -484,12 +484,18 @@ class Supervisor:
             self._has_announced = True
             self._on_serving()
 
-    def _take_due(self, worker: WorkerProcess, reason: str) -> None:
+    def _take_due(self, worker: WorkerProcess, reason: str, *, is_too_large: bool) -> None:
         slot = self.workers.slot_of(worker)
         if slot is None or not self._is_running:
             return
-        logger.info("%s is due: %s; its successor starts", name_of(worker), reason)
         slot.is_due = True
+        if is_too_large and not has_been_stable(worker):
+            delay = self.workers.delay(slot)
+            logger.warning("%s is due soon: %s; its successor starts in %g s", name_of(worker), reason, delay)
+            return
+        if is_too_large:
+            slot.crashes = 0
+        logger.info("%s is due: %s; its successor starts", name_of(worker), reason)
 
     def _take_draining(self, worker: WorkerProcess, reason: str, *, is_planned: bool) -> None:
         slot = self.workers.slot_of(worker)

@@ -98,6 +98,8 @@ class WorkerDue(msgspec.Struct, frozen=True):
 
     worker: WorkerProcess
     reason: str
+    is_too_large: bool
+    """Is its memory the reason? Its successor may need as much from the first, and so on without end."""
 
 
 class WorkerDraining(msgspec.Struct, frozen=True):
@@ -409,10 +411,10 @@ class WorkerProcess:
             self._enter(WorkerState.READY)
             self._post(WorkerReady(self))
 
-    def _take_due(self, reason: str) -> None:
+    def _take_due(self, reason: str, *, is_too_large: bool = False) -> None:
         if self.state is WorkerState.READY and not self._is_due:
             self._is_due = True
-            self._post(WorkerDue(self, reason))
+            self._post(WorkerDue(self, reason, is_too_large))
 
     def _look_whether_due(self) -> None:
         """Has it lived for its time, or grown too large?"""
@@ -420,9 +422,10 @@ class WorkerProcess:
             return
         most = self.config.worker_max_rss
         if self._lifetime and trio.current_time() - self.ready_at >= self._lifetime:
-            self._take_due(f"it has lived for {self._lifetime:.0f} s (--worker-lifetime)")
+            self._take_due(f"it has lived for {self._lifetime:.1f} s (--worker-lifetime)")
         elif most and self.heartbeat.rss > most:
-            self._take_due(f"it occupies {self.heartbeat.rss} bytes of memory (--worker-max-rss)")
+            why = f"it occupies {self.heartbeat.rss} bytes of memory (--worker-max-rss)"
+            self._take_due(why, is_too_large=True)
 
     # Its deadlines
 
