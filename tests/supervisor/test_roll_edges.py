@@ -166,3 +166,24 @@ def test_workers_that_are_too_large_from_the_first_are_replaced_less_and_less_of
         for delay in ("0.25", "0.5", "1"):
             server.wait_for(rf"WARNING .*is due soon: it occupies \d+ bytes .*starts in {delay} s")
         assert server.stop() == 0
+
+
+CLIENT = """
+async def app(scope, receive, send):
+    host, port = scope["client"]
+    server, bound = scope["server"]
+    assert host == server == "127.0.0.1" and bound
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"yes"})
+"""
+
+
+def test_an_application_that_looks_at_the_client_passes_probes(tmp_path: Path) -> None:
+    write(tmp_path, CLIENT)
+    with start_server("app:app", "--smoke", "/", "--lifespan", "off", cwd=tmp_path) as server:
+        url = server.url()
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new|The roll has failed")
+        assert server.output.count("has passed the probes") == 1
+        assert get(url).body == "yes"
+        assert server.stop() == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from trioasgi.server.room import Room
 
 logger = logging.getLogger("trioasgi")
+
+_LOOPBACK: Mapping[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
 class _Listener(msgspec.Struct, frozen=True):
@@ -144,7 +146,11 @@ class Acceptor:
         connections.begin(stream, client, server)
 
     def begin_private(self, connection: socket.socket, connections: Connections) -> None:
-        """Serve a connected socket that does not come from a listening one, without TLS or a PROXY header."""
+        """Serve a connected socket that does not come from a listening one, without TLS or a PROXY header.
+
+        Its other end is a process of this machine. Applications rely on the addresses that a connection has
+        where the server listens on TCP, so it has those of one over the loopback interface.
+        """
         connection.setblocking(False)
         try:
             stream = self._make_stream(connection, waits=True)
@@ -152,7 +158,15 @@ class Acceptor:
             logger.warning("the supervisor's connection could not be served: %s", exc)
             connection.close()
             return
-        connections.begin_plain(stream)
+        connections.begin_plain(stream, *self._loopback_peers())
+
+    def _loopback_peers(self) -> tuple[Peer | None, Peer | None]:
+        """The client's and the server's address of a connection over loopback. No client has port 0."""
+        for listener in self._listeners:
+            host = _LOOPBACK.get(listener.family)
+            if host is not None:
+                return (host, 0), (host, listener.sock.getsockname()[1])
+        return None, None
 
     def _make_stream(self, connection: socket.SocketType, *, waits: bool) -> trio.abc.Stream:
         return _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub, waits=waits)

@@ -110,9 +110,9 @@ class Connections:
             self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
             self._preparing += 1
 
-    def begin_plain(self, stream: trio.abc.Stream) -> None:
-        """As `begin`, for a stream that has no client's address, and neither TLS nor a PROXY header."""
-        self._take_over(self._connect(as_channel(stream), self._preparer.info(None, None)))
+    def begin_plain(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
+        """As `begin`, for a stream that has neither TLS nor a PROXY header."""
+        self._take_over(self._connect(as_channel(stream), self._preparer.info(client, server)))
 
     @property
     def begins_with_steps(self) -> bool:

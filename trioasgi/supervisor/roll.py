@@ -169,7 +169,7 @@ class Roll:
             self._awaited = None
             if not self._is_held_up:
                 self._is_held_up = True
-                logger.info("The roll waits: %d replaced workers still finish requests", len(slot.leaving))
+                logger.info("The roll waits until one of %d replaced workers has ended", len(slot.leaving))
             return
         self._is_held_up = False
         self._awaited = self._workers.succeed(slot, self._config, gated=bool(self._config.smoke))
