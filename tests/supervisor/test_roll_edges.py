@@ -187,3 +187,18 @@ def test_an_application_that_looks_at_the_client_passes_probes(tmp_path: Path) -
         assert server.output.count("has passed the probes") == 1
         assert get(url).body == "yes"
         assert server.stop() == 0
+
+
+def test_the_log_says_of_a_canary_that_is_killed_while_it_is_probed_what_has_happened(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--smoke", "/held", cwd=tmp_path) as server:
+        (old,) = wait_for_workers(server, 1)
+        server.send(signal.SIGHUP)
+        server.wait_for("held has begun")
+        (canary,) = set(children(server.pid)) - {old}
+        os.kill(canary, signal.SIGKILL)
+        server.wait_for(f"Worker {canary} was ended by SIGKILL")
+        server.wait_for("The roll has failed")
+        assert f"Worker {canary} has stopped" not in server.output.text
+        assert "ConnectionClosed" not in server.output.text
+        assert server.stop() == 0

@@ -58,7 +58,10 @@ async def _ask(stream: trio.SocketStream, client: h11.Connection, wanted: Probe)
     while True:
         match client.next_event():
             case h11.NEED_DATA:
-                client.receive_data(await stream.receive_some(_CHUNK))
+                data = await stream.receive_some(_CHUNK)
+                if not data and client.their_state is h11.SEND_RESPONSE:
+                    raise trio.BrokenResourceError("the worker closed the connection")
+                client.receive_data(data)
             case h11.Response(status_code=status):
                 pass
             case h11.EndOfMessage():

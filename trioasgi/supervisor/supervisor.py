@@ -566,6 +566,8 @@ class Supervisor:
             self._note_status(worker)
         if worker.ready_at is not None and worker.has_ended_badly:
             logger.warning("%s %s while it was stopping", name_of(worker), worker.ending())
+        elif worker.exit_status:  # it was not ready, and has lost nothing
+            logger.info("%s %s", name_of(worker), worker.ending())
         else:
             logger.info("%s has stopped", name_of(worker))
         if not self._is_running or slot not in self.workers.slots:  # it was removed, and needs no worker
