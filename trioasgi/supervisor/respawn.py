@@ -86,6 +86,8 @@ class Respawn:
         if worker.failure is not None:
             reason = worker.failure.reason
             self._show(reason)
+        else:
+            logger.error("%s %s before it was ready", name_of(worker), worker.ending())
         if slot.is_due:
             delay = self._workers.delay(slot)
             logger.error("%s could not take over; %g s until the next attempt", name_of(worker), delay)
