@@ -652,7 +652,9 @@ def test_a_log_of_the_program_that_fails_at_the_end_of_a_response_ends_only_its_
         app = Lived()
         with logged() as log:
             async with served(app, timeout_graceful_shutdown=0.1) as server, connected(server) as client:
-                monkeypatch.setattr(logging.getLogger("trioasgi.access"), "handlers", [Failing()])
+                access = logging.getLogger("trioasgi.access")
+                monkeypatch.setattr(access, "__class__", logging.Logger)  # the server has not configured it
+                monkeypatch.setattr(access, "handlers", [Failing()])
                 await client.send(request("/stream"))
                 await app.entered.wait()
                 await server.drain()
