@@ -103,3 +103,29 @@ def test_watching_for_the_end_takes_time_that_grows_with_the_pieces() -> None:
         trio.run(StreamChannel(Dripping(size)).wait_hung_up)
 
     assert grows_no_faster_than_its_input(watch, 1500)
+
+
+@on_trio
+async def test_a_close_that_is_cancelled_before_it_has_sent_closes_the_stream() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = StreamChannel(ours)
+    channel.send_nowait(b"x")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await channel.aclose()
+    with trio.fail_after(1):
+        assert await theirs.receive_some() == b""
+
+
+@on_trio
+async def test_a_close_after_an_abort_raises_nothing_also_while_an_error_is_handled() -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel = StreamChannel(ours)
+    channel.send_nowait(b"x")
+    channel.abort()
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        await channel.aclose()
+    with trio.fail_after(1):
+        assert await theirs.receive_some() == b""

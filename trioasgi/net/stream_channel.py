@@ -235,16 +235,20 @@ class StreamChannel(Channel):
                 await self._stream.send_eof()
 
     async def aclose(self) -> None:
+        # No `finally` with an `await`: mypyc would raise what a caller of this handles meanwhile.
         try:
             if self._unsent_size:
-                with suppress(OSError):  # flush() has set `_aborted`
-                    await self.flush()
-        finally:
-            if self._aborted:
-                await trio.aclose_forcefully(self._stream)
-        if not self._aborted:
-            with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
-                await self._stream.aclose()
+                await self.flush()
+        except OSError:
+            pass  # flush() has set `_aborted`
+        except BaseException:
+            await trio.aclose_forcefully(self._stream)
+            raise
+        if self._aborted:
+            await trio.aclose_forcefully(self._stream)
+            return
+        with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
+            await self._stream.aclose()
 
     async def cut(self) -> None:
         with suppress(OSError):
