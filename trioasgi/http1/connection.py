@@ -330,12 +330,21 @@ class HTTP1Connection(ConnectionState):
     def exchange_under_way(self) -> HTTP1Exchange | None:
         return self._exchange if self.phase is _BUSY else None
 
+    @property
+    def call_under_way(self) -> HTTP1Exchange | None:
+        exchange = self.exchange_under_way
+        return None if exchange is None or exchange.scope is None else exchange
+
     def _note_gone(self) -> None:
         self.attends = True
         self._watch().begin(self)
 
     def attend(self) -> None:
         self._watch().attend(self)
+
+    def note_lost(self) -> None:
+        if self.settings.gives_up is not GivesUp.NEVER:
+            self._watch().begin(self, lost=True)
 
     def _watch(self) -> GivingUp:
         """What cancels a call after its client has gone."""

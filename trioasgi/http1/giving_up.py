@@ -3,7 +3,8 @@
 It is cancelled after a grace (`--disconnect-grace`). A client that has closed only its sending side looks the
 same, but still reads. So the grace begins again with each piece of the response that leaves, and does not run
 while a piece waits to leave. If the client has really gone, its kernel answers the next piece with a reset,
-and that ends the call at once.
+and `send()` raises. The grace begins then for the last time. A call that has given its whole response goes
+on.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ if TYPE_CHECKING:
 
 _CONCERNED: Final = {
     GivesUp.NEVER: (),
-    GivesUp.STREAMS: (ResponsePhase.STARTED,),
-    GivesUp.ALWAYS: (ResponsePhase.NOT_STARTED, ResponsePhase.STARTED),
+    GivesUp.STREAMS: (ResponsePhase.STARTED, ResponsePhase.FAILED),
+    GivesUp.ALWAYS: (
+        ResponsePhase.NOT_STARTED,
+        ResponsePhase.STARTED,
+        ResponsePhase.REFUSED,
+        ResponsePhase.FAILED,
+    ),
 }
-"""The phases of the response in which the call is cancelled, by `--cancel-on-disconnect`."""
+"""The phases of the response in which the call is cancelled, by `--cancel-on-disconnect`. The server may have
+ended the response before its client went, while the call goes on.
+"""
 
 
 class GivingUp:
@@ -38,12 +46,13 @@ class GivingUp:
     collector, with all that a WebSocket has received.
     """
 
-    __slots__ = ("_deadline", "_deadline_before", "_watched", "pending")
+    __slots__ = ("_deadline", "_deadline_before", "_is_whole", "_watched", "pending")
 
     def __init__(self) -> None:
         self._deadline = math.inf
         self._deadline_before = math.inf
         self._watched: Exchange | None = None
+        self._is_whole = False  # was the response that is lost given whole? No other follows it
         self.pending = False
         """Is the call to be cancelled?"""
 
@@ -57,17 +66,31 @@ class GivingUp:
         elif not channel.tells_of_hang_up:
             self._watch(connection)
 
-    def begin(self, connection: ConnectionState) -> None:
-        """The client has gone: begin the grace of the call that is under way, if it may be cancelled."""
-        if _exchange_to_cancel(connection) is None:
+    def begin(self, connection: ConnectionState, *, lost: bool = False) -> None:
+        """The client has gone: begin the grace of the call that is under way, if it may be cancelled. `lost`:
+        no piece can leave any more.
+        """
+        exchange = connection.call_under_way
+        if exchange is not None and exchange.phase is ResponsePhase.ENDING:
+            self._spare(connection, lost=lost)
+        if self._is_whole or _exchange_to_cancel(connection) is None:
             return
         scope = connection.scope
+        if scope.cancel_called:
+            return
         self._deadline_before = self.deadline_before(scope.deadline)
         self.pending = True
         connection.sets_deadlines = True
-        grace = math.inf if connection.flushing else connection.settings.disconnect_grace
+        grace = math.inf if connection.flushing and not lost else connection.settings.disconnect_grace
         self._deadline = trio.current_time() + grace
         scope.deadline = min(self._deadline_before, self._deadline)
+
+    def _spare(self, connection: ConnectionState, *, lost: bool) -> None:
+        """The call has given its whole response. End a grace that has begun before."""
+        self._is_whole = lost
+        if self.pending:
+            connection.scope.deadline = self.deadline_before(connection.scope.deadline)
+            self.pending = False
 
     def deadline_before(self, deadline: float) -> float:
         """What the deadline of the call would be if its client were still there. Now it is `deadline`."""
@@ -99,7 +122,7 @@ class GivingUp:
 
 def _exchange_to_cancel(connection: ConnectionState) -> Exchange | None:
     """The exchange that the application is called for now, if that call is one to cancel."""
-    exchange = connection.exchange_under_way
+    exchange = connection.call_under_way
     if exchange is None or exchange.phase not in _CONCERNED[connection.settings.gives_up]:
         return None
     return exchange

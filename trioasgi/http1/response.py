@@ -233,6 +233,7 @@ class HTTP1Response(Exchange):
                 self.phase = _ENDING
                 return True
         except OSError as exc:
+            self.phase = _ENDING  # it was given whole
             raise self._broken() from exc
         self._complete()
         return False
@@ -263,12 +264,13 @@ class HTTP1Response(Exchange):
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
         self._framing = _LOST  # until the whole file has been sent, as this may be cancelled
         head, self._head = self._head, b""
-        if (head or before) and self._send(head + before, ahead=True):
-            await self.flush()
-        self.count(count, more)  # not before: the file has not been given if the head does not leave
-        with _TellingOfDisconnect(self):
+        channel = self._connection.channel
+        with _WaitingForClient(self, whole=not more):
+            if (head or before) and not channel.send_ahead_nowait(head + before):
+                await channel.flush()
+            self.count(count, more)  # not before: the file has not been given if the head does not leave
             try:
-                await self._connection.channel.send_file(fd, offset, count)
+                await channel.send_file(fd, offset, count)
             except EOFError as exc:
                 self.abort(str(exc))
                 raise
@@ -316,10 +318,9 @@ class HTTP1Response(Exchange):
         connection.channel.release_watchers()
         connection.channel.interrupt_read()  # from here on the connection reads
 
-    def _send(self, data: bytes, *, ahead: bool = False) -> bool:
-        channel = self._connection.channel
+    def _send(self, data: bytes) -> bool:
         try:
-            return not (channel.send_ahead_nowait(data) if ahead else channel.send_nowait(data))
+            return not self._connection.channel.send_nowait(data)
         except OSError as exc:
             raise self._broken() from exc
 
@@ -350,18 +351,9 @@ class HTTP1Response(Exchange):
             await self._flush()
 
     async def _flush(self) -> None:
-        connection = self._connection
-        channel = connection.channel
-        connection.flushing += 1
-        if connection.attends:
-            connection.attend()
-        try:
-            with _TellingOfDisconnect(self):
-                await channel.flush()
-        finally:
-            connection.flushing -= 1
-        if connection.attends:
-            connection.attend()
+        channel = self._connection.channel
+        with _WaitingForClient(self):
+            await channel.flush()
         # While we waited, another task may have given the end of the response. Then its own flush completes
         # it.
         if self.phase is _ENDING and not channel.unsent:
@@ -383,6 +375,7 @@ class HTTP1Response(Exchange):
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken: end all waits for it, and close it."""
+        self._connection.note_lost()
         self._give_up(_Failure(reason, by_server, self._unsent))
         self._connection.channel.abort()
 
@@ -425,26 +418,37 @@ class HTTP1Response(Exchange):
             self._give_up(_Failure(reason, by_server=not self._connection.channel.hung_up))
 
 
-class _TellingOfDisconnect:
-    """Turn errors of the connection into ClientDisconnected.
+class _WaitingForClient:
+    """While the body waits for the client to take something, the grace of a client that has gone does not run
+    (`http1.giving_up`). Errors of the connection become ClientDisconnected. `whole`: will the response have
+    been given whole?
 
     No generator with @contextmanager: since Python 3.12 its frame and the error refer to each other, and keep
     the connection until the next garbage collection.
     """
 
-    __slots__ = ("_response",)
+    __slots__ = ("_response", "_whole")
 
-    def __init__(self, response: HTTP1Response) -> None:
+    def __init__(self, response: HTTP1Response, *, whole: bool = False) -> None:
         self._response = response
+        self._whole = whole
 
     def __enter__(self) -> None:
-        pass
+        connection = self._response._connection
+        connection.flushing += 1
+        if connection.attends:
+            connection.attend()
 
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
-        if isinstance(exc, TimeoutError):
-            raise self._response._stalled() from exc
+        response = self._response
+        connection = response._connection
+        connection.flushing -= 1
         if isinstance(exc, OSError):
-            raise self._response._broken() from exc
+            if self._whole:
+                response.phase = _ENDING
+            raise (response._stalled() if isinstance(exc, TimeoutError) else response._broken()) from exc
+        if connection.attends:
+            connection.attend()
 
 
 def _lost_file() -> BodyLengthError:

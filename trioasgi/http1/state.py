@@ -72,7 +72,7 @@ class ConnectionState(ABC):
         self.lends_scope = False
         """Has a call asked for `scope`? It may keep it, so the next call needs another one."""
         self.flushing = 0
-        """How many tasks wait in `flush()`."""
+        """How many tasks wait until the client takes what they send."""
         self.attends = settings.gives_up is not GivesUp.NEVER and not channel.tells_of_hang_up
         """Must `attend` be called whenever a piece of a response leaves?"""
         self._on_drain: Callable[[], None] | None = None
@@ -81,11 +81,22 @@ class ConnectionState(ABC):
     @property
     @abstractmethod
     def exchange_under_way(self) -> Exchange | None:
+        """The exchange that is being answered; None if there is none."""
+
+    @property
+    @abstractmethod
+    def call_under_way(self) -> Exchange | None:
         """The exchange for which the application is called now; None if there is no call."""
 
     @abstractmethod
     def attend(self) -> None:
         """A piece of a response has left. The client may have gone."""
+
+    @abstractmethod
+    def note_lost(self) -> None:
+        """The response is about to fail, as the connection is broken. The hub does not tell of that once this
+        side has closed it.
+        """
 
     @abstractmethod
     def response_over(self) -> None:

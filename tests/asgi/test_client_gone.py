@@ -1,0 +1,202 @@
+"""When the grace of `--cancel-on-disconnect` runs, and whom it concerns. It does not matter who has noticed
+first that the client has gone.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.asgi.test_deadlines import BEGUN
+from tests.support.http import request
+from tests.support.sockets import SOON, connected, port_of, run, served
+from tests.support.transports import TRANSPORTS, serving_over
+from trioasgi import Server
+from trioasgi.types import Receive, Scope, Send
+
+START = {"type": "http.response.start", "status": 200}
+LARGE = bytes(10_000_000)
+GRACE = 0.2
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(LARGE)
+    return path
+
+
+class Leaver:
+    """A client that can reset its connection in the middle of a step of the application. So the server's
+    next send notices it before the hub does.
+    """
+
+    def __init__(self) -> None:
+        self._sock = socket.socket()
+
+    def ask(self, server: Server) -> None:
+        self._sock.connect(("127.0.0.1", port_of(server)))
+        self._sock.sendall(request())
+
+    def leave(self) -> None:
+        if self._sock.fileno() < 0:
+            return
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
+
+@pytest.fixture
+def leaver() -> Iterator[Leaver]:
+    leaver = Leaver()
+    yield leaver
+    leaver.leave()
+
+
+@pytest.mark.parametrize("noticed_by", ["send", "hub"])
+@pytest.mark.parametrize("kind", ["body", "zerocopysend", "early_hint"])
+def test_a_call_that_goes_on_after_its_send_has_failed_is_cancelled(
+    codec: str, kind: str, noticed_by: str, leaver: Leaver, file: Path
+) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if kind != "early_hint":
+                await send(START)
+                await send(BEGUN)
+                await trio.testing.wait_all_tasks_blocked()  # they leave
+            leaver.leave()
+            if noticed_by == "hub":
+                await trio.sleep(GRACE / 4)
+            with file.open("rb") as opened, pytest.raises(OSError):
+                message = {"body": LARGE, "file": opened, "links": [b"</a>"], "more_body": True}
+                await send({"type": f"http.response.{kind}", **message})
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": GRACE, "http": codec}
+        async with served(app, lifespan="off", **options) as server:
+            leaver.ask(server)
+            with trio.fail_after(SOON):
+                await ended.wait()
+
+    ended = trio.Event()
+    run(main)
+
+
+@pytest.mark.parametrize("noticed_by", ["send", "hub"])
+@pytest.mark.parametrize("kind", ["body", "pathsend"])
+def test_a_call_that_has_given_its_whole_response_goes_on_though_that_cannot_leave(
+    codec: str, kind: str, noticed_by: str, leaver: Leaver, file: Path
+) -> None:
+    """As one whose response has left: its work behind the response is never cancelled."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(START)
+            await send(BEGUN)
+            await trio.testing.wait_all_tasks_blocked()
+            leaver.leave()
+            if noticed_by == "hub":
+                await trio.sleep(GRACE / 4)
+            with pytest.raises(OSError):
+                await send({"type": f"http.response.{kind}", "body": LARGE, "path": str(file)})
+            await trio.sleep(3 * GRACE)
+            done.append(True)
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        async with served(app, lifespan="off", disconnect_grace=GRACE, http=codec) as server:
+            leaver.ask(server)
+            with trio.fail_after(SOON):
+                await ended.wait()
+
+    ended = trio.Event()
+    done: list[bool] = []
+    run(main)
+    assert done
+
+
+@pytest.mark.parametrize("kind", ["body", "pathsend", "zerocopysend"])
+def test_the_grace_does_not_run_while_a_piece_waits_to_leave(codec: str, kind: str, file: Path) -> None:
+    """A client that has closed only its sending side reads a download slowly, and gets all of it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({**START, "headers": [(b"content-length", b"%d" % len(LARGE))]})
+        with file.open("rb") as opened:
+            await send({"type": f"http.response.{kind}", "body": LARGE, "path": str(file), "file": opened})
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", disconnect_grace=GRACE, http=codec) as server,
+            connected(server) as client,
+        ):
+            await client.send(request())
+            await client.until(b"\r\n\r\n")
+            await client.send_eof()
+            await trio.sleep(3 * GRACE)
+            assert len(await client.rest()) > len(LARGE) - 1_000_000
+
+    run(main)
+
+
+def test_the_grace_begins_again_when_the_application_waits_no_longer_for_a_piece_to_leave(codec: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(START)
+            with trio.move_on_after(GRACE):
+                await send({**BEGUN, "body": LARGE})
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        async with (
+            served(app, lifespan="off", disconnect_grace=GRACE, http=codec) as server,
+            connected(server) as client,
+        ):
+            await client.send(request())
+            await client.send_eof()
+            with trio.fail_after(SOON):
+                await ended.wait()
+
+    ended = trio.Event()
+    run(main)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_call_whose_response_the_server_has_ended_is_cancelled_when_its_client_goes(
+    codec: str, begins: bool, transport: str, tmp_path: Path
+) -> None:
+    """The server waits for the application before it closes: the client may be the first to go."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if begins:
+                await send(START)
+                await send(BEGUN)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            refused.set()
+            await trio.sleep_forever()
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        options = {"cancel_on_disconnect": "always", "disconnect_grace": GRACE, "http": codec}
+        async with serving_over(transport, app, tmp_path, **options) as both:
+            async with both.connect() as client:
+                await client.send(request("/", "Transfer-Encoding: chunked", method="POST") + b"no chunk\r\n")
+                await refused.wait()
+            with trio.fail_after(SOON):
+                await ended.wait()
+
+    refused, ended = trio.Event(), trio.Event()
+    run(main)
