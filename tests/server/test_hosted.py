@@ -608,6 +608,47 @@ def test_a_ctrl_c_in_a_call_is_not_lost_if_its_stream_cannot_be_closed() -> None
     assert log.count("the connection failed") == 1
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
+@pytest.mark.parametrize("when", ["before", "in a call"])
+def test_a_ctrl_c_is_not_lost_as_its_stream_is_closed(when: str, is_cancelled: bool, tmp_path: Path) -> None:
+    """The stream is the program's: Ctrl-C may come in its code too. To close it may fail, or be cancelled."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await interrupted()
+
+    async def interrupted(_: int | None = None) -> bytes:
+        entered.set()
+        try:
+            if is_cancelled:
+                await trio.sleep_forever()
+        finally:
+            signal.raise_signal(signal.SIGINT)
+        return b""
+
+    async def fail() -> None:
+        raise ValueError("made up")
+
+    async def main() -> None:
+        nonlocal entered
+        entered = trio.Event()
+        ours, theirs = memory_stream_pair()
+        options = certificates(tmp_path).options if when == "before" else {}
+        if when == "before":
+            theirs.receive_some = interrupted  # type: ignore[method-assign, assignment]
+        if not is_cancelled:
+            theirs.aclose = fail  # type: ignore[method-assign]
+        await ours.send_all(request("/"))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(functools.partial(serve_stream, app, theirs, lifespan="off", **options))
+            await entered.wait()
+            nursery.cancel_scope.cancel()
+
+    entered: trio.Event
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+
+
 @pytest.mark.parametrize("when", ["startup", "serving", "shutdown"])
 def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -> None:
     """Nothing waits for what the interrupted call can no longer do."""

@@ -146,7 +146,7 @@ class Connections:
                     connection = self._connect(prepared.channel, prepared.info, prepared.alpn)
             finally:
                 if connection is None:
-                    await _close_at_once(stream)
+                    await _close_at_once(stream, info.peer)
         return connection
 
     def _connect(self, channel: Channel, info: ConnectionInfo, alpn: str | None = None) -> Connection:
@@ -185,9 +185,8 @@ class Connections:
                     connection.channel.abort()
                     self._note_end()
                     if not closes and isinstance(connection.channel, StreamChannel):
-                        # `abort` closes only those on the hub. This waits for nothing, also if cancelled. Its
-                        # failure must not take the place of Ctrl-C.
-                        await _run_isolated(connection.channel.aclose, connection.peer)
+                        # `abort` closes only those on the hub.
+                        await _close_isolated(connection.channel.aclose, connection.peer)
         except Exception as exc:  # noqa: BLE001 - as _Isolation, without an object for each connection
             _log_failure(connection.peer, exc)
 
@@ -225,8 +224,17 @@ def _has_closed(channel: Channel) -> bool:
     return isinstance(channel, HubStream) and channel.finish()
 
 
-async def _close_at_once(stream: trio.abc.Stream) -> None:
+async def _close_at_once(stream: trio.abc.Stream, peer: str) -> None:
     if isinstance(stream, HubStream):
         stream.close()
     else:
-        await trio.aclose_forcefully(stream)
+        await _close_isolated(stream.aclose, peer)
+
+
+async def _close_isolated(aclose: Callable[[], Awaitable[None]], peer: str) -> None:
+    """Close without waiting, as `trio.aclose_forcefully`. It raises nothing, not even Cancelled: that would
+    take the place of a KeyboardInterrupt that is on its way.
+    """
+    with _Isolation(peer), trio.CancelScope(shield=True), trio.CancelScope() as scope:
+        scope.cancel()
+        await aclose()
