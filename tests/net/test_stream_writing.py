@@ -15,6 +15,7 @@ from tests.net.pairs import RESET, clog, hub_pair, read_exactly, unix_pair
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.sockets import SOON, run
 from trioasgi.net.stream import HubStream
+from trioasgi.net.writing import WRITE_EVENTS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -545,3 +546,23 @@ def test_what_had_not_left_before_an_abort_counts_as_unsent_after_it(corked: boo
             assert channel.unsent == unsent + 1000
 
     run(main, 5)
+
+
+def test_a_flush_that_an_event_has_woken_fails_as_a_closed_one_if_this_side_closes_before_it_runs() -> None:
+    """It sent nothing on the closed socket, and failed with EBADF, which is no ConnectionError."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, _), trio.open_nursery() as nursery:
+            clog(stream)
+            assert not stream.send_nowait(b"more")
+
+            async def flush() -> None:
+                with pytest.raises(ConnectionAbortedError):
+                    await stream.flush()
+
+            nursery.start_soon(flush)
+            await wait_all_tasks_blocked()
+            stream.on_event(WRITE_EVENTS)  # there is room
+            stream.abort()
+
+    run(main)

@@ -241,6 +241,7 @@ class WritingHalf(ReadingHalf):
                 continue
             if self._write_state is _FULL:
                 await self._wait_for_room()
+                continue  # this side may have closed since the event
             self._send_unsent()
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
