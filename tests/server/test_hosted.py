@@ -629,10 +629,8 @@ def test_a_ctrl_c_is_not_lost_as_its_stream_is_closed(when: str, is_cancelled: b
         raise ValueError("made up")
 
     async def main() -> None:
-        nonlocal entered
-        entered = trio.Event()
         ours, theirs = memory_stream_pair()
-        options = certificates(tmp_path).options if when == "before" else {}
+        options: dict[str, Any] = certificates(tmp_path).options if when == "before" else {}
         if when == "before":
             theirs.receive_some = interrupted  # type: ignore[method-assign, assignment]
         if not is_cancelled:
@@ -643,7 +641,7 @@ def test_a_ctrl_c_is_not_lost_as_its_stream_is_closed(when: str, is_cancelled: b
             await entered.wait()
             nursery.cancel_scope.cancel()
 
-    entered: trio.Event
+    entered = trio.Event()
     with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
         trio.run(main)
     assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
