@@ -41,6 +41,7 @@ OURS = {
     "Progress.begin_drain",
     "_ProtectedContext.__aexit__",
     "_serve_hosted",
+    "abort_when_cancelled",
 }
 """What of the server must not be left half done."""
 UNPROTECTED = {"Runner.spawn_impl", "_TaskStatus.started"}

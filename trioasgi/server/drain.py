@@ -15,6 +15,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.background import report_left_behind
 from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
@@ -99,6 +100,7 @@ def _cancel_now(scope: trio.CancelScope) -> None:
     scope.deadline = trio.current_time()
 
 
+@enable_ki_protection  # a Ctrl-C in its first step would be held back for as long as the rest takes
 async def abort_when_cancelled(connections: Abortable, last_moments: trio.CancelScope) -> None:
     """When the server is cancelled, close the connections that a shielded wait keeps from ending: a wait for
     a client that takes nothing, say, ends with its connection. `last_moments` is shielded, and cancelled when
