@@ -232,8 +232,8 @@ class Lifecycle:
 
     @property
     def server(self) -> Server | None:
-        """The server, once it serves."""
-        return self._server
+        """The server, once it is made, which is before its application starts."""
+        return self._made
 
     def answers(self, seconds: float) -> bool:
         """Does the loop answer within `seconds`? Call it from another thread."""
