@@ -37,15 +37,7 @@ class Connection:
     def __init__(self, path: str) -> None:
         self._path = path
         self._received = bytearray()
-        if sys.platform == "win32":
-            raise TrioasgiError("a control socket is a Unix socket, and Windows has none for Python")
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock.settimeout(PATIENCE)
-        try:
-            _connect(self._sock, path)
-        except OSError as error:
-            self._sock.close()
-            raise TrioasgiError(f"{path}: {_why(path, error)}") from error
+        self._sock = _open(path)
 
     def __enter__(self) -> Connection:
         return self
@@ -108,6 +100,20 @@ class Connection:
             raise self.surprise() from None
 
 
+def _open(path: str) -> socket.socket:
+    """A socket that is connected to `path`. Raises TrioasgiError."""
+    if sys.platform == "win32":
+        raise TrioasgiError("a control socket is a Unix socket, and Windows has none for Python")
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.settimeout(PATIENCE)
+    try:
+        _connect(sock, path)
+    except OSError as error:
+        sock.close()
+        raise TrioasgiError(f"{path}: {_why(path, error)}") from error
+    return sock
+
+
 def _connect(sock: socket.socket, path: str) -> None:
     """Connect. If the queue of the socket is full, wait for room: the kernel does not, as the socket has a
     timeout (connect(2), EAGAIN). Raises OSError.
@@ -138,13 +144,19 @@ def _why(path: str, error: OSError) -> str:
         case errno.ECONNREFUSED:
             return "nobody listens there: the server has ended"
         case errno.EACCES | errno.EPERM:
-            return f"permission denied: only the server's user may connect, and you are user {os.getuid()}"
+            return f"permission denied: only the server's user may connect, and you are {_user()}"
         case errno.EAGAIN:
             return "the server does not answer, and others wait for it already"
         case None:  # Python's own check, "AF_UNIX path too long"
             return "the path is too long for a Unix socket"
         case _:
             return error.strerror or str(error)
+
+
+def _user() -> str:
+    if sys.platform == "win32":
+        return "another"
+    return f"user {os.getuid()}"
 
 
 def _is_socket(path: str) -> bool:

@@ -23,7 +23,7 @@ def remarks_on_embedding(config: Declaration) -> list[str]:
     }
     return [
         f"{name} = {getattr(config, name)!r} has no effect in trioasgi.serve(), which is part of "
-        "a program and leaves its process as it is; trioasgi.run() is for that"
+        "a program and leaves its process as it is; trioasgi.run() and trioasgi.supervise() are for that"
         for name, is_given in given.items()
         if is_given
     ]

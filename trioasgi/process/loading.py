@@ -53,25 +53,25 @@ _loading: dict[int, str] = {}
 """The application that each thread is loading."""
 
 
-def refuse_while_loading() -> None:
-    """Raise MainGuardError if the application's module calls `run()` while it is imported.
+def refuse_while_loading(call: str = "trioasgi.run()") -> None:
+    """Raise MainGuardError if the application's module makes this `call` while it is imported.
 
     It would start a server at each import: in each worker, and again when the first server has ended.
     """
     app = _loading.get(threading.get_ident())
     if app is not None:
         raise MainGuardError(
-            f"trioasgi.run() was called while {app!r} was being imported to be served; put the call below\n\n"
+            f"{call} was called while {app!r} was being imported to be served; put the call below\n\n"
             '    if __name__ == "__main__":\n\n'
             "so that it runs when the file is started as a program, and not when it is imported"
         )
 
 
-def refuse_in_worker() -> None:
+def refuse_in_worker(call: str = "trioasgi.run() with workers or reload") -> None:
     """Raise MainGuardError in a worker: if it started workers, those would start workers too, without end."""
     if _in_worker.is_set():
         raise MainGuardError(
-            "trioasgi.run() with workers or reload was called in a worker process; put the call below\n\n"
+            f"{call} was called in a worker process; put the call below\n\n"
             '    if __name__ == "__main__":\n\n'
             "so that it runs when the file is started as a program, and not when a worker imports it"
         )

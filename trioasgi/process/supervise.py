@@ -77,8 +77,8 @@ async def supervise(
       RuntimeError: This is not a Trio run.
     """
     require_trio("trioasgi.supervise")
-    refuse_while_loading()
-    refuse_in_worker()
+    refuse_while_loading("trioasgi.supervise()")
+    refuse_in_worker("trioasgi.supervise()")
     settled = _settle(app, config, options)
     log_remarks(settled.remarks())
     with FlatErrors(), resolve_certificate(settled) as resolved:

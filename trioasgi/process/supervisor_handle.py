@@ -43,7 +43,7 @@ class SupervisorHandle(metaclass=NoPublicConstructor):
         self._token = trio.lowlevel.current_trio_token()
 
     def __repr__(self) -> str:
-        count = len(self.workers)
+        count = 0 if self._closed.is_set() else len(self._supervisor.workers.slots)
         workers = "1 worker" if count == 1 else f"{count} workers"
         return f"<trioasgi.SupervisorHandle on {', '.join(self.urls)}: {self.phase.value}, {workers}>"
 

@@ -70,12 +70,10 @@ class Control:
     """
 
     def __init__(self, path: str, urls: list[str], *, version: str, owns_process: bool) -> None:
-        if sys.platform == "win32":
-            raise BindError("a control socket (--control) is a Unix socket, and Windows has none for Python")
         self._urls = urls
         self._version = version
         self._owns_process = owns_process
-        self._listener = open_private(path, f"the control socket {path} (--control)", _BACKLOG)
+        self._listener = _listen(path)
         self._clients: set[_Client] = set()
 
     def close(self) -> None:
@@ -247,6 +245,12 @@ class _Client:
             await self._stream.send_all(encode(answer))
         if scope.cancelled_caught:
             raise trio.BrokenResourceError("the client takes no answer")
+
+
+def _listen(path: str) -> socket.socket:
+    if sys.platform == "win32":
+        raise BindError("a control socket (--control) is a Unix socket, and Windows has none for Python")
+    return open_private(path, f"the control socket {path} (--control)", _BACKLOG)
 
 
 def _send_at_once(sock: socket.socket, answer: Answer) -> None:
