@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import start_server
+from tests.support.processes import start_server, wait_until
 
 from .apps import write, write_app
 
@@ -83,3 +83,35 @@ def test_a_page_lives_through_a_restart_of_the_server(tmp_path: Path) -> None:
         with start_server("app:app", "--reload", "--bind", f"127.0.0.1:{port}", cwd=project) as server:
             assert tab.wait_for("here again") == "it is here again"
             assert server.stop() == 0
+
+
+def test_a_form_is_not_sent_again_and_a_hidden_tab_asks_when_it_is_shown(tmp_path: Path) -> None:
+    project = tmp_path / "project"
+    project.mkdir()
+    write_app(project, "fine")
+    with start_server("app:app", "--reload", cwd=project) as server, chromium(tmp_path / "profile") as tab:
+        url = server.url()
+        tab.open(url)
+        tab.wait_for("fine")
+        write(project, "1 / 0")
+        server.wait_for("shows to all clients")
+        tab.evaluate("document.body.innerHTML = '<form method=post><input name=a></form>'")
+        tab.evaluate("document.forms[0].submit()")
+        tab.wait_for("ZeroDivisionError")
+        write(project, "1 / 0.0")
+        tab.wait_for("Something has changed")
+
+        tab.open(url)
+        tab.wait_for("float division by zero")
+        ours = tab.call("Target.getTargets")["targetInfos"][0]["targetId"]
+        other = tab.call("Target.createTarget", url="about:blank")["targetId"]
+        tab.call("Target.activateTarget", targetId=other)
+        wait_until(lambda: tab.evaluate("document.hidden && asking === null") is True, "the tab is hidden")
+        mark = server.output.mark
+        write_app(project, "mended")
+        server.wait_for("is ready", after=mark)
+        assert "float division by zero" in tab.text()
+        tab.call("Target.activateTarget", targetId=ours)
+        tab.call("Page.bringToFront")
+        assert tab.wait_for("mended") == "mended"
+        assert server.stop() == 0
