@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import threading
 import time
@@ -137,20 +138,27 @@ def test_websockets_end_with_a_close_frame(path: str, tmp_path: Path) -> None:
 def test_an_idle_connection_does_not_lead_to_the_old_code(tmp_path: Path) -> None:
     """A browser keeps its connections, and somebody loads the page anew soon after a save."""
     save(tmp_path, 1)
-    with start_server("app:app", "--reload", cwd=tmp_path) as server:
-        idle = http.client.HTTPConnection("127.0.0.1", server.port(), timeout=PATIENCE)
+    with start_server("app:app", "--reload", cwd=tmp_path) as server, contextlib.ExitStack() as stack:
+        port = server.port()
+        idle, unused = (http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE) for _ in range(2))
+        for connection in (idle, unused):
+            stack.callback(connection.close)
+            connection.connect()
         idle.request("GET", "/")
         assert idle.getresponse().read() == b"end 1"
-        unused = http.client.HTTPConnection("127.0.0.1", server.port(), timeout=PATIENCE)
-        unused.connect()
         save(tmp_path, 2)
         server.wait_for("Stopping: the supervisor said so")
-        time.sleep(0.3)  # less than what it would wait for a last request otherwise
-        for connection in (idle, unused):
-            with pytest.raises((OSError, http.client.HTTPException)):
-                connection.request("GET", "/")
-                connection.getresponse()
+        time.sleep(0.4)  # less than what it would wait for a last request otherwise
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer_on(idle)
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            assert answer_on(unused) == b"end 2"  # it was not accepted before
         assert server.stop() == 0
+
+
+def answer_on(connection: http.client.HTTPConnection) -> bytes:
+    connection.request("GET", "/")
+    return connection.getresponse().read()
 
 
 @pytest.mark.parametrize("path", ["/endless", "/idle", "/waits", "/deaf"])
