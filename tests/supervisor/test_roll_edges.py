@@ -202,3 +202,19 @@ def test_the_log_says_of_a_canary_that_is_killed_while_it_is_probed_what_has_hap
         assert f"Worker {canary} has stopped" not in server.output.text
         assert "ConnectionClosed" not in server.output.text
         assert server.stop() == 0
+
+
+def test_nothing_is_said_of_the_probes_of_a_canary_that_was_given_up(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--smoke", "/held", cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        server.send(signal.SIGHUP)
+        server.wait_for("held has begun")
+        mark = server.output.mark
+        server.send(signal.SIGHUP)
+        server.wait_for("held has begun", after=mark)
+        (tmp_path / "released").touch()
+        server.wait_for("Rolled: every worker is new")
+        assert server.stop() == 0
+        assert server.output.count("has passed the probes") == 1
+        assert "has failed a probe" not in server.output.text

@@ -62,6 +62,7 @@ from .worker_process import (
     WorkerReady,
     WorkerWaiting,
 )
+from .worker_state import WorkerState
 from .workers import Workers, has_been_stable, name_of
 
 if TYPE_CHECKING:
@@ -413,6 +414,8 @@ class Supervisor:
         if worker is self.workers.standby:
             logger.info("%s stands by", name_of(worker))
             return
+        if worker.state is not WorkerState.WAITING:
+            return  # it was given up meanwhile
         connection = worker.take_private()
         if connection is None:
             worker.accept()
@@ -424,6 +427,8 @@ class Supervisor:
         self.post(ProbesOver(worker, await probe(connection, config.smoke, config.smoke_timeout)))
 
     def _take_probes(self, worker: WorkerProcess, failure: str | None) -> None:
+        if worker.state is not WorkerState.WAITING:
+            return  # it was given up, or has ended: whoever did that, or its end, says so
         if failure is None:
             logger.info("%s has passed the probes", name_of(worker))
             worker.accept()
