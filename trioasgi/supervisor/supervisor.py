@@ -551,7 +551,7 @@ class Supervisor:
         if worker.failure is not None:
             self._show(worker.failure.reason)
         self._note_status(worker)
-        logger.info("%s has stopped", name_of(worker))
+        _log_end(worker)
 
     def _note_status(self, worker: WorkerProcess) -> None:
         """Note whether the worker ended well: by itself, and without cutting requests. Only then is the stop
@@ -569,12 +569,7 @@ class Supervisor:
             self._show(worker.failure.reason)
         if not self._is_running and worker.ready_at is not None:
             self._note_status(worker)
-        if worker.ready_at is not None and worker.has_ended_badly:
-            logger.warning("%s %s while it was stopping", name_of(worker), worker.ending())
-        elif worker.exit_status:  # it was not ready, and has lost nothing
-            logger.info("%s %s", name_of(worker), worker.ending())
-        else:
-            logger.info("%s has stopped", name_of(worker))
+        _log_end(worker)
         if not self._is_running or slot not in self.workers.slots:  # it was removed, and needs no worker
             return
         if slot.state is SlotState.WAITING and not slot.leaving:
@@ -584,6 +579,16 @@ class Supervisor:
         self._last_reason = reason
         if self._said.is_news(reason):
             logger.error("%s", reason)
+
+
+def _log_end(worker: WorkerProcess) -> None:
+    """Log the end of a worker that was to stop."""
+    if not worker.has_vanished:
+        logger.info("%s has stopped", name_of(worker))
+    elif worker.ready_at is None:  # it has lost no request
+        logger.info("%s %s", name_of(worker), worker.ending())
+    else:
+        logger.warning("%s %s while it was stopping", name_of(worker), worker.ending())
 
 
 def _keep(promises: Sequence[Promise], failure: str | None = None) -> None:

@@ -291,6 +291,14 @@ class WorkerProcess:
         good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if self._vigil.finished.is_set() else (None, 0)
         return self.exit_status not in good
 
+    @property
+    def has_vanished(self) -> bool:
+        """Has its process ended in another way than by itself, or by the supervisor, so that the log has no
+        word of it yet?
+        """
+        is_explained = self.killed is not None or self.failure is not None or self._vigil.finished.is_set()
+        return bool(self.exit_status) and not is_explained
+
     def ending(self) -> str:
         """How the process ended, for people."""
         if self.exit_status is None:
