@@ -21,9 +21,9 @@ import pytest
 from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
 from benchmarks.process import Failed
-from tests.process.test_pid_one import UNSHARE, can_unshare
 from tests.support.compiled import is_compiled
 from tests.support.http import CODECS
+from tests.support.namespaces import UNSHARE, can_unshare
 from tests.support.processes import children, start, start_server
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config

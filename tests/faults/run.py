@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import ssl
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ import trio
 from tests.support.processes import ServerProcess, start_server, wait_until
 
 from .clients import HTTPClient, Tally, Target, WebSocketClient
+
+if sys.platform == "win32":
+    raise ImportError("signals as Unix has them")
 
 HERE = Path(__file__).resolve().parent
 WORKERS = 3

@@ -377,6 +377,8 @@ def test_two_pieces_leave_in_order_whatever_the_kernel_takes(takes: int) -> None
 
 def packets(stream: HubStream) -> int:
     """How many packets with data TCP has sent: `tcpi_data_segs_out` of linux/tcp.h."""
+    if sys.platform != "linux":
+        raise NotImplementedError
     info = stream._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 160)
     return int.from_bytes(info[156:160], sys.byteorder)
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -17,17 +14,11 @@ import pytest
 
 from tests.supervisor.apps import write
 from tests.support.client import get
+from tests.support.namespaces import UNSHARE, can_unshare
 from tests.support.processes import ServerProcess, children, start, wait_until
 
-UNSHARE = ["unshare", "--pid", "--fork", "--mount-proc"]
-
-
-@functools.cache
-def can_unshare() -> bool:
-    if sys.platform != "linux" or shutil.which("unshare") is None:
-        return False
-    return subprocess.run([*UNSHARE, "true"], capture_output=True, timeout=20, check=False).returncode == 0
-
+if sys.platform != "linux":
+    pytest.skip("process namespaces are Linux's", allow_module_level=True)
 
 pytestmark = pytest.mark.skipif(not can_unshare(), reason="no process namespace can be made")
 

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,8 @@ def chromium(profile: Path) -> Iterator[Tab]:
         with connect(_page(port), proxy=None, max_size=1 << 26) as connection:
             yield Tab(connection)
     finally:
+        if sys.platform == "win32":
+            raise NotImplementedError
         os.killpg(popen.pid, signal.SIGKILL)
         popen.wait(PATIENCE)
 

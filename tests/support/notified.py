@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 
@@ -20,7 +21,7 @@ class NotifySocket:
         self.name = name
         """The value of NOTIFY_SOCKET."""
         self.messages: list[Message] = []
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock = _unix_socket()
         self._sock.bind("\0" + name[1:] if name.startswith("@") else name)
 
     def close(self) -> None:
@@ -56,3 +57,9 @@ def notify_socket(name: str | None = None) -> Iterator[NotifySocket]:
         yield made
     finally:
         made.close()
+
+
+def _unix_socket() -> socket.socket:
+    if sys.platform == "win32":
+        raise NotImplementedError
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
