@@ -15,7 +15,6 @@ import math
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -30,7 +29,7 @@ from trioasgi.tasks import start_soon
 
 from .renewal import Renewal
 from .respawn import Respawn
-from .roll import Roll
+from .rolls import Rolls
 from .said import SaidLately
 from .slots import (
     SUPERVISOR_TRANSITIONS,
@@ -50,7 +49,6 @@ from .slots import (
     SupervisorEvent,
     SupervisorState,
 )
-from .smoke import probe
 from .sources import SourcesChanged, source_files, watch_sources
 from .stopgap import Stopgap
 from .watcher import FilesChanged, watch
@@ -62,11 +60,12 @@ from .worker_process import (
     WorkerReady,
     WorkerWaiting,
 )
-from .worker_state import WorkerState
 from .workers import Workers, has_been_stable, name_of
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+
+    from .roll import Roll
 
 logger = logging.getLogger("trioasgi")
 
@@ -112,13 +111,10 @@ class Supervisor:
         self._respawn = Respawn(self.workers, stop=self._stop, show=self._show)
         self._renewal = Renewal(self.workers, self.post)
         self._stopgap = Stopgap(self.workers, self.post, lambda: self._renewal.longest_start)
-        self.roll: Roll | None = None
-        """The last one, which may be over."""
+        self._rolls = Rolls(self.workers, self.post, read_options=self._read_options, adopt=self._adopt)
         self.failure: str | None = None
         """Why it has given up: no worker is left, and none can start."""
         self._last_reason = "no worker could be started"
-        self._next_roll: list[Promise] = []
-        """Those who wait for another roll, which begins when the one under way is over."""
 
     @enable_ki_protection  # the program may have the main task, and Ctrl-C then raises in it
     async def supervise(self) -> ExitStatus:
@@ -135,6 +131,7 @@ class Supervisor:
                     start_soon(nursery, watch_sources, self._source_files, self.post)
                 self._renewal.begin(nursery)
                 self._stopgap.begin(nursery)
+                self._rolls.open(nursery)
                 self.workers.start_all(nursery)
                 self._look_whether_any_serves()
                 async for event in self._receive:
@@ -160,9 +157,14 @@ class Supervisor:
         return self._config.app
 
     @property
+    def roll(self) -> Roll | None:
+        """The last roll, which may be over."""
+        return self._rolls.last
+
+    @property
     def is_rolling(self) -> bool:
         """Is a roll under way?"""
-        return self.roll is not None and not self.roll.is_over
+        return self._rolls.is_under_way
 
     @property
     def _is_running(self) -> bool:
@@ -229,7 +231,7 @@ class Supervisor:
             case StopgapWanted(scope, breakage):
                 self._stopgap.take_wish(scope, breakage)
             case ProbesOver(worker, failure):
-                self._take_probes(worker, failure)
+                self._rolls.take_probes(worker, failure)
             case RollWanted(promise):
                 self._take_roll(promise)
             case ScaleWanted(count, promise):
@@ -245,7 +247,7 @@ class Supervisor:
 
     def _refuse_all(self) -> None:
         """Tell all who wait for something that it will not be done."""
-        self._stop_rolls()
+        self._rolls.stop()
         with contextlib.suppress(trio.WouldBlock):
             while True:
                 self._refuse(self._receive.receive_nowait())
@@ -298,8 +300,7 @@ class Supervisor:
             return
         logger.info("Scaling from %d to %d workers", len(self.workers.slots), count)
         self.workers.scale(count)
-        if self.roll is not None:
-            self.roll.take_scaled()
+        self._rolls.take_scaled()
 
     # Stopping
 
@@ -312,7 +313,7 @@ class Supervisor:
         self._status = status
         if status is not ExitStatus.OK:
             self.failure = self._last_reason
-        self._stop_rolls()
+        self._rolls.stop()
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
         if not any(map(is_inherited, self._config.binds)):
@@ -322,34 +323,13 @@ class Supervisor:
         self.workers.drain_all(grace)
         self._stopgap.withdraw()
 
-    # Rolls
+    # Rolls, and other changes
 
-    def _stop_rolls(self) -> None:
-        if self.roll is not None:
-            self.roll.stop("the server stops")
-        _keep(self._next_roll, "the server stops")
-
-    def _take_roll(self, *promises: Promise) -> None:
-        """Begin a roll, or another one when that which is under way is over. One whose canary still starts is
-        given up for it: its config may be what has to be mended.
-        """
+    def _take_roll(self, promise: Promise) -> None:
         if self._config.reload:
-            _keep(promises, self._renew_with_new_options())
-            return
-        if self.roll is not None and not self.roll.is_over:
-            if not self.roll.is_with_canary:
-                logger.info("Another roll follows the one that is under way")
-                self._next_roll += promises
-                return
-            promises += tuple(self.roll.abandon())
-        config = self._read_options()
-        if isinstance(config, str):
-            self.roll = Roll(self.workers, self._config, promises)
-            self.roll.refuse(config)
-            return
-        self._said.forget()
-        self.roll = Roll(self.workers, config, promises, on_proven=partial(self._adopt, config))
-        self.roll.begin()
+            promise.keep(self._renew_with_new_options())
+        else:
+            self._rolls.begin(promise)
 
     def _adopt(self, config: Config) -> None:
         """The canary of this config is ready: now what it says of the number of workers counts too."""
@@ -359,6 +339,7 @@ class Supervisor:
 
     def _read_options(self) -> Config | str:
         """The options as they are now, or why they cannot be used."""
+        self._said.forget()
         try:
             return self._reread()
         except (ConfigError, TLSError) as error:
@@ -401,11 +382,7 @@ class Supervisor:
         """Do what has waited for something to end, however it ended. Called after each event."""
         if not self._is_running:
             return
-        if self._next_roll and not self.is_rolling:
-            promises, self._next_roll = self._next_roll, []
-            self._take_roll(*promises)
-        if self.roll is not None:
-            self.roll.go_on_if_held_up()
+        self._rolls.follow_up()
         for slot in self.workers.slots:
             if slot.wants_successor:
                 self.workers.succeed(slot)
@@ -414,41 +391,7 @@ class Supervisor:
         if worker is self.workers.standby:
             logger.info("%s stands by", name_of(worker))
             return
-        if worker.state is not WorkerState.WAITING:
-            return  # it was given up meanwhile
-        connection = worker.take_private()
-        if connection is None:
-            worker.accept()
-        else:
-            start_soon(self._nursery, self._bring_probes, worker, connection)
-
-    async def _bring_probes(self, worker: WorkerProcess, connection: socket.socket) -> None:
-        config = worker.config
-        self.post(ProbesOver(worker, await probe(connection, config.smoke, config.smoke_timeout)))
-
-    def _take_probes(self, worker: WorkerProcess, failure: str | None) -> None:
-        if worker.state is not WorkerState.WAITING:
-            return  # it was given up, or has ended: whoever did that, or its end, says so
-        if failure is None:
-            logger.info("%s has passed the probes", name_of(worker))
-            worker.accept()
-            return
-        logger.error("%s has failed a probe (--smoke): %s", name_of(worker), failure)
-        slot = self.workers.slot_of_successor(worker)
-        if slot is not None:
-            self.workers.drop_successor(slot)
-        else:
-            worker.drain()
-        self._tell_roll(worker, failure)
-
-    def _tell_roll(self, worker: WorkerProcess, failure: str | None) -> None:
-        """Tell the roll of a new worker that is ready, or has failed."""
-        if self.roll is None or not self.roll.awaits(worker):
-            return
-        if failure is None:
-            self.roll.take_ready()
-        else:
-            self.roll.take_failure(failure)
+        self._rolls.take_waiting(worker)
 
     # Workers
 
@@ -481,7 +424,7 @@ class Supervisor:
         for other in self.workers.slots:
             if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
                 self.workers.start_later(other)
-        self._tell_roll(worker, None)
+        self._rolls.tell(worker, None)
         self.workers.keep_standby()
 
     def _announce(self) -> None:
@@ -525,13 +468,13 @@ class Supervisor:
             self._stopgap.note_end(worker)
             if self._is_running:
                 self._respawn.take_end(slot, worker)
-                self._tell_roll(worker, _why(worker))
+                self._rolls.tell(worker, _why(worker))
             else:
                 self._take_last_end(worker)
         elif slot := workers.slot_of_successor(worker):
             slot.successor = None
             if self._is_running:
-                self._tell_roll(worker, self._respawn.take_end_of_successor(slot, worker))
+                self._rolls.tell(worker, self._respawn.take_end_of_successor(slot, worker))
         elif slot := workers.slot_of_leaving(worker):
             self._take_leavers_end(slot, worker)
 
@@ -589,11 +532,6 @@ def _log_end(worker: WorkerProcess) -> None:
         logger.info("%s %s", name_of(worker), worker.ending())
     else:
         logger.warning("%s %s while it was stopping", name_of(worker), worker.ending())
-
-
-def _keep(promises: Sequence[Promise], failure: str | None = None) -> None:
-    for promise in promises:
-        promise.keep(failure)
 
 
 def _why(worker: WorkerProcess) -> str:
