@@ -287,6 +287,9 @@ def values_for(option: Option, env_file: str) -> dict[str, object]:
         "env_file": env_file,
         "forwarded_headers": "forwarded",
         "header": "X-A:1",
+        "smoke": "/x",
+        "umask": "027",
+        "limit_exempt": "/x",
     }
     if option.name in words:
         return {words[option.name]: words[option.name]}

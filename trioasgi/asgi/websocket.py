@@ -13,7 +13,7 @@ from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
 from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
-from trioasgi.errors import ASGIMessageError, ClientDisconnected
+from trioasgi.errors import ASGIMessageError, ClientDisconnected, leaves_of
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
 from trioasgi.http.response import ResponsePhase
@@ -70,7 +70,7 @@ async def serve_websocket(
             if failure is not None:
                 call.end_failed(failure)
             if outside is not None:
-                is_interrupted = not isinstance(outside, trio.Cancelled)
+                is_interrupted = any(not isinstance(leaf, trio.Cancelled) for leaf in leaves_of(outside))
                 raise outside from None
         finally:
             # Their tracebacks hold this frame: only the collector would free it, with all that has arrived.

@@ -147,5 +147,6 @@ class Progress:
         self.enter(ServerPhase.CLOSED)
         self.error = error if self.failure is None else self.failure
         self.counts = _Counted(self.counts.requests)
+        self.renew_certificate = _nothing  # it refers back: only the collector would free both
         self.draining.set()
         self.closed.set()
