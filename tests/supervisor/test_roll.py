@@ -108,7 +108,7 @@ def test_a_canary_that_fails_a_probe_meets_no_client(tmp_path: Path) -> None:
     with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
         old = wait_for_workers(server, 2)
-        write_checked(tmp_path, "bad", status=503)
+        write_checked(tmp_path, "worse", status=503)
         with Hammer(url) as hammer:
             server.send(signal.SIGHUP)
             server.wait_for(r"has failed a probe \(--smoke\): /health was answered with 503, not with 204")
@@ -116,12 +116,12 @@ def test_a_canary_that_fails_a_probe_meets_no_client(tmp_path: Path) -> None:
         assert hammer.errors == []
         assert set(hammer.bodies) == {"old"}
         assert all(map(is_alive, old))
-        write_checked(tmp_path, "good")
+        write_checked(tmp_path, "mended again")
         server.send(signal.SIGHUP)
         server.wait_for("Rolled: every worker is new")
         assert server.output.count("has passed the probes") == 2
         wait_until(lambda: not any(map(is_alive, old)), "the old workers have ended")
-        assert get(url).body == "good"
+        assert get(url).body == "mended again"
         assert server.stop() == 0
 
 
