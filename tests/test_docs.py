@@ -16,7 +16,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
+import yaml
 
 from benchmarks import cases, goals, proctable, servers
 from benchmarks.check import check
@@ -403,3 +405,22 @@ def test_a_traceback_through_compiled_code_names_file_and_line(
     assert frames[-1].filename.endswith(os.path.join("asgi", "messages.py"))
     assert frames[-1].lineno
     assert not frames[-1].line
+
+
+def test_the_manifest_for_kubernetes_is_valid_and_leaves_time_for_a_stop() -> None:
+    documents = list(yaml.safe_load_all((PAGES / "kubernetes.yaml").read_text("utf-8")))
+    for document in documents:
+        kubernetes_validate.validate(document, "1.30", strict=True)
+    pod = documents[0]["spec"]["template"]["spec"]
+    container = pod["containers"][0]
+    _, pause = container["lifecycle"]["preStop"]["exec"]["command"]
+    defaults = Config()
+    stop = defaults.timeout_graceful_shutdown + defaults.timeout_shutdown + 10
+    assert pod["terminationGracePeriodSeconds"] >= int(pause) + stop
+    options = dict(argument.removeprefix("--").split("=") for argument in container["args"][1:])
+    config = Config.from_dict({name.replace("-", "_"): _typed(value) for name, value in options.items()})
+    assert config.limit_exempt == (container["readinessProbe"]["httpGet"]["path"],)
+
+
+def _typed(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value

@@ -134,7 +134,7 @@ def test_no_worker_is_removed_before_the_canary_of_a_smaller_config_is_ready(tmp
         server.wait_for("every old worker stays")
         assert "Stopping" not in server.output.text
         assert all(map(is_alive, old))
-        write_app(tmp_path, "new")
+        write_app(tmp_path, "renewed")
         server.send(signal.SIGHUP)
         server.wait_for("Rolled: every worker is new")
         wait_until(lambda: len(children(server.pid)) == 1, "one worker")
