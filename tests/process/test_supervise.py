@@ -115,8 +115,8 @@ def test_a_supervisor_in_a_nursery(project: Path) -> None:
             )
             write_app(project, "renewed")
             await supervisor.roll()
-            while (await ask(supervisor)).body != "renewed":  # of the last old one, which is about to stop
-                await trio.sleep(0.02)
+            while (await ask(supervisor)).body != "renewed":
+                pass  # it is of the last old one, which is about to stop
             assert not first & ready(supervisor)
             supervisor.scale(3)
             await until(lambda: len(ready(supervisor)) == 3)
