@@ -576,7 +576,8 @@ def test_a_client_that_takes_no_answers_is_sent_away(shared: ServerProcess) -> N
 def test_clients_that_leave_at_any_moment(shared: ServerProcess) -> None:
     directory = directory_of(shared)
     for number in range(60):
-        with connected(directory) as sock:
+        # It is sent away at once if those before it are still there: they are too many.
+        with connected(directory) as sock, contextlib.suppress(BrokenPipeError):
             if number % 3:
                 sock.sendall(b'{"command":"status"}\n'[: None if number % 3 == 1 else 7])
     assert status(directory)["state"] == "running"
