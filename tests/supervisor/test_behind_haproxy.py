@@ -6,6 +6,7 @@ import contextlib
 import socket
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,14 @@ def instance(directory: Path, port: int) -> Iterator[ServerProcess]:
         yield server
 
 
+def has_more(hammer: Hammer, count: int) -> bool:
+    return len(hammer.bodies) > count
+
+
+def is_used(server: ServerProcess) -> bool:
+    return server.output.count('"GET / HTTP') > 3
+
+
 def test_two_instances_are_restarted_in_turn_and_nothing_fails(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     ports = [free_port(), free_port()]
@@ -62,11 +71,9 @@ def test_two_instances_are_restarted_in_turn_and_nothing_fails(tmp_path: Path) -
         with Hammer(url) as hammer:
             for number in (0, 1, 0, 1):
                 assert running[number].stop() == 0
-                before = len(hammer.bodies)
-                wait_until(lambda n=before: len(hammer.bodies) > n + 20, "the other one answers")  # type: ignore[misc]
+                wait_until(partial(has_more, hammer, len(hammer.bodies) + 20), "the other one answers")
                 running[number] = stack.enter_context(instance(tmp_path, ports[number]))
-                server = running[number]
-                wait_until(lambda s=server: s.output.count('"GET / HTTP') > 3, "it is used again")  # type: ignore[misc]
+                wait_until(partial(is_used, running[number]), "it is used again")
         assert hammer.errors == []
         assert set(hammer.bodies) == {"yes"}
         assert [server.stop() for server in running] == [0, 0]
