@@ -89,7 +89,11 @@ def filled_hello() -> bytes:
     with contextlib.closing(RecordClient()) as client:
         client.do_handshake()
         hello = client.take()[9:]
-    at = hello.index(b"\x01\x00", 35) + 2  # one compression method: none
+    # RFC 8446, 4.1.2: version and random, session id, ciphers, and one compression method, none. The first two
+    # are random: to look for the bytes of the last one would sometimes find others.
+    ciphers = 35 + hello[34]
+    at = ciphers + 2 + int.from_bytes(hello[ciphers : ciphers + 2], "big") + 2
+    assert hello[at - 2 : at] == b"\x01\x00"
     ours = hello[at + 2 :]
     extensions = b"\xfe\x00\x00\x00" * ((65_000 - len(ours)) // 4) + ours
     body = hello[:at] + len(extensions).to_bytes(2, "big") + extensions
