@@ -89,8 +89,8 @@ def filled_hello() -> bytes:
     with contextlib.closing(RecordClient()) as client:
         client.do_handshake()
         hello = client.take()[9:]
-    # RFC 8446, 4.1.2: version and random, session id, ciphers, and one compression method, none. The first two
-    # are random: to look for the bytes of the last one would sometimes find others.
+    # RFC 8446, 4.1.2: version and random, session id, ciphers, and one compression method, none. To look for
+    # the bytes of the last one would sometimes find some of those that are random.
     ciphers = 35 + hello[34]
     at = ciphers + 2 + int.from_bytes(hello[ciphers : ciphers + 2], "big") + 2
     assert hello[at - 2 : at] == b"\x01\x00"
