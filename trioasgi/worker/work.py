@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -78,10 +78,11 @@ _NO_THREAD = Failed(
 )
 
 
-def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
+def work(commands: int, on_interrupt: SignalHandler, on_commanded: Callable[[], None]) -> ExitStatus:
     """Read the order from the pipe `commands`, and serve. Return the exit status, which was also reported.
 
     `on_interrupt` is the handler of SIGINT. The application may replace it while it is imported.
+    `on_commanded` is called when a thread carries out commands, and so learns of the supervisor's end.
     """
     lines = _lines(commands)
     first = next(lines, b"")
@@ -102,11 +103,15 @@ def work(commands: int, on_interrupt: SignalHandler) -> ExitStatus:
     if order.stdin is not None:
         os.dup2(order.stdin, 0)
         os.close(order.stdin)
-    return _serve(order, lines, reports, on_interrupt)
+    return _serve(order, lines, reports, on_interrupt, on_commanded)
 
 
 def _serve(
-    order: Order, commands: Iterator[bytes], reports: Reports, on_interrupt: SignalHandler
+    order: Order,
+    commands: Iterator[bytes],
+    reports: Reports,
+    on_interrupt: SignalHandler,
+    on_commanded: Callable[[], None],
 ) -> ExitStatus:
     lifecycle: Lifecycle | None = None
     try:
@@ -134,6 +139,7 @@ def _serve(
         if not start_guard(carry_out_all, "trioasgi commands"):
             reports.send_last(_NO_THREAD)
             return ExitStatus.FAILED
+        on_commanded()
         declare_worker()
         app = load_app(config) if order.breakage is None else _stopgap(order.breakage)
         handlers.install()
