@@ -186,6 +186,8 @@ def test_the_watchdog_is_fed_by_the_loop(options: tuple[str, ...], tmp_path: Pat
         {"WATCHDOG_USEC": "0"},
         {"WATCHDOG_USEC": "x"},
         {"WATCHDOG_USEC": ""},
+        {"WATCHDOG_USEC": "9" * 400},
+        {"WATCHDOG_USEC": "9" * 5000},
     ],
 )
 def test_a_watchdog_that_is_none(environ: dict[str, str], tmp_path: Path) -> None:

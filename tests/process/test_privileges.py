@@ -174,6 +174,11 @@ def test_the_development_certificate_can_be_read(directory: Path) -> None:
     [
         ({"user": "no-such-user"}, "there is no such user"),
         ({"group": "no-such-group"}, "there is no such group"),
+        ({"user": "99999999999999", "group": "1"}, "there is no such user"),
+        ({"user": "4294967295", "group": "1"}, "there is no such user"),
+        ({"group": "99999999999999"}, "there is no such group"),
+        ({"group": "4294967295"}, "there is no such group"),
+        ({"group": "9" * 5000}, "there is no such group"),
         ({"user": "54321"}, "say its group with --group"),
     ],
 )

@@ -22,6 +22,8 @@ EVERY: Final = "systemd:*"
 
 _FIRST: Final = 3
 """SD_LISTEN_FDS_START"""
+_DIGITS: Final = 20
+"""The most that an integer of systemd has."""
 
 
 class PassedSocket(msgspec.Struct, frozen=True):
@@ -36,7 +38,8 @@ def passed_sockets(environ: Mapping[str, str] = os.environ) -> list[PassedSocket
     if sys.platform == "win32":
         return []
     count = environ.get("LISTEN_FDS", "")
-    if environ.get("LISTEN_PID") != str(os.getpid()) or not (count.isascii() and count.isdecimal()):
+    is_number = count.isascii() and count.isdecimal() and len(count) <= _DIGITS
+    if environ.get("LISTEN_PID") != str(os.getpid()) or not is_number:
         return []
     names = environ.get("LISTEN_FDNAMES", "").split(":")
     numbers = range(min(int(count), os.sysconf("SC_OPEN_MAX")))

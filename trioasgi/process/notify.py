@@ -24,6 +24,8 @@ NOTIFY_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 _SECONDS: Final = 0.5
 """How long a datagram may take. systemd's queue may be full."""
 _LONGEST_STATUS: Final = 300
+_DIGITS: Final = 20
+"""The most that an integer of systemd has."""
 
 
 class Notifier:
@@ -98,9 +100,9 @@ def _watchdog(environ: Mapping[str, str]) -> float | None:
     if pid and pid != str(os.getpid()):
         return None
     microseconds = environ.get("WATCHDOG_USEC", "")
-    if not (microseconds.isascii() and microseconds.isdecimal() and int(microseconds)):
+    if not (microseconds.isascii() and microseconds.isdecimal() and len(microseconds) <= _DIGITS):
         return None
-    return int(microseconds) / 1e6
+    return int(microseconds) / 1e6 or None
 
 
 def _line(text: str) -> str:

@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from trioasgi.process.pid_file import PidFile
 
 logger = logging.getLogger("trioasgi")
+
+_HIGHEST: Final = 2**32 - 2
+"""The highest id. The next number stands for none (chown(2)), and others are too long for the system."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -113,4 +116,8 @@ def _look_up(config: Config) -> Identity:
 
 
 def _number(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdecimal() else None
+    """The id that is written there; None if it is a name."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len(str(_HIGHEST))):
+        return None
+    number = int(text)
+    return number if number <= _HIGHEST else None
