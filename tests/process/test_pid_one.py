@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import textwrap
@@ -50,6 +51,25 @@ SHOWING = """
         body = json.dumps([os.getpid(), status, states]).encode()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": body})
+"""
+
+
+OTHER_USER = """
+    import os
+    import signal
+    import time
+
+    from trioasgi.process.pid_one import leave_process_one
+
+    leave_process_one()
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    signal.signal(signal.SIGHUP, lambda *_: print("hung up", flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(9))
+    print("serves", flush=True)
+    while True:
+        time.sleep(600)
 """
 
 
@@ -121,6 +141,22 @@ def test_a_server_that_is_killed_ends_process_1(tmp_path: Path) -> None:
         (own,) = children(process_one(server))
         os.kill(own, signal.SIGKILL)
         assert server.wait() == 128 + signal.SIGKILL
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv is missing")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_signals_reach_a_server_of_another_user_without_cap_kill(tmp_path: Path) -> None:
+    """So are containers started whose capabilities are all dropped but those that `--user` needs."""
+    without = ["setpriv", "--bounding-set", "-kill"]
+    command = [*UNSHARE, *without, sys.executable, "-c", textwrap.dedent(OTHER_USER)]
+    with start(command, cwd=tmp_path) as server:
+        server.wait_for("serves")
+        first = process_one(server)
+        for number in (signal.SIGWINCH, signal.SIGHUP):
+            os.kill(first, number)
+        server.wait_for("hung up")
+        os.kill(first, signal.SIGTERM)
+        assert server.wait() == 9
 
 
 def test_a_pid_file_of_the_last_start_stops_no_start(tmp_path: Path) -> None:

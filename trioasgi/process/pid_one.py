@@ -61,10 +61,29 @@ if sys.platform == "linux":
                 if status is not None:
                     os._exit(status)
             elif not is_of_terminal:
-                try:
-                    os.kill(server, info.si_signo)
-                except ProcessLookupError:
-                    pass  # it has ended: a SIGCHLD is on its way
+                _pass_on(server, info.si_signo)
+
+    def _pass_on(server: int, number: int) -> None:
+        try:
+            os.kill(server, number)
+        except ProcessLookupError:
+            pass  # it has ended: a SIGCHLD is on its way
+        except PermissionError:
+            # It has become another user (`--user`), and this container's root has no CAP_KILL. Nothing that
+            # follows here needs root.
+            try:
+                os.seteuid(_user_of(server))
+                os.kill(server, number)
+            except OSError:
+                pass  # the server goes on, and so does this process: the namespace would end with it
+
+    def _user_of(pid: int) -> int:
+        """The real user of a process. (That of /proc/PID is root, where it has changed.)"""
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"Uid:"):
+                    return int(line.split()[1])
+        raise ProcessLookupError
 
     def _reap(server: int) -> "int | None":
         """Wait for all that have ended. Return the status of the server if it has, as a shell says it."""
