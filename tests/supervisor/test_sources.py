@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from tests.support.client import get
@@ -78,6 +80,29 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": os.environ.get("WORD", "-").encode()})
 """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes as Unix has them")
+def test_the_reading_of_a_pipe_is_no_change(tmp_path: Path) -> None:
+    """A pipe's time changes whenever somebody reads it, as each new worker does."""
+    pipe, other = tmp_path / "pipe", tmp_path / "other"
+    os.mkfifo(pipe)
+    other.touch()
+    send, receive = trio.open_memory_channel[SourcesChanged](100)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_sources, lambda: [str(pipe), str(other)], send.send_nowait)
+            await trio.testing.wait_all_tasks_blocked()  # it has looked once
+            async with trio.open_nursery() as both:
+                both.start_soon(trio.to_thread.run_sync, pipe.write_bytes, b"V=1")
+                assert await trio.to_thread.run_sync(pipe.read_bytes) == b"V=1"
+            replace(other, "new")
+            with trio.fail_after(10):
+                assert (await receive.receive()).paths == (str(other),)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main)
 
 
 @needs_links

@@ -9,6 +9,7 @@ from pathlib import Path
 from trioasgi.errors import ConfigError
 
 from .option import Origin
+from .reading import read_file
 
 
 def load_env_file(path: object, environ: MutableMapping[str, str], origin: Origin | None = None) -> None:
@@ -84,7 +85,7 @@ def read_bytes(path: Path, shown: str, what: str, origin: Origin | None = None) 
     """Read a file that an option names. `shown`, `what` and `origin` are for the ConfigError."""
     named_by = _named_by(origin)
     try:
-        return path.read_bytes()
+        return read_file(path)
     except OSError as error:
         raise ConfigError(
             f"cannot read {what} {shown}{named_by}: {error.strerror}; give the path of a file that is there"

@@ -15,9 +15,9 @@ import logging.config
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from trioasgi.config.reading import read_file
 from trioasgi.errors import ConfigError
 
 _LOGGERS = {"uvicorn": "trioasgi", "uvicorn.error": "trioasgi", "uvicorn.access": "trioasgi.access"}
@@ -82,7 +82,7 @@ def _importing_from(directory: str) -> Iterator[None]:
 
 
 def _read_table(path: str) -> dict[str, Any]:
-    text = Path(path).read_text(encoding="utf-8")
+    text = read_file(path).decode()
     table = json.loads(text) if path.endswith(".json") else _load_yaml(text)
     if not isinstance(table, dict):
         raise TypeError("expected a table at the top of the file")
@@ -142,8 +142,7 @@ def _translated_formatter(formatter: dict[str, Any], use_colors: bool | None) ->
 
 def _read_ini(path: str) -> configparser.RawConfigParser:
     parser = configparser.ConfigParser()
-    with open(path, encoding="utf-8") as file:
-        parser.read_file(file)
+    parser.read_string(read_file(path).decode(), path)
     for name in parser.sections():
         section = parser[name]
         if name.startswith("logger_") and (ours := _LOGGERS.get(section.get("qualname", ""))):

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import msgspec
 
+from trioasgi.config.reading import read_file
+
 _NAME = ".gitignore"
 
 
@@ -111,8 +113,7 @@ class GitIgnore:
 def _read(file: str, base: str) -> tuple[_Source, ...]:
     """The source; empty if there is none, or nothing in it."""
     try:
-        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
-            text = opened.read().removeprefix("\ufeff")
+        text = read_file(file).decode(errors="surrogateescape").removeprefix("\ufeff")
     except OSError:
         return ()
     patterns = [*filter(None, map(_parse, reversed(text.split("\n"))))]

@@ -7,6 +7,7 @@ lie anywhere, also behind links that are replaced: so they are looked at from ti
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
@@ -81,4 +82,6 @@ def _signature(name: str) -> Signature:
         status = os.stat(name)
     except (OSError, ValueError):
         return None
+    if not stat.S_ISREG(status.st_mode):
+        return status.st_dev, status.st_ino  # each read of a pipe changes its time
     return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size

@@ -7,7 +7,9 @@ files is a `TLSError` that names the file and the fix. OpenSSL's own messages, s
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -218,6 +220,8 @@ def check_key_file(certfile: str, keyfile: str | None) -> None:
 
 def _read(name: str, what: str) -> bytes:
     try:
+        if stat.S_ISFIFO(os.stat(name).st_mode):
+            raise TLSError(f"{what} file {name!r} is a pipe, but it is read more than once: give a file")
         return Path(name).read_bytes()
     except FileNotFoundError:
         raise TLSError(
