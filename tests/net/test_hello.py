@@ -108,7 +108,8 @@ def test_no_third_hello_is_looked_at() -> None:
 
 def test_a_hello_is_searched_only_when_that_is_asked_for() -> None:
     """The caller waits for its turn before: sixteen thousand extensions take milliseconds."""
-    body = _HELLO_START + (64_000).to_bytes(2, "big") + b"\xfe\x00\x00\x00" * 16_000
+    extensions = _DECOY + b"\xfe\x00\x00\x00" * 15_998
+    body = _HELLO_START + len(extensions).to_bytes(2, "big") + extensions
     wire = in_records(b"\x16\x03\x01\x00\x00\x01" + len(body).to_bytes(3, "big") + body, 16_000)
     reader, whole = HelloReader(), list[bool]()
 
@@ -118,7 +119,20 @@ def test_a_hello_is_searched_only_when_that_is_asked_for() -> None:
     pieces = [wire[at : at + HANDSHAKE_READ_SIZE] for at in range(0, len(wire), HANDSHAKE_READ_SIZE)]
     assert max(lines(partial(feed, piece)) for piece in pieces) < 50
     assert whole == [False] * (len(pieces) - 1) + [True]
-    assert lines(reader.find_slow_group) > 16_000
+    assert lines(reader.find_slow_group) > 15_998
+
+
+def test_most_hellos_are_not_gone_through() -> None:
+    """What a browser sends has a dozen extensions or more."""
+    assert lines(partial(find_slow_group, hello()[9:])) < 20
+
+
+def test_an_extension_is_found_only_where_it_is() -> None:
+    """The same bytes may be part of another one."""
+    share = b"\x00\x33\x00\x06\x00\x04\x01\x04\x00\x00"
+    quick = b"\x00\x33\x00\x06\x00\x04\x00\x1d\x00\x00"
+    for extensions, found in ((_DECOY + share, "ffdhe8192"), (_DECOY + quick, ""), (_DECOY, "")):
+        assert find_slow_group(_HELLO_START + len(extensions).to_bytes(2, "big") + extensions) == found
 
 
 def test_few_records_are_looked_at_in_one_go() -> None:
@@ -166,6 +180,9 @@ def test_no_bytes_are_an_error_and_how_they_are_cut_changes_nothing(data: bytes,
 _GOOD = hello()
 _HELLO_START = bytes(35) + b"\x00\x02\x13\x01\x01\x00"
 """Up to the extensions."""
+
+_DECOY = b"\xfe\x00\x00\x04\x00\x33\x01\x04"
+"""An extension of another kind, with the bytes of a key share and of a slow group."""
 
 
 def test_a_hello_takes_time_that_grows_with_its_length() -> None:

@@ -272,6 +272,22 @@ def test_what_was_sent_is_delivered_before_a_connection_is_cut() -> None:
     run(main)
 
 
+def test_a_connection_that_was_reset_is_cut_at_once() -> None:
+    """The kernel still counts what it can deliver to nobody."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            stream.write_timeout = 60
+            assert clog(stream)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            peer.socket.close()
+            assert stream.undelivered
+            with trio.fail_after(SOON):
+                await stream.cut()
+
+    run(main)
+
+
 def test_a_cancelled_flush_does_not_lose_the_moment_in_which_the_peer_reads() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, peer):

@@ -181,6 +181,7 @@ def test_the_contexts_settings(files: Files) -> None:
     assert context.options & ssl.OP_NO_RENEGOTIATION
     assert context.options & ssl.OP_NO_COMPRESSION
     assert context.verify_mode == ssl.CERT_NONE  # clients need no certificate
+    assert context.num_tickets == 1
 
 
 def test_tls_1_1_is_refused(files: Files) -> None:

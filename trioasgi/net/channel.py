@@ -12,6 +12,7 @@ Three classes implement it: `net.hub_channel.HubChannel` for sockets of the read
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
@@ -161,8 +162,15 @@ class Channel(ByteChannel):
 
     @property
     def undelivered(self) -> int:
-        """Bytes that the kernel has taken and the peer has not acknowledged; 0 if that cannot be known."""
+        """Bytes that the kernel has taken and the peer has not acknowledged; 0 if that cannot be known. Once
+        the connection `is_dead`, they stay so.
+        """
         return 0
+
+    @property
+    def is_dead(self) -> bool:
+        """Was the connection reset, or have both sides ended it? False if that cannot be known."""
+        return False
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send `count` bytes of a regular file from `offset` on. Memory holds one piece of it at a time
@@ -216,12 +224,14 @@ class Delivery:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._left = channel.undelivered
-        self._taken_at = trio.current_time()
+        self._left: float = math.inf  # most callers never ask
+        self._taken_at = -math.inf
 
     def goes_on(self) -> bool:
-        """Are bytes undelivered, and has the peer taken some within the channel's `write_timeout`?"""
+        """Are bytes undelivered, and has the peer taken some since the first question, within the channel's
+        `write_timeout`?
+        """
         left, now = self._channel.undelivered, trio.current_time()
         if left < self._left:
             self._left, self._taken_at = left, now
-        return left > 0 and now - self._taken_at < self._channel.write_timeout
+        return left > 0 and now - self._taken_at < self._channel.write_timeout and not self._channel.is_dead

@@ -100,8 +100,11 @@ class HubChannel(WritingHalf):
 
     @property
     def undelivered(self) -> int:
-        size = 0 if self._write_state is _CLOSED else undelivered(self._fd)
-        return 0 if size and is_dead(self._fd) else size
+        return 0 if self._write_state is _CLOSED else undelivered(self._fd)
+
+    @property
+    def is_dead(self) -> bool:
+        return self._write_state is _CLOSED or is_dead(self._fd)
 
     async def aclose(self) -> None:
         if self._writer is not None:

@@ -231,6 +231,10 @@ class TLSChannel(CorkingChannel):
     def undelivered(self) -> int:
         return self._transport.undelivered
 
+    @property
+    def is_dead(self) -> bool:
+        return self._transport.is_dead
+
     def send_nowait(self, data: bytes, flags: int = 0) -> bool:
         """As `Channel.send_nowait`. `flags` are of send(2), for the last record."""
         if self._corked:
