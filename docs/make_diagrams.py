@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trioasgi.http import response
-from trioasgi.http1 import connection
+from trioasgi.http1 import phase
 from trioasgi.net import latency
 from trioasgi.process.lifecycle import STAGE_TRANSITIONS, Stage
 from trioasgi.server.progress import PHASE_TRANSITIONS, ServerPhase
@@ -43,7 +43,7 @@ MACHINES: dict[str, tuple[type[Enum], Table]] = {
     "stopgap": (StopgapState, STOPGAP_TRANSITIONS),
     "worker": (WorkerState, WORKER_TRANSITIONS),
     "load": (latency.Load, latency.TRANSITIONS),
-    "http1": (connection.ConnectionPhase, connection.TRANSITIONS),
+    "http1": (phase.ConnectionPhase, phase.TRANSITIONS),
     "response": (response.ResponsePhase, response.TRANSITIONS),
     "websocket": (websocket.SessionState, websocket.SESSION_TRANSITIONS),
     "websocket_reader": (websocket.ReadBy, websocket.READ_BY_TRANSITIONS),

@@ -13,7 +13,7 @@ import pytest
 from tests.support.fixtures import codec as codec
 from tests.support.transitions import checked
 from trioasgi.http import response
-from trioasgi.http1 import connection
+from trioasgi.http1 import connection, phase
 from trioasgi.net import reading, records, writing
 from trioasgi.observe.logs import ACCESS, SERVER
 from trioasgi.websocket import sending, session, state
@@ -25,7 +25,7 @@ checked(sending.SendingSide, "state", state.SESSION_TRANSITIONS)
 checked(session.WebSocketSession, "_read_by", state.READ_BY_TRANSITIONS)
 checked(writing.WritingHalf, "_write_state", writing.TRANSITIONS)
 checked(response.Response, "phase", response.TRANSITIONS)
-checked(connection.HTTP1Connection, "phase", connection.TRANSITIONS)
+checked(connection.HTTP1Connection, "phase", phase.TRANSITIONS)
 
 
 @pytest.fixture(autouse=True)

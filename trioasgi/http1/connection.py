@@ -14,10 +14,8 @@ cancelled, or that has asked for the scope, the task goes on with a new one.
 
 from __future__ import annotations
 
-import logging
 import math
 from contextlib import suppress
-from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -28,7 +26,8 @@ from trioasgi.http.response import ResponsePhase
 from trioasgi.http1.closing import linger, skip_body
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
-from trioasgi.http1.refusals import error_answer, refusal_text
+from trioasgi.http1.phase import ConnectionPhase
+from trioasgi.http1.refusals import Cancelled, error_answer, refusal_text, refuse_cancelled
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
 from trioasgi.http1.state import ConnectionState
@@ -36,7 +35,7 @@ from trioasgi.net.turns import wait_for_long_step
 from trioasgi.nurseries import abandon_nurseries, report_left_open
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
     from contextvars import Context
 
     from trioasgi.http.exchange import Handler
@@ -46,45 +45,11 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
-logger = logging.getLogger("trioasgi")
-
-
-class ConnectionPhase(Enum):
-    """What a connection is doing."""
-
-    NEW = "connected, and nothing has arrived yet"
-    IDLE = "waiting for a request, of which nothing has arrived"
-    HEAD = "reading the head of a request"
-    BUSY = "a request is being answered"
-    CLOSING = "no more requests will be read"
-
-
 _NEW: Final = ConnectionPhase.NEW
 _IDLE: Final = ConnectionPhase.IDLE
 _HEAD: Final = ConnectionPhase.HEAD
 _BUSY: Final = ConnectionPhase.BUSY
 _CLOSING: Final = ConnectionPhase.CLOSING
-
-TRANSITIONS: Final[Mapping[ConnectionPhase, Mapping[ConnectionPhase, str]]] = {
-    _NEW: {
-        _HEAD: "a part of a head arrives",
-        _BUSY: "a request arrives",
-        _CLOSING: "what arrives is no request",
-    },
-    _IDLE: {
-        _HEAD: "a part of a head arrives",
-        _BUSY: "a request arrives",
-        _CLOSING: "what arrives is no request, or the last response was to close",
-    },
-    _HEAD: {_BUSY: "the head is whole", _CLOSING: "it breaks a rule, or takes too long"},
-    _BUSY: {
-        _IDLE: "the response is complete, and its request's body read or dropped",
-        _CLOSING: "the response was the last, or was cut",
-    },
-    _CLOSING: {},
-}
-"""The phases that may follow each phase, and when they do. Wherever it is, the client may just leave."""
-
 _COMPLETE: Final = ResponsePhase.COMPLETE
 
 
@@ -358,7 +323,7 @@ class HTTP1Connection(ConnectionState):
         if exchange is None:
             return
         if exchange.can_fail:
-            self._refuse_cancelled(exchange, late=late)
+            refuse_cancelled(exchange, self.info.peer, self._why_cancelled(late=late))
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:
         """End an exchange whose call is over, but whose task or cancel scope could not go on. True if the
@@ -376,27 +341,13 @@ class HTTP1Connection(ConnectionState):
         if exchange is not None and self.phase is _BUSY:
             exchange.cut_off("ended, as the server waits no longer")
 
-    def _refuse_cancelled(self, exchange: HTTP1Exchange, *, late: bool) -> None:
-        request, peer, deadline = exchange.request, self.info.peer, self.scope.deadline
-        rule, reason = Rule.CANCELLED, Rule.CANCELLED.reason
-        if late and self._giving_up is not None and self._giving_up.has_set(deadline):
-            reason = "its client has gone"
-            logger.info(
-                "%s: %s %s was cancelled, as its client has gone (--cancel-on-disconnect)",
-                peer,
-                request.method,
-                request.target.decode("ascii", "replace"),
-            )
-        elif late:
-            rule, reason = Rule.REQUEST_TIMEOUT, Rule.REQUEST_TIMEOUT.reason
-            logger.warning(
-                "%s: %s %s was cancelled at its deadline (%s)",
-                peer,
-                request.method,
-                request.target.decode("ascii", "replace"),
-                "--request-timeout" if deadline == self._request_deadline else "the application's own",
-            )
-        exchange.fail(rule.status, reason)
+    def _why_cancelled(self, *, late: bool) -> Cancelled:
+        deadline = self.scope.deadline
+        if not late:
+            return Cancelled.BY_APPLICATION
+        if self._giving_up is not None and self._giving_up.has_set(deadline):
+            return Cancelled.CLIENT_GONE
+        return Cancelled.REQUEST_TIMEOUT if deadline == self._request_deadline else Cancelled.OWN_DEADLINE
 
     def drain(self) -> None:
         """Finish the request that is under way, and take no more."""

@@ -1,9 +1,8 @@
-"""The bytes of a response: status lines, the head, the framing of its body (RFC 9112, 4, 6 and 7)."""
+"""The head of a response, and its trailers, in bytes (RFC 9112, 4 and 5)."""
 
 from __future__ import annotations
 
 import time
-from enum import Enum
 from http import HTTPStatus
 from itertools import chain, cycle, pairwise
 from typing import TYPE_CHECKING, Final, TypeGuard
@@ -25,16 +24,6 @@ if TYPE_CHECKING:
     from trioasgi.http.response_fields import ByteString, GivenField
 
 
-class Framing(Enum):
-    """How the client finds the end of the response's body (RFC 9112, 6.3)."""
-
-    NONE = "there is no body: HEAD, 204, 304"
-    LENGTH = "Content-Length"
-    CHUNKED = "the chunked coding"
-    CLOSE = "the connection's end"
-    LOST = "it cannot be told any more: a part of the body was begun, and given up within"
-
-
 _PHRASES: Final = {status.value: status.phrase for status in HTTPStatus}
 
 STATUS_LINES: Final = [
@@ -48,8 +37,6 @@ CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
 CONNECTION_CLOSE: Final = b"connection: close\r\n"
 CONNECTION_KEEP_ALIVE: Final = b"connection: keep-alive\r\n"
 UPGRADE_WEBSOCKET: Final = b"upgrade: websocket\r\nconnection: upgrade\r\n"
-TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"
-NO_CONTENT_LENGTH: Final = b"content-length: 0\r\n"
 
 
 # Fields about framing or about the connection: only the server sends them.
@@ -241,21 +228,6 @@ def encode_trailers(fields: Iterable[Header]) -> bytes:
     is read (RFC 9110, 6.5.1).
     """
     return _encode_fields(field for field in fields if field[0] not in _OURS)
-
-
-def encode_end(data: bytes, trailers: bytes) -> bytes:
-    """Encode the end of a chunked body: `data`, the last chunk and the trailers (RFC 9112, 7.1).
-
-    Empty data makes no chunk, as an empty chunk would end the body before its trailers.
-    """
-    if not data:
-        return b"0\r\n%b\r\n" % trailers
-    return b"%x\r\n%b\r\n0\r\n%b\r\n" % (len(data), data, trailers)
-
-
-def frame_file(size: int, more: bool, trailers: bytes = b"") -> tuple[bytes, bytes]:
-    """The bytes before and behind a file of `size` bytes, which is sent as one chunk."""
-    return b"%x\r\n" % size, b"\r\n" if more else b"\r\n0\r\n%b\r\n" % trailers
 
 
 def encode_informational(status: int, headers: Sequence[Header]) -> bytes:

@@ -13,7 +13,8 @@ import trio
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import ResponsePhase
 from trioasgi.http1.body import ChunkedBody
-from trioasgi.http1.encoder import CONTINUE, UPGRADE_WEBSOCKET, Framing
+from trioasgi.http1.encoder import CONTINUE, UPGRADE_WEBSOCKET
+from trioasgi.http1.framing import Framing
 from trioasgi.http1.pace import Pace
 from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.response import HTTP1Response

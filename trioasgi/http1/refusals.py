@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http1.encoder import CONNECTION_CLOSE
 from trioasgi.http1.rule import Rule
 
 if TYPE_CHECKING:
+    from trioasgi.http.exchange import Exchange
     from trioasgi.http1.encoder import HeadEncoder
+
+logger = logging.getLogger("trioasgi")
+
+
+class Cancelled(Enum):
+    """Why a call was cancelled: how its line in the log ends."""
+
+    BY_APPLICATION = ""
+    CLIENT_GONE = "as its client has gone (--cancel-on-disconnect)"
+    REQUEST_TIMEOUT = "at its deadline (--request-timeout)"
+    OWN_DEADLINE = "at its deadline (the application's own)"
+
 
 _OPTIONS: Final = {
     Rule.BODY_SIZE: "--limit-body",
@@ -53,3 +68,19 @@ def refusal_text(rule: Rule, rest: bytes = b"") -> str:
     if rest.startswith(b"PROXY ") or _PROXY_HEADER_2 in rest[:12]:
         return f"{text}: it is a PROXY header: see --proxy-protocol"
     return text
+
+
+def refuse_cancelled(exchange: Exchange, peer: str, why: Cancelled) -> None:
+    """Answer a request whose call was cancelled before its response had left, and log why."""
+    request = exchange.request
+    target = request.target.decode("ascii", "replace")
+    line = f"{peer}: {request.method} {target} was cancelled"
+    match why:
+        case Cancelled.BY_APPLICATION:
+            exchange.fail(Rule.CANCELLED.status, Rule.CANCELLED.reason)
+        case Cancelled.CLIENT_GONE:
+            logger.info("%s, %s", line, why.value)
+            exchange.fail(Rule.CANCELLED.status, "its client has gone")
+        case Cancelled.REQUEST_TIMEOUT | Cancelled.OWN_DEADLINE:
+            logger.warning("%s %s", line, why.value)
+            exchange.fail(Rule.REQUEST_TIMEOUT.status, Rule.REQUEST_TIMEOUT.reason)

@@ -15,14 +15,10 @@ from trioasgi.http.response import BODILESS, ResponsePhase
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
     CONNECTION_KEEP_ALIVE,
-    NO_CONTENT_LENGTH,
-    TRANSFER_ENCODING_CHUNKED,
-    Framing,
-    encode_end,
     encode_informational,
     encode_trailers,
-    frame_file,
 )
+from trioasgi.http1.framing import Framing, choose_framing, encode_end, frame_file
 from trioasgi.http1.refusals import error_answer
 
 if TYPE_CHECKING:
@@ -47,6 +43,7 @@ _FAILED: Final = ResponsePhase.FAILED
 _NONE: Final = Framing.NONE
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
+_CLOSE: Final = Framing.CLOSE
 _LOST: Final = Framing.LOST
 
 
@@ -145,7 +142,10 @@ class HTTP1Response(Exchange):
         if takes_length and length is not None:
             self._framing = _LENGTH
         else:
-            lines.append(self._choose_framing(status, None if has_content else length))
+            self._framing, line = choose_framing(request, status, None if has_content else length)
+            lines.append(line)
+            if self._framing is _CLOSE:
+                self.close_after = True
         ordinary = not (
             self.close_after
             or self._owes_continue
@@ -162,24 +162,6 @@ class HTTP1Response(Exchange):
         if connection.attends:
             connection.attend()
         return self._send_soon(head)
-
-    def _choose_framing(self, status: int, length: int | None) -> bytes:
-        """Choose the framing of a body without a known length, or of no body. Return the field line that says
-        so.
-
-        RFC 9112, 6.1 to 6.3; RFC 9110, 8.6.
-        """
-        if status in BODILESS or self.request.method == "HEAD":
-            self._framing = _NONE
-            if status == 204 or length is None:
-                return NO_CONTENT_LENGTH if status == 205 else b""
-            return b"content-length: %d\r\n" % (0 if status == 205 else length)
-        if self.request.http_version == "1.1":
-            self._framing = _CHUNKED
-            return TRANSFER_ENCODING_CHUNKED
-        self._framing = Framing.CLOSE
-        self.close_after = True
-        return b""
 
     def _choose_persistence(self) -> bytes:
         """The end of the head, which says whether the connection persists (RFC 9112, 9.3 and 9.6)."""
@@ -388,7 +370,7 @@ class HTTP1Response(Exchange):
     @property
     def ends_with_connection(self) -> bool:
         """Does only the end of the connection mark the end of the body?"""
-        return self._framing is Framing.CLOSE or self._framing is _LOST
+        return self._framing is _CLOSE or self._framing is _LOST
 
     def take_head_back(self) -> bool:
         head, self._head = self._head, b""
