@@ -78,6 +78,36 @@ def test_a_running_request_finishes_during_a_roll(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+BUSY = """
+    import os, time
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        if scope["path"] == "/busy":
+            print("busy has begun", flush=True)
+            while not os.path.exists("released"):
+                time.sleep(0.02)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+"""
+
+
+def test_a_roll_ends_when_no_old_worker_accepts_any_more(tmp_path: Path) -> None:
+    """Otherwise whoever waits for its end, to ask the new code, is answered by the old."""
+    write(tmp_path, textwrap.dedent(BUSY))
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        url = server.url()
+        wait_for_workers(server, 2)
+        busy = Background(url, "/busy")  # this worker cannot stop accepting yet
+        server.wait_for("busy has begun")
+        server.send(signal.SIGHUP)
+        wait_for_workers(server, 4)
+        (tmp_path / "released").touch()
+        assert busy.answer().status == 200
+        server.wait_for("Rolled: every worker is new")
+        log = server.output.text
+        assert len(re.findall(r"\[\d+\] Stopping", log.partition("Rolled: every")[0])) == 2, log
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [("1 / 0", "ZeroDivisionError"), ("import os; os._exit(9)", "exit status 9 before it was ready")],

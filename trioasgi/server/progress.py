@@ -112,6 +112,8 @@ class Progress:
         self.renew_certificate: Callable[[], str | None] = _nothing
         """See `handle.renew_certificate`."""
         self.draining = trio.Event()
+        self.done_accepting = trio.Event()
+        """No connection is accepted any more, and those that are open end with their requests."""
         self.closed = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
@@ -149,4 +151,5 @@ class Progress:
         self.counts = _Counted(self.counts.requests)
         self.renew_certificate = _nothing  # it refers back: only the collector would free both
         self.draining.set()
+        self.done_accepting.set()
         self.closed.set()

@@ -100,6 +100,7 @@ class NurseryTree:
                     start_soon(clock, abort_when_cancelled, connections, last_moments)
                     await self._listen(connections, task_status)
                     connections.drain()
+                    self._progress.done_accepting.set()
                     self._hosting.drain.begin()
                     cut = self._hosting.drain.cut_at_deadline
                     start_soon(clock, cut, connections, busy.cancel_scope.cancel)

@@ -1,8 +1,8 @@
 """The messages between supervisor and worker: one JSON object for each line, in both directions.
 
     supervisor ─► worker   stdin    Order first, then commands; end of file: the supervisor is gone
-    worker ─► supervisor   a socket of their own: Starting, Waiting, Ready, Due, Draining, Heartbeat, Dumped,
-                           Located, then Stopped or Failed
+    worker ─► supervisor   a socket of their own: Starting, Waiting, Ready, Due, Draining, DoneAccepting,
+                           Heartbeat, Dumped, Located, then Stopped or Failed
 
 A standby gets StandBy before its order, so that it knows that the order comes later.
 
@@ -109,13 +109,21 @@ class Due(msgspec.Struct, frozen=True, tag_field="report", tag="due"):
 
 
 class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
-    """The worker accepts no more connections, for this reason. The supervisor need not have asked for it."""
+    """The worker is about to accept no more connections, for this reason. The supervisor need not have asked
+    for it.
+    """
 
     reason: str
     grace: float
     """Seconds that its requests have. The application may have set more than the option says."""
     is_planned: bool
     """Has it got a signal? If not, the application has begun the drain."""
+
+
+class DoneAccepting(msgspec.Struct, frozen=True, tag_field="report", tag="done_accepting"):
+    """The worker has stopped accepting, for whatever reason. It answers only requests on connections that it
+    has, and closes each of them then.
+    """
 
 
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):
@@ -159,7 +167,19 @@ class Failed(msgspec.Struct, frozen=True, tag_field="report", tag="failed"):
 
 
 Command = AcceptCommand | DrainCommand | DumpCommand | LocateCommand | ReopenLogsCommand
-Report = Starting | Waiting | Ready | Due | Draining | Heartbeat | Dumped | Located | Stopped | Failed
+Report = (
+    Starting
+    | Waiting
+    | Ready
+    | Due
+    | Draining
+    | DoneAccepting
+    | Heartbeat
+    | Dumped
+    | Located
+    | Stopped
+    | Failed
+)
 
 _report_decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 _command_decoder: msgspec.json.Decoder[Command] = msgspec.json.Decoder(Command)

@@ -143,7 +143,7 @@ class Roll:
             self._go_on()
 
     def go_on_if_held_up(self) -> None:
-        """Go on, if it waits for replaced workers to end, and they have."""
+        """Go on, if it waits for replaced workers to end, or to stop accepting, and they have."""
         if self._is_held_up and not self.is_over:
             self._go_on()
 
@@ -160,6 +160,10 @@ class Roll:
 
     def _go_on(self) -> None:
         slot = self._next_slot()
+        if slot is None and self._may_an_old_one_accept():
+            self._awaited = None
+            self._is_held_up = True
+            return
         if slot is None:
             self._enter(RollState.DONE)
             logger.info("Rolled: every worker is new")
@@ -173,6 +177,10 @@ class Roll:
             return
         self._is_held_up = False
         self._awaited = self._workers.succeed(slot, self._config, gated=bool(self._config.smoke))
+
+    def _may_an_old_one_accept(self) -> bool:
+        """Could a new connection still be answered by the code from before the roll?"""
+        return any(worker.may_accept and worker.config is not self._config for worker in self._workers.living)
 
     def _next_slot(self) -> Slot | None:
         """A slot whose worker is not of the new config; one that serves before those that do not, and crowded

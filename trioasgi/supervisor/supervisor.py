@@ -53,6 +53,7 @@ from .sources import SourcesChanged, source_files, watch_sources
 from .stopgap import Stopgap
 from .watcher import FilesChanged, watch
 from .worker_process import (
+    WorkerDoneAccepting,
     WorkerDraining,
     WorkerDue,
     WorkerEnded,
@@ -208,6 +209,8 @@ class Supervisor:
                 self._take_due(worker, reason, is_too_large=is_too_large)
             case WorkerDraining(worker, reason, is_planned):
                 self._take_draining(worker, reason, is_planned=is_planned)
+            case WorkerDoneAccepting():
+                pass  # a roll may have waited for it (see `_follow_up`)
             case WorkerEnded(worker):
                 self._take_ended(worker)
             case Signalled(number):

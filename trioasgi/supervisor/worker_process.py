@@ -32,6 +32,7 @@ from .messages import (
     STAND_BY,
     AcceptCommand,
     Command,
+    DoneAccepting,
     DrainCommand,
     Draining,
     Due,
@@ -111,13 +112,21 @@ class WorkerDraining(msgspec.Struct, frozen=True):
     """As in the worker's report."""
 
 
+class WorkerDoneAccepting(msgspec.Struct, frozen=True):
+    """The worker has stopped accepting, whoever has asked."""
+
+    worker: WorkerProcess
+
+
 class WorkerEnded(msgspec.Struct, frozen=True):
     """The process has ended. The worker's attributes say how."""
 
     worker: WorkerProcess
 
 
-WorkerEvent: TypeAlias = WorkerWaiting | WorkerReady | WorkerDue | WorkerDraining | WorkerEnded
+WorkerEvent: TypeAlias = (
+    WorkerWaiting | WorkerReady | WorkerDue | WorkerDraining | WorkerDoneAccepting | WorkerEnded
+)
 """The events of a worker. Each comes at most once. WorkerEnded always comes, as the last."""
 
 
@@ -154,6 +163,8 @@ class WorkerProcess:
         """When it was given its order."""
         self.ready_at: float | None = None
         """When it became ready. `begun_at` and this are in seconds of `trio.current_time()`."""
+        self.may_accept = False
+        """Is it ready, and has it not yet reported that it has stopped accepting?"""
         self.heartbeat = Heartbeat()
         """The last one."""
         self.config = config
@@ -247,6 +258,7 @@ class WorkerProcess:
                 await self._live()
         finally:
             self._enter(WorkerState.ENDED)
+            self.may_accept = False
             if self._private is not None:
                 self._private.close()
             self._post(WorkerEnded(self))
@@ -390,6 +402,9 @@ class WorkerProcess:
                 self._enter(WorkerState.DRAINING)
                 vigil.begin_leaving(report.grace)
                 self._post(WorkerDraining(self, report.reason, report.is_planned))
+            case DoneAccepting():
+                self.may_accept = False
+                self._post(WorkerDoneAccepting(self))
             case Stopped():
                 vigil.leaving.set()
                 vigil.finished.set()
@@ -415,6 +430,7 @@ class WorkerProcess:
         if self.ready_at is not None:
             return
         self.ready_at = self._vigil.last_sign
+        self.may_accept = True
         if self.state in (WorkerState.STARTING, WorkerState.WAITING):
             self._enter(WorkerState.READY)
             self._post(WorkerReady(self))

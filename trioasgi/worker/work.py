@@ -34,6 +34,7 @@ from trioasgi.supervisor.messages import (
     LONGEST_GRACE,
     LONGEST_ORDER,
     STAND_BY,
+    DoneAccepting,
     Draining,
     Due,
     Failed,
@@ -131,6 +132,7 @@ def _serve(
             sockets=[handover.take(description) for description in order.sockets],
             on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=partial(_report_drain, reports),
+            on_done_accepting=partial(reports.send, DoneAccepting()),
             on_stuck=lambda failure: _end_with(failure, reports),
             supervised=_under_supervisor(order, reports),
         )
