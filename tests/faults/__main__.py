@@ -1,5 +1,5 @@
 """The long form: `python -m tests.faults --requests 100000`. The exit status is 1 if a request was lost, and
-no kill explains it.
+no kill explains it, or if reloads have left something behind.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 
+from . import reloads
 from .run import GENTLE, HARSH, Action, Outcome, measure
 
 
@@ -20,6 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--requests", type=int, default=100_000, help="of all runs together")
     parser.add_argument("--pause", type=float, default=0.02, help="seconds between two requests of a client")
+    parser.add_argument("--reloads", type=int, default=200, help="saves, and rolls, to count what they leave")
     parser.add_argument("--log", action="store_true", help="print the server's log where something was lost")
     arguments = parser.parse_args()
     runs: list[tuple[str, tuple[Action, ...], bool]] = [
@@ -45,7 +47,28 @@ def main() -> None:
         good = good and not lost
         if lost and arguments.log:
             print(outcome.log)
+    good = count_remains(arguments.reloads) and good
     sys.exit(0 if good else 1)
+
+
+def count_remains(count: int) -> bool:
+    """Reload and roll so many times, and print what is left. Return whether nothing is."""
+    good = True
+    for name, reload, options in (
+        ("reloads", reloads.save, ("--reload",)),
+        ("rolls", reloads.roll, ("--workers", "2")),
+    ):
+        if count <= reloads.SETTLING:
+            continue
+        with tempfile.TemporaryDirectory() as directory:
+            left = reloads.measure(Path(directory), reload, *options, reloads=count, processes=2)
+        print(f"{name}: {left.reloads} in {left.seconds:.0f} s, exit status {left.status}, no zombie")
+        print(f"  memory {left.first.memory >> 10} KiB, then {left.last.memory >> 10} KiB", end="; ")
+        print(f"{left.last.descriptors} descriptors, {left.last.threads} threads")
+        for leak in left.leaks:
+            print(f"  left behind: {leak}")
+        good = good and not left.leaks and left.status == 0
+    return good
 
 
 def report(name: str, outcome: Outcome) -> None:
