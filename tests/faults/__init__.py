@@ -1,4 +1,4 @@
-"""Load on a server whose processes are rolled, scaled, killed and stopped meanwhile: is any request lost?
+"""Load on a server whose processes are rolled, reloaded, scaled, killed and stopped: is any lost?
 
 `python -m tests.faults` is the long form; `tests/supervisor/test_faults.py` has a short one.
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 import trio
 
 from . import reloads
-from .run import GENTLE, HARSH, Action, Outcome, measure
+from .run import GENTLE, HARSH, RELOADED, STEERED, Action, Outcome, measure, reload
 
 
 def main() -> None:
@@ -24,26 +24,27 @@ def main() -> None:
     parser.add_argument("--reloads", type=int, default=200, help="saves, and rolls, to count what they leave")
     parser.add_argument("--log", action="store_true", help="print the server's log where something was lost")
     arguments = parser.parse_args()
-    runs: list[tuple[str, tuple[Action, ...], bool]] = [
-        ("gentle, plain", GENTLE, False),
-        ("gentle, TLS", GENTLE, True),
-        ("harsh, plain", HARSH, False),
-        ("harsh, TLS", HARSH, True),
+    kinds: list[tuple[str, tuple[Action, ...], tuple[str, ...]]] = [
+        ("gentle", GENTLE, STEERED),
+        ("harsh", HARSH, STEERED),
+        ("reload", (reload,), RELOADED),
     ]
+    runs = [(*kind, tls) for kind in kinds for tls in (False, True)]
     good = True
-    for name, actions, tls in runs:
+    for name, actions, options, tls in runs:
         with tempfile.TemporaryDirectory() as directory:
             run = partial(
                 measure,
                 Path(directory),
                 requests=arguments.requests // len(runs),
                 actions=actions,
+                options=options,
                 tls=tls,
                 pause=arguments.pause,
             )
             outcome = trio.run(run)
-        report(name, outcome)
-        lost = outcome.lost_without_reason or outcome.status not in (0, 1 if outcome.kills else 0)
+        report(f"{name}, {'TLS' if tls else 'plain'}", outcome)
+        lost = outcome.lost_without_reason or outcome.status not in (0, 1 if outcome.deaths else 0)
         good = good and not lost
         if lost and arguments.log:
             print(outcome.log)
@@ -54,14 +55,14 @@ def main() -> None:
 def count_remains(count: int) -> bool:
     """Reload and roll so many times, and print what is left. Return whether nothing is."""
     good = True
-    for name, reload, options in (
+    for name, again, options in (
         ("reloads", reloads.save, ("--reload",)),
         ("rolls", reloads.roll, ("--workers", "2")),
     ):
         if count <= reloads.SETTLING:
             continue
         with tempfile.TemporaryDirectory() as directory:
-            left = reloads.measure(Path(directory), reload, *options, reloads=count, processes=2)
+            left = reloads.measure(Path(directory), again, *options, reloads=count, processes=2)
         print(f"{name}: {left.reloads} in {left.seconds:.0f} s, exit status {left.status}, no zombie")
         print(f"  memory {left.first.memory >> 10} KiB, then {left.last.memory >> 10} KiB", end="; ")
         print(f"{left.last.descriptors} descriptors, {left.last.threads} threads")
@@ -74,17 +75,18 @@ def count_remains(count: int) -> bool:
 def report(name: str, outcome: Outcome) -> None:
     """Print one run."""
     tally = outcome.tally
+    without = outcome.lost_without_reason
     print(
-        f"{name}: {tally.total} answered, {len(tally.failed)} lost (at most {outcome.bound} may be), ", end=""
+        f"{name}: {tally.total} answered, {len(tally.failed)} lost with {len(outcome.deaths)} kills, ", end=""
     )
-    print(f"{tally.asked_again} asked again, exit status {outcome.status}")
+    print(f"{len(without)} without, {tally.asked_again} asked again, exit status {outcome.status}")
     print("  " + ", ".join(f"{kind}: {count}" for kind, count in sorted(tally.answered.items())))
     print(f"  p99 of small ones: {outcome.percentile(0.99) * 1000:.1f} ms while nothing was done")
     for action, spans in outcome.spans.items():
         p99 = outcome.percentile(0.99, action) * 1000
         print(f"  {len(spans)} x {action}: p99 {p99:.1f} ms, {spans[-1][1] - spans[-1][0]:.1f} s the last")
-    for failure in tally.failed[:10]:
-        print(f"  lost: {failure}")
+    for failure in without[:10]:
+        print(f"  lost without a kill: {failure.what}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The application under load: small, slow and large answers, and a WebSocket that counts."""
+"""The application under load: small, slow and large answers, a WebSocket that counts, and a path that
+occupies memory.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,11 @@ LARGE = bytes(range(256)) * 4096
 
 SLOW = 0.3
 """Seconds that /slow takes."""
+
+MEAL = 48 << 20
+"""Bytes that a request for /eat occupies for good."""
+
+_eaten: list[bytearray] = []
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -35,6 +42,8 @@ async def _lifespan(receive: Any, send: Any) -> None:
 async def _answer(path: str, send: Any) -> None:
     if path == "/slow":
         await trio.sleep(SLOW)
+    elif path == "/eat":
+        _eaten.append(bytearray(b"\1") * MEAL)
     body = LARGE if path == "/large" else b"%d" % os.getpid()
     headers = [(b"content-length", b"%d" % len(body))] if path != "/slow" else []
     await send({"type": "http.response.start", "status": 200, "headers": headers})

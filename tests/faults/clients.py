@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ssl
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import h11
@@ -20,14 +19,26 @@ PATIENCE = 30.0
 _CHUNK = 1 << 16
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A request that was lost: no answer, a cut or a wrong one."""
+
+    at: float
+    """In seconds of `trio.current_time()`."""
+    what: str
+
+
 @dataclass
 class Tally:
     """What the clients have seen."""
 
     answered: Counter[str] = field(default_factory=Counter)
     """Complete and right answers, by the kind of client."""
-    failed: list[str] = field(default_factory=list)
-    """What was lost: no answer, a cut or a wrong one."""
+    failed: list[Failure] = field(default_factory=list)
+    is_stopping: bool = False
+    """Has the server been told to stop? Then it refuses connections, but loses no request on those that it
+    has not refused.
+    """
     asked_again: int = 0
     """Requests on a connection that had been used, and ended before the first byte of the answer. They are
     sent again on a new one, as RFC 9112, 9.3.1, lets a client do: it cannot be told from a goodbye that
@@ -41,6 +52,10 @@ class Tally:
         """All answers."""
         return self.answered.total()
 
+    def fail(self, what: str) -> None:
+        """Note that a request was lost just now."""
+        self.failed.append(Failure(trio.current_time(), what))
+
 
 @dataclass(frozen=True)
 class Target:
@@ -51,7 +66,10 @@ class Target:
 
     async def connect(self) -> trio.abc.Stream:
         """A new connection, after its TLS handshake."""
-        stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        try:
+            stream: trio.abc.Stream = await trio.open_tcp_stream("127.0.0.1", self.port)
+        except OSError as error:
+            raise _RefusedError from error
         if self.tls is not None:
             secure = trio.SSLStream(stream, self.tls, server_hostname="localhost")
             await secure.do_handshake()
@@ -61,6 +79,10 @@ class Target:
 
 class _EndedError(Exception):
     """The connection has ended before the first byte of an answer."""
+
+
+class _RefusedError(Exception):
+    """The server accepts no connection."""
 
 
 class HTTPClient:
@@ -76,11 +98,11 @@ class HTTPClient:
         self._anew = anew
         self._kind = f"{path} {'new' if anew else 'kept'}{'' if target.tls is None else ' TLS'}"
 
-    async def run(self, is_over: Callable[[], bool]) -> None:
-        """Ask until it is over."""
+    async def run(self) -> None:
+        """Ask until the server stops."""
         stream: trio.abc.Stream | None = None
         client = h11.Connection(h11.CLIENT)
-        while not is_over():
+        while True:
             await trio.sleep(self._pause)
             is_used = stream is not None
             begun = trio.current_time()
@@ -90,6 +112,10 @@ class HTTPClient:
                         stream = await self._target.connect()
                         client = h11.Connection(h11.CLIENT)
                     await self._ask(stream, client)
+            except _RefusedError as error:
+                if self._tally.is_stopping:
+                    return
+                self._fail(f"refused: {error.__cause__}")
             except _EndedError:
                 if is_used:
                     self._tally.asked_again += 1
@@ -111,10 +137,9 @@ class HTTPClient:
                     stream = None
                 else:
                     client.start_next_cycle()
-        await _close(stream)
 
     def _fail(self, why: str) -> None:
-        self._tally.failed.append(f"{self._kind}: {why}")
+        self._tally.fail(f"{self._kind}: {why}")
 
     async def _ask(self, stream: trio.abc.Stream, client: h11.Connection) -> None:
         request = h11.Request(method="GET", target=self._path, headers=[("host", "localhost")])
@@ -164,25 +189,29 @@ class WebSocketClient:
         self._tally = tally
         self._number = 0
 
-    async def run(self, is_over: Callable[[], bool]) -> None:
-        """Send until it is over."""
-        while not is_over():
+    async def run(self) -> None:
+        """Send until the server stops."""
+        while True:
             stream: trio.abc.Stream | None = None
             try:
                 with trio.fail_after(PATIENCE):
                     stream = await self._target.connect()
-                await self._count(stream, is_over)
+                await self._count(stream)
+            except _RefusedError as error:
+                if self._tally.is_stopping:
+                    return
+                self._tally.fail(f"WebSocket: refused: {error.__cause__}")
             except (
                 OSError,
                 trio.BrokenResourceError,
                 trio.TooSlowError,
                 ProtocolError,
             ) as error:
-                self._tally.failed.append(f"WebSocket: {type(error).__name__}: {error}; {error.__cause__!r}")
+                self._tally.fail(f"WebSocket: {type(error).__name__}: {error}; {error.__cause__!r}")
             finally:
                 await _close(stream)
 
-    async def _count(self, stream: trio.abc.Stream, is_over: Callable[[], bool]) -> None:
+    async def _count(self, stream: trio.abc.Stream) -> None:
         client = wsproto.WSConnection(wsproto.ConnectionType.CLIENT)
         await stream.send_all(client.send(wsproto.events.Request(host="localhost", target="/ws")))
         while True:
@@ -198,9 +227,6 @@ class WebSocketClient:
                             raise RemoteProtocolError(f"{text} came back, not {self._number}")
                         self._tally.answered["WebSocket"] += 1
                         self._number += 1
-                        if is_over():
-                            await stream.send_all(client.send(wsproto.events.CloseConnection(code=1000)))
-                            return
                         await trio.sleep(self._pause)
                         await stream.send_all(self._next(client))
                     case wsproto.events.Ping():
