@@ -79,7 +79,7 @@ def report(name: str, outcome: Outcome) -> None:
     print(
         f"{name}: {tally.total} answered, {len(tally.failed)} lost with {len(outcome.deaths)} kills, ", end=""
     )
-    print(f"{len(without)} without, {tally.asked_again} asked again, exit status {outcome.status}")
+    print(f"{len(without)} of them without, {tally.asked_again} asked again, exit status {outcome.status}")
     print("  " + ", ".join(f"{kind}: {count}" for kind, count in sorted(tally.answered.items())))
     print(f"  p99 of small ones: {outcome.percentile(0.99) * 1000:.1f} ms while nothing was done")
     for action, spans in outcome.spans.items():

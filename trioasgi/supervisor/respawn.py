@@ -7,12 +7,11 @@ outside after it has served, by an operator or by the kernel for want of memory,
 from __future__ import annotations
 
 import logging
-import signal
-import sys
 from collections.abc import Callable
 
 from trioasgi.errors import ExitStatus
 
+from .said import Reasons
 from .slots import Slot, SlotState
 from .worker_process import WorkerProcess
 from .workers import Workers, has_been_stable, name_of
@@ -22,23 +21,16 @@ logger = logging.getLogger("trioasgi")
 MOST_FALSE_STARTS = 5
 """While no slot serves, so many workers of one slot in a row may end before they are ready."""
 
-_FROM_OUTSIDE = frozenset({-signal.SIGTERM, -signal.SIGINT})
-if sys.platform != "win32":
-    _FROM_OUTSIDE |= {-signal.SIGKILL, -signal.SIGHUP, -signal.SIGQUIT}
-"""Exit statuses of processes that someone else has ended."""
-
 
 class Respawn:
-    """Follows up on the ends of workers. `stop` ends the supervisor with a status, and `show` logs a reason
-    that was not said lately.
+    """Follows up on the ends of workers. `stop` ends the supervisor with a status, and `reasons` has those
+    that were logged.
     """
 
-    def __init__(
-        self, workers: Workers, *, stop: Callable[[ExitStatus], None], show: Callable[[str], None]
-    ) -> None:
+    def __init__(self, workers: Workers, *, stop: Callable[[ExitStatus], None], reasons: Reasons) -> None:
         self._workers = workers
         self._stop = stop
-        self._show = show
+        self._reasons = reasons
         self.has_served = False
         """Has any worker been ready?"""
 
@@ -60,43 +52,43 @@ class Respawn:
 
     def take_end(self, slot: Slot, worker: WorkerProcess) -> None:
         """Follow up on the end of a slot's worker. The slot has none now."""
-        if worker.failure is not None:
-            self._show(worker.failure.reason)
+        if worker.end.failure is not None:
+            self._reasons.show(worker.end.failure.reason)
         if slot.successor is not None:
-            logger.error("%s %s; its successor starts already", name_of(worker), worker.ending())
+            logger.error("%s %s; its successor starts already", name_of(worker), worker.end)
             self._workers.promote(slot)
         elif worker.ready_at is None:
             self._take_false_start(slot, worker)
-        elif worker.failure is None and worker.exit_status == 0:
+        elif worker.end.failure is None and worker.end.exit_status == 0:
             self.follow(slot, worker, "has stopped", is_planned=False)
-        elif _was_killed_from_outside(worker):
-            logger.warning("%s %s; its successor starts", name_of(worker), worker.ending())
+        elif worker.end.is_from_outside:
+            logger.warning("%s %s; its successor starts", name_of(worker), worker.end)
             self._workers.start(slot)
         else:
             if has_been_stable(worker):
                 slot.crashes = 0
             delay = self._workers.start_later(slot)
-            logger.error("%s %s; the next starts in %g s", name_of(worker), worker.ending(), delay)
+            logger.error("%s %s; the next starts in %g s", name_of(worker), worker.end, delay)
 
     def take_end_of_successor(self, slot: Slot, worker: WorkerProcess) -> str:
         """Follow up on the end of a successor that was not ready. The slot's worker serves on. Return the
         reason.
         """
-        reason = f"{worker} {worker.ending()} before it was ready"
-        if worker.failure is not None:
-            reason = worker.failure.reason
-            self._show(reason)
+        reason = f"{worker} {worker.end} before it was ready"
+        if worker.end.failure is not None:
+            reason = worker.end.failure.reason
+            self._reasons.show(reason)
         else:
-            logger.error("%s %s before it was ready", name_of(worker), worker.ending())
+            logger.error("%s %s before it was ready", name_of(worker), worker.end)
         if slot.is_due:
             delay = self._workers.delay(slot)
             logger.error("%s could not take over; %g s until the next attempt", name_of(worker), delay)
         return reason
 
     def _take_false_start(self, slot: Slot, worker: WorkerProcess) -> None:
-        if worker.failure is None:
-            logger.error("%s %s before it was ready", name_of(worker), worker.ending())
-        if worker.lacked_room or _was_killed_from_outside(worker):
+        if worker.end.failure is None:
+            logger.error("%s %s before it was ready", name_of(worker), worker.end)
+        if worker.end.lacked_room or worker.end.is_from_outside:
             delay = self._workers.start_later(slot)
             logger.error("A worker could not be started; %g s until the next attempt", delay)
         elif slot.is_outdated:
@@ -118,18 +110,14 @@ class Respawn:
         elif workers.is_any_serving:
             delay = workers.start_later(slot)
             logger.error("A worker could not start; %g s until the next attempt", delay)
-        elif worker.failure is not None and worker.failure.permanent:
+        elif worker.end.failure is not None and worker.end.failure.permanent:
             slot.enter(SlotState.VACANT)
             if workers.are_all_vacant:
                 if self.has_served:  # the reason may have been said long ago
                     logger.critical("Stopping: no worker is left, and none can start")
-                self._stop(ExitStatus(worker.failure.status))
+                self._stop(ExitStatus(worker.end.failure.status))
         elif slot.false_starts >= MOST_FALSE_STARTS:
             logger.critical("Giving up: %d workers ended before they were ready", slot.false_starts)
             self._stop(ExitStatus.FAILED if self.has_served else ExitStatus.NOT_STARTED)
         else:
             workers.start_later(slot)
-
-
-def _was_killed_from_outside(worker: WorkerProcess) -> bool:
-    return worker.killed is None and worker.failure is None and worker.exit_status in _FROM_OUTSIDE

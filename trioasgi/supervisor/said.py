@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import trio
+
+logger = logging.getLogger("trioasgi")
 
 SAID_FOR = 300.0
 """Seconds for which a failure counts as said. One that comes again after that is told again: the lines of its
@@ -30,3 +34,21 @@ class SaidLately:
     def forget(self) -> None:
         """Nothing was said: a file has changed, and what is the same may have another reason."""
         self._at.clear()
+
+
+class Reasons:
+    """Why workers have failed: logged, unless that was done lately."""
+
+    def __init__(self) -> None:
+        self.last = "no worker could be started"
+        self._said = SaidLately()
+
+    def show(self, reason: str) -> None:
+        """Log it, if it is news."""
+        self.last = reason
+        if self._said.is_news(reason):
+            logger.error("%s", reason)
+
+    def forget(self) -> None:
+        """Whatever comes is news."""
+        self._said.forget()

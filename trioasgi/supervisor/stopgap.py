@@ -140,7 +140,7 @@ class Stopgap:
         self.worker = None
         self._ends += 1 if worker.ready_at is not None else _MOST_ENDS
         self._enter(StopgapState.NOT_NEEDED)
-        logger.error("%s, which shows the error, %s", name_of(worker), worker.ending())
+        logger.error("%s, which shows the error, %s", name_of(worker), worker.end)
         if self._ends >= _MOST_ENDS:
             logger.error("Connections wait until a file changes")
 
@@ -179,10 +179,10 @@ class Stopgap:
 
 
 def _how_it_ended(worker: WorkerProcess) -> str:
-    if worker.failure is not None:
-        return worker.failure.reason
+    if worker.end.failure is not None:
+        return worker.end.failure.reason
     when = " before it was ready" if worker.ready_at is None else ""
     return (
-        f"The process of the application {worker.killed or worker.ending()}{when}\n\n"
+        f"The process of the application {worker.end.killed or worker.end}{when}\n\n"
         "It has reported no exception. The log, in the terminal, may say more."
     )

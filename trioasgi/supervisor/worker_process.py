@@ -7,9 +7,7 @@ state: another worker takes its slot. `vigil.py` watches its deadlines.
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
 import random
 import signal
 import socket
@@ -23,15 +21,12 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import ExitStatus
-from trioasgi.net.accept import NO_ROOM
 from trioasgi.tasks import start_soon
 
+from .dialogue import Dialogue
 from .launch import Endowment, launch
 from .messages import (
-    LONGEST_REPORT,
-    STAND_BY,
     AcceptCommand,
-    Command,
     DoneAccepting,
     DrainCommand,
     Draining,
@@ -40,25 +35,18 @@ from .messages import (
     Dumped,
     Failed,
     Heartbeat,
-    LineBuffer,
     LocateCommand,
     Located,
-    Order,
     Ready,
     ReopenLogsCommand,
     Report,
     Starting,
     Stopped,
     Waiting,
-    decode_report,
-    encode_line,
 )
 from .vigil import MARGIN, Vigil
-from .worker_state import (
-    BEFORE_END,
-    WORKER_TRANSITIONS,
-    WorkerState,
-)
+from .worker_end import WorkerEnd, failed_start
+from .worker_state import BEFORE_END, WORKER_TRANSITIONS, WorkerState
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -71,15 +59,10 @@ _LAST_WORDS = 0.5
 """Seconds to read the last reports of an ended worker. Its children may hold the socket open."""
 _REAPING = 5.0
 """Seconds in which the kernel should end a killed process."""
-_CHUNK = 1 << 16
 if sys.platform == "win32":
     _KILL = signal.SIGTERM  # the one way to end a process there
 else:
     _KILL = signal.SIGKILL
-_NO_ROOM = NO_ROOM | {errno.EAGAIN}
-"""Errors that say that the system has no room, also those of fork()."""
-_REFUSED = frozenset({errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENOEXEC, errno.ELOOP})
-"""Errors that say that the interpreter or the directory cannot be used: trying again would not help."""
 
 
 class WorkerWaiting(msgspec.Struct, frozen=True):
@@ -149,16 +132,8 @@ class WorkerProcess:
     ) -> None:
         self.state = WorkerState.STANDBY
         self.pid: int | None = None
-        self.exit_status: int | None = None
-        """As in `subprocess`: negative for a signal; None before the end, and if it could not be started."""
-        self.failure: Failed | None = None
-        """The failure that the worker reported, or that prevented its start."""
-        self.lacked_room = False
-        """Could it not be started because the system has no descriptors, memory or processes left? That may
-        pass.
-        """
-        self.killed: str | None = None
-        """Why the supervisor killed it; None if it did not."""
+        self.end = WorkerEnd()
+        """How it has ended, as far as that is known."""
         self.begun_at = trio.current_time()
         """When it was given its order."""
         self.ready_at: float | None = None
@@ -173,10 +148,7 @@ class WorkerProcess:
         self._directory = directory
         self._post = post
         self._process: trio.Process | None = None
-        self._make_order: Callable[[Endowment], Order] | None = None
-        self._settled = trio.Event()  # it has its order, or will never get one
-        # Unbounded, but small: commands are rare, and a worker that does not read is killed.
-        self._tell, self._told = trio.open_memory_channel[Command](math.inf)
+        self._dialogue = Dialogue(self._take)
         self._vigil = Vigil(config)
         self._dumped = trio.Event()
         self._located = trio.Event()
@@ -199,12 +171,13 @@ class WorkerProcess:
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
         self.begun_at = trio.current_time()
-        self._make_order = partial(Endowment.order, config=config, gated=gated, name=name, breakage=breakage)
-        self._settled.set()
+        self._dialogue.order(
+            partial(Endowment.order, config=config, gated=gated, name=name, breakage=breakage)
+        )
 
     def accept(self, name: str = "") -> None:
         """Let it accept connections, if its order was gated. `name`: a new one for its process's title."""
-        self._tell.send_nowait(AcceptCommand(name))
+        self._dialogue.tell(AcceptCommand(name))
 
     def drain(self, *, final: bool = False, grace: float | None = None) -> None:
         """Ask the worker to stop. It is killed if it does not end in time. May be called more than once.
@@ -216,18 +189,18 @@ class WorkerProcess:
         # If the application has begun the drain with a longer grace, a stop of all shortens it.
         if final or not self._vigil.leaving.is_set():
             self._vigil.begin_leaving(grace)
-        self._settled.set()
-        self._tell.send_nowait(DrainCommand(final=final, grace=grace))
+        self._dialogue.settle()
+        self._dialogue.tell(DrainCommand(final=final, grace=grace))
 
     async def locate(self) -> str:
         """Where its application is, as in a traceback. It waits for as long as the worker takes."""
-        self._tell.send_nowait(LocateCommand())
+        self._dialogue.tell(LocateCommand())
         await self._located.wait()
         return self._stack
 
     def reopen_logs(self) -> None:
         """Have it open its log files anew."""
-        self._tell.send_nowait(ReopenLogsCommand())
+        self._dialogue.tell(ReopenLogsCommand())
 
     def kill(self, reason: str) -> None:
         """End the process at once and log why."""
@@ -236,7 +209,7 @@ class WorkerProcess:
     def _end_by(self, number: int, reason: str) -> None:
         if self._process is None or self._process.returncode is not None:
             return
-        self.killed = reason
+        self.end.killed = reason
         logger.error("%s %s: killed", str(self).capitalize(), reason)
         self._process.send_signal(number)
 
@@ -251,7 +224,7 @@ class WorkerProcess:
     async def start_and_wait(self) -> None:
         """Start the process and wait until it has ended. When cancelled, kill it.
 
-        Raises nothing but cancellation: `failure`, `killed` and `exit_status` say what went wrong.
+        Raises nothing but cancellation: `end` says what went wrong.
         """
         try:
             if self.state is not WorkerState.DRAINING:  # it was not told to stop before it could start
@@ -272,7 +245,7 @@ class WorkerProcess:
                 has_private=bool(self.config.smoke),
             )
         except (OSError, RuntimeError) as error:
-            self._take_failed_start(error)
+            self.end.failure = failed_start(error)
             return
         self._private = launched.private
         with launched.reports:
@@ -282,61 +255,20 @@ class WorkerProcess:
         assert state in WORKER_TRANSITIONS[self.state], (self.state, state)
         self.state = state
 
-    def _take_failed_start(self, error: OSError | RuntimeError) -> None:
-        # Python raises RuntimeError if there is no room for a thread, or in fork().
-        self.lacked_room = not isinstance(error, OSError) or error.errno in _NO_ROOM
-        hint = "; raise the limits of open files and processes" if self.lacked_room else ""
-        reason = f"a worker could not be started: {error}{hint}"
-        is_refused = isinstance(error, OSError) and error.errno in _REFUSED
-        status = ExitStatus.NOT_STARTED if is_refused else ExitStatus.FAILED
-        self.failure = Failed(reason=reason, permanent=is_refused, status=int(status))
-
-    @property
-    def has_ended_badly(self) -> bool:
-        """Has it failed, was it killed, or did it cut requests?"""
-        if self.failure is not None or self.killed is not None:
-            return True
-        if self.ready_at is None:  # it has no requests; a Ctrl-C that reaches it may end it in any way
-            return False
-        # A process manager may send SIGTERM to the workers too, and a terminal SIGINT. A worker that has
-        # stopped already has no requests to finish.
-        good = (None, 0, -signal.SIGTERM, -signal.SIGINT) if self._vigil.finished.is_set() else (None, 0)
-        return self.exit_status not in good
-
-    @property
-    def has_vanished(self) -> bool:
-        """Has its process ended in another way than by itself, or by the supervisor, so that the log has no
-        word of it yet?
-        """
-        is_explained = self.killed is not None or self.failure is not None or self._vigil.finished.is_set()
-        return bool(self.exit_status) and not is_explained
-
-    def ending(self) -> str:
-        """How the process ended, for people."""
-        if self.exit_status is None:
-            return "was not started"
-        if self.exit_status >= 0:
-            return f"ended with exit status {self.exit_status}"
-        try:
-            return f"was ended by {signal.Signals(-self.exit_status).name}"
-        except ValueError:
-            return f"was ended by signal {-self.exit_status}"
-
     async def _stay_with(self, process: trio.Process, endowment: Endowment, reports: socket.socket) -> None:
         self._process = process
         self.pid = process.pid
         logger.debug("%s was started", str(self).capitalize())
         try:
             async with trio.open_nursery() as nursery:
-                start_soon(nursery, self._speak_to, process, endowment)
+                start_soon(nursery, self._dialogue.speak, process, endowment)
                 start_soon(nursery, self._vigil.watch_startup, self._end_startup)
                 start_soon(nursery, self._watch_heart, process)
                 start_soon(nursery, self._vigil.watch_leaving, self.kill)
-                all_read = trio.Event()
-                start_soon(nursery, self._read_reports, reports, all_read)
+                start_soon(nursery, self._dialogue.hear, process, reports)
                 await process.wait()
                 with trio.move_on_after(_LAST_WORDS):
-                    await all_read.wait()
+                    await self._dialogue.has_heard_all.wait()
                 nursery.cancel_scope.cancel()
         finally:
             await self._reap(process)
@@ -346,41 +278,11 @@ class WorkerProcess:
             process.kill()
             with trio.CancelScope(deadline=trio.current_time() + _REAPING, shield=True):
                 await process.wait()
-        self.exit_status = process.returncode
+        self.end.exit_status = process.returncode
         assert process.stdin is not None
         await trio.aclose_forcefully(process.stdin)
 
-    @enable_ki_protection
-    async def _speak_to(self, process: trio.Process, endowment: Endowment) -> None:
-        """Send the order, as soon as there is one, and then commands."""
-        assert process.stdin is not None
-        try:
-            if not self._settled.is_set():
-                await process.stdin.send_all(STAND_BY)
-                await self._settled.wait()
-            if self._make_order is None:
-                process.kill()  # it was not needed: it has loaded nothing of the application
-                return
-            await process.stdin.send_all(encode_line(self._make_order(endowment)))
-            async for command in self._told:
-                await process.stdin.send_all(encode_line(command))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            logger.debug("%s reads no commands any more", str(self).capitalize())
-
     # What it reports
-
-    @enable_ki_protection
-    async def _read_reports(self, reports: socket.socket, all_read: trio.Event) -> None:
-        lines = LineBuffer(LONGEST_REPORT)
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(reports))
-        try:
-            while data := await stream.receive_some(_CHUNK):
-                for line in lines.feed(data):
-                    self._take(decode_report(line))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            logger.debug("%s reports nothing any more", str(self).capitalize())
-        finally:
-            all_read.set()
 
     def _take(self, report: Report | None) -> None:
         vigil = self._vigil
@@ -408,11 +310,12 @@ class WorkerProcess:
             case Stopped():
                 vigil.leaving.set()
                 vigil.finished.set()
+                self.end.has_finished = True
             case Failed():
-                self.failure = report
-                self.lacked_room = report.lacked_room
+                self.end.failure = report
                 vigil.leaving.set()
                 vigil.finished.set()
+                self.end.has_finished = True
             case Heartbeat():
                 self.heartbeat = report
                 self._look_whether_due()
@@ -456,9 +359,9 @@ class WorkerProcess:
     def _end_startup(self, timeout: float) -> None:
         why = f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more (--timeout-startup)"
         self.kill(why)
-        if self.killed is not None:
+        if self.end.killed is not None:
             reason = f"the application {why}: it blocks the loop"
-            self.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
+            self.end.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
 
     async def _watch_heart(self, process: trio.Process) -> None:
         """End a worker whose loop is blocked. It logs what it does; SIGABRT has the stacks shown where C code
@@ -467,7 +370,7 @@ class WorkerProcess:
         timeout = await self._vigil.wait_silent()
         why = f"has given no sign of life for {timeout:g} s (--timeout-worker)"
         logger.error("%s %s; it is told to log what it does", str(self).capitalize(), why)
-        self._tell.send_nowait(DumpCommand())
+        self._dialogue.tell(DumpCommand())
         with trio.move_on_after(_DUMPING):
             await self._dumped.wait()
         if sys.platform != "win32":
@@ -475,4 +378,4 @@ class WorkerProcess:
             await trio.sleep(_DUMPING)
         if process.returncode is None:
             process.kill()
-            self.killed = why
+            self.end.killed = why

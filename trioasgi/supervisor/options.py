@@ -1,0 +1,83 @@
+"""The options of a supervisor, and what follows when they are read anew."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from trioasgi.errors import ConfigError, TLSError
+
+from .said import Reasons
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
+logger = logging.getLogger("trioasgi")
+
+
+class Options:
+    """`reread` reads them anew, or raises ConfigError. `scale` changes the number of workers, and `replace`
+    replaces all of them (`--reload`), as files have changed.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        workers: Workers,
+        reasons: Reasons,
+        *,
+        reread: Callable[[], Config],
+        scale: Callable[[int], None],
+        replace: Callable[[tuple[str, ...]], None],
+    ) -> None:
+        self.current = config
+        """Those that hold now."""
+        self._workers = workers
+        self._reasons = reasons
+        self._reread = reread
+        self._scale = scale
+        self._replace = replace
+
+    def adopt(self, config: Config) -> None:
+        """The canary of this config is ready: now what it says of the number of workers counts too."""
+        if config.workers != self.current.workers and config.workers != len(self._workers.slots):
+            self._scale(config.workers)
+        self.current = config
+
+    def read(self) -> Config | str:
+        """The options as they are now, or why they cannot be used."""
+        self._reasons.forget()
+        try:
+            return self._reread()
+        except (ConfigError, TLSError) as error:
+            logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
+            return str(error)
+
+    def take_changed_sources(self, paths: tuple[str, ...]) -> None:
+        """Files of options have changed (`--reload`). One that holds many other things, as pyproject.toml
+        does, matters only if the options are others now.
+        """
+        config = self.read()
+        if isinstance(config, str):
+            return
+        is_other = config.to_dict() != self.current.to_dict()
+        if is_other or not set(paths) <= set(config.files):
+            self._renew_with(config, paths)
+
+    def renew(self) -> str | None:
+        """Replace all workers (`--reload`). Return why not."""
+        config = self.read()
+        if isinstance(config, str):
+            return config
+        self._renew_with(config)
+        return None
+
+    def _renew_with(self, config: Config, paths: tuple[str, ...] = ()) -> None:
+        """Replace all workers by some of these options, as `paths` have changed."""
+        is_scaled = config.workers not in (self.current.workers, len(self._workers.slots))
+        self.current = self._workers.config = config
+        self._replace(paths)
+        if is_scaled:
+            self._scale(config.workers)
