@@ -1,6 +1,6 @@
 """What a user of the command sees while it serves: each option that shows, from outside.
 
-Reloading and workers are in `tests/supervisor`, signals in `tests/process/test_run.py`.
+Reloading and workers are in `tests/supervisor`, signals in `tests/process/test_run_signals.py`.
 """
 
 from __future__ import annotations
