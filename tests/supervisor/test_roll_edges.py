@@ -31,6 +31,41 @@ NTH_WAITS = """
 """The worker that is the `number`th to load the application waits for the file `go`."""
 
 
+def test_a_canary_that_hangs_while_it_is_imported_ends_the_roll(tmp_path: Path) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", "--workers", "2", "--timeout-startup", "1", cwd=tmp_path) as server:
+        old = wait_for_workers(server, 2)
+        write_app(tmp_path, "hangs", extra="import time; time.sleep(600)")
+        server.send(signal.SIGHUP)
+        server.wait_for("did not load the application within 1 s .--timeout-startup.: killed")
+        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        assert all(map(is_alive, old))
+        assert get(server.url()).body == "old"
+        assert server.stop() == 0
+
+
+def test_without_another_that_serves_the_import_may_take_any_time(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra="import time; time.sleep(1)")
+    with start_server("app:app", "--workers", "2", "--timeout-startup", "0.2", cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+
+
+def test_whoever_asks_again_and_again_does_not_keep_rolls_from_ending(tmp_path: Path) -> None:
+    write_app(tmp_path, "old", extra="import time; time.sleep(0.5)")
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        begun = time.monotonic()
+        while "Rolled: every worker is new" not in server.output.text:
+            assert time.monotonic() - begun < 20, server.output.text
+            server.send(signal.SIGHUP)
+            time.sleep(0.2)
+        server.wait_for("Another roll follows")
+        assert server.output.count("Rolling: 2 workers") >= 3
+        assert server.stop() == 0
+
+
 def test_a_request_is_not_cut_for_the_sake_of_many_rolls(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
     with start_server("app:app", "--worker-lifetime", "1000", cwd=tmp_path) as server:

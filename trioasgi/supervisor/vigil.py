@@ -50,9 +50,19 @@ class Vigil:
         """Seconds since its last report."""
         return trio.current_time() - self.last_sign
 
-    async def watch_startup(self, kill: Callable[[float], None]) -> None:
-        """Call `kill`, with the seconds that it had, for a worker whose start-up blocks its loop. Otherwise
-        the loop watches the deadline.
+    async def watch_import(self, kill: Callable[[str], None]) -> None:
+        """Call `kill`, with the reason, for a worker that does not load its application in time. The caller
+        decides whether it has a limit.
+        """
+        timeout = self.config.timeout_startup
+        with trio.move_on_after(timeout):
+            await self.starting.wait()
+        if not (self.starting.is_set() or self.leaving.is_set() or self.finished.is_set()):
+            kill(f"did not load the application within {timeout:g} s (--timeout-startup)")
+
+    async def watch_startup(self, kill: Callable[[str], None]) -> None:
+        """Call `kill`, with the reason, for a worker whose start-up blocks its loop. Otherwise the loop
+        watches the deadline.
         """
         timeout = self.config.timeout_startup
         await self.starting.wait()
@@ -61,7 +71,10 @@ class Vigil:
         await trio.sleep(heartbeat_interval(self.config.timeout_worker))
         while not (self.started.is_set() or self.leaving.is_set() or self.finished.is_set()):
             if self.silence() >= MARGIN:
-                kill(timeout)
+                kill(
+                    f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more "
+                    "(--timeout-startup): it blocks the loop"
+                )
                 return
             await trio.sleep(MARGIN)
 

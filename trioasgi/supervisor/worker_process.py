@@ -44,7 +44,7 @@ from .messages import (
     Stopped,
     Waiting,
 )
-from .vigil import MARGIN, Vigil
+from .vigil import Vigil
 from .worker_end import WorkerEnd, failed_start
 from .worker_state import BEFORE_END, WORKER_TRANSITIONS, WorkerState
 
@@ -154,6 +154,7 @@ class WorkerProcess:
         self._located = trio.Event()
         self._stack = ""
         self._is_due = False
+        self._is_timed = False
         self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
         self._private: socket.socket | None = None
 
@@ -163,14 +164,22 @@ class WorkerProcess:
     # What it is told
 
     def instruct(
-        self, config: Config, *, gated: bool = False, name: str = "worker", breakage: str | None = None
+        self,
+        config: Config,
+        *,
+        gated: bool = False,
+        is_timed: bool = False,
+        name: str = "worker",
+        breakage: str | None = None,
     ) -> None:
-        """Give it its order, once. `gated`: it waits for `accept()` when its application has started. `name`
-        is for the title of its process. `breakage`: it shows this in place of the application.
+        """Give it its order, once. `gated`: it waits for `accept()` when its application has started.
+        `is_timed`: loading the application has a deadline too, as others serve meanwhile. `name` is for the
+        title of its process. `breakage`: it shows this in place of the application.
         """
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
         self.begun_at = trio.current_time()
+        self._is_timed = is_timed
         self._dialogue.order(
             partial(Endowment.order, config=config, gated=gated, name=name, breakage=breakage)
         )
@@ -262,6 +271,8 @@ class WorkerProcess:
         try:
             async with trio.open_nursery() as nursery:
                 start_soon(nursery, self._dialogue.speak, process, endowment)
+                if self._is_timed:
+                    start_soon(nursery, self._vigil.watch_import, self._end_startup)
                 start_soon(nursery, self._vigil.watch_startup, self._end_startup)
                 start_soon(nursery, self._watch_heart, process)
                 start_soon(nursery, self._vigil.watch_leaving, self.kill)
@@ -356,12 +367,12 @@ class WorkerProcess:
 
     # Its deadlines
 
-    def _end_startup(self, timeout: float) -> None:
-        why = f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more (--timeout-startup)"
+    def _end_startup(self, why: str) -> None:
         self.kill(why)
         if self.end.killed is not None:
-            reason = f"the application {why}: it blocks the loop"
-            self.end.failure = Failed(reason=reason, permanent=True, status=int(ExitStatus.NOT_STARTED))
+            self.end.failure = Failed(
+                reason=f"the application {why}", permanent=True, status=int(ExitStatus.NOT_STARTED)
+            )
 
     async def _watch_heart(self, process: trio.Process) -> None:
         """End a worker whose loop is blocked. It logs what it does; SIGABRT has the stacks shown where C code

@@ -143,8 +143,23 @@ class Workers:
                 standby.accept(name)
                 return standby
         worker = self._make(config)
-        worker.instruct(config, name=name, breakage=breakage)
+        self._instruct(worker, config, name, breakage=breakage)
         return worker
+
+    def _instruct(
+        self,
+        worker: WorkerProcess,
+        config: Config,
+        name: str,
+        *,
+        gated: bool = False,
+        breakage: str | None = None,
+    ) -> None:
+        """Give a new process its order. Under `reload` it may take any time to load the application: the next
+        save replaces it. So it may where no other serves. Otherwise a roll, say, would never end.
+        """
+        is_timed = self.is_any_serving and not config.reload
+        worker.instruct(config, gated=gated, is_timed=is_timed, name=name, breakage=breakage)
 
     def _make(self, config: Config) -> WorkerProcess:
         worker = WorkerProcess(
@@ -160,7 +175,7 @@ class Workers:
         if self.standby is None and (config.reload or config.standby):
             self.standby = self._make(config)
             if not config.reload:
-                self.standby.instruct(config, gated=True, name="standby")
+                self._instruct(self.standby, config, "standby", gated=True)
 
     def drop_standby(self) -> None:
         """End the standby, whose order may be outdated."""
@@ -208,7 +223,7 @@ class Workers:
             return self.start(slot, config)
         if gated:
             slot.successor = self._make(config)
-            slot.successor.instruct(config, gated=True, name=self._name(slot))
+            self._instruct(slot.successor, config, self._name(slot), gated=True)
         else:
             slot.successor = self._obtain(config, self._name(slot))
         return slot.successor
