@@ -1,7 +1,8 @@
 """The rolls of a supervisor: one at a time, and the probes of the workers that they start.
 
 A roll that is asked for while another one is with its canary takes its place: the config of that canary may
-be what has to be mended. Later on it follows when the other one is over.
+be what has to be mended. Later on it follows when the other one is over. So it does when several have taken
+the place of another already: otherwise somebody who asks again and again would keep all of them from ending.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
+_MOST_ABANDONED = 2
+"""So many rolls in a row are given up for the next one."""
+
 
 class Rolls:
     """Begins and steers rolls. `read_options` reads the options anew, or says why they cannot be used.
@@ -49,6 +53,8 @@ class Rolls:
         self._post = post
         self._read_options = read_options
         self._adopt = adopt
+        self._abandoned = 0
+        """Rolls in a row that another one has taken the place of."""
         self._waiting: list[Promise] = []
         """Those who wait for another roll, which begins when the one under way is over."""
 
@@ -63,11 +69,14 @@ class Rolls:
 
     def begin(self, *promises: Promise) -> None:
         """Begin a roll, or note that another one is to follow. `promises` are kept at its end."""
-        if self.last is not None and not self.last.is_over:
-            if not self.last.is_with_canary:
+        if self.last is None or self.last.is_over:
+            self._abandoned = 0
+        else:
+            if not self.last.is_with_canary or self._abandoned >= _MOST_ABANDONED:
                 logger.info("Another roll follows the one that is under way")
                 self._waiting += promises
                 return
+            self._abandoned += 1
             promises += tuple(self.last.abandon())
         config = self._read_options()
         if isinstance(config, str):
