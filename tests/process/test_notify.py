@@ -242,3 +242,16 @@ def test_run_gives_the_variables_back(tmp_path: Path) -> None:
         notified.wait_for("READY")
         assert server.stop() == 0
         server.wait_for("after True")
+
+
+def test_a_queue_that_is_full_holds_up_nobody(tmp_path: Path) -> None:
+    with notify_socket() as notified:
+        notifier = Notifier({"NOTIFY_SOCKET": notified.name})
+        begun = time.monotonic()
+        for number in range(1000):  # far more than the kernel queues
+            notifier.status(f"{number} workers serve")
+        assert time.monotonic() - begun < 5  # one that waits takes half a second
+        notified.wait_for("STATUS", value="0 workers")
+        while "999 workers serve" not in (message.get("STATUS") for message in notified.messages):
+            notifier.status("999 workers serve")  # it was not sent, so it is sent again
+            notified.wait_for("STATUS", after=len(notified.messages))

@@ -22,7 +22,7 @@ NOTIFY_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd sets for the main process. For its children these would be wrong."""
 
 _SECONDS: Final = 0.5
-"""How long a datagram may take. systemd's queue may be full."""
+"""How long a datagram may take that systemd waits for. Its queue may be full. The others do not wait."""
 _LONGEST_STATUS: Final = 300
 _DIGITS: Final = 20
 """The most that an integer of systemd has."""
@@ -60,27 +60,32 @@ class Notifier:
         """What the service does, in one line, for people. It is sent if it has changed."""
         if _line(status) != self._status:
             self._status = _line(status)
-            self._send(f"STATUS={self._status}")
+            if not self._send(f"STATUS={self._status}", seconds=0):
+                self._status = ""  # to be sent when something happens next
 
     async def feed_watchdog(self) -> None:
         """Say that the loop runs, twice in the time that WatchdogSec= allows. Until cancelled."""
         if self._watchdog is None:
             return
         while True:
-            self._send("WATCHDOG=1")
+            self._send("WATCHDOG=1", seconds=0)  # it has half of the time to spare
             await trio.sleep(self._watchdog / 2)
 
-    def _send(self, *lines: str) -> None:
+    def _send(self, *lines: str, seconds: float = _SECONDS) -> bool:
+        """Send a datagram, within so many seconds. Return whether it was sent, or never can be."""
         if self._address is None or sys.platform == "win32":
-            return
+            return True
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-                sock.settimeout(_SECONDS)
+                sock.settimeout(seconds)
                 sock.sendto("\n".join(lines).encode(errors="replace"), self._address)
+        except BlockingIOError:
+            return False  # the queue is full
         except OSError as error:
             if not self._has_failed:
                 logger.warning("systemd cannot be told how the server does (NOTIFY_SOCKET): %s", error)
             self._has_failed = True
+        return True
 
 
 def _address(name: str) -> str | None:
