@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
     pytest.skip("there are no Unix sockets for Python", allow_module_level=True)
-from .controlling import PATH, command, serving, status
+from .controlling import PATH, command, connected, read_to_end, serving, status
 
 HANGS = "import time; print('importing', flush=True); time.sleep(600)"
 
@@ -115,3 +117,27 @@ def test_a_stop_ends_a_roll_and_tells_who_has_asked_for_it(tmp_path: Path) -> No
         _, said = roll.communicate(timeout=PATIENCE)
         assert (roll.returncode, said) == (1, "trioasgi: the server stops\n")
         assert server.wait() == 0
+
+
+def test_a_client_that_only_stops_sending_gets_its_answer(tmp_path: Path) -> None:
+    """`nc -N` does so."""
+    with serving(tmp_path) as server:
+        with connected(tmp_path) as sock:
+            sock.sendall(b'{"command":"roll"}\n')
+            sock.shutdown(socket.SHUT_WR)
+            assert json.loads(read_to_end(sock))["answer"] == "done"
+        assert "Rolled: every worker is new" in server.output.text
+        assert server.stop() == 0
+
+
+def test_under_reload_it_waits_for_the_end_too(tmp_path: Path) -> None:
+    with serving(tmp_path, "--reload", "--reload-exclude", "app.py") as server:
+        write_app(tmp_path, "renewed", extra="import time; time.sleep(1)")
+        assert command("roll", cwd=tmp_path).status == 0
+        assert get(server.url()).body == "renewed"
+        assert server.output.count("Worker .* is ready") == 4
+        write_app(tmp_path, "broken", extra="1 / 0")
+        done = command("roll", cwd=tmp_path)
+        assert done.status == 1
+        assert "ZeroDivisionError" in done.err
+        assert server.stop() == 0

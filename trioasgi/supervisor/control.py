@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import socket
 import struct
 import sys
@@ -56,6 +57,8 @@ _PATIENCE: Final = 5.0
 """Seconds in which a client must send its request, and take an answer."""
 _MOST_WORKERS: Final = max(64, 16 * (os.cpu_count() or 1))
 """The largest number that a client may ask for: a mistake in typing must not fill the machine."""
+_LOOK_EVERY: Final = 0.5
+"""Seconds until it is looked again whether a client that sends no more has left."""
 _BACKLOG: Final = 128
 _CHUNK: Final = 4096
 _CREDENTIALS: Final = struct.Struct("iII")
@@ -221,8 +224,22 @@ class _Client:
             while len(self._received) <= LONGEST_REQUEST:
                 data = await self._stream.receive_some(_CHUNK)
                 if not data:
+                    await self._wait_closed()
                     return
                 self._received += data
+
+    async def _wait_closed(self) -> None:
+        """The client sends no more. Return when it also reads no more: one that has only closed its side for
+        sending, as `nc -N` does, waits for its answer.
+        """
+        if sys.platform == "win32":
+            return
+        poll = select.poll()
+        poll.register(self._sock.fileno(), 0)  # so it reports hang-ups and errors, and nothing else
+        while True:
+            if poll.poll(0):
+                return
+            await trio.sleep(_LOOK_EVERY)
 
     async def _while_it_stays(self, request: Request) -> Answer | None:
         """The answer, or None if the client leaves before."""
