@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trioasgi.errors import ConfigError, TLSError
 
 from .said import Reasons
+from .slots import Promise, SlotState
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Options:
         self._reread = reread
         self._scale = scale
         self._replace = replace
+        self._renewing: list[Promise] = []
+        """Those who wait until all workers are new (`--reload`)."""
 
     def adopt(self, config: Config) -> None:
         """The canary of this config is ready: now what it says of the number of workers counts too."""
@@ -66,13 +69,31 @@ class Options:
         if is_other or not set(paths) <= set(config.files):
             self._renew_with(config, paths)
 
-    def renew(self) -> str | None:
-        """Replace all workers (`--reload`). Return why not."""
+    def renew(self, promise: Promise) -> None:
+        """Replace all workers (`--reload`). The promise is kept when each slot has a new one, or none can
+        start.
+        """
         config = self.read()
         if isinstance(config, str):
-            return config
+            promise.keep(config)
+            return
+        self._renewing.append(promise)
         self._renew_with(config)
-        return None
+
+    def follow_up(self) -> None:
+        """Tell those who wait how replacing the workers has ended, if it has. Called after each event."""
+        states = {slot.state for slot in self._workers.slots}
+        if self._renewing and states <= {SlotState.SERVING, SlotState.VACANT}:
+            self._keep(self._reasons.last if SlotState.VACANT in states else None)
+
+    def stop(self) -> None:
+        """Tell them that the server stops."""
+        self._keep("the server stops")
+
+    def _keep(self, failure: str | None) -> None:
+        for promise in self._renewing:
+            promise.keep(failure)
+        self._renewing.clear()
 
     def _renew_with(self, config: Config, paths: tuple[str, ...] = ()) -> None:
         """Replace all workers by some of these options, as `paths` have changed."""

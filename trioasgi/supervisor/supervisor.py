@@ -261,6 +261,7 @@ class Supervisor:
     def _refuse_all(self) -> None:
         """Tell all who wait for something that it will not be done."""
         self._rolls.stop()
+        self._options.stop()
         with contextlib.suppress(trio.WouldBlock):
             while True:
                 self._refuse(self._receive.receive_nowait())
@@ -323,6 +324,7 @@ class Supervisor:
         if status is not ExitStatus.OK:
             self.failure = self._reasons.last
         self._rolls.stop()
+        self._options.stop()
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
         if not any(map(is_inherited, self._options.current.binds)):
@@ -336,7 +338,7 @@ class Supervisor:
 
     def _take_roll(self, promise: Promise) -> None:
         if self._options.current.reload:
-            promise.keep(self._options.renew())
+            self._options.renew(promise)
         else:
             self._rolls.begin(promise)
 
@@ -350,6 +352,7 @@ class Supervisor:
         if not self._course.is_running:
             return
         self._rolls.follow_up()
+        self._options.follow_up()
         for slot in self.workers.slots:
             if slot.wants_successor:
                 self.workers.succeed(slot)
