@@ -25,8 +25,8 @@ HERE = Path(__file__).resolve().parent
 WORKERS = 3
 MEMORY = 180_000_000
 """Bytes above which a worker is replaced: that of some requests for /eat."""
-STEERED = ("--workers", str(WORKERS), "--smoke", "/small", "--worker-max-rss", str(MEMORY))
-RELOADED = ("--workers", "2", "--reload")
+STEERED: tuple[str, ...] = ("--workers", str(WORKERS), "--smoke", "/small", "--worker-max-rss", str(MEMORY))
+RELOADED: tuple[str, ...] = ("--workers", "2", "--reload")
 _OPTIONS = ("--no-access-log", "--timeout-worker", "4")
 _ENDING = 60.0
 """Seconds in which all clients have had their last answers when the server stops."""

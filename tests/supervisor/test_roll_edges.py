@@ -203,6 +203,28 @@ def test_workers_that_are_too_large_from_the_first_are_replaced_less_and_less_of
         assert server.stop() == 0
 
 
+CLOSING = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    status = 503 if scope["path"] == "/bad" else 200
+    await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": b"yes"})
+"""
+
+
+@pytest.mark.parametrize(
+    ("last", "said"), [("/c", "has passed the probes"), ("/bad", "/bad was answered with 503")]
+)
+def test_an_answer_that_closes_its_connection_ends_no_probes(last: str, said: str, tmp_path: Path) -> None:
+    write(tmp_path, CLOSING)
+    options = ("--smoke", "/a", "--smoke", "/b", "--smoke", last, "--lifespan", "off")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        server.send(signal.SIGHUP)
+        server.wait_for(said)
+        assert server.stop() == 0
+
+
 CLIENT = """
 async def app(scope, receive, send):
     host, port = scope["client"]

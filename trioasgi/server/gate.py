@@ -2,16 +2,18 @@
 
 A supervisor may start a worker before it is needed, or try it before clients reach it. The application of
 such a worker starts, and then it waits at a gate: it accepts nothing from the listening sockets until the
-gate is opened. Meanwhile it may serve one private connection, whose other end the supervisor has.
+gate is opened. Meanwhile it may serve private connections, whose other ends the supervisor has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 import trio
+
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     import socket
@@ -23,14 +25,15 @@ if TYPE_CHECKING:
 class Gate:
     """Keeps a server whose application has started from accepting connections until `open()`.
 
-    `private` is a connected socket that is served until then and after. `on_waiting` is called in the loop
-    when the server has come to the gate.
+    `private` are connected sockets, each of which is served from the first byte that comes on it: an idle one
+    would be closed, as of a slow client. `on_waiting` is called in the loop when the server has come to the
+    gate.
     """
 
     def __init__(
-        self, private: socket.socket | None = None, on_waiting: Callable[[], None] = lambda: None
+        self, private: Sequence[socket.socket] = (), on_waiting: Callable[[], None] = lambda: None
     ) -> None:
-        self._private = private
+        self._private = [*private]
         self._on_waiting = on_waiting
         self._opened = trio.Event()
 
@@ -40,14 +43,22 @@ class Gate:
 
     async def wait(self, acceptor: Acceptor, connections: Connections, draining: trio.Event) -> None:
         """Return when the gate is open, or the server is about to stop."""
-        if self._private is not None:
-            acceptor.begin_private(self._private, connections)
-            self._private = None
         self._on_waiting()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_end_when_set, draining, nursery.cancel_scope)
-            await self._opened.wait()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                start_soon(nursery, _end_when_set, draining, nursery.cancel_scope)
+                start_soon(nursery, self._serve_private, acceptor, connections)
+                await self._opened.wait()
+                nursery.cancel_scope.cancel()
+        finally:
+            for connection in self._private:
+                connection.close()
+
+    async def _serve_private(self, acceptor: Acceptor, connections: Connections) -> None:
+        """Begin one after the other. The supervisor uses the next when an answer has closed one."""
+        while self._private:
+            await trio.lowlevel.wait_readable(self._private[0])
+            acceptor.begin_private(self._private.pop(0), connections)
 
 
 async def _end_when_set(event: trio.Event, scope: trio.CancelScope) -> None:

@@ -24,7 +24,7 @@ class Endowment(msgspec.Struct, frozen=True):
 
     sockets: list[int | str]
     reports: int | str
-    private: int | str | None
+    private: list[int | str]
     stdin: int | None
 
     def order(self, config: Config, *, gated: bool, name: str, breakage: str | None) -> Order:
@@ -48,18 +48,18 @@ class Launched(msgspec.Struct, frozen=True):
     process: trio.Process
     endowment: Endowment
     reports: socket.socket
-    private: socket.socket | None
+    private: list[socket.socket]
 
 
 async def launch(
-    sockets: Sequence[socket.socket], *, directory: str, terminal: int | None, has_private: bool
+    sockets: Sequence[socket.socket], *, directory: str, terminal: int | None, private: int
 ) -> Launched:
-    """Start the process of a worker. `has_private`: it also gets an end of a private connection.
+    """Start the process of a worker. It also gets an end of so many private connections.
 
     Raises OSError, or RuntimeError where there is no room for a thread or a process.
     """
     with contextlib.ExitStack() as ours, contextlib.ExitStack() as theirs:
-        pairs = [socket.socketpair() for _ in range(1 + has_private)]
+        pairs = [socket.socketpair() for _ in range(1 + private)]
         for own, given in pairs:
             ours.enter_context(own)
             theirs.enter_context(given)
@@ -70,10 +70,7 @@ async def launch(
         ours.callback(process.kill)
         described = [handover.describe(sock, process.pid) for sock in inherited]
         ours.pop_all()
-    reports, private = described[len(copies)], described[len(copies) + 1 :]
-    return Launched(
-        process,
-        Endowment(described[: len(copies)], reports, next(iter(private), None), terminal),
-        pairs[0][0],
-        pairs[1][0] if has_private else None,
-    )
+    count = len(copies)
+    endowment = Endowment(described[:count], described[count], described[count + 1 :], terminal)
+    (reports, _), *others = pairs
+    return Launched(process, endowment, reports, [own for own, _ in others])

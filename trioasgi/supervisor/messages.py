@@ -47,8 +47,8 @@ class Order(msgspec.Struct, frozen=True):
     """A descriptor of the terminal, for debuggers in the application; it becomes the worker's fd 0."""
     gated: bool = False
     """Does the worker wait for an AcceptCommand when its application has started?"""
-    private: int | str | None = None
-    """A connected socket, described likewise, that is served before connections are accepted."""
+    private: list[int | str] = []
+    """Connected sockets, described likewise, that are served before connections are accepted."""
     breakage: str | None = None
     """Why the application does not start. The worker shows this to all clients, and loads no application."""
     name: str = ""

@@ -121,15 +121,15 @@ class Rolls:
         """The application of a worker has started, and it waits to be told to accept."""
         if worker.state is not WorkerState.WAITING:
             return  # it was given up meanwhile
-        connection = worker.take_private()
-        if connection is None:
-            worker.accept()
+        connections = worker.take_private()
+        if connections:
+            start_soon(self._nursery, self._bring_probes, worker, connections)
         else:
-            start_soon(self._nursery, self._bring_probes, worker, connection)
+            worker.accept()
 
-    async def _bring_probes(self, worker: WorkerProcess, connection: socket.socket) -> None:
+    async def _bring_probes(self, worker: WorkerProcess, connections: list[socket.socket]) -> None:
         config = worker.config
-        self._post(ProbesOver(worker, await probe(connection, config.smoke, config.smoke_timeout)))
+        self._post(ProbesOver(worker, await probe(connections, config.smoke, config.smoke_timeout)))
 
     def take_probes(self, worker: WorkerProcess, failure: str | None) -> None:
         """The probes of a worker are over."""

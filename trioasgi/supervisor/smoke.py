@@ -21,21 +21,22 @@ _CHUNK: Final = 1 << 16
 _FIELDS: Final = [("host", "localhost"), ("user-agent", "trioasgi-smoke"), ("accept", "*/*")]
 
 
-async def probe(connection: socket.socket, smoke: Sequence[str], timeout: float) -> str | None:
-    """Send the probes of the option `smoke`, one after the other, and close the connection. Return None if
-    all answers are right within `timeout` seconds in all, or why not.
+async def probe(connections: Sequence[socket.socket], smoke: Sequence[str], timeout: float) -> str | None:
+    """Send the probes of the option `smoke`, one after the other, and close the connections. The next of
+    these is used where an answer has closed one, so there must be as many of them as probes.
+
+    Return None if all answers are right within `timeout` seconds in all, or why not.
     """
-    connection.setblocking(False)
-    stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-    client = h11.Connection(h11.CLIENT)
+    left = [*connections]
     probes = [parse_probe(text) for text in smoke]
     current = probes[0]
+    client: _Client | None = None
     try:
         with trio.fail_after(timeout):
             for current in probes:
-                if client.our_state is h11.MUST_CLOSE:
-                    return f"{current.path} could not be asked: the worker closed the connection before"
-                status = await _ask(stream, client, current)
+                if client is None or client.is_closed:
+                    client = _Client(left.pop(0))
+                status = await client.ask(current)
                 if not current.accepts(status):
                     expected = "a status below 400" if current.status is None else f"{current.status}"
                     return f"{current.path} was answered with {status}, not with {expected}"
@@ -44,27 +45,41 @@ async def probe(connection: socket.socket, smoke: Sequence[str], timeout: float)
     except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
         return f"{current.path} was not answered: {error or type(error).__name__}"
     finally:
-        await trio.aclose_forcefully(stream)
+        for connection in connections:  # also those that streams have taken
+            connection.close()
     return None
 
 
-async def _ask(stream: trio.SocketStream, client: h11.Connection, wanted: Probe) -> int:
-    """Send one request and read the whole response. Return its status."""
-    if client.our_state is h11.DONE:
-        client.start_next_cycle()
-    request = h11.Request(method="GET", target=wanted.path, headers=_FIELDS)
-    await stream.send_all(client.send(request) + client.send(h11.EndOfMessage()))
-    status = 0
-    while True:
-        match client.next_event():
-            case h11.NEED_DATA:
-                data = await stream.receive_some(_CHUNK)
-                if not data and client.their_state is h11.SEND_RESPONSE:
+class _Client:
+    """One private connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
+        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
+        self._h11 = h11.Connection(h11.CLIENT)
+
+    @property
+    def is_closed(self) -> bool:
+        """Was the last answer the last one of this connection?"""
+        return self._h11.our_state is h11.MUST_CLOSE or self._h11.their_state is not h11.DONE
+
+    async def ask(self, wanted: Probe) -> int:
+        """Send one request and read the whole response. Return its status."""
+        if self._h11.our_state is h11.DONE:
+            self._h11.start_next_cycle()
+        request = h11.Request(method="GET", target=wanted.path, headers=_FIELDS)
+        await self._stream.send_all(self._h11.send(request) + self._h11.send(h11.EndOfMessage()))
+        status = 0
+        while True:
+            match self._h11.next_event():
+                case h11.NEED_DATA:
+                    data = await self._stream.receive_some(_CHUNK)
+                    if not data and self._h11.their_state is h11.SEND_RESPONSE:
+                        raise trio.BrokenResourceError("the worker closed the connection")
+                    self._h11.receive_data(data)
+                case h11.Response(status_code=status):
+                    pass
+                case h11.EndOfMessage():
+                    return status
+                case h11.ConnectionClosed():
                     raise trio.BrokenResourceError("the worker closed the connection")
-                client.receive_data(data)
-            case h11.Response(status_code=status):
-                pass
-            case h11.EndOfMessage():
-                return status
-            case h11.ConnectionClosed():
-                raise trio.BrokenResourceError("the worker closed the connection")

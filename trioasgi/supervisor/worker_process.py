@@ -156,7 +156,7 @@ class WorkerProcess:
         self._is_due = False
         self._is_timed = False
         self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
-        self._private: socket.socket | None = None
+        self._private: list[socket.socket] = []
 
     def __str__(self) -> str:
         return f"worker {self.pid or '(not started)'}"
@@ -222,9 +222,9 @@ class WorkerProcess:
         logger.error("%s %s: killed", str(self).capitalize(), reason)
         self._process.send_signal(number)
 
-    def take_private(self) -> socket.socket | None:
-        """This end of the private connection, which the caller closes; None if there is none. Once."""
-        private, self._private = self._private, None
+    def take_private(self) -> list[socket.socket]:
+        """This end of the private connections, which the caller closes: one for each probe. Once."""
+        private, self._private = self._private, []
         return private
 
     # Its process
@@ -241,8 +241,8 @@ class WorkerProcess:
         finally:
             self._enter(WorkerState.ENDED)
             self.may_accept = False
-            if self._private is not None:
-                self._private.close()
+            for connection in self._private:
+                connection.close()
             self._post(WorkerEnded(self))
 
     async def _live(self) -> None:
@@ -251,7 +251,7 @@ class WorkerProcess:
                 self._sockets,
                 directory=self._directory,
                 terminal=self._terminal,
-                has_private=bool(self.config.smoke),
+                private=len(self.config.smoke),
             )
         except (OSError, RuntimeError) as error:
             self.end.failure = failed_start(error)

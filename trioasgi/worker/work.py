@@ -169,11 +169,12 @@ def _stopgap(breakage: str) -> ASGIApp:
 
 def _under_supervisor(order: Order, reports: Reports) -> UnderSupervisor:
     gate = None
-    private = None if order.private is None else handover.take(order.private)
+    private = [handover.take(description) for description in order.private]
     if order.gated:
         gate = Gate(private, on_waiting=partial(reports.send, Waiting()))
-    elif private is not None:
-        private.close()
+    else:
+        for connection in private:
+            connection.close()
     due = Due("it has served its number of requests")
     return UnderSupervisor(gate, on_limit=partial(reports.send, due))
 
