@@ -62,7 +62,6 @@ def test_whoever_asks_again_and_again_does_not_keep_rolls_from_ending(tmp_path: 
             server.send(signal.SIGHUP)
             time.sleep(0.2)
         server.wait_for("Another roll follows")
-        assert server.output.count("Rolling: 2 workers") >= 3
         assert server.stop() == 0
 
 
