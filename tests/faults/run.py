@@ -218,9 +218,10 @@ async def measure(
     options: tuple[str, ...] = STEERED,
     clients: int = 4,
     pause: float = 0.0,
+    calm: float = 2.0,
 ) -> Outcome:
     """Run the actions in turn, again and again, until so many requests were answered. Then stop the server
-    under load, which must lose nothing either.
+    under load, which must lose nothing either. For the first `calm` seconds nothing is done.
     """
     (directory / "app.py").write_bytes((HERE / "app.py").read_bytes())
     options = (*_OPTIONS, *options, *(("--certfile",) if tls else ()))
@@ -234,7 +235,7 @@ async def measure(
             crowd = _crowd(target, tally, clients, pause)
             for client in crowd:
                 nursery.start_soon(client.run)
-            await trio.sleep(2)  # what it is like while nothing is done
+            await trio.sleep(calm)
             while tally.total < requests or not spans:
                 for action in actions:
                     begun = trio.current_time()

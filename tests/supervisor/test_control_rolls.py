@@ -88,16 +88,27 @@ def test_two_ask_for_a_roll_that_fails_for_both(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+SECOND_WAITS = """
+    import os, time
+    if os.path.exists("first"):
+        while not os.path.exists("go"):
+            time.sleep(0.02)
+    open("first", "w").close()
+"""
+
+
 def test_those_who_wait_for_the_next_roll_hear_of_its_failure(tmp_path: Path) -> None:
     """The second and the third are asked for while the first goes on with its second worker."""
     config = tmp_path / "trioasgi.toml"
     roll = [sys.executable, "-m", "trioasgi", "roll", "--control", PATH]
     with serving(tmp_path) as server:
-        write_app(tmp_path, "slow", extra="import time; print('importing', flush=True); time.sleep(4)")
+        write_app(tmp_path, "slow", extra=SECOND_WAITS)
         first = subprocess.Popen(roll, cwd=tmp_path)
         wait_for_workers(server, 3)
         config.write_text("lifespan = 'perhaps'\n")
         later = [subprocess.Popen(roll, cwd=tmp_path) for _ in range(2)]
+        wait_until(lambda: server.output.count("Another roll follows") == 2, "both are waited for")
+        (tmp_path / "go").touch()
         assert first.wait(PATIENCE) == 0
         assert [each.wait(PATIENCE) for each in later] == [1, 1]
         assert server.stop() == 0
@@ -126,7 +137,7 @@ def test_a_client_that_only_stops_sending_gets_its_answer(tmp_path: Path) -> Non
             sock.sendall(b'{"command":"roll"}\n')
             sock.shutdown(socket.SHUT_WR)
             assert json.loads(read_to_end(sock))["answer"] == "done"
-        assert "Rolled: every worker is new" in server.output.text
+        server.wait_for("Rolled: every worker is new")
         assert server.stop() == 0
 
 
@@ -135,7 +146,7 @@ def test_under_reload_it_waits_for_the_end_too(tmp_path: Path) -> None:
         write_app(tmp_path, "renewed", extra="import time; time.sleep(1)")
         assert command("roll", cwd=tmp_path).status == 0
         assert get(server.url()).body == "renewed"
-        assert server.output.count("Worker .* is ready") == 4
+        wait_for_workers(server, 4)
         write_app(tmp_path, "broken", extra="1 / 0")
         done = command("roll", cwd=tmp_path)
         assert done.status == 1

@@ -4,21 +4,48 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TypedDict
 
 import pytest
 import trio
 
-from tests.faults.run import RELOADED, Outcome, eat, freeze, kill, measure, reload, roll, scale, stop_and_go
+from tests.faults.run import (
+    RELOADED,
+    STEERED,
+    Outcome,
+    eat,
+    freeze,
+    kill,
+    measure,
+    reload,
+    roll,
+    scale,
+    stop_and_go,
+)
 
 if sys.platform == "win32":
     pytest.skip("signals as Unix has them", allow_module_level=True)
+
+
+class Light(TypedDict):
+    """What makes a run short."""
+
+    requests: int
+    clients: int
+    pause: float
+    calm: float
+
+
+LIGHT: Light = {"requests": 400, "clients": 1, "pause": 0.01, "calm": 0.2}
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
 def test_nothing_is_lost_while_workers_are_replaced(tls: bool, tmp_path: Path) -> None:
     async def main() -> Outcome:
         actions = (roll, scale, eat if sys.platform == "linux" else stop_and_go, stop_and_go)
-        return await measure(tmp_path, requests=400, actions=actions, tls=tls, clients=1, pause=0.01)
+        return await measure(
+            tmp_path, requests=400, actions=actions, tls=tls, clients=1, pause=0.01, calm=0.2
+        )
 
     outcome = trio.run(main)
     check_that_nothing_is_lost(outcome)
@@ -28,7 +55,14 @@ def test_nothing_is_lost_while_workers_are_replaced(tls: bool, tmp_path: Path) -
 def test_nothing_is_lost_while_files_are_saved(tmp_path: Path) -> None:
     async def main() -> Outcome:
         return await measure(
-            tmp_path, requests=400, actions=(reload,), tls=False, options=RELOADED, clients=1, pause=0.01
+            tmp_path,
+            requests=400,
+            actions=(reload,),
+            tls=False,
+            options=RELOADED,
+            clients=1,
+            pause=0.01,
+            calm=0.2,
         )
 
     check_that_nothing_is_lost(trio.run(main))
@@ -44,7 +78,8 @@ def check_that_nothing_is_lost(outcome: Outcome) -> None:
 
 def test_a_kill_takes_only_what_is_under_way_in_one_worker(tmp_path: Path) -> None:
     async def main() -> Outcome:
-        return await measure(tmp_path, requests=400, actions=(kill, freeze), tls=False, clients=1, pause=0.01)
+        options = (*STEERED, "--timeout-worker", "2")
+        return await measure(tmp_path, actions=(kill, freeze), tls=False, options=options, **LIGHT)
 
     outcome = trio.run(main)
     assert len(outcome.deaths) >= 2

@@ -24,7 +24,7 @@ def test_reloads_leave_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_rolls_leave_nothing_behind(tmp_path: Path) -> None:
-    remains = measure(tmp_path, roll, "--workers", "2", reloads=6, settling=3, processes=2)
+    remains = measure(tmp_path, roll, "--worker-lifetime", "1000", reloads=8, settling=4, processes=1)
     assert remains.leaks == []
     assert remains.status == ExitStatus.OK
     assert "Traceback" not in remains.log

@@ -157,14 +157,14 @@ def test_a_canary_that_fails_a_probe_meets_no_client(tmp_path: Path) -> None:
 
 def test_probes_do_not_need_tls_and_have_a_deadline(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    options = ("--workers", "2", "--certfile", "--smoke", "/pid", "--smoke-timeout", "0.5")
-    with start_server("app:app", *options, cwd=tmp_path) as server:
+    config = tmp_path / "trioasgi.toml"
+    config.write_text('smoke = ["/pid"]\n')
+    with start_server("app:app", "--workers", "2", "--certfile", cwd=tmp_path) as server:
         wait_for_workers(server, 2)
         server.send(signal.SIGHUP)
         server.wait_for("Rolled: every worker is new")
-        assert server.stop() == 0
-    with start_server("app:app", *options, "--smoke", "/held", cwd=tmp_path) as server:
-        old = wait_for_workers(server, 2)
+        old = wait_for_workers(server, 4)[2:]
+        config.write_text('smoke = ["/pid", "/held"]\nsmoke_timeout = 0.5\n')
         server.send(signal.SIGHUP)
         server.wait_for(r"/held was not answered within 0.5 s \(--smoke-timeout\)")
         server.wait_for("The roll has failed")
