@@ -3,246 +3,46 @@
 Each field of `Declaration` is an option: type, bounds, default, help, panel and flags. All of these are made
 from the fields: the command line, `TRIOASGI_*` in the environment, `[tool.trioasgi]` in a file, the Python
 keywords, the dict for a worker, and the reference page. To add an option, add a field.
+
+It is one table. Its first groups stand in files of their own, `declared_*.py`, each of which adds to the one
+before.
 """
 
-import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import msgspec
-
 from . import uvicorn
-from .cpus import usable_cpus
+from .bounded import (
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    DEVELOPMENT,
+    FORWARDED_HEADERS,
+    LOOPBACK,
+    Count,
+    NonEmpty,
+    Positive,
+    Seconds,
+    SomeSeconds,
+)
+from .declared_processes import ProcessesToo
 from .option import Group, Option, option, option_names, read_options
 
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 8000
-DEVELOPMENT = "development"
-"""The value of `certfile` for a development certificate, which is made for this run."""
-
-LOOPBACK = ("127.0.0.0/8", "::1")
-FORWARDED_HEADERS = (
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "forwarded",
-)
-"""The header fields in which proxies describe their clients."""
-
-_YEAR = 365 * 24 * 3600
-"""Seconds. The longest time that an option accepts. A clock cannot add infinity to its time."""
-
-NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Positive = Annotated[int, msgspec.Meta(ge=1)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
-WholeSeconds = Annotated[int, msgspec.Meta(ge=0, le=_YEAR)]
-SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]
+__all__ = [
+    "DEFAULT_HOST",
+    "DEFAULT_PORT",
+    "DEVELOPMENT",
+    "FORWARDED_HEADERS",
+    "LISTENING_WAYS",
+    "LOOPBACK",
+    "NAMES",
+    "OPTIONS",
+    "SUPERVISED",
+    "Declaration",
+]
 
 
-class _Application(msgspec.Struct, frozen=True):
-    """The one option that may be given by position."""
-
-    app: Annotated[
-        str | None, option("The application, as MODULE:ATTRIBUTE.", Group.APPLICATION, metavar="MODULE:ATTR")
-    ] = None
-
-
-class Declaration(_Application, frozen=True, kw_only=True):
+class Declaration(ProcessesToo, frozen=True, kw_only=True):
     """The fields of `Config`, in the order in which they are shown."""
-
-    factory: Annotated[bool, option("Call ATTR to get the application.", Group.APPLICATION)] = False
-    app_dir: Annotated[
-        str, option("Import from here instead of the current dir.", Group.APPLICATION, metavar="DIR")
-    ] = ""
-    env_file: Annotated[
-        NonEmpty | None,
-        option("Set environment variables from this file.", Group.APPLICATION, metavar="FILE"),
-    ] = None
-    interface: Annotated[
-        Literal["auto", "asgi", "asgi2", "wsgi"],
-        option("auto, asgi, asgi2 or wsgi.", Group.APPLICATION, metavar="KIND", spellings={"asgi3": "asgi"}),
-    ] = "auto"
-    threads: Annotated[
-        Count, option("Threads for synchronous code; 0 means 40.", Group.APPLICATION, metavar="N")
-    ] = 0
-    lifespan: Annotated[
-        Literal["auto", "on", "off"], option("Run the application's lifespan.", Group.APPLICATION)
-    ] = "auto"
-    root_path: Annotated[
-        str, option("Where the application is mounted: /api.", Group.APPLICATION, metavar="PATH")
-    ] = ""
-
-    bind: Annotated[
-        tuple[str, ...],
-        option(
-            "TCP, unix:PATH, fd:N, systemd:N; repeatable.",
-            Group.LISTENING,
-            flags=("--bind", "-b"),
-            metavar="ADDR",
-        ),
-    ] = ()
-    host: Annotated[
-        str | None, option(f"Listen on this address. [{DEFAULT_HOST}]", Group.LISTENING, metavar="HOST")
-    ] = None
-    """Empty: every interface, in each family."""
-    port: Annotated[
-        Port | None,
-        option(f"Listen on this port; 0: a free one. [{DEFAULT_PORT}]", Group.LISTENING, metavar="PORT"),
-    ] = None
-    uds: Annotated[NonEmpty | None, option("Listen on a Unix socket.", Group.LISTENING, metavar="PATH")] = (
-        None
-    )
-    fd: Annotated[
-        Count | None, option("Listen on an inherited file descriptor.", Group.LISTENING, metavar="N")
-    ] = None
-    backlog: Annotated[
-        Positive, option("Connections waiting to be accepted.", Group.LISTENING, metavar="N")
-    ] = 2048
-    defer_accept: Annotated[
-        WholeSeconds,
-        option("Wait so long for a client's data; 0: off.", Group.LISTENING, metavar="S"),
-    ] = 0
-
-    certfile: Annotated[
-        NonEmpty | None,
-        option(
-            "Serve HTTPS; no FILE: for development.", Group.TLS, aliases=("ssl_certfile",), metavar="[FILE]"
-        ),
-    ] = None
-    keyfile: Annotated[
-        NonEmpty | None,
-        option(
-            "Its private key, if not in the same file.", Group.TLS, aliases=("ssl_keyfile",), metavar="FILE"
-        ),
-    ] = None
-    keyfile_password: Annotated[
-        str | None,
-        option(
-            "The key's password; better as a variable.",
-            Group.TLS,
-            aliases=("ssl_keyfile_password",),
-            metavar="TEXT",
-            secret=True,
-        ),
-    ] = None
-    client_certs: Annotated[
-        Literal["none", "optional", "required"],
-        option(
-            "none, optional or required.",
-            Group.TLS,
-            metavar="HOW",
-            aliases=("ssl_cert_reqs",),
-            spellings=uvicorn.CERT_REQS,
-        ),
-    ] = "none"
-    ca_certs: Annotated[
-        NonEmpty | None,
-        option(
-            "Authorities that sign client certificates.", Group.TLS, aliases=("ssl_ca_certs",), metavar="FILE"
-        ),
-    ] = None
-    tls_version: Annotated[
-        Literal["auto", "1.2", "1.3"],
-        option(
-            "auto (both), 1.2 or 1.3.",
-            Group.TLS,
-            aliases=("ssl_version",),
-            metavar="V",
-            spellings=uvicorn.TLS_VERSIONS,
-            refused=uvicorn.BROKEN_TLS_VERSIONS,
-        ),
-    ] = "auto"
-    ciphers: Annotated[
-        NonEmpty | None,
-        option("OpenSSL's list of TLS 1.2 ciphers.", Group.TLS, aliases=("ssl_ciphers",), metavar="LIST"),
-    ] = None
-
-    workers: Annotated[
-        Positive,
-        option(
-            "Worker processes; auto: one for each CPU.",
-            Group.PROCESSES,
-            flags=("--workers", "-w"),
-            environment_aliases=("WEB_CONCURRENCY",),
-            metavar="N",
-            computed={"auto": usable_cpus},
-            expected="an integer of at least 1, or auto",
-        ),
-    ] = 1
-    reload: Annotated[bool, option("Restart the workers when a file changes.", Group.PROCESSES)] = False
-    reload_dirs: Annotated[
-        tuple[str, ...],
-        option(
-            "Watch this directory; repeatable. [.]",
-            Group.PROCESSES,
-            flags=("--reload-dir",),
-            separator=os.pathsep,
-            metavar="DIR",
-        ),
-    ] = ()
-    reload_includes: Annotated[
-        tuple[str, ...],
-        option(
-            "Watch these files too; repeatable. [*.py]",
-            Group.PROCESSES,
-            flags=("--reload-include",),
-            metavar="GLOB",
-        ),
-    ] = ()
-    reload_excludes: Annotated[
-        tuple[str, ...],
-        option(
-            "Never watch these files; repeatable.",
-            Group.PROCESSES,
-            flags=("--reload-exclude",),
-            metavar="GLOB",
-        ),
-    ] = ()
-    reload_templates: Annotated[bool, option("Watch templates too: *.html, *.jinja2 …", Group.PROCESSES)] = (
-        False
-    )
-    reload_gitignore: Annotated[bool, option("Do not watch what git ignores.", Group.PROCESSES)] = True
-    reload_delay: Annotated[
-        Seconds, option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S")
-    ] = 0.02
-    reload_grace: Annotated[
-        Seconds, option("For running requests at a reload.", Group.PROCESSES, metavar="S")
-    ] = 1.0
-    standby: Annotated[bool, option("Keep one more worker ready, for a crash.", Group.PROCESSES)] = False
-    smoke: Annotated[
-        tuple[str, ...],
-        option("Probe this before a roll goes on; repeatable.", Group.PROCESSES, metavar="PATH"),
-    ] = ()
-    smoke_timeout: Annotated[
-        SomeSeconds, option("For all answers to --smoke.", Group.PROCESSES, metavar="S")
-    ] = 10.0
-    control: Annotated[
-        NonEmpty | None,
-        option("Unix socket for trioasgi status, roll, stop.", Group.PROCESSES, metavar="PATH"),
-    ] = None
-    worker_lifetime: Annotated[
-        Seconds, option("Replace a worker after so long; 0: never.", Group.PROCESSES, metavar="S")
-    ] = 0.0
-    worker_max_rss: Annotated[
-        Count, option("Replace a worker above this memory; 0: never.", Group.PROCESSES, metavar="BYTES")
-    ] = 0
-
-    pid_file: Annotated[
-        NonEmpty | None, option("Write the process id into this file.", Group.PROCESSES, metavar="PATH")
-    ] = None
-    user: Annotated[
-        NonEmpty | None, option("Become this user after binding.", Group.PROCESSES, metavar="NAME")
-    ] = None
-    group: Annotated[
-        NonEmpty | None, option("Become this group. [the user's]", Group.PROCESSES, metavar="NAME")
-    ] = None
-    umask: Annotated[
-        NonEmpty | None, option("Permissions that new files lack: 027.", Group.PROCESSES, metavar="MODE")
-    ] = None
 
     http: Annotated[
         Literal["auto", "h1c", "h11", "httptools"],

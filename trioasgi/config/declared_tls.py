@@ -1,0 +1,66 @@
+"""The options of the group TLS (see `declaration.py`)."""
+
+from typing import Annotated, Literal
+
+from . import uvicorn
+from .bounded import NonEmpty
+from .declared_listening import ApplicationAndListening
+from .option import Group, option
+
+
+class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
+    """These, and TLS."""
+
+    certfile: Annotated[
+        NonEmpty | None,
+        option(
+            "Serve HTTPS; no FILE: for development.", Group.TLS, aliases=("ssl_certfile",), metavar="[FILE]"
+        ),
+    ] = None
+    keyfile: Annotated[
+        NonEmpty | None,
+        option(
+            "Its private key, if not in the same file.", Group.TLS, aliases=("ssl_keyfile",), metavar="FILE"
+        ),
+    ] = None
+    keyfile_password: Annotated[
+        str | None,
+        option(
+            "The key's password; better as a variable.",
+            Group.TLS,
+            aliases=("ssl_keyfile_password",),
+            metavar="TEXT",
+            secret=True,
+        ),
+    ] = None
+    client_certs: Annotated[
+        Literal["none", "optional", "required"],
+        option(
+            "none, optional or required.",
+            Group.TLS,
+            metavar="HOW",
+            aliases=("ssl_cert_reqs",),
+            spellings=uvicorn.CERT_REQS,
+        ),
+    ] = "none"
+    ca_certs: Annotated[
+        NonEmpty | None,
+        option(
+            "Authorities that sign client certificates.", Group.TLS, aliases=("ssl_ca_certs",), metavar="FILE"
+        ),
+    ] = None
+    tls_version: Annotated[
+        Literal["auto", "1.2", "1.3"],
+        option(
+            "auto (both), 1.2 or 1.3.",
+            Group.TLS,
+            aliases=("ssl_version",),
+            metavar="V",
+            spellings=uvicorn.TLS_VERSIONS,
+            refused=uvicorn.BROKEN_TLS_VERSIONS,
+        ),
+    ] = "auto"
+    ciphers: Annotated[
+        NonEmpty | None,
+        option("OpenSSL's list of TLS 1.2 ciphers.", Group.TLS, aliases=("ssl_ciphers",), metavar="LIST"),
+    ] = None
