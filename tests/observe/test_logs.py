@@ -32,7 +32,7 @@ from trioasgi.observe.errors import without_own_frames
 from trioasgi.observe.logs import ACCESS, SERVER, wants_colors
 from trioasgi.observe.text import escaped
 from trioasgi.server.assembly import access_log, log_settings
-from trioasgi.tls.context import Certificate
+from trioasgi.tls.certificates import Certificate
 
 LOGGERS = (SERVER, ACCESS)
 

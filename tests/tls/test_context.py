@@ -29,7 +29,8 @@ from cryptography.x509 import load_pem_x509_certificate
 from trioasgi.config import Config
 from trioasgi.errors import TLSError
 from trioasgi.server.assembly import resolve_certificate
-from trioasgi.tls.context import Certificate, describe, server_context
+from trioasgi.tls.certificates import Certificate, describe
+from trioasgi.tls.context import server_context
 from trioasgi.tls.development import (
     DevelopmentCertificate,
     make_development_certificate,

@@ -12,7 +12,7 @@ from .logs import SERVER
 from .text import escaped
 
 if TYPE_CHECKING:
-    from trioasgi.tls.context import Certificate
+    from trioasgi.tls.certificates import Certificate
 
 logger = logging.getLogger(SERVER)
 
@@ -56,9 +56,9 @@ def announce_certificate(certificate: Certificate, what: str = "Certificate") ->
     """
     now = datetime.now(UTC)
     logger.info("%s: %s", what, _validity(certificate, now))
-    problem = certificate.problem(now)
-    if problem is not None:
-        logger.warning("%s", escaped(problem))
+    for problem in (certificate.problem(now), certificate.chain_problem):
+        if problem is not None:
+            logger.warning("%s", escaped(problem))
 
 
 def log_remarks(remarks: Iterable[str]) -> None:

@@ -134,7 +134,7 @@ class Steering:
             return failure
         if certfile is not None:
             from trioasgi.observe.startup import announce_certificate
-            from trioasgi.tls.context import describe
+            from trioasgi.tls.certificates import describe
 
             try:
                 announce_certificate(describe(certfile), "Certificate for new connections")

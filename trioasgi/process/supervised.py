@@ -143,7 +143,7 @@ def announcing(config: Config, urls: Sequence[str], stop_hint: str | None) -> Ca
     """A function that logs that the server serves. `stop_hint` is as for `announce`."""
     certificate = None
     if config.certfile is not None:
-        from trioasgi.tls.context import describe
+        from trioasgi.tls.certificates import describe
 
         certificate = describe(config.certfile)
     return partial(

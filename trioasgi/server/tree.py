@@ -140,7 +140,7 @@ class NurseryTree:
 
         certificate = None
         if self._config.certfile is not None:
-            from trioasgi.tls.context import describe
+            from trioasgi.tls.certificates import describe
 
             certificate = describe(self._config.certfile)
         announce(

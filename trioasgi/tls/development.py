@@ -50,7 +50,7 @@ def make_development_certificate(directory: Path) -> DevelopmentCertificate:
     """
     import trustme
 
-    from .context import describe
+    from .certificates import describe
 
     ca = trustme.CA(
         path_length=0,

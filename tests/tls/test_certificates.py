@@ -1,0 +1,109 @@
+"""What is said of a certificate's file: its chain, and the state by which a change is noticed."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from tests.support.sockets import logged
+from trioasgi.observe.startup import announce_certificate
+from trioasgi.tls.certificates import describe
+from trioasgi.tls.files import file_state
+
+
+def put(path: Path, *blobs: bytes) -> str:
+    path.write_bytes(b"".join(blobs))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def chain() -> list[bytes]:
+    """A leaf, two intermediate certificates and the root."""
+    root = trustme.CA()
+    above = root.create_child_ca()
+    below = above.create_child_ca()
+    leaf = below.issue_cert("localhost").cert_chain_pems[0].bytes()
+    return [leaf, *(ca.cert_pem.bytes() for ca in (below, above, root))]
+
+
+@pytest.mark.parametrize("order", [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3)])
+def test_a_chain_in_order(order: tuple[int, ...], chain: list[bytes], tmp_path: Path) -> None:
+    certfile = put(tmp_path / "chain.pem", *(chain[place] for place in order))
+    assert describe(certfile).chain_problem is None
+
+
+@pytest.mark.parametrize("order", [(0, 2, 1), (0, 2), (0, 3), (0, 1, 3), (0, 0, 1)])
+def test_a_chain_out_of_order_is_named_and_logged(
+    order: tuple[int, ...], chain: list[bytes], tmp_path: Path
+) -> None:
+    certificate = describe(put(tmp_path / "chain.pem", *(chain[place] for place in order)))
+    assert certificate.chain_problem is not None
+    assert certificate.chain_problem.startswith(f"certificate file {str(tmp_path / 'chain.pem')!r} has its ")
+    with logged() as log:
+        announce_certificate(certificate)
+    assert any("in a wrong order" in line for line in log.lines())
+
+
+def test_an_intermediate_certificate_of_the_same_name_but_another_key(tmp_path: Path) -> None:
+    leaf, real = issued(days=30)
+    _, other = issued(days=30)
+    assert describe(put(tmp_path / "real.pem", leaf, real)).chain_problem is None
+    assert describe(put(tmp_path / "other.pem", leaf, other)).chain_problem is not None
+
+
+def test_an_expired_intermediate_certificate(tmp_path: Path) -> None:
+    problem = describe(put(tmp_path / "chain.pem", *issued(days=-1))).chain_problem
+    assert problem is not None
+    assert "an intermediate certificate that expired on" in problem
+
+
+def issued(days: int) -> tuple[bytes, bytes]:
+    """A leaf and its issuer, whose certificate is valid for so many days from now."""
+    now = datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    made = []
+    for subject, until in ((x509.Name([]), timedelta(days=30)), (name, timedelta(days=days))):
+        builder = x509.CertificateBuilder(name, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now - timedelta(days=60)).not_valid_after(now + until)
+        made.append(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
+    return made[0], made[1]
+
+
+def test_the_state_of_a_file_changes_with_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert file_state(str(path)) is None
+    path.write_bytes(b"a")
+    states = [file_state(str(path))]
+    assert file_state(str(path)) == states[0]
+    stamp = path.stat().st_mtime_ns
+    (tmp_path / "new").write_bytes(b"b")
+    os.utime(tmp_path / "new", ns=(stamp, stamp))
+    (tmp_path / "new").replace(path)  # of the same size and time
+    states.append(file_state(str(path)))
+    path.chmod(0o600)
+    states.append(file_state(str(path)))
+    assert len(set(states)) == 3
+    assert file_state("a\0b") is None
+
+
+def test_the_state_of_a_file_behind_links_that_are_swapped(tmp_path: Path) -> None:
+    """Kubernetes: `cert.pem` leads to `..data/cert.pem`, and `..data` is a link that is replaced."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cert.pem").write_text("the same")
+    (tmp_path / "..data").symlink_to("one")
+    (tmp_path / "cert.pem").symlink_to("..data/cert.pem")
+    before = file_state(str(tmp_path / "cert.pem"))
+    (tmp_path / "..tmp").symlink_to("two")
+    (tmp_path / "..tmp").replace(tmp_path / "..data")
+    assert file_state(str(tmp_path / "cert.pem")) != before

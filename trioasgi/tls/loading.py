@@ -1,0 +1,91 @@
+"""Loads a certificate and its key into a context, and says what is wrong with them.
+
+It is used when the server starts, when files have changed, and by checks. What it raises is a `TLSError` that
+names the file, the reason and the fix.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+from trioasgi.errors import TLSError
+from trioasgi.tls.files import check_certificate_file, check_key_file
+
+
+def load_pair(
+    context: ssl.SSLContext, certfile: str, keyfile: str | None = None, password: str | None = None
+) -> None:
+    """Load a certificate, its chain and its key into `context`. Raises TLSError.
+
+    `certfile` is PEM: the server's certificate, then any intermediate ones. `keyfile` is PEM as well; None
+    means that the key stands in `certfile`. `password` decrypts the key; OpenSSL is never let to ask for one
+    on the terminal.
+
+    If it fails, the context may have the certificate without the key. Do not use it.
+    """
+    check_certificate_file(certfile)
+    check_key_file(certfile, keyfile)
+    key = f"key file {keyfile!r}" if keyfile is not None else f"the key in {certfile!r}"
+    answer = _Password(password)
+    try:
+        context.load_cert_chain(certfile, keyfile, answer)
+    except _PasswordMissingError:
+        raise TLSError(
+            f"{key} is encrypted: give its password as --keyfile-password (or in TRIOASGI_KEYFILE_PASSWORD), "
+            f"or decrypt it with 'openssl pkey -in FILE -out FILE.plain'"
+        ) from None
+    except ssl.SSLError as error:
+        raise TLSError(_explain(error, certfile, key, answer)) from error
+    except ValueError as error:  # longer than OpenSSL's buffer of 1024 bytes
+        raise TLSError(f"{key}: the password in --keyfile-password cannot be used: {error}") from error
+
+
+class _PasswordMissingError(Exception):
+    """OpenSSL asks for a password and there is none."""
+
+
+class _Password:
+    """Answers OpenSSL in place of the terminal, and remembers that it was asked."""
+
+    def __init__(self, password: str | None) -> None:
+        self._password = password
+        self.asked = False
+
+    def __call__(self) -> str:
+        self.asked = True
+        if self._password is None:
+            raise _PasswordMissingError
+        return self._password
+
+
+def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) -> str:
+    match error.reason:
+        # The last one: a key of another kind, RSA for EC, which OpenSSL files away and finds no partner for.
+        case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH" | "NO_CERTIFICATE_ASSIGNED":
+            return (
+                f"{key} does not belong to the certificate in {certfile!r}: give the key the certificate was "
+                f"made for; if the file holds a chain, the server's own certificate has to stand first"
+            )
+        case "EE_KEY_TOO_SMALL" | "CA_KEY_TOO_SMALL" | "CA_MD_TOO_WEAK":
+            return (
+                f"certificate file {certfile!r} is too weak for this system's OpenSSL ({error.reason}): "
+                f"make a new certificate with a key of at least 2048 bits (RSA) or 256 bits (EC) and SHA-256"
+            )
+    if answer.asked:
+        return f"{key} cannot be decrypted: the password in --keyfile-password is wrong"
+    if _is_sound(certfile):
+        return f"{key} is damaged: OpenSSL cannot read it ({error}); copy it again from where it was made"
+    return (
+        f"certificate file {certfile!r} is damaged: OpenSSL cannot read it ({error}); "
+        f"copy it again from where it was made"
+    )
+
+
+def _is_sound(certfile: str) -> bool:
+    from trioasgi.tls.certificates import describe
+
+    try:
+        describe(certfile)
+    except TLSError:
+        return False
+    return True
