@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(SERVER)
 
+NEW_CERTIFICATE: Final = "Certificate for new connections"
+"""What begins the line about a certificate that has replaced another one."""
+
 STOP_HINT: Final = "Ctrl-C to stop"
 """How to stop a server that has its process to itself."""
 

@@ -127,17 +127,13 @@ class Steering:
         if server is None:
             return None  # the start reads it
         try:
-            certfile = renew_certificate(server)
+            certificate = renew_certificate(server)
         except (TLSError, OSError) as error:
             failure = f"The certificate stays as it was: {error}"
             logger.error("%s", failure)  # noqa: TRY400 - the message is for the user
             return failure
-        if certfile is not None:
-            from trioasgi.observe.startup import announce_certificate
-            from trioasgi.tls.certificates import describe
+        if certificate is not None:
+            from trioasgi.observe.startup import NEW_CERTIFICATE, announce_certificate
 
-            try:
-                announce_certificate(describe(certfile), "Certificate for new connections")
-            except TLSError:  # the file has changed again since
-                logger.info("Certificate for new connections: that of %s", certfile)
+            announce_certificate(certificate, NEW_CERTIFICATE)
         return None

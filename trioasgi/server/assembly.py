@@ -4,12 +4,14 @@ names.
 
 from __future__ import annotations
 
+import os
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
+from trioasgi.config.named_files import CERTIFICATE_FILES, certificate_files
 from trioasgi.config.option import origin_of
 from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.server.given import Admission
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
+    from trioasgi.tls.rotation import Rotation
     from trioasgi.websocket.codec import FrameCodec
 
 
@@ -214,6 +217,30 @@ def server_tls(config: Config) -> ServerTLS | None:
         ciphers=config.ciphers,
     )
     return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
+
+
+def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None]:
+    """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
+    TLSError.
+    """
+    if config.certfile is None:
+        return None, None
+    from trioasgi.tls.rotation import Rotation, states_of
+
+    # Absolute paths: the application may leave the current directory.
+    later = config.replace(
+        **{name: os.path.abspath(path) for name in CERTIFICATE_FILES if (path := getattr(config, name))}
+    )
+    files = certificate_files(later)
+    states = states_of(files)  # before they are read: a change from now on is noticed
+
+    def load(config: Config = later) -> ServerTLS:
+        made = server_tls(config)
+        assert made is not None
+        return made
+
+    live = LiveTLS(load(config))
+    return live, Rotation(files, files[0], states=states, load=load, use=live.use)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from trioasgi.net.listeners import SocketAddress
     from trioasgi.server.progress import Progress
+    from trioasgi.tls.certificates import Certificate
 
 Made = TypeVar("Made")
 
@@ -203,10 +204,10 @@ def is_in_last_drain(server: Server) -> bool:
     return server._progress.listening is Listening.ALONE
 
 
-def renew_certificate(server: Server) -> str | None:
+def renew_certificate(server: Server) -> Certificate | None:
     """Read the certificate's files anew. Handshakes that begin from now on use them. Connections stay.
 
-    Returns the path of the certificate; None without TLS. Raises TLSError if the files cannot be used: the
+    Returns the certificate; None without TLS. Raises TLSError if the files cannot be used: the
     old certificate stays.
     """
     return server._progress.renew_certificate()

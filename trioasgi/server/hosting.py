@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -20,15 +21,14 @@ from trioasgi.server.assembly import (
     connection_settings,
     door,
     forwarding,
+    live_tls,
     loop_latency,
     max_requests,
-    server_tls,
     websocket_settings,
 )
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.progress import ServerPhase
-from trioasgi.server.settings import LiveTLS
 from trioasgi.server.thread_limit import allowing_threads
 from trioasgi.tasks import start, start_soon
 
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
     from trioasgi.server.progress import Progress
-    from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.server.settings import ConnectionSettings, ServerTLS
+    from trioasgi.tls.rotation import Rotation
     from trioasgi.types import ASGIApp
 
     Serve = Callable[[trio.Nursery], Awaitable[None]]
@@ -79,9 +80,9 @@ class Hosting:
         self._websocket = websocket_settings(config)
         self.latency = loop_latency(config)
         """How late the loop is; None if nothing depends on it."""
-        tls = server_tls(config)
-        self._tls = None if tls is None else LiveTLS(tls)
-        progress.renew_certificate = self._renew_certificate
+        self._tls, self._rotation = live_tls(config)
+        if self._rotation is not None:
+            progress.renew_certificate = self._rotation.renew
         self._admission = given.admission
         self._background = Background(server)
         app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
@@ -131,6 +132,8 @@ class Hosting:
                             await start(nursery, self._websocket.keepalive.keep_ticking)
                         if self.latency is not None:
                             start_soon(nursery, self.latency.watch)
+                        if self._rotation is not None:
+                            start_soon(nursery, self._watch_certificate, self._rotation)
                         try:
                             await serve(nursery)
                         finally:
@@ -182,6 +185,12 @@ class Hosting:
         # Requests see the context variables of the lifespan, or of the program that embeds the server.
         return self._lifespan.context or copy_context()
 
+    async def _watch_certificate(self, rotation: Rotation[ServerTLS]) -> None:
+        from trioasgi.observe.startup import NEW_CERTIFICATE, announce_certificate
+
+        announce = partial(announce_certificate, what=NEW_CERTIFICATE)
+        await rotation.watch(self.progress.draining, announce)
+
     def application(self) -> Application:
         """The application, for the server's connections."""
         config = self.config
@@ -197,13 +206,6 @@ class Hosting:
             websocket=self._websocket,
             background=self._background,
         )
-
-    def _renew_certificate(self) -> str | None:
-        renewed = server_tls(self.config)
-        if self._tls is None or renewed is None:
-            return None
-        self._tls.current = renewed
-        return self.config.certfile
 
     def connection_settings(self, application: Application) -> ConnectionSettings:
         """The settings of the server's connections."""

@@ -14,6 +14,8 @@ from trioasgi.server.grace import Grace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from trioasgi.tls.certificates import Certificate
+
 
 class ServerPhase(Enum):
     """What a server does: STARTING (its application starts), SERVING, DRAINING (it accepts no connections,
@@ -109,7 +111,7 @@ class Progress:
         self.has_drained = False
         self.has_cut = False
         self.has_reached_limit = False
-        self.renew_certificate: Callable[[], str | None] = _nothing
+        self.renew_certificate: Callable[[], Certificate | None] = _nothing
         """See `handle.renew_certificate`."""
         self.draining = trio.Event()
         self.done_accepting = trio.Event()

@@ -32,6 +32,10 @@ class LiveTLS:
     def __init__(self, current: ServerTLS) -> None:
         self.current = current
 
+    def use(self, renewed: ServerTLS) -> None:
+        """Use this for the handshakes that begin from now on."""
+        self.current = renewed
+
 
 class ConnectionSettings(msgspec.Struct, frozen=True):
     """Shared by all connections of a worker. Times are in seconds."""

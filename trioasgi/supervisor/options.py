@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from trioasgi.config.named_files import certificate_files
 from trioasgi.errors import ConfigError, TLSError
 
 from .said import Reasons
@@ -40,6 +41,8 @@ class Options:
         self._reread = reread
         self._scale = scale
         self._replace = replace
+        self._was_refused = False
+        """Could they, when last read, not be used?"""
         self._renewing: list[Promise] = []
         """Those who wait until all workers are new (`--reload`)."""
 
@@ -52,9 +55,11 @@ class Options:
     def read(self) -> Config | str:
         """The options as they are now, or why they cannot be used."""
         self._reasons.forget()
+        self._was_refused = False
         try:
             return self._reread()
         except (ConfigError, TLSError) as error:
+            self._was_refused = True
             logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
             return str(error)
 
@@ -62,12 +67,18 @@ class Options:
         """Files of options have changed (`--reload`). One that holds many other things, as pyproject.toml
         does, matters only if the options are others now.
         """
+        if set(paths) <= set(certificate_files(self.current)) and self._all_serve():
+            return  # the workers use the new certificate themselves
         config = self.read()
         if isinstance(config, str):
             return
         is_other = config.to_dict() != self.current.to_dict()
         if is_other or not set(paths) <= set(config.files):
             self._renew_with(config, paths)
+
+    def _all_serve(self) -> bool:
+        """Does each slot's worker serve, with the options as they are?"""
+        return not self._was_refused and all(slot.state is SlotState.SERVING for slot in self._workers.slots)
 
     def renew(self, promise: Promise) -> None:
         """Replace all workers (`--reload`). The promise is kept when each slot has a new one, or none can

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from trioasgi.config.named_files import CERTIFICATE_FILES, named_files
+
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
@@ -22,7 +24,7 @@ _LOOK_EVERY: Final = 0.1
 _MOST_MISSING: Final = 10
 """Looks until a missing file counts as removed. Programs replace files in more than one step."""
 
-_NAMED: Final = ("env_file", "log_config", "certfile", "keyfile", "ca_certs")
+_NAMED: Final = ("env_file", "log_config", *CERTIFICATE_FILES)
 """The options that name files."""
 
 
@@ -34,8 +36,7 @@ class SourcesChanged(msgspec.Struct, frozen=True):
 
 def source_files(config: Config) -> tuple[str, ...]:
     """The files that the options name or were read from, whether they are there or not."""
-    names = (getattr(config, name) for name in _NAMED)
-    return (*config.files, *(str(name) for name in names if name))
+    return (*config.files, *named_files(config, _NAMED))
 
 
 Signature = tuple[int, ...] | None

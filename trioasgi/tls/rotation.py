@@ -1,0 +1,119 @@
+"""Puts changed certificate files into use, for the handshakes that begin from then on.
+
+The files are looked at each second, also those behind links, as Kubernetes replaces them. A change counts
+when the next look finds nothing newer: programs write a certificate and its key in several steps. What cannot
+be used is refused, and what was in use stays.
+
+Each worker does that for itself. No connection ends, and no process is replaced.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
+
+import trio
+
+from trioasgi.errors import TLSError
+from trioasgi.tls.certificates import Certificate, describe
+from trioasgi.tls.files import FileState, file_state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+logger = logging.getLogger("trioasgi")
+
+T = TypeVar("T")
+
+LOOK_EVERY: Final = 1.0
+"""Seconds between two looks at the files."""
+_TRY_AGAIN: Final = 60
+"""Looks until files that were refused are tried again though they are the same. A certificate that is not
+valid yet becomes so, and who may read a file can depend on other files.
+"""
+
+_States = tuple[FileState, ...]
+
+
+class Rotation(Generic[T]):
+    """The rotation of what `load` makes of `files`, and that `use` puts into use. `load` raises TLSError.
+    `certfile` is the one of the files that is described and whose dates are checked.
+
+    The files were in these `states` before they were loaded first.
+    """
+
+    def __init__(
+        self,
+        files: tuple[str, ...],
+        certfile: str,
+        *,
+        states: _States,
+        load: Callable[[], T],
+        use: Callable[[T], None],
+    ) -> None:
+        self._files = files
+        self._certfile = certfile
+        self._load = load
+        self._use = use
+        self._used = self._seen = states
+        self._refused: _States | None = None
+        self._looks = 0
+        """Since they were refused."""
+        self._reason = ""
+
+    def renew(self) -> Certificate:
+        """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
+        states = states_of(self._files)
+        made = self._load()
+        certificate = describe(self._certfile)
+        refusal = certificate.refusal(datetime.now(UTC))
+        if refusal is not None:
+            raise TLSError(f"certificate file {self._certfile!r}: {refusal}")
+        if states_of(self._files) != states:
+            raise TLSError(
+                f"certificate file {self._certfile!r} or its key has changed while they were read: they are "
+                f"read again when they are complete"
+            )
+        self._use(made)
+        self._used = self._seen = states
+        self._refused, self._reason = None, ""
+        return certificate
+
+    async def watch(self, end: trio.Event, announce: Callable[[Certificate], None]) -> None:
+        """Look at the files until `end`. `announce` is called with each certificate that is put into use."""
+        while not end.is_set():
+            with trio.move_on_after(LOOK_EVERY):
+                await end.wait()
+                return
+            self._look(announce)
+
+    def _look(self, announce: Callable[[Certificate], None]) -> None:
+        states = states_of(self._files)
+        has_settled, self._seen = states == self._seen, states
+        if states == self._used:
+            self._refused, self._reason = None, ""
+            return
+        if not has_settled:
+            return
+        if states == self._refused:
+            self._looks += 1
+            if self._looks < _TRY_AGAIN:
+                return
+        try:
+            certificate = self.renew()
+        except (TLSError, OSError) as error:
+            self._refuse(states, str(error))
+            return
+        announce(certificate)
+
+    def _refuse(self, states: _States, reason: str) -> None:
+        self._refused, self._looks = states, 0
+        if reason != self._reason:
+            self._reason = reason
+            logger.error("The certificate stays as it was: %s", reason)
+
+
+def states_of(files: tuple[str, ...]) -> _States:
+    """The states of the files, in their order."""
+    return tuple(map(file_state, files))
