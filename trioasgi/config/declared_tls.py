@@ -60,6 +60,7 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
             refused=uvicorn.BROKEN_TLS_VERSIONS,
         ),
     ] = "auto"
+    redirect_plain_http: Annotated[bool, option("Send plain HTTP on this port to https.", Group.TLS)] = False
     ciphers: Annotated[
         NonEmpty | None,
         option("OpenSSL's list of TLS 1.2 ciphers.", Group.TLS, aliases=("ssl_ciphers",), metavar="LIST"),

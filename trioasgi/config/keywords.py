@@ -37,6 +37,7 @@ class Options(TypedDict, total=False):
     client_certs: Literal["none", "optional", "required"] | int | None
     ca_certs: Text | None
     tls_version: Literal["auto", "1.2", "1.3"] | int | None
+    redirect_plain_http: bool | None
     ciphers: Text | None
     workers: int | Literal["auto"] | None
     reload: bool | None

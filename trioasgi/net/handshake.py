@@ -29,6 +29,18 @@ costs time.
 """
 
 
+class RefusedError(trio.BrokenResourceError):
+    """OpenSSL has refused what the client has sent. `data` is the last of it."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        self.data = data
+
+
+class SlowGroupError(trio.BrokenResourceError):
+    """The client wants a key exchange that takes too long."""
+
+
 class Handshake(ABC):
     """The server's side of TLS on one connection: the SSLObject, its two buffers, and the handshake."""
 
@@ -74,7 +86,7 @@ class Handshake(ABC):
                 pass
             except (ssl.SSLError, ssl.CertificateError) as exc:
                 await self._send(self.outgoing.read())  # the alert
-                raise trio.BrokenResourceError from exc
+                raise RefusedError(data) from exc
             answer = self.outgoing.read()
             if answer:
                 if not done:
@@ -88,9 +100,7 @@ class Handshake(ABC):
         slow_group = hellos.find_slow_group()
         if slow_group:
             await self._send(HANDSHAKE_FAILURE)
-            raise trio.BrokenResourceError(
-                f"the client wants a key exchange that takes too long ({slow_group})"
-            )
+            raise SlowGroupError(f"the client wants a key exchange that takes too long ({slow_group})")
 
 
 class TLSStream(Handshake):

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from trioasgi.net.latency import LoopLatency
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.server.given import Admission
+    from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
     from trioasgi.tls.rotation import Rotation
     from trioasgi.websocket.codec import FrameCodec
@@ -57,6 +58,7 @@ def connection_settings(
     handler: Callable[[ConnectionInfo], Handler],
     access_log: AccessLog | None,
     admission: Admission | None,
+    failed_handshakes: FailedHandshakes,
 ) -> ConnectionSettings:
     """The settings of connections. `handler` makes what answers their exchanges."""
     return ConnectionSettings(
@@ -65,6 +67,8 @@ def connection_settings(
         timeout_handshake=config.timeout_handshake,
         proxy_protocol=_proxy_protocol(config),
         admission=admission,
+        failed_handshakes=failed_handshakes,
+        redirects_plain_http=config.redirect_plain_http,
     )
 
 

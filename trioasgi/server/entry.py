@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from typing import TYPE_CHECKING, Any
 
 import msgspec.structs
@@ -13,6 +12,7 @@ from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.observe.text import escaped
+from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure
 
 if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
@@ -21,20 +21,6 @@ if TYPE_CHECKING:
     from trioasgi.server.settings import ConnectionSettings, ProxyProtocol
 
 logger = logging.getLogger("trioasgi")
-
-_DISTRUST_ALERTS = ("alert certificate unknown", "alert unknown ca", "alert bad certificate")
-"""A client sends one of these if it does not trust the server's certificate (RFC 8446, 6.2)."""
-
-_DISTRUST_ADVICE = (
-    "(the client does not trust this server's certificate: have it trust the authority that signed it, or "
-    "accept it in the browser, which ends this; further ones are logged at debug)"
-)
-
-_ADVICE = {
-    "http request": " (use https://)",
-    "wrong version number": " (not TLS; for a PROXY header see --proxy-protocol)",
-}
-"""What may be wrong, by OpenSSL's reason for the failure."""
 
 
 class PreparedConnection(msgspec.Struct, frozen=True):
@@ -52,7 +38,7 @@ class ConnectionPreparer:
     def __init__(self, settings: ConnectionSettings) -> None:
         self._settings = settings
         self._scheme = "http" if settings.tls is None else "https"
-        self._has_advised = False
+        self._failed = settings.failed_handshakes
         self.has_no_steps = settings.tls is None and settings.proxy_protocol is None
         """Do the settings require neither a PROXY header nor TLS? Then no connection has to wait."""
 
@@ -63,9 +49,10 @@ class ConnectionPreparer:
     async def prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""
         unwrapped: trio.abc.Stream | None = stream
+        endpoint = endpoint_name(info.server)
         if self._settings.proxy_protocol is not None:
             unwrapped, info = await self._read_proxy_header(stream, info, self._settings.proxy_protocol)
-        return None if unwrapped is None else await self._start_tls(unwrapped, info)
+        return None if unwrapped is None else await self._start_tls(unwrapped, info, endpoint)
 
     async def _read_proxy_header(
         self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
@@ -95,36 +82,45 @@ class ConnectionPreparer:
         logger.warning("%s: closed: no PROXY header in time (--timeout-handshake)", info.peer)
         return None, info
 
-    async def _start_tls(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
+    async def _start_tls(
+        self, stream: trio.abc.Stream, info: ConnectionInfo, endpoint: str
+    ) -> PreparedConnection | None:
         """Do the TLS handshake, if there is TLS. None if it fails."""
         tls = self._settings.tls
         if tls is None:
             if isinstance(stream, trio.SSLStream):
-                return await self._use_tls_of_caller(stream, info)
+                return await self._use_tls_of_caller(stream, info, endpoint)
             return PreparedConnection(as_channel(stream), info)
         from trioasgi.net.secure import start_tls  # most servers do not need it
 
-        current = tls.current
+        current, plain = tls.current, b""
         try:
             channel = await start_tls(stream, current.context, self._settings.timeout_handshake)
+            if channel is None:
+                self._failed.note(info, endpoint, HandshakeFailure.TIMEOUT, _TOO_LATE)
         except _HANDSHAKE_FAILURES as exc:
-            self._log_failed_handshake(info.peer, _handshake_failure(exc))
-            return None
+            channel = None
+            if self._note_failure(info, endpoint, exc) is HandshakeFailure.PLAIN_HTTP:
+                plain = getattr(exc, "data", b"")
         if channel is None:
-            self._log_failed_handshake(info.peer, _TOO_LATE)
+            if plain:
+                from trioasgi.server.plain_http import answer_plainly
+
+                redirects = self._settings.redirects_plain_http
+                await answer_plainly(as_channel(stream), plain, redirects=redirects)
             return None
         info = msgspec.structs.replace(info, tls=current.describe(channel.ssl_object))
         return PreparedConnection(channel, info, channel.ssl_object.selected_alpn_protocol())
 
     async def _use_tls_of_caller(
-        self, stream: trio.SSLStream[Any], info: ConnectionInfo
+        self, stream: trio.SSLStream[Any], info: ConnectionInfo, endpoint: str
     ) -> PreparedConnection | None:
         """Describe the TLS that the caller of `serve_stream` has put on the stream. None if its handshake
         fails.
         """
         from trioasgi.tls.extension import ConnectionDescriber
 
-        if not await self._do_callers_handshake(stream, info.peer):
+        if not await self._do_callers_handshake(stream, info, endpoint):
             return None
         # SSLStream has these methods too, but not the one for all certificates of the client.
         ssl_object: Any = getattr(stream, "_ssl_object", stream)
@@ -132,29 +128,28 @@ class ConnectionPreparer:
         info = msgspec.structs.replace(info, scheme="https", tls=tls)
         return PreparedConnection(as_channel(stream), info, stream.selected_alpn_protocol())
 
-    async def _do_callers_handshake(self, stream: trio.SSLStream[Any], peer: str) -> bool:
+    async def _do_callers_handshake(
+        self, stream: trio.SSLStream[Any], info: ConnectionInfo, endpoint: str
+    ) -> bool:
         """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
         # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs.
         with trio.move_on_after(self._settings.timeout_handshake) as scope:
             try:
                 await stream.do_handshake()
             except _HANDSHAKE_FAILURES as exc:
-                self._log_failed_handshake(peer, _handshake_failure(exc))
+                self._note_failure(info, endpoint, exc)
                 return False
         if scope.cancelled_caught:
-            self._log_failed_handshake(peer, _TOO_LATE)
+            self._failed.note(info, endpoint, HandshakeFailure.TIMEOUT, _TOO_LATE)
         return not scope.cancelled_caught
 
-    def _log_failed_handshake(self, peer: str, reason: str) -> None:
-        """Log why a handshake has failed. A browser that does not trust the certificate tries several times,
-        so the advice for that is logged once at info, and then at debug.
-        """
-        level, explanation = logging.INFO, ""
-        if reason.endswith(_DISTRUST_ALERTS):
-            level = logging.DEBUG if self._has_advised else logging.INFO
-            explanation = f" {_DISTRUST_ADVICE}"
-            self._has_advised = True
-        logger.log(level, "%s: TLS handshake failed: %s%s", peer, reason, explanation)
+    def _note_failure(self, info: ConnectionInfo, endpoint: str, exc: Exception) -> HandshakeFailure:
+        """Count and log a failed handshake. Return why it has failed."""
+        from trioasgi.server.handshake_errors import explain  # few handshakes fail
+
+        failure, reason = explain(exc)
+        self._failed.note(info, endpoint, failure, reason)
+        return failure
 
 
 def as_channel(stream: trio.abc.Stream) -> Channel:
@@ -165,13 +160,10 @@ def as_channel(stream: trio.abc.Stream) -> Channel:
 _HANDSHAKE_FAILURES = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 _TOO_LATE = "it took too long (--timeout-handshake)"
 
-_CLOSED_HERE = "the stream is closed on this side"
-"""A program may give `serve_stream` a stream of which it has closed a half, or both."""
-
 
 def _proxy_failure(exc: Exception) -> str:
     if isinstance(exc, trio.ClosedResourceError):
-        return _CLOSED_HERE
+        return CLOSED_HERE
     return str(exc) or "the connection was broken within its PROXY header"
 
 
@@ -184,16 +176,9 @@ def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
     return ConnectionInfo(scheme, header.source, server, peer_name(header.source, server))
 
 
-def _handshake_failure(exc: Exception) -> str:
-    if isinstance(exc, trio.ClosedResourceError):
-        return _CLOSED_HERE
-    cause = exc.__cause__
-    if isinstance(cause, ssl.SSLZeroReturnError):
-        return "the client closed the connection"
-    if isinstance(cause, ssl.SSLError):
-        reason = (cause.reason or str(cause)).replace("_", " ").lower()
-        return f"{reason}{_ADVICE.get(reason, '')}"
-    return str(cause or exc) or "the client closed the connection"
+def endpoint_name(server: Peer | None) -> str:
+    """The name of the address that a client has connected to, for counts."""
+    return "unix" if server is None or server[1] is None else peer_name(server, server)
 
 
 def peer_name(client: Peer | None, server: Peer | None) -> str:

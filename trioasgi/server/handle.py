@@ -105,6 +105,14 @@ class Server(metaclass=NoPublicConstructor):
         return self._progress.counts.requests
 
     @property
+    def failed_handshakes(self) -> dict[str, dict[str, int]]:
+        """How many TLS handshakes have failed, by the address (`HOST:PORT`, or `unix`) and the reason.
+
+        The reasons are in the chapter on TLS.
+        """
+        return self._progress.failed_handshakes()
+
+    @property
     def has_drained(self) -> bool:
         """Has it begun to drain, for any reason but cancellation and failure?"""
         return self._progress.has_drained

@@ -28,6 +28,7 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
+from trioasgi.server.handshakes import FailedHandshakes
 from trioasgi.server.progress import ServerPhase
 from trioasgi.server.thread_limit import allowing_threads
 from trioasgi.tasks import start, start_soon
@@ -84,6 +85,8 @@ class Hosting:
         if self._rotation is not None:
             progress.renew_certificate = self._rotation.renew
         self._admission = given.admission
+        self.failed_handshakes = FailedHandshakes()
+        progress.failed_handshakes = self.failed_handshakes.counts
         self._background = Background(server)
         app = as_asgi(app, config.interface, threads=config.threads, multiprocess=config.workers > 1)
         self._app = app
@@ -134,6 +137,7 @@ class Hosting:
                             start_soon(nursery, self.latency.watch)
                         if self._rotation is not None:
                             start_soon(nursery, self._watch_certificate, self._rotation)
+                            start_soon(nursery, self.failed_handshakes.sum_up, self.progress.draining)
                         try:
                             await serve(nursery)
                         finally:
@@ -215,6 +219,7 @@ class Hosting:
             handler=application.http_handler,
             access_log=self.access_log,
             admission=self._admission,
+            failed_handshakes=self.failed_handshakes,
         )
 
     def _on_max_requests(self) -> None:

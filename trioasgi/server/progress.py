@@ -113,6 +113,8 @@ class Progress:
         self.has_reached_limit = False
         self.renew_certificate: Callable[[], Certificate | None] = _nothing
         """See `handle.renew_certificate`."""
+        self.failed_handshakes: Callable[[], dict[str, dict[str, int]]] = dict
+        """See `Server.failed_handshakes`."""
         self.draining = trio.Event()
         self.done_accepting = trio.Event()
         """No connection is accepted any more, and those that are open end with their requests."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trioasgi.server.handshakes import FailedHandshakes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -45,6 +47,9 @@ class ConnectionSettings(msgspec.Struct, frozen=True):
     timeout_handshake: float
     proxy_protocol: ProxyProtocol | None = None
     admission: Admission | None = None
+    failed_handshakes: FailedHandshakes = msgspec.field(default_factory=FailedHandshakes)
+    redirects_plain_http: bool = False
+    """Is plain HTTP on a port with TLS redirected to https? Otherwise the answer is 400."""
 
 
 class ProxyProtocol(msgspec.Struct, frozen=True):

@@ -1,0 +1,37 @@
+"""Explains the errors of a TLS handshake."""
+
+from __future__ import annotations
+
+import ssl
+
+import trio
+
+from trioasgi.net.handshake import SlowGroupError
+from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure, classify
+
+
+def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
+    """Why a handshake has failed, and a text for the log."""
+    if isinstance(exc, trio.ClosedResourceError):
+        return HandshakeFailure.CLOSED_HERE, CLOSED_HERE
+    if isinstance(exc, SlowGroupError):
+        return HandshakeFailure.SLOW_KEY_EXCHANGE, str(exc)
+    cause = exc.__cause__
+    if isinstance(cause, ssl.SSLZeroReturnError):
+        return HandshakeFailure.CLOSED, "the client closed the connection"
+    if isinstance(cause, ssl.SSLError):
+        return classify(cause), _reason(cause)
+    text = str(cause or exc)
+    if isinstance(exc, TimeoutError) or isinstance(cause, TimeoutError):
+        return HandshakeFailure.TIMEOUT, text
+    if isinstance(exc, OSError) or isinstance(cause, OSError):
+        return HandshakeFailure.RESET, text
+    return HandshakeFailure.CLOSED, text or "the client closed the connection"
+
+
+def _reason(error: ssl.SSLError) -> str:
+    """OpenSSL's reason. That of a certificate that was refused says why."""
+    reason = (error.reason or str(error)).replace("_", " ").lower()
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"{reason} ({error.verify_message})"
+    return reason

@@ -1,0 +1,60 @@
+"""Answers a client that speaks plain HTTP to a port with TLS."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from trioasgi.http.abnf import AUTHORITY
+from trioasgi.http1.closing import LINGER_SECONDS, linger
+
+if TYPE_CHECKING:
+    from trioasgi.net.channel import Channel
+
+_BODY: Final = b"This port speaks HTTPS. Use https:// in the address.\n"
+_REDIRECTED: Final = b"This port speaks HTTPS.\n"
+
+_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*) HTTP/1\.[01]")
+"""The method, and the target in origin-form (RFC 9112, 3.2.1)."""
+_HOST: Final = re.compile(rb"[Hh][Oo][Ss][Tt]:[\t ]*(" + AUTHORITY + rb")[\t ]*")
+
+
+def plain_answer(received: bytes, *, redirects: bool) -> bytes:
+    """The response to what a client has sent: 400 in plain text, or with `redirects` 308 to the same address
+    with https, if the request line and the one Host field are there and valid.
+    """
+    head, _, _ = received.partition(b"\r\n\r\n")
+    location = _https_address(head, is_whole=len(head) < len(received)) if redirects else None
+    status = b"400 Bad Request" if location is None else b"308 Permanent Redirect"
+    body = _BODY if location is None else _REDIRECTED
+    fields = [
+        b"HTTP/1.1 " + status,
+        b"content-type: text/plain; charset=utf-8",
+        b"content-length: %d" % len(body),
+        b"connection: close",
+    ]
+    if location is not None:
+        fields.append(b"location: " + location)
+    return b"\r\n".join([*fields, b"", b"" if received.startswith(b"HEAD ") else body])
+
+
+def _https_address(head: bytes, *, is_whole: bool) -> bytes | None:
+    lines = head.split(b"\r\n")
+    if not is_whole:
+        lines.pop()  # perhaps not all of it
+    request_line = _REQUEST_LINE.fullmatch(lines[0]) if lines else None
+    hosts = [line for line in lines[1:] if line[:5].lower() == b"host:"]
+    if request_line is None or len(hosts) != 1:
+        return None
+    host = _HOST.fullmatch(hosts[0])
+    return None if host is None else b"https://" + host[1] + request_line[2]
+
+
+async def answer_plainly(channel: Channel, received: bytes, *, redirects: bool) -> None:
+    """Answer what a client has sent, and wait a moment for it to take the answer. Raises no OSError."""
+    channel.write_timeout = LINGER_SECONDS
+    try:
+        channel.send_nowait(plain_answer(received, redirects=redirects))
+    except OSError:
+        return
+    await linger(channel)
