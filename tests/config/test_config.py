@@ -44,9 +44,9 @@ def another_value(option: Option) -> object:
 def company(option: Option) -> dict[str, object]:
     """The value of `another_value` with what it cannot stand without."""
     needed: dict[str, object] = {}
-    if option.name in ("keyfile", "keyfile_password"):
+    if option.name in ("keyfile", "keyfile_password", "keyfile_password_file"):
         needed = {"certfile": "c.pem"}
-    elif option.name in ("client_certs", "ca_certs"):
+    elif option.name in ("client_certs", "ca_certs", "crl"):
         needed = {"certfile": "c.pem", "client_certs": "required", "ca_certs": "ca.pem"}
     return {**needed, option.name: another_value(option)}
 

@@ -72,13 +72,19 @@ def _check_host(values: Mapping[str, object], origins: Origins) -> None:
         )
 
 
+_PASSWORDS = ("keyfile_password", "keyfile_password_file")
+
+
 def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
     certfile = values.get("certfile")
     if certfile is None and _is_set("keyfile", values):
         raise ConfigError(
             f"{_quoted('keyfile', values, origins)} without certfile; set certfile to the certificate's chain"
         )
-    for name in ("keyfile", "keyfile_password"):
+    if _is_set("keyfile_password", values) and _is_set("keyfile_password_file", values):
+        both = " and ".join(_quoted(name, values, origins) for name in _PASSWORDS)
+        raise ConfigError(f"{both} exclude each other; leave out one of them")
+    for name in ("keyfile", *_PASSWORDS):
         if certfile == DEVELOPMENT and _is_set(name, values):
             raise ConfigError(
                 f"{_quoted(name, values, origins)} with {_quoted('certfile', values, origins)}, "

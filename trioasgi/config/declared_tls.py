@@ -33,6 +33,9 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
             secret=True,
         ),
     ] = None
+    keyfile_password_file: Annotated[
+        NonEmpty | None, option("Its first line is the key's password.", Group.TLS, metavar="FILE")
+    ] = None
     client_certs: Annotated[
         Literal["none", "optional", "required"],
         option(
@@ -49,6 +52,9 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
             "Authorities that sign client certificates.", Group.TLS, aliases=("ssl_ca_certs",), metavar="FILE"
         ),
     ] = None
+    crl: Annotated[
+        NonEmpty | None, option("Revoked certificates of clients (CRL).", Group.TLS, metavar="FILE")
+    ] = None
     tls_version: Annotated[
         Literal["auto", "1.2", "1.3"],
         option(
@@ -60,6 +66,10 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
             refused=uvicorn.BROKEN_TLS_VERSIONS,
         ),
     ] = "auto"
+    curves: Annotated[
+        NonEmpty | None,
+        option("For the key exchange: X25519, P-256 …", Group.TLS, metavar="LIST"),
+    ] = None
     redirect_plain_http: Annotated[bool, option("Send plain HTTP on this port to https.", Group.TLS)] = False
     ciphers: Annotated[
         NonEmpty | None,

@@ -34,9 +34,12 @@ class Options(TypedDict, total=False):
     certfile: Text | None
     keyfile: Text | None
     keyfile_password: Text | None
+    keyfile_password_file: Text | None
     client_certs: Literal["none", "optional", "required"] | int | None
     ca_certs: Text | None
+    crl: Text | None
     tls_version: Literal["auto", "1.2", "1.3"] | int | None
+    curves: Text | None
     redirect_plain_http: bool | None
     ciphers: Text | None
     workers: int | Literal["auto"] | None

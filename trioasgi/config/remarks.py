@@ -69,6 +69,11 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         "set client_certs to optional or required",
     )
     yield (
+        config.crl is not None and config.client_certs == "none",
+        f"crl = {config.crl!r} has no effect: clients are not asked for certificates; "
+        "set client_certs to optional or required",
+    )
+    yield (
         config.keyfile_password is not None and config.certfile is None,
         "keyfile_password has no effect without certfile: this is plain HTTP",
     )

@@ -133,7 +133,10 @@ def _overruled(layer: Layer) -> Iterator[str]:
         if not layer.keys().isdisjoint(way):
             yield from (name for other in LISTENING_WAYS if other is not way for name in other)
     if "certfile" in layer and layer["certfile"].value == DEVELOPMENT:
-        yield from ("keyfile", "keyfile_password")
+        yield from ("keyfile", "keyfile_password", "keyfile_password_file")
+    for name in ("keyfile_password", "keyfile_password_file"):
+        if name in layer:
+            yield from {"keyfile_password", "keyfile_password_file"} - {name}
 
 
 def read_flags(flags: Mapping[str, object], typed: Mapping[str, str]) -> Layer:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from trioasgi.config.named_files import CERTIFICATE_FILES
+
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
-_FILES = ("certfile", "keyfile", "ca_certs", "uds")
+_FILES = (*CERTIFICATE_FILES, "uds")
 """The options whose files are opened after the import of the application."""
 _UNIX = "unix:"
 

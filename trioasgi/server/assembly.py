@@ -213,14 +213,25 @@ def server_tls(config: Config) -> ServerTLS | None:
     context = server_context(
         config.certfile,
         config.keyfile,
-        config.keyfile_password,
+        _key_password(config),
+        password_source="--keyfile-password-file" if config.keyfile_password_file else None,
         alpn=tuple(_PROTOCOLS),
         ca_certs=config.ca_certs,
         client_certs=config.client_certs,
+        crl=config.crl,
         version=config.tls_version,
         ciphers=config.ciphers,
+        curves=config.curves,
     )
     return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
+
+
+def _key_password(config: Config) -> str | None:
+    if config.keyfile_password_file is None:
+        return config.keyfile_password
+    from trioasgi.tls.loading import read_password
+
+    return read_password(config.keyfile_password_file)
 
 
 def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None]:

@@ -7,11 +7,11 @@ a `TLSError` that names the file and the fix.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from trioasgi.errors import TLSError
-from trioasgi.tls.files import CERTIFICATE_MARK, read_file
+from trioasgi.tls.clients import refuse_revoked, verify_clients
 from trioasgi.tls.loading import load_pair
 
 _VERSIONS = {
@@ -27,11 +27,14 @@ def server_context(
     keyfile: str | None = None,
     password: str | None = None,
     *,
+    password_source: str | None = None,
     alpn: Sequence[str] = (),
     ca_certs: str | None = None,
     client_certs: Literal["none", "optional", "required"] = "none",
     version: Literal["auto", "1.2", "1.3"] = "auto",
+    crl: str | None = None,
     ciphers: str | None = None,
+    curves: str | None = None,
 ) -> ssl.SSLContext:
     """Build the context that a server's side of a connection needs.
 
@@ -39,11 +42,12 @@ def server_context(
     means that the key stands in `certfile`. `password` decrypts the key; OpenSSL is never let to ask for one
     on the terminal. `alpn` are protocol names in order of preference (RFC 7301). `client_certs` says whether
     clients are asked for a certificate, and whether they have to have one; `ca_certs`, PEM as well, has the
-    authorities that must have signed it.
+    authorities that must have signed it, and `crl` the lists of certificates that they have revoked.
 
     TLS 1.2 is the oldest version spoken; `version` is the only one, unless it is `auto`. `ciphers`, a
-    cipher list of OpenSSL's, are those of TLS 1.2 (those of TLS 1.3 are OpenSSL's to choose); otherwise
-    ciphers and curves are the standard library's defaults.
+    cipher list of OpenSSL's, are those of TLS 1.2 (those of TLS 1.3 are OpenSSL's to choose). `curves` are
+    the groups of the key exchange, separated by colons, the best one first; before Python 3.15 it can be only
+    one. Otherwise ciphers and curves are the standard library's defaults.
 
     Raises TLSError, which names the file at fault and what to do about it.
     """
@@ -60,11 +64,15 @@ def server_context(
     context.num_tickets = 1
     if ciphers is not None:
         _set_ciphers(context, ciphers)
-    load_pair(context, certfile, keyfile, password)
+    if curves is not None:
+        _set_curves(context, curves)
+    load_pair(context, certfile, keyfile, password, password_source)
     if alpn:
         context.set_alpn_protocols(list(alpn))
     if client_certs != "none":
-        _verify_clients(context, ca_certs, required=client_certs == "required")
+        verify_clients(context, ca_certs, required=client_certs == "required")
+        if crl is not None:
+            refuse_revoked(context, crl)
     return context
 
 
@@ -77,18 +85,26 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
         ) from error
 
 
-def _verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: bool) -> None:
-    if ca_certs is not None:  # without authorities no certificate is accepted
-        if CERTIFICATE_MARK not in read_file(ca_certs, "ca_certs"):
-            raise TLSError(
-                f"ca_certs file {ca_certs!r} holds no certificate in PEM: give the certificates of the "
-                "authorities that sign clients' certificates"
-            )
-        try:
-            context.load_verify_locations(ca_certs)
-        except ssl.SSLError as error:
-            raise TLSError(
-                f"ca_certs file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
-                f"copy it again from where it was made"
-            ) from error
-    context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
+_CURVES = {"P-256": "prime256v1", "P-384": "secp384r1", "P-521": "secp521r1"}
+"""OpenSSL's names of curves, by other names."""
+
+
+def _set_curves(context: ssl.SSLContext, curves: str) -> None:
+    """Python 3.15 has a method for several groups. Before, there is one for a single curve."""
+    names = [_CURVES.get(name.strip(), name.strip()) for name in curves.split(":")]
+    set_groups: Callable[[str], None] | None = getattr(context, "set_groups", None)
+    if set_groups is None and len(names) > 1:
+        raise TLSError(
+            f"--curves {curves!r}: this version of Python can set one curve only, Python 3.15 and later "
+            f"several; name one, such as X25519"
+        )
+    try:
+        if set_groups is None:
+            context.set_ecdh_curve(names[0])
+        else:
+            set_groups(":".join(names))
+    except (ssl.SSLError, ValueError) as error:
+        raise TLSError(
+            f"--curves {curves!r} names a curve that OpenSSL does not know; `openssl ecparam -list_curves` "
+            f"shows those there are, besides X25519 and X448"
+        ) from error

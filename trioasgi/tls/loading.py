@@ -9,24 +9,38 @@ from __future__ import annotations
 import ssl
 
 from trioasgi.errors import TLSError
-from trioasgi.tls.files import check_certificate_file, check_key_file
+from trioasgi.tls.files import check_certificate_file, check_key_file, read_file
+
+
+def read_password(name: str) -> str:
+    """The password in the first line of a file. Raises TLSError."""
+    line, _, _ = read_file(name, "password").partition(b"\n")
+    try:
+        return line.removesuffix(b"\r").decode()
+    except UnicodeDecodeError as error:
+        raise TLSError(f"password file {name!r} is not UTF-8: write the password as UTF-8") from error
 
 
 def load_pair(
-    context: ssl.SSLContext, certfile: str, keyfile: str | None = None, password: str | None = None
+    context: ssl.SSLContext,
+    certfile: str,
+    keyfile: str | None = None,
+    password: str | None = None,
+    password_source: str | None = None,
 ) -> None:
     """Load a certificate, its chain and its key into `context`. Raises TLSError.
 
     `certfile` is PEM: the server's certificate, then any intermediate ones. `keyfile` is PEM as well; None
     means that the key stands in `certfile`. `password` decrypts the key; OpenSSL is never let to ask for one
-    on the terminal.
+    on the terminal. `password_source` is the
+    option that it comes from, if not --keyfile-password.
 
     If it fails, the context may have the certificate without the key. Do not use it.
     """
     check_certificate_file(certfile)
     check_key_file(certfile, keyfile)
     key = f"key file {keyfile!r}" if keyfile is not None else f"the key in {certfile!r}"
-    answer = _Password(password)
+    answer = _Password(password, password_source or "--keyfile-password")
     try:
         context.load_cert_chain(certfile, keyfile, answer)
     except _PasswordMissingError:
@@ -37,7 +51,7 @@ def load_pair(
     except ssl.SSLError as error:
         raise TLSError(_explain(error, certfile, key, answer)) from error
     except ValueError as error:  # longer than OpenSSL's buffer of 1024 bytes
-        raise TLSError(f"{key}: the password in --keyfile-password cannot be used: {error}") from error
+        raise TLSError(f"{key}: the password in {answer.option} cannot be used: {error}") from error
 
 
 class _PasswordMissingError(Exception):
@@ -47,8 +61,9 @@ class _PasswordMissingError(Exception):
 class _Password:
     """Answers OpenSSL in place of the terminal, and remembers that it was asked."""
 
-    def __init__(self, password: str | None) -> None:
+    def __init__(self, password: str | None, option: str) -> None:
         self._password = password
+        self.option = option
         self.asked = False
 
     def __call__(self) -> str:
@@ -72,7 +87,7 @@ def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) ->
                 f"make a new certificate with a key of at least 2048 bits (RSA) or 256 bits (EC) and SHA-256"
             )
     if answer.asked:
-        return f"{key} cannot be decrypted: the password in --keyfile-password is wrong"
+        return f"{key} cannot be decrypted: the password in {answer.option} is wrong"
     if _is_sound(certfile):
         return f"{key} is damaged: OpenSSL cannot read it ({error}); copy it again from where it was made"
     return (
