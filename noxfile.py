@@ -222,3 +222,10 @@ def slow(session: nox.Session) -> None:
     """slowhttptest as an attacker, where it is installed: `nox -s slow -- --connections 1000`."""
     install(session, "test")
     session.run("python", "-m", "tests.slow", *session.posargs)
+
+
+@nox.session(default=False)
+def scan(session: nox.Session) -> None:
+    """testssl.sh and sslscan, where they are installed: findings above low end it with 1."""
+    install(session, "test")
+    session.run("python", "-m", "tests.scan", *session.posargs)
