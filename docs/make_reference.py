@@ -38,8 +38,9 @@ and the file overrides the default.
 - **One way to listen.** `bind`, `host` and `port`, `uds`, and `fd` exclude each other. (Beside `uds` or `fd`,
   `host` and `port` have no effect, which a warning says.) If they come from different sources, only the first
   source counts: `--port` on the command line replaces a `bind` from a file.
-- **`--certfile` without a value** is `--certfile development`: a certificate for localhost, made for this
-  run. `--certfile main:app` takes `main:app` as the application unless a file of that name exists.
+- **`--certfile` without a value** is `--certfile development`: a certificate for localhost and
+  what is bound, made at each start (see [TLS](tls.md#while-developing)). `--certfile main:app` takes
+  `main:app` as the application unless a file of that name exists.
 """
 
 

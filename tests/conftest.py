@@ -41,6 +41,16 @@ def loggers_as_they_were() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def a_data_directory_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep servers of the tests from the user's own CAs."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("data")
+        patch.setenv("XDG_DATA_HOME", str(folder))
+        patch.setenv("CAROOT", str(folder / "mkcert"))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def nothing_hidden() -> Iterator[None]:
     """Keep a command line that runs in this process, which is not the server's own, from gc.freeze().
 

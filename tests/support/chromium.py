@@ -28,8 +28,8 @@ _FLAGS = (
     "--disable-background-networking",
     "--no-first-run",
     "--remote-debugging-port=0",
-    "--ignore-certificate-errors",
 )
+_ACCEPTING = "--ignore-certificate-errors"
 
 
 class Tab:
@@ -89,11 +89,16 @@ class Tab:
 
 
 @contextlib.contextmanager
-def chromium(profile: Path) -> Iterator[Tab]:
-    """Start the browser, which keeps its files in `profile`, and end it with all its processes."""
+def chromium(profile: Path, home: Path | None = None) -> Iterator[Tab]:
+    """Start the browser, which keeps its files in `profile`, and end it with all its processes. With a `home`
+    it verifies certificates, by the CAs that it is told of there. Otherwise it accepts any.
+    """
     assert CHROMIUM is not None
+    environment = {**os.environ} if home is None else {**os.environ, "HOME": str(home)}
+    flags = _FLAGS if home is not None else (*_FLAGS, _ACCEPTING)
     popen = subprocess.Popen(
-        [CHROMIUM, *_FLAGS, f"--user-data-dir={profile}", "about:blank"],
+        [CHROMIUM, *flags, f"--user-data-dir={profile}", "about:blank"],
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

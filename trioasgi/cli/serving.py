@@ -33,10 +33,13 @@ def _commands() -> None:
 
 def _further_commands() -> list[tuple[str, str, str]]:
     """The other commands for the help: what to type, no placeholder, and the first line of the docstring."""
-    return [
-        (f"{PROGRAM} {info.name}", "", (inspect.getdoc(info.callback) or "").partition("\n")[0])
-        for info in commands.registered_commands
+    single = [(info.name, inspect.getdoc(info.callback) or "") for info in commands.registered_commands]
+    grouped = [
+        (info.name, str(info.typer_instance.info.help))
+        for info in commands.registered_groups
+        if info.typer_instance
     ]
+    return [(f"{PROGRAM} {name}", "", text.partition("\n")[0]) for name, text in [*single, *grouped]]
 
 
 class ServingCommand(TyperCommand):

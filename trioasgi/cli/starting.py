@@ -15,7 +15,7 @@ from trioasgi.process.imports import uncollected_imports
 
 PROGRAM: Final = "trioasgi"
 
-COMMANDS: Final = frozenset({"demo", "reopen-logs", "roll", "scale", "status", "stop"})
+COMMANDS: Final = frozenset({"cert", "demo", "reopen-logs", "roll", "scale", "status", "stop"})
 """The names of the commands beside serving."""
 
 _INTERRUPTED: Final = 128 + signal.SIGINT

@@ -9,6 +9,7 @@ from typing import NoReturn
 import typer
 
 import trioasgi
+import trioasgi.cli.cert  # adds its commands
 import trioasgi.cli.control  # adds its commands
 import trioasgi.cli.demo  # adds its command
 from trioasgi.cli.arguments import options_for, typed_flags

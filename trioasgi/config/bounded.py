@@ -7,7 +7,7 @@ import msgspec
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8000
 DEVELOPMENT = "development"
-"""The value of `certfile` for a development certificate, which is made for this run."""
+"""The value of `certfile` for a development certificate, which is made at each start."""
 
 LOOPBACK = ("127.0.0.0/8", "::1")
 FORWARDED_HEADERS = (

@@ -26,6 +26,7 @@ from trioasgi.http1.settings import (
     GivesUp,
     HTTP1Settings,
 )
+from trioasgi.net.address import TCPAddress, is_inherited, parse_bind
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
@@ -263,15 +264,23 @@ def resolve_certificate(config: Config) -> Iterator[Config]:
     """Yield the config. If it asks for a development certificate, make that, and put its files into the
     config.
 
-    The files are removed at the end. Raises TLSError.
+    The files are removed at the end. Raises TLSError, and ConfigError for an address that is none.
     """
     if config.certfile != DEVELOPMENT:
         yield config
         return
     from trioasgi.tls.development import development_certificate
 
-    with development_certificate() as made:
+    with development_certificate(_hosts(config)) as made:
         yield config.replace(certfile=str(made.certfile), keyfile=str(made.keyfile))
+
+
+def _hosts(config: Config) -> list[str]:
+    """The hosts that the sockets are bound to, as given. Those of inherited sockets are not known."""
+    addresses = [parse_bind(bind) for bind in config.binds if not is_inherited(bind)]
+    return [
+        address.host for address in addresses if isinstance(address, TCPAddress) and address.host is not None
+    ]
 
 
 def log_settings(config: Config) -> LogSettings:

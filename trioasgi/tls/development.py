@@ -1,7 +1,8 @@
-"""Certificates for development. Each is made when it is needed, by a new CA.
+"""Certificates for development. Each is made when it is needed, and lives as long as the server.
 
-The private key of the CA is never written to a file, and is lost with the process. So a client that trusts
-the CA trusts only the one certificate that it has signed.
+mkcert's CA signs it if there is one, otherwise the one that is kept in the user's data directory
+(`kept.py`). Where none can be kept, one signs that is lost with the process. The CA's key is read in the
+process that calls `development_certificate`; workers get only the files of the certificate.
 """
 
 from __future__ import annotations
@@ -9,26 +10,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import secrets
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from trioasgi.errors import TLSError
 
+if TYPE_CHECKING:
+    from .authority import Authority
+
 logger = logging.getLogger("trioasgi")
 
 _PREFIX = "trioasgi-"
 _FILES = frozenset({"cert.pem", "key.pem", "ca.pem"})
-_NAMES = ("localhost", "127.0.0.1", "::1")
-_CLOCK_SKEW = timedelta(days=1)  # a container or a virtual machine may be a little behind
-_LIFETIME = timedelta(days=365)  # Apple's verifier refuses more than 825 days from any issuer
 
 
 class DevelopmentCertificate(msgspec.Struct, frozen=True):
@@ -40,59 +41,103 @@ class DevelopmentCertificate(msgspec.Struct, frozen=True):
     """The CA that a client must trust: `curl --cacert`, `SSL_CERT_FILE`, a browser's list of authorities."""
     fingerprint: str
     """SHA-256 of the CA's certificate, as `AB:CD:…`."""
+    names: tuple[str, ...]
+    """The DNS names and IP addresses that it is for."""
 
 
-def make_development_certificate(directory: Path) -> DevelopmentCertificate:
-    """Make a certificate for localhost, 127.0.0.1 and ::1, and the CA that signs it, in `directory`.
+def signing_authority(names: Sequence[str], now: datetime) -> Authority:
+    """The CA that signs on this machine: mkcert's, or ours, which is made if there is none.
 
-    A missing directory is made (mode 0700). Files of an earlier certificate are replaced. Only the key's file
-    is private (mode 0600), as clients need the CA's. Raises TLSError.
+    A new one may sign for this machine's names and for these canonical `names`. Raises TLSError, and
+    NoPlaceError where none can be kept.
     """
-    import trustme
+    from .kept import kept_authority
+    from .mkcert import find_mkcert
 
-    from .certificates import describe
+    return find_mkcert(now) or kept_authority(names, now)
 
-    ca = trustme.CA(
-        path_length=0,
-        organization_name="trioasgi",
-        # Each CA has a name of its own: verifiers search by name, and get slow or fail if many CAs share one.
-        organization_unit_name=f"development CA {secrets.token_hex(4)}",
-    )
+
+def make_development_certificate(
+    directory: Path, authority: Authority | None = None, hosts: Iterable[str] = ()
+) -> DevelopmentCertificate:
+    """Make a certificate in `directory`, for localhost, *.localhost, 127.0.0.1, ::1, this machine's name, and
+    those `hosts` that a client may use as a name. `authority` signs it; None: a CA that is made for it, whose
+    certificate is in `directory` too.
+
+    Names that the CA may not sign are left out: with one of them clients would refuse the whole certificate.
+    For those of `hosts` a warning is logged. A missing directory is made (mode 0700). Files of an earlier
+    certificate are replaced. Only the key's file is private (mode 0600). Raises TLSError.
+    """
+    from .authority import Kind, issue, make_authority
+    from .names import LOOPBACK, bound_names, machine_names
+
     now = datetime.now(UTC)
-    leaf = ca.issue_cert(
-        *_NAMES,
-        common_name=_NAMES[0],
-        organization_name="trioasgi",
-        organization_unit_name="development certificate",
-        not_before=now - _CLOCK_SKEW,
-        not_after=now + _LIFETIME,
-    )
-    certfile, keyfile, cafile = (directory / name for name in ("cert.pem", "key.pem", "ca.pem"))
+    bound = bound_names(hosts)
+    own = [*LOOPBACK, *machine_names()]
+    if authority is None:
+        authority = make_authority([*own, *bound], directory / "ca.pem", now, Kind.TEMPORARY)
+    names = _permitted(authority, own, bound)
+    leaf = issue(authority, names, now)
+    certfile, keyfile = directory / "cert.pem", directory / "key.pem"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _write(keyfile, leaf.private_key_pem.bytes(), 0o600)
-        _write(certfile, b"".join(blob.bytes() for blob in leaf.cert_chain_pems), 0o644)
-        _write(cafile, ca.cert_pem.bytes(), 0o644)
+        _write(keyfile, leaf.key, 0o600)
+        _write(certfile, leaf.certificate, 0o644)
+        if authority.kind is Kind.TEMPORARY:
+            _write(authority.cafile, authority.pem, 0o644)
     except OSError as error:
         raise TLSError(
             f"a development certificate cannot be written to {str(directory)!r}: {error}; "
             f"make the directory writable, or give a certificate of your own as --certfile"
         ) from error
-    return DevelopmentCertificate(certfile, keyfile, cafile, describe(str(cafile)).fingerprint)
+    return DevelopmentCertificate(certfile, keyfile, authority.cafile, authority.fingerprint, tuple(names))
+
+
+def _permitted(authority: Authority, own: Sequence[str], bound: Sequence[str]) -> list[str]:
+    """The names that the CA may sign, each once. The log has the others; a warning, if one was asked for."""
+    from .authority import permits
+
+    for name in dict.fromkeys([*bound, *own]):
+        if not permits(authority.certificate, name):
+            logger.log(
+                logging.WARNING if name in bound else logging.INFO,
+                "The CA in %s may not sign for %s, so clients will refuse the certificate under this name. "
+                "For a new CA, which browsers have to trust anew, run: trioasgi cert ca --new --permit %s",
+                authority.cafile,
+                name,
+                name,
+            )
+    return [name for name in dict.fromkeys([*own, *bound]) if permits(authority.certificate, name)]
 
 
 @contextlib.contextmanager
-def development_certificate() -> Iterator[DevelopmentCertificate]:
-    """Make a certificate for this run, and log the path of its CA. The files are removed at the end.
+def development_certificate(hosts: Iterable[str] = ()) -> Iterator[DevelopmentCertificate]:
+    """Make a certificate for this run, for localhost and what is bound (`hosts`), and log the path of its CA.
+    The files of the certificate are removed at the end.
 
     Call it in the process that lives longest, the supervisor if there is one. So a restarted worker has the
     certificate that clients trust already. Raises TLSError.
     """
+    hosts = list(hosts)
     with _private_directory() as directory:
-        made = make_development_certificate(directory)
-        logger.info("Development certificate for %s, signed by the CA in %s", ", ".join(_NAMES), made.cafile)
+        made = make_development_certificate(directory, _authority_or_none(hosts), hosts)
+        logger.info(
+            "Development certificate for %s, signed by the CA in %s", ", ".join(made.names), made.cafile
+        )
         logger.info("SHA-256 fingerprint of that CA: %s", made.fingerprint)
         yield made
+
+
+def _authority_or_none(hosts: Iterable[str]) -> Authority | None:
+    """The CA that signs; None, and a warning, if none can be kept."""
+    from .kept import NoPlaceError
+    from .names import bound_names
+
+    try:
+        return signing_authority(bound_names(hosts), datetime.now(UTC))
+    except NoPlaceError as error:
+        logger.warning("The development certificate has a CA for this run only: %s", error)
+        return None
 
 
 @contextlib.contextmanager

@@ -1,0 +1,97 @@
+"""The stores of Chromium and Firefox, which are databases of NSS: one for all Chromiums of a user on Linux,
+and one in each profile of Firefox. NSS's own `certutil` reads and writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from trioasgi.tls.trust_stores import Store, StoreError, TrustedCA, find_program, run
+
+_DATABASE = "cert9.db"
+_TRUSTED = "C,,"
+"""Trusted to sign for servers, and for nothing else."""
+_PATIENCE = 20.0
+"""Seconds for certutil, which waits while another program writes into the database."""
+_FIREFOX = (
+    ".mozilla/firefox",
+    ".config/mozilla/firefox",
+    "snap/firefox/common/.mozilla/firefox",
+    ".var/app/org.mozilla.firefox/.mozilla/firefox",
+    "Library/Application Support/Firefox/Profiles",
+)
+_INSTALL = (
+    "certutil is not installed: install libnss3-tools (Debian, Ubuntu), nss-tools (Fedora) or nss (Homebrew)"
+)
+
+
+class NSSDatabase(Store):
+    """A database of NSS in a folder."""
+
+    def __init__(self, browser: str, folder: Path, *, is_made: bool = False) -> None:
+        self.name = f"{browser} ({folder})"
+        self._folder = folder
+        self._is_made = is_made
+
+    def has(self, ca: TrustedCA) -> bool:
+        if not (self._folder / _DATABASE).exists():
+            return False
+        listed = [
+            line.rsplit(maxsplit=1) for line in self._run("-L").splitlines() if line.startswith(ca.nickname)
+        ]
+        if not any(name == ca.nickname and flags == _TRUSTED for name, flags in listed):
+            return False
+        kept = self._run("-L", "-n", ca.nickname, "-a")
+        return kept.split() == ca.pem.decode("ascii").split()
+
+    def add(self, ca: TrustedCA) -> None:
+        if self._is_made and not (self._folder / _DATABASE).exists():
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._run("-N", "--empty-password")
+        self._run("-A", "-t", _TRUSTED, "-n", ca.nickname, "-i", str(ca.cafile))
+
+    def remove(self, ca: TrustedCA) -> None:
+        self._run("-D", "-n", ca.nickname)
+
+    def _run(self, action: str, *arguments: str) -> str:
+        program = find_program("certutil")
+        if program is None:
+            raise StoreError(_INSTALL)
+        return run([program, action, "-d", f"sql:{self._folder}", *arguments], patience=_PATIENCE)
+
+
+def nss_stores() -> list[Store]:
+    """The databases of this user's browsers; that of Chromium also if it is to be made."""
+    try:
+        home = Path.home()
+    except RuntimeError:
+        return []
+    if sys.platform == "win32":
+        return []  # certutil is another program there
+    return [*_chromium(home), *_firefox(home)]
+
+
+def _chromium(home: Path) -> Iterator[Store]:
+    if sys.platform == "darwin":
+        return  # it uses the keychain
+    # Chromium uses the older folder if that is there (crypto/nss_util.cc).
+    old, new = home / ".pki" / "nssdb", _data_home(home) / "pki" / "nssdb"
+    folders = [folder for folder in (old, new) if (folder / _DATABASE).exists()] or [old]
+    for folder in folders:
+        yield NSSDatabase("Chromium", folder, is_made=True)
+    snap = home / "snap" / "chromium" / "current" / ".pki" / "nssdb"
+    if snap.parents[1].is_dir():
+        yield NSSDatabase("Chromium", snap, is_made=True)
+
+
+def _data_home(home: Path) -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or home / ".local" / "share")
+
+
+def _firefox(home: Path) -> Iterator[Store]:
+    for root in _FIREFOX:
+        for database in sorted((home / root).glob(f"*/{_DATABASE}")):
+            yield NSSDatabase("Firefox", database.parent)
