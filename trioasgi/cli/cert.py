@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, ParamSpec
+from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
@@ -54,8 +55,14 @@ def _command(name: str) -> Callable[[Callable[_P, None]], Callable[_P, None]]:
     return register
 
 
+class _Choice(StrEnum):  # Typer takes a Literal only since 0.19
+    ALL = "all"
+    SYSTEM = "system"
+    NSS = "nss"
+
+
 _Store = Annotated[
-    Literal["all", "system", "nss"],
+    _Choice,
     typer.Option("--store", help="Which stores: the system's, those of browsers (nss), or all."),
 ]
 
@@ -80,7 +87,7 @@ def ca(
 
 
 @_command("trust")
-def trust(store: _Store = "all") -> None:
+def trust(store: _Store = _Choice.ALL) -> None:
     """Make the system and this user's browsers trust the CA.
 
     It prints a line for each store. The exit status is 0 if at least one trusts the CA then.
@@ -101,7 +108,7 @@ def trust(store: _Store = "all") -> None:
 
 
 @_command("untrust")
-def untrust(store: _Store = "all") -> None:
+def untrust(store: _Store = _Choice.ALL) -> None:
     """Remove the CA from where `trust` has put it. Its files stay.
 
     It prints a line for each store. The exit status is 0 if none has the CA any more.
@@ -221,7 +228,7 @@ def _trusting(ca: TrustedCA) -> list[str]:
     from trioasgi.tls.trust_stores import StoreError
 
     found = []
-    for store in _stores("all"):
+    for store in _stores(_Choice.ALL):
         try:
             if store.has(ca):
                 found.append(store.name)
@@ -230,12 +237,12 @@ def _trusting(ca: TrustedCA) -> list[str]:
     return found
 
 
-def _stores(which: str) -> list[Store]:
+def _stores(which: _Choice) -> list[Store]:
     from trioasgi.tls.nss_stores import nss_stores
     from trioasgi.tls.system_stores import system_store
 
-    system = [] if which == "nss" else [system_store()]
-    return system if which == "system" else [*system, *nss_stores()]
+    system = [] if which is _Choice.NSS else [system_store()]
+    return system if which is _Choice.SYSTEM else [*system, *nss_stores()]
 
 
 def _trusted(authority: Authority) -> TrustedCA:

@@ -61,7 +61,7 @@ def _is_there(cafile: Path) -> bool:
 def _folders() -> Iterator[Path]:
     """Where it may be, as mkcert's README says it. The program is asked only if it is not there."""
     if chosen := os.environ.get("CAROOT"):
-        yield Path(chosen)
+        yield Path(chosen).absolute()
         return
     if (default := _default()) is not None:
         yield default
