@@ -80,6 +80,7 @@ def test_ca_says_where_it_is(env: dict[str, str | None], folder: Path) -> None:
     [
         (("ca", "--permit", "a.example"), 2, "give --new with --permit"),
         (("ca", "--new", "--permit", "a b"), 2, "'a b' is neither a DNS name nor an IP address"),
+        (("issue", "*.localhost"), 2, "no wildcard right below a top-level domain"),
         (("issue", "x" * 64), 2, "63 characters between dots"),
         (("issue", "localhost", "app.example"), 3, "may not sign for app.example"),
         (("issue", "*.app.example"), 3, "trioasgi cert ca --new --permit app.example"),
@@ -120,8 +121,8 @@ def test_issue_writes_a_pair_and_replaces_none(env: dict[str, str | None], tmp_p
     assert key.read_bytes() != before
     if sys.platform != "win32":
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
-    assert cert(env, "issue", "*.localhost", "::1", cwd=out)[0] == 0
-    assert (out / "_wildcard.localhost.pem").exists()
+    assert cert(env, "issue", "*.app.localhost", "::1", cwd=out)[0] == 0
+    assert (out / "_wildcard.app.localhost.pem").exists()
 
 
 @CERTUTIL

@@ -244,7 +244,7 @@ def test_names_as_certificates_have_them(name: str, written: str) -> None:
 @pytest.mark.parametrize(
     "name",
     ["", ".", "*", "*.", "a b", "a..b", "-a", "a-", "a" * 64, ".".join(["a" * 60] * 5), "ü" * 70, "1.2.3",
-     "300.1.1.1", "a.*.b", "a/b", "a\0b", "*.127.0.0.1", "🙂" * 64, "x@y"],
+     "300.1.1.1", "a.*.b", "a/b", "a\0b", "*.127.0.0.1", "*.localhost", "🙂" * 64, "x@y"],
 )  # fmt: skip
 def test_what_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match=r"name|address"):
@@ -263,7 +263,13 @@ def test_names_of_what_is_bound() -> None:
     ("host", "names"),
     [
         ("Laptop", ["laptop", "laptop.local"]),
-        ("mac.local", ["mac.local", "mac"]),
+        ("mac.local", ["mac", "mac.local"]),
+        ("a.b.local", ["a.b.local"]),
+        ("dev", ["dev.local"]),
+        ("com.local", ["com.local"]),
+        ("de", ["de.local"]),
+        ("localhost", []),
+        ("local", []),
         ("web1.example.org", ["web1.example.org"]),
         ("bücher", ["xn--bcher-kva", "xn--bcher-kva.local"]),
         ("x" * 64, []),

@@ -17,8 +17,10 @@ if sys.platform == "win32":
 
 from tests.support.chromium import CHROMIUM, Tab, chromium
 
+FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
+WITH_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
 pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
     pytest.mark.skipif(shutil.which("certutil") is None, reason="certutil (libnss3-tools) is not installed"),
     pytest.mark.timeout(180),
 ]
@@ -41,6 +43,7 @@ def cert(home: Path, *arguments: str) -> str:
         return command.output.text
 
 
+@WITH_CHROMIUM
 def test_a_warning_before_trust_and_none_after(tmp_path: Path) -> None:
     home = tmp_path / "home"
     demo = [sys.executable, "-m", "trioasgi", "demo", "--bind", "127.0.0.1:0"]
@@ -62,6 +65,7 @@ def test_a_warning_before_trust_and_none_after(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+@WITH_CHROMIUM
 def test_the_next_start_is_trusted_too_and_a_stolen_key_is_not(tmp_path: Path) -> None:
     """The browser itself refuses what the CA has signed beyond its constraints."""
     home = tmp_path / "home"
@@ -78,3 +82,30 @@ def test_the_next_start_is_trusted_too_and_a_stolen_key_is_not(tmp_path: Path) -
     ):
         assert refusal(tab, f"https://localhost:{honest.port()}/") == ""
         assert "ERR_CERT" in refusal(tab, f"https://localhost:{forged.port()}/")
+
+
+@pytest.mark.skipif(FIREFOX is None, reason="Firefox is not installed")
+def test_firefox_refuses_the_page_before_trust_and_loads_it_after(tmp_path: Path) -> None:
+    """It verifies certificates by rules of its own (mozilla::pkix), name constraints among them."""
+    home = tmp_path / "home"
+    env = user(home)
+    profile = home / ".mozilla" / "firefox" / "a.default"
+    profile.mkdir(parents=True)
+    make = ["certutil", "-N", "--empty-password", "-d", f"sql:{profile}"]
+    with start(make, env=env) as command:
+        assert command.wait() == 0
+    demo = [sys.executable, "-m", "trioasgi", "demo", "--bind", "127.0.0.1:0"]
+    with start(demo, env=env) as server:
+        url = f"https://localhost:{server.port()}/"
+        assert FIREFOX is not None
+        picture = ["--screenshot", str(tmp_path / "page.png"), url]
+        browse = [FIREFOX, "--headless", "--no-remote", "--profile", str(profile), *picture]
+        with start(browse, env=env):
+            server.wait_for("TLS handshake failed: .*unknown ca", patience=60)
+        assert "GET /" not in server.output.text
+        assert f"Firefox ({profile}): done" in cert(home, "trust", "--store", "nss")
+        for left in (".parentlock", "lock"):  # of the browser, which was killed
+            (profile / left).unlink(missing_ok=True)
+        with start(browse, env=env):
+            server.wait_for('"GET /assets/style.css HTTP/1.1" 200', patience=60)
+        assert server.stop() == 0

@@ -60,8 +60,8 @@ def signing_authority(names: Sequence[str], now: datetime) -> Authority:
 def make_development_certificate(
     directory: Path, authority: Authority | None = None, hosts: Iterable[str] = ()
 ) -> DevelopmentCertificate:
-    """Make a certificate in `directory`, for localhost, *.localhost, 127.0.0.1, ::1, this machine's name, and
-    those `hosts` that a client may use as a name. `authority` signs it; None: a CA that is made for it, whose
+    """Make a certificate in `directory`, for localhost, 127.0.0.1, ::1, this machine's name, and those
+    `hosts` that a client may use as a name. `authority` signs it; None: a CA that is made for it, whose
     certificate is in `directory` too.
 
     Names that the CA may not sign are left out: with one of them clients would refuse the whole certificate.
