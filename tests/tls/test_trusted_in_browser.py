@@ -17,7 +17,7 @@ if sys.platform == "win32":
 
 from tests.support.chromium import CHROMIUM, Tab, chromium
 
-FIREFOX = shutil.which("firefox-esr") or shutil.which("firefox")
+FIREFOX = shutil.which("firefox-esr")  # Ubuntu's `firefox` is a snap, which uses its own home
 WITH_CHROMIUM = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 pytestmark = [
