@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import textwrap
@@ -18,6 +17,7 @@ import pytest
 from tests.supervisor.apps import write
 from tests.support.client import get
 from tests.support.processes import children, start, start_server, wait_until
+from tests.support.users import AS_ROOT
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
 from trioasgi.process.privileges import wanted_identity
@@ -30,22 +30,6 @@ import pwd
 
 NOBODY = pwd.getpwnam("nobody")
 
-
-def can_become_nobody() -> bool:
-    """Is this root, and may that user run this interpreter and import this package?"""
-    if os.geteuid() != 0:
-        return False
-    command = [sys.executable, "-c", "import trioasgi.process.run"]
-    try:
-        done = subprocess.run(command, user=NOBODY.pw_uid, cwd="/", capture_output=True, check=False)
-    except OSError:
-        return False
-    return done.returncode == 0
-
-
-AS_ROOT = pytest.mark.skipif(
-    not can_become_nobody(), reason="only root can become another user, who must be able to run this Python"
-)
 
 SHOWING = """
     import json

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.users import AS_ROOT, NOBODY
 from trioasgi.errors import TLSError
 from trioasgi.tls import kept, private_files
 from trioasgi.tls.authority import make_authority
@@ -31,8 +32,6 @@ if sys.platform == "win32":
     pytest.skip("no modes and owners there", allow_module_level=True)
 
 NOW = datetime.now(UTC)
-AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-NOBODY = 65534
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import shutil
 import stat
 import sys
@@ -68,14 +69,14 @@ def make_development_certificate(
     For those of `hosts` a warning is logged. A missing directory is made (mode 0700). Files of an earlier
     certificate are replaced. Only the key's file is private (mode 0600). Raises TLSError.
     """
-    from .authority import Kind, issue, make_authority
+    from .authority import Kind, issue
     from .names import LOOPBACK, bound_names, machine_names
 
     now = datetime.now(UTC)
     bound = bound_names(hosts)
     own = [*LOOPBACK, *machine_names()]
     if authority is None:
-        authority = make_authority([*own, *bound], directory / "ca.pem", now, Kind.TEMPORARY)
+        authority = _temporary_authority(directory / "ca.pem")
     names = _permitted(authority, own, bound)
     leaf = issue(authority, names, now)
     certfile, keyfile = directory / "cert.pem", directory / "key.pem"
@@ -91,6 +92,18 @@ def make_development_certificate(
             f"make the directory writable, or give a certificate of your own as --certfile"
         ) from error
     return DevelopmentCertificate(certfile, keyfile, authority.cafile, authority.fingerprint, tuple(names))
+
+
+def _temporary_authority(cafile: Path) -> Authority:
+    """A CA that may sign for any name. Its key is never written, and lost with the process."""
+    import trustme
+
+    from .authority import NAME, Kind, load_authority
+
+    # Each CA has a name of its own: verifiers search by name, and get slow or fail if many CAs share one.
+    unit = f"{NAME} {secrets.token_hex(4)}"
+    made = trustme.CA(path_length=0, organization_name="trioasgi", organization_unit_name=unit)
+    return load_authority(made.cert_pem.bytes(), made.private_key_pem.bytes(), Kind.TEMPORARY, cafile, cafile)
 
 
 def _permitted(authority: Authority, own: Sequence[str], bound: Sequence[str]) -> list[str]:
