@@ -467,6 +467,25 @@ async def test_with_one_cancelling_ends_the_accepting_and_requests_have_the_grac
         assert (response.body, response.closes) == (b"waited", True)
 
 
+def test_with_one_cancelling_serves_those_that_wait_in_the_queue() -> None:
+    """As a drain does: the close of the listener would reset them."""
+
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with trio.open_nursery() as handlers:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(of(Lived(), listener, handler_nursery=handlers))
+                    # In one step, so nobody can accept it before.
+                    queued = socket.create_connection(listener.socket.getsockname(), SOON)
+                    queued.sendall(request())
+                    scope.cancel()
+            with queued:
+                assert queued.recv(1000).startswith(b"HTTP/1.1 200 OK")
+
+    run(main)
+
+
 @on_trio
 async def test_with_one_requests_that_take_longer_than_the_grace_are_cut() -> None:
     app, listener = Lived(), InMemory()

@@ -47,6 +47,15 @@ def is_dead(fd: int) -> bool:
     return bool(_poll(fd) & 24)
 
 
+def is_readable(fd: int) -> bool:
+    """Is there something to read, or a connection to accept? (Windows does not tell: then yes.)"""
+    if sys.platform == "win32":
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
 def _poll(fd: int) -> int:
     """The events of poll(2) for writing: POLLOUT (4), POLLERR (8), POLLHUP (16)."""
     if sys.platform == "win32":

@@ -13,9 +13,10 @@ from trio.lowlevel import enable_ki_protection
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.net.accept import NO_ROOM, Shortage, broken_listener
+from trioasgi.net.kernel import is_readable
 from trioasgi.net.listeners import socket_url
 from trioasgi.server.block import for_block
-from trioasgi.server.flat_errors import FlatErrors
+from trioasgi.server.flat_errors import FlatErrors, flatten
 from trioasgi.server.handle import note_failure
 from trioasgi.server.hosted_application import close_stream, host, streams_of, take
 from trioasgi.server.progress import Listening
@@ -116,7 +117,7 @@ class Listeners:
                 # The nursery is in no context manager made of a generator: since Python 3.12 its frame would
                 # keep the errors of a nursery that is cancelled.
                 if handlers is not None:
-                    await self._accept(sources, hosted, handlers, task_status)
+                    await self._accept(sources, hosted, handlers, task_status, outlives_cancellation=True)
                     return
                 async with trio.open_nursery() as nursery:
                     await self._accept(sources, hosted, nursery, task_status)
@@ -127,16 +128,30 @@ class Listeners:
         hosted: HostedApplication,
         handlers: StartsSoon,
         task_status: trio.TaskStatus[Server],
+        *,
+        outlives_cancellation: bool = False,
     ) -> None:
-        """Accept from all until the server drains. Then the listeners are closed."""
+        """Accept from all until the server drains. Then the listeners are closed.
+
+        `outlives_cancellation`: do connections go on if this is cancelled? Then what waits in the queues of
+        sockets is accepted also in that case.
+        """
         try:
             with streams_of(hosted).accepting():
-                async with trio.open_nursery() as accepting:
-                    for source in sources:
-                        start_soon(accepting, source.accept, hosted, handlers)
-                    report_started(task_status, hosted)
-                    await hosted.wait_draining()
-                    accepting.cancel_scope.cancel()
+                try:
+                    async with trio.open_nursery() as accepting:
+                        for source in sources:
+                            start_soon(accepting, source.accept, hosted, handlers)
+                        report_started(task_status, hosted)
+                        await hosted.wait_draining()
+                        accepting.cancel_scope.cancel()
+                except BaseException as exc:
+                    if outlives_cancellation and isinstance(flatten(exc), trio.Cancelled):
+                        with trio.CancelScope(shield=True):  # what waits is accepted without waiting
+                            for source in sources:
+                                if source.on_socket is not None:
+                                    await source.accept_waiting(hosted, handlers)
+                    raise
                 for source in sources:
                     await source.accept_waiting(hosted, handlers)
         finally:
@@ -222,6 +237,9 @@ class _Source:
         Others may come meanwhile, so there are no more than the queue can hold.
         """
         for _ in range(self._backlog):
+            fd = -1 if self._sock is None else self._sock.fileno()
+            if fd != -1 and not is_readable(fd):
+                return
             stream: trio.abc.Stream | None = None
             try:
                 # What waits is accepted before Trio looks at the clock again. (0 would cancel at once.)
