@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import socket
 import struct
 import sys
@@ -25,6 +24,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import BindError, ExitStatus
 from trioasgi.net.accept import accept_connections
+from trioasgi.net.kernel import is_dead
 from trioasgi.net.listeners import close_listeners, open_private
 from trioasgi.tasks import start_soon
 
@@ -232,12 +232,8 @@ class _Client:
         """The client sends no more. Return when it also reads no more: one that has only closed its side for
         sending, as `nc -N` does, waits for its answer.
         """
-        if sys.platform == "win32":
-            return
-        poll = select.poll()
-        poll.register(self._sock.fileno(), 0)  # so it reports hang-ups and errors, and nothing else
         while True:
-            if poll.poll(0):
+            if is_dead(self._sock.fileno()):
                 return
             await trio.sleep(_LOOK_EVERY)
 
