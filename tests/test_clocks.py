@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.net.pairs import running_hub, unix_pair
 from tests.support.http import Client, echo, request, respond, serving
 from trioasgi import serve_stream
-from trioasgi.net.stream import HubStream
+from trioasgi.net.stream import HubStream, as_stream
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 
@@ -27,7 +27,7 @@ async def on_the_hub(app: ASGIApp, **options: Any) -> AsyncIterator[Client]:
     """One connection over a Unix socket pair, which delivers at once: the clock moves by hand alone."""
     async with running_hub() as hub, trio.open_nursery() as nursery:
         ours, theirs = unix_pair()
-        stream = HubStream(ours, hub)
+        stream = as_stream(HubStream(ours, hub))
         serve_one = functools.partial(serve_stream, app, stream, None, **{"lifespan": "off", **options})
         nursery.start_soon(serve_one)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(theirs)) as peer:

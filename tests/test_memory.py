@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from tests.support.certificates import Certificates
+from tests.support.compiled import interpreted
 from tests.support.freeing import server_ssl_objects, uncollected
 from tests.support.http import request, respond
 from tests.support.openssl import RecordClient
@@ -141,6 +142,7 @@ def test_of_what_was_read_no_more_is_kept_than_the_beginning_of_a_frame(begun: b
         assert allocated() - before < 2000
 
 
+@interpreted(HubStream)
 def test_an_idle_connection_keeps_little_of_what_it_has_encrypted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
@@ -66,11 +67,30 @@ def matches(patterns: list[str]) -> set[Path]:
     return set().union(*found.values())
 
 
+def compiled_modules() -> dict[Path, str]:
+    """The text of each module that mypyc compiles."""
+    hook = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    paths = matches(hook["include"]) - matches(hook["exclude"])
+    return {path: path.read_text("utf-8") for path in paths}
+
+
 def test_no_module_that_is_compiled_has_a_struct() -> None:
     """mypyc takes it for an ordinary class, and `frozen=True` for nothing."""
-    hook = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
-    compiled = matches(hook["include"]) - matches(hook["exclude"])
-    assert [path for path in compiled if "msgspec" in path.read_text("utf-8")] == []
+    assert [path for path, text in compiled_modules().items() if "msgspec" in text] == []
+
+
+def test_no_module_that_is_compiled_awaits_in_a_finally_block() -> None:
+    """At its end mypyc raises the exception that any caller handles at that time."""
+    found = [
+        f"{path}:{step.lineno}"
+        for path, text in compiled_modules().items()
+        for block in ast.walk(ast.parse(text))
+        if isinstance(block, ast.Try)
+        for statement in block.finalbody
+        for step in ast.walk(statement)
+        if isinstance(step, ast.Await | ast.AsyncWith | ast.AsyncFor)
+    ]
+    assert found == []
 
 
 def test_what_a_build_leaves_beside_the_sources_is_not_packed(tmp_path: Path) -> None:

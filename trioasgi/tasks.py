@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from trio.lowlevel import enable_ki_protection
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+AsyncFunction = TypeVar("AsyncFunction", bound="Callable[..., Awaitable[Any]]")
 
 
 class StartsSoon(Protocol):
@@ -65,6 +67,29 @@ async def start(
 def report_started(task_status: trio.TaskStatus[Any], value: object = None) -> None:
     """As `task_status.started(value)`."""
     task_status.started(value)
+
+
+def ki_protected(function: AsyncFunction) -> AsyncFunction:
+    """As `enable_ki_protection`, for an async function. One that is compiled has no frame: it gets a caller
+    that has one.
+    """
+    if isinstance(function, FunctionType):
+        return enable_ki_protection(function)
+
+    @enable_ki_protection
+    async def call_protected(*args: Any, **kwargs: Any) -> Any:
+        return await function(*args, **kwargs)
+
+    call_protected.__qualname__ = function.__name__  # Trio names the task so
+    return cast("AsyncFunction", call_protected)
+
+
+def protect(function: Callable[..., object]) -> None:
+    """As `enable_ki_protection`, for a method that may be compiled. Then it has no frame, and Ctrl-C
+    interrupts only the Python functions that it calls. Those that must not be interrupted are protected too.
+    """
+    if isinstance(function, FunctionType):
+        enable_ki_protection(function)
 
 
 def protected_context(

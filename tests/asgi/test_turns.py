@@ -10,6 +10,7 @@ from tests.net.pairs import hub_pair, unix_pair
 from tests.support.http import on_trio, request, respond, serving
 from tests.support.sockets import run
 from tests.support.turns import counted_turns
+from trioasgi.net.stream import as_stream
 from trioasgi.types import Receive, Scope, Send
 
 UPLOAD = 320 * 1024
@@ -41,7 +42,7 @@ def test_an_upload_that_never_has_to_be_waited_for_lets_others_run(codec: str) -
     async def main() -> None:
         async with (
             hub_pair(full_pair) as (server, peer),
-            serving(app, codec, pair=(peer, server)) as client,
+            serving(app, codec, pair=(peer, as_stream(server))) as client,
         ):
             assert (await client.response()).status == 200
 

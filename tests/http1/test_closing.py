@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.compiled import interpreted
 from tests.support.http import on_trio
 from tests.support.turns import counted_turns
 from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS, LINGER_YIELD, linger
@@ -29,6 +30,7 @@ class Endless(StreamChannel):
         return bytes(READ_SIZE)
 
 
+@interpreted(StreamChannel)
 @on_trio
 async def test_others_get_their_turn_while_a_client_goes_on_sending() -> None:
     channel = Endless(0)
@@ -38,6 +40,7 @@ async def test_others_get_their_turn_while_a_client_goes_on_sending() -> None:
     assert turns.count >= LINGER_BYTES // LINGER_YIELD
 
 
+@interpreted(StreamChannel)
 @pytest.mark.parametrize("seconds", [0.1, 0.5])
 @on_trio
 async def test_a_client_that_goes_on_sending_is_left_when_its_time_is_up(seconds: float) -> None:

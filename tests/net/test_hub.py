@@ -43,12 +43,12 @@ def test_an_event_for_a_stream_that_was_closed_by_the_one_before_it_is_dropped()
 class Epoll:
     """The hub's epoll set, which notes the sockets that it learns of."""
 
-    def __init__(self, hub: Hub, failure: OSError | None = None) -> None:
-        self._epoll = vars(hub)["_epoll"]
+    def __init__(self, hub: Any, failure: OSError | None = None) -> None:
+        self._epoll = hub._epoll
         self._failure = failure
         self.learned: list[int] = []
         self.forgot: list[int] = []
-        vars(hub)["_epoll"] = self
+        hub._epoll = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)

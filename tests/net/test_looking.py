@@ -135,12 +135,14 @@ def test_more_events_than_one_look_takes_are_seen(way: None, monkeypatch: pytest
     run(main, SOON)
 
 
-class Broken(HubStream):
-    """Its event makes the look fail, once it `hears`."""
+class Failure:
+    """What an event of the stream calls. It makes the look fail, once it `hears`."""
 
-    hears = False
+    def __init__(self, stream: HubStream) -> None:
+        self.hears = False
+        stream.on_unattended(self)
 
-    def on_event(self, flags: int) -> None:
+    def __call__(self) -> None:
         if self.hears:
             raise ZeroDivisionError
 
@@ -159,12 +161,12 @@ def test_a_failure_of_the_look_ends_the_hub_and_all_waits(way: None) -> None:
         with theirs, quiet, pytest.raises(BaseExceptionGroup) as caught:
             async with trio.open_nursery() as nursery:
                 await nursery.start(hub.run)
-                broken = Broken(ours, hub)
+                failure = Failure(HubStream(ours, hub))
                 with trio.CancelScope(shield=True):
                     async with trio.open_nursery() as waiting:
                         waiting.start_soon(wait, HubStream(others, hub))
                         await wait_all_tasks_blocked(0.01)
-                        broken.hears = True
+                        failure.hears = True
                         theirs.send(b"x")
 
         assert caught.value.subgroup(ZeroDivisionError) is not None
@@ -184,9 +186,9 @@ def test_a_failure_of_the_look_as_the_hub_stops_troubles_nobody(
         with theirs:
             async with trio.open_nursery() as nursery:
                 await nursery.start(hub.run)
-                broken = Broken(ours, hub)
+                failure = Failure(HubStream(ours, hub))
                 await wait_all_tasks_blocked(0.01)
-                broken.hears = True
+                failure.hears = True
                 theirs.send(b"x")
                 hub.stop()
 

@@ -28,6 +28,7 @@ from trioasgi.net.proxy import (
     read_proxy_header,
 )
 from trioasgi.net.pushback import RewoundStream, unread
+from trioasgi.net.stream import as_stream
 
 V4 = socket.inet_aton("192.0.2.1") + socket.inet_aton("198.51.100.2") + struct.pack("!HH", 56324, 443)
 V6 = (
@@ -332,15 +333,15 @@ def test_a_rewound_stream_is_the_stream_with_more_in_front() -> None:
 def test_a_hub_stream_takes_bytes_back_itself() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, peer):
-            assert unread(stream, b"abc") is stream
+            assert unread(as_stream(stream), b"abc") is as_stream(stream)
             assert await stream.receive_some(2) == b"ab"
             assert stream.receive_nowait() == b"c"
             assert stream.receive_nowait() is None
             await peer.send_all(b"def")
-            assert await read_exactly(stream, 3) == b"def"
+            assert await read_exactly(as_stream(stream), 3) == b"def"
             stream.unread(b"ghi")
             await peer.send_all(b"jkl")
-            assert await read_exactly(stream, 6) == b"ghijkl"
+            assert await read_exactly(as_stream(stream), 6) == b"ghijkl"
             stream.unread(b"mno")
             await peer.send_eof()
             assert await stream.receive() == b"mno"
@@ -355,7 +356,7 @@ def test_bytes_given_back_wake_nobody_and_wait_for_nobody() -> None:
             await peer.send_all(b"x" * 100)
             data = await stream.receive_some(100)
             stream.unread(data[40:])
-            assert await read_exactly(stream, 60) == b"x" * 60
+            assert await read_exactly(as_stream(stream), 60) == b"x" * 60
             with trio.move_on_after(0.05) as scope:
                 await stream.receive()
             assert scope.cancelled_caught

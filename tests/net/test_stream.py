@@ -12,7 +12,7 @@ from trio.testing import check_half_closeable_stream, wait_all_tasks_blocked
 
 from tests.net.pairs import clog, hub_pair, read_exactly, running_hub, tcp_pair, unix_pair
 from tests.support.sockets import SOON, run
-from trioasgi.net.stream import HubStream
+from trioasgi.net.stream import HubStream, as_stream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -24,9 +24,9 @@ def test_trios_checker_of_half_closeable_streams() -> None:
     async def main() -> None:
         async with running_hub() as hub:
 
-            async def make() -> tuple[HubStream, HubStream]:
+            async def make() -> tuple[trio.abc.HalfCloseableStream, trio.abc.HalfCloseableStream]:
                 left, right = tcp_pair()
-                return HubStream(left, hub), HubStream(right, hub)
+                return as_stream(HubStream(left, hub)), as_stream(HubStream(right, hub))
 
             # Without a maker of clogged streams: a TCP socket that has refused 64 KiB may well take three
             # bytes, which the checker does not expect.
@@ -161,7 +161,7 @@ def test_tls_on_top_of_it() -> None:
 
     async def main() -> None:
         async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
-            server = trio.SSLStream(stream, server_context, server_side=True)
+            server = trio.SSLStream(as_stream(stream), server_context, server_side=True)
             client = trio.SSLStream(peer, client_context, server_hostname="localhost")
             nursery.start_soon(client.send_all, data)
             assert await read_exactly(server, len(data)) == data

@@ -9,6 +9,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
+from trioasgi.net.secure import TLSStreamChannel
+from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import READ_AHEAD, StreamChannel
 
 
@@ -129,3 +131,9 @@ async def test_a_close_after_an_abort_raises_nothing_also_while_an_error_is_hand
         await channel.aclose()
     with trio.fail_after(1):
         assert await theirs.receive_some() == b""
+
+
+def test_a_channel_is_an_instance_of_its_own_classes_alone() -> None:
+    assert not issubclass(TLSStreamChannel, HubStream)
+    assert issubclass(TLSStreamChannel, StreamChannel)
+    assert not issubclass(TLSStreamChannel, HubStream)

@@ -27,6 +27,7 @@ from trioasgi import serve_stream
 from trioasgi.net.channel import CORK
 from trioasgi.net.handshake import TLSStream
 from trioasgi.net.secure import TLSChannel, TLSStreamChannel, start_tls
+from trioasgi.net.stream import as_stream
 from trioasgi.types import Receive, Scope, Send
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -261,8 +262,8 @@ def test_a_handshake_frees_it_at_whichever_wait_it_is_cancelled(hub: bool, tmp_p
     @contextlib.asynccontextmanager
     async def pair() -> AsyncIterator[tuple[trio.abc.Stream, trio.abc.Stream]]:
         if hub:
-            async with hub_pair() as both:
-                yield both
+            async with hub_pair() as (ours, theirs):
+                yield as_stream(ours), theirs
         else:
             yield trio.testing.memory_stream_pair()
 

@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from trioasgi.net.hub import Hub
-from trioasgi.net.stream import HubStream
+from trioasgi.net.stream import HubStream, as_stream
 
 from .certificates import Certificates
 
@@ -74,7 +74,7 @@ class OnHub:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
         async with _running_hub() as hub, _socket_pair(hub) as (client, server):
-            yield Connection(client, server)
+            yield Connection(client, as_stream(server))
 
 
 class SecureOnHub:
@@ -87,7 +87,7 @@ class SecureOnHub:
     @contextlib.asynccontextmanager
     async def connect(self) -> AsyncIterator[Connection]:
         async with _running_hub() as hub, _socket_pair(hub) as (client, server):
-            yield Connection(SecureStream(client, self._context), server, self._options)
+            yield Connection(SecureStream(client, self._context), as_stream(server), self._options)
 
 
 class Unseen:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from tests.support.compiled import interpreted
 from tests.support.http import Calls, on_trio
 from tests.support.websocket import (
     BINARY,
@@ -206,6 +207,7 @@ async def test_a_long_reason_is_cut_between_characters(codec: str) -> None:
         await client.send(close())
 
 
+@interpreted(StreamChannel)
 @on_trio
 async def test_a_failed_client_that_goes_on_sending_is_left_after_a_bounded_number_of_bytes(
     codec: str,

@@ -8,6 +8,7 @@ from collections import deque
 import pytest
 import trio
 
+from tests.support.compiled import interpreted
 from tests.support.http import on_trio
 from tests.support.websocket import PONG, close, frame
 from trioasgi.net.channel import ByteChannel
@@ -21,9 +22,11 @@ from trioasgi.websocket.wsproto_codec import WsprotoCodec
 class Scripted(ByteChannel):
     """Gives these pieces, each to one read that need not wait."""
 
+    read_deadline = math.inf
+    write_timeout = math.inf
+
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = deque(pieces)
-        self.read_deadline = self.write_timeout = math.inf
 
     def now(self) -> float:
         return trio.current_time()
@@ -55,6 +58,7 @@ class Scripted(ByteChannel):
         pass
 
 
+@interpreted(ByteChannel)
 @pytest.mark.streams
 @on_trio
 async def test_bytes_that_one_task_has_read_come_before_those_that_the_next_reads() -> None:

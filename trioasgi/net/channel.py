@@ -13,7 +13,7 @@ Three classes implement it: `net.hub_channel.HubChannel` for sockets of the read
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -40,7 +40,7 @@ STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
 
 
-class ByteChannel(ABC):
+class ByteChannel:
     """Bytes in both directions, of a connection or of one stream of it. A WebSocket needs no more than this.
 
     `read_deadline` is a time as of `now()`. A read that waits at that time, or later, ends with TimeoutError.
@@ -51,10 +51,27 @@ class ByteChannel(ABC):
     All methods raise `OSError`, nearly always a `ConnectionError`, when the connection is broken.
     """
 
-    __slots__ = ("read_deadline", "write_timeout")
+    __slots__ = ()
 
-    read_deadline: float
-    write_timeout: float
+    # Properties, not attributes: compiled code sets an attribute of a base class past a subclass's property.
+
+    @property
+    @abstractmethod
+    def read_deadline(self) -> float:
+        """When a read that waits ends with TimeoutError."""
+
+    @read_deadline.setter
+    def read_deadline(self, deadline: float) -> None:
+        raise NotImplementedError
+
+    @property
+    @abstractmethod
+    def write_timeout(self) -> float:
+        """How many seconds the peer may take nothing."""
+
+    @write_timeout.setter
+    def write_timeout(self, seconds: float) -> None:
+        raise NotImplementedError
 
     @abstractmethod
     def now(self) -> float:

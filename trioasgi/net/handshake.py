@@ -11,17 +11,15 @@ import ssl
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.channel import STALLED_READ, STALLED_WRITE
 from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
+from trioasgi.net.stream import HubStream, as_stream
 from trioasgi.net.turns import take_long_step, wait_for_long_step
-
-if TYPE_CHECKING:
-    from trioasgi.net.stream import HubStream
 
 HANDSHAKE_READ_SIZE: Final = 4096
 """The most bytes of one read during the handshake. So many bytes can be 800 empty records, each of which
@@ -162,7 +160,7 @@ class HubHandshake(TLSStream):
     __slots__ = ("_deadline", "_steps", "_stream")
 
     def __init__(self, stream: HubStream, context: ssl.SSLContext) -> None:
-        super().__init__(stream, context)
+        super().__init__(as_stream(stream), context)
         self._stream = stream
         self._deadline = math.inf
         self._steps = -1  # the task's steps when it read last

@@ -19,11 +19,10 @@ import sys
 from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
-from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.looking import keep_looking
 from trioasgi.net.ticker import Ticker
-from trioasgi.tasks import report_started, start_soon
+from trioasgi.tasks import ki_protected, report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,7 +128,7 @@ class Hub:
         if flusher is not None:
             trio.lowlevel.reschedule(flusher)
 
-    @enable_ki_protection  # the nursery that it opens must end
+    @ki_protected  # the nursery that it opens must end
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Dispatch readiness and deadlines until `stop()`."""
         try:
@@ -146,7 +145,7 @@ class Hub:
         """End `run()`."""
         self._scope.cancel()
 
-    @enable_ki_protection  # without it, all waits would fail in the middle of a Ctrl-C
+    @ki_protected  # without it, all waits would fail in the middle of a Ctrl-C
     async def _dispatch(self) -> None:
         if sys.platform != "linux":
             raise RuntimeError("the readiness hub needs epoll")
@@ -160,7 +159,7 @@ class Hub:
             if stream is not None:  # an earlier event of this batch may have closed it
                 stream.on_event(flags)
 
-    @enable_ki_protection
+    @ki_protected
     async def _flush(self) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
             self._flusher = None

@@ -14,12 +14,14 @@ import socket
 from typing import TYPE_CHECKING, Final
 
 import trio
-from trio.lowlevel import enable_ki_protection, reschedule
+from trio.lowlevel import reschedule
 
 from trioasgi.net.channel import Delivery
 from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
-from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, WAKE, ReadState
+from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
+from trioasgi.net.waiting import WAKE
 from trioasgi.net.writing import WRITE_EVENTS, WriteState, WritingHalf
+from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
     from trioasgi.net.hub import Hub
@@ -30,9 +32,10 @@ _ENDED: Final = WriteState.ENDED
 _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
 
-DELIVERY_CHECK: Final = (0.005, 0.25)
+FIRST_CHECK: Final = 0.005
+LONGEST_CHECK: Final = 0.25
 """Seconds between two checks of the undelivered bytes: the first pause, and the longest. No event tells of
-them.
+them. (mypyc takes no tuple of floats.)
 """
 
 
@@ -145,18 +148,17 @@ class HubChannel(WritingHalf):
 
     async def _wait_delivered(self) -> None:
         """Wait until the peer's kernel has everything, or has taken nothing for `write_timeout`."""
-        pause, longest = DELIVERY_CHECK
+        pause = FIRST_CHECK
         delivery = Delivery(self)
         while delivery.goes_on():
             await trio.sleep(pause)
-            pause = min(2 * pause, longest)
+            pause = min(2 * pause, LONGEST_CHECK)
 
     def abort(self) -> None:
         if self._write_state is not _CLOSED:
             reset_on_close(self._sock)
             self.close()
 
-    @enable_ki_protection  # else a second close of what is half closed would fail in the place of Ctrl-C
     def close(self) -> None:
         """Close the socket at once. Waits that are under way end with an error."""
         if self._write_state is _CLOSED:
@@ -166,3 +168,6 @@ class HubChannel(WritingHalf):
         self._sock.close()
         self._close_reading()
         self._close_writing()
+
+
+protect(HubChannel.close)  # else a second close of what is half closed would fail in the place of Ctrl-C

@@ -19,24 +19,22 @@ import math
 import select
 import sys
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-import outcome
 import trio
-from trio.lowlevel import current_task, enable_ki_protection, reschedule
+from trio.lowlevel import current_task, reschedule
 
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.ticker import NEXT_TICK
-from trioasgi.net.waiting import tell, wait_again
+from trioasgi.net.waiting import failed, tell, wait_again
+from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+    from collections.abc import Callable, Mapping
 
     from trioasgi.net.hub import Hub
-
-T = TypeVar("T")
 
 
 class ReadState(Enum):
@@ -72,22 +70,6 @@ CLOSED: Final = "this side has closed the connection"
 BUSY_READING: Final = "another task is reading from this connection"
 
 
-class _Wake(outcome.Outcome[None]):
-    """Wakes a task without a value. `outcome.Value(None)` does the same, but each can be used only once."""
-
-    def unwrap(self) -> None:
-        return None
-
-    def send(self, gen: Generator[T, None, object]) -> T:
-        return gen.send(None)
-
-    async def asend(self, agen: AsyncGenerator[T, None]) -> T:
-        return await agen.asend(None)
-
-
-WAKE: Final = _Wake()
-
-
 class ReadingHalf(CorkingChannel):
     """Reads from the socket `sock`.
 
@@ -106,8 +88,13 @@ class ReadingHalf(CorkingChannel):
         "_watchers",
         "hub",
         "interrupted",
+        "read_deadline",
         "reader",
+        "write_timeout",
     )
+
+    read_deadline: float
+    write_timeout: float
 
     def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
         self._sock = sock
@@ -178,18 +165,18 @@ class ReadingHalf(CorkingChannel):
             return None
         return self._recv(READ_SIZE)
 
-    @enable_ki_protection  # the reader that is noted must wait: another task will wake it
     async def receive(self, most: int = 0) -> bytes:
         """As `Channel.receive`. Returns at most so many bytes; 0: READ_SIZE."""
         while True:
             if self._read_state is _DRAINED:
                 if self.reader is not None:
                     raise trio.BusyResourceError(BUSY_READING)
-                self.reader = current_task()
                 if self.read_deadline < self.hub.ticker.earliest:
                     self.hub.ticker.note(self.read_deadline)
                 interrupted = self.interrupted
-                await wait_again(self._told or self._tell())
+                told = self._told or self._tell()
+                self.reader = current_task()
+                await wait_again(told)
                 if self.interrupted != interrupted:
                     # An event had woken us before. The bytes are for the next reader.
                     raise TimeoutError(STALLED_READ)
@@ -260,7 +247,7 @@ class ReadingHalf(CorkingChannel):
     def _end_read(self, error: type[OSError], reason: str) -> None:
         reader, self.reader = self.reader, None
         if reader is not None:
-            reschedule(reader, outcome.Error(error(reason)))
+            reschedule(reader, failed(error(reason)))
 
     async def wait_hung_up(self) -> None:
         if self.hung_up:
@@ -278,3 +265,6 @@ class ReadingHalf(CorkingChannel):
 
     def on_hung_up(self, callback: Callable[[], None]) -> None:
         self._hang_up_callback = callback
+
+
+protect(ReadingHalf.receive)  # the reader that is noted must wait: another task will wake it

@@ -158,7 +158,7 @@ class RecordReader:
             except (ssl.SSLZeroReturnError, ssl.SSLEOFError):
                 data = b""
             except ssl.SSLError as exc:
-                self.fail(exc.reason or str(exc))
+                self.fail(why_failed(exc))
                 break
             if not data:
                 # Many clients close without close_notify. HTTP's messages contain their own end, so both
@@ -184,3 +184,9 @@ class RecordReader:
         """Go to the state FAILED."""
         self.state = _FAILED
         self.failure = reason
+
+
+def why_failed(exc: ssl.SSLError) -> str:
+    """OpenSSL's reason, or the text of the exception if there is none."""
+    reason: str | None = getattr(exc, "reason", None)  # typeshed says `str`, which compiled code relies on
+    return reason or str(exc)

@@ -19,7 +19,7 @@ from trioasgi.net.channel import STALLED_READ, WRITE_SLICE
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.handshake import HubHandshake, TLSStream
 from trioasgi.net.kernel import MORE
-from trioasgi.net.records import RecordReader, RecordState
+from trioasgi.net.records import RecordReader, RecordState, why_failed
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.net.turns import wait_for_long_step
@@ -40,7 +40,7 @@ MAX_ANSWERS: Final = 16 * 1024
 
 
 async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, seconds: float
+    stream: trio.abc.Stream | HubStream, context: ssl.SSLContext, seconds: float
 ) -> TLSChannel | TLSStreamChannel | None:
     """Do the server's side of the handshake on `stream`, and return the channel of what is in it.
 
@@ -269,7 +269,7 @@ class TLSChannel(CorkingChannel):
                 self.ssl_object.write(piece)
             except ssl.SSLError as exc:
                 self._lost += len(piece)
-                raise ConnectionAbortedError(f"TLS failed: {exc.reason or exc}") from exc
+                raise ConnectionAbortedError(f"TLS failed: {why_failed(exc)}") from exc
         return self._transport.send_nowait(self._outgoing.read(), flags)
 
     async def flush(self) -> None:

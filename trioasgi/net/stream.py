@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, cast
 
 import trio
-from trio.lowlevel import current_task, enable_ki_protection
+from trio.lowlevel import current_task
 
 from trioasgi.net.channel import READ_SIZE
 from trioasgi.net.hub_channel import HubChannel
@@ -13,6 +13,7 @@ from trioasgi.net.kernel import has_room
 from trioasgi.net.reading import BUSY_READING, CLOSED, ReadState
 from trioasgi.net.waiting import wait_again
 from trioasgi.net.writing import WriteState
+from trioasgi.tasks import protect
 
 _DRAINED: Final = ReadState.DRAINED
 _FULL: Final = WriteState.FULL
@@ -21,14 +22,15 @@ _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
 
 
-class HubStream(HubChannel, trio.abc.HalfCloseableStream):
+class HubStream(HubChannel):
     """A `HubChannel` that is a Trio stream too. The PROXY header and the TLS handshake are read from the
     stream, HTTP from the channel.
+
+    Trio knows it as a stream by `register`: mypyc cannot compile a class of Trio's.
     """
 
     __slots__ = ()
 
-    @enable_ki_protection  # as `receive`
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
         size = READ_SIZE if max_bytes is None else max_bytes
@@ -40,9 +42,10 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
                 if self._read_state is _DRAINED:
                     if self.reader is not None:
                         raise trio.BusyResourceError(BUSY_READING)
-                    self.reader = current_task()
                     self.limit_read(self.read_deadline)
-                    await wait_again(self._told or self._tell())
+                    told = self._told or self._tell()
+                    self.reader = current_task()
+                    await wait_again(told)
                 data = self._recv(size)
                 if data is not None:
                     return data
@@ -78,6 +81,12 @@ class HubStream(HubChannel, trio.abc.HalfCloseableStream):
         if self._write_state is _CLOSED:
             raise trio.ClosedResourceError(CLOSED)
 
+    async def __aenter__(self) -> HubStream:
+        return self
+
+    async def __aexit__(self, kind: object, exc: object, traceback: object) -> None:
+        await self.aclose()
+
 
 class _ErrorsOfTrio:
     """Turn errors of the socket into trio's BrokenResourceError or ClosedResourceError.
@@ -99,4 +108,22 @@ class _ErrorsOfTrio:
     def __exit__(self, kind: object, exc: BaseException | None, traceback: object) -> None:
         if isinstance(exc, OSError) and not isinstance(exc, TimeoutError):
             self._stream._check_open()
-            raise trio.BrokenResourceError from exc
+            raise _broken_by(exc) from exc
+
+
+def _broken_by(cause: OSError) -> trio.BrokenResourceError:
+    """The error with its cause. mypyc drops what stands behind `from`."""
+    error = trio.BrokenResourceError()
+    error.__cause__ = cause
+    return error
+
+
+trio.abc.HalfCloseableStream.register(HubStream)
+
+
+def as_stream(stream: HubStream) -> trio.abc.HalfCloseableStream:
+    """The same object, for type checkers: they do not know what is registered."""
+    return cast("trio.abc.HalfCloseableStream", stream)
+
+
+protect(HubStream.receive_some)  # as `receive`

@@ -50,7 +50,10 @@ class StreamChannel(Channel):
         "_watch_scopes",
         "_writing",
         "_writing_scope",
+        "write_timeout",
     )
+
+    write_timeout: float
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream

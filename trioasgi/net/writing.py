@@ -25,18 +25,21 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
-import outcome
 import trio
-from trio.lowlevel import current_task, enable_ki_protection, reschedule, wait_task_rescheduled
+from trio.lowlevel import current_task, reschedule
 
 from trioasgi.net.channel import STALLED_WRITE
 from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
-from trioasgi.net.reading import CLOSED, WAKE, ReadingHalf
+from trioasgi.net.reading import CLOSED, ReadingHalf
+from trioasgi.net.waiting import WAKE, failed, tell, wait_again
+from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Mapping
+
+    import outcome
 
     from trioasgi.net.hub import Hub
 
@@ -142,7 +145,7 @@ class WritingHalf(ReadingHalf):
             self.write_deadline = now + self.write_timeout
             return
         self._break(TimeoutError(STALLED_WRITE), self._unsent or _NOTHING)
-        self._wake_writer(outcome.Error(self._why_broken()))
+        self._wake_writer(failed(self._why_broken()))
         self._wake_queue()
 
     def _break(self, why: OSError, lost: memoryview) -> None:
@@ -169,7 +172,7 @@ class WritingHalf(ReadingHalf):
             self._break(ConnectionAbortedError(CLOSED), _NOTHING)
         self._corked, self._corked_size = None, 0
         if self._writer is not None:
-            self._wake_writer(outcome.Error(ConnectionAbortedError(CLOSED)))
+            self._wake_writer(failed(ConnectionAbortedError(CLOSED)))
         if self._queue is not None:
             self._wake_queue()
 
@@ -315,22 +318,26 @@ class WritingHalf(ReadingHalf):
         self._behind, self._behind_size = [], 0
         return data
 
-    @enable_ki_protection  # the writer that is noted must wait: another task will wake it
     async def _wait_for_room(self) -> None:
         if self._writer is not None:
             raise trio.BusyResourceError("another task is writing to this connection")
         if self._write_state is _CLOSED:
             raise ConnectionAbortedError(CLOSED)
         if self.write_timeout != math.inf:
-            self.write_deadline = trio.current_time() + self.write_timeout
+            deadline = trio.current_time() + self.write_timeout
             self._undelivered = undelivered(self._fd)
-            if self.write_deadline < self.hub.ticker.earliest:
-                self.hub.ticker.note(self.write_deadline)
+            if deadline < self.hub.ticker.earliest:
+                self.hub.ticker.note(deadline)
+            self.write_deadline = deadline
+        told = tell(self._abort_write)
         self._writer = current_task()
-        await wait_task_rescheduled(self._abort_write)
+        await wait_again(told)
 
     def _abort_write(self, _: object) -> trio.lowlevel.Abort:
         self._writer = None
         self.write_deadline = math.inf
         self._wake_queue()
         return trio.lowlevel.Abort.SUCCEEDED
+
+
+protect(WritingHalf._wait_for_room)  # the writer that is noted must wait: another task will wake it

@@ -21,7 +21,7 @@ from trioasgi.net.accept import (
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
-from trioasgi.net.stream import HubStream
+from trioasgi.net.stream import HubStream, as_stream
 from trioasgi.server.progress import Listening
 from trioasgi.tasks import start_soon
 
@@ -169,7 +169,9 @@ class Acceptor:
         return None, None
 
     def _make_stream(self, connection: socket.SocketType, *, waits: bool) -> trio.abc.Stream:
-        return _trio_stream(connection) if self.hub is None else HubStream(connection, self.hub, waits=waits)
+        if self.hub is None:
+            return _trio_stream(connection)
+        return as_stream(HubStream(connection, self.hub, waits=waits))
 
 
 def _trio_stream(connection: socket.SocketType) -> trio.SocketStream:
