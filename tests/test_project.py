@@ -79,6 +79,12 @@ def test_no_module_that_is_compiled_has_a_struct() -> None:
     assert [path for path, text in compiled_modules().items() if "msgspec" in text] == []
 
 
+def test_no_class_that_is_compiled_is_an_abc() -> None:
+    """All of them would share one memory of `isinstance`, which then answers for another class."""
+    found = [path for path, text in compiled_modules().items() if re.search(r"\bABC(Meta)?\):", text)]
+    assert found == []
+
+
 def test_no_module_that_is_compiled_awaits_in_a_finally_block() -> None:
     """At its end mypyc raises the exception that any caller handles at that time."""
     found = [

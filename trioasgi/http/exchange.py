@@ -10,7 +10,7 @@ Sending has two steps. `send_head` and `send_body` are no coroutines: they hand 
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import trio
@@ -37,7 +37,7 @@ class Refusal(NamedTuple):
     headers: tuple[Header, ...] = ()
 
 
-class Exchange(Response, ABC):
+class Exchange(Response):
     """One request and its response.
 
     `sent` counts the bytes of body that were given to be sent. How many have left is known when the exchange

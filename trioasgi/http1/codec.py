@@ -7,7 +7,7 @@ them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ class GrammarError(Exception):
     """The codec refuses the head."""
 
 
-class Codec(ABC):
+class Codec:
     """Reads the heads of requests, each by itself.
 
     One codec serves all connections of a worker. So it keeps nothing of a head: nothing of one can affect the

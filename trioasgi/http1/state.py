@@ -7,7 +7,7 @@ read several times for a request.
 from __future__ import annotations
 
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 from trioasgi.http1.reader import RequestReader
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 
-class ConnectionState(ABC):
+class ConnectionState:
     """A connection, as its exchanges see it.
 
     `start_task` starts a task that belongs to this connection, of the peer that it is given, and ends with

@@ -7,14 +7,14 @@ so both codecs follow the same rules.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from trioasgi.websocket.frames import Frame
 
 
-class FrameCodec(ABC):
+class FrameCodec:
     """Reads the frames of one connection's client.
 
     `room` is how many bytes the payload of the next data frame may have. It is checked as soon as the frame's
