@@ -73,13 +73,13 @@ def test_a_worker_that_has_taken_all_threads_obeys_sigterm_and_is_succeeded(tmp_
 
 
 def test_a_worker_that_can_start_no_thread_is_tried_again_and_no_change_waited_for(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes")
+    # From the first worker on: the process that is to serve the change starts as soon as that one is ready.
+    write_app(tmp_path, "yes", extra="open('starve', 'w').close()\n")
     (tmp_path / "sitecustomize.py").write_text(
         f"import os\nif os.path.exists('starve'):\n    {NO_ROOM}\n"  # each worker's, and before our own code
     )
     with start_server("app:app", "--reload", cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}) as server:
         url = server.url()
-        (tmp_path / "starve").touch()
         write_app(tmp_path, "changed")
         server.wait_for("a worker could not be started: no thread can be started; raise the limit")
         server.wait_for("A worker could not be started; .* until the next attempt")
