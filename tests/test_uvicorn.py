@@ -163,7 +163,7 @@ def test_keywords_as_uvicorn_takes_them(tmp_path: Path) -> None:
             "workers": None,
         }
     )
-    assert (config.certfile, config.keyfile) == (str(tmp_path / "c"), str(tmp_path / "k"))
+    assert (config.certfile, config.keyfile) == ((str(tmp_path / "c"),), (str(tmp_path / "k"),))
     assert (config.client_certs, config.tls_version, config.websocket) == ("required", "auto", "off")
     assert config.header == ("X-A: 1", "X-B: 2")
     assert (config.log_level, config.reload_dirs) == ("debug", (str(tmp_path),))
@@ -347,9 +347,9 @@ def test_an_option_that_is_given_by_two_of_its_names_is_refused(tmp_path: Path) 
     (tmp_path / "trioasgi.toml").write_text('certfile = "a"\nssl-certfile = "a"')
     with pytest.raises(ConfigError, match="certfile is given twice"):
         read_config({}, environ={}, directory=tmp_path)
-    assert Config(certfile="a").replace(ssl_certfile="b").certfile == "b"
+    assert Config(certfile="a").replace(ssl_certfile="b").certfile == ("b",)
     environ = {"TRIOASGI_SSL_CERTFILE": "b", "TRIOASGI_CERTFILE": "a"}
-    assert read_config({}, environ=environ, directory=tmp_path / "..").certfile == "a"
+    assert read_config({}, environ=environ, directory=tmp_path / "..").certfile == ("a",)
 
 
 @pytest.mark.parametrize(

@@ -292,7 +292,7 @@ def test_only_aliases_have_a_value_behind_a_switch(tmp_path: Path) -> None:
 
 def test_uvicorn_key_names(parse: Parse) -> None:
     config = parse("a:b", "--ssl-certfile", "c", "--ssl-keyfile", "k", "--ssl-keyfile-password", "p")
-    assert (config.certfile, config.keyfile, config.keyfile_password) == ("c", "k", "p")
+    assert (config.certfile, config.keyfile, config.keyfile_password) == (("c",), ("k",), "p")
 
 
 @pytest.mark.parametrize(
@@ -333,9 +333,9 @@ def test_demo(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:
     assert parse("demo") == Config(app=demo, certfile="development")
     assert parse("demo", "--plain", "-b", ":1") == Config(app=demo, bind=(":1",))
     monkeypatch.setenv("TRIOASGI_CERTFILE", "c.pem")
-    assert parse("demo").certfile == "c.pem"
-    assert parse("demo", "--certfile").certfile == "development"
-    assert parse("demo", "--plain").certfile is None
+    assert parse("demo").certfile == ("c.pem",)
+    assert parse("demo", "--certfile").certfile == ("development",)
+    assert parse("demo", "--plain").certfile == ()
 
 
 def test_a_module_may_be_named_like_a_command(parse: Parse, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,7 @@ def another_value(option: Option) -> object:
         "forwarded_headers": ("x-forwarded-for", "x-forwarded-proto"),
         "proxy_protocol_trusted": ("10.0.0.0/8", "::1"),
         "limit_exempt": ("/health", "/ready"),
+        "keyfile": ("k.pem",),
     }
     if option.name in special:
         return special[option.name]

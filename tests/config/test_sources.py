@@ -67,7 +67,7 @@ def test_a_path_in_a_file_stays_relative_to_the_current_directory(tmp_path: Path
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc" / "server.toml").write_text('certfile = "tls/chain.pem"\n')
     config = config_of(tmp_path, config_file=str(tmp_path / "etc" / "server.toml"))
-    assert config.certfile == "tls/chain.pem"
+    assert config.certfile == ("tls/chain.pem",)
 
 
 def test_precedence(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_ways_to_listen_overrule_each_other(tmp_path: Path) -> None:
 def test_a_development_certificate_overrules_the_key_of_a_lower_source(tmp_path: Path) -> None:
     (tmp_path / "trioasgi.toml").write_text('certfile = "c"\nkeyfile = "k"')
     config = config_of(tmp_path, {"TRIOASGI_KEYFILE_PASSWORD": "p"}, certfile="development")
-    assert (config.certfile, config.keyfile, config.keyfile_password) == ("development", None, None)
+    assert (config.certfile, config.keyfile, config.keyfile_password) == (("development",), (), None)
 
 
 @pytest.mark.parametrize(

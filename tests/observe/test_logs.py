@@ -365,7 +365,7 @@ def test_announcing(streams: Streams) -> None:
         workers=1,
         codec="httptools",
         websocket="wsproto",
-        certificate=certificate(90),
+        certificates=[certificate(90)],
     )
     text = "\n".join(line.partition(" INFO     ")[2] for line in streams.server)
     assert "Serving on https://127.0.0.1:8000 (Ctrl-C to stop)\nServing on https://[::1]:8000\n" in text
@@ -393,7 +393,7 @@ def test_announcing_processes(streams: Streams, workers: int, reload: bool, said
 
 def test_announcing_an_expired_certificate_warns(streams: Streams) -> None:
     streams.configure()
-    announce(["https://127.0.0.1:8000"], workers=1, codec="h11", certificate=certificate(-5))
+    announce(["https://127.0.0.1:8000"], workers=1, codec="h11", certificates=[certificate(-5)])
     assert "expired on" in streams.server[-2]
     assert " WARNING  The certificate for localhost expired on" in streams.server[-1]
 

@@ -520,13 +520,12 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_resolving_a_development_certificate(lines: list[str]) -> None:
     with resolve_certificate(Config(certfile="development")) as config:
-        assert config.certfile is not None
-        assert config.keyfile is not None
-        directory = Path(config.certfile).parent
+        (certfile,), (keyfile,) = config.certfile, config.keyfile
+        directory = Path(certfile).parent
         if sys.platform != "win32":
-            assert (mode(directory), mode(Path(config.keyfile))) == (0o700, 0o600)
+            assert (mode(directory), mode(Path(keyfile))) == (0o700, 0o600)
         cafile = ca_folder() / "ca.pem"
-        context = server_context(config.certfile, config.keyfile, config.keyfile_password)
+        context = server_context(certfile, keyfile, config.keyfile_password)
         assert handshake(context, verifying_client(cafile)).version == "TLSv1.3"
         text = "\n".join(lines)
         assert str(cafile) in text

@@ -290,7 +290,7 @@ def loads(store: Store) -> tuple[Loads, Rotation[int]]:
     store.put(store.issue())
     files = (str(store.certfile), str(store.keyfile))
     loads = Loads(store)
-    rotated = Rotation(files, files[0], states=states_of(files), load=loads.load, use=loads.use)
+    rotated = Rotation(files, files[:1], states=states_of(files), load=loads.load, use=loads.use)
     return loads, rotated
 
 

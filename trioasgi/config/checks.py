@@ -62,6 +62,12 @@ def refuse_addresses(values: Mapping[str, object], origins: Origins, instead: st
         raise ConfigError(f"{both} and {instead} exclude each other; leave out one of them")
 
 
+def _entries(name: str, values: Mapping[str, object]) -> tuple[str, ...]:
+    found = values.get(name, ())
+    assert isinstance(found, tuple)
+    return found
+
+
 def _check_host(values: Mapping[str, object], origins: Origins) -> None:
     host = str(values.get("host") or "")
     if "/" in host or (":" in host and not re.fullmatch(_IPV6, host)):
@@ -76,16 +82,26 @@ _PASSWORDS = ("keyfile_password", "keyfile_password_file")
 
 
 def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
-    certfile = values.get("certfile")
-    if certfile is None and _is_set("keyfile", values):
+    certfile, keyfile = (_entries(name, values) for name in ("certfile", "keyfile"))
+    if keyfile and not certfile:
         raise ConfigError(
             f"{_quoted('keyfile', values, origins)} without certfile; set certfile to the certificate's chain"
+        )
+    if keyfile and len(keyfile) != len(certfile):
+        raise ConfigError(
+            f"{_quoted('keyfile', values, origins)} and {_quoted('certfile', values, origins)} are no pairs; "
+            "give one key file for each certificate, in the same order (it may be the same file), or none"
+        )
+    if DEVELOPMENT in certfile and len(certfile) > 1:
+        raise ConfigError(
+            f"{_quoted('certfile', values, origins)}: a certificate for development stands alone; "
+            "name files only"
         )
     if _is_set("keyfile_password", values) and _is_set("keyfile_password_file", values):
         both = " and ".join(_quoted(name, values, origins) for name in _PASSWORDS)
         raise ConfigError(f"{both} exclude each other; leave out one of them")
     for name in ("keyfile", *_PASSWORDS):
-        if certfile == DEVELOPMENT and _is_set(name, values):
+        if certfile == (DEVELOPMENT,) and _is_set(name, values):
             raise ConfigError(
                 f"{_quoted(name, values, origins)} with {_quoted('certfile', values, origins)}, "
                 "which has a key of its own; set certfile to the certificate's file"
@@ -210,7 +226,6 @@ _RULES = (
     _check_log_config,
     _check_listening,
     _check_host,
-    _check_certificate,
     _check_header,
     _check_trusted,
     _check_forwarded_headers,
@@ -219,4 +234,5 @@ _RULES = (
     _check_umask,
     _check_exempt,
     _check_nul,
+    _check_certificate,
 )

@@ -1,5 +1,6 @@
 """The options of the group TLS (see `declaration.py`)."""
 
+import os
 from typing import Annotated, Literal
 
 from . import uvicorn
@@ -12,17 +13,32 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
     """These, and TLS."""
 
     certfile: Annotated[
-        NonEmpty | None,
+        tuple[NonEmpty, ...],
         option(
-            "Serve HTTPS; no FILE: for development.", Group.TLS, aliases=("ssl_certfile",), metavar="[FILE]"
+            "HTTPS; repeatable; no FILE: development.",
+            Group.TLS,
+            aliases=("ssl_certfile",),
+            separator=os.pathsep,
+            metavar="[FILE]",
+            expected="a string that is not empty, or a list of them",
         ),
-    ] = None
+    ] = ()
+    """The first one is for clients that ask for no name, or for another one."""
     keyfile: Annotated[
-        NonEmpty | None,
+        tuple[NonEmpty, ...],
         option(
-            "Its private key, if not in the same file.", Group.TLS, aliases=("ssl_keyfile",), metavar="FILE"
+            "Its private key; one for each --certfile.",
+            Group.TLS,
+            aliases=("ssl_keyfile",),
+            separator=os.pathsep,
+            metavar="FILE",
+            expected="a string that is not empty, or a list of them",
         ),
-    ] = None
+    ] = ()
+    unknown_names: Annotated[
+        Literal["default", "refuse"],
+        option("In SNI: default, or refuse.", Group.TLS, metavar="HOW"),
+    ] = "default"
     keyfile_password: Annotated[
         str | None,
         option(

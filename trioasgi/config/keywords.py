@@ -31,8 +31,9 @@ class Options(TypedDict, total=False):
     fd: int | None
     backlog: int | None
     defer_accept: int | None
-    certfile: Text | None
-    keyfile: Text | None
+    certfile: Texts | None
+    keyfile: Texts | None
+    unknown_names: Literal["default", "refuse"] | None
     keyfile_password: Text | None
     keyfile_password_file: Text | None
     client_certs: Literal["none", "optional", "required"] | int | None
@@ -112,8 +113,8 @@ class Options(TypedDict, total=False):
 
     # Further names of the same options, most of them uvicorn's
 
-    ssl_certfile: Text | None
-    ssl_keyfile: Text | None
+    ssl_certfile: Texts | None
+    ssl_keyfile: Texts | None
     ssl_keyfile_password: Text | None
     ssl_cert_reqs: Literal["none", "optional", "required"] | int | None
     ssl_ca_certs: Text | None

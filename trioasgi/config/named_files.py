@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -18,4 +19,11 @@ def certificate_files(config: Declaration) -> tuple[str, ...]:
 
 def named_files(config: Declaration, options: tuple[str, ...]) -> tuple[str, ...]:
     """The files that these options name."""
-    return tuple(str(name) for option in options if (name := getattr(config, option)))
+    values = (getattr(config, option) for option in options)
+    lists = (value if isinstance(value, tuple) else (value,) for value in values if value)
+    return tuple(str(name) for value in lists for name in value)
+
+
+def absolute(paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The absolute path, or that of each."""
+    return os.path.abspath(paths) if isinstance(paths, str) else tuple(map(os.path.abspath, paths))

@@ -54,12 +54,12 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         f"loop = {config.loop!r} has no effect: this server runs on Trio, which is the loop",
     )
     yield (
-        config.client_certs != "none" and config.certfile is None,
+        config.client_certs != "none" and not config.certfile,
         f"client_certs = {config.client_certs!r} has no effect without certfile: "
         "clients show certificates over TLS alone, and this is plain HTTP",
     )
     yield (
-        config.client_certs != "none" and config.certfile is not None and config.ca_certs is None,
+        config.client_certs != "none" and bool(config.certfile) and config.ca_certs is None,
         f"client_certs = {config.client_certs!r} without ca_certs: every client that shows a certificate is "
         "refused; set ca_certs to the file of the authorities that sign clients' certificates",
     )
@@ -74,7 +74,7 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         "set client_certs to optional or required",
     )
     yield (
-        config.keyfile_password is not None and config.certfile is None,
+        config.keyfile_password is not None and not config.certfile,
         "keyfile_password has no effect without certfile: this is plain HTTP",
     )
     yield (

@@ -132,7 +132,7 @@ def _overruled(layer: Layer) -> Iterator[str]:
     for way in LISTENING_WAYS:
         if not layer.keys().isdisjoint(way):
             yield from (name for other in LISTENING_WAYS if other is not way for name in other)
-    if "certfile" in layer and layer["certfile"].value == DEVELOPMENT:
+    if "certfile" in layer and layer["certfile"].value in (DEVELOPMENT, (DEVELOPMENT,), [DEVELOPMENT]):
         yield from ("keyfile", "keyfile_password", "keyfile_password_file")
     for name in ("keyfile_password", "keyfile_password_file"):
         if name in layer:

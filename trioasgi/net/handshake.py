@@ -17,7 +17,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.net.channel import STALLED_READ, STALLED_WRITE
-from trioasgi.net.hello import HANDSHAKE_FAILURE, HelloReader
+from trioasgi.net.hello import HANDSHAKE_FAILURE, UNRECOGNIZED_NAME, HelloReader
 from trioasgi.net.stream import HubStream, as_stream
 from trioasgi.net.turns import take_long_step, wait_for_long_step
 
@@ -37,6 +37,10 @@ class RefusedError(trio.BrokenResourceError):
 
 class SlowGroupError(trio.BrokenResourceError):
     """The client wants a key exchange that takes too long."""
+
+
+class ForeignNameError(trio.BrokenResourceError):
+    """The client asks for a server name that is not ASCII, and the certificate is chosen by the name."""
 
 
 class Handshake(ABC):
@@ -67,7 +71,8 @@ class Handshake(ABC):
         """Send `data`, which may be empty."""
 
     async def _do_handshake(self) -> None:
-        hellos = HelloReader()
+        # Python could not pass such a name to the callback, and would write a traceback to stderr.
+        hellos = HelloReader(reads_names=self.ssl_object.context.sni_callback is not None)
         done = False
         while not done:
             data = await self._receive()
@@ -99,6 +104,9 @@ class Handshake(ABC):
         if slow_group:
             await self._send(HANDSHAKE_FAILURE)
             raise SlowGroupError(f"the client wants a key exchange that takes too long ({slow_group})")
+        if hellos.has_foreign_name:
+            await self._send(UNRECOGNIZED_NAME)
+            raise ForeignNameError("the client asks for a server name that is not ASCII")
 
 
 class TLSStream(Handshake):

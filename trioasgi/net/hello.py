@@ -19,10 +19,14 @@ SLOW_GROUPS: Final = {0x0101: "ffdhe3072", 0x0102: "ffdhe4096", 0x0103: "ffdhe61
 HANDSHAKE_FAILURE: Final = b"\x15\x03\x03\x00\x02\x02\x28"
 """An unencrypted record with this fatal alert (RFC 8446, 5.1 and 6.2)."""
 
+UNRECOGNIZED_NAME: Final = b"\x15\x03\x03\x00\x02\x02\x70"
+"""The same with another alert (RFC 6066, 3)."""
+
 _RECORD_HEADER: Final = 5
 _HANDSHAKE: Final = 22
 _MESSAGE_HEADER: Final = 4
 _CLIENT_HELLO: Final = 1
+_SERVER_NAME: Final = 0
 _KEY_SHARE: Final = 51
 _EXTENSION_HEADER: Final = Struct("!HH")
 """Its type, and the length of its data."""
@@ -37,6 +41,11 @@ _RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e0
 _RETRY_AT: Final = _RECORD_HEADER + _MESSAGE_HEADER + 2
 """Their offset in the server's answer. The version comes before them."""
 
+_NAME_AT: Final = 2 + 1 + 2
+"""The offset of the first server name in its extension. The length of the list, the kind of the name and its
+length come before it.
+"""
+
 _SESSION_AT: Final = 2 + 32
 """The offset of the session id. The version and the random bytes come before it."""
 
@@ -49,9 +58,12 @@ class HelloReader:
     bytes and refuses a hello that is too long, so this holds no more bytes than a hello may have.
     """
 
-    __slots__ = ("_done", "_hellos", "_messages", "_records")
+    __slots__ = ("_done", "_hellos", "_messages", "_reads_names", "_records", "has_foreign_name")
 
-    def __init__(self) -> None:
+    def __init__(self, *, reads_names: bool = False) -> None:
+        self._reads_names = reads_names
+        self.has_foreign_name = False
+        """Has a hello that was searched asked for a server name that is not ASCII? Only if `reads_names`."""
         self._records = bytearray()
         self._messages = bytearray()  # the data of handshake records; a message may take several
         self._hellos = 0
@@ -90,7 +102,11 @@ class HelloReader:
         found = ""
         # A client can send both hellos at once, because it can predict the server's answer to the first.
         while not found and self._has_hello():
-            found = find_slow_group(self._take_hello())
+            hello = self._take_hello()
+            found = find_slow_group(hello)
+            if self._reads_names:
+                name = _find_extension(hello, _extensions_at(hello), _SERVER_NAME)[_NAME_AT:]
+                self.has_foreign_name |= not name.isascii()
         return found
 
     def _has_hello(self) -> bool:
@@ -120,7 +136,18 @@ class HelloReader:
 
 
 def find_slow_group(hello: bytes) -> str:
-    """The name of a slow group for which a ClientHello has a key share; "" if it has none, or is malformed.
+    """The name of a slow group for which a ClientHello has a key share; "" if there is none."""
+    at = _extensions_at(hello)
+    # Most hellos have none of these numbers behind the first that may be of the extension. To find that out
+    # takes two calls, and to go through the extensions three hundred instructions of Python.
+    first = hello.find(_KEY_SHARE_BYTES, at)
+    if first < 0 or _SLOW_GROUP.search(hello, first) is None:
+        return ""
+    return _find_slow_share(_find_extension(hello, at, _KEY_SHARE))
+
+
+def _extensions_at(hello: bytes) -> int:
+    """The offset of the extensions, which begin with their length.
 
     ::
 
@@ -133,21 +160,21 @@ def find_slow_group(hello: bytes) -> str:
     at = _SESSION_AT
     for size in (1, 2, 1):
         at += size + int.from_bytes(hello[at : at + size], "big")
+    return at
+
+
+def _find_extension(hello: bytes, at: int, wanted: int) -> bytes:
+    """The data of the first extension of this type; empty if there is none, or the hello is malformed."""
     end = at + 2 + int.from_bytes(hello[at : at + 2], "big")  # OpenSSL refuses a hello that is longer
-    at += 2
-    # Most hellos have none of these numbers behind the first that may be of the extension. To find that out
-    # takes two calls, and to go through the extensions three hundred instructions of Python.
-    first = hello.find(_KEY_SHARE_BYTES, at)
-    if first < 0 or _SLOW_GROUP.search(hello, first) is None:
-        return ""
     end = min(end, len(hello))
+    at += 2
     while at + 4 <= end:
         kind, size = _EXTENSION_HEADER.unpack_from(hello, at)
         at += 4
-        if kind == _KEY_SHARE:
-            return _find_slow_share(hello[at : at + size])
+        if kind == wanted:
+            return hello[at : at + size]
         at += size
-    return ""
+    return b""
 
 
 def _find_slow_share(shares: bytes) -> str:

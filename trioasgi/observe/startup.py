@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(SERVER)
 
-NEW_CERTIFICATE: Final = "Certificate for new connections"
-"""What begins the line about a certificate that has replaced another one."""
-
 STOP_HINT: Final = "Ctrl-C to stop"
 """How to stop a server that has its process to itself."""
 
@@ -29,7 +26,7 @@ def announce(
     workers: int = 1,
     codec: str,
     websocket: str | None = None,
-    certificate: Certificate | None = None,
+    certificates: Sequence[Certificate] = (),
     is_supervised: bool = False,
     reload: bool = False,
     stop_hint: str | None = STOP_HINT,
@@ -48,7 +45,7 @@ def announce(
         hint = ""
     codecs = f"HTTP/1.1 by {codec}" + (f", WebSocket by {websocket}" if websocket else "")
     logger.info("%s; %s", _processes(workers, is_supervised=is_supervised, reload=reload), codecs)
-    if certificate is not None:
+    for certificate in certificates:
         announce_certificate(certificate)
 
 
@@ -62,6 +59,12 @@ def announce_certificate(certificate: Certificate, what: str = "Certificate") ->
     for problem in (certificate.problem(now), certificate.chain_problem):
         if problem is not None:
             logger.warning("%s", escaped(problem))
+
+
+def announce_new_certificates(certificates: Iterable[Certificate]) -> None:
+    """Log what certificates new connections get from now on."""
+    for certificate in certificates:
+        announce_certificate(certificate, "Certificate for new connections")
 
 
 def log_remarks(remarks: Iterable[str]) -> None:

@@ -30,11 +30,18 @@ def anchored(config: Config, directory: str | None) -> Config:
     if directory is None or current_directory() == directory:
         return config
     changes: dict[str, object] = {
-        name: os.path.join(directory, path) for name in _FILES if (path := getattr(config, name)) is not None
+        name: joined(directory, value) for name in _FILES if (value := getattr(config, name))
     }
     if config.bind:
         changes["bind"] = tuple(_anchored_bind(bind, directory) for bind in config.bind)
     return config.replace(**changes)
+
+
+def joined(directory: str, paths: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    """The path, or each of the paths, in `directory`."""
+    if isinstance(paths, str):
+        return os.path.join(directory, paths)
+    return tuple(os.path.join(directory, path) for path in paths)
 
 
 def _anchored_bind(bind: str, directory: str) -> str:

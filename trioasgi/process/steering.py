@@ -127,13 +127,13 @@ class Steering:
         if server is None:
             return None  # the start reads it
         try:
-            certificate = renew_certificate(server)
+            certificates = renew_certificate(server)
         except (TLSError, OSError) as error:
             failure = f"The certificate stays as it was: {error}"
             logger.error("%s", failure)  # noqa: TRY400 - the message is for the user
             return failure
-        if certificate is not None:
-            from trioasgi.observe.startup import NEW_CERTIFICATE, announce_certificate
+        if certificates:
+            from trioasgi.observe.startup import announce_new_certificates
 
-            announce_certificate(certificate, NEW_CERTIFICATE)
+            announce_new_certificates(certificates)
         return None

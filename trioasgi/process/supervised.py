@@ -38,7 +38,7 @@ from trioasgi.process.service_status import ServiceStatus
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
 from trioasgi.process.steady_signals import NoSignals, SteadySignals
 from trioasgi.process.titles import set_title
-from trioasgi.server.assembly import resolve_certificate, server_tls
+from trioasgi.server.assembly import describe_certificates, resolve_certificate, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.slots import StopWanted
@@ -136,23 +136,18 @@ async def _bind_and_supervise(
 
 def urls_of(config: Config, sockets: Sequence[socket.socket]) -> list[str]:
     """The URLs of listening sockets."""
-    return [socket_url(sock, config.certfile is not None) for sock in sockets]
+    return [socket_url(sock, bool(config.certfile)) for sock in sockets]
 
 
 def announcing(config: Config, urls: Sequence[str], stop_hint: str | None) -> Callable[[], None]:
     """A function that logs that the server serves. `stop_hint` is as for `announce`."""
-    certificate = None
-    if config.certfile is not None:
-        from trioasgi.tls.certificates import describe
-
-        certificate = describe(config.certfile)
     return partial(
         announce,
         urls,
         workers=config.workers,
         codec=http_codec_name(config.http),
         websocket=websocket_codec_name(config),
-        certificate=certificate,
+        certificates=describe_certificates(config),
         is_supervised=True,
         reload=config.reload,
         stop_hint=stop_hint,
@@ -177,9 +172,9 @@ async def supervise_controlled(
 
 def _made(given: Config, resolved: Config) -> list[str]:
     """The files that were made for this run and that workers read: those of a development certificate."""
-    if given.certfile == resolved.certfile or resolved.certfile is None or resolved.keyfile is None:
+    if given.certfile == resolved.certfile:
         return []
-    return [resolved.certfile, resolved.keyfile, os.path.dirname(resolved.certfile)]
+    return [*resolved.certfile, *resolved.keyfile, *map(os.path.dirname, resolved.certfile)]
 
 
 def _for_development(config: Config) -> Config:
@@ -200,7 +195,7 @@ def _settled(new: Config, given: Config, resolved: Config) -> Config:
         if getattr(new, name) != getattr(given, name):
             logger.warning("%s has changed: that needs a restart", name)
             kept[name] = getattr(given, name)
-    if new.certfile == DEVELOPMENT != given.certfile:
+    if new.certfile == (DEVELOPMENT,) != given.certfile:
         logger.warning("certfile asks for a development certificate: that needs a restart")
         kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
     if new.certfile == given.certfile and new.certfile != resolved.certfile:

@@ -4,14 +4,14 @@ names.
 
 from __future__ import annotations
 
-import os
 import random
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
-from trioasgi.config.named_files import CERTIFICATE_FILES, certificate_files
+from trioasgi.config.named_files import CERTIFICATE_FILES, absolute, certificate_files
 from trioasgi.config.option import origin_of
 from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Admission
     from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
+    from trioasgi.tls.certificates import Certificate
     from trioasgi.tls.rotation import Rotation
     from trioasgi.websocket.codec import FrameCodec
 
@@ -204,27 +205,46 @@ def websocket_settings(config: Config) -> WebSocketSettings | None:
 
 def server_tls(config: Config) -> ServerTLS | None:
     """The settings of TLS; None without TLS. Raises TLSError."""
-    if config.certfile is None:
+    if not config.certfile:
         return None
     # What connections load: the first client would wait for it, and by then no descriptor may be left.
     import trioasgi.net.secure  # noqa: F401
     from trioasgi.tls.context import server_context
     from trioasgi.tls.extension import ConnectionDescriber
+    from trioasgi.tls.sni import choose_by_name
 
-    context = server_context(
-        config.certfile,
-        config.keyfile,
-        _key_password(config),
-        password_source="--keyfile-password-file" if config.keyfile_password_file else None,
-        alpn=tuple(_PROTOCOLS),
-        ca_certs=config.ca_certs,
-        client_certs=config.client_certs,
-        crl=config.crl,
-        version=config.tls_version,
-        ciphers=config.ciphers,
-        curves=config.curves,
-    )
-    return ServerTLS(context, ConnectionDescriber(context, config.certfile).describe)
+    password = _key_password(config)
+    contexts = [
+        server_context(
+            certfile,
+            keyfile,
+            password,
+            password_source="--keyfile-password-file" if config.keyfile_password_file else None,
+            alpn=tuple(_PROTOCOLS),
+            ca_certs=config.ca_certs,
+            client_certs=config.client_certs,
+            crl=config.crl,
+            version=config.tls_version,
+            ciphers=config.ciphers,
+            curves=config.curves,
+        )
+        for certfile, keyfile in zip_longest(config.certfile, config.keyfile)
+    ]
+    if len(contexts) > 1 or config.unknown_names == "refuse":
+        choose_by_name(contexts, config.certfile, refuses=config.unknown_names == "refuse")
+    described = dict(zip(contexts, map(ConnectionDescriber, contexts, config.certfile), strict=True))
+    if len(contexts) == 1:
+        return ServerTLS(contexts[0], described[contexts[0]].describe)
+    return ServerTLS(contexts[0], lambda secured: described[secured.context].describe(secured))
+
+
+def describe_certificates(config: Config) -> list[Certificate]:
+    """The certificates of the server, for the log. Raises TLSError."""
+    if not config.certfile:
+        return []
+    from trioasgi.tls.certificates import describe
+
+    return [describe(certfile) for certfile in config.certfile]
 
 
 def _key_password(config: Config) -> str | None:
@@ -239,13 +259,13 @@ def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None
     """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
     TLSError.
     """
-    if config.certfile is None:
+    if not config.certfile:
         return None, None
     from trioasgi.tls.rotation import Rotation, states_of
 
     # Absolute paths: the application may leave the current directory.
     later = config.replace(
-        **{name: os.path.abspath(path) for name in CERTIFICATE_FILES if (path := getattr(config, name))}
+        **{name: absolute(value) for name in CERTIFICATE_FILES if (value := getattr(config, name))}
     )
     files = certificate_files(later)
     states = states_of(files)  # before they are read: a change from now on is noticed
@@ -256,7 +276,7 @@ def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None
         return made
 
     live = LiveTLS(load(config))
-    return live, Rotation(files, files[0], states=states, load=load, use=live.use)
+    return live, Rotation(files, later.certfile, states=states, load=load, use=live.use)
 
 
 @contextmanager
@@ -266,7 +286,7 @@ def resolve_certificate(config: Config) -> Iterator[Config]:
 
     The files are removed at the end. Raises TLSError, and ConfigError for an address that is none.
     """
-    if config.certfile != DEVELOPMENT:
+    if config.certfile != (DEVELOPMENT,):
         yield config
         return
     from trioasgi.tls.development import development_certificate

@@ -212,10 +212,10 @@ def is_in_last_drain(server: Server) -> bool:
     return server._progress.listening is Listening.ALONE
 
 
-def renew_certificate(server: Server) -> Certificate | None:
+def renew_certificate(server: Server) -> list[Certificate]:
     """Read the certificate's files anew. Handshakes that begin from now on use them. Connections stay.
 
-    Returns the certificate; None without TLS. Raises TLSError if the files cannot be used: the
+    Returns the certificates; none without TLS. Raises TLSError if the files cannot be used: the
     old certificate stays.
     """
     return server._progress.renew_certificate()

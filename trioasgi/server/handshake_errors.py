@@ -6,7 +6,7 @@ import ssl
 
 import trio
 
-from trioasgi.net.handshake import SlowGroupError
+from trioasgi.net.handshake import ForeignNameError, SlowGroupError
 from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure, classify
 
 
@@ -16,6 +16,8 @@ def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
         return HandshakeFailure.CLOSED_HERE, CLOSED_HERE
     if isinstance(exc, SlowGroupError):
         return HandshakeFailure.SLOW_KEY_EXCHANGE, str(exc)
+    if isinstance(exc, ForeignNameError):
+        return HandshakeFailure.UNKNOWN_NAME, str(exc)
     cause = exc.__cause__
     if isinstance(cause, ssl.SSLZeroReturnError):
         return HandshakeFailure.CLOSED, "the client closed the connection"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from contextvars import copy_context
-from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
@@ -190,10 +189,9 @@ class Hosting:
         return self._lifespan.context or copy_context()
 
     async def _watch_certificate(self, rotation: Rotation[ServerTLS]) -> None:
-        from trioasgi.observe.startup import NEW_CERTIFICATE, announce_certificate
+        from trioasgi.observe.startup import announce_new_certificates
 
-        announce = partial(announce_certificate, what=NEW_CERTIFICATE)
-        await rotation.watch(self.progress.draining, announce)
+        await rotation.watch(self.progress.draining, announce_new_certificates)
 
     def application(self) -> Application:
         """The application, for the server's connections."""

@@ -89,10 +89,6 @@ class _Counted:
         self.requests = requests
 
 
-def _nothing() -> None:
-    """The server has no certificate yet."""
-
-
 class Progress:
     """The state of one server. `grace` are the seconds that requests have when it drains."""
 
@@ -111,7 +107,7 @@ class Progress:
         self.has_drained = False
         self.has_cut = False
         self.has_reached_limit = False
-        self.renew_certificate: Callable[[], Certificate | None] = _nothing
+        self.renew_certificate: Callable[[], list[Certificate]] = list
         """See `handle.renew_certificate`."""
         self.failed_handshakes: Callable[[], dict[str, dict[str, int]]] = dict
         """See `Server.failed_handshakes`."""
@@ -153,7 +149,7 @@ class Progress:
         self.enter(ServerPhase.CLOSED)
         self.error = error if self.failure is None else self.failure
         self.counts = _Counted(self.counts.requests)
-        self.renew_certificate = _nothing  # it refers back: only the collector would free both
+        self.renew_certificate = list  # it refers back: only the collector would free both
         self.draining.set()
         self.done_accepting.set()
         self.closed.set()

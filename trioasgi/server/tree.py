@@ -56,7 +56,7 @@ class NurseryTree:
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
-        tls = config.certfile is not None
+        tls = bool(config.certfile)
         self.server = Server._create([(sock, tls) for sock in sockets], self._progress)
         on_limit = None if supervised is None else supervised.on_limit
         self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)
@@ -136,18 +136,14 @@ class NurseryTree:
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
+        from trioasgi.server.assembly import describe_certificates
         from trioasgi.server.codecs import websocket_codec_name
 
-        certificate = None
-        if self._config.certfile is not None:
-            from trioasgi.tls.certificates import describe
-
-            certificate = describe(self._config.certfile)
         announce(
             self.server.urls,
             workers=1,
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
-            certificate=certificate,
+            certificates=describe_certificates(self._config),
             stop_hint=self._stop_hint,
         )

@@ -38,7 +38,7 @@ _States = tuple[FileState, ...]
 
 class Rotation(Generic[T]):
     """The rotation of what `load` makes of `files`, and that `use` puts into use. `load` raises TLSError.
-    `certfile` is the one of the files that is described and whose dates are checked.
+    `certfiles` are those of the files that are described and whose dates are checked.
 
     The files were in these `states` before they were loaded first.
     """
@@ -46,14 +46,14 @@ class Rotation(Generic[T]):
     def __init__(
         self,
         files: tuple[str, ...],
-        certfile: str,
+        certfiles: tuple[str, ...],
         *,
         states: _States,
         load: Callable[[], T],
         use: Callable[[T], None],
     ) -> None:
         self._files = files
-        self._certfile = certfile
+        self._certfiles = certfiles
         self._load = load
         self._use = use
         self._used = self._seen = states
@@ -62,33 +62,44 @@ class Rotation(Generic[T]):
         """Since they were refused."""
         self._reason = ""
 
-    def renew(self) -> Certificate:
+    def renew(self) -> list[Certificate]:
         """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
         states = states_of(self._files)
         made = self._load()
-        certificate = describe(self._certfile)
-        refusal = certificate.refusal(datetime.now(UTC))
-        if refusal is not None:
-            raise TLSError(f"certificate file {self._certfile!r}: {refusal}")
+        certificates = list(map(describe, self._certfiles))
+        self._check(certificates, self._changed(states))
         if states_of(self._files) != states:
             raise TLSError(
-                f"certificate file {self._certfile!r} or its key has changed while they were read: they are "
-                f"read again when they are complete"
+                f"the certificate files ({', '.join(self._certfiles)}) or their keys have changed while they "
+                f"were read: they are read again when they are complete"
             )
         self._use(made)
         self._used = self._seen = states
         self._refused, self._reason = None, ""
-        return certificate
+        return certificates
 
-    async def watch(self, end: trio.Event, announce: Callable[[Certificate], None]) -> None:
-        """Look at the files until `end`. `announce` is called with each certificate that is put into use."""
+    def _changed(self, states: _States) -> set[str]:
+        """The files that are others than those in use."""
+        triples = zip(self._files, states, self._used, strict=True)
+        return {name for name, now, before in triples if now != before}
+
+    def _check(self, certificates: list[Certificate], changed: set[str]) -> None:
+        """Raise TLSError if clients refuse a new certificate by its dates."""
+        now = datetime.now(UTC)
+        for certfile, certificate in zip(self._certfiles, certificates, strict=True):
+            refusal = certificate.refusal(now)
+            if refusal is not None and certfile in changed:
+                raise TLSError(f"certificate file {certfile!r}: {refusal}")
+
+    async def watch(self, end: trio.Event, announce: Callable[[list[Certificate]], None]) -> None:
+        """Look at the files until `end`. `announce` is called with the certificates that are put into use."""
         while not end.is_set():
             with trio.move_on_after(LOOK_EVERY):
                 await end.wait()
                 return
             self._look(announce)
 
-    def _look(self, announce: Callable[[Certificate], None]) -> None:
+    def _look(self, announce: Callable[[list[Certificate]], None]) -> None:
         states = states_of(self._files)
         has_settled, self._seen = states == self._seen, states
         if states == self._used:
@@ -101,11 +112,11 @@ class Rotation(Generic[T]):
             if self._looks < _TRY_AGAIN:
                 return
         try:
-            certificate = self.renew()
+            certificates = self.renew()
         except (TLSError, OSError) as error:
             self._refuse(states, str(error))
             return
-        announce(certificate)
+        announce(certificates)
 
     def _refuse(self, states: _States, reason: str) -> None:
         self._refused, self._looks = states, 0
