@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from tests.support.applications import Lived
 from tests.support.certificates import Certificates, make_certificates
-from tests.support.http import request
-from tests.support.sockets import SOON, port_of, run, secured, served
+from tests.support.http import Response, request
+from tests.support.sockets import SOON, connected, port_of, run, secured, served
 from trioasgi import Config
 from trioasgi.errors import ConfigError, TLSError
 from trioasgi.server.assembly import server_tls
@@ -192,3 +192,42 @@ def test_a_list_that_cannot_be_used(certificates: Certificates, tmp_path: Path) 
     assert "holds no list in PEM" in loading(certificates, **options)
     authority.crl.write_text("-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n")
     assert "is damaged" in loading(certificates, **options)
+
+
+# HSTS
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, None),
+        ({"hsts": 100}, "max-age=100"),
+        ({"hsts": 100, "header": "Strict-Transport-Security: max-age=5"}, "max-age=5"),
+    ],
+)
+def test_strict_transport_security(
+    options: dict[str, object], said: str | None, certificates: Certificates
+) -> None:
+    async def main() -> None:
+        async with (
+            served(Lived(), **certificates.options, **options) as server,
+            secured(server, certificates.context()) as client,
+        ):
+            assert hsts_of(await client.get(request("/"))) == ([said] if said else [])
+
+    run(main)
+
+
+def test_no_strict_transport_security_without_tls() -> None:
+    async def main() -> None:
+        async with served(Lived(), hsts=100) as server, connected(server) as client:
+            assert hsts_of(await client.get(request("/"))) == []
+
+    run(main)
+    assert any("hsts" in remark for remark in Config(hsts=100).remarks())
+
+
+def hsts_of(response: Response) -> list[str]:
+    return [
+        value.decode() for name, value in response.headers if name.lower() == b"strict-transport-security"
+    ]

@@ -4,7 +4,7 @@ import os
 from typing import Annotated, Literal
 
 from . import uvicorn
-from .bounded import NonEmpty
+from .bounded import Count, NonEmpty
 from .declared_listening import ApplicationAndListening
 from .option import Group, option
 
@@ -86,6 +86,7 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
         NonEmpty | None,
         option("For the key exchange: X25519, P-256 …", Group.TLS, metavar="LIST"),
     ] = None
+    hsts: Annotated[Count, option("Browsers use HTTPS only for so long.", Group.TLS, metavar="SECONDS")] = 0
     redirect_plain_http: Annotated[bool, option("Send plain HTTP on this port to https.", Group.TLS)] = False
     ciphers: Annotated[
         NonEmpty | None,

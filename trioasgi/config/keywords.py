@@ -41,6 +41,7 @@ class Options(TypedDict, total=False):
     crl: Text | None
     tls_version: Literal["auto", "1.2", "1.3"] | int | None
     curves: Text | None
+    hsts: int | None
     redirect_plain_http: bool | None
     ciphers: Text | None
     workers: int | Literal["auto"] | None

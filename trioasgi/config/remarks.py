@@ -69,6 +69,10 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         "set client_certs to optional or required",
     )
     yield (
+        bool(config.hsts) and not config.certfile,
+        f"hsts = {config.hsts!r} has no effect without certfile: it is for TLS only (RFC 6797, 7.2)",
+    )
+    yield (
         config.crl is not None and config.client_certs == "none",
         f"crl = {config.crl!r} has no effect: clients are not asked for certificates; "
         "set client_certs to optional or required",

@@ -87,6 +87,16 @@ def _http1(
     return connect
 
 
+def _extra_fields(config: Config) -> list[tuple[bytes, bytes]]:
+    """The fields of `--header`, and with TLS Strict-Transport-Security (RFC 6797, 6.1 and 7.2)."""
+    extra = [_parse_header(header) for header in config.header]
+    if config.hsts and config.certfile and not any(name == _HSTS for name, _ in extra):
+        extra.append((_HSTS, b"max-age=%d" % config.hsts))
+    return extra
+
+
+_HSTS: Final = b"strict-transport-security"
+
 _PROTOCOLS: Final = {"http/1.1": _http1}
 """For each protocol the function that makes its connections, by ALPN name (RFC 7301, 6), in order of
 preference.
@@ -106,7 +116,7 @@ def _http1_settings(config: Config, access_log: AccessLog | None) -> HTTP1Settin
             DefaultFields(
                 date=config.date_header,
                 server=config.server_header,
-                extra=[_parse_header(header) for header in config.header],
+                extra=_extra_fields(config),
             )
         ),
         timeout_keep_alive=config.timeout_keep_alive,
