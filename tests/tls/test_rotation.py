@@ -269,7 +269,7 @@ class Loads:
         self.store = store
         self.count = 0
         self.used = 0
-        self.error: TLSError | None = None
+        self.error: Exception | None = None
         self.changes: Iterator[bytes] = iter(())
 
     def load(self) -> int:
@@ -336,6 +336,16 @@ def test_a_refusal_is_said_once_and_tried_again_each_minute(loads: tuple[Loads, 
         found.error = None
         look(rotated, 60)
     assert found.used == 1
+
+
+def test_no_error_ends_the_watch(loads: tuple[Loads, Rotation[int]]) -> None:
+    """What reads certificates may raise ValueError for dates or names that OpenSSL accepts."""
+    found, rotated = loads
+    found.error = ValueError("no date")
+    found.store.keyfile.write_bytes(b"new")
+    with logged() as log:
+        look(rotated, 10)
+    assert log.lines() == ["The certificate stays as it was: ValueError('no date')"]
 
 
 def test_files_that_are_as_before_again_are_no_change(loads: tuple[Loads, Rotation[int]]) -> None:

@@ -116,6 +116,9 @@ class Rotation(Generic[T]):
         except (TLSError, OSError) as error:
             self._refuse(states, str(error))
             return
+        except Exception as error:  # noqa: BLE001 - no file that cannot be read may end the server
+            self._refuse(states, repr(error))
+            return
         announce(certificates)
 
     def _refuse(self, states: _States, reason: str) -> None:
