@@ -17,9 +17,13 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import typer
+
+from trioasgi.cli.serving import commands
 from trioasgi.config import OPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,12 +37,23 @@ _HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.MULTILINE)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
 _COMMAND = re.compile(r"^.*?\btrioasgi (.*)$", re.MULTILINE)
 
-_OTHER_FLAGS = {"--help", "--version", "--config", "--plain", "--json", "--no-wait"}
-_FLAGS = _OTHER_FLAGS | {
+
+def _flags_below(command: Any) -> Iterator[str]:
+    """The flags of a command of Click's, which Typer has a copy of, and of those below it."""
+    for parameter in command.params:
+        yield from (*parameter.opts, *parameter.secondary_opts)
+    for each in getattr(command, "commands", {}).values():
+        yield from _flags_below(each)
+
+
+import_module("trioasgi.cli.typed")  # it adds the commands
+_FLAGS = {"--help", "--version", "--config", "--json", "--no-wait"}
+_FLAGS.update(_flags_below(typer.main.get_command(commands)))
+_FLAGS.update(
     flag
     for option in OPTIONS.values()
     for flag in (*option.flags, *option.negative_flags, *option.hidden_flags)
-}
+)
 
 
 class Block(NamedTuple):
