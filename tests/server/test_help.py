@@ -44,6 +44,7 @@ def test_a_program_sees_nothing_that_is_not_for_it(kind: type) -> None:
         "drain",
         "error",
         "has_cut",
+        "failed_handshakes",
         "has_drained",
         "has_reached_limit",
         "phase",

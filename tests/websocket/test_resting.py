@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import trio
 import trio.testing
@@ -11,6 +13,8 @@ from tests.support.rounds import Rounds, rounds_of
 from tests.support.websocket import PING, PONG, TEXT, WebSocketClient, accept, close, echo, frame, websocket
 from tests.websocket.sessions import Held, received
 from trioasgi.net.ticker import TICK
+from trioasgi.server import handshakes
+from trioasgi.tls import rotation
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 LONG = 150.0
@@ -20,6 +24,13 @@ FEW = 12
 """Rounds of a clock that was told of a deadline, or of a change, and finds nothing due."""
 
 NO_PINGS = {"websocket_ping_interval": 0}
+
+
+@pytest.fixture(autouse=True)
+def nothing_of_tls_is_due(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server looks at its certificate's files each second, and sums up failed handshakes each minute."""
+    monkeypatch.setattr(rotation, "LOOK_EVERY", math.inf)
+    monkeypatch.setattr(handshakes, "INTERVAL", math.inf)
 
 
 async def accept_and_sleep(scope: Scope, receive: Receive, send: Send) -> None:
