@@ -29,7 +29,7 @@ from tests.support.namespaces import UNSHARE, can_unshare
 from tests.support.processes import children, start, start_server
 from trioasgi.asgi.forwarded import MAX_HOPS, MAX_PAIRS
 from trioasgi.config import Config
-from trioasgi.config.declaration import DEFAULT_PORT
+from trioasgi.config.declaration import DEFAULT_PORT, SUPERVISED
 from trioasgi.errors import ExitStatus
 from trioasgi.http.exchange import Exchange
 from trioasgi.http1.body import MAX_CHUNK_LINE
@@ -43,6 +43,7 @@ from trioasgi.observe.access import BATCH_SECONDS, CUT_OFF, UNANSWERED
 from trioasgi.observe.text import LONGEST_ENTRY
 from trioasgi.process import ending, steady_signals
 from trioasgi.process.signals import AGAIN_AFTER
+from trioasgi.process.supervised import _SETTLED as SETTLED
 from trioasgi.supervisor import vigil
 from trioasgi.websocket.deflate import STEP_OUT, WINDOW_BITS
 from trioasgi.websocket.reassembly import DEFLATE_FROM
@@ -233,6 +234,27 @@ def test_a_number_that_a_page_names_is_the_codes(page: str, sentence: str, numbe
 def test_the_readme_has_each_exit_status() -> None:
     rows = re.findall(r"^\| (\d+) \| (.+) \|$", (ROOT / "README.md").read_text("utf-8"), re.M)
     assert [int(status) for status, _ in rows] == [status.value for status in ExitStatus]
+
+
+# lifecycle.md: which options need a supervisor, and which a restart
+
+
+def test_the_page_names_each_option_that_needs_a_supervisor() -> None:
+    text = (PAGES / "lifecycle.md").read_text("utf-8")
+    (row,) = re.findall(r"^\| supervisor and workers \|(.+)\|$", text, re.M)
+    assert set(re.findall(r"`--([a-z-]+)", row)) == {
+        "workers",
+        *(name.replace("_", "-") for name in SUPERVISED),
+    }
+
+
+def test_the_page_names_each_option_that_needs_a_restart() -> None:
+    text = (PAGES / "lifecycle.md").read_text("utf-8")
+    roll = text.partition("\n## Roll\n")[2].partition("\n## ")[0]
+    flags = set(re.findall(r"`--([a-z-]+)", roll.partition("need a restart")[2]))
+    assert flags - {"certfile", "reload-grace"} == {
+        name.replace("_", "-") for name in SETTLED if not name.startswith("reload_")
+    }
 
 
 # README: the platforms
