@@ -73,8 +73,11 @@ def test_scale_starts_and_stops_workers(tmp_path: Path) -> None:
         assert (done.status, done.out) == (0, "3 workers; there were 2\n")
         wait_for_workers(server, 3)
         assert status(tmp_path)["slots"] == 3
-        assert command("scale", "1", cwd=tmp_path).status == 0
+        done = command("scale", "1", cwd=tmp_path)
+        assert (done.status, done.out) == (0, "1 worker; there were 3\n")
         wait_until(lambda: len(workers_that_serve(server)) == 1, "two workers are told to stop")
+        done = command("scale", "2", cwd=tmp_path)
+        assert (done.status, done.out) == (0, "2 workers; there was 1\n")
         assert server.stop() == 0
 
 

@@ -140,7 +140,7 @@ class Control:
             case ScaleRequest(count) if not 1 <= count <= _MOST_WORKERS:
                 promise.keep(f"there can be 1 to {_MOST_WORKERS} workers, not {count}")
             case ScaleRequest(count):
-                said = f"{count} workers; there were {len(supervisor.workers.slots)}"
+                said = _said_of_scaling(len(supervisor.workers.slots), count)
                 supervisor.post(ScaleWanted(count, promise))
             case StopRequest():
                 supervisor.post(StopWanted(f"Stopping: {asker} has asked for it"))
@@ -285,3 +285,8 @@ def _peer(sock: socket.socket) -> str:
         return "somebody"
     pid, uid, _ = _CREDENTIALS.unpack(credentials)
     return f"process {pid} of user {uid}"
+
+
+def _said_of_scaling(before: int, count: int) -> str:
+    verb = "was" if before == 1 else "were"
+    return f"{count} {'worker' if count == 1 else 'workers'}; there {verb} {before}"
