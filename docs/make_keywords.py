@@ -24,8 +24,9 @@ HEAD = '''\
 Made by docs/make_keywords.py from declaration.py; change that instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
+from ssl import SSLContext
 from typing import Any, Literal, TypedDict
 
 Text = str | PathLike[str]
@@ -83,6 +84,8 @@ def _type(option: Option) -> str:
         case Kind.TEXT:
             accepts_dict = dict[str, Any] in get_args(get_args(option.type)[0])
             kind = "Text | dict[str, Any]" if accepts_dict else "Text"
+            if get_args(option.type)[0] is Any:
+                kind = "str | Callable[..., SSLContext]"
         case Kind.LIST:
             kind = "Texts" if option.joiner is None else "Pairs"
         case Kind.CHOICE:

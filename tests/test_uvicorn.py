@@ -38,7 +38,7 @@ async def app(scope, receive, send):
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"ok"})
 """
-NO_FLAGS_OF_THEIRS = {"timeout_notify", "callback_notify", "ssl_context_factory"}
+NO_FLAGS_OF_THEIRS = {"timeout_notify", "callback_notify"}
 """Keywords of `uvicorn.run` that hold functions, or serve those, and are no options of a command line."""
 
 
@@ -288,6 +288,7 @@ def values_for(option: Option, env_file: str) -> dict[str, object]:
         "forwarded_headers": "forwarded",
         "header": "X-A:1",
         "smoke": "/x",
+        "ssl_context_factory": "tls:make",
         "umask": "027",
         "limit_exempt": "/x",
     }

@@ -32,6 +32,7 @@ def another_value(option: Option) -> object:
         "proxy_protocol_trusted": ("10.0.0.0/8", "::1"),
         "limit_exempt": ("/health", "/ready"),
         "keyfile": ("k.pem",),
+        "ssl_context_factory": "tls:make",
     }
     if option.name in special:
         return special[option.name]

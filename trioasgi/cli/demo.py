@@ -30,4 +30,5 @@ def demo(config: str | None = None, plain: bool = False, **given: object) -> Non
     fixed: dict[str, object] = {"app": APP, "factory": False, "app_dir": ""}
     if plain:
         fixed |= {"certfile": (), "keyfile": (), "keyfile_password": None, "keyfile_password_file": None}
+        fixed["ssl_context_factory"] = None
     serve_typed(given, config_file=config, fixed=fixed, defaults={"certfile": DEVELOPMENT})

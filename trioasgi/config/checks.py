@@ -168,6 +168,26 @@ def _check_log_config(values: Mapping[str, object], origins: Origins) -> None:
         ) from error
 
 
+def _check_context_factory(values: Mapping[str, object], origins: Origins) -> None:
+    factory = values.get("ssl_context_factory")
+    if factory is None or (isinstance(factory, str) and re.fullmatch(r"[\w.]+:[\w.]+", factory)):
+        return
+    if not callable(factory):
+        option = OPTIONS["ssl_context_factory"]
+        option.refuse(factory, origin_of("ssl_context_factory", origins), option.expected)
+    if _crosses(values):
+        refuse_function(values, origins)
+
+
+def refuse_function(values: Mapping[str, object], origins: Origins) -> None:
+    """Raise ConfigError if the factory of contexts is a function, which cannot go to a worker."""
+    if callable(values.get("ssl_context_factory")):
+        raise ConfigError(
+            f"{_quoted('ssl_context_factory', values, origins)}: it is a function, and workers get options "
+            "as JSON; give its import string, such as 'main:make_context'"
+        )
+
+
 def _check_root_path(values: Mapping[str, object], origins: Origins) -> None:
     root_path = str(values.get("root_path", ""))
     # Bytes that are not UTF-8 are lone surrogates (PEP 383).
@@ -234,5 +254,6 @@ _RULES = (
     _check_umask,
     _check_exempt,
     _check_nul,
+    _check_context_factory,
     _check_certificate,
 )

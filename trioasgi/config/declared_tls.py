@@ -1,7 +1,7 @@
 """The options of the group TLS (see `declaration.py`)."""
 
 import os
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from . import uvicorn
 from .bounded import Count, NonEmpty
@@ -92,3 +92,18 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
         NonEmpty | None,
         option("OpenSSL's list of TLS 1.2 ciphers.", Group.TLS, aliases=("ssl_ciphers",), metavar="LIST"),
     ] = None
+    ssl_context_factory: Annotated[
+        Any,
+        option(
+            "Makes the TLS context: MODULE:ATTR.",
+            Group.TLS,
+            metavar="NAME",
+            expected="an import string, MODULE:ATTRIBUTE (in Python also a function)",
+        ),
+    ] = None
+    """Called with the Config and a function that makes the context of the other options."""
+
+    @property
+    def has_tls(self) -> bool:
+        """Does the server itself speak TLS?"""
+        return bool(self.certfile) or self.ssl_context_factory is not None

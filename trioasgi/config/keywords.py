@@ -3,8 +3,9 @@
 Made by docs/make_keywords.py from declaration.py; change that instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from os import PathLike
+from ssl import SSLContext
 from typing import Any, Literal, TypedDict
 
 Text = str | PathLike[str]
@@ -44,6 +45,7 @@ class Options(TypedDict, total=False):
     hsts: int | None
     redirect_plain_http: bool | None
     ciphers: Text | None
+    ssl_context_factory: str | Callable[..., SSLContext] | None
     workers: int | Literal["auto"] | None
     reload: bool | None
     reload_dirs: Texts | None

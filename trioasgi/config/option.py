@@ -79,6 +79,7 @@ _KINDS: dict[object, Kind] = {
     int: Kind.INTEGER,
     float: Kind.NUMBER,
     str: Kind.TEXT,
+    Any: Kind.TEXT,  # in Python also an object
     Literal: Kind.CHOICE,
     tuple: Kind.LIST,
 }

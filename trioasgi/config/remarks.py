@@ -55,8 +55,7 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
     )
     yield (
         config.client_certs != "none" and not config.certfile,
-        f"client_certs = {config.client_certs!r} has no effect without certfile: "
-        "clients show certificates over TLS alone, and this is plain HTTP",
+        f"client_certs = {config.client_certs!r} has no effect without certfile: nobody is asked for one",
     )
     yield (
         config.client_certs != "none" and bool(config.certfile) and config.ca_certs is None,
@@ -69,7 +68,7 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         "set client_certs to optional or required",
     )
     yield (
-        bool(config.hsts) and not config.certfile,
+        bool(config.hsts) and not config.has_tls,
         f"hsts = {config.hsts!r} has no effect without certfile: it is for TLS only (RFC 6797, 7.2)",
     )
     yield (
@@ -79,7 +78,7 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
     )
     yield (
         config.keyfile_password is not None and not config.certfile,
-        "keyfile_password has no effect without certfile: this is plain HTTP",
+        "keyfile_password has no effect without certfile: there is no key file",
     )
     yield (
         bool(config.limit_exempt) and not (config.limit_concurrency or config.shed_latency),

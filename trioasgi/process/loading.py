@@ -39,7 +39,7 @@ def load_app(config: Config) -> ASGIApp:
     _loading[this_thread] = str(config.app)
     try:
         module_name, attribute = _split(config.app)
-        _put_first(config.app_dir)
+        put_first(config.app_dir)
         found = _find(_import(module_name), attribute, str(config.app))
         if config.factory:
             made = _call_factory(found, str(config.app))
@@ -111,7 +111,8 @@ def _has_slash(module: str) -> bool:
     return "/" in module or "\\" in module
 
 
-def _put_first(app_dir: str) -> None:
+def put_first(app_dir: str) -> None:
+    """Put the application's directory first on `sys.path`. Raises LoadError if it is not there."""
     path = os.path.normpath(app_dir if os.path.isabs(app_dir) else os.path.join(working_directory(), app_dir))
     if not os.path.isdir(path):
         raise LoadError(f"the application's directory {app_dir!r} (app_dir) is not there")

@@ -11,6 +11,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config import Config
+from trioasgi.config.checks import refuse_function
 from trioasgi.errors import ConfigError, ExitStatus, WorkerError
 from trioasgi.net.listeners import close_listeners, defer_accept, open_listeners_in_loop
 from trioasgi.observe import log_remarks
@@ -100,6 +101,7 @@ def _settle(app: object, config: Config | None, options: Mapping[str, object]) -
     settled = make_config(config, {**options, "app": app} if app is not None else options)
     if settled.app is None:
         raise ConfigError("no application; say which one to serve, as in trioasgi.supervise('main:app')")
+    refuse_function(settled.to_dict(), settled.origins)
     return settled
 
 

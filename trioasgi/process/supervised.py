@@ -136,7 +136,7 @@ async def _bind_and_supervise(
 
 def urls_of(config: Config, sockets: Sequence[socket.socket]) -> list[str]:
     """The URLs of listening sockets."""
-    return [socket_url(sock, bool(config.certfile)) for sock in sockets]
+    return [socket_url(sock, config.has_tls) for sock in sockets]
 
 
 def announcing(config: Config, urls: Sequence[str], stop_hint: str | None) -> Callable[[], None]:
@@ -202,7 +202,9 @@ def _settled(new: Config, given: Config, resolved: Config) -> Config:
         kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
     config = _for_development(new.replace(**kept))
     if config.reload:
-        server_tls(config)  # a certificate that cannot be used would end the workers that serve
+        # A certificate that cannot be used would end the workers that serve. The factory of contexts is the
+        # application's code, which only workers run.
+        server_tls(config.replace(ssl_context_factory=None))
     return config
 
 

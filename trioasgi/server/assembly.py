@@ -13,7 +13,7 @@ from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
 from trioasgi.config.named_files import CERTIFICATE_FILES, absolute, certificate_files
 from trioasgi.config.option import origin_of
-from trioasgi.errors import ConfigError
+from trioasgi.errors import ConfigError, TLSError
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
@@ -37,7 +37,8 @@ from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import ssl
+    from collections.abc import Callable, Iterator, Mapping
 
     from trioasgi.asgi.door import Door
     from trioasgi.config import Config
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
     from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.extension import ConnectionDescriber
     from trioasgi.tls.rotation import Rotation
     from trioasgi.websocket.codec import FrameCodec
 
@@ -90,7 +92,7 @@ def _http1(
 def _extra_fields(config: Config) -> list[tuple[bytes, bytes]]:
     """The fields of `--header`, and with TLS Strict-Transport-Security (RFC 6797, 6.1 and 7.2)."""
     extra = [_parse_header(header) for header in config.header]
-    if config.hsts and config.certfile and not any(name == _HSTS for name, _ in extra):
+    if config.hsts and config.has_tls and not any(name == _HSTS for name, _ in extra):
         extra.append((_HSTS, b"max-age=%d" % config.hsts))
     return extra
 
@@ -215,10 +217,44 @@ def websocket_settings(config: Config) -> WebSocketSettings | None:
 
 def server_tls(config: Config) -> ServerTLS | None:
     """The settings of TLS; None without TLS. Raises TLSError."""
-    if not config.certfile:
+    if not config.has_tls:
         return None
     # What connections load: the first client would wait for it, and by then no descriptor may be left.
     import trioasgi.net.secure  # noqa: F401
+    from trioasgi.tls.extension import ConnectionDescriber
+
+    if config.ssl_context_factory is None:
+        described = _contexts_of_files(config)
+        context = next(iter(described))
+        if len(described) == 1:
+            return ServerTLS(context, described[context].describe)
+        return ServerTLS(context, lambda secured: described[secured.context].describe(secured))
+    from trioasgi.server.context_factory import make_context
+
+    by_context: dict[ssl.SSLContext, ConnectionDescriber] = {}
+
+    def default() -> ssl.SSLContext:
+        if not config.certfile:
+            raise TLSError(
+                "ssl_context_factory has called the default factory, which needs a certfile: give one, or "
+                "make the context without it"
+            )
+        made = _contexts_of_files(config)
+        by_context.update(made)
+        return next(iter(made))
+
+    context = make_context(config, default)
+    by_context.setdefault(context, ConnectionDescriber(context))
+
+    def describe(secured: ssl.SSLObject) -> Mapping[str, object]:
+        known = by_context.get(secured.context)  # None: a callback of the program has chosen it
+        return (known or ConnectionDescriber(secured.context)).describe(secured)
+
+    return ServerTLS(context, describe)
+
+
+def _contexts_of_files(config: Config) -> dict[ssl.SSLContext, ConnectionDescriber]:
+    """The context of each certificate, the first one first. Raises TLSError."""
     from trioasgi.tls.context import server_context
     from trioasgi.tls.extension import ConnectionDescriber
     from trioasgi.tls.sni import choose_by_name
@@ -242,10 +278,7 @@ def server_tls(config: Config) -> ServerTLS | None:
     ]
     if len(contexts) > 1 or config.unknown_names == "refuse":
         choose_by_name(contexts, config.certfile, refuses=config.unknown_names == "refuse")
-    described = dict(zip(contexts, map(ConnectionDescriber, contexts, config.certfile), strict=True))
-    if len(contexts) == 1:
-        return ServerTLS(contexts[0], described[contexts[0]].describe)
-    return ServerTLS(contexts[0], lambda secured: described[secured.context].describe(secured))
+    return dict(zip(contexts, map(ConnectionDescriber, contexts, config.certfile), strict=True))
 
 
 def describe_certificates(config: Config) -> list[Certificate]:
@@ -269,7 +302,7 @@ def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None
     """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
     TLSError.
     """
-    if not config.certfile:
+    if not config.has_tls:
         return None, None
     from trioasgi.tls.rotation import Rotation, states_of
 

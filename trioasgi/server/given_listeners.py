@@ -84,9 +84,10 @@ class Listeners:
                 )
             if _is_closed(listener):
                 raise ConfigError(f"listeners[{index}] is closed")
-            if isinstance(listener, trio.SSLListener) and bool(config.certfile):
+            if isinstance(listener, trio.SSLListener) and config.has_tls:
                 raise ConfigError(
-                    f"listeners[{index}] does TLS itself, and so does certfile; leave out one of them"
+                    f"listeners[{index}] does TLS itself, and so does certfile or "
+                    "ssl_context_factory; leave out one of them"
                 )
         refuse_addresses(config.to_dict(), config.origins, "listeners")
 
@@ -200,7 +201,7 @@ class _Source:
         self._url: str | None = None
         self._sock = sock = _socket_of(listener)
         if sock is not None:
-            has_tls = bool(config.certfile) or isinstance(listener, trio.SSLListener)
+            has_tls = config.has_tls or isinstance(listener, trio.SSLListener)
             self.on_socket = sock, has_tls
             self._url = socket_url(sock, has_tls)  # nothing tells it later, if the socket was closed
 

@@ -56,7 +56,7 @@ class NurseryTree:
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
-        tls = bool(config.certfile)
+        tls = config.has_tls
         self.server = Server._create([(sock, tls) for sock in sockets], self._progress)
         on_limit = None if supervised is None else supervised.on_limit
         self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)

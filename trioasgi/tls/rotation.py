@@ -93,7 +93,7 @@ class Rotation(Generic[T]):
 
     async def watch(self, end: trio.Event, announce: Callable[[list[Certificate]], None]) -> None:
         """Look at the files until `end`. `announce` is called with the certificates that are put into use."""
-        while not end.is_set():
+        while self._files and not end.is_set():
             with trio.move_on_after(LOOK_EVERY):
                 await end.wait()
                 return

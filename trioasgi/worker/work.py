@@ -24,7 +24,7 @@ from trioasgi.errors import ExitStatus
 from trioasgi.observe import configure_logging
 from trioasgi.process.ending import end_now, start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
-from trioasgi.process.loading import declare_worker, load_app
+from trioasgi.process.loading import declare_worker, load_app, put_first
 from trioasgi.process.signals import Handlers, SignalHandler
 from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import log_settings
@@ -143,7 +143,11 @@ def _serve(
             return ExitStatus.FAILED
         on_commanded()
         declare_worker()
-        app = load_app(config) if order.breakage is None else _stopgap(order.breakage)
+        if order.breakage is None:
+            app = load_app(config)
+        else:
+            put_first(config.app_dir)  # for the factory of TLS contexts
+            app = _stopgap(order.breakage)
         handlers.install()
         # After the application's threads have ended: Python would restore the default actions, which end the
         # process.

@@ -1,0 +1,145 @@
+"""The user's factory of TLS contexts, with real handshakes."""
+
+from __future__ import annotations
+
+import signal
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.applications import Lived
+from tests.support.http import request
+from tests.support.processes import start_server
+from tests.support.sockets import run, secured, served
+from tests.tls.test_rotation import Store, der, expect, pids, shown
+from trioasgi import Config
+from trioasgi.errors import ConfigError
+
+APP = """\
+import ssl
+async def app(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+def make(config, default):
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(CERT, KEY)
+    return context
+
+def raising(config, default):
+    raise ValueError("no vault")
+
+def nothing(config, default): return None
+def text(config, default): return "x"
+def client(config, default): return ssl.create_default_context()
+def bare(config, default): return ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+async def late(config, default): return make(config, default)
+def calls(config, default): return default()
+def h2(config, default):
+    context = make(config, default)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
+"""
+MODES = pytest.mark.parametrize(
+    "options", [(), ("--workers", "2"), ("--reload",)], ids=["one process", "workers", "reload"]
+)
+FAULTS = {
+    "nowhere:make": "there is no module 'nowhere'",
+    "app:missing": "has no attribute 'missing'",
+    "app:raising": "ValueError: no vault",
+    "app:nothing": "has returned NoneType, not an ssl.SSLContext",
+    "app:text": "has returned str, not an ssl.SSLContext",
+    "app:client": "a context for clients",
+    "app:bare": "a context without a certificate",
+    "app:late": "is an async function",
+    "app:calls": "needs a certfile",
+    "app:h2": "offers h2",
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path)
+    store.put(store.issue())
+    (tmp_path / "app.py").write_text(f"CERT, KEY = {str(store.certfile)!r}, {str(store.keyfile)!r}\n{APP}")
+    return store
+
+
+@MODES
+def test_sighup_calls_the_factory_anew(options: tuple[str, ...], store: Store) -> None:
+    first = store.issue()
+    store.put(first)
+    arguments = ("app:app", *options, "--ssl-context-factory", "app:make")
+    with start_server(*arguments, cwd=store.directory) as server:
+        assert server.url().startswith("https://")
+        port, before = server.port(), pids(server, options)
+        assert shown(store, port) == der(first)
+        second = store.issue()
+        store.put(second)
+        server.send(signal.SIGHUP)
+        expect(store, port, second, workers=len(before) or 1)
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_factory_that_fails_ends_the_start(name: str, store: Store) -> None:
+    with start_server("app:app", "--ssl-context-factory", name, cwd=store.directory) as server:
+        assert server.wait() == 3
+        assert FAULTS[name] in server.output.text
+        assert name in server.output.text or name == "app:calls"
+        assert "trioasgi/server" not in server.output.text  # the traceback begins in the user's code
+
+
+def test_a_worker_whose_factory_fails_ends_the_start(store: Store) -> None:
+    arguments = ("app:app", "--workers", "2", "--ssl-context-factory", "app:raising")
+    with start_server(*arguments, cwd=store.directory) as server:
+        assert server.wait() == 3
+        assert "no vault" in server.output.text
+
+
+@pytest.mark.parametrize("uses_default", [True, False])
+def test_a_function_in_a_program(uses_default: bool, store: Store) -> None:
+    seen: list[object] = []
+    app = Lived()
+
+    def make(config: Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        seen.append(config)
+        if uses_default:
+            context = default()
+            context.minimum_version = ssl.TLSVersion.TLSv1_3
+            return context
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(store.certfile, store.keyfile)
+        assert not context.options & ssl.OP_IGNORE_UNEXPECTED_EOF
+        seen.append(context)
+        return context
+
+    options: dict[str, object] = (
+        {"certfile": store.certfile, "keyfile": store.keyfile} if uses_default else {}
+    )
+
+    async def main() -> None:
+        async with served(app, ssl_context_factory=make, **options) as server:
+            assert server.urls[0].startswith("https://")
+            async with secured(server, store.client) as client:
+                assert (await client.get(request("/next"))).body == b"/next"
+
+    run(main)
+    assert isinstance(seen[0], Config)
+    if not uses_default:
+        made = seen[1]
+        assert isinstance(made, ssl.SSLContext)
+        assert made.options & ssl.OP_IGNORE_UNEXPECTED_EOF
+        assert made.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_a_function_cannot_go_to_workers() -> None:
+    def make(_: object, __: object) -> None: ...
+
+    for options in ({"workers": 2}, {"reload": True}):
+        with pytest.raises(ConfigError, match=r"give its import string, such as 'main:make_context'"):
+            Config.from_dict({"ssl_context_factory": make, **options})
+    with pytest.raises(ConfigError, match="expected an import string"):
+        Config.from_dict({"ssl_context_factory": "main"})
