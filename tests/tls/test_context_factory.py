@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import trioasgi
 from tests.support.applications import Lived
 from tests.support.http import request
 from tests.support.processes import start_server
@@ -143,3 +144,35 @@ def test_a_function_cannot_go_to_workers() -> None:
             Config.from_dict({"ssl_context_factory": make, **options})
     with pytest.raises(ConfigError, match="expected an import string"):
         Config.from_dict({"ssl_context_factory": "main"})
+
+
+def test_a_function_cannot_go_to_the_worker_of_a_supervisor_in_a_program() -> None:
+    def make(_: object, __: object) -> None: ...
+
+    async def main() -> None:
+        with pytest.raises(ConfigError, match="it is a function, and workers get options as JSON"):
+            await trioasgi.supervise("app:app", ssl_context_factory=make)  # type: ignore[arg-type]
+
+    run(main)
+
+
+def test_a_callback_for_names_may_have_the_certificate(store: Store) -> None:
+    def make(_: Config, __: object) -> ssl.SSLContext:
+        inner = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        inner.load_cert_chain(store.certfile, store.keyfile)
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+
+        def choose(secured: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
+            secured.context = inner
+
+        context.sni_callback = choose
+        return context
+
+    async def main() -> None:
+        async with (
+            served(Lived(), ssl_context_factory=make) as server,
+            secured(server, store.client) as client,
+        ):
+            assert (await client.get(request("/next"))).body == b"/next"
+
+    run(main)

@@ -20,7 +20,7 @@ from tests.support.processes import start_server
 from tests.support.sockets import SOON, Client, logged, open_stream, port_of, run, served
 from trioasgi import Config, Server
 from trioasgi.errors import ConfigError, TLSError
-from trioasgi.server.assembly import server_tls
+from trioasgi.server.assembly_tls import server_tls
 from trioasgi.tls import rotation
 
 PAIRS = (("default.test",), ("*.wild.test", "wild.test"), ("exact.wild.test", "other.test"))

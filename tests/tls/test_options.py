@@ -26,7 +26,7 @@ from tests.support.http import Response, request
 from tests.support.sockets import SOON, connected, port_of, run, secured, served
 from trioasgi import Config
 from trioasgi.errors import ConfigError, TLSError
-from trioasgi.server.assembly import server_tls
+from trioasgi.server.assembly_tls import server_tls
 from trioasgi.tls import rotation
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")

@@ -38,7 +38,8 @@ from trioasgi.process.service_status import ServiceStatus
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
 from trioasgi.process.steady_signals import NoSignals, SteadySignals
 from trioasgi.process.titles import set_title
-from trioasgi.server.assembly import describe_certificates, resolve_certificate, server_tls
+from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.assembly_tls import describe_certificates, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.slots import StopWanted

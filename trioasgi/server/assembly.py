@@ -1,19 +1,17 @@
-"""Makes the settings of each room from a Config. So only this module of the wire side knows the options'
-names.
+"""Makes the settings of each room from a Config. So only this module and
+`assembly_tls.py` of the wire side know the options' names.
 """
 
 from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, Final
 
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
-from trioasgi.config.named_files import CERTIFICATE_FILES, absolute, certificate_files
 from trioasgi.config.option import origin_of
-from trioasgi.errors import ConfigError, TLSError
+from trioasgi.errors import ConfigError
 from trioasgi.http.fields import DefaultFields
 from trioasgi.http.limits import Limits
 from trioasgi.http1.codec import Codec
@@ -32,13 +30,12 @@ from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
 from trioasgi.server.codecs import PACKAGES
 from trioasgi.server.protocols import Protocols
-from trioasgi.server.settings import ConnectionSettings, LiveTLS, ProxyProtocol, ServerTLS
+from trioasgi.server.settings import ConnectionSettings, LiveTLS, ProxyProtocol
 from trioasgi.websocket.keepalive import Keepalive
 from trioasgi.websocket.settings import WebSocketSettings
 
 if TYPE_CHECKING:
-    import ssl
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator
 
     from trioasgi.asgi.door import Door
     from trioasgi.config import Config
@@ -49,9 +46,6 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Admission
     from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
-    from trioasgi.tls.certificates import Certificate
-    from trioasgi.tls.extension import ConnectionDescriber
-    from trioasgi.tls.rotation import Rotation
     from trioasgi.websocket.codec import FrameCodec
 
 
@@ -66,7 +60,7 @@ def connection_settings(
 ) -> ConnectionSettings:
     """The settings of connections. `handler` makes what answers their exchanges."""
     return ConnectionSettings(
-        protocols=Protocols({name: make(config, handler, access_log) for name, make in _PROTOCOLS.items()}),
+        protocols=Protocols({name: make(config, handler, access_log) for name, make in PROTOCOLS.items()}),
         tls=tls,
         timeout_handshake=config.timeout_handshake,
         proxy_protocol=_proxy_protocol(config),
@@ -99,7 +93,7 @@ def _extra_fields(config: Config) -> list[tuple[bytes, bytes]]:
 
 _HSTS: Final = b"strict-transport-security"
 
-_PROTOCOLS: Final = {"http/1.1": _http1}
+PROTOCOLS: Final = {"http/1.1": _http1}
 """For each protocol the function that makes its connections, by ALPN name (RFC 7301, 6), in order of
 preference.
 """
@@ -213,113 +207,6 @@ def websocket_settings(config: Config) -> WebSocketSettings | None:
         close_timeout=config.websocket_close_timeout,
         deflate=config.websocket_deflate,
     )
-
-
-def server_tls(config: Config) -> ServerTLS | None:
-    """The settings of TLS; None without TLS. Raises TLSError."""
-    if not config.has_tls:
-        return None
-    # What connections load: the first client would wait for it, and by then no descriptor may be left.
-    import trioasgi.net.secure  # noqa: F401
-    from trioasgi.tls.extension import ConnectionDescriber
-
-    if config.ssl_context_factory is None:
-        described = _contexts_of_files(config)
-        context = next(iter(described))
-        if len(described) == 1:
-            return ServerTLS(context, described[context].describe)
-        return ServerTLS(context, lambda secured: described[secured.context].describe(secured))
-    from trioasgi.server.context_factory import make_context
-
-    by_context: dict[ssl.SSLContext, ConnectionDescriber] = {}
-
-    def default() -> ssl.SSLContext:
-        if not config.certfile:
-            raise TLSError(
-                "ssl_context_factory has called the default factory, which needs a certfile: give one, or "
-                "make the context without it"
-            )
-        made = _contexts_of_files(config)
-        by_context.update(made)
-        return next(iter(made))
-
-    context = make_context(config, default)
-    by_context.setdefault(context, ConnectionDescriber(context))
-
-    def describe(secured: ssl.SSLObject) -> Mapping[str, object]:
-        known = by_context.get(secured.context)  # None: a callback of the program has chosen it
-        return (known or ConnectionDescriber(secured.context)).describe(secured)
-
-    return ServerTLS(context, describe)
-
-
-def _contexts_of_files(config: Config) -> dict[ssl.SSLContext, ConnectionDescriber]:
-    """The context of each certificate, the first one first. Raises TLSError."""
-    from trioasgi.tls.context import server_context
-    from trioasgi.tls.extension import ConnectionDescriber
-    from trioasgi.tls.sni import choose_by_name
-
-    password = _key_password(config)
-    contexts = [
-        server_context(
-            certfile,
-            keyfile,
-            password,
-            password_source="--keyfile-password-file" if config.keyfile_password_file else None,
-            alpn=tuple(_PROTOCOLS),
-            ca_certs=config.ca_certs,
-            client_certs=config.client_certs,
-            crl=config.crl,
-            version=config.tls_version,
-            ciphers=config.ciphers,
-            curves=config.curves,
-        )
-        for certfile, keyfile in zip_longest(config.certfile, config.keyfile)
-    ]
-    if len(contexts) > 1 or config.unknown_names == "refuse":
-        choose_by_name(contexts, config.certfile, refuses=config.unknown_names == "refuse")
-    return dict(zip(contexts, map(ConnectionDescriber, contexts, config.certfile), strict=True))
-
-
-def describe_certificates(config: Config) -> list[Certificate]:
-    """The certificates of the server, for the log. Raises TLSError."""
-    if not config.certfile:
-        return []
-    from trioasgi.tls.certificates import describe
-
-    return [describe(certfile) for certfile in config.certfile]
-
-
-def _key_password(config: Config) -> str | None:
-    if config.keyfile_password_file is None:
-        return config.keyfile_password
-    from trioasgi.tls.loading import read_password
-
-    return read_password(config.keyfile_password_file)
-
-
-def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None]:
-    """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
-    TLSError.
-    """
-    if not config.has_tls:
-        return None, None
-    from trioasgi.tls.rotation import Rotation, states_of
-
-    # Absolute paths: the application may leave the current directory.
-    later = config.replace(
-        **{name: absolute(value) for name in CERTIFICATE_FILES if (value := getattr(config, name))}
-    )
-    files = certificate_files(later)
-    states = states_of(files)  # before they are read: a change from now on is noticed
-
-    def load(config: Config = later) -> ServerTLS:
-        made = server_tls(config)
-        assert made is not None
-        return made
-
-    live = LiveTLS(load(config))
-    return live, Rotation(files, later.certfile, states=states, load=load, use=live.use)
 
 
 @contextmanager

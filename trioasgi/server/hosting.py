@@ -20,11 +20,11 @@ from trioasgi.server.assembly import (
     connection_settings,
     door,
     forwarding,
-    live_tls,
     loop_latency,
     max_requests,
     websocket_settings,
 )
+from trioasgi.server.assembly_tls import live_tls
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.handshakes import FailedHandshakes

@@ -136,7 +136,7 @@ class NurseryTree:
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
-        from trioasgi.server.assembly import describe_certificates
+        from trioasgi.server.assembly_tls import describe_certificates
         from trioasgi.server.codecs import websocket_codec_name
 
         announce(
