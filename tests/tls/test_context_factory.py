@@ -14,7 +14,7 @@ from tests.support.applications import Lived
 from tests.support.http import request
 from tests.support.processes import start_server
 from tests.support.sockets import run, secured, served
-from tests.tls.test_rotation import Store, der, expect, pids, shown
+from tests.tls.test_rotation import Store, ask, connect, der, expect, pids, shown
 from trioasgi import Config
 from trioasgi.errors import ConfigError
 
@@ -176,3 +176,26 @@ def test_a_callback_for_names_may_have_the_certificate(store: Store) -> None:
             assert (await client.get(request("/next"))).body == b"/next"
 
     run(main)
+
+
+@MODES
+def test_changed_files_call_the_factory_anew(options: tuple[str, ...], store: Store) -> None:
+    arguments = ("app:app", *options, *store.options, "--ssl-context-factory", "app:calls")
+    with start_server(*arguments, cwd=store.directory) as server:
+        port, before = server.port(), pids(server, options)
+        second = store.issue()
+        store.put(second)
+        expect(store, port, second, workers=len(before) or 1)
+        assert set(server.worker_pids()) == before
+
+
+def test_the_error_of_an_application_is_shown_over_tls(store: Store) -> None:
+    (store.directory / "own.py").write_text((store.directory / "app.py").read_text())
+    (store.directory / "app.py").write_text("1 / 0\n")
+    with (
+        start_server(
+            "app:app", "--reload", "--ssl-context-factory", "own:make", cwd=store.directory
+        ) as server,
+        connect(store, server.port()) as client,
+    ):
+        assert b"ZeroDivisionError" in ask(client)
