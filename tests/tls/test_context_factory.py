@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import ssl
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,6 +72,8 @@ def store(tmp_path: Path) -> Store:
 
 @MODES
 def test_sighup_calls_the_factory_anew(options: tuple[str, ...], store: Store) -> None:
+    if sys.platform == "win32":
+        pytest.skip("there is no SIGHUP on Windows")
     first = store.issue()
     store.put(first)
     arguments = ("app:app", *options, "--ssl-context-factory", "app:make")
