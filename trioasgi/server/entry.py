@@ -49,10 +49,10 @@ class ConnectionPreparer:
     async def prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> PreparedConnection | None:
         """Read the PROXY header and do the TLS handshake. If one fails, log that and return None."""
         unwrapped: trio.abc.Stream | None = stream
-        endpoint = endpoint_name(info.server)
+        reached = info.server  # a PROXY header says another
         if self._settings.proxy_protocol is not None:
             unwrapped, info = await self._read_proxy_header(stream, info, self._settings.proxy_protocol)
-        return None if unwrapped is None else await self._start_tls(unwrapped, info, endpoint)
+        return None if unwrapped is None else await self._start_tls(unwrapped, info, reached)
 
     async def _read_proxy_header(
         self, stream: trio.abc.Stream, info: ConnectionInfo, settings: ProxyProtocol
@@ -83,13 +83,13 @@ class ConnectionPreparer:
         return None, info
 
     async def _start_tls(
-        self, stream: trio.abc.Stream, info: ConnectionInfo, endpoint: str
+        self, stream: trio.abc.Stream, info: ConnectionInfo, reached: Peer | None
     ) -> PreparedConnection | None:
         """Do the TLS handshake, if there is TLS. None if it fails."""
         tls = self._settings.tls
         if tls is None:
             if isinstance(stream, trio.SSLStream):
-                return await self._use_tls_of_caller(stream, info, endpoint)
+                return await self._use_tls_of_caller(stream, info, reached)
             return PreparedConnection(as_channel(stream), info)
         from trioasgi.net.secure import start_tls  # most servers do not need it
 
@@ -97,10 +97,10 @@ class ConnectionPreparer:
         try:
             channel = await start_tls(stream, current.context, self._settings.timeout_handshake)
             if channel is None:
-                self._failed.note(info, endpoint, HandshakeFailure.TIMEOUT, _TOO_LATE)
+                self._failed.note(info, endpoint_name(reached), HandshakeFailure.TIMEOUT, _TOO_LATE)
         except _HANDSHAKE_FAILURES as exc:
             channel = None
-            if self._note_failure(info, endpoint, exc) is HandshakeFailure.PLAIN_HTTP:
+            if self._note_failure(info, reached, exc) is HandshakeFailure.PLAIN_HTTP:
                 plain = getattr(exc, "data", b"")
         if channel is None:
             if plain:
@@ -113,14 +113,14 @@ class ConnectionPreparer:
         return PreparedConnection(channel, info, channel.ssl_object.selected_alpn_protocol())
 
     async def _use_tls_of_caller(
-        self, stream: trio.SSLStream[Any], info: ConnectionInfo, endpoint: str
+        self, stream: trio.SSLStream[Any], info: ConnectionInfo, reached: Peer | None
     ) -> PreparedConnection | None:
         """Describe the TLS that the caller of `serve_stream` has put on the stream. None if its handshake
         fails.
         """
         from trioasgi.tls.extension import ConnectionDescriber
 
-        if not await self._do_callers_handshake(stream, info, endpoint):
+        if not await self._do_callers_handshake(stream, info, reached):
             return None
         # SSLStream has these methods too, but not the one for all certificates of the client.
         ssl_object: Any = getattr(stream, "_ssl_object", stream)
@@ -129,7 +129,7 @@ class ConnectionPreparer:
         return PreparedConnection(as_channel(stream), info, stream.selected_alpn_protocol())
 
     async def _do_callers_handshake(
-        self, stream: trio.SSLStream[Any], info: ConnectionInfo, endpoint: str
+        self, stream: trio.SSLStream[Any], info: ConnectionInfo, reached: Peer | None
     ) -> bool:
         """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
         # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs.
@@ -137,18 +137,18 @@ class ConnectionPreparer:
             try:
                 await stream.do_handshake()
             except _HANDSHAKE_FAILURES as exc:
-                self._note_failure(info, endpoint, exc)
+                self._note_failure(info, reached, exc)
                 return False
         if scope.cancelled_caught:
-            self._failed.note(info, endpoint, HandshakeFailure.TIMEOUT, _TOO_LATE)
+            self._failed.note(info, endpoint_name(reached), HandshakeFailure.TIMEOUT, _TOO_LATE)
         return not scope.cancelled_caught
 
-    def _note_failure(self, info: ConnectionInfo, endpoint: str, exc: Exception) -> HandshakeFailure:
+    def _note_failure(self, info: ConnectionInfo, reached: Peer | None, exc: Exception) -> HandshakeFailure:
         """Count and log a failed handshake. Return why it has failed."""
         from trioasgi.server.handshake_errors import explain  # few handshakes fail
 
         failure, reason = explain(exc)
-        self._failed.note(info, endpoint, failure, reason)
+        self._failed.note(info, endpoint_name(reached), failure, reason)
         return failure
 
 

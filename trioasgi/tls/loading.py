@@ -32,8 +32,7 @@ def load_pair(
 
     `certfile` is PEM: the server's certificate, then any intermediate ones. `keyfile` is PEM as well; None
     means that the key stands in `certfile`. `password` decrypts the key; OpenSSL is never let to ask for one
-    on the terminal. `password_source` is the
-    option that it comes from, if not --keyfile-password.
+    on the terminal. `password_source` is the option that it comes from, if not --keyfile-password.
 
     If it fails, the context may have the certificate without the key. Do not use it.
     """
