@@ -286,9 +286,10 @@ def test_the_working_directory_may_be_removed_and_come_back(tmp_path: Path) -> N
     project = tmp_path / "project"
     project.mkdir()
     write_app(project, "one")
-    with start_server("app:app", "--reload", cwd=project) as server:
+    with start_server("app:app", "--reload", "--log-level", "debug", cwd=project) as server:
         url = server.url()
         assert get(url).body == "one"
+        wait_until(lambda: server.output.count("was started") == 2, "the standby")
         shutil.rmtree(project)
         server.wait_for("Gone: .*project; waiting for it to come back")
         mark = server.output.mark
@@ -298,6 +299,7 @@ def test_the_working_directory_may_be_removed_and_come_back(tmp_path: Path) -> N
         new.rename(project)
         server.wait_for("Reloading: .*project changed", after=mark)
         wait_until(lambda: get(url).body == "two", "the new answer")
+        assert not server.output.count("directory was removed")  # as a standby would find that is still there
         mark = server.output.mark
         write_app(project, "three")
         server.wait_for("Reloading: app.py changed", after=mark)

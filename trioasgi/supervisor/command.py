@@ -1,4 +1,4 @@
-"""The command that starts a worker, with the same interpreter and flags as this process."""
+"""The command that starts a worker, with the same interpreter and flags as this process; its directory."""
 
 from __future__ import annotations
 
@@ -28,3 +28,12 @@ def _warning_flags() -> list[str]:
 def _x_flags() -> list[str]:
     options = getattr(sys, "_xoptions", {})  # CPython and PyPy have it; other implementations need not
     return [f"-X{name}" if value is True else f"-X{name}={value}" for name, value in options.items()]
+
+
+def identity_of(directory: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """The device and inode of a directory; None if it is gone."""
+    try:
+        status = os.stat(directory)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino

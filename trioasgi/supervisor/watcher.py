@@ -20,6 +20,7 @@ from trioasgi.config.option import origin_of
 from trioasgi.errors import TrioasgiError, lone_error
 from trioasgi.net.accept import NO_ROOM
 
+from .command import identity_of
 from .file_filter import FileFilter, file_filter
 
 if TYPE_CHECKING:
@@ -209,16 +210,7 @@ def _is_for_want_of_room(error: Exception) -> bool:
 
 
 def _identities(roots: Sequence[Path]) -> list[tuple[int, int] | None]:
-    """The device and inode of each root; None if it is gone."""
-    found: list[tuple[int, int] | None] = []
-    for root in roots:
-        try:
-            status = root.stat()
-        except OSError:
-            found.append(None)
-        else:
-            found.append((status.st_dev, status.st_ino))
-    return found
+    return list(map(identity_of, roots))
 
 
 async def _until_there(roots: Sequence[Path], here: str) -> None:

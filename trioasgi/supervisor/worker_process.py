@@ -23,6 +23,7 @@ from trio.lowlevel import enable_ki_protection
 from trioasgi.errors import ExitStatus
 from trioasgi.tasks import start_soon
 
+from .command import identity_of
 from .dialogue import Dialogue
 from .launch import Endowment, launch
 from .messages import (
@@ -146,6 +147,7 @@ class WorkerProcess:
         self._sockets = sockets
         self._terminal = terminal
         self._directory = directory
+        self._started_in = identity_of(directory)
         self._post = post
         self._process: trio.Process | None = None
         self._dialogue = Dialogue(self._take)
@@ -160,6 +162,11 @@ class WorkerProcess:
 
     def __str__(self) -> str:
         return f"worker {self.pid or '(not started)'}"
+
+    @property
+    def is_outdated(self) -> bool:
+        """Was its directory replaced by another one since it was started? Then it is in the old one."""
+        return identity_of(self._directory) != self._started_in
 
     # What it is told
 

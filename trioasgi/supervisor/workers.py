@@ -134,7 +134,9 @@ class Workers:
     def _obtain(self, config: Config, name: str, breakage: str | None = None) -> WorkerProcess:
         standby = self.standby
         if standby is not None:
-            if standby.state is WorkerState.STANDBY:
+            if standby.state is WorkerState.STANDBY and standby.is_outdated:
+                self.drop_standby()
+            elif standby.state is WorkerState.STANDBY:
                 self.standby = None
                 standby.instruct(config, name=name, breakage=breakage)
                 return standby
