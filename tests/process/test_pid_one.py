@@ -98,7 +98,8 @@ def test_orphans_are_waited_for_and_own_children_keep_their_status(
 ) -> None:
     with contained(tmp_path, *options) as server:
         own, status, states = json.loads(get(server.url(), "/orphans").body)
-        assert (own > 1, status, states["1"]) == (True, 7, "S")
+        assert (own > 1, status) == (True, 7)
+        assert states["1"] in {"S", "R"}  # it waits, or has just taken the status of an orphan
         wait_until(lambda: len(zombies(server)) == 0, "no zombie is left")
         ours = 4 if options else 2
         wait_until(lambda: len(json.loads(get(server.url()).body)[2]) == ours, "no orphan is left either")

@@ -118,6 +118,7 @@ def test_the_error_is_of_the_last_save_and_a_standby_is_there_for_the_next(tmp_p
         mark = server.output.mark
         write_app(tmp_path, "mended")
         wait_until(lambda: get(url).body == "mended", "the new answer")
+        server.wait_for("is ready", after=mark)
         assert server.output.text.partition("Reloading")[2].count("is ready") == 1
         assert server.stop() == 0
 

@@ -209,12 +209,26 @@ def test_a_ca_of_rsa_signs_too(tmp_path: Path) -> None:
     assert handshake(context, verifying_client(tmp_path / "ca.pem"), hostname="bank.example").version
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=False,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 def rsa_ca() -> Authority:
     key = rsa.generate_private_key(65537, 2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mkcert ann@laptop")])
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), 17, NOW, NOW + timedelta(days=3650))
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_SIGNS, critical=True)  # OpenSSL asks for it where it is strict, as Python 3.13 is
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .sign(key, hashes.SHA256())
     )
