@@ -46,7 +46,7 @@ def another_value(option: Option) -> object:
 def company(option: Option) -> dict[str, object]:
     """The value of `another_value` with what it cannot stand without."""
     needed: dict[str, object] = {}
-    if option.name in ("keyfile", "keyfile_password", "keyfile_password_file"):
+    if option.name in ("keyfile", "keyfile_password", "keyfile_password_file", "redirect_bind"):
         needed = {"certfile": "c.pem"}
     elif option.name in ("client_certs", "ca_certs", "crl"):
         needed = {"certfile": "c.pem", "client_certs": "required", "ca_certs": "ca.pem"}

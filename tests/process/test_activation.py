@@ -12,9 +12,11 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.supervisor.apps import write, write_app
+from tests.support.certificates import make_certificates
 from tests.support.client import Background, get
 from tests.support.processes import ServerProcess, start
 from trioasgi.errors import BindError, ConfigError
@@ -107,6 +109,26 @@ def test_a_name_chooses_among_the_passed_sockets(options: tuple[str, ...], tmp_p
         server.wait_for("systemd has passed sockets that are not served.*: admin")
         assert server.stop() == 0
         assert server.output.count("Serving on") == 2
+
+
+@MODES
+@pytest.mark.parametrize("binds", [(), ("-b", "systemd:*"), ("-b", "systemd:web")])
+def test_a_passed_socket_redirects_to_another_one(
+    options: tuple[str, ...], binds: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    tls = make_certificates(tmp_path)
+    arguments = ("--certfile", tls.certfile, "--keyfile", tls.keyfile, "--redirect-bind", "systemd:plain")
+    with (
+        listening(2) as sockets,
+        activated(sockets, "plain:web", *binds, *arguments, *options, cwd=tmp_path) as server,
+    ):
+        plain, served = (sock.getsockname()[1] for sock in sockets)
+        answer = httpx.get(f"http://localhost:{plain}/x", follow_redirects=True, verify=tls.context())
+        assert (str(answer.url), answer.text) == (f"https://localhost:{served}/x", "yes")
+        assert server.stop() == 0
+        assert server.output.count("Serving on") == 1
+        assert "are not served" not in server.output.text
 
 
 def test_an_address_beside_a_passed_socket(tmp_path: Path) -> None:

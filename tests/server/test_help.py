@@ -48,6 +48,7 @@ def test_a_program_sees_nothing_that_is_not_for_it(kind: type) -> None:
         "has_drained",
         "has_reached_limit",
         "phase",
+        "redirecting_urls",
         "requests",
         "urls",
         "wait_closed",

@@ -56,7 +56,7 @@ def _check_listening(values: Mapping[str, object], origins: Origins) -> None:
 
 def refuse_addresses(values: Mapping[str, object], origins: Origins, instead: str) -> None:
     """Raise ConfigError if one of `values` says where to listen: the keyword `instead` says so already."""
-    used = [name for way in LISTENING_WAYS for name in way if name in values]
+    used = [name for way in (*LISTENING_WAYS, ("redirect_bind",)) for name in way if name in values]
     if used:
         both = " and ".join(_quoted(name, values, origins) for name in used)
         raise ConfigError(f"{both} and {instead} exclude each other; leave out one of them")
@@ -106,6 +106,22 @@ def _check_certificate(values: Mapping[str, object], origins: Origins) -> None:
                 f"{_quoted(name, values, origins)} with {_quoted('certfile', values, origins)}, "
                 "which has a key of its own; set certfile to the certificate's file"
             )
+
+
+def _check_redirecting(values: Mapping[str, object], origins: Origins) -> None:
+    addresses = _entries("redirect_bind", values)
+    if addresses and not (_is_set("certfile", values) or _is_set("ssl_context_factory", values)):
+        raise ConfigError(
+            f"{_quoted('redirect_bind', values, origins)} without certfile: there is no https to redirect "
+            "to; set certfile to the certificate's chain"
+        )
+    # The kernel refuses to bind any other address twice.
+    inherited = {bind for bind in addresses if bind.startswith(("fd:", "systemd:"))}
+    if not inherited.isdisjoint((*_entries("bind", values), f"fd:{values.get('fd')}")):
+        raise ConfigError(
+            f"{_quoted('redirect_bind', values, origins)} has a socket on which https is served too; "
+            "plain HTTP needs one of its own"
+        )
 
 
 def _check_header(values: Mapping[str, object], origins: Origins) -> None:
@@ -256,4 +272,5 @@ _RULES = (
     _check_nul,
     _check_context_factory,
     _check_certificate,
+    _check_redirecting,
 )

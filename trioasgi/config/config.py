@@ -114,6 +114,11 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=Tr
         port = DEFAULT_PORT if self.port is None else self.port
         return (f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}",)
 
+    @property
+    def every_bind(self) -> tuple[str, ...]:
+        """Those, and the addresses that only redirect to https."""
+        return (*self.binds, *self.redirect_bind)
+
 
 def _make(kind: Any, named: Mapping[str, object], origins: Origins) -> Any:
     """A Config, of the class `kind`, of options by their own names; raises ConfigError."""

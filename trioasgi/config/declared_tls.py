@@ -88,6 +88,14 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
     ] = None
     hsts: Annotated[Count, option("Browsers use HTTPS only for so long.", Group.TLS, metavar="SECONDS")] = 0
     redirect_plain_http: Annotated[bool, option("Send plain HTTP on this port to https.", Group.TLS)] = False
+    redirect_bind: Annotated[
+        tuple[str, ...],
+        option("Send plain HTTP here to https; as --bind.", Group.TLS, metavar="ADDR"),
+    ] = ()
+    acme_dir: Annotated[
+        NonEmpty | None,
+        option("ACME http-01 files, for --redirect-bind.", Group.TLS, metavar="DIR"),
+    ] = None
     ciphers: Annotated[
         NonEmpty | None,
         option("OpenSSL's list of TLS 1.2 ciphers.", Group.TLS, aliases=("ssl_ciphers",), metavar="LIST"),

@@ -44,6 +44,8 @@ class Options(TypedDict, total=False):
     curves: Text | None
     hsts: int | None
     redirect_plain_http: bool | None
+    redirect_bind: Texts | None
+    acme_dir: Text | None
     ciphers: Text | None
     ssl_context_factory: str | Callable[..., SSLContext] | None
     workers: int | Literal["auto"] | None

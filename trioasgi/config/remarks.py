@@ -72,6 +72,11 @@ def _remarks(config: Declaration) -> Iterator[tuple[bool, str]]:
         f"hsts = {config.hsts!r} has no effect without certfile: it is for TLS only (RFC 6797, 7.2)",
     )
     yield (
+        config.acme_dir is not None and not config.redirect_bind,
+        f"acme_dir = {config.acme_dir!r} has no effect without redirect_bind: an ACME authority asks for the "
+        "files over plain HTTP, on port 80",
+    )
+    yield (
         config.crl is not None and config.client_certs == "none",
         f"crl = {config.crl!r} has no effect: clients are not asked for certificates; "
         "set client_certs to optional or required",

@@ -61,6 +61,24 @@ def with_descriptors(binds: Iterable[str], passed: Sequence[PassedSocket] | None
     return tuple(found for bind in binds for found in _descriptors(bind, passed))
 
 
+def with_all_descriptors(
+    binds: Iterable[str], redirecting: Iterable[str], passed: Sequence[PassedSocket] | None = None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """As `with_descriptors`, for `binds` and for those that are `redirecting`. `systemd:*` among `binds`
+    stands for the sockets that do not redirect.
+    """
+    others = with_descriptors(redirecting, passed)
+    served: list[str] = []
+    for bind in binds:
+        found = [each for each in with_descriptors((bind,), passed) if bind != EVERY or each not in others]
+        if not found:
+            raise BindError(
+                f"cannot listen on {bind}: systemd has passed only sockets that redirect to https"
+            )
+        served += found
+    return tuple(served), others
+
+
 def _descriptors(bind: str, passed: Sequence[PassedSocket]) -> list[str]:
     if not bind.startswith(PREFIX):
         return [bind]

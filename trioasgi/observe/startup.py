@@ -23,6 +23,7 @@ STOP_HINT: Final = "Ctrl-C to stop"
 def announce(
     urls: Sequence[str],
     *,
+    redirecting: Sequence[str] = (),
     workers: int = 1,
     codec: str,
     websocket: str | None = None,
@@ -31,7 +32,8 @@ def announce(
     reload: bool = False,
     stop_hint: str | None = STOP_HINT,
 ) -> None:
-    """Log where the server listens, with which processes, codec and certificate.
+    """Log where the server listens, with which processes, codec and certificate. On the URLs `redirecting` it
+    only redirects to https.
 
     `workers` is how many processes run the application. `is_supervised`: does this process only supervise
     them? `reload` says that they are replaced on changes.
@@ -43,6 +45,8 @@ def announce(
     for url in urls:
         logger.info("Serving on %s%s", escaped(url), hint)
         hint = ""
+    for url in redirecting:
+        logger.info("Redirecting %s to https", escaped(url))
     codecs = f"HTTP/1.1 by {codec}" + (f", WebSocket by {websocket}" if websocket else "")
     logger.info("%s; %s", _processes(workers, is_supervised=is_supervised, reload=reload), codecs)
     for certificate in certificates:

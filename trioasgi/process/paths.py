@@ -10,7 +10,7 @@ from trioasgi.config.named_files import CERTIFICATE_FILES
 if TYPE_CHECKING:
     from trioasgi.config import Config
 
-_FILES = (*CERTIFICATE_FILES, "uds")
+_FILES = (*CERTIFICATE_FILES, "uds", "acme_dir")
 """The options whose files are opened after the import of the application."""
 _UNIX = "unix:"
 
@@ -32,8 +32,9 @@ def anchored(config: Config, directory: str | None) -> Config:
     changes: dict[str, object] = {
         name: joined(directory, value) for name in _FILES if (value := getattr(config, name))
     }
-    if config.bind:
-        changes["bind"] = tuple(_anchored_bind(bind, directory) for bind in config.bind)
+    for name in ("bind", "redirect_bind"):
+        if binds := getattr(config, name):
+            changes[name] = tuple(_anchored_bind(bind, directory) for bind in binds)
     return config.replace(**changes)
 
 

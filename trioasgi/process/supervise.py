@@ -13,7 +13,8 @@ from trio.lowlevel import enable_ki_protection
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_function
 from trioasgi.errors import ConfigError, ExitStatus, WorkerError
-from trioasgi.net.listeners import close_listeners, defer_accept, open_listeners_in_loop
+from trioasgi.net.listeners import close_listeners, defer_accept
+from trioasgi.net.redirecting import open_all_listeners_in_loop
 from trioasgi.observe import log_remarks
 from trioasgi.process.imports import working_directory
 from trioasgi.process.loading import refuse_in_worker, refuse_while_loading
@@ -83,7 +84,7 @@ async def supervise(
     settled = _settle(app, config, options)
     log_remarks(settled.remarks())
     with FlatErrors(), resolve_certificate(settled) as resolved:
-        sockets = await open_listeners_in_loop(resolved.binds, resolved.backlog)
+        sockets = await open_all_listeners_in_loop(resolved.binds, resolved.redirect_bind, resolved.backlog)
         try:
             defer_accept(sockets, resolved.defer_accept)
             await _Supervision(resolved, sockets, task_status).run()
@@ -123,7 +124,7 @@ class _Supervision:
     ) -> None:
         self._config = config
         self._urls = urls_of(config, sockets)
-        self._announce = announcing(config, self._urls, stop_hint=None)
+        self._announce = announcing(config, sockets, stop_hint=None)
         self._task_status = task_status
         self._supervisor = Supervisor(
             config,

@@ -25,10 +25,10 @@ from trioasgi.net.listeners import (
     close_inherited,
     close_listeners,
     defer_accept,
-    open_listeners,
     socket_url,
     unix_paths,
 )
+from trioasgi.net.redirecting import is_redirecting, open_all_listeners, redirecting_urls
 from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.hang_up import watched_terminal
@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("trioasgi")
 
 _SETTLED = (
-    *("bind", "host", "port", "uds", "fd", "control", "pid_file", "user", "group", "umask"),
+    *("bind", "host", "port", "uds", "fd", "redirect_bind", "control", "pid_file"),
+    *("user", "group", "umask"),
     *("reload", "reload_dirs", "reload_includes", "reload_excludes", "reload_templates", "reload_gitignore"),
     "reload_delay",
 )
@@ -98,7 +99,7 @@ async def _bind_and_supervise(
         _terminal(resolved) as terminal,
     ):
         if owns_process:
-            close_inherited(resolved.binds)
+            close_inherited(resolved.every_bind)
         if is_stopped():
             return ExitStatus.OK
         if identity is not None:
@@ -106,7 +107,7 @@ async def _bind_and_supervise(
         if owns_process:
             set_title(f"trioasgi: supervisor {config.app}")
         urls = urls_of(resolved, sockets)
-        announce_serving = announcing(resolved, urls, STOP_HINT)
+        announce_serving = announcing(resolved, sockets, STOP_HINT)
 
         def begin_serving() -> None:
             announce_serving()
@@ -136,15 +137,16 @@ async def _bind_and_supervise(
 
 
 def urls_of(config: Config, sockets: Sequence[socket.socket]) -> list[str]:
-    """The URLs of listening sockets."""
-    return [socket_url(sock, config.has_tls) for sock in sockets]
+    """The URLs of the listening sockets on which the application is served."""
+    return [socket_url(sock, config.has_tls) for sock in sockets if not is_redirecting(sock)]
 
 
-def announcing(config: Config, urls: Sequence[str], stop_hint: str | None) -> Callable[[], None]:
+def announcing(config: Config, sockets: Sequence[socket.socket], stop_hint: str | None) -> Callable[[], None]:
     """A function that logs that the server serves. `stop_hint` is as for `announce`."""
     return partial(
         announce,
-        urls,
+        urls_of(config, sockets),
+        redirecting=redirecting_urls(sockets),
         workers=config.workers,
         codec=http_codec_name(config.http),
         websocket=websocket_codec_name(config),
@@ -291,7 +293,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listeners(config: Config) -> Iterator[list[socket.socket]]:
-    sockets = open_listeners(config.binds, config.backlog)
+    sockets = open_all_listeners(config.binds, config.redirect_bind, config.backlog)
     try:
         defer_accept(sockets, config.defer_accept)
         yield sockets

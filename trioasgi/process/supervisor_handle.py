@@ -9,6 +9,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import RollError
 from trioasgi.net.listeners import socket_address
+from trioasgi.net.redirecting import is_redirecting, redirecting_urls
 from trioasgi.server.handle import NoPublicConstructor
 from trioasgi.server.progress import ServerPhase
 from trioasgi.supervisor.describing import worker_statuses
@@ -34,8 +35,10 @@ class SupervisorHandle(metaclass=NoPublicConstructor):
 
     def __init__(self, supervisor: Supervisor, sockets: Sequence[socket.socket], urls: Sequence[str]) -> None:
         self._supervisor = supervisor
-        self._addresses: tuple[SocketAddress, ...] = tuple(map(socket_address, sockets))
+        served = [sock for sock in sockets if not is_redirecting(sock)]
+        self._addresses: tuple[SocketAddress, ...] = tuple(map(socket_address, served))
         self._urls = tuple(urls)
+        self._redirecting_urls = tuple(redirecting_urls(sockets))
         self._closed = trio.Event()
         self._error: BaseException | None = None
         self._has_cut = False
@@ -58,6 +61,11 @@ class SupervisorHandle(metaclass=NoPublicConstructor):
     def urls(self) -> tuple[str, ...]:
         """The URLs of the listening sockets, for a client on this machine."""
         return self._urls
+
+    @property
+    def redirecting_urls(self) -> tuple[str, ...]:
+        """The URLs of its sockets that only redirect to https (`redirect_bind`)."""
+        return self._redirecting_urls
 
     # What it does
 

@@ -18,7 +18,7 @@ from trioasgi.net.activation import (
     LISTEN_VARIABLES,
     PassedSocket,
     passed_sockets,
-    with_descriptors,
+    with_all_descriptors,
 )
 from trioasgi.process.notify import NOTIFY_VARIABLES, Notifier
 from trioasgi.process.pid_file import PidFile, pid_file
@@ -59,16 +59,20 @@ def surroundings(
 
 
 def activate(config: Config, passed: list[PassedSocket]) -> Config:
-    """The config with descriptors for `systemd:NAME`. Without an address it gets every passed socket."""
+    """The config with descriptors for `systemd:NAME`. Without an address it gets every passed socket that
+    is not to redirect to https.
+    """
     binds = config.bind
     if passed and not any(getattr(config, name) not in (None, ()) for way in LISTENING_WAYS for name in way):
         binds = (EVERY,)
-    with_numbers = with_descriptors(binds, passed)
-    return config if with_numbers == config.bind else config.replace(bind=with_numbers)
+    numbers, redirecting = with_all_descriptors(binds, config.redirect_bind, passed)
+    if numbers == config.bind and redirecting == config.redirect_bind:
+        return config
+    return config.replace(bind=numbers, redirect_bind=redirecting)
 
 
 def _warn_of_unused(config: Config, passed: list[PassedSocket]) -> None:
-    unused = ", ".join(sock.name for sock in passed if f"fd:{sock.fd}" not in config.binds)
+    unused = ", ".join(sock.name for sock in passed if f"fd:{sock.fd}" not in config.every_bind)
     if unused:
         logger.warning(
             "systemd has passed sockets that are not served, as the options name other addresses: %s", unused

@@ -21,6 +21,7 @@ from trioasgi.net.accept import (
 from trioasgi.net.kernel import refuse_newcomers
 from trioasgi.net.listeners import close_listeners, remove_paths
 from trioasgi.net.peers import as_client, as_peer, fixed_address
+from trioasgi.net.redirecting import is_redirecting
 from trioasgi.net.stream import HubStream, as_stream
 from trioasgi.server.progress import Listening
 from trioasgi.tasks import start_soon
@@ -46,6 +47,8 @@ class _Listener(msgspec.Struct, frozen=True):
     family: int
     server: Peer | None
     """The server's address; None if it differs from connection to connection."""
+    redirects: bool
+    """Do its connections only redirect to https?"""
 
 
 class _Intake:
@@ -80,7 +83,7 @@ class Acceptor:
         self._sockets = sockets
         # `socket.family` makes an Enum member of a number each time.
         self._listeners = [
-            _Listener(sock, url, sock.family, fixed_address(sock))
+            _Listener(sock, url, sock.family, fixed_address(sock), is_redirecting(sock))
             for sock, url in zip(sockets, urls, strict=True)
         ]
         self._backlog = backlog
@@ -137,13 +140,15 @@ class Acceptor:
             return
         try:
             server = listener.server or as_peer(connection.getsockname(), listener.family)
-            stream = self._make_stream(connection, waits=connections.begins_with_steps)
+            stream = self._make_stream(
+                connection, waits=connections.begins_with_steps(redirects=listener.redirects)
+            )
         except OSError as exc:
             # The client has reset it, or epoll has no room for another socket.
             logger.warning("a connection could not be served: %s", exc)
             connection.close()
             return
-        connections.begin(stream, client, server)
+        connections.begin(stream, client, server, redirects=listener.redirects)
 
     def begin_private(self, connection: socket.socket, connections: Connections) -> None:
         """Serve a connected socket that does not come from a listening one, without TLS or a PROXY header.
@@ -164,7 +169,7 @@ class Acceptor:
         """The client's and the server's address of a connection over loopback. No client has port 0."""
         for listener in self._listeners:
             host = _LOOPBACK.get(listener.family)
-            if host is not None:
+            if host is not None and not listener.redirects:
                 return (host, 0), (host, listener.sock.getsockname()[1])
         return None, None
 

@@ -8,6 +8,8 @@ import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec.structs
+
 from trioasgi.asgi.forwarded import Forwarding
 from trioasgi.config import DEVELOPMENT
 from trioasgi.config.option import origin_of
@@ -68,6 +70,16 @@ def connection_settings(
         failed_handshakes=failed_handshakes,
         redirects_plain_http=config.redirect_plain_http,
     )
+
+
+def redirecting_settings(
+    config: Config, served: ConnectionSettings, handler: Callable[[ConnectionInfo], Handler]
+) -> ConnectionSettings:
+    """The settings of connections on which `handler` redirects to https. `served` are those of the others."""
+    header = tuple(each for each in config.header if _parse_header(each)[0] != _HSTS)
+    plain = config.replace(hsts=0, header=header)  # RFC 6797, 7.2: not over plain HTTP
+    protocols = Protocols({"http/1.1": _http1(plain, handler, access_log(config))})
+    return msgspec.structs.replace(served, protocols=protocols, tls=None)
 
 
 def _http1(

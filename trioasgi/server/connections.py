@@ -6,7 +6,7 @@ A failure ends only its own connection. It is logged with the peer.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 from trio.lowlevel import current_task
@@ -15,7 +15,7 @@ from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
-from trioasgi.server.protocols import Connection, ServerServices
+from trioasgi.server.protocols import Connection, Protocols, ServerServices
 from trioasgi.server.room import Room
 from trioasgi.tasks import start_named, start_soon
 
@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from trioasgi.server.settings import ConnectionSettings
 
 logger = logging.getLogger("trioasgi")
+
+
+class _Way(NamedTuple):
+    """How a connection is served: its protocols, and the steps before."""
+
+    protocols: Protocols
+    preparer: ConnectionPreparer
 
 
 class Connections:
@@ -49,8 +56,8 @@ class Connections:
     ) -> None:
         self.admission = settings.admission
         """Who may connect. Asked before `begin`."""
-        self._protocols = settings.protocols
-        self._preparer = ConnectionPreparer(settings)
+        self._way = _Way(settings.protocols, ConnectionPreparer(settings))
+        self._redirecting_way = self._way
         self._nursery = nursery
         self._context = context
         self._services = ServerServices(context, self._start_task, self._take_over)
@@ -60,6 +67,10 @@ class Connections:
         self.room = Room(most, self) if most else None
         """Is there room for another connection? None: always."""
         self._on_end = on_end if self.room is None else self.room.note_end
+
+    def redirect(self, settings: ConnectionSettings) -> None:
+        """Note the settings of connections that only redirect to https."""
+        self._redirecting_way = _Way(settings.protocols, ConnectionPreparer(settings))
 
     def __len__(self) -> int:
         return len(self._live) + self._preparing
@@ -96,32 +107,41 @@ class Connections:
         self.room = self._on_end = None  # so do these
 
     def begin(
-        self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None, scheme: str | None = None
+        self,
+        stream: trio.abc.Stream,
+        client: Peer | None,
+        server: Peer | None,
+        scheme: str | None = None,
+        *,
+        redirects: bool = False,
     ) -> None:
-        """Serve one connection, in a task of its own. `scheme` None: what the settings and the stream say."""
-        info = self._preparer.info(client, server, scheme)
+        """Serve one connection, in a task of its own. `scheme` None: what the settings and the stream say.
+        `redirects`: does it only redirect to https?
+        """
+        way = self._redirecting_way if redirects else self._way
+        info = way.preparer.info(client, server, scheme)
         # The handshake of an SSLStream may not be done.
         # (An `isinstance` with the stream's own class is fast. With another one of Trio's it asks an ABC.)
         is_plain = isinstance(stream, HubStream) or not isinstance(stream, trio.SSLStream)
-        if is_plain and self._preparer.has_no_steps:
-            self._take_over(self._connect(as_channel(stream), info))
+        if is_plain and way.preparer.has_no_steps:
+            self._take_over(self._connect(way, as_channel(stream), info))
         else:
             name = f"handshake with {info.peer}"
-            self._context.run(start_named, self._nursery, name, self._prepare_and_serve, stream, info)
+            self._context.run(start_named, self._nursery, name, self._prepare_and_serve, way, stream, info)
             self._preparing += 1
 
     def begin_plain(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """As `begin`, for a stream that has neither TLS nor a PROXY header."""
-        self._take_over(self._connect(as_channel(stream), self._preparer.info(client, server)))
+        way = self._way
+        self._take_over(self._connect(way, as_channel(stream), way.preparer.info(client, server)))
 
-    @property
-    def begins_with_steps(self) -> bool:
-        """Does a connection begin with a PROXY header, or a TLS handshake?"""
-        return not self._preparer.has_no_steps
+    def begins_with_steps(self, *, redirects: bool) -> bool:
+        """Does a connection begin with a PROXY header, or a TLS handshake? `redirects` is as for `begin`."""
+        return not (self._redirecting_way if redirects else self._way).preparer.has_no_steps
 
-    async def _prepare_and_serve(self, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
+    async def _prepare_and_serve(self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
         try:
-            connection = await self._prepare(stream, info)
+            connection = await self._prepare(way, stream, info)
         finally:
             self._preparing -= 1
             self._note_end()
@@ -136,21 +156,23 @@ class Connections:
         if self._on_end is not None:
             self._on_end()
 
-    async def _prepare(self, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
+    async def _prepare(self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
         """Do what comes before the protocol. If that fails, close the stream and return None."""
         connection = None
         with _Isolation(info.peer):
             try:
-                prepared = await self._preparer.prepare(stream, info)
+                prepared = await way.preparer.prepare(stream, info)
                 if prepared is not None:
-                    connection = self._connect(prepared.channel, prepared.info, prepared.alpn)
+                    connection = self._connect(way, prepared.channel, prepared.info, prepared.alpn)
             finally:
                 if connection is None:
                     await _close_at_once(stream, info.peer)
         return connection
 
-    def _connect(self, channel: Channel, info: ConnectionInfo, alpn: str | None = None) -> Connection:
-        connection = self._protocols.choose(alpn)(channel, info, self._services)
+    def _connect(
+        self, way: _Way, channel: Channel, info: ConnectionInfo, alpn: str | None = None
+    ) -> Connection:
+        connection = way.protocols.choose(alpn)(channel, info, self._services)
         if self._draining:
             connection.drain()
         self._live[connection] = None

@@ -45,8 +45,11 @@ class Server(metaclass=NoPublicConstructor):
 
     _SOURCE = "`async with trioasgi.serving(app)` or `await nursery.start(trioasgi.serve, app)` gives one"
 
-    def __init__(self, listens_on: Sequence[ListensOn], progress: Progress) -> None:
+    def __init__(
+        self, listens_on: Sequence[ListensOn], progress: Progress, redirecting: Sequence[str] = ()
+    ) -> None:
         self._progress = progress
+        self._redirecting_urls = tuple(redirecting)
         self._addresses: tuple[SocketAddress, ...] = tuple(socket_address(sock) for sock, _ in listens_on)
         self._urls = tuple(socket_url(sock, tls) for sock, tls in listens_on)
 
@@ -71,6 +74,11 @@ class Server(metaclass=NoPublicConstructor):
     def urls(self) -> tuple[str, ...]:
         """The URLs of its listening sockets, for a client on this machine."""
         return self._urls
+
+    @property
+    def redirecting_urls(self) -> tuple[str, ...]:
+        """The URLs of its sockets that only redirect to https (`redirect_bind`)."""
+        return self._redirecting_urls
 
     # What it does
 

@@ -14,8 +14,8 @@ from trioasgi.net.listeners import (
     close_inherited,
     close_listeners,
     defer_accept,
-    open_listeners_in_loop,
 )
+from trioasgi.net.redirecting import open_all_listeners_in_loop
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
@@ -125,17 +125,17 @@ async def serve_alone(
     on_made: OnMade | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """As `serve`, on `config.binds`. `stop_hint` says in the log how to stop the server. `owns_process`: does
-    the process belong to the server, with the descriptors that it has inherited? `on_made` gets the server
-    before the application starts.
+    """As `serve`, on `config.every_bind`. `stop_hint` says in the log how to stop the server. `owns_process`:
+    does the process belong to the server, with the descriptors that it has inherited? `on_made` gets the
+    server before the application starts.
     """
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
-        own = await open_listeners_in_loop(config.binds, config.backlog)
+        own = await open_all_listeners_in_loop(config.binds, config.redirect_bind, config.backlog)
         try:
             defer_accept(own, config.defer_accept)
             if owns_process:
-                close_inherited(config.binds)
+                close_inherited(config.every_bind)
             tree = NurseryTree(app, config, own, Listening.ALONE, given, on_stuck, stop_hint)
             if on_made is not None:
                 on_made(tree.server)

@@ -17,8 +17,9 @@ import trio
 
 from trioasgi.net.address import is_inherited
 from trioasgi.net.hub import Hub, supported
+from trioasgi.net.redirecting import is_redirecting, redirecting_urls
 from trioasgi.server.acceptor import Acceptor
-from trioasgi.server.assembly import codec_factory
+from trioasgi.server.assembly import codec_factory, forwarding, redirecting_settings
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import abort_when_cancelled
 from trioasgi.server.handle import Server
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from trioasgi.server.gate import Gate, UnderSupervisor
     from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
+    from trioasgi.server.redirecting import Redirects
     from trioasgi.types import ASGIApp
 
 
@@ -57,14 +59,16 @@ class NurseryTree:
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
         tls = config.has_tls
-        self.server = Server._create([(sock, tls) for sock in sockets], self._progress)
+        served = [sock for sock in sockets if not is_redirecting(sock)]
+        redirecting = redirecting_urls(sockets)
+        self.server = Server._create([(sock, tls) for sock in served], self._progress, redirecting)
         on_limit = None if supervised is None else supervised.on_limit
         self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)
         # Another server may use an inherited socket too.
-        owns_sockets = not any(map(is_inherited, config.binds))
-        self._acceptor = Acceptor(
-            sockets, self.server.urls, backlog=config.backlog, owns_sockets=owns_sockets
-        )
+        owns_sockets = not any(map(is_inherited, config.every_bind))
+        self._redirects = self._make_redirects(served) if redirecting else None
+        urls = (*self.server.urls, *redirecting)
+        self._acceptor = Acceptor(sockets, urls, backlog=config.backlog, owns_sockets=owns_sockets)
         self._acceptor.latency = self._hosting.latency
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
@@ -131,8 +135,23 @@ class NurseryTree:
         settings = self._hosting.connection_settings(application)
         most = self._config.limit_connections
         connections = Connections(settings, busy, self._hosting.context(), most)
+        if self._redirects is not None:
+            connections.redirect(redirecting_settings(self._config, settings, self._redirects.handler))
         self._progress.counts = Counting(application, connections)
         return connections
+
+    def _make_redirects(self, served: Sequence[socket.socket]) -> Redirects:
+        """What answers on the sockets that redirect to the ones on which the application is `served`."""
+        from trioasgi.server.challenges import Challenges  # few servers need these
+        from trioasgi.server.redirecting import Redirects, https_port
+
+        directory = self._config.acme_dir
+        return Redirects(
+            https_port(served),
+            challenges=None if directory is None else Challenges(directory),
+            access_log=self._hosting.access_log,
+            forwarding=forwarding(self._config),
+        )
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
@@ -141,6 +160,7 @@ class NurseryTree:
 
         announce(
             self.server.urls,
+            redirecting=self.server.redirecting_urls,
             workers=1,
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),

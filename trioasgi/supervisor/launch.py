@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from trioasgi.net.redirecting import is_redirecting
+
 from . import handover
 from .command import worker_command
 from .messages import Order
@@ -26,6 +28,7 @@ class Endowment(msgspec.Struct, frozen=True):
     reports: int | str
     private: list[int | str]
     stdin: int | None
+    redirecting: int = 0
 
     def order(self, config: Config, *, gated: bool, name: str, breakage: str | None) -> Order:
         """The order of the worker."""
@@ -38,6 +41,7 @@ class Endowment(msgspec.Struct, frozen=True):
             gated=gated,
             breakage=breakage,
             private=self.private,
+            redirecting=self.redirecting,
             name=name,
         )
 
@@ -70,7 +74,7 @@ async def launch(
         ours.callback(process.kill)
         described = [handover.describe(sock, process.pid) for sock in inherited]
         ours.pop_all()
-    count = len(copies)
-    endowment = Endowment(described[:count], described[count], described[count + 1 :], terminal)
+    count, redirecting = len(copies), sum(map(is_redirecting, sockets))
+    endowment = Endowment(described[:count], described[count], described[count + 1 :], terminal, redirecting)
     (reports, _), *others = pairs
     return Launched(process, endowment, reports, [own for own, _ in others])

@@ -49,6 +49,8 @@ class Order(msgspec.Struct, frozen=True):
     """Does the worker wait for an AcceptCommand when its application has started?"""
     private: list[int | str] = []
     """Connected sockets, described likewise, that are served before connections are accepted."""
+    redirecting: int = 0
+    """So many of the listening sockets, the last ones, only redirect to https."""
     breakage: str | None = None
     """Why the application does not start. The worker shows this to all clients, and loads no application."""
     name: str = ""

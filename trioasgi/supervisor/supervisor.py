@@ -327,7 +327,7 @@ class Supervisor:
         self._options.stop()
         # The workers accept what waits in the queues. The last close would reset a client that is in the
         # middle of its handshake with the kernel: so new ones are refused before.
-        if not any(map(is_inherited, self._options.current.binds)):
+        if not any(map(is_inherited, self._options.current.every_bind)):
             for sock in self._sockets:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)

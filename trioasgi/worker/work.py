@@ -10,6 +10,7 @@ import atexit
 import faulthandler
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.errors import ExitStatus
+from trioasgi.net.redirecting import mark_redirecting
 from trioasgi.observe import configure_logging
 from trioasgi.process.ending import end_now, start_guard
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
@@ -129,7 +131,7 @@ def _serve(
         set_title(f"trioasgi: {order.name} {config.app}")
         lifecycle = Lifecycle(
             config,
-            sockets=[handover.take(description) for description in order.sockets],
+            sockets=_listening(order),
             on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=partial(_report_drain, reports),
             on_done_accepting=partial(reports.send, DoneAccepting()),
@@ -163,6 +165,13 @@ def _serve(
     reports.send_last(Stopped())
     # The supervisor expects the end of a worker that has served its number of requests.
     return ExitStatus.OK if status is ExitStatus.LIMIT_REACHED else status
+
+
+def _listening(order: Order) -> list[socket.socket]:
+    """The listening sockets."""
+    sockets = [handover.take(description) for description in order.sockets]
+    mark_redirecting(sockets[len(sockets) - order.redirecting :])
+    return sockets
 
 
 def _stopgap(breakage: str) -> ASGIApp:
