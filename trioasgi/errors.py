@@ -56,9 +56,17 @@ class BindError(TrioasgiError):
 
 
 class TLSError(TrioasgiError):
-    """A certificate or key could not be used. The message names the file and the fix."""
+    """A certificate or key could not be used. The message names the file and the fix.
+
+    If the fix is given by itself, the message is both, and `reason` ends with what separates them.
+    """
 
     exit_status = ExitStatus.NOT_STARTED
+
+    def __init__(self, reason: str, fix: str = "") -> None:
+        super().__init__(reason + fix)
+        self.reason = reason.rstrip(":;, ")
+        self.fix = fix
 
 
 class LifespanError(TrioasgiError):

@@ -106,7 +106,7 @@ def read_chain(certfile: str) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(data[data.index(CERTIFICATE_MARK) :])
     except ValueError as error:
         raise TLSError(
-            f"certificate file {certfile!r} is damaged: {error}; copy it again from where it was made"
+            f"certificate file {certfile!r} is damaged: {error}; ", "copy it again from where it was made"
         ) from error
 
 

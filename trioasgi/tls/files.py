@@ -42,18 +42,18 @@ def check_certificate_file(certfile: str) -> None:
         return
     if data.startswith(_DER_SEQUENCE):
         raise TLSError(
-            f"certificate file {certfile!r} is binary (DER or PKCS #12), not PEM: convert it with "
-            f"'openssl x509 -inform DER -in FILE -out FILE.pem' (.der, .cer) or "
-            f"'openssl pkcs12 -in FILE -out FILE.pem' (.p12, .pfx)"
+            f"certificate file {certfile!r} is binary (DER or PKCS #12), not PEM: ",
+            "convert it with 'openssl x509 -inform DER -in FILE -out FILE.pem' (.der, .cer) or "
+            "'openssl pkcs12 -in FILE -out FILE.pem' (.p12, .pfx)",
         )
     if KEY_MARK in data:
         raise TLSError(
-            f"certificate file {certfile!r} holds only a private key: give the certificate as --certfile "
-            f"and the key as --keyfile"
+            f"certificate file {certfile!r} holds only a private key: ",
+            "give the certificate as --certfile and the key as --keyfile",
         )
     raise TLSError(
-        f"certificate file {certfile!r} is not PEM: it has no line {CERTIFICATE_MARK.decode()!r}; "
-        f"give a PEM file with the server's certificate first"
+        f"certificate file {certfile!r} is not PEM: it has no line {CERTIFICATE_MARK.decode()!r}; ",
+        "give a PEM file with the server's certificate first",
     )
 
 
@@ -62,8 +62,8 @@ def check_key_file(certfile: str, keyfile: str | None) -> None:
     if keyfile is None:
         if KEY_MARK not in read_file(certfile, "certificate"):
             raise TLSError(
-                f"certificate file {certfile!r} holds no private key: give the key's file as --keyfile, "
-                f"or append the key to the certificate file"
+                f"certificate file {certfile!r} holds no private key: ",
+                "give the key's file as --keyfile, or append the key to the certificate file",
             )
         return
     data = read_file(keyfile, "key")
@@ -71,16 +71,17 @@ def check_key_file(certfile: str, keyfile: str | None) -> None:
         return
     if CERTIFICATE_MARK in data:
         raise TLSError(
-            f"key file {keyfile!r} holds only a certificate: --keyfile is the private key's file, "
-            f"--certfile the certificate's"
+            f"key file {keyfile!r} holds only a certificate: ",
+            "--keyfile is the private key's file, --certfile the certificate's",
         )
     if data.startswith(_DER_SEQUENCE):
         raise TLSError(
-            f"key file {keyfile!r} is binary (DER), not PEM: convert it with "
-            f"'openssl pkey -inform DER -in FILE -out FILE.pem'"
+            f"key file {keyfile!r} is binary (DER), not PEM: ",
+            "convert it with 'openssl pkey -inform DER -in FILE -out FILE.pem'",
         )
     raise TLSError(
-        f"key file {keyfile!r} is not PEM: it has no line 'BEGIN PRIVATE KEY'; give a PEM file with the key"
+        f"key file {keyfile!r} is not PEM: it has no line 'BEGIN PRIVATE KEY'; ",
+        "give a PEM file with the key",
     )
 
 
@@ -88,19 +89,19 @@ def read_file(name: str, what: str) -> bytes:
     """The content of a file. `what` it is stands in the TLSError if it cannot be read."""
     try:
         if stat.S_ISFIFO(os.stat(name).st_mode):
-            raise TLSError(f"{what} file {name!r} is a pipe, but it is read more than once: give a file")
+            raise TLSError(f"{what} file {name!r} is a pipe, but it is read more than once: ", "give a file")
         return Path(name).read_bytes()
     except FileNotFoundError:
         raise TLSError(
-            f"{what} file {name!r} does not exist: check the path "
-            f"(a relative one starts at {str(Path.cwd())!r})"
+            f"{what} file {name!r} does not exist: ",
+            f"check the path (a relative one starts at {str(Path.cwd())!r})",
         ) from None
     except IsADirectoryError:
-        raise TLSError(f"{what} file {name!r} is a directory: give the PEM file in it") from None
+        raise TLSError(f"{what} file {name!r} is a directory: ", "give the PEM file in it") from None
     except PermissionError:
         raise TLSError(
-            f"{what} file {name!r} may not be read by this user: change its owner, group or mode, "
-            f"or run the server as a user who may"
+            f"{what} file {name!r} may not be read by this user: ",
+            "change its owner, group or mode, or run the server as a user who may",
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise TLSError(f"{what} file {name!r} cannot be read: {error}") from error

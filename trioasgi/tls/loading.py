@@ -18,7 +18,7 @@ def read_password(name: str) -> str:
     try:
         return line.removesuffix(b"\r").decode()
     except UnicodeDecodeError as error:
-        raise TLSError(f"password file {name!r} is not UTF-8: write the password as UTF-8") from error
+        raise TLSError(f"password file {name!r} is not UTF-8: ", "write the password as UTF-8") from error
 
 
 def load_pair(
@@ -44,11 +44,12 @@ def load_pair(
         context.load_cert_chain(certfile, keyfile, answer)
     except _PasswordMissingError:
         raise TLSError(
-            f"{key} is encrypted: give its password as --keyfile-password (or in TRIOASGI_KEYFILE_PASSWORD), "
-            f"or decrypt it with 'openssl pkey -in FILE -out FILE.plain'"
+            f"{key} is encrypted: ",
+            "give its password as --keyfile-password (or in TRIOASGI_KEYFILE_PASSWORD), "
+            "or decrypt it with 'openssl pkey -in FILE -out FILE.plain'",
         ) from None
     except ssl.SSLError as error:
-        raise TLSError(_explain(error, certfile, key, answer)) from error
+        raise _explain(error, certfile, key, answer) from error
     except ValueError as error:  # longer than OpenSSL's buffer of 1024 bytes
         raise TLSError(f"{key}: the password in {answer.option} cannot be used: {error}") from error
 
@@ -72,26 +73,25 @@ class _Password:
         return self._password
 
 
-def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) -> str:
+def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) -> TLSError:
     match error.reason:
         # The last one: a key of another kind, RSA for EC, which OpenSSL files away and finds no partner for.
         case "KEY_VALUES_MISMATCH" | "KEY_TYPE_MISMATCH" | "NO_CERTIFICATE_ASSIGNED":
-            return (
-                f"{key} does not belong to the certificate in {certfile!r}: give the key the certificate was "
-                f"made for; if the file holds a chain, the server's own certificate has to stand first"
+            return TLSError(
+                f"{key} does not belong to the certificate in {certfile!r}: ",
+                "give the key the certificate was made for; if the file holds a chain, the server's own "
+                "certificate has to stand first",
             )
         case "EE_KEY_TOO_SMALL" | "CA_KEY_TOO_SMALL" | "CA_MD_TOO_WEAK":
-            return (
-                f"certificate file {certfile!r} is too weak for this system's OpenSSL ({error.reason}): "
-                f"make a new certificate with a key of at least 2048 bits (RSA) or 256 bits (EC) and SHA-256"
+            return TLSError(
+                f"certificate file {certfile!r} is too weak for this system's OpenSSL ({error.reason}): ",
+                "make a new certificate with a key of at least 2048 bits (RSA) or 256 bits (EC) and SHA-256",
             )
     if answer.asked:
-        return f"{key} cannot be decrypted: the password in {answer.option} is wrong"
-    if _is_sound(certfile):
-        return f"{key} is damaged: OpenSSL cannot read it ({error}); copy it again from where it was made"
-    return (
-        f"certificate file {certfile!r} is damaged: OpenSSL cannot read it ({error}); "
-        f"copy it again from where it was made"
+        return TLSError(f"{key} cannot be decrypted: the password in {answer.option} is wrong")
+    damaged = key if _is_sound(certfile) else f"certificate file {certfile!r}"
+    return TLSError(
+        f"{damaged} is damaged: OpenSSL cannot read it ({error}); ", "copy it again from where it was made"
     )
 
 
