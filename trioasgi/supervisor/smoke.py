@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Final
 import h11
 import trio
 
-from trioasgi.config.smoke import Probe, parse_probe
+from trioasgi.config.smoke import parse_probe
+
+from .probe_client import ProbeClient
 
 if TYPE_CHECKING:
     import socket
 
-_CHUNK: Final = 1 << 16
-_FIELDS: Final = [("host", "localhost"), ("user-agent", "trioasgi-smoke"), ("accept", "*/*")]
+_AGENT: Final = "trioasgi-smoke"
 
 
 async def probe(connections: Sequence[socket.socket], smoke: Sequence[str], timeout: float) -> str | None:
@@ -30,12 +31,12 @@ async def probe(connections: Sequence[socket.socket], smoke: Sequence[str], time
     left = [*connections]
     probes = [parse_probe(text) for text in smoke]
     current = probes[0]
-    client: _Client | None = None
+    client: ProbeClient | None = None
     try:
         with trio.fail_after(timeout):
             for current in probes:
                 if client is None or client.is_closed:
-                    client = _Client(left.pop(0))
+                    client = ProbeClient(_stream(left.pop(0)), agent=_AGENT)
                 status = await client.ask(current)
                 if not current.accepts(status):
                     expected = "a status below 400" if current.status is None else f"{current.status}"
@@ -50,36 +51,6 @@ async def probe(connections: Sequence[socket.socket], smoke: Sequence[str], time
     return None
 
 
-class _Client:
-    """One private connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        connection.setblocking(False)
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(connection))
-        self._h11 = h11.Connection(h11.CLIENT)
-
-    @property
-    def is_closed(self) -> bool:
-        """Was the last answer the last one of this connection?"""
-        return self._h11.our_state is h11.MUST_CLOSE or self._h11.their_state is not h11.DONE
-
-    async def ask(self, wanted: Probe) -> int:
-        """Send one request and read the whole response. Return its status."""
-        if self._h11.our_state is h11.DONE:
-            self._h11.start_next_cycle()
-        request = h11.Request(method="GET", target=wanted.path, headers=_FIELDS)
-        await self._stream.send_all(self._h11.send(request) + self._h11.send(h11.EndOfMessage()))
-        status = 0
-        while True:
-            match self._h11.next_event():
-                case h11.NEED_DATA:
-                    data = await self._stream.receive_some(_CHUNK)
-                    if not data and self._h11.their_state is h11.SEND_RESPONSE:
-                        raise trio.BrokenResourceError("the worker closed the connection")
-                    self._h11.receive_data(data)
-                case h11.Response(status_code=status):
-                    pass
-                case h11.EndOfMessage():
-                    return status
-                case h11.ConnectionClosed():
-                    raise trio.BrokenResourceError("the worker closed the connection")
+def _stream(connection: socket.socket) -> trio.SocketStream:
+    connection.setblocking(False)
+    return trio.SocketStream(trio.socket.from_stdlib_socket(connection))
