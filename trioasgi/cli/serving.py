@@ -15,8 +15,9 @@ import typer
 from typer.core import TyperCommand
 
 from trioasgi.cli.starting import PROGRAM, start
-from trioasgi.config import OPTIONS
+from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Kind, Option
+from trioasgi.config.sources import read_config
 
 COMMAND_SETTINGS = {"help_option_names": ["--help", "-h"]}
 
@@ -110,6 +111,7 @@ CONFIG_FILE = parameter(
     "config", str | None, typer.Option("--config", metavar="FILE", help="Read options from this TOML file.")
 )
 
+APP = parameter("app", str | None, typer.Argument(metavar="MODULE:ATTR", help=OPTIONS["app"].help))
 
 _Command = Callable[..., None]
 
@@ -149,6 +151,12 @@ def declare(options: Sequence[Option], typed: Mapping[str, str]) -> None:
 
 _typed: dict[str, str] = {}
 """The flag of each option in this command line, by the option's name."""
+
+
+def read_typed(given: Mapping[str, object], *, config_file: str | None) -> Config:
+    """The Config of the flags of this command line and of the other sources. Raises ConfigError."""
+    flags = {name: value for name, value in given.items() if value is not None}
+    return read_config(flags, typed=_typed, config_file=config_file)
 
 
 def serve_typed(

@@ -7,15 +7,18 @@ import signal
 import sys
 from collections.abc import Mapping
 from functools import partial
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from trioasgi.config.sources import read_config, remarks_on
 from trioasgi.errors import ExitStatus, TrioasgiError
 from trioasgi.process.imports import uncollected_imports
 
+if TYPE_CHECKING:
+    from trioasgi.config import Config
+
 PROGRAM: Final = "trioasgi"
 
-COMMANDS: Final = frozenset({"cert", "demo", "reopen-logs", "roll", "scale", "status", "stop"})
+COMMANDS: Final = frozenset({"check", "cert", "demo", "reopen-logs", "roll", "scale", "status", "stop"})
 """The names of the commands beside serving."""
 
 _INTERRUPTED: Final = 128 + signal.SIGINT
@@ -40,12 +43,7 @@ def start(
     )
     try:
         config = read()
-        if config.app is None:
-            fail(
-                "no application; say which one to serve, as in: trioasgi package.module:app", ExitStatus.USAGE
-            )
-        if config.app in COMMANDS:
-            fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
+        require_app(config)
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
@@ -55,6 +53,14 @@ def start(
     except KeyboardInterrupt:  # not of a signal: the application has raised it
         sys.exit(_INTERRUPTED)
     sys.exit(int(status))
+
+
+def require_app(config: Config, command: str = PROGRAM) -> None:
+    """Fail unless the config names an application."""
+    if config.app is None:
+        fail(f"no application; say which one to serve, as in: {command} package.module:app", ExitStatus.USAGE)
+    if config.app in COMMANDS:
+        fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
 
 
 def fail(message: str, status: ExitStatus) -> NoReturn:

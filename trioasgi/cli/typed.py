@@ -10,10 +10,12 @@ import typer
 
 import trioasgi
 import trioasgi.cli.cert  # adds its commands
+import trioasgi.cli.check  # adds its command
 import trioasgi.cli.control  # adds its commands
 import trioasgi.cli.demo  # adds its command
 from trioasgi.cli.arguments import options_for, typed_flags
 from trioasgi.cli.serving import (
+    APP,
     COMMAND_SETTINGS,
     CONFIG_FILE,
     ServingCommand,
@@ -24,7 +26,6 @@ from trioasgi.cli.serving import (
     takes,
 )
 from trioasgi.cli.starting import COMMANDS, PROGRAM
-from trioasgi.config import OPTIONS
 from trioasgi.errors import ExitStatus
 
 
@@ -42,9 +43,6 @@ def _print_version(wanted: bool | None) -> None:
         raise typer.Exit
 
 
-_APP = parameter("app", str | None, typer.Argument(metavar="MODULE:ATTR", help=OPTIONS["app"].help))
-
-
 _VERSION = parameter(
     "version",
     bool | None,
@@ -56,7 +54,7 @@ serving = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 @serving.command(cls=ServingCommand, context_settings=COMMAND_SETTINGS)
-@takes(_APP, CONFIG_FILE, _VERSION, without=("app",))
+@takes(APP, CONFIG_FILE, _VERSION, without=("app",))
 def serve(config: str | None = None, version: bool | None = None, **given: object) -> None:  # noqa: ARG001 - eager
     """Serve an ASGI application on Trio.
 

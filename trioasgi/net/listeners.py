@@ -60,7 +60,7 @@ def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
     """
     resolved = []
     for text, address in _parse(binds):
-        with _bind_errors(text, address):
+        with bind_errors(text, address):
             resolved.append(_Resolved(text, address, _look_up(address)))
     return _open_all(resolved, backlog)
 
@@ -73,8 +73,8 @@ async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[soc
     """
     resolved = []
     for text, address in _parse(binds):
-        with _bind_errors(text, address):
-            resolved.append(_Resolved(text, address, await _look_up_in_thread(address)))
+        with bind_errors(text, address):
+            resolved.append(_Resolved(text, address, await look_up_in_thread(address)))
     return _open_all(resolved, backlog)
 
 
@@ -117,7 +117,8 @@ def _host(address: TCPAddress) -> str | bytes | None:
     return host.encode() if host is not None and host.isascii() else host
 
 
-async def _look_up_in_thread(address: Address) -> list[_Found]:
+async def look_up_in_thread(address: Address) -> list[_Found]:
+    """What the name of an address resolves to."""
     if not isinstance(address, TCPAddress):
         return []
     found = await trio.socket.getaddrinfo(
@@ -131,10 +132,10 @@ def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
         for one in resolved:
-            with _bind_errors(one.text, one.address):
+            with bind_errors(one.text, one.address):
                 match one.address:
                     case TCPAddress() as address:
-                        opened += _open_tcp(address, one.found, backlog)
+                        opened += open_tcp(address, one.found, backlog)
                     case UnixAddress() as address:
                         opened.append(_open_unix(address, backlog))
                     case InheritedAddress() as address:
@@ -144,7 +145,7 @@ def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket
 
 
 @contextmanager
-def _bind_errors(text: str, address: Address) -> Iterator[None]:
+def bind_errors(text: str, address: Address) -> Iterator[None]:
     """Raise BindError for what fails in the block."""
     try:
         yield
@@ -168,11 +169,10 @@ def _reason(exc: Exception, *, unix: bool) -> str:
     return str(exc)
 
 
-def _open_tcp(address: TCPAddress, found: Iterable[_Found], backlog: int) -> list[socket.socket]:
-    """One socket for each address in `found`. For port 0 all get the same free port.
-
-    A name may resolve to a family that this machine lacks, such as `localhost` without IPv6. That is an error
-    only if no address is left.
+def open_tcp(address: TCPAddress, found: Iterable[_Found], backlog: int | None) -> list[socket.socket]:
+    """One socket for each address in `found`. For port 0 all get the same free port. They listen if there is
+    a `backlog`. A name may resolve to a family that this machine lacks, such as `localhost` without IPv6.
+    That is an error only if no address is left.
     """
     opened: list[socket.socket] = []
     missing: OSError | None = None
@@ -196,13 +196,14 @@ def _open_tcp(address: TCPAddress, found: Iterable[_Found], backlog: int) -> lis
     return opened
 
 
-def _listen_tcp(family: int, sockaddr: tuple[object, ...], backlog: int) -> socket.socket:
+def _listen_tcp(family: int, sockaddr: tuple[object, ...], backlog: int | None) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     with ExitStack() as undo:
         undo.callback(sock.close)
         _set_tcp_options(sock)
         sock.bind(sockaddr)
-        sock.listen(backlog)
+        if backlog is not None:
+            sock.listen(backlog)
         sock.setblocking(False)
         undo.pop_all()
     return sock

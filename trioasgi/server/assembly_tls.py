@@ -64,7 +64,7 @@ def _contexts_of_files(config: Config) -> dict[ssl.SSLContext, ConnectionDescrib
     from trioasgi.tls.extension import ConnectionDescriber
     from trioasgi.tls.sni import choose_by_name
 
-    password = _key_password(config)
+    password = key_password(config)
     contexts = [
         server_context(
             certfile,
@@ -95,7 +95,8 @@ def describe_certificates(config: Config) -> list[Certificate]:
     return [describe(certfile) for certfile in config.certfile]
 
 
-def _key_password(config: Config) -> str | None:
+def key_password(config: Config) -> str | None:
+    """The password of the keys, if the options give one. Raises TLSError."""
     if config.keyfile_password_file is None:
         return config.keyfile_password
     from trioasgi.tls.loading import read_password

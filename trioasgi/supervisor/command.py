@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 
-def worker_command(directory: str) -> list[str]:
-    """The command of a worker in this directory."""
+def worker_command(directory: str, module: str = "trioasgi.worker") -> list[str]:
+    """The command of a worker in this directory; of another `module`, that of its process."""
     flags = [*_warning_flags(), *_x_flags()]
     if sys.flags.optimize:
         flags.append("-" + "O" * sys.flags.optimize)
@@ -16,7 +16,7 @@ def worker_command(directory: str) -> list[str]:
         # Keep the current directory off sys.path until the application is loaded: a queue.py or types.py
         # there would break the worker's own imports. (But not if trioasgi itself was imported from it.)
         flags.append("-P")
-    return [sys.executable, *flags, "-m", "trioasgi.worker"]
+    return [sys.executable, *flags, "-m", module]
 
 
 def _warning_flags() -> list[str]:

@@ -33,7 +33,7 @@ def main() -> NoReturn:
         # A process manager may send these to all processes of the server, and they would end this one.
         for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGQUIT, signal.SIGTTIN, signal.SIGTTOU):
             signal.signal(number, ignore_interrupt)
-    commands = _claim_stdin()
+    commands = claim_stdin()
     watch = _Watch()
     watch.begin(commands)
     from trioasgi.process.imports import uncollected_imports
@@ -81,7 +81,7 @@ class _Watch:
                 os._exit(0)
 
 
-def _claim_stdin() -> int:
+def claim_stdin() -> int:
     """Move the pipe of commands to another descriptor: 0 is for the application and its children."""
     commands = os.dup(0)
     nothing = os.open(os.devnull, os.O_RDONLY)

@@ -1,0 +1,296 @@
+"""`trioasgi check`: what it says of applications and certificates that are right or wrong."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.checking import Checked, run
+from tests.support.processes import PATIENCE, is_alive, start, wait_until
+
+APPS = """
+import os, signal, subprocess, sys, threading, time
+import trio
+
+async def answer(scope, receive, send):
+    status = {"/500": 500, "/404": 404}.get(scope["path"], 200)
+    if scope["path"] == "/boom":
+        raise ValueError("no such row")
+    if scope["path"] == "/slow":
+        await trio.sleep_forever()
+    await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": scope["scheme"].encode()})
+
+def made(started=lambda: None, stopped=lambda: None):
+    async def app(scope, receive, send):
+        if scope["type"] != "lifespan":
+            return await answer(scope, receive, send)
+        for told, call in (("startup", started), ("shutdown", stopped)):
+            await receive()
+            waited = call()
+            if waited is not None:
+                await waited
+            await send({"type": f"lifespan.{told}.complete"})
+    return app
+
+def boom():
+    raise ValueError("no database")
+
+def note_child():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    with open("child.pid", "w") as file:
+        file.write(str(child.pid))
+
+def note_and_sleep():
+    with open("self.tmp", "w") as file:
+        file.write(str(os.getpid()))
+    note_child()
+    os.rename("self.tmp", "self.pid")
+    time.sleep(600)
+
+def chatter():
+    print('{"ok": true}', flush=True)
+    sys.stdout.write("x" * 1_000_000)
+    sys.stdout.flush()
+    print("to stderr", file=sys.stderr, flush=True)
+
+good = made()
+chatty = made(chatter)
+fails_to_start = made(boom)
+fails_to_stop = made(stopped=boom)
+never_starts = made(trio.sleep_forever)
+never_stops = made(stopped=trio.sleep_forever)
+blocks = made(note_and_sleep)
+exits = made(lambda: os._exit(7))
+crashes = made(lambda: os.kill(os.getpid(), signal.SIGKILL))
+leaves_thread = made(lambda: threading.Thread(target=time.sleep, args=(600,)).start())
+leaves_child = made(note_child)
+
+async def says_failed(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.failed", "message": "no database"})
+
+async def without_lifespan(scope, receive, send):
+    assert scope["type"] == "http"
+    await answer(scope, receive, send)
+
+def wsgi(environ, start_response):
+    start_response("200 OK", [])
+    return [b"x"]
+"""
+
+
+Check = Callable[..., Checked]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "apps.py").write_text(APPS)
+    return tmp_path
+
+
+@pytest.fixture
+def check(folder: Path) -> Check:
+    return lambda *arguments: Checked(run(folder, *arguments, "--json"))
+
+
+# The application
+
+
+def test_a_good_application(check: Check, folder: Path) -> None:
+    checked = check("apps:good")
+    assert checked.status == 0
+    assert checked.named("ok") == [
+        "options",
+        "address",
+        "application.import",
+        "application.startup",
+        "request",
+        "application.shutdown",
+    ]
+    assert set(checked.report) == {"ok", "app", "version", "failed", "warnings", "checks"}
+    assert set(checked.report["checks"][0]) == {
+        "check",
+        "outcome",
+        "about",
+        "reason",
+        "fix",
+        "file",
+        "detail",
+    }
+    text = run(folder, "apps:good")
+    assert text.returncode == 0
+    assert text.stderr == ""
+    assert "ok       request: GET /: answered with 200\n" in text.stdout
+    assert text.stdout.endswith("apps:good: 0 failed, 0 warnings, 6 checks\n")
+
+
+@pytest.mark.parametrize("app", ["apps:wsgi", "apps:without_lifespan"])
+def test_without_a_lifespan(app: str, check: Check) -> None:
+    checked = check(app)
+    assert checked.status == 0
+    assert checked.report["warnings"] == 0
+
+
+def test_what_the_application_prints_does_not_spoil_the_json(check: Check) -> None:
+    checked = check("apps:chatty")
+    assert checked.status == 0
+    assert checked.errors == ""
+
+
+@pytest.mark.parametrize(
+    ("module", "said", "detail"),
+    [
+        ("def f(:", "SyntaxError", "def f(:"),
+        ("1/0", "ZeroDivisionError", "1/0"),
+        ("import sys; sys.exit(3)", "SystemExit: 3", "sys.exit(3)"),
+        ("import os; print('before', flush=True); os._exit(0)", "exit status 0", "before"),
+        ("import os; os.kill(os.getpid(), 11)", "SIGSEGV", None),
+        ("import trioasgi; trioasgi.run('x:y', workers=2)", "while 'wrong:app' was being imported", None),
+    ],
+)
+def test_a_module_that_cannot_be_imported(
+    module: str, said: str, detail: str | None, check: Check, folder: Path
+) -> None:
+    (folder / "wrong.py").write_text(module)
+    checked = check("wrong:app")
+    assert checked.status == 1
+    found = checked.one("application.import", "failed")
+    assert said in found["reason"]
+    assert found["fix"]
+    if detail is not None:
+        assert detail in found["detail"]
+    assert checked.named("failed") == ["application.import"]
+
+
+@pytest.mark.parametrize(
+    ("app", "said"),
+    [("nowhere:app", "there is no module 'nowhere'"), ("apps:goood", "did you mean 'good'")],
+)
+def test_a_name_that_names_nothing(app: str, said: str, check: Check) -> None:
+    found = check(app).one("application.import", "failed")
+    assert said in found["reason"]
+    assert "MODULE:ATTRIBUTE" in found["fix"]
+
+
+def test_an_import_that_hangs(check: Check, folder: Path) -> None:
+    (folder / "wrong.py").write_text("import time; time.sleep(600)")
+    found = check("wrong:app", "--check-timeout", "2").one("application.import", "failed")
+    assert found["reason"] == "it did not end within 2 s (--check-timeout)"
+
+
+@pytest.mark.parametrize(
+    ("app", "options", "failed", "said"),
+    [
+        ("fails_to_start", (), "startup", "no database"),
+        ("fails_to_start", ("--lifespan", "on"), "startup", "crashed in its lifespan"),
+        ("says_failed", (), "startup", "failed to start: no database"),
+        ("never_starts", ("--timeout-startup", "1"), "startup", "within 1 seconds (--timeout-startup)"),
+        ("never_starts", ("--check-timeout", "3"), "startup", "within 3 s (--check-timeout)"),
+        ("exits", (), "startup", "exit status 7"),
+        ("crashes", (), "startup", "SIGKILL"),
+        ("fails_to_stop", (), "shutdown", "crashed in its lifespan"),
+        ("never_stops", ("--timeout-shutdown", "1"), "shutdown", "within 1 seconds (--timeout-shutdown)"),
+    ],
+)
+def test_a_lifespan_that_fails(
+    app: str, options: tuple[str, ...], failed: str, said: str, check: Check
+) -> None:
+    checked = check(f"apps:{app}", *options)
+    assert checked.status == 1
+    found = checked.one(f"application.{failed}", "failed")
+    assert said in found["reason"]
+    assert found["fix"]
+    assert checked.named("failed") == [f"application.{failed}"]
+
+
+def test_a_traceback_is_the_applications_own(check: Check, folder: Path) -> None:
+    found = check("apps:fails_to_stop").one("application.shutdown", "failed")
+    assert found["file"].startswith(str(folder / "apps.py"))
+    assert found["detail"].endswith("ValueError: no database")
+    text = run(folder, "apps:fails_to_stop")
+    assert text.returncode == 1
+    assert "\n         | ValueError: no database\n" in text.stdout
+    assert text.stderr == ""
+
+
+def test_what_is_left_running_is_ended(check: Check, folder: Path) -> None:
+    assert check("apps:leaves_child").status == 0
+    child = int((folder / "child.pid").read_text())
+    wait_until(lambda: not is_alive(child), "the end of the application's child")
+
+
+def test_a_thread_that_keeps_the_process(check: Check) -> None:
+    checked = check("apps:leaves_thread")
+    assert checked.status == 0
+    assert checked.named("warning") == ["application.exit"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows")
+@pytest.mark.parametrize(
+    ("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)], ids=["INT", "TERM", "KILL"]
+)
+def test_a_check_that_is_interrupted_leaves_nothing_running(name: str, status: int, folder: Path) -> None:
+    command = [sys.executable, "-m", "trioasgi", "check", "apps:blocks", "--bind", "127.0.0.1:0"]
+    with start(command, cwd=folder) as process:
+        wait_until((folder / "self.pid").exists, "the start of the application")
+        pids = [int((folder / name).read_text()) for name in ("self.pid", "child.pid")]
+        assert process.stop(signal.Signals[name]) == status
+        wait_until(lambda: not any(map(is_alive, pids)), "the end of the child", patience=PATIENCE)
+        assert "Traceback" not in process.output.text
+
+
+# Requests
+
+
+def test_smoke_paths(check: Check) -> None:
+    wanted = ("/", "/404 404", "/500", "/404", "/boom")
+    checked = check("apps:good", *(word for path in wanted for word in ("--smoke", path)))
+    assert checked.status == 1
+    reasons = {
+        found["about"]: (found["outcome"], found["reason"])
+        for found in checked.report["checks"]
+        if found["check"] == "request" and found["about"] != "GET /404"
+    }
+    assert reasons == {
+        "GET /": ("ok", "answered with 200"),
+        "GET /500": ("failed", "answered with 500, not with a status below 400"),
+        "GET /boom": ("failed", "answered with 500, not with a status below 400"),
+    }
+    outcomes = [found["outcome"] for found in checked.report["checks"] if found["about"] == "GET /404"]
+    assert outcomes == ["ok", "failed"]
+    assert checked.report["checks"][-2]["detail"].endswith("ValueError: no such row")
+
+
+def test_a_smoke_path_that_is_not_answered(check: Check) -> None:
+    found = check("apps:good", "--smoke", "/slow", "--smoke-timeout", "1").one("request", "failed")
+    assert found["reason"] == "no answer within 1 s (--smoke-timeout)"
+
+
+# The command line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((), "no application"),
+        (("apps:good", "--port", "x"), "port"),
+        (("apps:good", "--check-days", "-1"), "--check-days"),
+        (("apps:good", "--check-timeout", "nan"), "--check-timeout"),
+        (("apps:good", "--check-timeout", "0"), "--check-timeout"),
+        (("apps:good", "--check-name", "a b"), "--check-name"),
+        (("apps:good", "--check-name", "*.a.org"), "--check-name"),
+        (("apps:good", "--check-ca", "missing.pem"), "--check-ca"),
+        (("apps:good", "--check-ca", "apps.py"), "--check-ca"),
+    ],
+)
+def test_a_mistake_in_the_options(arguments: tuple[str, ...], said: str, folder: Path) -> None:
+    done = run(folder, *arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,342 @@
+"""`trioasgi check` with certificates: each fault by its file, reason and fix, and real handshakes."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import NameOID
+
+from tests.support.checking import Checked, run
+
+APP = """
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    fields = dict(scope["headers"])
+    assert scope["scheme"] == "https"
+    assert fields[b"host"] == HOST
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"x"})
+"""
+NOW = datetime.now(UTC)
+
+
+class Place:
+    """A folder with the application, and certificates of a CA that only this test knows."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ca = trustme.CA()
+        self.ca.cert_pem.write_to_path(folder / "ca.pem")
+        self.serve_for("localhost")
+
+    def serve_for(self, host: str) -> None:
+        """The application expects this in the field Host."""
+        (self.folder / "app.py").write_text(f"HOST = {host.encode()!r}\n{APP}")
+
+    def issue(
+        self,
+        *names: str,
+        ca: trustme.CA | None = None,
+        first: timedelta = timedelta(-1),
+        last: timedelta = timedelta(90),
+    ) -> trustme.LeafCert:
+        """A certificate, for localhost unless told otherwise."""
+        return (ca or self.ca).issue_cert(
+            *(names or ("localhost",)), not_before=NOW + first, not_after=NOW + last
+        )
+
+    def put(self, name: str, leaf: trustme.LeafCert, *chain: trustme.CA) -> tuple[str, ...]:
+        """Write the files of a pair, with this chain. Return their options."""
+        blobs = [leaf.cert_chain_pems[0], *(ca.cert_pem for ca in chain)]
+        (self.folder / f"{name}.pem").write_bytes(b"".join(blob.bytes() for blob in blobs))
+        leaf.private_key_pem.write_to_path(self.folder / f"{name}.key")
+        return "--certfile", f"{name}.pem", "--keyfile", f"{name}.key"
+
+    def check(self, *arguments: str, ca: str | None = "ca.pem", app: str = "app:app") -> Checked:
+        """Check with these options, and with clients that trust this CA."""
+        trusting = () if ca is None else ("--check-ca", ca)
+        return Checked(run(self.folder, app, *trusting, *arguments, "--json"))
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(tmp_path)
+
+
+def test_a_good_certificate(place: Place) -> None:
+    place.serve_for("example.org")
+    pair = place.put("pair", place.issue("example.org", "*.w.example.org"))
+    checked = place.check(*pair, "--check-name", "example.org", "--check-name", "a.W.example.org.")
+    assert checked.status == 0
+    assert checked.report["warnings"] == 0
+    assert checked.named("ok").count("certificate.names") == 2
+    handshakes = [each["about"] for each in checked.report["checks"] if each["check"] == "tls.handshake"]
+    assert handshakes == [
+        f"{name}, TLS {version}, http/1.1"
+        for name in ("example.org", "a.w.example.org")
+        for version in ("1.2", "1.3")
+    ]
+    requests = [each["about"] for each in checked.report["checks"] if each["check"] == "request"]
+    assert requests == ["GET / over TLS 1.2", "GET / over TLS 1.3"]
+
+
+def test_one_version_alone(place: Place) -> None:
+    checked = place.check(*place.put("pair", place.issue()), "--tls-version", "1.3")
+    assert checked.status == 0
+    assert checked.named("ok").count("tls.handshake") == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "said"),
+    [(-9, -1, "expired on"), (1, 90, "is not valid before")],
+    ids=["expired", "not yet valid"],
+)
+def test_a_certificate_out_of_its_time(first: int, last: int, said: str, place: Place) -> None:
+    pair = place.put("pair", place.issue(first=timedelta(first), last=timedelta(last)))
+    checked = place.check(*pair)
+    assert checked.status == 1
+    for name in ("certificate.dates", "tls.handshake"):
+        found = checked.one(name, "failed")
+        assert said in found["reason"]
+        assert found["file"] == "pair.pem"
+        assert found["fix"]
+    assert checked.named("ok").count("request") == 2  # the application is asked all the same
+
+
+def test_a_certificate_that_ends_soon(place: Place) -> None:
+    pair = place.put("pair", place.issue(last=timedelta(10)))
+    checked = place.check(*pair)
+    assert checked.status == 0
+    assert checked.one("certificate.dates", "warning")["file"] == "pair.pem"
+    checked = place.check(*pair, "--check-days", "30")
+    assert checked.status == 1
+    assert "less than --check-days 30" in checked.one("certificate.dates", "failed")["reason"]
+    assert checked.named("failed") == ["certificate.dates"]
+
+
+def test_a_chain_that_is_complete(place: Place) -> None:
+    intermediate = place.ca.create_child_ca()
+    assert place.check(*place.put("pair", place.issue(ca=intermediate), intermediate)).status == 0
+
+
+def test_an_intermediate_certificate_that_is_missing(place: Place) -> None:
+    intermediate = place.ca.create_child_ca()
+    checked = place.check(*place.put("pair", place.issue(ca=intermediate)))
+    assert checked.status == 1
+    found = checked.one("tls.handshake", "failed")
+    assert "the chain is not complete" in found["reason"]
+    assert "append the certificate of" in found["fix"]
+    assert found["file"] == "pair.pem"
+
+
+def test_a_chain_in_a_wrong_order(place: Place) -> None:
+    intermediate = place.ca.create_child_ca()
+    checked = place.check(*place.put("pair", place.issue(ca=intermediate), place.ca, intermediate))
+    assert checked.status == 1
+    found = checked.one("certificate.chain", "failed")
+    assert "in a wrong order" in found["reason"]
+    assert found["file"] == "pair.pem"
+
+
+def test_an_authority_that_clients_do_not_have(place: Place) -> None:
+    trustme.CA().cert_pem.write_to_path(place.folder / "other.pem")
+    pair = place.put("pair", place.issue(), place.ca)
+    for ca, shown in (("other.pem", "other.pem"), (None, "the system's store")):
+        checked = place.check(*pair, ca=ca)
+        assert checked.status == 1
+        found = checked.one("tls.handshake", "failed")
+        assert found["reason"].startswith("its chain ends in ")
+        assert found["reason"].endswith(f"which {shown} does not have")
+        assert "--check-ca" in found["fix"]
+
+
+def test_a_certificate_that_signs_itself(place: Place) -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(NOW - timedelta(1))
+        .not_valid_after(NOW + timedelta(90))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, SHA256())
+    )
+    (place.folder / "pair.pem").write_bytes(
+        certificate.public_bytes(Encoding.PEM)
+        + key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    found = place.check("--certfile", "pair.pem").one("tls.handshake", "failed")
+    assert "signs itself (CN=localhost)" in found["reason"]
+    assert place.check("--certfile", "pair.pem", ca="pair.pem").status == 0
+
+
+def test_a_certificate_for_development(place: Place) -> None:
+    checked = place.check("--certfile", ca=None)
+    assert checked.status == 1
+    found = checked.one("tls.handshake", "failed")
+    assert "a CA for development, CN=trioasgi development CA" in found["reason"]
+    assert "trioasgi cert trust" in found["fix"]
+    assert place.check("--certfile", ca="data/trioasgi/ca/ca.pem").status == 0
+
+
+def test_a_name_that_is_not_covered(place: Place) -> None:
+    pair = place.put("pair", place.issue("example.org"))
+    checked = place.check(*pair, "--check-name", "example.com")
+    assert checked.status == 1
+    assert "pair.pem has example.org" in checked.one("certificate.names", "failed")["reason"]
+    assert "not for this name" in checked.one("tls.handshake", "failed")["reason"]
+
+
+def test_a_name_without_certificates(place: Place) -> None:
+    checked = place.check("--check-name", "example.com", app="app:app")
+    assert checked.named("skipped") == ["certificate.names"]
+
+
+def test_several_pairs_are_asked_for_by_their_names(place: Place) -> None:
+    place.serve_for("a.org")
+    pairs = [
+        *place.put("a", place.issue("a.org")),
+        *place.put("b", place.issue("b.org", last=timedelta(-0.5))),
+    ]
+    checked = place.check(*pairs)
+    assert checked.status == 1
+    assert checked.one("tls.handshake", "failed")["file"] == "b.pem"
+    failed = [each["about"] for each in checked.report["checks"] if each["outcome"] == "failed"]
+    assert failed == ["b.pem", "b.org, TLS 1.2, http/1.1", "b.org, TLS 1.3, http/1.1"]
+
+
+# Files that do not load. The application is checked all the same.
+
+
+def encrypted(leaf: trustme.LeafCert) -> bytes:
+    key = load_pem_private_key(leaf.private_key_pem.bytes(), None)
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("pair.key", "other", "does not belong to the certificate"),
+        ("pair.key", "encrypted", "is encrypted"),
+        ("pair.key", "nothing", "does not exist"),
+        ("pair.key", "garbage", "is not PEM"),
+        ("pair.pem", "nothing", "does not exist"),
+        ("pair.pem", "garbage", "is not PEM"),
+        ("pair.pem", "folder", "is a directory"),
+    ],
+)
+def test_files_that_do_not_load(file: str, content: str, said: str, place: Place) -> None:
+    leaf = place.issue()
+    pair = place.put("pair", leaf)
+    (place.folder / file).unlink()
+    match content:
+        case "other":
+            place.issue().private_key_pem.write_to_path(place.folder / file)
+        case "encrypted":
+            (place.folder / file).write_bytes(encrypted(leaf))
+        case "garbage":
+            (place.folder / file).write_bytes(b"garbage")
+        case "folder":
+            (place.folder / file).mkdir()
+    plain = (place.folder / "app.py").read_text().replace('"https"', '"http"')
+    (place.folder / "app.py").write_text(plain)
+    checked = place.check(*pair)
+    assert checked.status == 1
+    found = checked.one("certificate.pair", "failed")
+    assert said in found["reason"]
+    assert found["file"] == file
+    assert found["fix"]
+    assert found["fix"] not in found["reason"]
+    assert checked.named("failed") == ["certificate.pair"]
+    assert checked.named("skipped") == ["tls.handshake"]
+    assert checked.named("ok").count("request") == 1
+
+
+def test_a_password(place: Place) -> None:
+    leaf = place.issue()
+    pair = place.put("pair", leaf)
+    (place.folder / "pair.key").write_bytes(encrypted(leaf))
+    (place.folder / "password").write_text("secret\n")
+    assert place.check(*pair, "--keyfile-password-file", "password").status == 0
+    (place.folder / "password").write_text("wrong\n")
+    found = place.check(*pair, "--keyfile-password-file", "password").one("certificate.pair", "failed")
+    assert "the password in --keyfile-password-file is wrong" in found["reason"]
+    found = place.check(*pair, "--keyfile-password-file", "none").one("certificate.pair", "failed")
+    assert found["about"] == "none"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read(place: Place) -> None:
+    pair = place.put("pair", place.issue())
+    (place.folder / "pair.key").chmod(0)
+    assert "may not be read" in place.check(*pair).one("certificate.pair", "failed")["reason"]
+
+
+# Applications that do not start, client certificates, contexts of the user
+
+
+def test_the_certificate_is_tried_without_the_application(place: Place) -> None:
+    (place.folder / "wrong.py").write_text("import os; os._exit(1)")
+    checked = place.check(*place.put("pair", place.issue()), app="wrong:app")
+    assert checked.named("failed") == ["application.import"]
+    assert checked.named("ok").count("tls.handshake") == 2
+    assert "request" not in checked.named("ok")
+
+
+def test_certificates_of_clients(place: Place) -> None:
+    pair = place.put("pair", place.issue())
+    mutual = ("--client-certs", "required", "--ca-certs")
+    checked = place.check(*pair, *mutual, "ca.pem")
+    assert checked.status == 0
+    assert "made without" in checked.one("tls.settings", "ok")["reason"]
+    checked = place.check(*pair, *mutual, "app.py")
+    assert "holds no certificate" in checked.one("tls.settings", "failed")["reason"]
+
+
+FACTORY = """
+import ssl
+
+def newest(config, default):
+    context = default()
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    return context
+
+def mutual(config, default):
+    context = default()
+    context.load_verify_locations("ca.pem")
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+def fails(config, default):
+    raise ValueError("no context today")
+"""
+
+
+@pytest.mark.parametrize(
+    ("factory", "status", "skipped"), [("newest", 0, 1), ("mutual", 0, 2), ("fails", 1, 0)]
+)
+def test_a_context_of_the_user(factory: str, status: int, skipped: int, place: Place) -> None:
+    (place.folder / "contexts.py").write_text(FACTORY)
+    pair = place.put("pair", place.issue())
+    checked = place.check(*pair, "--ssl-context-factory", f"contexts:{factory}")
+    assert checked.status == status, checked.report
+    assert len(checked.named("skipped")) == skipped
+    if status:
+        assert "no context today" in checked.one("tls.settings", "failed")["reason"]
