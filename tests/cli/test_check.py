@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +22,12 @@ async def answer(scope, receive, send):
     status = {"/500": 500, "/404": 404}.get(scope["path"], 200)
     if scope["path"] == "/boom":
         raise ValueError("no such row")
+    if scope["path"] == "/huge":
+        raise ValueError("x" * 1_000_000 + chr(27) + "[2J")
+    if scope["path"] == "/endless":
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while True:
+            await send({"type": "http.response.body", "body": bytes(1 << 20), "more_body": True})
     if scope["path"] == "/slow":
         await trio.sleep_forever()
     await send({"type": "http.response.start", "status": status, "headers": [(b"connection", b"close")]})
@@ -271,7 +279,38 @@ def test_a_smoke_path_that_is_not_answered(check: Check) -> None:
     assert found["reason"] == "no answer within 1 s (--smoke-timeout)"
 
 
+def test_an_answer_without_end_is_not_kept_in_memory(check: Check, folder: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+    (folder / "limited.py").write_text(f"{limit}from apps import good\n")
+    found = check("limited:good", "--smoke", "/endless", "--smoke-timeout", "4").one("request", "failed")
+    assert found["reason"] == "no answer within 4 s (--smoke-timeout)"
+
+
+def test_an_exception_of_any_size_is_shown_in_short_lines(check: Check, folder: Path) -> None:
+    detail = check("apps:good", "--smoke", "/huge").one("request", "failed")["detail"]
+    assert len(detail) < 10_000
+    text = run(folder, "apps:good", "--smoke", "/huge").stdout
+    assert max(map(len, text.splitlines())) < 400
+    assert "\x1b" not in text
+
+
 # The command line
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such users")
+def test_an_unknown_user(check: Check) -> None:
+    found = check("apps:good", "--user", "nobody-of-this-name").one("options", "failed")
+    assert "there is no such user" in found["reason"]
+
+
+def test_nobody_reads_the_output(folder: Path) -> None:
+    command = [sys.executable, "-m", "trioasgi", "check", "apps:good", "--bind", "127.0.0.1:0"]
+    reading, writing = os.pipe()
+    with subprocess.Popen(command, cwd=folder, stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        os.close(reading)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, errors) == (0, b"")
 
 
 @pytest.mark.parametrize(

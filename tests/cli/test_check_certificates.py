@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -202,6 +203,25 @@ def test_a_name_that_is_not_covered(place: Place) -> None:
     assert checked.status == 1
     assert "pair.pem has example.org" in checked.one("certificate.names", "failed")["reason"]
     assert "not for this name" in checked.one("tls.handshake", "failed")["reason"]
+
+
+def test_the_common_name_counts_for_nothing(place: Place) -> None:
+    leaf = place.ca.issue_cert("a@example.org", common_name="localhost")
+    checked = place.check(*place.put("pair", leaf))
+    assert "not for this name" in checked.one("tls.handshake", "failed")["reason"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has names of any bytes")
+def test_a_path_that_is_not_utf_8(place: Place) -> None:
+    pair = place.put("pair", place.issue())
+    strange = os.fsdecode(b"\xff.pem")
+    (place.folder / "pair.pem").rename(place.folder / strange)
+    checked = place.check("--certfile", strange, *pair[2:])
+    assert checked.status == 0
+    checked = place.check("--certfile", strange, *pair[2:], ca=None)
+    assert checked.one("tls.handshake", "failed")["file"] == strange
+    text = run(place.folder, "app:app", "--certfile", strange, *pair[2:])
+    assert "\\udcff.pem" in text.stdout
 
 
 def test_a_name_without_certificates(place: Place) -> None:

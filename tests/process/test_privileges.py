@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.supervisor.apps import write
+from tests.support.checking import Checked, run
 from tests.support.client import get
 from tests.support.processes import children, start, start_server, wait_until
 from tests.support.users import AS_ROOT
@@ -151,6 +152,18 @@ def test_the_development_certificate_can_be_read(directory: Path) -> None:
         assert server.stop() == 0
     left = [path for path in Path(tempfile.gettempdir()).glob("trioasgi*") if path.is_dir()]
     assert [path for path in left if path.owner() == "nobody"] == []
+
+
+@AS_ROOT
+def test_a_check_runs_as_the_user(directory: Path) -> None:
+    (directory / "shown.py").write_text("import os\nraise ValueError(os.getuid(), os.environ['HOME'])\n")
+    found = Checked(run(directory, "shown:app", "--user", "nobody", "--json"))
+    reason = found.one("application.import", "failed")["reason"]
+    assert f"ValueError: ({NOBODY.pw_uid}, {NOBODY.pw_dir!r})" in reason
+    options = ("--user", "nobody", "--certfile", "development", "--check-ca", "data/trioasgi/ca/ca.pem")
+    run(directory, "app:app", *options[:4])  # it makes the CA
+    checked = Checked(run(directory, "app:app", *options, "--json"))
+    assert checked.status == 0, checked.report
 
 
 @pytest.mark.parametrize(

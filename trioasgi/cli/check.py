@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 import msgspec
 import typer
@@ -83,10 +86,22 @@ def check(
     if isinstance(findings, signal.Signals):
         sys.exit(128 + findings)
     report = _report(settled, findings)
-    print(
-        msgspec.json.format(msgspec.json.encode(report), indent=2).decode() if as_json else _as_text(report)
-    )
+    # Every terminal can show ASCII, and JSON has escapes for bytes of a path that are not UTF-8.
+    text = json.dumps(msgspec.to_builtins(report), indent=2) if as_json else _as_text(report)
+    _print(text)
     sys.exit(ExitStatus.OK if report.ok else ExitStatus.FAILED)
+
+
+def _print(text: str) -> None:
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # who reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes once more when it ends
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        fail(f"the report cannot be written: {error}", ExitStatus.FAILED)
 
 
 class _Report(msgspec.Struct, frozen=True):
@@ -133,11 +148,15 @@ def _counted(number: int, what: str) -> str:
 
 
 def _lines(finding: Finding) -> list[str]:
-    lines = [f"{finding.outcome:<8} {finding.check}: {finding.about}: {finding.reason}"]
+    from trioasgi.observe.text import tidy  # brings trio
+
+    said = " ".join(f"{finding.check}: {finding.about}: {finding.reason}".splitlines())
+    lines = [f"{finding.outcome:<8} {said}"]
     if finding.file is not None and finding.file not in lines[0]:
         lines.append(f"{_INDENT}file: {finding.file}")
     if finding.fix is not None:
         lines.append(f"{_INDENT}fix: {finding.fix}")
     if finding.detail is not None:
         lines += [f"{_INDENT}| {line}" for line in finding.detail.splitlines()]
-    return lines
+    # The names in a certificate may have any characters.
+    return tidy("\n".join(lines)).splitlines()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from itertools import zip_longest
@@ -19,6 +20,7 @@ from trioasgi.config.sources import remarks_on
 from trioasgi.errors import ConfigError, TLSError, TrioasgiError
 from trioasgi.findings import Finding, Outcome
 from trioasgi.net.trying import try_address
+from trioasgi.process.privileges import Identity, give_files, made_files, wanted_identity
 from trioasgi.process.rehearsal import Rehearsal, rehearse
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.assembly_tls import key_password, server_tls
@@ -58,6 +60,8 @@ class Plan(msgspec.Struct, frozen=True):
     names: tuple[str, ...] = ()
     """The canonical names that the certificates must cover."""
     cafile: str | None = None
+    bundle: str | None = None
+    """The authorities in `cafile`, which clients trust; None: what the system trusts."""
     days: int | None = None
     seconds: float = SECONDS
     """For all that a child does with the application."""
@@ -65,16 +69,18 @@ class Plan(msgspec.Struct, frozen=True):
     @classmethod
     def made_of(cls, names: Sequence[str], cafile: str | None, days: str | None, seconds: str | None) -> Plan:
         """Make one of what the command line gives. Raises ConfigError."""
+        bundle: str | None = None
         if cafile is not None:
-            from trioasgi.tls.verifying import check_bundle
+            from trioasgi.tls.verifying import read_bundle
 
             try:
-                check_bundle(cafile)
+                bundle = read_bundle(cafile)
             except TLSError as error:
                 raise ConfigError(f"bad value for --check-ca: {error}") from error
         return cls(
             tuple(map(_name, names)),
             cafile,
+            bundle,
             None if days is None else int(_number("--check-days", days, whole=True)),
             SECONDS if seconds is None else _number("--check-timeout", seconds, whole=False),
         )
@@ -131,12 +137,16 @@ async def _check_all(config: Config, plan: Plan) -> list[Finding]:
         with resolve_certificate(config) as resolved:
             certificates = _check_certificates(resolved, plan)
             findings += certificates
+            identity = wanted_identity(config)
+            give_files(made_files(config, resolved), identity)
             can_load = _can_load(certificates)
             findings += await _check_application(
-                resolved if can_load else resolved.replace(**_WITHOUT_TLS), plan
+                resolved if can_load else resolved.replace(**_WITHOUT_TLS), plan, identity
             )
             if not can_load:
                 findings.append(_NO_HANDSHAKE)
+    except ConfigError as error:  # there is no such user, or it cannot be become
+        findings.append(_failed("options", "options", error))
     except TLSError as error:  # no certificate for development could be made
         findings.append(_failed("certificate.pair", "--certfile", error))
     return findings
@@ -204,24 +214,25 @@ def _check_settings(config: Config) -> list[Finding]:
     ]
 
 
-async def _check_application(config: Config, plan: Plan) -> list[Finding]:
+async def _check_application(config: Config, plan: Plan, identity: Identity | None) -> list[Finding]:
     order = Rehearsal(
         config=config.to_dict(),
         origins=dict(config.origins),
         reports=-1,
         names=_names(config, plan),
         cafile=plan.cafile,
+        bundle=plan.bundle,
         with_app=True,
     )
     app = str(config.app)
     try:
-        findings = await rehearse(app, order, plan.seconds)
+        findings = await rehearse(app, order, plan.seconds, identity)
         is_silent = not any(finding.check.startswith("tls.") for finding in findings)
         if is_silent and config.certfile and config.ssl_context_factory is None:
             # The application does not start, but the certificate can still be tried.
             without = msgspec.structs.replace(order, with_app=False)
-            findings += await rehearse(app, without, plan.seconds)
-    except (OSError, RuntimeError) as error:
+            findings += await rehearse(app, without, plan.seconds, identity)
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         failure = TrioasgiError(f"no process could be started: {error}")
         return [_failed("application.import", app, failure)]
     return findings

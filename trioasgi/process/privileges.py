@@ -7,7 +7,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -60,8 +60,7 @@ def become(identity: Identity, unix_paths: Iterable[str], pid_file: PidFile | No
         for handler in log_files():
             if handler.stream is not None:
                 _give(handler.stream.fileno(), identity)
-        for path in unix_paths:
-            os.chown(path, identity.user, identity.group, follow_symlinks=False)
+        give_files(unix_paths, identity)
         if pid_file is not None:
             pid_file.give_to(identity.user, identity.group)
         if identity.name is None:
@@ -77,6 +76,36 @@ def become(identity: Identity, unix_paths: Iterable[str], pid_file: PidFile | No
     if identity.name is not None and identity.home is not None:
         os.environ.update(HOME=identity.home, USER=identity.name, LOGNAME=identity.name)
     logger.info("Running as user %d, group %d", identity.user, identity.group)
+
+
+def made_files(given: Config, resolved: Config) -> list[str]:
+    """The files that were made for this run and that workers read: those of a development certificate."""
+    if given.certfile == resolved.certfile:
+        return []
+    return [*resolved.certfile, *resolved.keyfile, *map(os.path.dirname, resolved.certfile)]
+
+
+def give_files(files: Iterable[str], identity: Identity | None) -> None:
+    """Let the user own these files, if this process may do that. Raises OSError."""
+    if sys.platform == "win32" or identity is None or os.geteuid() != 0:
+        return
+    for path in files:
+        os.chown(path, identity.user, identity.group, follow_symlinks=False)
+
+
+def for_child(identity: Identity | None) -> dict[str, Any]:
+    """The arguments of `subprocess.Popen` for a child that is to be this user. None: no other one."""
+    if sys.platform == "win32" or identity is None or os.geteuid() != 0:
+        return {}
+    name, home, group = identity.name, identity.home, identity.group
+    groups = [group] if name is None else os.getgrouplist(name, group)
+    known = {} if name is None or home is None else {"HOME": home, "USER": name, "LOGNAME": name}
+    return {
+        "user": identity.user,
+        "group": group,
+        "extra_groups": groups,
+        "env": {**os.environ, **known},
+    }
 
 
 def _give(fd: int, identity: Identity) -> None:

@@ -15,15 +15,16 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import trio
 
 from trioasgi.config.option import Origin
 from trioasgi.findings import Finding, Outcome
-from trioasgi.observe.text import tidy
+from trioasgi.observe.text import cut, tidy
 from trioasgi.process.paths import current_directory
+from trioasgi.process.privileges import Identity, for_child
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.command import worker_command
 from trioasgi.supervisor.messages import LineBuffer
@@ -37,6 +38,7 @@ _OUTPUT_KEPT: Final = 1 << 13
 _LAST_OUTPUT: Final = 0.5
 """Seconds for the rest of the output, once the process has ended: another may hold the pipe."""
 _LINES_SHOWN: Final = 12
+_LONGEST_LINE: Final = 300
 _CHUNK: Final = 1 << 16
 
 
@@ -50,7 +52,9 @@ class Rehearsal(msgspec.Struct, frozen=True):
     names: list[str]
     """The names to ask for in handshakes, and in requests."""
     cafile: str | None
-    """What clients trust; None: what the system trusts."""
+    """The file of what clients trust; None: what the system trusts."""
+    bundle: str | None
+    """What is in it: the user of the child may not be allowed to read it."""
     with_app: bool
     """Without the application only handshakes are made."""
 
@@ -80,6 +84,18 @@ _FIXES: Final = {
     "application.shutdown": "correct the shutdown of the application's lifespan",
 }
 """What to do if the process does not survive a check."""
+
+
+def as_line(message: Rehearsal | Report) -> bytes:
+    """One message as a line. Bytes of a path that are not UTF-8 are lone surrogates (PEP 383), which msgspec
+    refuses.
+    """
+    return json.dumps(msgspec.to_builtins(message)).encode() + b"\n"
+
+
+def read_line(line: bytes, kind: Any) -> Any:
+    """The message of this kind in a line. Raises ValueError if it is none."""
+    return msgspec.convert(json.loads(line), kind)
 
 
 class _Course:
@@ -133,19 +149,21 @@ class _Course:
 
 def last_lines(text: str) -> str | None:
     """The end of a text, in a form that is safe to print; None if there is none."""
-    lines = tidy(text.strip()).splitlines()
-    return "\n".join(lines[-_LINES_SHOWN:]) or None
+    lines = tidy(text.strip()).splitlines()[-_LINES_SHOWN:]
+    return "\n".join(cut(line, _LONGEST_LINE) for line in lines) or None
 
 
-async def rehearse(app: str, order: Rehearsal, seconds: float) -> list[Finding]:
-    """Run a child with this order (its `reports` are filled in), for at most so many seconds.
+async def rehearse(
+    app: str, order: Rehearsal, seconds: float, identity: Identity | None = None
+) -> list[Finding]:
+    """Run a child with this order (its `reports` are filled in), for at most so many seconds, as this user.
 
     Raises OSError, or RuntimeError where there is no room for a thread or a process.
     """
     course = _Course(app)
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        async with _child(theirs) as process, trio.open_nursery() as nursery:
+        async with _child(theirs, identity) as process, trio.open_nursery() as nursery:
             start_soon(nursery, _keep_output, process, course)
             described = handover.describe(theirs, process.pid)
             theirs.close()
@@ -161,8 +179,7 @@ async def rehearse(app: str, order: Rehearsal, seconds: float) -> list[Finding]:
 async def _run(process: trio.Process, order: Rehearsal, course: _Course) -> None:
     assert process.stdin is not None
     with suppress(trio.BrokenResourceError):  # it has ended already
-        # As with a worker's order: bytes of a path that are not UTF-8 are lone surrogates.
-        await process.stdin.send_all(json.dumps(msgspec.to_builtins(order)).encode() + b"\n")
+        await process.stdin.send_all(as_line(order))
     async with trio.open_nursery() as nursery:
         start_soon(nursery, _wait_for_end, process, course, nursery.cancel_scope)
         await course.over.wait()
@@ -194,7 +211,7 @@ def _how_it_ended(status: int) -> str:
 
 
 @asynccontextmanager
-async def _child(reports: socket.socket) -> AsyncIterator[trio.Process]:
+async def _child(reports: socket.socket, identity: Identity | None) -> AsyncIterator[trio.Process]:
     """A child in a session of its own, which is killed at the end of the block with all of its group."""
     directory = current_directory() or os.sep
     start = partial(
@@ -208,7 +225,7 @@ async def _child(reports: socket.socket) -> AsyncIterator[trio.Process]:
     if sys.platform == "win32":
         process = await start()
     else:
-        process = await start(pass_fds=[reports.fileno()], start_new_session=True)
+        process = await start(pass_fds=[reports.fileno()], start_new_session=True, **for_child(identity))
     try:
         yield process
     finally:
@@ -241,7 +258,7 @@ async def _read_reports(reports: socket.socket, course: _Course) -> None:
     reports.setblocking(False)
     stream = trio.SocketStream(trio.socket.from_stdlib_socket(reports))
     buffer = LineBuffer(_LONGEST_REPORT)
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, msgspec.MsgspecError):
+    with suppress(trio.BrokenResourceError, trio.ClosedResourceError, ValueError):
         while data := await stream.receive_some(_CHUNK):
             for line in buffer.feed(data):
-                course.note(msgspec.json.decode(line, type=Report))
+                course.note(read_line(line, Report))

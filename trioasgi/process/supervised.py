@@ -33,7 +33,7 @@ from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import Guards, end_now
 from trioasgi.process.hang_up import watched_terminal
 from trioasgi.process.imports import working_directory
-from trioasgi.process.privileges import become, wanted_identity
+from trioasgi.process.privileges import become, made_files, wanted_identity
 from trioasgi.process.service_status import ServiceStatus
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
 from trioasgi.process.steady_signals import NoSignals, SteadySignals
@@ -103,7 +103,7 @@ async def _bind_and_supervise(
         if is_stopped():
             return ExitStatus.OK
         if identity is not None:
-            become(identity, [*unix_paths(sockets), *_made(config, resolved)], around.pid_file)
+            become(identity, [*unix_paths(sockets), *made_files(config, resolved)], around.pid_file)
         if owns_process:
             set_title(f"trioasgi: supervisor {config.app}")
         urls = urls_of(resolved, sockets)
@@ -171,13 +171,6 @@ async def supervise_controlled(
         return await control.supervise(supervisor)
     finally:
         control.close()
-
-
-def _made(given: Config, resolved: Config) -> list[str]:
-    """The files that were made for this run and that workers read: those of a development certificate."""
-    if given.certfile == resolved.certfile:
-        return []
-    return [*resolved.certfile, *resolved.keyfile, *map(os.path.dirname, resolved.certfile)]
 
 
 def _for_development(config: Config) -> Config:

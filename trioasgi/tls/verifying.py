@@ -5,6 +5,7 @@ OpenSSL's own words, such as "unable to get local issuer certificate", do not he
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -16,41 +17,47 @@ from cryptography.x509.oid import NameOID
 from trioasgi.errors import TLSError
 from trioasgi.tls.authority import NAME
 from trioasgi.tls.certificates import read_chain
-from trioasgi.tls.files import CERTIFICATE_MARK, read_file
+from trioasgi.tls.files import read_file
 
 VERSIONS = {"TLS 1.2": ssl.TLSVersion.TLSv1_2, "TLS 1.3": ssl.TLSVersion.TLSv1_3}
 
+_CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _DEVELOPMENT = (NAME, "mkcert ")
 """How the names of CAs for development begin."""
 
 
-def check_bundle(cafile: str) -> None:
-    """Raise TLSError unless the file has certificates of authorities, in PEM."""
-    if CERTIFICATE_MARK not in read_file(cafile, "CA"):
+def read_bundle(cafile: str) -> str:
+    """The certificates of authorities in a PEM file, without what stands between them. Raises TLSError."""
+    found = _CERTIFICATE.findall(read_file(cafile, "CA"))
+    if not found:
         raise TLSError(
             f"CA file {cafile!r} holds no certificate in PEM: ", "give those of the authorities clients trust"
         )
+    bundle = b"\n".join(found).decode("ascii", "replace")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile)
-    except ssl.SSLError as error:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=bundle)
+    except (ssl.SSLError, ValueError) as error:
         raise TLSError(
             f"CA file {cafile!r} is damaged: OpenSSL cannot read it ({error}); ",
             "copy it again from where it was made",
         ) from error
+    return bundle
 
 
-def client_context(cafile: str | None, version: ssl.TLSVersion, protocol: str) -> ssl.SSLContext:
+def client_context(bundle: str | None, version: ssl.TLSVersion, protocol: str) -> ssl.SSLContext:
     """The context of a client that speaks one version of TLS and, by ALPN, one protocol.
 
-    It trusts the authorities in `cafile`; None: those that the system's OpenSSL trusts. It compares the name.
+    It trusts the authorities in `bundle`, which `read_bundle` returns; None: those that the system's OpenSSL
+    trusts. It compares the name.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies, and compares the name
+    context.hostname_checks_common_name = False  # as browsers do (RFC 9525, 2)
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols([protocol])
-    if cafile is None:
+    if bundle is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        context.load_verify_locations(cafile)
+        context.load_verify_locations(cadata=bundle)
     return context
 
 
@@ -58,7 +65,7 @@ def explain_refusal(
     error: ssl.SSLCertVerificationError, certfile: str | None, name: str, cafile: str | None
 ) -> tuple[str, str]:
     """Why a client that asked for `name` refuses the certificate, and what to do. `certfile` is its file, if
-    it has one, and `cafile` what the client trusts (see `client_context`).
+    it has one, and `cafile` that of what the client trusts; None: it trusts what the system trusts.
     """
     chain = _chain(certfile)
     trusting = "the system's store" if cafile is None else cafile

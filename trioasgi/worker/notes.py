@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import socket
+import sysconfig
 import traceback
 from typing import TYPE_CHECKING
 
-import msgspec
-
+from trioasgi.errors import leaves_of
 from trioasgi.findings import Finding, Outcome
 from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import is_the_users, user_traceback
-from trioasgi.process.rehearsal import Began, Found, last_lines
+from trioasgi.process.rehearsal import Began, Found, as_line, last_lines
 
 if TYPE_CHECKING:
     from trioasgi.process.rehearsal import Report
 
 _LONGEST_REASON = 1000
+_LIBRARIES = tuple(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib"))
+"""Where code lies that the application has not written itself, as a rule."""
 
 
 class Notes:
@@ -32,7 +34,7 @@ class Notes:
     def send(self, report: Report) -> None:
         """Send a report. If the parent is gone, this process is about to be ended."""
         try:
-            self._sock.sendall(msgspec.json.encode(report) + b"\n")
+            self._sock.sendall(as_line(report))
         except OSError:
             pass
 
@@ -127,9 +129,12 @@ class _Warnings(logging.Handler):
 
 def _file_of(error: BaseException) -> str | None:
     """The application's file and line that the error comes from, if it comes from one."""
-    cause = error.__cause__
+    if error.__cause__ is None:
+        return None
+    cause = next(leaves_of(error.__cause__), error.__cause__)
     if isinstance(cause, SyntaxError) and cause.filename:
         return f"{cause.filename}:{cause.lineno}"
-    frames = [] if cause is None else traceback.extract_tb(cause.__traceback__)
-    users = [frame for frame in frames if is_the_users(frame.filename)]
-    return f"{users[-1].filename}:{users[-1].lineno}" if users else None
+    frames = [f for f in traceback.extract_tb(cause.__traceback__) if is_the_users(f.filename)]
+    own = [frame for frame in frames if not frame.filename.startswith(_LIBRARIES)]
+    last = next(reversed(own or frames), None)
+    return None if last is None else f"{last.filename}:{last.lineno}"

@@ -11,7 +11,6 @@ import signal
 import sys
 from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
 import trio
 
 from trioasgi.config import Config
@@ -21,8 +20,7 @@ from trioasgi.observe.tracebacks import has_users_frames
 from trioasgi.process.lifecycle import explain
 from trioasgi.process.loading import declare_worker, load_app
 from trioasgi.process.paths import anchored, current_directory
-from trioasgi.process.privileges import become, wanted_identity
-from trioasgi.process.rehearsal import Over, Rehearsal
+from trioasgi.process.rehearsal import Over, Rehearsal, read_line
 from trioasgi.server.block import for_block
 from trioasgi.server.given import NOTHING_GIVEN
 from trioasgi.server.hosted_application import HostedTree
@@ -56,7 +54,7 @@ _FOR_MEMORY = {
 def main() -> NoReturn:
     """Read the order on stdin, carry it out, and exit. What was found is reported."""
     commands = claim_stdin()
-    order = msgspec.json.decode(_read_line(commands), type=Rehearsal)
+    order: Rehearsal = read_line(_line_of(commands), Rehearsal)
     _thread.start_new_thread(_end_with_parent, (commands,))
     notes = Notes(handover.take(order.reports))
     notes.collect_log()
@@ -65,7 +63,7 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
-def _read_line(commands: int) -> bytes:
+def _line_of(commands: int) -> bytes:
     line = bytearray()
     while not line.endswith(b"\n"):
         data = os.read(commands, _LONGEST_ORDER)
@@ -86,9 +84,6 @@ def _end_with_parent(commands: int) -> None:
 def _carry_out(order: Rehearsal, notes: Notes) -> None:
     try:
         config = Config.from_dict(order.config, order.origins)
-        identity = wanted_identity(config)
-        if identity is not None:
-            become(identity, (), None)
         if config.env_file is not None:
             load_env_file(config.env_file, os.environ, config.origins.get("env_file"))
     except TrioasgiError as error:

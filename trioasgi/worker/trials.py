@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
-import trio.testing
 
 from trioasgi.config.smoke import Probe, parse_probe
 from trioasgi.findings import Finding, Outcome
@@ -18,6 +17,7 @@ from trioasgi.server.assembly import PROTOCOLS
 from trioasgi.supervisor.probe_client import ProbeClient
 from trioasgi.tasks import start_soon
 from trioasgi.tls.failures import HandshakeFailure
+from trioasgi.worker.memory import bounded_pair
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -29,7 +29,7 @@ _AGENT: Final = "trioasgi-check"
 _CLIENT: Final = ("127.0.0.1", 0)
 _FIRST_ERROR: Final = 500
 """`GET /` is well answered with any status below: not every application has something there."""
-_SEE_OPTIONS: Final = "see --tls-version, --ciphers and --curves"
+_SEE_OPTIONS: Final = "see --tls-version, --ciphers, --curves and --unknown-names"
 _WANTS_CERTIFICATE: Final = (
     "the context of the ssl_context_factory wants certificates of clients, and the check has none"
 )
@@ -94,7 +94,7 @@ class Trials:
     async def _connection(self) -> AsyncIterator[trio.abc.Stream]:
         """The client's end of a connection that is served."""
         async with trio.open_nursery() as nursery:
-            ours, theirs = trio.testing.memory_stream_pair()
+            ours, theirs = bounded_pair()
             start_soon(nursery, self._serve, theirs)
             try:
                 yield ours
@@ -114,7 +114,7 @@ class Trials:
         from trioasgi.tls.verifying import VERSIONS, client_context
 
         assert way.version is not None
-        context = client_context(self._order.cafile, VERSIONS[way.version], way.protocol)
+        context = client_context(self._order.bundle, VERSIONS[way.version], way.protocol)
         if not verifies:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
