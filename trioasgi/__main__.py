@@ -3,7 +3,12 @@
 import os
 import sys
 
-if not sys.flags.safe_path and sys.path and os.path.isdir(sys.path[0]) and sys.path[0] == os.getcwd():
+try:
+    _here = os.getcwd()
+except OSError:  # it was removed
+    _here = ""
+
+if not sys.flags.safe_path and sys.path and os.path.isdir(sys.path[0]) and sys.path[0] == _here:
     # `-m` has put the current directory first: an http.py there would replace the standard library's in our
     # own imports. It is put back to load the application, as for the command `trioasgi`.
     del sys.path[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -333,3 +334,10 @@ def test_a_mistake_in_the_options(arguments: tuple[str, ...], said: str, folder:
     assert done.stdout == ""
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_addresses_that_redirect_are_tried_too(check: Check, folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        bind = f"127.0.0.1:{taken.getsockname()[1]}"
+        checked = check("apps:good", "--certfile", "--check-name", "localhost", "--redirect-bind", bind)
+        assert checked.one("address", "warning")["about"] == bind

@@ -193,13 +193,22 @@ def test_what_prevents_a_start_is_one_message_and_a_status(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps a directory in which a process works")
-@pytest.mark.parametrize("options", [(), ("--workers", "2"), ("--reload",)])
-def test_a_working_directory_that_was_removed_is_said(options: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("-m trioasgi main:app", 3),
+        ("-P -m trioasgi main:app", 3),
+        ("-m trioasgi main:app --workers 2", 3),
+        ("-m trioasgi main:app --reload", 3),
+        ("-m trioasgi check main:app", 1),
+    ],
+)
+def test_a_working_directory_that_was_removed_is_said(command: str, status: int, tmp_path: Path) -> None:
     """Seen from a shell in a directory that a build has made anew."""
     (tmp_path / "gone").mkdir()
-    begin = f"rmdir ../gone; exec {sys.executable} -P -m trioasgi main:app --port 0 " + " ".join(options)
+    begin = f"rmdir ../gone; exec {sys.executable} {command} --port 0"
     with start(["/bin/sh", "-c", begin], cwd=tmp_path / "gone") as server:
-        assert server.wait() == 3
+        assert server.wait() == status
         assert "the working directory was removed" in server.output.text
         assert "Traceback" not in server.output.text
 

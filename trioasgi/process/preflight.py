@@ -17,7 +17,7 @@ import msgspec
 import trio
 
 from trioasgi.config.sources import remarks_on
-from trioasgi.errors import ConfigError, TLSError, TrioasgiError
+from trioasgi.errors import ConfigError, LoadError, TLSError, TrioasgiError
 from trioasgi.findings import Finding, Outcome
 from trioasgi.net.trying import try_address
 from trioasgi.process.privileges import Identity, give_files, made_files, wanted_identity
@@ -131,7 +131,7 @@ async def _note_signal(interrupted: list[signal.Signals], scope: trio.CancelScop
 
 async def _check_all(config: Config, plan: Plan) -> list[Finding]:
     findings = _check_options(config)
-    for bind in config.binds:
+    for bind in config.every_bind:
         findings.append(await try_address(bind))
     try:
         with resolve_certificate(config) as resolved:
@@ -232,6 +232,8 @@ async def _check_application(config: Config, plan: Plan, identity: Identity | No
             # The application does not start, but the certificate can still be tried.
             without = msgspec.structs.replace(order, with_app=False)
             findings += await rehearse(app, without, plan.seconds, identity)
+    except LoadError as error:  # the working directory was removed
+        return [_failed("application.import", app, error)]
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         failure = TrioasgiError(f"no process could be started: {error}")
         return [_failed("application.import", app, failure)]

@@ -23,7 +23,7 @@ import trio
 from trioasgi.config.option import Origin
 from trioasgi.findings import Finding, Outcome
 from trioasgi.observe.text import cut, tidy
-from trioasgi.process.paths import current_directory
+from trioasgi.process.imports import working_directory
 from trioasgi.process.privileges import Identity, for_child
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.command import worker_command
@@ -158,7 +158,7 @@ async def rehearse(
 ) -> list[Finding]:
     """Run a child with this order (its `reports` are filled in), for at most so many seconds, as this user.
 
-    Raises OSError, or RuntimeError where there is no room for a thread or a process.
+    Raises OSError, or RuntimeError where there is no room for a thread or a process, and LoadError.
     """
     course = _Course(app)
     ours, theirs = socket.socketpair()
@@ -213,7 +213,7 @@ def _how_it_ended(status: int) -> str:
 @asynccontextmanager
 async def _child(reports: socket.socket, identity: Identity | None) -> AsyncIterator[trio.Process]:
     """A child in a session of its own, which is killed at the end of the block with all of its group."""
-    directory = current_directory() or os.sep
+    directory = working_directory()
     start = partial(
         trio.lowlevel.open_process,
         worker_command(directory, MODULE),
