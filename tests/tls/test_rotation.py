@@ -7,6 +7,7 @@ import shutil
 import socket
 import ssl
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,8 +297,11 @@ def loads(store: Store) -> tuple[Loads, Rotation[int]]:
 
 
 def look(rotated: Rotation[int], times: int = 1) -> None:
-    for _ in range(times):
-        rotated._look(lambda _: None)
+    async def main() -> None:
+        for _ in range(times):
+            await rotated._look(lambda _: None)
+
+    run(main)
 
 
 def test_a_change_counts_when_nothing_newer_is_found(loads: tuple[Loads, Rotation[int]]) -> None:
@@ -347,6 +351,42 @@ def test_no_error_ends_the_watch(loads: tuple[Loads, Rotation[int]]) -> None:
     with logged() as log:
         look(rotated, 10)
     assert log.lines() == ["The certificate stays as it was: ValueError('no date')"]
+
+
+def test_the_loop_goes_on_while_files_are_loaded(store: Store) -> None:
+    """A pair takes a millisecond, and there may be hundreds."""
+    goes_on = threading.Event()
+    files = (str(store.certfile), str(store.keyfile))
+    store.put(store.issue())
+    used: list[bool] = []
+    rotated = Rotation(
+        files, files[:1], states=(None, None), load=lambda: goes_on.wait(PATIENCE), use=used.append
+    )
+
+    async def main() -> None:
+        await rotated._look(lambda _: None)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rotated._look, lambda _: None)
+            while rotated._limiter.borrowed_tokens == 0:
+                await trio.lowlevel.checkpoint()
+            goes_on.set()
+
+    run(main)
+    assert used == [True]
+
+
+def test_files_are_loaded_where_no_thread_can_be_started(
+    loads: tuple[Loads, Rotation[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("can't start new thread")
+
+    found, rotated = loads
+    monkeypatch.setattr(trio.to_thread, "run_sync", refuse)
+    found.store.put(found.store.issue())
+    look(rotated, 2)
+    assert found.used == 1
 
 
 def test_files_that_are_as_before_again_are_no_change(loads: tuple[Loads, Rotation[int]]) -> None:

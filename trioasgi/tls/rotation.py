@@ -5,15 +5,20 @@ when the next look finds nothing newer: programs write a certificate and its key
 be used is refused, and what was in use stays.
 
 Each worker does that for itself. No connection ends, and no process is replaced.
+
+The files are loaded in a thread. A pair of certificate and key takes a millisecond, the first load in a
+worker also imports cryptography, and the requests of a worker would wait for all of it.
 """
 
 from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import trio
+from outcome import capture
 
 from trioasgi.errors import TLSError
 from trioasgi.tls.certificates import Certificate, describe
@@ -34,6 +39,7 @@ valid yet becomes so, and who may read a file can depend on other files.
 """
 
 _States = tuple[FileState, ...]
+_Loaded = tuple[T, list[Certificate]]
 
 
 class Rotation(Generic[T]):
@@ -56,6 +62,7 @@ class Rotation(Generic[T]):
         self._certfiles = certfiles
         self._load = load
         self._use = use
+        self._limiter = trio.CapacityLimiter(1)  # the default one may be full of the application's threads
         self._used = self._seen = states
         self._refused: _States | None = None
         self._looks = 0
@@ -65,9 +72,28 @@ class Rotation(Generic[T]):
     def renew(self) -> list[Certificate]:
         """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
         states = states_of(self._files)
+        return self._take(states, self._read(states))
+
+    async def _renew_in_thread(self) -> list[Certificate]:
+        """As `renew`, while the loop goes on."""
+        states = states_of(self._files)
+        read = partial(capture, self._read, states)
+        try:
+            outcome = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._limiter)
+        except RuntimeError:  # no thread can be started
+            outcome = read()
+        return self._take(states, outcome.unwrap())
+
+    def _read(self, states: _States) -> _Loaded[T]:
+        """Load the files, which are in these states."""
         made = self._load()
         certificates = list(map(describe, self._certfiles))
         self._check(certificates, self._changed(states))
+        return made, certificates
+
+    def _take(self, states: _States, loaded: _Loaded[T]) -> list[Certificate]:
+        """Use what was loaded, if the files are still in these states."""
+        made, certificates = loaded
         if states_of(self._files) != states:
             raise TLSError(
                 f"the certificate files ({', '.join(self._certfiles)}) or their keys have changed while they "
@@ -97,9 +123,9 @@ class Rotation(Generic[T]):
             with trio.move_on_after(LOOK_EVERY):
                 await end.wait()
                 return
-            self._look(announce)
+            await self._look(announce)
 
-    def _look(self, announce: Callable[[list[Certificate]], None]) -> None:
+    async def _look(self, announce: Callable[[list[Certificate]], None]) -> None:
         states = states_of(self._files)
         has_settled, self._seen = states == self._seen, states
         if states == self._used:
@@ -112,7 +138,7 @@ class Rotation(Generic[T]):
             if self._looks < _TRY_AGAIN:
                 return
         try:
-            certificates = self.renew()
+            certificates = await self._renew_in_thread()
         except (TLSError, OSError) as error:
             self._refuse(states, str(error))
             return
