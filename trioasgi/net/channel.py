@@ -13,6 +13,7 @@ Three classes implement it: `net.hub_channel.HubChannel` for sockets of the read
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Final
 
@@ -241,7 +242,7 @@ class Delivery:
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
-        self._left: float = math.inf  # most callers never ask
+        self._left = sys.maxsize  # most callers never ask
         self._taken_at = -math.inf
 
     def goes_on(self) -> bool:
