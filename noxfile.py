@@ -70,10 +70,11 @@ def lint(session: nox.Session) -> None:
 
 @nox.session
 def types(session: nox.Session) -> None:
-    """Mypy, strict, for every platform that is supported."""
+    """Mypy, strict, for every platform that is supported; and what mypyc takes, for the compiled wheels."""
     install(session, "test", "types")
     for platform in PLATFORMS:
         session.run("mypy", "--platform", platform)
+    session.run("python", "-m", "tests.compilable")
 
 
 @nox.session
