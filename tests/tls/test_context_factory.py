@@ -21,6 +21,7 @@ from trioasgi.errors import ConfigError
 
 APP = """\
 import ssl
+import threading
 async def app(scope, receive, send):
     if scope["type"] == "http":
         await send({"type": "http.response.start", "status": 200})
@@ -40,6 +41,12 @@ def client(config, default): return ssl.create_default_context()
 def bare(config, default): return ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
 async def late(config, default): return make(config, default)
 def calls(config, default): return default()
+def hangs_later(config, default, calls=[]):
+    calls.append(None)
+    if len(calls) > 1:
+        print("waiting for the vault", flush=True)
+        threading.Event().wait(60)
+    return make(config, default)
 def h2(config, default):
     context = make(config, default)
     context.set_alpn_protocols(["h2", "http/1.1"])
@@ -85,6 +92,24 @@ def test_sighup_calls_the_factory_anew(options: tuple[str, ...], store: Store) -
         store.put(second)
         server.send(signal.SIGHUP)
         expect(store, port, second, workers=len(before) or 1)
+
+
+@pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "files"])
+def test_while_the_factory_waits_requests_and_a_stop_do_not(by_signal: bool, store: Store) -> None:
+    if sys.platform == "win32" and by_signal:
+        pytest.skip("there is no SIGHUP on Windows")
+    files = () if by_signal else store.options
+    arguments = ("app:app", "--ssl-context-factory", "app:hangs_later", *files)
+    with start_server(*arguments, cwd=store.directory) as server:
+        port = server.port()
+        if by_signal:
+            server.send(signal.SIGHUP)
+        else:
+            store.put(store.issue())
+        server.wait_for("waiting for the vault")
+        with connect(store, port) as client:
+            assert b"200 OK" in ask(client)
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("name", FAULTS)

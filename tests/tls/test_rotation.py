@@ -321,8 +321,12 @@ def test_a_change_counts_when_nothing_newer_is_found(loads: tuple[Loads, Rotatio
 def test_files_that_change_while_they_are_read_are_read_again(loads: tuple[Loads, Rotation[int]]) -> None:
     found, rotated = loads
     found.changes = iter((b"half", b"whole"))
-    with pytest.raises(TLSError, match="while they were read"):
-        rotated.renew()
+
+    async def main() -> None:
+        with pytest.raises(TLSError, match="while they were read"):
+            await rotated._renew()
+
+    run(main)
     assert found.used == 0
     with logged() as log:
         look(rotated, 10)
@@ -397,3 +401,62 @@ def test_files_that_are_as_before_again_are_no_change(loads: tuple[Loads, Rotati
     away.rename(found.store.keyfile)
     look(rotated, 5)
     assert found.count <= 1  # renaming changes the ctime
+
+
+def test_an_older_load_never_replaces_a_newer_one(store: Store) -> None:
+    """A factory may take its time, and what it makes may depend on more than the files."""
+    store.put(store.issue())
+    files = (str(store.certfile), str(store.keyfile))
+    goes_on, loads, used, reports = threading.Event(), iter((1, 2)), list[int](), list[str | None]()
+
+    def load() -> int:
+        number = next(loads)
+        assert number == 2 or goes_on.wait(PATIENCE)
+        return number
+
+    rotated = Rotation(files, files[:1], states=states_of(files), load=load, use=used.append)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rotated.watch, trio.Event(), lambda _: None)
+            rotated.ask(reports.append)
+            while rotated._limiter.borrowed_tokens == 0:
+                await trio.lowlevel.checkpoint()
+            rotated.ask(reports.append)
+            await trio.testing.wait_all_tasks_blocked()
+            assert not used
+            goes_on.set()
+            while len(reports) < 2:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    run(main)
+    assert used == [1, 2]
+    assert reports == [None, None]
+
+
+def test_whoever_asks_is_told_why_files_are_refused(loads: tuple[Loads, Rotation[int]]) -> None:
+    found, rotated = loads
+    reports: list[str | None] = []
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rotated.watch, trio.Event(), lambda _: None)
+            for error in (TLSError("no"), TLSError("no"), ValueError("no date"), None):
+                found.error = error
+                before = len(reports)
+                rotated.ask(reports.append)
+                while len(reports) == before:  # noqa: ASYNC110
+                    await trio.sleep(0.001)
+            nursery.cancel_scope.cancel()
+
+    with logged() as log:
+        run(main)
+    refusals = [
+        "The certificate stays as it was: no",
+        "The certificate stays as it was: no",
+        "The certificate stays as it was: ValueError('no date')",
+    ]
+    assert reports == [*refusals, None]
+    assert log.lines() == refusals
+    assert found.used == 1

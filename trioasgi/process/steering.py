@@ -11,7 +11,6 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from trioasgi.errors import TLSError
 from trioasgi.observe.log_files import reopen_log_files
 from trioasgi.process.hang_up import watched_terminal
 from trioasgi.process.lifecycle import Stage
@@ -115,25 +114,15 @@ class Steering:
             "SIGHUP: log files are opened anew; options and the application's code need a restart (with "
             "--workers 2 or more, SIGHUP replaces the workers one by one)"
         )
-        if self._lifecycle.stage not in _AFTER_SERVING:
-            failure = self._renew_certificate()
-            if tells:
-                self._notifier.ready(failure or self._status)
-
-    def _renew_certificate(self) -> str | None:
-        """Read the certificate anew. If it cannot be used, log why, and return that."""
-        assert self._lifecycle is not None
         server = self._lifecycle.server
-        if server is None:
-            return None  # the start reads it
-        try:
-            certificates = renew_certificate(server)
-        except (TLSError, OSError) as error:
-            failure = f"The certificate stays as it was: {error}"
-            logger.error("%s", failure)  # noqa: TRY400 - the message is for the user
-            return failure
-        if certificates:
-            from trioasgi.observe.startup import announce_new_certificates
+        if server is not None and self._lifecycle.stage not in _AFTER_SERVING:
+            renew_certificate(server, self._note_renewed if tells else _tell_nobody)
 
-            announce_new_certificates(certificates)
-        return None
+    def _note_renewed(self, failure: str | None) -> None:
+        assert self._lifecycle is not None
+        if self._lifecycle.stage is Stage.SERVING:
+            self._notifier.ready(failure or self._status)
+
+
+def _tell_nobody(_: str | None) -> None:
+    pass

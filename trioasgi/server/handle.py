@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from trioasgi.net.listeners import SocketAddress
     from trioasgi.server.progress import Progress
-    from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.rotation import Report
 
 Made = TypeVar("Made")
 
@@ -220,13 +220,14 @@ def is_in_last_drain(server: Server) -> bool:
     return server._progress.listening is Listening.ALONE
 
 
-def renew_certificate(server: Server) -> list[Certificate]:
-    """Read the certificate's files anew. Handshakes that begin from now on use them. Connections stay.
+def renew_certificate(server: Server, report: Report) -> None:
+    """Have the certificate's files read anew, in a thread. Handshakes that begin afterwards use them.
+    Connections stay.
 
-    Returns the certificates; none without TLS. Raises TLSError if the files cannot be used: the
-    old certificate stays.
+    `report` is called in the loop when they are in use, also without TLS, or with the reason why they cannot
+    be used: then the old certificate stays. It is not called if the server drains before.
     """
-    return server._progress.renew_certificate()
+    server._progress.renew_certificate(report)
 
 
 def note_failure(server: Server, error: Exception) -> None:

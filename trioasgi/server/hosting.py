@@ -82,7 +82,7 @@ class Hosting:
         """How late the loop is; None if nothing depends on it."""
         self._tls, self._rotation = live_tls(config)
         if self._rotation is not None:
-            progress.renew_certificate = self._rotation.renew
+            progress.renew_certificate = self._rotation.ask
         self._admission = given.admission
         self.failed_handshakes = FailedHandshakes()
         progress.failed_handshakes = self.failed_handshakes.counts

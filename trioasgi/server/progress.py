@@ -14,7 +14,7 @@ from trioasgi.server.grace import Grace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.rotation import Report
 
 
 class ServerPhase(Enum):
@@ -107,7 +107,7 @@ class Progress:
         self.has_drained = False
         self.has_cut = False
         self.has_reached_limit = False
-        self.renew_certificate: Callable[[], list[Certificate]] = list
+        self.renew_certificate: Callable[[Report], None] = _have_none
         """See `handle.renew_certificate`."""
         self.failed_handshakes: Callable[[], dict[str, dict[str, int]]] = dict
         """See `Server.failed_handshakes`."""
@@ -149,7 +149,12 @@ class Progress:
         self.enter(ServerPhase.CLOSED)
         self.error = error if self.failure is None else self.failure
         self.counts = _Counted(self.counts.requests)
-        self.renew_certificate = list  # it refers back: only the collector would free both
+        self.renew_certificate = _have_none  # it refers back: only the collector would free both
         self.draining.set()
         self.done_accepting.set()
         self.closed.set()
+
+
+def _have_none(report: Report) -> None:
+    """Renew the certificate of a server without one."""
+    report(None)

@@ -4,18 +4,24 @@ The files are looked at each second, also those behind links, as Kubernetes repl
 when the next look finds nothing newer: programs write a certificate and its key in several steps. What cannot
 be used is refused, and what was in use stays.
 
+A program can also `ask` for that. Then what is loaded is used without a change of the files, too: a factory
+may make it of something else.
+
 Each worker does that for itself. No connection ends, and no process is replaced.
 
 The files are loaded in a thread. A pair of certificate and key takes a millisecond, the first load in a
-worker also imports cryptography, and the requests of a worker would wait for all of it.
+worker also imports cryptography, and the requests of a worker would wait for all of it. One task loads them,
+so that an older load never replaces what a newer one has made.
 """
 
 from __future__ import annotations
 
 import logging
+import math
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 from outcome import capture
@@ -23,9 +29,6 @@ from outcome import capture
 from trioasgi.errors import TLSError
 from trioasgi.tls.certificates import Certificate, describe
 from trioasgi.tls.files import FileState, file_state
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 logger = logging.getLogger("trioasgi")
 
@@ -40,6 +43,9 @@ valid yet becomes so, and who may read a file can depend on other files.
 
 _States = tuple[FileState, ...]
 _Loaded = tuple[T, list[Certificate]]
+_Announce = Callable[[list[Certificate]], None]
+Report = Callable[[str | None], None]
+"""Takes why files are refused; None: they are used."""
 
 
 class Rotation(Generic[T]):
@@ -68,14 +74,19 @@ class Rotation(Generic[T]):
         self._looks = 0
         """Since they were refused."""
         self._reason = ""
+        self._asked: Report | None = None
+        self._wake = trio.Event()
 
-    def renew(self) -> list[Certificate]:
+    def ask(self, report: Report) -> None:
+        """Have the files loaded and used by `watch`, which may have to begin, or to end another load, before.
+        `report` is called in the loop afterwards, unless the watch ends or another one asks before the load
+        begins.
+        """
+        self._asked = report
+        self._wake.set()
+
+    async def _renew(self) -> list[Certificate]:
         """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
-        states = states_of(self._files)
-        return self._take(states, self._read(states))
-
-    async def _renew_in_thread(self) -> list[Certificate]:
-        """As `renew`, while the loop goes on."""
         states = states_of(self._files)
         read = partial(capture, self._read, states)
         try:
@@ -117,15 +128,23 @@ class Rotation(Generic[T]):
             if refusal is not None and certfile in changed:
                 raise TLSError(f"certificate file {certfile!r}: {refusal}")
 
-    async def watch(self, end: trio.Event, announce: Callable[[list[Certificate]], None]) -> None:
-        """Look at the files until `end`. `announce` is called with the certificates that are put into use."""
-        while self._files and not end.is_set():
-            with trio.move_on_after(LOOK_EVERY):
-                await end.wait()
-                return
-            await self._look(announce)
+    async def watch(self, end: trio.Event, announce: _Announce) -> None:
+        """Look at the files, and do what is asked for, until `end`.
 
-    async def _look(self, announce: Callable[[list[Certificate]], None]) -> None:
+        `announce` is called with the certificates that are put into use.
+        """
+        while not end.is_set():
+            with trio.move_on_after(LOOK_EVERY if self._files else math.inf):
+                await self._wake.wait()
+            if end.is_set():
+                return
+            self._wake = trio.Event()
+            if self._asked is None:
+                await self._look(announce)
+            else:
+                await self._answer(announce)
+
+    async def _look(self, announce: _Announce) -> None:
         states = states_of(self._files)
         has_settled, self._seen = states == self._seen, states
         if states == self._used:
@@ -137,21 +156,33 @@ class Rotation(Generic[T]):
             self._looks += 1
             if self._looks < _TRY_AGAIN:
                 return
-        try:
-            certificates = await self._renew_in_thread()
-        except (TLSError, OSError) as error:
-            self._refuse(states, str(error))
-            return
-        except Exception as error:  # noqa: BLE001 - no file that cannot be read may end the server
-            self._refuse(states, repr(error))
-            return
-        announce(certificates)
+        await self._try(states, announce)
 
-    def _refuse(self, states: _States, reason: str) -> None:
+    async def _answer(self, announce: _Announce) -> None:
+        """Do what was asked for."""
+        report, self._asked = self._asked, None
+        assert report is not None
+        self._reason = ""  # a refusal is said again
+        report(await self._try(states_of(self._files), announce))
+
+    async def _try(self, states: _States, announce: _Announce) -> str | None:
+        """Load the files and use them. If they cannot be used, log and return the reason."""
+        try:
+            certificates = await self._renew()
+        except (TLSError, OSError) as error:
+            return self._refuse(states, str(error))
+        except Exception as error:  # noqa: BLE001 - no file that cannot be read may end the server
+            return self._refuse(states, repr(error))
+        announce(certificates)
+        return None
+
+    def _refuse(self, states: _States, reason: str) -> str:
         self._refused, self._looks = states, 0
+        message = f"The certificate stays as it was: {reason}"
         if reason != self._reason:
             self._reason = reason
-            logger.error("The certificate stays as it was: %s", reason)
+            logger.error("%s", message)
+        return message
 
 
 def states_of(files: tuple[str, ...]) -> _States:
