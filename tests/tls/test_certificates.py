@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from tests.support.sockets import logged
+from trioasgi.errors import TLSError
 from trioasgi.observe.startup import announce_certificate
 from trioasgi.tls.certificates import describe
-from trioasgi.tls.files import file_state
+from trioasgi.tls.files import file_state, read_file
 
 
 def put(path: Path, *blobs: bytes) -> str:
@@ -107,3 +109,18 @@ def test_the_state_of_a_file_behind_links_that_are_swapped(tmp_path: Path) -> No
     (tmp_path / "..tmp").symlink_to("two")
     (tmp_path / "..tmp").replace(tmp_path / "..data")
     assert file_state(str(tmp_path / "cert.pem")) != before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices and pipes of Unix")
+def test_what_has_no_end_or_is_no_file_is_not_read(tmp_path: Path) -> None:
+    device, pipe, folder = tmp_path / "device", tmp_path / "pipe", tmp_path / "folder"
+    device.symlink_to("/dev/null")  # /dev/zero, of which a read never ends, is the same kind
+    os.mkfifo(pipe)
+    folder.mkdir()
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate((1 << 28) + 1)
+    refusals = {device: "not a regular file", pipe: "a pipe", folder: "a directory", large: "than 256 MiB"}
+    for path, refusal in refusals.items():
+        with pytest.raises(TLSError, match=refusal):
+            read_file(str(path), "key")

@@ -248,10 +248,10 @@ def test_a_file_of_somebody_else(files: Files, tmp_path: Path) -> None:
 
 
 def test_a_file_that_may_not_be_read(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(path: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(path))
+    def refuse(name: str, _: int) -> int:
+        raise PermissionError(13, "Permission denied", name)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("trioasgi.tls.files._open_regular", refuse)
     assert f"certificate file {str(files.cert)!r} may not be read by this user" in failure(files.cert)
 
 

@@ -119,6 +119,7 @@ def test_unknown_names_are_refused_by_option(pairs: Pairs) -> None:
                     assert "UNRECOGNIZED_NAME" in str(caught.value.__cause__)
                 counts = server.failed_handshakes[f"127.0.0.1:{port_of(server)}"]
         assert counts == {"unknown server name": 3}
+        assert log.count("the server name that the client asks for is refused") == 3
         log.expect_no_errors()
 
     run(main)

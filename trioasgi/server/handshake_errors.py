@@ -9,6 +9,9 @@ import trio
 from trioasgi.net.handshake import ForeignNameError, SlowGroupError
 from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure, classify
 
+_UNKNOWN_NAME = "the server name that the client asks for is refused"
+"""OpenSSL knows only that a callback has failed."""
+
 
 def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
     """Why a handshake has failed, and a text for the log."""
@@ -22,7 +25,8 @@ def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
     if isinstance(cause, ssl.SSLZeroReturnError):
         return HandshakeFailure.CLOSED, "the client closed the connection"
     if isinstance(cause, ssl.SSLError):
-        return classify(cause), _reason(cause)
+        failure = classify(cause)
+        return failure, _UNKNOWN_NAME if failure is HandshakeFailure.UNKNOWN_NAME else _reason(cause)
     text = str(cause or exc)
     if isinstance(exc, TimeoutError) or isinstance(cause, TimeoutError):
         return HandshakeFailure.TIMEOUT, text

@@ -17,6 +17,8 @@ CERTIFICATE_MARK: Final = b"-----BEGIN CERTIFICATE-----"
 KEY_MARK: Final = b"PRIVATE KEY-----"
 """It ends the first line of PKCS #8, encrypted PKCS #8 and the traditional RSA and EC forms alike."""
 _DER_SEQUENCE: Final = b"\x30"
+_LARGEST: Final = 1 << 28
+"""Bytes of a file. Lists of revoked certificates can have tens of millions."""
 
 FileState = tuple[int, ...] | None
 """What changes with a file (also if it is a link that is replaced, or a file behind one): the device, the
@@ -88,9 +90,10 @@ def check_key_file(certfile: str, keyfile: str | None) -> None:
 def read_file(name: str, what: str) -> bytes:
     """The content of a file. `what` it is stands in the TLSError if it cannot be read."""
     try:
-        if stat.S_ISFIFO(os.stat(name).st_mode):
-            raise TLSError(f"{what} file {name!r} is a pipe, but it is read more than once: ", "give a file")
-        return Path(name).read_bytes()
+        with open(name, "rb", opener=_open_regular) as file:
+            return file.read()
+    except _RefusedError as error:
+        raise TLSError(f"{what} file {name!r} {error}: ", "give a PEM file") from None
     except FileNotFoundError:
         raise TLSError(
             f"{what} file {name!r} does not exist: ",
@@ -105,3 +108,29 @@ def read_file(name: str, what: str) -> bytes:
         ) from None
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise TLSError(f"{what} file {name!r} cannot be read: {error}") from error
+
+
+class _RefusedError(Exception):
+    """A file is not read, because of what it is."""
+
+
+def _open_regular(name: str, flags: int) -> int:
+    """Open a regular file. A device may have no end, and the open of a pipe may wait for ever."""
+    descriptor = os.open(name, flags | getattr(os, "O_NONBLOCK", 0))
+    try:
+        _check_regular(os.fstat(descriptor))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError
+    if stat.S_ISFIFO(status.st_mode):
+        raise _RefusedError("is a pipe, but it is read more than once")
+    if not stat.S_ISREG(status.st_mode):
+        raise _RefusedError("is not a regular file")
+    if status.st_size > _LARGEST:
+        raise _RefusedError(f"is larger than {_LARGEST >> 20} MiB")
