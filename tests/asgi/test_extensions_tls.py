@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ import trustme
 
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, Calls, echo, request
-from tests.support.sockets import SOON, connected, logged, run, secured, served
+from tests.support.sockets import SOON, connected, logged, port_of, run, secured, served
 from trioasgi.errors import TLSError
 from trioasgi.tls.context import server_context
 
@@ -148,6 +149,38 @@ def test_a_clients_certificate(
     assert tls["client_cert_name"].startswith("CN=Alice\\, A.,")
     assert tls["client_cert_name"].endswith("O=Wonder=land")
     assert tls["client_cert_error"] is None
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("mode", ["optional", "required"])
+def test_of_a_resumed_session_the_clients_own_certificate_is_said(
+    mode: str, version: ssl.TLSVersion, certificates: Certificates, people: People
+) -> None:
+    def twice(port: int) -> list[bool]:
+        context, session, reused = context_of(certificates, people.alice, version), None, []
+        for _ in range(2):
+            with (
+                socket.create_connection(("127.0.0.1", port), timeout=SOON) as plain,
+                context.wrap_socket(plain, server_hostname="localhost", session=session) as client,
+            ):
+                client.sendall(request())
+                assert client.recv(1000).startswith(b"HTTP/1.1 200 ")
+                session = client.session
+                reused.append(bool(client.session_reused))
+        return reused
+
+    calls = Calls(echo)
+    options = {**certificates.options, "client_certs": mode, "ca_certs": people.cafile}
+
+    async def main() -> None:
+        async with served(calls, lifespan="off", **options) as server:
+            assert await trio.to_thread.run_sync(twice, port_of(server)) == [False, True]
+
+    run(main)
+    first, second = (scope["extensions"]["tls"] for scope in calls.scopes)
+    assert second["client_cert_chain"] == first["client_cert_chain"][:1]
+    assert second["client_cert_name"] == first["client_cert_name"]
+    assert "Alice" in second["client_cert_name"]
 
 
 def test_optional_lets_a_client_without_one_in(certificates: Certificates, people: People) -> None:

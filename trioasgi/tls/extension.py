@@ -69,7 +69,8 @@ def _client_chain(secured: ssl.SSLObject) -> list[bytes]:
         return tell() or [own]
     # Python 3.13 has made this method public. It exists since 3.10.
     tell = getattr(getattr(secured, "_sslobj", None), "get_unverified_chain", None)
-    return [each.public_bytes(_DER) for each in tell()] if tell is not None else [own]
+    chain = None if tell is None else tell()  # None for a resumed session
+    return [own] if chain is None else [each.public_bytes(_DER) for each in chain]
 
 
 def _name(certificate: bytes) -> str:
