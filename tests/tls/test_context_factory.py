@@ -5,19 +5,22 @@ from __future__ import annotations
 import signal
 import ssl
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 import trioasgi
 from tests.support.applications import Lived
 from tests.support.http import request
 from tests.support.processes import start_server
-from tests.support.sockets import run, secured, served
+from tests.support.sockets import SOON, logged, run, secured, served
 from tests.tls.test_rotation import Store, ask, connect, der, expect, pids, shown
 from trioasgi import Config
 from trioasgi.errors import ConfigError
+from trioasgi.tls import rotation
 
 APP = """\
 import ssl
@@ -162,6 +165,40 @@ def test_a_function_in_a_program(uses_default: bool, store: Store) -> None:
         assert isinstance(made, ssl.SSLContext)
         assert made.options & ssl.OP_IGNORE_UNEXPECTED_EOF
         assert made.options & ssl.OP_NO_RENEGOTIATION
+
+
+def test_a_context_that_is_in_use_is_not_given_to_a_thread_again(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """OpenSSL can crash if a thread loads a certificate into a context while a handshake begins with it."""
+    monkeypatch.setattr(rotation, "LOOK_EVERY", 0.02)
+    threads: list[bool] = []
+    contexts = [ssl.create_default_context(ssl.Purpose.CLIENT_AUTH) for _ in range(2)]
+    for context in contexts:
+        context.load_cert_chain(store.certfile, store.keyfile)
+    returned = iter([contexts[0]] * 3 + [contexts[1]] * 3)
+
+    def make(_: object, __: object) -> ssl.SSLContext:
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return next(returned)
+
+    async def main() -> None:
+        with logged() as log:
+            async with served(
+                Lived(), ssl_context_factory=make, certfile=str(store.certfile), keyfile=str(store.keyfile)
+            ) as server:
+                for _ in range(5):
+                    done = len(threads)
+                    store.put(store.issue())
+                    with trio.fail_after(SOON):
+                        while log.count("Certificate for new connections") < done:  # noqa: ASYNC110
+                            await trio.sleep(0.01)
+                async with secured(server, store.client) as client:
+                    assert (await client.get(request("/next"))).body == b"/next"
+            assert log.count("has returned the context that is in use") == 4
+
+    run(main)
+    assert threads == [False, True, False, False, True, False]
 
 
 def test_a_function_cannot_go_to_workers() -> None:

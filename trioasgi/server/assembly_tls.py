@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from trioasgi.tls.certificates import Certificate
     from trioasgi.tls.extension import ConnectionDescriber
     from trioasgi.tls.rotation import Rotation
+
+logger = logging.getLogger("trioasgi")
 
 
 def server_tls(config: Config) -> ServerTLS | None:
@@ -125,4 +128,16 @@ def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None
         return made
 
     live = LiveTLS(load(config))
-    return live, Rotation(files, later.certfile, states=states, load=load, use=live.use)
+
+    def use(made: ServerTLS) -> bool:
+        is_same = made.context is live.current.context
+        if is_same:
+            logger.warning(
+                "ssl_context_factory has returned the context that is in use. A change of that one in a "
+                "thread can crash OpenSSL, so the next call is made in the loop, and requests wait for it. "
+                "Make a new context in each call"
+            )
+        live.use(made)
+        return is_same
+
+    return live, Rotation(files, later.certfile, states=states, load=load, use=use)

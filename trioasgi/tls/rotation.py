@@ -50,7 +50,8 @@ Report = Callable[[str | None], None]
 
 class Rotation(Generic[T]):
     """The rotation of what `load` makes of `files`, and that `use` puts into use. `load` raises TLSError.
-    `certfiles` are those of the files that are described and whose dates are checked.
+    `certfiles` are those of the files that are described and whose dates are checked. `use` returns True if
+    the next load must not run beside handshakes, in a thread.
 
     The files were in these `states` before they were loaded first.
     """
@@ -62,7 +63,7 @@ class Rotation(Generic[T]):
         *,
         states: _States,
         load: Callable[[], T],
-        use: Callable[[T], None],
+        use: Callable[[T], bool | None],
     ) -> None:
         self._files = files
         self._certfiles = certfiles
@@ -74,6 +75,7 @@ class Rotation(Generic[T]):
         self._looks = 0
         """Since they were refused."""
         self._reason = ""
+        self._stays_in_loop: bool | None = False
         self._asked: Report | None = None
         self._wake = trio.Event()
 
@@ -89,6 +91,8 @@ class Rotation(Generic[T]):
         """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
         states = states_of(self._files)
         read = partial(capture, self._read, states)
+        if self._stays_in_loop:
+            return self._take(states, read().unwrap())
         try:
             outcome = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError:  # no thread can be started
@@ -110,7 +114,7 @@ class Rotation(Generic[T]):
                 f"the certificate files ({', '.join(self._certfiles)}) or their keys have changed while they "
                 f"were read: they are read again when they are complete"
             )
-        self._use(made)
+        self._stays_in_loop = self._use(made)
         self._used = self._seen = states
         self._refused, self._reason = None, ""
         return certificates
