@@ -290,6 +290,21 @@ def test_plain_http_is_answered_in_plain_text(certificates: Certificates) -> Non
     run(main)
 
 
+@pytest.mark.parametrize("line", ["DELETE /x", "OPTIONS *", "PATCH http://a/", "PROPFIND /", "CONNECT a:1"])
+def test_plain_http_is_known_by_any_method(line: str, certificates: Certificates) -> None:
+    """OpenSSL knows GET, HEAD, POST, PUT and CONNECT alone."""
+
+    async def main() -> None:
+        async with served(Lived(), **certificates.options) as server:
+            async with await open_stream(server) as stream:
+                await stream.send_all(f"{line} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                answer = await Client(stream).rest()
+            assert answer.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+            await expect_count(server, "plain http")
+
+    run(main)
+
+
 def test_plain_http_is_redirected_by_option(certificates: Certificates) -> None:
     async def main() -> None:
         async with served(Lived(), redirect_plain_http=True, **certificates.options) as server:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 
 import trio
@@ -11,6 +12,11 @@ from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure, classify
 
 _UNKNOWN_NAME = "the server name that the client asks for is refused"
 """OpenSSL knows only that a callback has failed."""
+
+_REQUEST = re.compile(rb"[A-Z]{3,20} (/|\*|http)")
+"""How a request begins (RFC 9112, 3). OpenSSL knows a few methods only."""
+_PLAIN_HTTP = "http request"
+"""As OpenSSL says it of those."""
 
 
 def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
@@ -25,14 +31,23 @@ def explain(exc: Exception) -> tuple[HandshakeFailure, str]:
     if isinstance(cause, ssl.SSLZeroReturnError):
         return HandshakeFailure.CLOSED, "the client closed the connection"
     if isinstance(cause, ssl.SSLError):
-        failure = classify(cause)
-        return failure, _UNKNOWN_NAME if failure is HandshakeFailure.UNKNOWN_NAME else _reason(cause)
+        return _explain_refusal(cause, getattr(exc, "data", b""))
     text = str(cause or exc)
     if isinstance(exc, TimeoutError) or isinstance(cause, TimeoutError):
         return HandshakeFailure.TIMEOUT, text
     if isinstance(exc, OSError) or isinstance(cause, OSError):
         return HandshakeFailure.RESET, text
     return HandshakeFailure.CLOSED, text or "the client closed the connection"
+
+
+def _explain_refusal(error: ssl.SSLError, data: bytes) -> tuple[HandshakeFailure, str]:
+    """OpenSSL has refused `data`, the last that the client has sent."""
+    failure = classify(error)
+    if failure is HandshakeFailure.UNKNOWN_NAME:
+        return failure, _UNKNOWN_NAME
+    if failure is HandshakeFailure.NOT_TLS and _REQUEST.match(data):
+        return HandshakeFailure.PLAIN_HTTP, _PLAIN_HTTP
+    return failure, _reason(error)
 
 
 def _reason(error: ssl.SSLError) -> str:
