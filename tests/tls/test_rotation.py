@@ -271,7 +271,7 @@ class Loads:
         self.store = store
         self.count = 0
         self.used = 0
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.changes: Iterator[bytes] = iter(())
 
     def load(self) -> int:
@@ -377,6 +377,16 @@ def test_the_loop_goes_on_while_files_are_loaded(store: Store) -> None:
 
     run(main)
     assert used == [True]
+
+
+def test_a_keyboard_interrupt_of_the_thread_is_no_ctrl_c(loads: tuple[Loads, Rotation[int]]) -> None:
+    found, rotated = loads
+    found.error = KeyboardInterrupt()
+    found.store.keyfile.write_bytes(b"new")
+    with logged() as log:
+        look(rotated, 10)
+    assert len(log.lines()) == 1
+    assert "KeyboardInterrupt" in log.lines()[0]
 
 
 def test_files_are_loaded_where_no_thread_can_be_started(

@@ -90,13 +90,13 @@ class Rotation(Generic[T]):
     async def _renew(self) -> list[Certificate]:
         """Load the files and use them. Raises TLSError if they cannot be used: then nothing changes."""
         states = states_of(self._files)
-        read = partial(capture, self._read, states)
         if self._stays_in_loop:
-            return self._take(states, read().unwrap())
+            return self._take(states, self._read(states))
+        read = partial(capture, self._read_apart, states)
         try:
             outcome = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._limiter)
         except RuntimeError:  # no thread can be started
-            outcome = read()
+            return self._take(states, self._read(states))
         return self._take(states, outcome.unwrap())
 
     def _read(self, states: _States) -> _Loaded[T]:
@@ -105,6 +105,13 @@ class Rotation(Generic[T]):
         certificates = list(map(describe, self._certfiles))
         self._check(certificates, self._changed(states))
         return made, certificates
+
+    def _read_apart(self, states: _States) -> _Loaded[T]:
+        """As `_read`, in a thread."""
+        try:
+            return self._read(states)
+        except KeyboardInterrupt as error:  # of a factory. A Ctrl-C comes to the main thread alone
+            raise TLSError("what loads it has raised KeyboardInterrupt") from error
 
     def _take(self, states: _States, loaded: _Loaded[T]) -> list[Certificate]:
         """Use what was loaded, if the files are still in these states."""
