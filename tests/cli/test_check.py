@@ -253,6 +253,27 @@ def test_a_check_that_is_interrupted_leaves_nothing_running(name: str, status: i
         assert "Traceback" not in process.output.text
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no such signals on Windows")
+def test_a_signal_does_not_leave_the_key_for_development_behind(folder: Path) -> None:
+    """It comes as soon as the directory of the key is there: mkcert is asked for its CA then."""
+    tools, temporary = folder / "tools", folder / "temporary"
+    tools.mkdir()
+    temporary.mkdir()
+    (tools / "mkcert").write_text("#!/bin/sh\nls $TMPDIR > made\nkill -TERM $PPID\n")
+    (tools / "mkcert").chmod(0o755)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name != "CAROOT"},
+        "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
+        "TMPDIR": str(temporary),
+        "XDG_DATA_HOME": str(folder / "data"),
+    }
+    command = [sys.executable, "-m", "trioasgi", "check", "apps:good", "--uds", "serving", "--certfile"]
+    done = subprocess.run(command, cwd=folder, env=environment, timeout=90, check=False)
+    assert (folder / "made").read_text().startswith("trioasgi-")
+    assert done.returncode == 128 + signal.SIGTERM
+    assert os.listdir(temporary) == []
+
+
 # Requests
 
 

@@ -24,7 +24,7 @@ from trioasgi.process.privileges import Identity, give_files, made_files, wanted
 from trioasgi.process.rehearsal import Rehearsal, rehearse
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.assembly_tls import key_password, server_tls
-from trioasgi.tasks import start_soon
+from trioasgi.tasks import report_started, start
 from trioasgi.tls.names import canonical
 
 if TYPE_CHECKING:
@@ -116,14 +116,18 @@ async def check(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
     findings: list[Finding] = []
     interrupted: list[signal.Signals] = []
     async with trio.open_nursery() as nursery:
-        start_soon(nursery, _note_signal, interrupted, nursery.cancel_scope)
+        # First of all: a signal must not leave behind what the checks make.
+        await start(nursery, _note_signal, interrupted, nursery.cancel_scope)
         findings += await _check_all(config, plan)
         nursery.cancel_scope.cancel()
     return interrupted[0] if interrupted else findings
 
 
-async def _note_signal(interrupted: list[signal.Signals], scope: trio.CancelScope) -> None:
+async def _note_signal(
+    interrupted: list[signal.Signals], scope: trio.CancelScope, *, task_status: trio.TaskStatus[None]
+) -> None:
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        report_started(task_status)
         async for number in signals:
             interrupted.append(signal.Signals(number))
             scope.cancel()
