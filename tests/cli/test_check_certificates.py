@@ -129,6 +129,40 @@ def test_a_certificate_that_ends_soon(place: Place) -> None:
     assert checked.named("failed") == ["certificate.dates"]
 
 
+def test_an_intermediate_certificate_that_ends_soon(place: Place) -> None:
+    pair = place.put("pair", place.issue(), place.ca)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "between")])
+    key = ec.generate_private_key(ec.SECP256R1())
+    root_key = load_pem_private_key(place.ca.private_key_pem.bytes(), None)
+    root = x509.load_pem_x509_certificate(place.ca.cert_pem.bytes())
+    assert isinstance(root_key, ec.EllipticCurvePrivateKey)
+    between = (
+        x509.CertificateBuilder(
+            root.subject, name, key.public_key(), 2, NOW - timedelta(9), NOW + timedelta(3)
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(root_key, SHA256())
+    )
+    leaf = (
+        x509.CertificateBuilder(
+            name, x509.Name([]), key.public_key(), 3, NOW - timedelta(9), NOW + timedelta(90)
+        )
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=True)
+        .sign(key, SHA256())
+    )
+    (place.folder / "pair.pem").write_bytes(
+        leaf.public_bytes(Encoding.PEM) + between.public_bytes(Encoding.PEM)
+    )
+    (place.folder / "pair.key").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    found = place.check(*pair).one("certificate.dates", "warning")
+    assert "The intermediate certificate 'CN=between' expires on" in found["reason"]
+    assert "get the chain anew" in found["fix"]
+    assert place.check(*pair, "--check-days", "2").status == 0
+    assert place.check(*pair, "--check-days", "5").one("certificate.dates", "failed")["file"] == "pair.pem"
+
+
 def test_a_chain_that_is_complete(place: Place) -> None:
     intermediate = place.ca.create_child_ca()
     assert place.check(*place.put("pair", place.issue(ca=intermediate), intermediate)).status == 0

@@ -40,7 +40,7 @@ def chain() -> list[bytes]:
 @pytest.mark.parametrize("order", [(0,), (0, 1), (0, 1, 2), (0, 1, 2, 3)])
 def test_a_chain_in_order(order: tuple[int, ...], chain: list[bytes], tmp_path: Path) -> None:
     certfile = put(tmp_path / "chain.pem", *(chain[place] for place in order))
-    assert describe(certfile).chain_problem is None
+    assert describe(certfile).chain_fault is None
 
 
 @pytest.mark.parametrize("order", [(0, 2, 1), (0, 2), (0, 3), (0, 1, 3), (0, 0, 1)])
@@ -48,8 +48,10 @@ def test_a_chain_out_of_order_is_named_and_logged(
     order: tuple[int, ...], chain: list[bytes], tmp_path: Path
 ) -> None:
     certificate = describe(put(tmp_path / "chain.pem", *(chain[place] for place in order)))
-    assert certificate.chain_problem is not None
-    assert certificate.chain_problem.startswith(f"certificate file {str(tmp_path / 'chain.pem')!r} has its ")
+    assert certificate.chain_fault is not None
+    assert certificate.chain_fault.reason.startswith(
+        f"certificate file {str(tmp_path / 'chain.pem')!r} has its "
+    )
     with logged() as log:
         announce_certificate(certificate)
     assert any("in a wrong order" in line for line in log.lines())
@@ -58,25 +60,46 @@ def test_a_chain_out_of_order_is_named_and_logged(
 def test_an_intermediate_certificate_of_the_same_name_but_another_key(tmp_path: Path) -> None:
     leaf, real = issued(days=30)
     _, other = issued(days=30)
-    assert describe(put(tmp_path / "real.pem", leaf, real)).chain_problem is None
-    assert describe(put(tmp_path / "other.pem", leaf, other)).chain_problem is not None
+    assert describe(put(tmp_path / "real.pem", leaf, real)).chain_fault is None
+    assert describe(put(tmp_path / "other.pem", leaf, other)).chain_fault is not None
 
 
-def test_an_expired_intermediate_certificate(tmp_path: Path) -> None:
-    problem = describe(put(tmp_path / "chain.pem", *issued(days=-1))).chain_problem
-    assert problem is not None
-    assert "an intermediate certificate that expired on" in problem
+@pytest.mark.parametrize(
+    ("first", "last", "said"), [(-60, -1, "that expired on"), (1, 30, "that is not valid before")]
+)
+def test_an_intermediate_certificate_out_of_its_time(
+    first: int, last: int, said: str, tmp_path: Path
+) -> None:
+    fault = describe(put(tmp_path / "chain.pem", *issued(days=last, first=first))).chain_fault
+    assert fault is not None
+    assert f"an intermediate certificate {said}" in fault.reason
+    assert "get the chain anew" in fault.fix
 
 
-def issued(days: int) -> tuple[bytes, bytes]:
-    """A leaf and its issuer, whose certificate is valid for so many days from now."""
+def test_an_intermediate_certificate_that_ends_soon_is_logged(tmp_path: Path) -> None:
+    certificate = describe(put(tmp_path / "chain.pem", *issued(days=3)))
+    assert certificate.chain_fault is None
+    with logged() as log:
+        announce_certificate(certificate)
+    assert any("The intermediate certificate 'CN=issuer' expires soon" in line for line in log.lines())
+
+
+def test_a_root_that_ends_soon_is_nothing_to_warn_of(tmp_path: Path) -> None:
+    """Clients do not use this one, but their own."""
+    certificate = describe(put(tmp_path / "chain.pem", *issued(days=3, above="issuer")))
+    assert certificate.problem(datetime.now(UTC)) is None
+
+
+def issued(days: int, first: int = -60, above: str = "root") -> tuple[bytes, bytes]:
+    """A leaf and its issuer, whose certificate `above` has issued. It is valid for so many days from now."""
     now = datetime.now(UTC)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "issuer")])
+    root = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, above)])
     key = ec.generate_private_key(ec.SECP256R1())
     made = []
-    for subject, until in ((x509.Name([]), timedelta(days=30)), (name, timedelta(days=days))):
-        builder = x509.CertificateBuilder(name, subject, key.public_key(), x509.random_serial_number())
-        builder = builder.not_valid_before(now - timedelta(days=60)).not_valid_after(now + until)
+    for issuer, subject, since, until in ((name, x509.Name([]), -60, 30), (root, name, first, days)):
+        builder = x509.CertificateBuilder(issuer, subject, key.public_key(), x509.random_serial_number())
+        builder = builder.not_valid_before(now + timedelta(since)).not_valid_after(now + timedelta(until))
         made.append(builder.sign(key, SHA256()).public_bytes(Encoding.PEM))
     return made[0], made[1]
 

@@ -60,9 +60,9 @@ def announce_certificate(certificate: Certificate, what: str = "Certificate") ->
     """
     now = datetime.now(UTC)
     logger.info("%s: %s", what, _validity(certificate, now))
-    for problem in (certificate.problem(now), certificate.chain_problem):
+    for problem in (certificate.problem(now), certificate.chain_fault):
         if problem is not None:
-            logger.warning("%s", escaped(problem))
+            logger.warning("%s", escaped(str(problem)))
 
 
 def announce_new_certificates(certificates: Iterable[Certificate]) -> None:

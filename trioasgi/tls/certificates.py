@@ -25,6 +25,24 @@ SOON = timedelta(days=14)
 _DATE = "%Y-%m-%d %H:%M UTC"
 
 
+class ChainFault(msgspec.Struct, frozen=True):
+    """What is wrong with a chain, and what to do."""
+
+    reason: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.fix}"
+
+
+class Intermediate(msgspec.Struct, frozen=True):
+    """A certificate of the chain that clients need from the server: it does not sign itself."""
+
+    subject: str
+    not_after: datetime
+    """Aware, in UTC."""
+
+
 class Certificate(msgspec.Struct, frozen=True):
     """The server's own certificate (the first one in its file), as people need to know it."""
 
@@ -39,7 +57,10 @@ class Certificate(msgspec.Struct, frozen=True):
     fingerprint: str
     """SHA-256 of the DER form, as `AB:CD:…`."""
 
-    chain_problem: str | None = None
+    intermediates: tuple[Intermediate, ...] = ()
+    """Those after it in the file."""
+
+    chain_fault: ChainFault | None = None
     """What is wrong with the certificates after it in the file. Some clients refuse it for that."""
 
     def problem(self, now: datetime) -> str | None:
@@ -53,7 +74,16 @@ class Certificate(msgspec.Struct, frozen=True):
             return refusal
         if self.not_after - now < SOON:
             return f"The certificate for {self.subject} expires soon, on {self.not_after:{_DATE}}"
+        ending = self.ending_intermediate(now, SOON)
+        if ending is not None:
+            return (
+                f"The intermediate certificate {ending.subject} expires soon, on {ending.not_after:{_DATE}}"
+            )
         return None
+
+    def ending_intermediate(self, now: datetime, time: timedelta) -> Intermediate | None:
+        """The first intermediate certificate that is valid at `now`, and ends in less than this time."""
+        return next((each for each in self.intermediates if now < each.not_after < now + time), None)
 
     def refusal(self, now: datetime) -> str | None:
         """Return why clients refuse this certificate at `now` by its dates; None if they do not."""
@@ -85,7 +115,12 @@ def describe(certfile: str) -> Certificate:
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
         fingerprint=fingerprint_of(certificate),
-        chain_problem=_chain_problem(certfile, chain),
+        intermediates=tuple(
+            Intermediate(_shown(each.subject), each.not_valid_after_utc)
+            for each in chain[1:]
+            if each.subject != each.issuer
+        ),
+        chain_fault=_chain_fault(certfile, chain),
     )
 
 
@@ -110,23 +145,30 @@ def read_chain(certfile: str) -> list[x509.Certificate]:
         ) from error
 
 
-def _chain_problem(certfile: str, chain: list[x509.Certificate]) -> str | None:
+def _chain_fault(certfile: str, chain: list[x509.Certificate]) -> ChainFault | None:
     """Each certificate must have signed the one before it (RFC 5246, 7.4.2; clients of TLS 1.3 may be more
-    lenient). Whether the last one's issuer is known, only a client can tell.
+    lenient), and be valid. Whether the last one's issuer is known, only a client can tell.
     """
     now = datetime.now(UTC)
     for certificate, issuer in pairwise(chain):
         if not _has_issued(issuer, certificate):
-            return (
+            return ChainFault(
                 f"certificate file {certfile!r} has its certificates in a wrong order: after "
                 f"{_shown(certificate.subject)} has to stand its issuer, {_shown(certificate.issuer)}, and "
-                f"not {_shown(issuer.subject)}"
+                f"not {_shown(issuer.subject)}",
+                "put the server's certificate first, and each certificate's issuer after it",
             )
         if issuer.not_valid_after_utc <= now:
-            return (
+            return ChainFault(
                 f"certificate file {certfile!r} has an intermediate certificate that expired on "
-                f"{issuer.not_valid_after_utc:{_DATE}}, {_shown(issuer.subject)}: get the chain anew from "
-                f"the authority"
+                f"{issuer.not_valid_after_utc:{_DATE}}, {_shown(issuer.subject)}",
+                "get the chain anew from the authority",
+            )
+        if issuer.not_valid_before_utc > now:
+            return ChainFault(
+                f"certificate file {certfile!r} has an intermediate certificate that is not valid before "
+                f"{issuer.not_valid_before_utc:{_DATE}}, {_shown(issuer.subject)}",
+                "set the clock of this machine, or get the chain anew from the authority",
             )
     return None
 

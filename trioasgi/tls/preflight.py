@@ -20,6 +20,7 @@ from trioasgi.tls.names import is_address
 
 _DATE = "%Y-%m-%d %H:%M UTC"
 _RENEW = "renew the certificate, and replace the file"
+_NEW_CHAIN = "get the chain anew from the authority, and replace the file"
 
 
 class CertificatePair(msgspec.Struct, frozen=True):
@@ -69,15 +70,16 @@ def _failed_pair(certfile: str, file: str, error: TLSError) -> Finding:
 
 
 def _check_chain(certfile: str, certificate: Certificate) -> Finding:
-    if certificate.chain_problem is None:
+    fault = certificate.chain_fault
+    if fault is None:
         return _ok("certificate.chain", certfile, "in order")
     return Finding(
         check="certificate.chain",
         outcome=Outcome.FAILED,
         about=certfile,
         file=certfile,
-        reason=certificate.chain_problem,
-        fix="put the server's certificate first, and each certificate's issuer after it",
+        reason=fault.reason,
+        fix=fault.fix,
     )
 
 
@@ -87,13 +89,17 @@ def _check_dates(pair: CertificatePair, certificate: Certificate, now: datetime,
     if refusal is not None:
         fix = _RENEW if end <= now else "set the clock of this machine, or wait until that date"
         return _dated(Outcome.FAILED, about, refusal, fix)
-    left = (end - now).days
-    if end - now >= (SOON if days is None else timedelta(days=days)):
-        return _ok("certificate.dates", about, f"valid until {end:{_DATE}}, for {left} days")
-    reason = f"The certificate for {certificate.subject} expires on {end:{_DATE}}, in {left} days"
+    enough = SOON if days is None else timedelta(days=days)
+    if end - now < enough:
+        what, fix = f"The certificate for {certificate.subject}", _RENEW
+    elif (ending := certificate.ending_intermediate(now, enough)) is not None:
+        what, end, fix = f"The intermediate certificate {ending.subject}", ending.not_after, _NEW_CHAIN
+    else:
+        return _ok("certificate.dates", about, f"valid until {end:{_DATE}}, for {(end - now).days} days")
+    reason = f"{what} expires on {end:{_DATE}}, in {(end - now).days} days"
     if days is None:
-        return _dated(Outcome.WARNING, about, reason, _RENEW)
-    return _dated(Outcome.FAILED, about, f"{reason}, which is less than --check-days {days}", _RENEW)
+        return _dated(Outcome.WARNING, about, reason, fix)
+    return _dated(Outcome.FAILED, about, f"{reason}, which is less than --check-days {days}", fix)
 
 
 def _dated(outcome: Outcome, certfile: str, reason: str, fix: str) -> Finding:
