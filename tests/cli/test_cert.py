@@ -9,6 +9,7 @@ import ssl
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 from tests.support.processes import ServerProcess, start_server, wait_until
+from tests.support.users import AS_ROOT, NOBODY
 
 CERTUTIL = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which("certutil") is None,
@@ -44,12 +46,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "home" / "data" / "trioasgi" / "ca"
 
 
-def cert(env: Mapping[str, str | None], *arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
-    """Exit status, output and errors of `trioasgi cert ARGUMENTS`."""
+def cert(
+    env: Mapping[str, str | None], *arguments: str, cwd: Path | None = None, user: int | None = None
+) -> tuple[int, str, str]:
+    """Exit status, output and errors of `trioasgi cert ARGUMENTS`, run by this user."""
     done = subprocess.run(
         [sys.executable, "-m", "trioasgi", "cert", *arguments],
         env={**os.environ, **{name: value for name, value in env.items() if value is not None}},
         cwd=cwd,
+        user=user,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -58,6 +63,24 @@ def cert(env: Mapping[str, str | None], *arguments: str, cwd: Path | None = None
     )
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
+
+
+@AS_ROOT
+@pytest.mark.parametrize("closed", [".pki", "snap", ".mozilla"])
+def test_folders_of_browsers_that_may_not_be_looked_into(closed: str) -> None:
+    """`sudo chromium` leaves them."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o755)
+        os.chown(home, NOBODY, NOBODY)
+        (home / closed).mkdir(mode=0o700)
+        env = {"HOME": name, "XDG_DATA_HOME": str(home / "data"), "CAROOT": str(home / "mkcert")}
+        for command in ("ca", "trust", "untrust"):
+            selected = () if command == "ca" else ("--store", "nss")
+            status, said, errors = cert(env, command, *selected, cwd=home, user=NOBODY)
+            assert errors == ""
+            assert f"{home}/data/trioasgi/ca/ca.pem" in said
+            assert (status == 0) or (command == "trust" and f"Chromium ({home}/.pki/nssdb): not done" in said)
 
 
 def test_ca_says_where_it_is(env: dict[str, str | None], folder: Path) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.config.test_config import company
+from tests.support.users import AS_ROOT, NOBODY
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.env_file import load_env_file
 from trioasgi.config.option import Kind, Option
@@ -171,6 +174,17 @@ def test_a_project_that_depends_on_us_is_not_parsed(tmp_path: Path) -> None:
         '[project]\ndependencies = ["trioasgi>=1"]\n[tool.ruff]\nnot TOML'
     )
     assert config_of(tmp_path) == Config()
+
+
+@AS_ROOT
+def test_a_directory_that_may_not_be_looked_into_has_no_file(tmp_path: Path) -> None:
+    """As with `sudo -u nobody` in root's home."""
+    (tmp_path / "trioasgi.toml").write_text("port = 1")
+    tmp_path.chmod(0o700)
+    look = "from trioasgi.config.sources import Path, read_file; print(read_file(None, Path('.')))"
+    command = [sys.executable, "-c", look.replace("'.'", repr(str(tmp_path)))]
+    done = subprocess.run(command, user=NOBODY, cwd="/", capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("{}\n", "")
 
 
 def test_dedicated_file_may_use_the_tool_table(tmp_path: Path) -> None:

@@ -269,7 +269,7 @@ def read_file(named: str | None, directory: Path) -> Layer:
         return _file_layer(path, named, _read_bytes(path, named))
     for name in _FOUND:
         path = directory / name
-        if path.is_file():
+        if os.path.isfile(path):  # False also if this user may not look into the directory
             content = _read_bytes(path, name)
             # A pyproject.toml without our table is not parsed: that takes time, and its errors are not ours.
             if name == "trioasgi.toml" or _may_have_table(content):

@@ -95,13 +95,13 @@ async def watch(
             await _watch_while_there(config, roots, Changes(matters, here, sources), tell, returned, attempts)
         except (OSError, RuntimeError, ImportError) as error:
             is_for_want_of_room = _is_for_want_of_room(error)
-            if is_for_want_of_room or (attempts.has_watched and all(root.is_dir() for root in roots)):
+            if is_for_want_of_room or (attempts.has_watched and not _gone(roots)):
                 attempts.say(error, "; raise the limits of open files and processes" * is_for_want_of_room)
                 await trio.sleep(_RETRY)
                 if attempts.has_watched:  # what has changed meanwhile is not reported
                     returned = tuple(str(root) for root in roots)
                 continue
-            if all(root.is_dir() for root in roots):
+            if not _gone(roots):
                 raise TrioasgiError(f"files cannot be watched for changes: {error}; {_advice()}") from error
         await _until_there(roots, here)
         returned = tuple(str(root) for root in roots)
@@ -213,12 +213,16 @@ def _identities(roots: Sequence[Path]) -> list[tuple[int, int] | None]:
     return list(map(identity_of, roots))
 
 
+def _gone(roots: Sequence[Path]) -> list[str]:
+    """Those that are no directory now, or are below one that this user may not look into."""
+    return [str(root) for root in roots if not os.path.isdir(root)]
+
+
 async def _until_there(roots: Sequence[Path], here: str) -> None:
-    gone = [str(root) for root in roots if not root.is_dir()]
-    if gone:
+    if gone := _gone(roots):
         logger.warning("Gone: %s; waiting for it to come back", ", ".join(gone))
     while True:
-        if all(root.is_dir() for root in roots):
+        if not _gone(roots):
             break
         await trio.sleep(_LOOK_EVERY / 1000)
     with contextlib.suppress(OSError):

@@ -4,6 +4,7 @@ and one in each profile of Firefox. NSS's own `certutil` reads and writes them.
 
 from __future__ import annotations
 
+import glob
 import os
 import sys
 from collections.abc import Iterator
@@ -37,7 +38,7 @@ class NSSDatabase(Store):
         self._is_made = is_made
 
     def has(self, ca: TrustedCA) -> bool:
-        if not (self._folder / _DATABASE).exists():
+        if not os.path.exists(self._folder / _DATABASE):
             return False
         listed = [
             line.rsplit(maxsplit=1) for line in self._run("-L").splitlines() if line.startswith(ca.nickname)
@@ -48,7 +49,7 @@ class NSSDatabase(Store):
         return kept.split() == ca.pem.decode("ascii").split()
 
     def add(self, ca: TrustedCA) -> None:
-        if self._is_made and not (self._folder / _DATABASE).exists():
+        if self._is_made and not os.path.exists(self._folder / _DATABASE):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._run("-N", "--empty-password")
         self._run("-A", "-t", _TRUSTED, "-n", ca.nickname, "-i", str(ca.cafile))
@@ -64,7 +65,9 @@ class NSSDatabase(Store):
 
 
 def nss_stores() -> list[Store]:
-    """The databases of this user's browsers; that of Chromium also if it is to be made."""
+    """The databases of this user's browsers; that of Chromium also if it is to be made. What lies in folders
+    that this user may not look into, as `sudo` leaves them, is not found.
+    """
     try:
         home = Path.home()
     except RuntimeError:
@@ -79,11 +82,11 @@ def _chromium(home: Path) -> Iterator[Store]:
         return  # it uses the keychain
     # Chromium uses the older folder if that is there (crypto/nss_util.cc).
     old, new = home / ".pki" / "nssdb", _data_home(home) / "pki" / "nssdb"
-    folders = [folder for folder in (old, new) if (folder / _DATABASE).exists()] or [old]
+    folders = [folder for folder in (old, new) if os.path.exists(folder / _DATABASE)] or [old]
     for folder in folders:
         yield NSSDatabase("Chromium", folder, is_made=True)
     snap = home / "snap" / "chromium" / "current" / ".pki" / "nssdb"
-    if snap.parents[1].is_dir():
+    if os.path.isdir(snap.parents[1]):
         yield NSSDatabase("Chromium", snap, is_made=True)
 
 
@@ -93,5 +96,5 @@ def _data_home(home: Path) -> Path:
 
 def _firefox(home: Path) -> Iterator[Store]:
     for root in _FIREFOX:
-        for database in sorted((home / root).glob(f"*/{_DATABASE}")):
-            yield NSSDatabase("Firefox", database.parent)
+        for database in sorted(glob.glob(f"*/{_DATABASE}", root_dir=home / root)):
+            yield NSSDatabase("Firefox", home / root / Path(database).parent)

@@ -54,7 +54,7 @@ def is_ours(folder: Path) -> bool:
     """Does the folder, or the nearest one above it that exists, belong to this process's user?"""
     if sys.platform == "win32":
         return True
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
     return folder.stat().st_uid == os.geteuid()
 

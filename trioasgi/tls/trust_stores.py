@@ -6,6 +6,7 @@ root: where that is needed, the report has the command to run.
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -124,4 +125,4 @@ def find_program(name: str) -> str | None:
     found = shutil.which(name)
     if found is not None:
         return found
-    return next((str(Path(folder, name)) for folder in _SBIN if Path(folder, name).is_file()), None)
+    return next((str(Path(folder, name)) for folder in _SBIN if os.path.isfile(Path(folder, name))), None)
