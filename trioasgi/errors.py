@@ -63,10 +63,12 @@ class TLSError(TrioasgiError):
 
     exit_status = ExitStatus.NOT_STARTED
 
-    def __init__(self, reason: str, fix: str = "") -> None:
+    def __init__(self, reason: str, fix: str = "", file: str | None = None) -> None:
         super().__init__(reason + fix)
         self.reason = reason.rstrip(":;, ")
         self.fix = fix
+        self.file = file
+        """The one of several files that is at fault, if it is known."""
 
 
 class LifespanError(TrioasgiError):

@@ -178,6 +178,24 @@ def test_an_intermediate_certificate_that_is_missing(place: Place) -> None:
     assert found["file"] == "pair.pem"
 
 
+def test_authorities_without_a_root(place: Place) -> None:
+    intermediate = place.ca.create_child_ca()
+    intermediate.cert_pem.write_to_path(place.folder / "between.pem")
+    pair = place.put("pair", place.issue(ca=intermediate))
+    found = place.check(*pair, ca="between.pem").one("tls.handshake", "failed")
+    assert "that is no root, and what has signed it is missing" in found["reason"]
+    assert found["fix"] == "append the root certificate to between.pem"
+
+
+def test_a_chain_that_is_cut_off_is_at_fault_and_not_the_key(place: Place) -> None:
+    pair = place.put("pair", place.issue(), place.ca)
+    chain = place.folder / "pair.pem"
+    chain.write_bytes(chain.read_bytes()[:-200])
+    found = place.check(*pair).one("certificate.pair", "failed")
+    assert found["reason"].startswith("certificate file 'pair.pem' is damaged")
+    assert found["file"] == "pair.pem"
+
+
 def test_a_chain_in_a_wrong_order(place: Place) -> None:
     intermediate = place.ca.create_child_ca()
     checked = place.check(*place.put("pair", place.issue(ca=intermediate), place.ca, intermediate))

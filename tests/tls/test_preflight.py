@@ -72,8 +72,16 @@ def test_any_certificate_may_have_the_name(tmp_path: Path) -> None:
 def test_a_certificate_without_names_is_asked_for_as_localhost(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.pem")
     assert names_for_handshakes([missing]) == ["localhost"]
+
+
+def test_a_certificate_that_cannot_be_read_says_nothing_of_names(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pem")
     (finding,) = check_names([missing], ["a.org"])
-    assert "no subjectAltName" in finding.reason
+    assert (finding.outcome, finding.reason) == (Outcome.SKIPPED, "no certificate could be read")
+    readable = pair(tmp_path, "b.org", ends=timedelta(30)).certfile
+    (finding,) = check_names([missing, readable], ["a.org"])
+    assert finding.outcome is Outcome.FAILED
+    assert f"{missing} cannot be read; {readable} has b.org" in finding.reason
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ _NO_HANDSHAKE: Final = Finding(
     check="tls.handshake",
     outcome=Outcome.SKIPPED,
     about="TLS",
-    reason="the certificate does not load, so the application was asked without TLS",
+    reason="TLS cannot be set up, so the application was asked without it",
 )
 
 
@@ -238,10 +238,22 @@ async def _check_application(config: Config, plan: Plan, identity: Identity | No
             findings += await rehearse(app, without, plan.seconds, identity)
     except LoadError as error:  # the working directory was removed
         return [_failed("application.import", app, error)]
+    except PermissionError as error:  # of the working directory, or of Python's file
+        return [_not_started(app, error, "start it where this user may, or as another user")]
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        failure = TrioasgiError(f"no process could be started: {error}")
-        return [_failed("application.import", app, failure)]
+        fix = "raise the limits of this user (ulimit -a), or end other processes"
+        return [_not_started(app, error, fix)]
     return findings
+
+
+def _not_started(app: str, error: Exception, fix: str) -> Finding:
+    return Finding(
+        check="application.import",
+        outcome=Outcome.FAILED,
+        about=app,
+        reason=f"no process could be started: {error}",
+        fix=fix,
+    )
 
 
 def _names(config: Config, plan: Plan) -> list[str]:

@@ -44,8 +44,8 @@ def server_tls(config: Config) -> ServerTLS | None:
     def default() -> ssl.SSLContext:
         if not config.certfile:
             raise TLSError(
-                "ssl_context_factory has called the default factory, which needs a certfile: give one, or "
-                "make the context without it"
+                "ssl_context_factory has called the default factory, which needs a certfile: ",
+                "give one, or make the context without it",
             )
         made = _contexts_of_files(config)
         by_context.update(made)

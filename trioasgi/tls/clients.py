@@ -16,15 +16,15 @@ def verify_clients(context: ssl.SSLContext, ca_certs: str | None, *, required: b
     if ca_certs is not None:  # without authorities no certificate is accepted
         if CERTIFICATE_MARK not in read_file(ca_certs, "ca_certs"):
             raise TLSError(
-                f"ca_certs file {ca_certs!r} holds no certificate in PEM: give the certificates of the "
-                "authorities that sign clients' certificates"
+                f"ca_certs file {ca_certs!r} holds no certificate in PEM: ",
+                "give the certificates of the authorities that sign clients' certificates",
             )
         try:
             context.load_verify_locations(ca_certs)
         except ssl.SSLError as error:
             raise TLSError(
-                f"ca_certs file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); "
-                f"copy it again from where it was made"
+                f"ca_certs file {ca_certs!r} is damaged: OpenSSL cannot read it ({error}); ",
+                "copy it again from where it was made",
             ) from error
     context.verify_mode = ssl.CERT_REQUIRED if required else ssl.CERT_OPTIONAL
 
@@ -37,13 +37,14 @@ def refuse_revoked(context: ssl.SSLContext, crl: str) -> None:
     """
     if _CRL_MARK not in read_file(crl, "crl"):
         raise TLSError(
-            f"crl file {crl!r} holds no list in PEM; convert one with "
-            f"'openssl crl -inform DER -in FILE -out FILE.pem'"
+            f"crl file {crl!r} holds no list in PEM; ",
+            "convert one with 'openssl crl -inform DER -in FILE -out FILE.pem'",
         )
     try:
         context.load_verify_locations(crl)
     except ssl.SSLError as error:
         raise TLSError(
-            f"crl file {crl!r} is damaged: OpenSSL cannot read it ({error}); get it again from the authority"
+            f"crl file {crl!r} is damaged: OpenSSL cannot read it ({error}); ",
+            "get it again from the authority",
         ) from error
     context.verify_flags |= ssl.VERIFY_CRL_CHECK_LEAF

@@ -81,7 +81,7 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str) -> None:
         context.set_ciphers(ciphers)
     except (ssl.SSLError, ValueError) as error:
         raise TLSError(
-            f"no cipher is left by --ciphers {ciphers!r}; `openssl ciphers -v` shows what may be listed"
+            f"no cipher is left by --ciphers {ciphers!r}; ", "`openssl ciphers -v` shows what may be listed"
         ) from error
 
 
@@ -96,7 +96,8 @@ def _set_curves(context: ssl.SSLContext, curves: str) -> None:
     if set_groups is None and len(names) > 1:
         raise TLSError(
             f"--curves {curves!r}: this version of Python can set one curve only, Python 3.15 and later "
-            f"several; name one, such as X25519"
+            f"several; ",
+            "name one, such as X25519",
         )
     try:
         if set_groups is None:
@@ -105,6 +106,6 @@ def _set_curves(context: ssl.SSLContext, curves: str) -> None:
             set_groups(":".join(names))
     except (ssl.SSLError, ValueError) as error:
         raise TLSError(
-            f"--curves {curves!r} names a curve that OpenSSL does not know; `openssl ecparam -list_curves` "
-            f"shows those there are, besides X25519 and X448"
+            f"--curves {curves!r} names a curve that OpenSSL does not know; ",
+            "`openssl ecparam -list_curves` shows those there are, besides X25519 and X448",
         ) from error

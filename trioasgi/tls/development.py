@@ -88,8 +88,8 @@ def make_development_certificate(
             _write(authority.cafile, authority.pem, 0o644)
     except OSError as error:
         raise TLSError(
-            f"a development certificate cannot be written to {str(directory)!r}: {error}; "
-            f"make the directory writable, or give a certificate of your own as --certfile"
+            f"a development certificate cannot be written to {str(directory)!r}: {error}; ",
+            "make the directory writable, or give a certificate of your own as --certfile",
         ) from error
     return DevelopmentCertificate(certfile, keyfile, authority.cafile, authority.fingerprint, tuple(names))
 
@@ -160,8 +160,8 @@ def _private_directory() -> Iterator[Path]:
         temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True)
     except OSError as error:
         raise TLSError(
-            f"a development certificate needs a temporary directory: {error}; "
-            f"set TMPDIR to a writable one, or give a certificate of your own as --certfile"
+            f"a development certificate needs a temporary directory: {error}; ",
+            "set TMPDIR to a writable one, or give a certificate of your own as --certfile",
         ) from error
     with temporary as name, _claimed(Path(name)):
         _remove_abandoned(Path(name).parent)

@@ -86,12 +86,18 @@ def _explain(error: ssl.SSLError, certfile: str, key: str, answer: _Password) ->
             return TLSError(
                 f"certificate file {certfile!r} is too weak for this system's OpenSSL ({error.reason}): ",
                 "make a new certificate with a key of at least 2048 bits (RSA) or 256 bits (EC) and SHA-256",
+                certfile,
             )
     if answer.asked:
-        return TLSError(f"{key} cannot be decrypted: the password in {answer.option} is wrong")
-    damaged = key if _is_sound(certfile) else f"certificate file {certfile!r}"
+        return TLSError(
+            f"{key} cannot be decrypted: the password in {answer.option} is wrong; ",
+            "give the one that the key was encrypted with",
+        )
+    damaged, file = (key, None) if _is_sound(certfile) else (f"certificate file {certfile!r}", certfile)
     return TLSError(
-        f"{damaged} is damaged: OpenSSL cannot read it ({error}); ", "copy it again from where it was made"
+        f"{damaged} is damaged: OpenSSL cannot read it ({error}); ",
+        "copy it again from where it was made",
+        file,
     )
 
 
@@ -100,6 +106,8 @@ def _is_sound(certfile: str) -> bool:
 
     try:
         describe(certfile)
-    except TLSError:
+        # It reads all certificates. Cryptography skips one at the end that is cut off.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(certfile)
+    except (TLSError, OSError):
         return False
     return True

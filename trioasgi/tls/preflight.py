@@ -53,7 +53,7 @@ def _check_load(pair: CertificatePair) -> Finding:
     try:
         load_pair(context, pair.certfile, pair.keyfile, pair.password, pair.password_source)
     except TLSError as error:
-        return _failed_pair(pair.certfile, pair.keyfile or pair.certfile, error)
+        return _failed_pair(pair.certfile, error.file or pair.keyfile or pair.certfile, error)
     key = "the key in it" if pair.keyfile is None else f"the key in {pair.keyfile}"
     return _ok("certificate.pair", pair.certfile, f"loads, and {key} belongs to it")
 
@@ -111,19 +111,26 @@ def _dated(outcome: Outcome, certfile: str, reason: str, fix: str) -> Finding:
 def check_names(certfiles: Sequence[str], wanted: Sequence[str]) -> list[Finding]:
     """Check that the certificates cover each of the `wanted` canonical names (RFC 9525, 6.3).
 
-    A certificate that cannot be read covers none.
+    A certificate that cannot be read covers none. If there is no other, it is not known which names are.
     """
     names = {certfile: _names_of(certfile) for certfile in certfiles}
     return [_check_name(name, names) for name in wanted]
 
 
-def _check_name(name: str, names: dict[str, tuple[str, ...]]) -> Finding:
+def _check_name(name: str, names: dict[str, tuple[str, ...] | None]) -> Finding:
+    if not any(patterns is not None for patterns in names.values()):
+        return Finding(
+            check="certificate.names",
+            outcome=Outcome.SKIPPED,
+            about=name,
+            reason="no certificate could be read",
+        )
     for certfile, patterns in names.items():
-        found = next((pattern for pattern in patterns if covers(pattern, name)), None)
+        found = next((pattern for pattern in patterns or () if covers(pattern, name)), None)
         if found is not None:
             by = "" if found == name else f" as {found}"
             return _ok("certificate.names", name, f"is in {certfile}{by}")
-    shown = "; ".join(f"{certfile} has {_listed(patterns)}" for certfile, patterns in names.items())
+    shown = "; ".join(f"{certfile} {_listed(patterns)}" for certfile, patterns in names.items())
     return Finding(
         check="certificate.names",
         outcome=Outcome.FAILED,
@@ -137,11 +144,13 @@ def _check_name(name: str, names: dict[str, tuple[str, ...]]) -> Finding:
 _MOST_NAMES = 10
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str] | None) -> str:
+    if names is None:
+        return "cannot be read"
     if not names:
-        return "no subjectAltName, and clients look nowhere else"
+        return "has no subjectAltName, and clients look nowhere else"
     further = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(names[:_MOST_NAMES]) + further
+    return "has " + ", ".join(names[:_MOST_NAMES]) + further
 
 
 def covers(pattern: str, name: str) -> bool:
@@ -161,16 +170,16 @@ def covers(pattern: str, name: str) -> bool:
 
 def names_for_handshakes(certfiles: Sequence[str]) -> list[str]:
     """A name of each certificate, to ask for it: the first one of its names. A wildcard gets a label."""
-    firsts = (next(iter(_names_of(certfile)), None) for certfile in certfiles)
+    firsts = (next(iter(_names_of(certfile) or ()), None) for certfile in certfiles)
     named = [first.lower().replace("*.", "check.", 1) for first in firsts if first is not None]
     return list(dict.fromkeys(named)) or ["localhost"]
 
 
-def _names_of(certfile: str) -> tuple[str, ...]:
+def _names_of(certfile: str) -> tuple[str, ...] | None:
     try:
         return describe(certfile).names
     except TLSError:
-        return ()
+        return None
 
 
 def _ok(check: str, about: str, reason: str) -> Finding:

@@ -68,7 +68,7 @@ def explain_refusal(
     it has one, and `cafile` that of what the client trusts; None: it trusts what the system trusts.
     """
     chain = _chain(certfile)
-    trusting = "the system's store" if cafile is None else cafile
+    trusting = _trusting(cafile)
     match error.verify_code:
         case 9 | 10 if chain:
             return _explain_dates(chain, error.verify_message)
@@ -78,7 +78,7 @@ def explain_refusal(
                 "use a certificate of an authority, or let clients trust this one (--check-ca FILE)",
             )
         case 2 | 19 | 20 | 21:
-            return _explain_issuer(chain, certfile, trusting, ends_in_itself=error.verify_code == 19)
+            return _explain_issuer(chain, certfile, cafile, ends_in_itself=error.verify_code == 19)
         case 62 | 64:
             return (
                 f"the certificate that is shown for {name} is not for this name",
@@ -91,8 +91,9 @@ def explain_refusal(
 
 
 def _explain_issuer(
-    chain: Sequence[x509.Certificate], certfile: str | None, trusting: str, *, ends_in_itself: bool
+    chain: Sequence[x509.Certificate], certfile: str | None, cafile: str | None, *, ends_in_itself: bool
 ) -> tuple[str, str]:
+    trusting = _trusting(cafile)
     if not chain:
         return (
             f"{trusting} does not have the authority that has signed the certificate",
@@ -100,6 +101,12 @@ def _explain_issuer(
         )
     issuer = chain[-1].issuer
     shown = issuer.rfc4514_string()
+    if cafile is not None and any(each.subject == issuer for each in _chain(cafile)):
+        return (
+            f"{cafile} has {shown}, which has signed the chain's last certificate, but that is no root, and "
+            "what has signed it is missing",
+            f"append the root certificate to {cafile}",
+        )
     if any(text.startswith(_DEVELOPMENT) for text in _texts(issuer)):
         return (
             f"it is signed by a CA for development, {shown}, and {trusting} does not have that",
@@ -132,6 +139,10 @@ def _explain_dates(chain: Sequence[x509.Certificate], otherwise: str) -> tuple[s
                 "set the clock of this machine, or wait until that date",
             )
     return f"a certificate of an authority: {otherwise}", "get the chain anew from the authority"
+
+
+def _trusting(cafile: str | None) -> str:
+    return "the system's store" if cafile is None else cafile
 
 
 def _by(chain: Sequence[x509.Certificate]) -> str:
