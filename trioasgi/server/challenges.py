@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import re
 import stat
+import time
 from typing import Final
 
 logger = logging.getLogger("trioasgi")
@@ -18,6 +20,9 @@ Nothing is decoded: a path with `%2e` is no such path.
 
 LARGEST: Final = 64 * 1024
 """Bytes. A key authorization has far fewer."""
+
+WARN_EVERY: Final = 60.0
+"""Seconds from one warning to the next. Everybody may ask for a challenge, as often as they like."""
 
 _NOT_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EMLINK, errno.ENXIO})
 """The file is missing, a symbolic link (FreeBSD says EMLINK), or a socket."""
@@ -48,6 +53,7 @@ class Challenges:
 
     def __init__(self, directory: str) -> None:
         self._directory = os.path.abspath(directory)  # the application may leave the current directory
+        self._next_warning = -math.inf
 
     def read(self, token: str) -> bytes | None:
         """The content of the token's file. None if there is no regular file of that name, or it is too large.
@@ -61,9 +67,21 @@ class Challenges:
                 return None
             raise
         try:
-            return _read_whole(fd, token)
+            content = _read_whole(fd)
         finally:
             os.close(fd)
+        if content is not None and len(content) > LARGEST:
+            self.warn("the file of the ACME challenge %s has more than %d bytes: 404", token, LARGEST)
+            return None
+        return content
+
+    def warn(self, message: str, *args: object) -> None:
+        """Log a warning; at debug level, if the last one is not long ago."""
+        now = time.monotonic()
+        is_due = now >= self._next_warning
+        if is_due:
+            self._next_warning = now + WARN_EVERY
+        logger.log(logging.WARNING if is_due else logging.DEBUG, message, *args)
 
     def _open(self, token: str) -> int:
         if os.open not in os.supports_dir_fd:
@@ -78,7 +96,8 @@ class Challenges:
             os.close(directory)
 
 
-def _read_whole(fd: int, token: str) -> bytes | None:
+def _read_whole(fd: int) -> bytes | None:
+    """The content, up to a byte more than may be. None if it is no regular file."""
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         return None
     pieces: list[bytes] = []
@@ -86,7 +105,4 @@ def _read_whole(fd: int, token: str) -> bytes | None:
     while left and (piece := os.read(fd, left)):
         pieces.append(piece)
         left -= len(piece)
-    if not left:
-        logger.warning("the file of the ACME challenge %s has more than %d bytes: 404", token, LARGEST)
-        return None
     return b"".join(pieces)

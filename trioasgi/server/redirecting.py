@@ -4,7 +4,6 @@ challenge. No request there reaches the application.
 
 from __future__ import annotations
 
-import logging
 import re
 import socket
 from typing import TYPE_CHECKING, Final
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from trioasgi.net.peers import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.server.challenges import Challenges
-
-logger = logging.getLogger("trioasgi")
 
 _HTTPS: Final = 443
 _AUTHORITY: Final = re.compile(AUTHORITY)
@@ -116,7 +113,8 @@ class Redirects:
         try:
             content = self._challenges.read(token)
         except OSError as error:
-            logger.warning("%s: 503, as the file of an ACME challenge cannot be read: %s", peer, error)
+            said = "%s: 503, as the file of an ACME challenge cannot be read: %s"
+            self._challenges.warn(said, peer, error)
             exchange.refuse(503, "the challenge cannot be read")
             return
         if content is None:
