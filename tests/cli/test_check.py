@@ -274,6 +274,19 @@ def test_a_signal_does_not_leave_the_key_for_development_behind(folder: Path) ->
     assert os.listdir(temporary) == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no such limit on Windows")
+@pytest.mark.parametrize("limit", [6, 8, 10, 12])
+def test_too_few_descriptors(limit: int, folder: Path) -> None:
+    command = f"ulimit -n {limit}; exec {sys.executable} -m trioasgi check apps:good --bind 127.0.0.1:0"
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=90, check=False
+    )
+    assert done.returncode == 1
+    assert "Too many open files" in done.stdout + done.stderr
+    assert "raise the limit" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 # Requests
 
 

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from io import TextIOWrapper
+from typing import TYPE_CHECKING
 
 import msgspec
 import typer
@@ -26,8 +27,11 @@ from trioasgi.cli.serving import (
 )
 from trioasgi.cli.starting import fail, require_app
 from trioasgi.config import Config
-from trioasgi.errors import ExitStatus, TrioasgiError
+from trioasgi.errors import ExitStatus, TrioasgiError, leaves_of
 from trioasgi.findings import Finding, Outcome
+
+if TYPE_CHECKING:
+    from trioasgi.process.preflight import Plan
 
 _INDENT = " " * 9
 
@@ -73,14 +77,10 @@ def check(
     try:
         settled = read_typed(given, config_file=config)
         require_app(settled, "trioasgi check")
-        # Only now: it brings trio.
-        import trio
-
-        from trioasgi.process.preflight import Plan
-        from trioasgi.process.preflight import check as make_checks
+        from trioasgi.process.preflight import Plan  # only now: it brings trio
 
         plan = Plan.made_of(check_name or (), check_ca, check_days, check_timeout)
-        findings = trio.run(make_checks, settled, plan)
+        findings = _make_checks(settled, plan)
     except TrioasgiError as error:
         fail(str(error), error.exit_status)
     if isinstance(findings, signal.Signals):
@@ -90,6 +90,21 @@ def check(
     text = json.dumps(msgspec.to_builtins(report), indent=2) if as_json else _as_text(report)
     _print(text)
     sys.exit(ExitStatus.OK if report.ok else ExitStatus.FAILED)
+
+
+def _make_checks(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
+    """As of `preflight.check`. Raises TrioasgiError also where there is no room for another file."""
+    import trio
+
+    from trioasgi.process.lifecycle import explain, is_want_of_room
+    from trioasgi.process.preflight import check as make
+
+    try:
+        return trio.run(make, config, plan)
+    except Exception as error:
+        if not all(map(is_want_of_room, leaves_of(error))):
+            raise
+        raise TrioasgiError(explain(error, has_served=False).message) from error
 
 
 def _print(text: str) -> None:
