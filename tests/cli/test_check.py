@@ -338,6 +338,20 @@ def test_an_unknown_user(check: Check) -> None:
     assert "there is no such user" in found["reason"]
 
 
+def test_files_of_the_supervisor_that_cannot_be_made(check: Check, folder: Path) -> None:
+    checked = check("apps:good", "--workers", "2", "--control", "no/control", "--pid-file", "no/pid")
+    assert checked.status == 1
+    found = checked.one("address", "failed")
+    assert (found["about"], found["reason"]) == ("--control no/control", "there is no folder 'no'")
+    found = checked.one("pid_file", "failed")
+    assert found["reason"] == "the pid file cannot be written: there is no folder 'no'"
+    assert found["fix"] == "make it before the start"
+    (folder / "no").mkdir()
+    checked = check("apps:good", "--workers", "2", "--control", "no/control", "--pid-file", "no/pid")
+    assert checked.status == 0
+    assert list((folder / "no").iterdir()) == []
+
+
 def test_nobody_reads_the_output(folder: Path) -> None:
     command = [sys.executable, "-m", "trioasgi", "check", "apps:good", "--bind", "127.0.0.1:0"]
     reading, writing = os.pipe()
@@ -353,6 +367,8 @@ def test_nobody_reads_the_output(folder: Path) -> None:
     [
         ((), "no application"),
         (("apps:good", "--port", "x"), "port"),
+        (("apps:good", "--bind", "127.0.0.1:99999"), "port is a number from 0 to 65535"),
+        (("apps:good", "--reload", "--reload-dir", "nowhere"), "reload_dirs"),
         (("apps:good", "--check-days", "-1"), "--check-days"),
         (("apps:good", "--check-timeout", "nan"), "--check-timeout"),
         (("apps:good", "--check-timeout", "0"), "--check-timeout"),

@@ -42,7 +42,7 @@ async def try_address(bind: str) -> Finding:
             return _finding(bind, Outcome.WARNING, _TAKEN, "stop it before the start, or choose another port")
         return _finding(bind, Outcome.FAILED, str(error), "choose another address with --bind")
     assert isinstance(address, UnixAddress)
-    return _try_unix(bind, address.path)
+    return try_unix(bind, address.path)
 
 
 async def _try_tcp(bind: str, address: TCPAddress) -> Finding:
@@ -52,7 +52,8 @@ async def _try_tcp(bind: str, address: TCPAddress) -> Finding:
     return _finding(bind, Outcome.OK, "free")
 
 
-def _try_unix(bind: str, path: str) -> Finding:
+def try_unix(bind: str, path: str) -> Finding:
+    """Find out whether a Unix socket could be bound to this path. `bind` is what the finding is about."""
     folder = os.path.dirname(path) or "."
     if sys.platform == "win32":
         return _finding(bind, Outcome.FAILED, "there are no Unix sockets on Windows", "use host:port")

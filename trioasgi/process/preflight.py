@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
-from trioasgi.config.sources import remarks_on
+from trioasgi.config.sources import is_supervised, remarks_on
 from trioasgi.errors import ConfigError, LoadError, TLSError, TrioasgiError
 from trioasgi.findings import Finding, Outcome
-from trioasgi.net.trying import try_address
+from trioasgi.net.address import is_inherited, parse_bind
+from trioasgi.net.trying import try_address, try_unix
 from trioasgi.process.privileges import Identity, give_files, made_files, wanted_identity
 from trioasgi.process.rehearsal import Rehearsal, rehearse
 from trioasgi.server.assembly import resolve_certificate
 from trioasgi.server.assembly_tls import key_password, server_tls
+from trioasgi.supervisor.watcher import watched_directories
 from trioasgi.tasks import report_started, start
 from trioasgi.tls.names import canonical
 
@@ -113,6 +115,7 @@ async def check(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
 
     Raises ConfigError.
     """
+    _refuse_bad_options(config)
     findings: list[Finding] = []
     interrupted: list[signal.Signals] = []
     async with trio.open_nursery() as nursery:
@@ -121,6 +124,15 @@ async def check(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
         findings += await _check_all(config, plan)
         nursery.cancel_scope.cancel()
     return interrupted[0] if interrupted else findings
+
+
+def _refuse_bad_options(config: Config) -> None:
+    """Refuse what a start would call a bad value, though `Config` takes it. Raises ConfigError."""
+    for bind in config.every_bind:
+        if not is_inherited(bind):
+            parse_bind(bind)
+    if config.reload:
+        watched_directories(config)
 
 
 async def _note_signal(
@@ -137,6 +149,10 @@ async def _check_all(config: Config, plan: Plan) -> list[Finding]:
     findings = _check_options(config)
     for bind in config.every_bind:
         findings.append(await try_address(bind))
+    if config.control is not None and is_supervised(config):
+        findings.append(try_unix(f"--control {config.control}", config.control))
+    if config.pid_file is not None:
+        findings.append(_check_pid_file(config.pid_file))
     try:
         with resolve_certificate(config) as resolved:
             certificates = _check_certificates(resolved, plan)
@@ -154,6 +170,27 @@ async def _check_all(config: Config, plan: Plan) -> list[Finding]:
     except TLSError as error:  # no certificate for development could be made
         findings.append(_failed("certificate.pair", "--certfile", error))
     return findings
+
+
+def _check_pid_file(path: str) -> Finding:
+    folder = os.path.dirname(path) or "."
+    if os.path.isdir(path):
+        return _unwritable(path, "is a directory", "name the file in it")
+    if not os.path.isdir(folder):
+        return _unwritable(
+            path, f"cannot be written: there is no folder {folder!r}", "make it before the start"
+        )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return _unwritable(
+            path, f"cannot be written: this user may not write to {folder!r}", "choose another"
+        )
+    return Finding(check="pid_file", outcome=Outcome.OK, about=path, reason="can be written")
+
+
+def _unwritable(path: str, reason: str, fix: str) -> Finding:
+    return Finding(
+        check="pid_file", outcome=Outcome.FAILED, about=path, reason=f"the pid file {reason}", fix=fix
+    )
 
 
 def _can_load(findings: Sequence[Finding]) -> bool:
