@@ -398,7 +398,20 @@ def mutual(config, default):
 
 def fails(config, default):
     raise ValueError("no context today")
+
+def hangs(config, default):
+    import time
+    time.sleep(600)
 """
+
+
+def test_a_context_of_the_user_that_is_never_made(place: Place) -> None:
+    (place.folder / "contexts.py").write_text(FACTORY)
+    pair = place.put("pair", place.issue())
+    checked = place.check(*pair, "--ssl-context-factory", "contexts:hangs", "--check-timeout", "15")
+    found = checked.one("tls.settings", "failed")
+    assert "did not end within 15 s" in found["reason"]
+    assert found["fix"] == "correct the ssl_context_factory"
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,7 @@ Report = Began | Found | Over
 
 _FIXES: Final = {
     "application.import": "keep what runs for long, or ends the process, out of the module's top level",
+    "tls.settings": "correct the ssl_context_factory",
     "application.startup": "correct the start-up of the application's lifespan",
     "application.shutdown": "correct the shutdown of the application's lifespan",
 }

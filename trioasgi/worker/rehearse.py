@@ -135,9 +135,14 @@ def _lifespan_fix(error: TrioasgiError) -> str:
 async def _host(app: ASGIApp, config: Config, order: Rehearsal, notes: Notes) -> None:
     named = str(config.app)
     watched = _Watched(app)
-    if order.with_app:
+    if config.ssl_context_factory is not None:
+        notes.begin("tls.settings", "TLS")
+        tree = HostedTree(watched, config, NOTHING_GIVEN)  # calls it
         notes.begin("application.startup", named)
-    tree = HostedTree(watched, config, NOTHING_GIVEN)
+    else:
+        if order.with_app:
+            notes.begin("application.startup", named)
+        tree = HostedTree(watched, config, NOTHING_GIVEN)
     async with for_block(tree.serve) as hosted:
         if order.with_app:
             _report_startup(watched, config, notes)
