@@ -61,6 +61,16 @@ def nothing_hidden() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Where tests run in several processes (`-n`), let one that has run all of its own take some of another's.
+
+    By xdist's own choice the one that gets most of the tests that start servers runs them alone for minutes.
+    """
+    if config.getoption("numprocesses", None) and config.getoption("dist") == "no":
+        config.option.dist = "worksteal"
+
+
 def pytest_collection_finish() -> None:
     """Exempt what has been collected, 300,000 objects, from each of the thousands of collections to come."""
     gc.collect()
