@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 from collections.abc import Iterator
@@ -48,6 +49,8 @@ FLASK = """
 
     @app.get("/wait")
     def wait():
+        go.clear()
+
         def pieces():
             yield "first "
             assert go.wait(20)
@@ -104,6 +107,8 @@ DJANGO = """
         return StreamingHttpResponse(b"x" * 65536 for _ in range(mib * 16))
 
     def wait(request):
+        go.clear()
+
         def pieces():
             yield "first "
             assert go.wait(20)
@@ -134,25 +139,37 @@ DJANGO = """
 SOURCES = {"flask": FLASK, "django": DJANGO}
 
 
-@pytest.fixture(params=SOURCES)
+@pytest.fixture(scope="module", params=SOURCES)
 def framework(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     pytest.importorskip(name)
     return name
 
 
-@pytest.fixture
-def server(framework: str, tmp_path: Path) -> Iterator[ServerProcess]:
-    (tmp_path / "site_app.py").write_text(textwrap.dedent(SOURCES[framework]))
-    with start_server("site_app:app", cwd=tmp_path) as process:
+@contextlib.contextmanager
+def serving(framework: str, directory: Path) -> Iterator[ServerProcess]:
+    (directory / "site_app.py").write_text(textwrap.dedent(SOURCES[framework]))
+    with start_server("site_app:app", cwd=directory) as process:
         process.url()
         yield process
 
 
-@pytest.fixture
-def client(server: ServerProcess) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url(), trust_env=False, timeout=PATIENCE) as client:
+def client_of(server: ServerProcess) -> httpx.Client:
+    return httpx.Client(base_url=server.url(), trust_env=False, timeout=PATIENCE)
+
+
+@pytest.fixture(scope="module")
+def client(framework: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A client of a server that the tests share which only ask: the views keep nothing."""
+    with serving(framework, tmp_path_factory.mktemp(framework)) as process, client_of(process) as client:
         yield client
+
+
+@pytest.fixture
+def server(framework: str, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server of the test's own: it is to be stopped, or what it prints or occupies is looked at."""
+    with serving(framework, tmp_path) as process:
+        yield process
 
 
 def test_a_request(client: httpx.Client) -> None:
@@ -198,7 +215,7 @@ def test_an_exception_is_the_frameworks_answer_and_the_server_serves_on(client: 
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_bodies_pass_through_without_being_held(client: httpx.Client, server: ServerProcess) -> None:
+def test_bodies_pass_through_without_being_held(server: ServerProcess) -> None:
     block = b"x" * 65536
 
     def body() -> Iterator[bytes]:
@@ -206,12 +223,13 @@ def test_bodies_pass_through_without_being_held(client: httpx.Client, server: Se
             yield block
 
     length = {"Content-Length": str(BIG * MIB)}
-    client.post("/size", content=b"x")
-    before = most_memory(server.pid)
-    assert client.post("/size", content=body(), headers=length).text == str(BIG * MIB)
-    with client.stream("GET", f"/big/{BIG}") as streaming:
-        assert sum(map(len, streaming.iter_bytes())) == BIG * MIB
-    assert most_memory(server.pid) - before < 16 * MIB
+    with client_of(server) as client:
+        client.post("/size", content=b"x")
+        before = most_memory(server.pid)
+        assert client.post("/size", content=body(), headers=length).text == str(BIG * MIB)
+        with client.stream("GET", f"/big/{BIG}") as streaming:
+            assert sum(map(len, streaming.iter_bytes())) == BIG * MIB
+        assert most_memory(server.pid) - before < 16 * MIB
 
 
 def most_memory(pid: int) -> int:
@@ -221,13 +239,12 @@ def most_memory(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def test_a_client_that_goes_in_the_midst_ends_its_request_alone(
-    client: httpx.Client, server: ServerProcess
-) -> None:
-    with client.stream("GET", f"/big/{100 * BIG}") as streaming:
-        next(streaming.iter_bytes())
-    server.wait_for(r'"GET /big/\d+ HTTP/1\.1" 200')
-    assert client.get("/").status_code == 200
+def test_a_client_that_goes_in_the_midst_ends_its_request_alone(server: ServerProcess) -> None:
+    with client_of(server) as client:
+        with client.stream("GET", f"/big/{100 * BIG}") as streaming:
+            next(streaming.iter_bytes())
+        server.wait_for(r'"GET /big/\d+ HTTP/1\.1" 200')
+        assert client.get("/").status_code == 200
     assert server.stop() == 0
     assert "Traceback" not in server.output.text
 
