@@ -63,7 +63,7 @@ def nothing_hidden() -> Iterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Where tests run in several processes (`-n`), let one that has run all of its own take some of another's.
+    """Where tests run in several processes (`-n`), let one that has run its own take some of another's.
 
     By xdist's own choice the one that gets most of the tests that start servers runs them alone for minutes.
     """
