@@ -265,7 +265,7 @@ def test_a_connection_that_ends_before_its_first_request_is_freed(
             if is_silent:
                 assert await stream.receive_some() == b""
             else:
-                await trio.sleep(0.02)  # the server reads what was sent, and waits
+                await trio.testing.wait_all_tasks_blocked(0.02)  # the server reads what was sent, and waits
 
     options = {
         "proxy_protocol": "required",

@@ -195,9 +195,21 @@ def test_a_cancelled_one_does_as_serve_does(project: Path) -> None:
     assert Path("shut-down").read_text() == "x"
 
 
+BLOCKING = """
+import time
+
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    open("called", "w").close()
+    time.sleep(600)
+"""
+
+
 @on_linux
 def test_a_worker_that_does_not_end_is_killed(project: Path) -> None:
     """The supervisor does not wait for ever for one that blocks, also when it is cancelled."""
+
+    write(project, BLOCKING)
 
     async def main() -> None:
         async with trio.open_nursery() as nursery:
@@ -205,8 +217,8 @@ def test_a_worker_that_does_not_end_is_killed(project: Path) -> None:
                 functools.partial(trioasgi.supervise, "app:app", bind="127.0.0.1:0", timeout_shutdown=0.1)
             )
             stream = await trio.open_tcp_stream(*supervisor.addresses[0])
-            await stream.send_all(b"GET /block HTTP/1.1\r\nhost: a\r\n\r\n")
-            await trio.sleep(0.5)
+            await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+            await until(Path("called").exists)
             (pid,) = ready(supervisor)
             nursery.cancel_scope.cancel()
         assert supervisor.has_cut

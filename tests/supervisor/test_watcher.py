@@ -122,6 +122,17 @@ def test_compiled_code_of_a_changed_file_is_forgotten(tmp_path: Path) -> None:
     assert not compiled.exists()
 
 
+SAID = """said = trio.Event()
+
+class Said(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith("Files cannot be watched now:"):
+            said.set()
+
+logging.getLogger("trioasgi").addHandler(Said())
+"""
+"""The event `said`: that files cannot be watched has been logged."""
+
 STARVED = """
 import logging, os, pathlib, resource
 import trio
@@ -129,7 +140,7 @@ from trioasgi.config import Config
 from trioasgi.supervisor.watcher import watch
 
 logging.basicConfig()
-
+{waits}
 async def main():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     free = os.dup(0)
@@ -138,7 +149,8 @@ async def main():
     async with trio.open_nursery() as nursery:
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         nursery.start_soon(watch, Config(reload=True), send.send_nowait)
-        await trio.sleep(1)
+        with trio.fail_after(15):
+            await said.wait()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         with trio.fail_after(15):
             number = 0
@@ -158,7 +170,7 @@ trio.run(main)
 @pytest.mark.parametrize("imports", ["", "import watchfiles, anyio; anyio.create_task_group"])
 def test_watching_is_tried_again_where_there_were_no_descriptors(imports: str, tmp_path: Path) -> None:
     """To open the modules that watch, or to watch."""
-    with start([sys.executable, "-c", STARVED.format(imports=imports)], cwd=tmp_path) as program:
+    with start([sys.executable, "-c", STARVED.format(waits=SAID, imports=imports)], cwd=tmp_path) as program:
         assert program.wait() == 0, program.output.text
         assert "Files cannot be watched now:" in program.output.text
         assert "told: FilesChanged(paths=('app.py',))" in program.output.text
@@ -172,13 +184,15 @@ from trioasgi.config import Config
 from trioasgi.supervisor.watcher import watch
 
 logging.basicConfig()
+{waits}
 {starve}
 
 async def main():
     send, receive = trio.open_memory_channel(100)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(watch, Config(reload=True), send.send_nowait)
-        await trio.sleep(1)
+        with trio.fail_after(15):
+            await said.wait()
         {feed}
         with trio.fail_after(15):
             number = 0
@@ -221,7 +235,9 @@ def test_watching_is_tried_again_where_no_thread_could_be_started(
     starve: str, feed: str, tmp_path: Path
 ) -> None:
     """Of Python's, or of watchfiles' own: it would abort the process."""
-    with start([sys.executable, "-c", NO_THREAD.format(starve=starve, feed=feed)], cwd=tmp_path) as program:
+    with start(
+        [sys.executable, "-c", NO_THREAD.format(waits=SAID, starve=starve, feed=feed)], cwd=tmp_path
+    ) as program:
         assert program.wait() == 0, program.output.text
         assert "Files cannot be watched now: can't start new thread; raise the limits" in program.output.text
         assert "told: FilesChanged(paths=('app.py',))" in program.output.text
