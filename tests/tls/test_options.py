@@ -110,7 +110,7 @@ def test_a_password_file_that_cannot_be_used(certificates: Certificates, tmp_pat
     assert "is not UTF-8" in loading(certificates, **options)
     path.write_bytes(b"wrong\n")
     said = loading(certificates, **options)
-    assert said.endswith("the password in --keyfile-password-file is wrong")
+    assert "the password in --keyfile-password-file is wrong; give the one" in said
 
 
 def test_a_password_and_its_file_exclude_each_other() -> None:
