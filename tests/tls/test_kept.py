@@ -184,6 +184,23 @@ def test_links_and_pipes(folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "target").exists()
 
 
+def test_a_pipe_in_place_of_the_certificates_copy(folder: Path) -> None:
+    """Nobody writes into it, so a read of it would never end."""
+    made = kept_authority([], NOW)
+    made.cafile.unlink()
+    os.mkfifo(made.cafile)
+    program = (
+        "from datetime import datetime, UTC\n"
+        "from trioasgi.tls.kept import kept_authority, published\n"
+        "print(published(), kept_authority([], datetime.now(UTC)).fingerprint)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout == f"None {made.fingerprint}\n"
+    assert made.cafile.read_bytes() == made.pem
+
+
 def test_a_lock_that_is_a_link_is_not_followed(folder: Path, tmp_path: Path) -> None:
     folder.mkdir(parents=True, mode=0o700)
     (folder / ".lock").symlink_to(tmp_path / "target")

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from trioasgi.errors import TLSError
 from trioasgi.tls.authority import LEAF_LIFETIME, Authority, Kind, key_pem, load_authority, make_authority
+from trioasgi.tls.files import read_file
 from trioasgi.tls.names import machine_names
 from trioasgi.tls.private_files import check_private_folder, is_ours, locked, read_private, write_whole
 
@@ -56,8 +57,8 @@ def published() -> tuple[Path, x509.Certificate] | None:
     """
     try:
         cafile = ca_folder() / _CERTIFICATE_FILE
-        return cafile, x509.load_pem_x509_certificate(cafile.read_bytes())
-    except (NoPlaceError, OSError, ValueError):
+        return cafile, x509.load_pem_x509_certificate(read_file(str(cafile), "certificate"))
+    except (NoPlaceError, TLSError, ValueError):
         return None
 
 
@@ -147,6 +148,6 @@ def _usable(found: Authority | None, now: datetime) -> Authority | None:
 
 def _is_published(found: Authority) -> bool:
     try:
-        return found.cafile.read_bytes() == found.pem
-    except OSError:
+        return read_file(str(found.cafile), "certificate") == found.pem
+    except TLSError:
         return False
