@@ -171,6 +171,25 @@ def test_trust_and_untrust(env: dict[str, str | None], tmp_path: Path, folder: P
     assert cert(env, "ca", "--new")[0] == 0
 
 
+@CERTUTIL
+def test_untrust_finds_a_ca_whose_key_is_lost(
+    env: dict[str, str | None], tmp_path: Path, folder: Path
+) -> None:
+    database = f"Chromium ({tmp_path}/home/.pki/nssdb)"
+    assert cert(env, "trust", "--store", "nss")[0] == 0
+    (folder / "ca-key.pem").unlink()
+    status, said, errors = cert(env, "ca")
+    assert (status, "Trusted by: nobody" in said) == (0, True)
+    assert "trioasgi cert untrust" in errors
+    status, _, errors = cert(env, "ca", "--new")
+    assert status == 3
+    assert "First run: trioasgi cert untrust" in errors
+    status, said, _ = cert(env, "untrust", "--store", "nss")
+    assert status == 0
+    assert f"{database}: done, it does not have the CA any more\n" in said
+    assert cert(env, "ca", "--new")[0] == 0
+
+
 def test_trust_fails_if_no_store_has_it(env: dict[str, str | None], tmp_path: Path) -> None:
     (tmp_path / "home" / ".pki").touch()  # no folder for a database
     status, said, _ = cert(env, "trust", "--store", "nss")

@@ -142,6 +142,21 @@ def test_a_lost_or_changed_copy_of_the_certificate_is_written_again(folder: Path
     assert kept_authority([], NOW).cafile.read_bytes() == made.pem
 
 
+def test_a_ca_whose_key_is_lost_is_still_known(folder: Path, lines: list[str]) -> None:
+    """A store may trust it, and would do so for five years."""
+    first = kept_authority([], NOW)
+    (folder / "ca-key.pem").unlink()
+    second = kept_authority([], NOW)
+    assert second.certificate != first.certificate
+    assert [certificate for _, certificate in kept.published()] == [second.certificate, first.certificate]
+    assert any("WARNING" in line and "trioasgi cert untrust" in line for line in lines)
+    last = second.certificate.not_valid_after_utc
+    third = kept_authority([], last - timedelta(days=90))
+    assert {certificate for _, certificate in kept.published()} == {
+        each.certificate for each in (first, second, third)
+    }
+
+
 def test_files_that_others_may_read_or_change(folder: Path) -> None:
     kept_authority([], NOW)
     (folder / "ca-key.pem").chmod(0o640)
@@ -192,12 +207,12 @@ def test_a_pipe_in_place_of_the_certificates_copy(folder: Path) -> None:
     program = (
         "from datetime import datetime, UTC\n"
         "from trioasgi.tls.kept import kept_authority, published\n"
-        "print(published(), kept_authority([], datetime.now(UTC)).fingerprint)\n"
+        "print(*published(), kept_authority([], datetime.now(UTC)).fingerprint)\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout == f"None {made.fingerprint}\n"
+    assert done.stdout == f"{made.fingerprint}\n"
     assert made.cafile.read_bytes() == made.pem
 
 

@@ -172,7 +172,7 @@ def _authority() -> Authority:
 
 
 def _existing() -> list[TrustedCA]:
-    """The CAs that `trust` may have installed: mkcert's if that signs, and ours, also if it cannot sign."""
+    """The CAs that `trust` may have installed: mkcert's if that signs, and ours, also if they cannot sign."""
     from trioasgi.tls.mkcert import find_mkcert
 
     authority = find_mkcert(datetime.now(UTC))
@@ -183,8 +183,7 @@ def _own() -> list[TrustedCA]:
     from trioasgi.tls.authority import Kind
     from trioasgi.tls.kept import published
 
-    found = published()
-    return [] if found is None else [_as_trusted(*found, Kind.OWN)]
+    return [_as_trusted(file, certificate, Kind.OWN) for file, certificate in published()]
 
 
 def _renewed(permit: Sequence[str]) -> Authority:

@@ -2,7 +2,9 @@
 
 `ca-key.pem` holds the key and the certificate. It is replaced as a whole, so no process ever sees one without
 the other. `ca.pem` is a copy of the certificate, for clients. A usable CA is never replaced by a start; only
-`trioasgi cert ca --new` does that. One that ends soon is replaced.
+`trioasgi cert ca --new` does that. One that ends soon is replaced, and so is one whose key is lost. Its
+certificate stays as `ca-former-FINGERPRINT.pem`: a store may still trust it, and `trioasgi cert untrust`
+needs it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,16 @@ from pathlib import Path
 from cryptography import x509
 
 from trioasgi.errors import TLSError
-from trioasgi.tls.authority import LEAF_LIFETIME, Authority, Kind, key_pem, load_authority, make_authority
+from trioasgi.tls.authority import (
+    LEAF_LIFETIME,
+    Authority,
+    Kind,
+    key_pem,
+    load_authority,
+    make_authority,
+    pem_of,
+)
+from trioasgi.tls.certificates import fingerprint_of
 from trioasgi.tls.files import read_file
 from trioasgi.tls.names import machine_names
 from trioasgi.tls.private_files import check_private_folder, is_ours, locked, read_private, write_whole
@@ -24,6 +35,7 @@ logger = logging.getLogger("trioasgi")
 
 _KEY_FILE = "ca-key.pem"
 _CERTIFICATE_FILE = "ca.pem"
+_FORMER = "ca-former-"
 _MARK = b"-----BEGIN CERTIFICATE-----"
 _RENEWED_BEFORE = LEAF_LIFETIME + timedelta(days=1)
 _DATE = "%Y-%m-%d"
@@ -51,14 +63,22 @@ def key_file() -> Path:
     return ca_folder() / _KEY_FILE
 
 
-def published() -> tuple[Path, x509.Certificate] | None:
-    """The certificate of the CA that is kept, and its file, also if the CA cannot sign (any more). None if
-    there is none.
+def published() -> list[tuple[Path, x509.Certificate]]:
+    """The certificate of the CA that is kept, also if the CA cannot sign (any more), and those of the ones
+    that were replaced by a start, each with its file.
     """
     try:
-        cafile = ca_folder() / _CERTIFICATE_FILE
-        return cafile, x509.load_pem_x509_certificate(read_file(str(cafile), "certificate"))
-    except (NoPlaceError, TLSError, ValueError):
+        folder = ca_folder()
+    except NoPlaceError:
+        return []
+    files = [folder / _CERTIFICATE_FILE, *sorted(folder.glob(f"{_FORMER}*.pem"))]
+    return [(file, certificate) for file in files if (certificate := _certificate_in(file)) is not None]
+
+
+def _certificate_in(file: Path) -> x509.Certificate | None:
+    try:
+        return x509.load_pem_x509_certificate(read_file(str(file), "certificate"))
+    except (TLSError, ValueError):
         return None
 
 
@@ -94,10 +114,27 @@ def _keep(folder: Path, names: Sequence[str], now: datetime, *, replace: bool) -
                 logger.info("Made a CA for development, which is kept in %s", folder)
                 logger.info("To make browsers trust it, run: trioasgi cert trust")
             if not _is_published(found):
+                if not replace:
+                    _keep_former(found.cafile)
                 write_whole(found.cafile, found.pem, 0o644)
     except OSError as error:
         raise NoPlaceError(f"a CA cannot be kept in {str(folder)!r}: {error}") from error
     return found
+
+
+def _keep_former(cafile: Path) -> None:
+    """Keep the certificate in `cafile`, which is replaced. Only with it can stores be told to forget it."""
+    former = _certificate_in(cafile)
+    if former is None:
+        return
+    fingerprint = fingerprint_of(former).replace(":", "").lower()
+    kept = cafile.with_name(f"{_FORMER}{fingerprint[:16]}.pem")
+    write_whole(kept, pem_of(former), 0o644)
+    logger.warning(
+        "The certificate of the CA before this one is kept in %s. Who has trusted that CA still does; to end "
+        "that, run: trioasgi cert untrust",
+        kept,
+    )
 
 
 def _check_new_place(folder: Path) -> None:
