@@ -104,6 +104,28 @@ def test_a_certutil_that_hangs(ca: TrustedCA, tmp_path: Path, monkeypatch: pytes
     assert "has not ended in" in str(report)
 
 
+@CERTUTIL
+@pytest.mark.parametrize("action", ["-D -d sql:$HOME/db -n", "-L -d sql:$HOME/db -n"], ids=["remove", "look"])
+def test_another_one_removes_it_first(
+    action: str, ca: TrustedCA, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As two `cert untrust` at once do."""
+    store = NSSDatabase("Chromium", tmp_path / "db", is_made=True)
+    trust(store, ca)
+    real, program = shutil.which("certutil"), tmp_path / "bin" / "certutil"
+    program.parent.mkdir()
+    program.write_text(
+        f'#!/bin/sh\ncase "$*" in "{action}"*) {real} -D -d sql:$HOME/db -n "{ca.nickname}" ;; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    assert distrust(store, ca).outcome is not Outcome.FAILED
+    monkeypatch.undo()
+    assert not store.has(ca)
+
+
 def test_the_browsers_of_a_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

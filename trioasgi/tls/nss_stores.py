@@ -38,14 +38,14 @@ class NSSDatabase(Store):
         self._is_made = is_made
 
     def has(self, ca: TrustedCA) -> bool:
-        if not os.path.exists(self._folder / _DATABASE):
+        if _TRUSTED not in self._flags(ca):
             return False
-        listed = [
-            line.rsplit(maxsplit=1) for line in self._run("-L").splitlines() if line.startswith(ca.nickname)
-        ]
-        if not any(name == ca.nickname and flags == _TRUSTED for name, flags in listed):
-            return False
-        kept = self._run("-L", "-n", ca.nickname, "-a")
+        try:
+            kept = self._run("-L", "-n", ca.nickname, "-a")
+        except StoreError:
+            if self._flags(ca):
+                raise
+            return False  # another process has removed it meanwhile
         return kept.split() == ca.pem.decode("ascii").split()
 
     def add(self, ca: TrustedCA) -> None:
@@ -55,7 +55,18 @@ class NSSDatabase(Store):
         self._run("-A", "-t", _TRUSTED, "-n", ca.nickname, "-i", str(ca.cafile))
 
     def remove(self, ca: TrustedCA) -> None:
-        self._run("-D", "-n", ca.nickname)
+        try:
+            self._run("-D", "-n", ca.nickname)
+        except StoreError:
+            if self._flags(ca):  # otherwise another process has removed it
+                raise
+
+    def _flags(self, ca: TrustedCA) -> list[str]:
+        """How far certificates of this name are trusted, as certutil writes it; empty if there is none."""
+        if not os.path.exists(self._folder / _DATABASE):
+            return []
+        lines = [line.rsplit(maxsplit=1) for line in self._run("-L").splitlines()]
+        return [line[1] for line in lines if line[:1] == [ca.nickname]]
 
     def _run(self, action: str, *arguments: str) -> str:
         program = find_program("certutil")
