@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from enum import IntEnum
+from typing import Final
+
+NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""Errors that say that the system has no room for another file or connection. They may pass."""
 
 
 class ExitStatus(IntEnum):
@@ -118,6 +123,11 @@ def lone_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def is_want_of_room(error: BaseException) -> bool:
+    """Whether the system has no room for another file."""
+    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def shorten(value: object) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import shutil
 import socket
@@ -344,6 +345,25 @@ def test_a_refusal_is_said_once_and_tried_again_each_minute(loads: tuple[Loads, 
         assert log.lines() == ["The certificate stays as it was: no"]
         found.error = None
         look(rotated, 60)
+    assert found.used == 1
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["by us", "by OpenSSL"])
+def test_a_want_of_descriptors_is_said_once_and_tried_at_each_look(
+    is_told: bool, loads: tuple[Loads, Rotation[int]]
+) -> None:
+    """Under load a server may have none for a moment."""
+    found, rotated = loads
+    want = OSError(errno.EMFILE, "Too many open files")
+    told = TLSError("cannot be read")
+    told.__cause__ = want
+    found.error = told if is_told else want
+    found.store.keyfile.write_bytes(b"new")
+    with logged() as log:
+        look(rotated, 10)
+        found.error = None
+        look(rotated)
+    assert len(log.lines()) == 1
     assert found.used == 1
 
 

@@ -27,7 +27,7 @@ from trioasgi.cli.serving import (
 )
 from trioasgi.cli.starting import fail, require_app
 from trioasgi.config import Config
-from trioasgi.errors import ExitStatus, TrioasgiError, leaves_of
+from trioasgi.errors import ExitStatus, TrioasgiError, is_want_of_room, leaves_of
 from trioasgi.findings import Finding, Outcome
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def _make_checks(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
     """As of `preflight.check`. Raises TrioasgiError also where there is no room for another file."""
     import trio
 
-    from trioasgi.process.lifecycle import explain, is_want_of_room
+    from trioasgi.process.lifecycle import explain
     from trioasgi.process.preflight import check as make
 
     try:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trioasgi.errors import TrioasgiError
+from trioasgi.errors import NO_ROOM, TrioasgiError
 
 logger = logging.getLogger("trioasgi")
 
@@ -32,9 +32,6 @@ PAUSE: Final = 0.1
 
 TELL_EVERY: Final = 10.0
 """Seconds between two log lines about that."""
-
-NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-"""Errors that say that the system has no room for another file or connection. They may pass."""
 
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError, leaves_of
-from trioasgi.net.accept import NO_ROOM
+from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError, is_want_of_room, leaves_of
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
@@ -338,11 +337,6 @@ def explain(error: BaseException, *, has_served: bool) -> Failure:
         return Failure(message, ExitStatus.FAILED, permanent=False)
     status = known[0].exit_status
     return Failure(message, status, permanent=status in (ExitStatus.NOT_STARTED, ExitStatus.USAGE))
-
-
-def is_want_of_room(error: BaseException) -> bool:
-    """Whether the system has no room for another file."""
-    return isinstance(error, OSError) and error.errno in NO_ROOM
 
 
 def _without_room(error: BaseException) -> TrioasgiError | None:

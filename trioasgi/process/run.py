@@ -15,10 +15,17 @@ import trio
 from trioasgi.config import Config
 from trioasgi.config.env_file import load_env_file
 from trioasgi.config.sources import is_supervised
-from trioasgi.errors import ConfigError, ExitStatus, MainGuardError, TrioasgiError, lone_error
+from trioasgi.errors import (
+    ConfigError,
+    ExitStatus,
+    MainGuardError,
+    TrioasgiError,
+    is_want_of_room,
+    lone_error,
+)
 from trioasgi.observe import configure_logging, log_remarks
 from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, Guards, end_process
-from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain, is_want_of_room
+from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
 from trioasgi.process.steering import Steering
 from trioasgi.process.stop_signals import StopSignals

@@ -11,8 +11,8 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config.checks import refuse_addresses
-from trioasgi.errors import ConfigError, TrioasgiError
-from trioasgi.net.accept import NO_ROOM, Shortage, broken_listener
+from trioasgi.errors import NO_ROOM, ConfigError, TrioasgiError
+from trioasgi.net.accept import Shortage, broken_listener
 from trioasgi.net.kernel import is_readable
 from trioasgi.net.listeners import socket_url
 from trioasgi.server.block import for_block

@@ -17,8 +17,7 @@ import trio
 
 from trioasgi.config import OPTIONS
 from trioasgi.config.option import origin_of
-from trioasgi.errors import TrioasgiError, lone_error
-from trioasgi.net.accept import NO_ROOM
+from trioasgi.errors import NO_ROOM, TrioasgiError, lone_error
 
 from .command import identity_of
 from .file_filter import FileFilter, file_filter

@@ -9,8 +9,7 @@ from typing import Final
 
 import msgspec
 
-from trioasgi.errors import ExitStatus
-from trioasgi.net.accept import NO_ROOM
+from trioasgi.errors import NO_ROOM, ExitStatus
 
 from .messages import Failed
 

@@ -26,7 +26,7 @@ from typing import Final, Generic, TypeVar
 import trio
 from outcome import capture
 
-from trioasgi.errors import TLSError
+from trioasgi.errors import TLSError, is_want_of_room
 from trioasgi.tls.certificates import Certificate, describe
 from trioasgi.tls.files import FileState, file_state
 
@@ -181,19 +181,25 @@ class Rotation(Generic[T]):
         try:
             certificates = await self._renew()
         except (TLSError, OSError) as error:
-            return self._refuse(states, str(error))
+            return self._refuse(None if _may_pass(error) else states, str(error))
         except Exception as error:  # noqa: BLE001 - no file that cannot be read may end the server
             return self._refuse(states, repr(error))
         announce(certificates)
         return None
 
-    def _refuse(self, states: _States, reason: str) -> str:
+    def _refuse(self, states: _States | None, reason: str) -> str:
+        """Note and log that files in these states are refused. None: the next look tries them again."""
         self._refused, self._looks = states, 0
         message = f"The certificate stays as it was: {reason}"
         if reason != self._reason:
             self._reason = reason
             logger.error("%s", message)
         return message
+
+
+def _may_pass(error: TLSError | OSError) -> bool:
+    """Is it no fault of the files: has the system had no room to open one?"""
+    return any(is_want_of_room(each) for each in (error, error.__cause__) if each is not None)
 
 
 def states_of(files: tuple[str, ...]) -> _States:
