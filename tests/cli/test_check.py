@@ -233,6 +233,13 @@ def test_what_is_left_running_is_ended(check: Check, folder: Path) -> None:
     wait_until(lambda: not is_alive(child), "the end of the application's child")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork on Windows")
+def test_a_fork_that_returns_reports_nothing(check: Check, folder: Path) -> None:
+    """Both processes go on with the check, and the first one to end was taken for the application's."""
+    (folder / "forks.py").write_text("import os\nfrom apps import good\nos.fork()\n")
+    assert check("forks:good").named("ok") == check("apps:good").named("ok")
+
+
 def test_a_thread_that_keeps_the_process(check: Check) -> None:
     checked = check("apps:leaves_thread")
     assert checked.status == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sysconfig
 import traceback
@@ -27,12 +28,18 @@ class Notes:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._process = os.getpid()
         self._log = _Warnings()
         self.under_way = ("options", "options")
         """The check, and what it is about."""
 
     def send(self, report: Report) -> None:
-        """Send a report. If the parent is gone, this process is about to be ended."""
+        """Send a report. If the parent is gone, this process is about to be ended.
+
+        A process that the application has forked, and that goes on here as well, reports nothing.
+        """
+        if os.getpid() != self._process:
+            return
         try:
             self._sock.sendall(as_line(report))
         except OSError:
