@@ -137,6 +137,54 @@ def test_a_reload_with_options_that_are_wrong_ends_too(tmp_path: Path) -> None:
         assert server.stop() == 0
 
 
+SLOW_FACTORY = """
+    import itertools
+    import os
+    import time
+
+    calls = itertools.count()
+
+    def make_context(config, default):
+        number = next(calls)
+        print(f"call {number} has begun", flush=True)
+        while number and not os.path.exists(f"end-{number}"):
+            time.sleep(0.01)
+        return default()
+
+    async def app(scope, receive, send):
+        raise RuntimeError
+"""
+
+
+def hang_up(server: ServerProcess, notified: NotifySocket) -> None:
+    mark = len(notified.messages)
+    server.send(signal.SIGHUP)
+    notified.wait_for("RELOADING", after=mark)
+
+
+def test_reloads_that_begin_during_others_end_with_the_last(tmp_path: Path) -> None:
+    write(tmp_path, textwrap.dedent(SLOW_FACTORY))
+    pair = make_certificates(tmp_path)
+    files = ("--certfile", pair.certfile, "--keyfile", pair.keyfile)
+    factory = ("--ssl-context-factory", "app:make_context")
+    with notify_socket() as notified, notifying(notified, *files, *factory, cwd=tmp_path) as server:
+        notified.wait_for("READY")
+        hang_up(server, notified)
+        server.wait_for("call 1 has begun")
+        hang_up(server, notified)
+        (tmp_path / "end-1").touch()
+        server.wait_for("call 2 has begun")
+        hang_up(server, notified)
+        assert notified.kinds() == ["READY", *["RELOADING"] * 3]
+        mark = len(notified.messages)
+        for number in (2, 3):
+            (tmp_path / f"end-{number}").touch()
+        notified.wait_for("READY", after=mark)
+        assert server.stop() == 0
+        notified.wait_for("STOPPING")
+        assert notified.kinds() == ["READY", *["RELOADING"] * 3, "READY", "STOPPING"]
+
+
 def test_a_certificate_that_is_refused_is_in_the_status(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     pair = make_certificates(tmp_path)

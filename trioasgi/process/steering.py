@@ -44,6 +44,7 @@ class Steering:
         self._lifecycle: Lifecycle | None = None
         self._terminal = watched_terminal()
         self._status = ""
+        self._reloads = 0
         self._waiting: set[Callable[[], None]] = set()
         self._handlers = Handlers({})
 
@@ -109,6 +110,7 @@ class Steering:
         tells = self._lifecycle.stage is Stage.SERVING  # otherwise systemd would take the end for the start's
         if tells:
             self._notifier.reloading("Reading the certificate anew")
+            self._reloads += 1
         reopen_log_files()
         logger.info(
             "SIGHUP: log files are opened anew; options and the application's code need a restart (with "
@@ -116,11 +118,13 @@ class Steering:
         )
         server = self._lifecycle.server
         if server is not None and self._lifecycle.stage not in _AFTER_SERVING:
-            renew_certificate(server, self._note_renewed if tells else _tell_nobody)
+            report = partial(self._note_renewed, self._reloads) if tells else _tell_nobody
+            renew_certificate(server, report)
 
-    def _note_renewed(self, failure: str | None) -> None:
+    def _note_renewed(self, reload: int, failure: str | None) -> None:
+        """Tell systemd that this reload has ended, unless another one has begun: its end is that of all."""
         assert self._lifecycle is not None
-        if self._lifecycle.stage is Stage.SERVING:
+        if reload == self._reloads and self._lifecycle.stage is Stage.SERVING:
             self._notifier.ready(failure or self._status)
 
 
