@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import ssl
 from contextlib import suppress
@@ -16,6 +17,7 @@ from tests.support.certificates import Certificates, make_certificates
 from tests.support.http import CODECS, Calls, echo, request
 from tests.support.sockets import SOON, connected, logged, port_of, run, secured, served
 from trioasgi.errors import TLSError
+from trioasgi.server.handle import renew_certificate
 from trioasgi.tls.context import server_context
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -181,6 +183,38 @@ def test_of_a_resumed_session_the_clients_own_certificate_is_said(
     assert second["client_cert_chain"] == first["client_cert_chain"][:1]
     assert second["client_cert_name"] == first["client_cert_name"]
     assert "Alice" in second["client_cert_name"]
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_no_session_outlives_the_authority_of_its_client(
+    version: ssl.TLSVersion, certificates: Certificates, people: People, tmp_path: Path
+) -> None:
+    cafile, sessions = tmp_path / "clients.pem", list[ssl.SSLSession | None]((None,))
+    shutil.copyfile(people.cafile, cafile)
+    context = context_of(certificates, people.alice, version)
+
+    def ask(port: int) -> bytes:
+        with (
+            socket.create_connection(("127.0.0.1", port), timeout=SOON) as plain,
+            context.wrap_socket(plain, server_hostname="localhost", session=sessions[-1]) as client,
+        ):
+            client.sendall(request())
+            answer = client.recv(1000)
+            sessions.append(client.session)
+            return answer
+
+    async def main() -> None:
+        options = {**certificates.options, "client_certs": "required", "ca_certs": str(cafile)}
+        async with served(Calls(echo), lifespan="off", **options) as server:
+            assert await trio.to_thread.run_sync(ask, port_of(server))
+            trustme.CA().cert_pem.write_to_path(cafile)
+            used = trio.Event()
+            renew_certificate(server, lambda _: used.set())
+            await used.wait()
+            with pytest.raises(ssl.SSLError, match="UNKNOWN_CA"):
+                await trio.to_thread.run_sync(ask, port_of(server))
+
+    run(main)
 
 
 def test_optional_lets_a_client_without_one_in(certificates: Certificates, people: People) -> None:
