@@ -190,6 +190,24 @@ def test_untrust_finds_a_ca_whose_key_is_lost(
     assert cert(env, "ca", "--new")[0] == 0
 
 
+@CERTUTIL
+def test_a_new_ca_forgets_none_that_a_store_may_trust(env: dict[str, str | None], tmp_path: Path) -> None:
+    """As a database that another program holds: it cannot be asked then."""
+    database = f"Chromium ({tmp_path}/home/.pki/nssdb)"
+    assert cert(env, "trust", "--store", "nss")[0] == 0
+    program = tmp_path / "bin" / "certutil"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\nexit 255\n")
+    program.chmod(0o755)
+    status, said, errors = cert({**env, "PATH": f"{program.parent}:{os.environ['PATH']}"}, "ca", "--new")
+    assert status == 0
+    assert f"Cannot be read now: {database}\n" in said
+    assert "trioasgi cert untrust" in errors
+    status, said, _ = cert(env, "untrust", "--store", "nss")
+    assert status == 0
+    assert f"{database}: done, it does not have the CA any more\n" in said
+
+
 def test_trust_fails_if_no_store_has_it(env: dict[str, str | None], tmp_path: Path) -> None:
     (tmp_path / "home" / ".pki").touch()  # no folder for a database
     status, said, _ = cert(env, "trust", "--store", "nss")

@@ -200,10 +200,13 @@ def _renewed(permit: Sequence[str]) -> Authority:
     mkcert = find_mkcert(now)
     if mkcert is not None:
         raise TLSError(f"mkcert's CA signs here, for any name: {str(mkcert.cafile)!r}")
+    was_read = True
     for old in _own():
-        if trusting := _trusting(old):
+        trusting, unread = _trusting(old)
+        if trusting:
             raise TLSError(f"the CA is trusted by: {', '.join(trusting)}. First run: trioasgi cert untrust")
-    return replace_kept(names, now)
+        was_read = was_read and not unread
+    return replace_kept(names, now, forgets=was_read)
 
 
 def _describe(authority: Authority) -> None:
@@ -219,21 +222,24 @@ def _describe(authority: Authority) -> None:
     print(f"SHA-256: {authority.fingerprint}")
     print(f"Valid until: {authority.certificate.not_valid_after_utc:%Y-%m-%d}")
     print(f"May sign for: {'any name' if names is None else ', '.join(names)}")
-    print(f"Trusted by: {', '.join(_trusting(_trusted(authority))) or 'nobody (trioasgi cert trust)'}")
+    trusting, unread = _trusting(_trusted(authority))
+    print(f"Trusted by: {', '.join(trusting) or 'nobody (trioasgi cert trust)'}")
+    if unread:
+        print(f"Cannot be read now: {', '.join(unread)}")
 
 
-def _trusting(ca: TrustedCA) -> list[str]:
-    """The names of the stores that trust the CA, as far as they can be read."""
+def _trusting(ca: TrustedCA) -> tuple[list[str], list[str]]:
+    """The names of the stores that trust the CA, and of those that cannot be read now."""
     from trioasgi.tls.trust_stores import StoreError
 
-    found = []
+    found, unread = [], []
     for store in _stores(_Choice.ALL):
         try:
             if store.has(ca):
                 found.append(store.name)
         except (StoreError, OSError):
-            pass  # one that cannot be read now
-    return found
+            unread.append(store.name)
+    return found, unread
 
 
 def _stores(which: _Choice) -> list[Store]:

@@ -65,7 +65,7 @@ def key_file() -> Path:
 
 def published() -> list[tuple[Path, x509.Certificate]]:
     """The certificate of the CA that is kept, also if the CA cannot sign (any more), and those of the ones
-    that were replaced by a start, each with its file.
+    that a store may trust though they were replaced, each with its file.
     """
     try:
         folder = ca_folder()
@@ -93,12 +93,17 @@ def kept_authority(names: Sequence[str], now: datetime) -> Authority:
     return _keep(folder, names, now, replace=False)
 
 
-def replace_kept(names: Sequence[str], now: datetime) -> Authority:
-    """Make a new CA in place of the one that is kept, whatever its state. Raises NoPlaceError or TLSError."""
-    return _keep(ca_folder(), names, now, replace=True)
+def replace_kept(names: Sequence[str], now: datetime, *, forgets: bool = True) -> Authority:
+    """Make a new CA in place of the one that is kept, whatever its state. `forgets`: no store trusts it.
+
+    Raises NoPlaceError or TLSError.
+    """
+    return _keep(ca_folder(), names, now, replace=True, forgets=forgets)
 
 
-def _keep(folder: Path, names: Sequence[str], now: datetime, *, replace: bool) -> Authority:
+def _keep(
+    folder: Path, names: Sequence[str], now: datetime, *, replace: bool, forgets: bool = False
+) -> Authority:
     try:
         if not is_ours(folder):
             raise NoPlaceError(
@@ -114,7 +119,7 @@ def _keep(folder: Path, names: Sequence[str], now: datetime, *, replace: bool) -
                 logger.info("Made a CA for development, which is kept in %s", folder)
                 logger.info("To make browsers trust it, run: trioasgi cert trust")
             if not _is_published(found):
-                if not replace:
+                if not forgets:
                     _keep_former(found.cafile)
                 write_whole(found.cafile, found.pem, 0o644)
     except OSError as error:
