@@ -382,6 +382,54 @@ def test_certificates_of_clients(place: Place) -> None:
     assert "holds no certificate" in checked.one("tls.settings", "failed")["reason"]
 
 
+def put_list(place: Place, days: int) -> tuple[str, ...]:
+    """Write a list of revoked certificates that is valid for so many days."""
+    issuer = x509.load_pem_x509_certificate(place.ca.cert_pem.bytes())
+    key = load_pem_private_key(place.ca.private_key_pem.bytes(), None)
+    builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
+    dated = builder.last_update(NOW - timedelta(30)).next_update(NOW + timedelta(days))
+    signed = dated.sign(key, SHA256())  # type: ignore[arg-type]
+    path = place.folder / "crl.pem"
+    path.write_bytes(signed.public_bytes(Encoding.PEM) + (path.read_bytes() if path.exists() else b""))
+    return "--client-certs", "required", "--ca-certs", "ca.pem", "--crl", "crl.pem"
+
+
+def test_a_list_of_revoked_certificates_that_has_ended(place: Place) -> None:
+    pair = place.put("pair", place.issue())
+    checked = place.check(*pair, *put_list(place, -1))
+    assert checked.status == 1
+    found = checked.one("tls.clients", "failed")
+    assert found["file"] == "crl.pem"
+    assert "the list of " in found["reason"]
+    assert "ended on " in found["reason"]
+    assert "newest list" in found["fix"]
+    assert "tls.handshake" in checked.named("ok")
+    checked = place.check(*pair, *put_list(place, 1))  # beside the old one
+    assert checked.status == 0, checked.report
+
+
+def test_an_authority_of_clients_that_has_ended(place: Place) -> None:
+    pair = place.put("pair", place.issue())
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Clients")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.not_valid_before(NOW - timedelta(9)).add_extension(
+        x509.BasicConstraints(True, None), True
+    )
+    old, new = (
+        builder.serial_number(number).not_valid_after(NOW + timedelta(days)).sign(key, SHA256())
+        for number, days in ((1, -2), (2, 2))
+    )
+    authorities = place.folder / "clients.pem"
+    authorities.write_bytes(old.public_bytes(Encoding.PEM))
+    mutual = "--client-certs", "required", "--ca-certs", "clients.pem"
+    found = place.check(*pair, *mutual).one("tls.clients", "failed")
+    assert found["file"] == "clients.pem"
+    assert found["reason"].startswith("the certificate of CN=Clients ended on ")
+    authorities.write_bytes(authorities.read_bytes() + new.public_bytes(Encoding.PEM))
+    assert place.check(*pair, *mutual).status == 0
+
+
 FACTORY = """
 import ssl
 

@@ -194,6 +194,23 @@ def test_a_list_that_cannot_be_used(certificates: Certificates, tmp_path: Path) 
     assert "is damaged" in loading(certificates, **options)
 
 
+@pytest.mark.parametrize(("days", "warnings"), [(-1, 1), (1, 0)], ids=["ended", "valid"])
+def test_a_start_warns_of_a_list_that_has_ended(
+    days: int, warnings: int, certificates: Certificates, tmp_path: Path, lines: list[str]
+) -> None:
+    authority = Authority(tmp_path)
+    authority.revoke(days=days)
+
+    async def main() -> None:
+        async with served(Lived(), **certificates.options, **authority.options()):
+            pass
+
+    run(main)
+    warned = [line for line in lines if line.startswith("WARNING") and "the list of" in line]
+    assert len(warned) == warnings, lines
+    assert all(str(authority.crl) in line and "ended on" in line for line in warned)
+
+
 # HSTS
 
 

@@ -13,6 +13,7 @@ from .text import escaped
 
 if TYPE_CHECKING:
     from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.client_dates import DateFault
 
 logger = logging.getLogger(SERVER)
 
@@ -28,6 +29,7 @@ def announce(
     codec: str,
     websocket: str | None = None,
     certificates: Sequence[Certificate] = (),
+    faults_of_clients: Sequence[DateFault] = (),
     is_supervised: bool = False,
     reload: bool = False,
     stop_hint: str | None = STOP_HINT,
@@ -39,7 +41,7 @@ def announce(
     them? `reload` says that they are replaced on changes.
     `codec` names the HTTP/1.1 parser, `websocket` the WebSocket codec; None where there are no WebSockets.
     `stop_hint` is None where no signal of a terminal ends the server, or the program receives it.
-    A certificate that clients will refuse by its dates gets a warning as well.
+    A certificate that clients will refuse by its dates gets a warning as well, and so do `faults_of_clients`.
     """
     hint = f" ({stop_hint})" if stop_hint else ""
     for url in urls:
@@ -51,6 +53,8 @@ def announce(
     logger.info("%s; %s", _processes(workers, is_supervised=is_supervised, reload=reload), codecs)
     for certificate in certificates:
         announce_certificate(certificate)
+    for fault in faults_of_clients:
+        logger.warning("%s", escaped(str(fault)))
 
 
 def announce_certificate(certificate: Certificate, what: str = "Certificate") -> None:

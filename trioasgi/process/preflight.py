@@ -24,13 +24,14 @@ from trioasgi.net.trying import try_address, try_unix
 from trioasgi.process.privileges import Identity, give_files, made_files, wanted_identity
 from trioasgi.process.rehearsal import Rehearsal, rehearse
 from trioasgi.server.assembly import resolve_certificate
-from trioasgi.server.assembly_tls import key_password, server_tls
+from trioasgi.server.assembly_tls import faults_of_clients, key_password, server_tls
 from trioasgi.supervisor.watcher import watched_directories
 from trioasgi.tasks import report_started, start
 from trioasgi.tls.names import canonical
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.tls.client_dates import DateFault
 
 SECONDS: Final = 60.0
 """The default of --check-timeout."""
@@ -240,19 +241,30 @@ def _check_settings(config: Config) -> list[Finding]:
         return []  # only the child calls code of the user
     try:
         server_tls(config)
+        faults = faults_of_clients(config)
     except TLSError as error:
         return [_failed("tls.settings", "TLS", error)]
     if config.client_certs == "none":
         return []
-    return [
-        Finding(
-            check="tls.settings",
-            outcome=Outcome.OK,
-            about="TLS",
-            reason=f"client certificates are {config.client_certs}: the files load; the handshakes below are "
-            "made without",
-        )
-    ]
+    settings = Finding(
+        check="tls.settings",
+        outcome=Outcome.OK,
+        about="TLS",
+        reason=f"client certificates are {config.client_certs}: the files load; the handshakes below are "
+        "made without",
+    )
+    return [settings, *map(_ended, faults)]
+
+
+def _ended(fault: DateFault) -> Finding:
+    return Finding(
+        check="tls.clients",
+        outcome=Outcome.FAILED,
+        about=fault.file,
+        file=fault.file,
+        reason=fault.reason,
+        fix=fault.fix,
+    )
 
 
 async def _check_application(config: Config, plan: Plan, identity: Identity | None) -> list[Finding]:

@@ -39,7 +39,7 @@ from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, w
 from trioasgi.process.steady_signals import NoSignals, SteadySignals
 from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import resolve_certificate
-from trioasgi.server.assembly_tls import describe_certificates, server_tls
+from trioasgi.server.assembly_tls import describe_certificates, faults_of_clients, server_tls
 from trioasgi.server.codecs import http_codec_name, websocket_codec_name
 from trioasgi.supervisor import handover
 from trioasgi.supervisor.slots import StopWanted
@@ -151,6 +151,7 @@ def announcing(config: Config, sockets: Sequence[socket.socket], stop_hint: str 
         codec=http_codec_name(config.http),
         websocket=websocket_codec_name(config),
         certificates=describe_certificates(config),
+        faults_of_clients=faults_of_clients(config),
         is_supervised=True,
         reload=config.reload,
         stop_hint=stop_hint,

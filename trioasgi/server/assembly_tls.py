@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from trioasgi.config import Config
     from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.client_dates import DateFault
     from trioasgi.tls.extension import ConnectionDescriber
     from trioasgi.tls.rotation import Rotation
 
@@ -96,6 +98,15 @@ def describe_certificates(config: Config) -> list[Certificate]:
     from trioasgi.tls.certificates import describe
 
     return [describe(certfile) for certfile in config.certfile]
+
+
+def faults_of_clients(config: Config) -> list[DateFault]:
+    """What makes the server refuse certificates of clients by its dates. Raises TLSError."""
+    if not config.certfile or config.client_certs == "none" or config.ssl_context_factory is not None:
+        return []  # a factory's context may use other files
+    from trioasgi.tls.client_dates import date_faults
+
+    return date_faults(config.ca_certs, config.crl, datetime.now(UTC))
 
 
 def key_password(config: Config) -> str | None:

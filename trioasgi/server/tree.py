@@ -155,7 +155,7 @@ class NurseryTree:
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
-        from trioasgi.server.assembly_tls import describe_certificates
+        from trioasgi.server.assembly_tls import describe_certificates, faults_of_clients
         from trioasgi.server.codecs import websocket_codec_name
 
         announce(
@@ -165,5 +165,6 @@ class NurseryTree:
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
             certificates=describe_certificates(self._config),
+            faults_of_clients=faults_of_clients(self._config),
             stop_hint=self._stop_hint,
         )
