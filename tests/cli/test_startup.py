@@ -107,6 +107,8 @@ def test_serving_loads_no_more_than_it_needs(project: Path) -> None:
     ("arguments", "module"),
     [
         (("--certfile", "development"), "trioasgi.net.secure"),
+        (("--certfile", "development"), "trioasgi.server.handshake_errors"),
+        (("--certfile", "development"), "trioasgi.server.plain_http"),
         (("--proxy-protocol", "required"), "trioasgi.net.proxy"),
     ],
 )

@@ -30,7 +30,9 @@ def server_tls(config: Config) -> ServerTLS | None:
     if not config.has_tls:
         return None
     # What connections load: the first client would wait for it, and by then no descriptor may be left.
-    import trioasgi.net.secure  # noqa: F401
+    import trioasgi.net.secure
+    import trioasgi.server.handshake_errors
+    import trioasgi.server.plain_http  # noqa: F401
     from trioasgi.tls.extension import ConnectionDescriber
 
     if config.ssl_context_factory is None:
