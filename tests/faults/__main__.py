@@ -62,7 +62,11 @@ def count_remains(count: int) -> bool:
         if count <= reloads.SETTLING:
             continue
         with tempfile.TemporaryDirectory() as directory:
-            left = reloads.measure(Path(directory), again, *options, reloads=count, processes=2)
+            # Trio keeps the deadlines of workers that have gone for up to half a minute.
+            settling = max(reloads.SETTLING, count // 3)
+            left = reloads.measure(
+                Path(directory), again, *options, reloads=count, processes=2, settling=settling
+            )
         print(f"{name}: {left.reloads} in {left.seconds:.0f} s, exit status {left.status}, no zombie")
         print(f"  memory {left.first.memory >> 10} KiB, then {left.last.memory >> 10} KiB", end="; ")
         print(f"{left.last.descriptors} descriptors, {left.last.threads} threads")
