@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.support.certificates import Certificates, make_certificates
+from tests.support.redirecting import fill_directory
 
 
 class Lines(logging.Handler):
@@ -28,3 +32,16 @@ def lines() -> Iterator[list[str]]:
     yield handler.messages
     logger.removeHandler(handler)
     logger.setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    """The folder of an ACME program, with challenges."""
+    directory = tmp_path / "acme"
+    fill_directory(directory)
+    return directory

@@ -12,29 +12,16 @@ import pytest
 import trio
 
 from tests.support.applications import Lived
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.redirecting import (
     CHALLENGE,
     ask,
-    fill_directory,
     location,
     plainly,
     redirecting,
 )
 from tests.support.sockets import SOON, logged, port_of, run
 from trioasgi.server.challenges import LARGEST, Challenges, token_in
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    directory = tmp_path / "acme"
-    fill_directory(directory)
-    return directory
 
 
 def test_a_challenge_gets_its_file(certificates: Certificates, directory: Path) -> None:

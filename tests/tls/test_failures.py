@@ -19,7 +19,7 @@ import trio
 import trustme
 
 from tests.support.applications import Lived
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.http import request
 from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
 from trioasgi import Server
@@ -27,11 +27,6 @@ from trioasgi.net.peers import ConnectionInfo
 from trioasgi.server.handshakes import FailedHandshakes
 from trioasgi.server.plain_http import plain_answer
 from trioasgi.tls.failures import HandshakeFailure
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 async def expect_count(server: Server, reason: str, count: int = 1) -> None:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from tests.support.applications import Lived
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.http import Response, request
 from tests.support.sockets import SOON, connected, port_of, run, secured, served
 from trioasgi import Config
@@ -31,11 +31,6 @@ from trioasgi.tls import rotation
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="needs openssl")
 SETS_SEVERAL = hasattr(ssl.SSLContext, "set_groups")
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 # Curves

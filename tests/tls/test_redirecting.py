@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.support.applications import Lived
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.redirecting import (
     ask,
     location,
@@ -23,12 +23,6 @@ from tests.support.sockets import SOON, Client, logged, open_stream, port_of, ru
 from trioasgi import BindError, Config, ConfigError, serve
 from trioasgi.http.request import Request
 from trioasgi.server.redirecting import https_port, https_url
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
 
 # Where a request is sent to
 

@@ -13,24 +13,11 @@ import httpx
 import pytest
 
 from tests.supervisor.apps import write_app
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.processes import PATIENCE, ServerProcess, start_server, wait_until
 from tests.support.redirecting import (
     CHALLENGE,
-    fill_directory,
 )
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    directory = tmp_path / "acme"
-    fill_directory(directory)
-    return directory
 
 
 def redirecting_of(server: ServerProcess) -> int:

@@ -15,7 +15,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.net.pairs import read_exactly
 from tests.support.applications import Lived
-from tests.support.certificates import Certificates, make_certificates
+from tests.support.certificates import Certificates
 from tests.support.http import CODECS, read_body, request, respond
 from tests.support.openssl import RecordClient
 from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
@@ -27,11 +27,6 @@ both_codecs = pytest.mark.parametrize("codec", CODECS)
 
 MEGABYTE = 1 << 20
 BIG = 20 * MEGABYTE
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 @asynccontextmanager
