@@ -153,7 +153,7 @@ async def is_accepted(server: object, certificates: Certificates, leaf: trustme.
 
 
 def test_a_revoked_certificate_is_refused_and_a_new_list_is_read(
-    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: list[str]
 ) -> None:
     monkeypatch.setattr(rotation, "LOOK_EVERY", 0.02)
     authority = Authority(tmp_path)
@@ -177,6 +177,9 @@ def test_a_revoked_certificate_is_refused_and_a_new_list_is_read(
                     await trio.sleep(0.02)
 
     run(main)
+    warned = [line for line in lines if line.startswith("WARNING") and "the list of" in line]
+    assert len(warned) == 1, lines
+    assert str(authority.crl) in warned[0]
 
 
 def test_a_list_that_cannot_be_used(certificates: Certificates, tmp_path: Path) -> None:

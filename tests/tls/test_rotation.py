@@ -399,6 +399,39 @@ def test_the_loop_goes_on_while_files_are_loaded(store: Store) -> None:
     assert used == [True]
 
 
+def test_a_load_that_hangs_is_said_and_the_next_one_waits_for_its_thread(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rotation, "LOAD_WITHIN", 0.01)
+    goes_on = threading.Event()
+    files = (str(store.certfile), str(store.keyfile))
+    store.put(store.issue())
+    used: list[bool] = []
+    rotated = Rotation(
+        files, files[:1], states=(None, None), load=lambda: goes_on.wait(PATIENCE), use=used.append
+    )
+
+    async def main() -> None:
+        await rotated._look(lambda _: None)
+        with logged() as log:
+            await rotated._look(lambda _: None)
+        assert len(log.lines()) == 1
+        assert "has not ended within 0.01 seconds" in log.lines()[0]
+        assert not used
+        goes_on.set()
+        with trio.fail_after(PATIENCE):
+            while rotated._limiter.borrowed_tokens:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+        monkeypatch.undo()
+        reports: list[str | None] = []
+        rotated.ask(reports.append)
+        await rotated._answer(lambda _: None)
+        assert reports == [None]
+
+    run(main)
+    assert used == [True]
+
+
 def test_a_keyboard_interrupt_of_the_thread_is_no_ctrl_c(loads: tuple[Loads, Rotation[int]]) -> None:
     found, rotated = loads
     found.error = KeyboardInterrupt()

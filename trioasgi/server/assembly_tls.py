@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from datetime import UTC, datetime
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from trioasgi.config.named_files import CERTIFICATE_FILES, absolute, certificate_files
 from trioasgi.errors import TLSError
+from trioasgi.observe.text import escaped
 from trioasgi.server.assembly import PROTOCOLS
 from trioasgi.server.settings import LiveTLS, ServerTLS
 
@@ -120,7 +121,11 @@ def key_password(config: Config) -> str | None:
     return read_password(config.keyfile_password_file)
 
 
-def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None]:
+Loaded: TypeAlias = "tuple[ServerTLS, list[DateFault]]"
+"""What a rotation loads: the TLS, and the faults to warn of."""
+
+
+def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[Loaded] | None]:
     """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
     TLSError.
     """
@@ -135,14 +140,19 @@ def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[ServerTLS] | None
     files = certificate_files(later)
     states = states_of(files)  # before they are read: a change from now on is noticed
 
-    def load(config: Config = later) -> ServerTLS:
-        made = server_tls(config)
+    first = server_tls(config)
+    assert first is not None
+    live = LiveTLS(first)
+
+    def load() -> Loaded:
+        made = server_tls(later)
         assert made is not None
-        return made
+        return made, faults_of_clients(later)
 
-    live = LiveTLS(load(config))
-
-    def use(made: ServerTLS) -> bool:
+    def use(loaded: Loaded) -> bool:
+        made, faults = loaded
+        for fault in faults:
+            logger.warning("%s", escaped(str(fault)))
         is_same = made.context is live.current.context
         if is_same:
             logger.warning(

@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from trioasgi.config import Config
+    from trioasgi.server.assembly_tls import Loaded
     from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
     from trioasgi.server.progress import Progress
-    from trioasgi.server.settings import ConnectionSettings, ServerTLS
+    from trioasgi.server.settings import ConnectionSettings
     from trioasgi.tls.rotation import Rotation
     from trioasgi.types import ASGIApp
 
@@ -188,7 +189,7 @@ class Hosting:
         # Requests see the context variables of the lifespan, or of the program that embeds the server.
         return self._lifespan.context or copy_context()
 
-    async def _watch_certificate(self, rotation: Rotation[ServerTLS]) -> None:
+    async def _watch_certificate(self, rotation: Rotation[Loaded]) -> None:
         from trioasgi.observe.startup import announce_new_certificates
 
         await rotation.watch(self.progress.draining, announce_new_certificates)

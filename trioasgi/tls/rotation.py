@@ -36,6 +36,10 @@ T = TypeVar("T")
 
 LOOK_EVERY: Final = 1.0
 """Seconds between two looks at the files."""
+LOAD_WITHIN: Final = 60.0
+"""Seconds that a load may take. A factory may hang, or wait for a server of keys. A later load begins only
+when the thread of this one has ended.
+"""
 _TRY_AGAIN: Final = 60
 """Looks until files that were refused are tried again though they are the same. A certificate that is not
 valid yet becomes so, and who may read a file can depend on other files.
@@ -94,7 +98,10 @@ class Rotation(Generic[T]):
             return self._take(states, self._read(states))
         read = partial(capture, self._read_apart, states)
         try:
-            outcome = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._limiter)
+            with trio.fail_after(LOAD_WITHIN):
+                outcome = await trio.to_thread.run_sync(read, abandon_on_cancel=True, limiter=self._limiter)
+        except trio.TooSlowError:
+            raise TLSError(f"what loads it has not ended within {LOAD_WITHIN:g} seconds") from None
         except RuntimeError:  # no thread can be started
             return self._take(states, self._read(states))
         return self._take(states, outcome.unwrap())
