@@ -38,7 +38,9 @@ NEVER = frozenset(
         "http.server",
         "importlib.metadata",
         "logging.config",
+        "logging.handlers",
         "multiprocessing",
+        "pickle",
         "tomllib",
         "urllib.request",
         # others', for the help, for mistakes, for reloading, and for certificates that are made up

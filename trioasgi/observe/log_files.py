@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
-from logging.handlers import BaseRotatingHandler
 
 logger = logging.getLogger("trioasgi")
 
@@ -17,7 +17,7 @@ def reopen_log_files() -> int:
     """
     count = 0
     for handler in log_files():
-        if isinstance(handler, BaseRotatingHandler):
+        if _rotates_itself(handler):
             continue
         try:
             _reopen(handler)
@@ -26,6 +26,12 @@ def reopen_log_files() -> int:
         else:
             count += 1
     return count
+
+
+def _rotates_itself(handler: logging.FileHandler) -> bool:
+    # Not imported: it brings pickle and more, and whoever has such a handler has imported it.
+    handlers = sys.modules.get("logging.handlers")
+    return handlers is not None and isinstance(handler, handlers.BaseRotatingHandler)
 
 
 def _reopen(handler: logging.FileHandler) -> None:
