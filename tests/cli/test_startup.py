@@ -35,6 +35,7 @@ NEVER = frozenset(
         "concurrent.futures",
         "email",
         "encodings.idna",
+        "http",
         "http.server",
         "importlib.metadata",
         "logging.config",
