@@ -21,13 +21,13 @@ Any other malformed value      says nothing
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.asgi.statement import Forwarded, Node, Statement
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
 from trioasgi.net.trust import normal_address
+from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -56,27 +56,29 @@ address to be parsed, and a client may send thousands. An empty parameter counts
 _MAX_PREFIX: Final = 2048
 """Characters of a path that an application is mounted at: to look at one takes 200 bytes for each."""
 
-_BRACKETED: Final = re.compile(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
-_DOTTED: Final = re.compile(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
-_BARE_V6: Final = re.compile(r"([0-9A-Fa-f:.]+)()")
+_BRACKETED: Final = compiled_later(r"\[([0-9A-Fa-f:.]+)\](?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
+_DOTTED: Final = compiled_later(r"([0-9.]+)(?::(?:([0-9]{1,5})|_[A-Za-z0-9._\-]+))?")
+_BARE_V6: Final = compiled_later(r"([0-9A-Fa-f:.]+)()")
 """RFC 7239, 6: an address and a port, which may be obfuscated. Also an IPv6 address without brackets, as
 usual in X-Forwarded-For.
 """
 
-_AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255})(?::([0-9]{1,5})?)?")
+_AUTHORITY: Final = compiled_later(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9\-._~]{1,255})(?::([0-9]{1,5})?)?")
 """RFC 3986, 3.2.2 and 3.2.3, but only with the characters of host names."""
 
 _LONGEST_HOST: Final = 261
 """Characters of the longest match of `_AUTHORITY`."""
 
-_PREFIX: Final = re.compile(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
+_PREFIX: Final = compiled_later(r"(?:/(?!\.\.?(?:/|$))(?:[A-Za-z0-9\-._~!$&'()*+;=:@]|%[0-9A-Fa-f]{2})+)+")
 """A path without empty, `.` or `..` segments (RFC 3986, 3.3), and without commas, which end it in a list."""
 
 _VALUE: Final = rf"[{TOKEN_CHARS.decode()}:\[\]]+"  # `:`, `[` and `]` should be quoted, but often are not
 _NO_CHARS: Final = NO_FIELD_CHARS.decode()
 _QDTEXT: Final = rf'[^"\\{_NO_CHARS}]*'
-_PAIR: Final = re.compile(rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^{_NO_CHARS}]{_QDTEXT})*)")')
-_SEPARATOR: Final = re.compile(r"[ \t]*([;,])[ \t]*")
+_PAIR: Final = compiled_later(
+    rf'({TOKEN.decode()})=(?:({_VALUE})|"({_QDTEXT}(?:\\[^{_NO_CHARS}]{_QDTEXT})*)")'
+)
+_SEPARATOR: Final = compiled_later(r"[ \t]*([;,])[ \t]*")
 
 
 def replace_host(headers: list[Header], host: bytes) -> None:

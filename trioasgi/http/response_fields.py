@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from trioasgi.errors import ASGIMessageError, shorten
 from trioasgi.http.abnf import LENGTH_DIGITS, NO_FIELD_CHARS, TOKEN
+from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
     from trioasgi.http.request import Header
@@ -24,7 +25,7 @@ GivenField = Iterable[ByteString]
 
 CONTENT_LENGTH: Final = b"content-length"
 
-_NAME: Final = re.compile(TOKEN)
+_NAME: Final = compiled_later(TOKEN)
 """A field name (RFC 9110, 5.1)."""
 
 _BAD_VALUE: Final = re.compile(rb"[" + NO_FIELD_CHARS + rb"]")

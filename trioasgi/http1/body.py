@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import FIELD_LINE, QUOTED_STRING, TOKEN
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
     from trioasgi.http.limits import Limits
@@ -22,14 +22,14 @@ _LINE_BITS: Final = 6
 """As a power of two: so many bytes of a line count as one chunk."""
 
 _CHUNK_EXT: Final = rb"[ \t]*;[ \t]*%b(?:[ \t]*=[ \t]*(?:%b|%b))?" % (TOKEN, TOKEN, QUOTED_STRING)
-_CHUNK_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:%b)*" % _CHUNK_EXT)
+_CHUNK_LINE: Final = compiled_later(rb"([0-9A-Fa-f]{1,16})(?:%b)*" % _CHUNK_EXT)
 """::
 
     chunk     = chunk-size [ chunk-ext ] CRLF chunk-data CRLF
     chunk-ext = *( BWS ";" BWS chunk-ext-name [ BWS "=" BWS chunk-ext-val ] )   (RFC 9112, 7.1 and 7.1.1)
 """
 
-_TRAILER_LINE: Final = re.compile(FIELD_LINE)
+_TRAILER_LINE: Final = compiled_later(FIELD_LINE)
 
 
 class _Step(Enum):

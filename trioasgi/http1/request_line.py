@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import TOKEN, TOKEN_CHARS
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
     from trioasgi.http.limits import Limits
@@ -30,9 +31,9 @@ too.
 _ANY_REQUEST_LINE: Final = rb"(" + TOKEN + rb") ([^\x00-\x20\x7f]+) HTTP/([0-9]\.[0-9])"
 
 
-_METHOD: Final = re.compile(rb"[" + TOKEN_CHARS + rb"]*")
-_TARGET: Final = re.compile(rb"[^\x00-\x20\x7f]*")
-_VERSION_SO_FAR: Final = re.compile(rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?")
+_METHOD: Final = compiled_later(rb"[" + TOKEN_CHARS + rb"]*")
+_TARGET: Final = compiled_later(rb"[^\x00-\x20\x7f]*")
+_VERSION_SO_FAR: Final = compiled_later(rb"(?:HTTP/[0-9]\.[0-9]\r?|HTTP/[0-9]\.|HTTP/[0-9]|HTTP/?|HTT|HT|H)?")
 """The parts of a request line, as far as they have come."""
 
 # The methods that llhttp knows, so all codecs serve the same: RFC 9110, 5789, 4918, 3253, 5842, 3744, 4791,

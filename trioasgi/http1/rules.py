@@ -7,7 +7,6 @@ After the answer to a broken rule the connection closes.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from trioasgi.http1.codec import GrammarError
 from trioasgi.http1.request import HTTP1Request
 from trioasgi.http1.request_line import METHODS, TARGET_CHARS, VERSIONS, diagnose_line, longest_head
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from trioasgi.http1.codec import Codec
 
 
-_FIELD_LINE: Final = re.compile(FIELD_LINE)
-_AUTHORITY: Final = re.compile(AUTHORITY)
-_ABSOLUTE: Final = re.compile(rb"(?i:https?)://([^/?#]*)([^#]*)")
+_FIELD_LINE: Final = compiled_later(FIELD_LINE)
+_AUTHORITY: Final = compiled_later(AUTHORITY)
+_ABSOLUTE: Final = compiled_later(rb"(?i:https?)://([^/?#]*)([^#]*)")
 
 _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port
 

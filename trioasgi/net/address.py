@@ -18,9 +18,10 @@ import re
 import msgspec
 
 from trioasgi.errors import ConfigError
+from trioasgi.patterns import compiled_later
 
 _TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:\0]*)):(?P<port>[0-9]{1,9})")
-_UNIX = re.compile(r"unix:(?P<path>[^,\0]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
+_UNIX = compiled_later(r"unix:(?P<path>[^,\0]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
 
 _TOO_LONG = 10
 """A number of so many digits may be larger than any file descriptor."""
