@@ -85,24 +85,25 @@ def read_config(
     }
     lower = (default_layer, file_layer)
 
-    env_file = merge((*lower, *read_environment(environ), flag_layer)).get("env_file")
-    settled_environ = dict(environ)
-    place = ENVIRONMENT
+    environment = read_environment(environ)
+    env_file = merge((*lower, *environment, flag_layer)).get("env_file")
+    settled_environ = environ
     if env_file is not None:
         from .env_file import load_env_file  # few starts have one
 
         path = OPTIONS["env_file"].check(env_file.value, env_file.origin)
+        settled_environ = dict(environ)
         load_env_file(path, settled_environ, env_file.origin)
-        place = f"env_file {path}"
+        added = dict.fromkeys(settled_environ.keys() - environ.keys(), f"env_file {path}")
+        environment = read_environment(settled_environ, added)
 
-    added = dict.fromkeys(settled_environ.keys() - environ.keys(), place)
-    settings = merge((*lower, *read_environment(settled_environ, added), flag_layer))
+    settings = merge((*lower, *environment, flag_layer))
     config = Config.from_dict(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
     )
     config.read_from(_FOUND if named is None else (named,))
-    if not is_supervised(config):
+    if env_file is not None and not is_supervised(config):
         environ.update(settled_environ)
     return config
 
@@ -172,12 +173,14 @@ def read_environment(
         for variable in option.environment_aliases:
             _read_variable(common, option.name, variable, environ, ",", places)
     uvicorns: Layer = {}
+    ours: Layer = {}
+    if not any(variable.startswith((UVICORN_PREFIX, ENVIRONMENT_PREFIX)) for variable in environ):
+        return common, uvicorns, ours  # as at most starts, which need not look for each name
     for name in UVICORN_NAMES:
         own = NAMES[name]
         separator = OPTIONS[own].separator
         variable = UVICORN_PREFIX + name.upper()
         _read_variable(uvicorns, own, variable, environ, separator, places, called=name)
-    ours: Layer = {}
     for option in OPTIONS.values():
         for name in reversed(option.names):  # its own name comes last, and overrides the others
             variable = ENVIRONMENT_PREFIX + name.upper()

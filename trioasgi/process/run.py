@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, NoReturn, Unpack
 import trio
 
 from trioasgi.config import Config
-from trioasgi.config.env_file import load_env_file
 from trioasgi.config.sources import is_supervised
 from trioasgi.errors import (
     ConfigError,
@@ -62,6 +61,8 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
     refuse_while_loading()
     settled = _settle(app, config, options)
     if settled.env_file is not None and not is_supervised(settled):
+        from trioasgi.config.env_file import load_env_file  # few starts have one
+
         load_env_file(settled.env_file, os.environ, settled.origins.get("env_file"))
     try:
         if is_supervised(settled):
