@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import types
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import Enum
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
@@ -130,10 +130,17 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
     """Values of other servers that are not accepted, as regular expressions; for each the reason, and what to
     use.
     """
-    expected: str
-    """What the error says after the word `expected`."""
+    wording: str | None
+    """What the error says after the word `expected`, if the type does not say it."""
+    metas: tuple[msgspec.Meta, ...]
+    """What the annotation says beside the type, such as bounds."""
     secret: bool
     """The value is never shown."""
+
+    @property
+    def expected(self) -> str:
+        """What the error says after the word `expected`."""
+        return self.wording or _expected(self.kind, self.choices, self.metas)
 
     @property
     def environment(self) -> str:
@@ -324,7 +331,7 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
     extra = declared.extra or {}
     flags = extra["flags"] or (_flag(field.name),)
     choices = get_args(base) if kind is Kind.CHOICE else ()
-    names = _names(field.name, flags, extra["aliases"])
+    names = _names(field.name, extra["flags"], extra["aliases"])
     none = extra["none"]
     return Option(
         name=field.name,
@@ -347,7 +354,8 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
         spellings=extra["spellings"],
         computed=extra["computed"],
         refused=extra["refused"],
-        expected=extra["expected"] or _expected(kind, choices, metas),
+        wording=extra["expected"],
+        metas=tuple(metas),
         secret=extra["secret"],
     )
 
@@ -372,7 +380,7 @@ def _negatives(flags: tuple[str, ...]) -> tuple[str, ...]:
     return tuple("--no-" + flag.removeprefix("--") for flag in flags)
 
 
-def _expected(kind: Kind, choices: tuple[str, ...], metas: list[msgspec.Meta]) -> str:
+def _expected(kind: Kind, choices: tuple[str, ...], metas: Sequence[msgspec.Meta]) -> str:
     match kind:
         case Kind.SWITCH:
             return "true or false (in the environment also 1, 0, yes, no, on, off)"
@@ -388,7 +396,7 @@ def _expected(kind: Kind, choices: tuple[str, ...], metas: list[msgspec.Meta]) -
             return "a number of seconds" + _bounds_text(metas)
 
 
-def _bounds_text(metas: list[msgspec.Meta]) -> str:
+def _bounds_text(metas: Sequence[msgspec.Meta]) -> str:
     above, least, most = (_bound(metas, name) for name in ("gt", "ge", "le"))
     match above, least, most:
         case None, _, None:
@@ -399,5 +407,5 @@ def _bounds_text(metas: list[msgspec.Meta]) -> str:
             return f" above {above} and at most {most}"
 
 
-def _bound(metas: list[msgspec.Meta], name: str) -> float | None:
+def _bound(metas: Sequence[msgspec.Meta], name: str) -> float | None:
     return next((bound for meta in metas if (bound := getattr(meta, name)) is not None), None)
