@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextvars
+from typing import TYPE_CHECKING
 
 import pytest
 
 from trioasgi.net.channel import Channel
 from trioasgi.net.peers import ConnectionInfo
-from trioasgi.server.protocols import Connection, ConnectionFactory, Protocols, ServerServices
+from trioasgi.server.protocols import ConnectionFactory, Protocols, ServerServices
+
+if TYPE_CHECKING:
+    from trioasgi.server.protocols import Connection
 
 
 class ChosenError(Exception):

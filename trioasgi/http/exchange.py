@@ -11,8 +11,9 @@ Sending has two steps. `send_head` and `send_body` are no coroutines: they hand 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
+import msgspec
 import trio
 
 from trioasgi.errors import ClientDisconnected
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
 
 
-class Refusal(NamedTuple):
+class Refusal(msgspec.Struct, frozen=True):
     """Why a WebSocket handshake is refused: the status and the header fields of the answer, and a reason for
     people.
     """
