@@ -4,9 +4,14 @@ import os
 from typing import Annotated
 
 from .bounded import Count, NonEmpty, Positive, Seconds, SomeSeconds
-from .cpus import usable_cpus
 from .declared_tls import TLSToo
 from .option import Group, option
+
+
+def _usable_cpus() -> int:
+    from .cpus import usable_cpus  # few starts ask for them
+
+    return usable_cpus()
 
 
 class ProcessesToo(TLSToo, frozen=True, kw_only=True):
@@ -20,7 +25,7 @@ class ProcessesToo(TLSToo, frozen=True, kw_only=True):
             flags=("--workers", "-w"),
             environment_aliases=("WEB_CONCURRENCY",),
             metavar="N",
-            computed={"auto": usable_cpus},
+            computed={"auto": _usable_cpus},
             expected="an integer of at least 1, or auto",
         ),
     ] = 1

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, cast
 
-from trioasgi.asgi.asgi2 import ASGI2Middleware
 from trioasgi.config import Config
 from trioasgi.errors import LoadError, MainGuardError
 from trioasgi.observe.tracebacks import summary, user_traceback
@@ -57,6 +56,8 @@ def as_asgi(app: object, interface: str, *, threads: int = 0, multiprocess: bool
     `app` looks like one; likewise an adapter for `asgi2`. `threads` 0: the default number.
     """
     if interface == "asgi2":
+        from trioasgi.asgi.asgi2 import ASGI2Middleware  # few applications need it
+
         return app if isinstance(app, ASGI2Middleware) else ASGI2Middleware(cast("ASGI2App", app))
     if interface == "wsgi" or (interface == "auto" and is_wsgi(app)):
         from trioasgi.wsgi.middleware import DEFAULT_THREADS, WSGIMiddleware  # few servers have one

@@ -125,12 +125,8 @@ Loaded: TypeAlias = "tuple[ServerTLS, list[DateFault]]"
 """What a rotation loads: the TLS, and the faults to warn of."""
 
 
-def live_tls(config: Config) -> tuple[LiveTLS | None, Rotation[Loaded] | None]:
-    """The TLS of a server, and what replaces it when the files have changed; None without TLS. Raises
-    TLSError.
-    """
-    if not config.has_tls:
-        return None, None
+def live_tls(config: Config) -> tuple[LiveTLS, Rotation[Loaded]]:
+    """The TLS of a server that has it, and what replaces it when the files have changed. Raises TLSError."""
     from trioasgi.tls.rotation import Rotation, states_of
 
     # Absolute paths: the application may leave the current directory.

@@ -24,7 +24,6 @@ from trioasgi.server.assembly import (
     max_requests,
     websocket_settings,
 )
-from trioasgi.server.assembly_tls import live_tls
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
 from trioasgi.server.handshakes import FailedHandshakes
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
     from trioasgi.server.progress import Progress
-    from trioasgi.server.settings import ConnectionSettings
+    from trioasgi.server.settings import ConnectionSettings, LiveTLS
     from trioasgi.tls.rotation import Rotation
     from trioasgi.types import ASGIApp
 
@@ -81,8 +80,12 @@ class Hosting:
         self._websocket = websocket_settings(config)
         self.latency = loop_latency(config)
         """How late the loop is; None if nothing depends on it."""
-        self._tls, self._rotation = live_tls(config)
-        if self._rotation is not None:
+        self._tls: LiveTLS | None = None
+        self._rotation: Rotation[Loaded] | None = None
+        if config.has_tls:
+            from trioasgi.server.assembly_tls import live_tls  # most servers do not need it
+
+            self._tls, self._rotation = live_tls(config)
             progress.renew_certificate = self._rotation.ask
         self._admission = given.admission
         self.failed_handshakes = FailedHandshakes()

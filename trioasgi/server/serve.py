@@ -8,7 +8,6 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
-from trioasgi.config.remarks import remarks_on_embedding, remarks_on_given
 from trioasgi.errors import ConfigError, LoadError
 from trioasgi.net.listeners import (
     close_inherited,
@@ -102,7 +101,9 @@ async def serve_on(
     if sockets is None:
         await serve_alone(app, config, given, task_status=task_status)
         return
-    from trioasgi.net.borrowed import borrow_listeners  # most servers have none
+    # Most servers have none.
+    from trioasgi.config.remarks import remarks_on_given
+    from trioasgi.net.borrowed import borrow_listeners
 
     refuse_addresses(config.to_dict(), config.origins, "sockets")
     with resolve_certificate(config) as config:
@@ -180,6 +181,8 @@ def prepare(
 
     Raises RuntimeError outside of Trio, ConfigError, LoadError.
     """
+    from trioasgi.config.remarks import remarks_on_embedding  # not for a server of its own
+
     require_trio(name)
     config = make_config(config, options)
     given = check_given(state, on_connection)
