@@ -122,7 +122,8 @@ class Config(Declaration, frozen=True, kw_only=True, omit_defaults=True, dict=Tr
 
 def _make(kind: Any, named: Mapping[str, object], origins: Origins) -> Any:
     """A Config, of the class `kind`, of options by their own names; raises ConfigError."""
-    config = msgspec.convert(_settle(named, origins), kind)
+    # The values are checked. To have msgspec check them again, it would evaluate all annotations.
+    config = msgspec.StructMeta.__call__(kind, **_settle(named, origins))
     msgspec.structs.force_setattr(config, "_origins", origins)
     return config
 
