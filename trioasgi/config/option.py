@@ -6,6 +6,7 @@ reference page read them as `Option` records. So nothing about an option is writ
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import types
@@ -14,7 +15,6 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin
 
 import msgspec
-import msgspec.structs
 
 from trioasgi.errors import ConfigError
 
@@ -295,8 +295,13 @@ def option(
 
 
 def read_options(declaration: type[msgspec.Struct]) -> dict[str, Option]:
-    """The options declared by the fields of a Struct, by name and in order."""
-    return {field.name: _read_option(field) for field in msgspec.structs.fields(declaration)}
+    """The options declared by the fields of a Struct, by name and in order. Each has a default."""
+    # Not by msgspec.structs.fields: it would look for text to evaluate within each annotation.
+    annotations: dict[str, Any] = {}
+    for base in reversed(declaration.__mro__):
+        annotations |= inspect.get_annotations(base)
+    fields = zip(declaration.__struct_fields__, declaration.__struct_defaults__, strict=True)
+    return {name: _read_option(name, annotations[name], default) for name, default in fields}
 
 
 def option_names(options: Mapping[str, Option]) -> dict[str, str]:
@@ -319,8 +324,8 @@ def nearest_name(name: str, known: Collection[str], likeness: float = 0.6) -> st
     return near[0] if near else None
 
 
-def _read_option(field: msgspec.structs.FieldInfo) -> Option:
-    base, metas = _unwrap(field.type)
+def _read_option(name: str, annotation: Any, default: object) -> Option:
+    base, metas = _unwrap(annotation)
     nullable = False
     if get_origin(base) in (Union, types.UnionType):
         nullable = types.NoneType in get_args(base)
@@ -329,22 +334,22 @@ def _read_option(field: msgspec.structs.FieldInfo) -> Option:
     kind = _KINDS[get_origin(base) or base]
     declared = next(meta for meta in metas if meta.extra is not None)
     extra = declared.extra or {}
-    flags = extra["flags"] or (_flag(field.name),)
+    flags = extra["flags"] or (_flag(name),)
     choices = get_args(base) if kind is Kind.CHOICE else ()
-    names = _names(field.name, extra["flags"], extra["aliases"])
+    names = _names(name, extra["flags"], extra["aliases"])
     none = extra["none"]
     return Option(
-        name=field.name,
-        type=field.type,
+        name=name,
+        type=annotation,
         kind=kind,
         nullable=nullable,
-        default=field.default,
-        none=field.default if none is msgspec.UNSET else none,
+        default=default,
+        none=default if none is msgspec.UNSET else none,
         help=declared.description or "",
         group=extra["group"],
         flags=flags,
         negative_flags=_negatives(flags) if kind is Kind.SWITCH else (),
-        hidden_flags=tuple(flag for name in names if (flag := _flag(name)) not in flags),
+        hidden_flags=tuple(flag for other in names if (flag := _flag(other)) not in flags),
         names=names,
         environment_aliases=extra["environment_aliases"],
         separator=extra["separator"],
