@@ -30,13 +30,13 @@ def run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_module_that_is_named_like_one_of_the_standard_library_names_both_files(tmp_path: Path) -> None:
-    (tmp_path / "http.py").write_text("async def app(scope, receive, send): pass\n")
-    result = run("http:app", cwd=tmp_path)
+    (tmp_path / "logging.py").write_text("async def app(scope, receive, send): pass\n")
+    result = run("logging:app", cwd=tmp_path)
     assert (result.returncode, result.stdout) == (3, "")
-    found = os.path.join("http", "__init__.py")
+    found = os.path.join("logging", "__init__.py")
     assert re.fullmatch(
-        rf"trioasgi: 'http' has no attribute 'app' \(in \S+{re.escape(found)}\): it is not "
-        rf"{re.escape(str(tmp_path / 'http.py'))}, whose name another module has; rename that file\n",
+        rf"trioasgi: 'logging' has no attribute 'app' \(in \S+{re.escape(found)}\): it is not "
+        rf"{re.escape(str(tmp_path / 'logging.py'))}, whose name another module has; rename that file\n",
         result.stderr,
     )
 
