@@ -13,7 +13,6 @@ from trioasgi.http1.encoder import STATUS_LINES, HeadEncoder
 
 
 def test_status_lines() -> None:
-    assert len(STATUS_LINES) == 1000
     newer = {  # of RFC 9110: Python has them since 3.13
         413: "Content Too Large",
         414: "URI Too Long",

@@ -90,11 +90,18 @@ _PHRASES: Final = {
 }
 """The phrases of RFC 9110, 15, and of IANA's registry."""
 
-STATUS_LINES: Final = [
-    # An empty phrase is legal, but some load generators count it as a failure.
-    b"HTTP/1.1 %d %b\r\n" % (status, _PHRASES.get(status, b"Unknown"))
-    for status in range(1000)
-]
+
+class _StatusLines(dict[int, bytes]):
+    def __missing__(self, status: int) -> bytes:
+        # An empty phrase is legal, but some load generators count it as a failure.
+        return _status_line(status, b"Unknown")
+
+
+def _status_line(status: int, phrase: bytes) -> bytes:
+    return b"HTTP/1.1 %d %b\r\n" % (status, phrase)
+
+
+STATUS_LINES: Final = _StatusLines({status: _status_line(status, _PHRASES[status]) for status in _PHRASES})
 """The status line of each status code, with its standard phrase."""
 
 CONTINUE: Final = STATUS_LINES[100] + b"\r\n"
