@@ -56,10 +56,14 @@ NEVER = frozenset(
         "h11",
         "websockets",
         "wsproto",
+        "trioasgi.asgi.asgi2",
         "trioasgi.asgi.websocket",
+        "trioasgi.config.cpus",
+        "trioasgi.config.env_file",
         "trioasgi.net.proxy",
         "trioasgi.net.secure",
         "trioasgi.process.supervised",
+        "trioasgi.server.assembly_tls",
         "trioasgi.wsgi.middleware",
         "trioasgi.tls.context",
         "trioasgi.websocket.session",
@@ -90,6 +94,22 @@ def test_no_record_of_ours_is_a_dataclass_or_a_named_tuple_and_types_alone_are_n
         "print({cls for cls in mine if any(check(cls) for check in checks)})"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
+
+
+def test_few_patterns_are_compiled_before_they_are_used() -> None:
+    """To compile one takes as long as to load a module."""
+    code = (
+        "import re, sys, trio, msgspec\n"
+        "compile_now, callers = re.compile, []\n"
+        "def noted(*arguments):\n"
+        "    callers.append(sys._getframe(1).f_globals['__name__'])\n"
+        "    return compile_now(*arguments)\n"
+        "re.compile = noted\n"
+        "import trioasgi.cli.command, trioasgi.process.run\n"
+        "print(sorted(callers))"
+    )
+    compiled = subprocess.check_output([sys.executable, "-c", code], text=True).strip()
+    assert compiled == str(["trioasgi.http.response_fields", "trioasgi.net.address"])
 
 
 class Seen(NamedTuple):

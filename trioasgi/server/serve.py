@@ -8,6 +8,7 @@ import trio
 
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
+from trioasgi.config.remarks import remarks_on_embedding, remarks_on_given
 from trioasgi.errors import ConfigError, LoadError
 from trioasgi.net.listeners import (
     close_inherited,
@@ -101,9 +102,7 @@ async def serve_on(
     if sockets is None:
         await serve_alone(app, config, given, task_status=task_status)
         return
-    # Most servers have none.
-    from trioasgi.config.remarks import remarks_on_given
-    from trioasgi.net.borrowed import borrow_listeners
+    from trioasgi.net.borrowed import borrow_listeners  # most servers have none
 
     refuse_addresses(config.to_dict(), config.origins, "sockets")
     with resolve_certificate(config) as config:
@@ -181,8 +180,6 @@ def prepare(
 
     Raises RuntimeError outside of Trio, ConfigError, LoadError.
     """
-    from trioasgi.config.remarks import remarks_on_embedding  # not for a server of its own
-
     require_trio(name)
     config = make_config(config, options)
     given = check_given(state, on_connection)

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
     from trioasgi.server.redirecting import Redirects
+    from trioasgi.tls.certificates import Certificate
+    from trioasgi.tls.client_dates import DateFault
     from trioasgi.types import ASGIApp
 
 
@@ -155,16 +157,22 @@ class NurseryTree:
 
     def _announce(self) -> None:
         from trioasgi.observe.startup import announce
-        from trioasgi.server.assembly_tls import describe_certificates, faults_of_clients
         from trioasgi.server.codecs import websocket_codec_name
 
+        certificates: list[Certificate] = []
+        faults: list[DateFault] = []
+        if self._config.certfile:
+            from trioasgi.server.assembly_tls import describe_certificates, faults_of_clients
+
+            certificates = describe_certificates(self._config)
+            faults = faults_of_clients(self._config)
         announce(
             self.server.urls,
             redirecting=self.server.redirecting_urls,
             workers=1,
             codec=codec_factory(self._config.http)().name,
             websocket=websocket_codec_name(self._config),
-            certificates=describe_certificates(self._config),
-            faults_of_clients=faults_of_clients(self._config),
+            certificates=certificates,
+            faults_of_clients=faults,
             stop_hint=self._stop_hint,
         )
