@@ -15,27 +15,27 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import wraps
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast
 
 from trio.lowlevel import enable_ki_protection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
-    from typing import Protocol
 
     import trio
-
-    class StartsSoon(Protocol):
-        """Runs tasks: a `trio.Nursery`, or what has its `start_soon`."""
-
-        def start_soon(self, async_fn: Callable[..., Any], *args: Any) -> object:
-            """As of `trio.Nursery`."""
 
 
 P = ParamSpec("P")
 T = TypeVar("T")
 AsyncFunction = TypeVar("AsyncFunction", bound="Callable[..., Awaitable[Any]]")
+
+
+class StartsSoon(Protocol):
+    """Runs tasks: a `trio.Nursery`, or what has its `start_soon`."""
+
+    def start_soon(self, async_fn: Callable[..., Any], *args: Any) -> object:
+        """As of `trio.Nursery`."""
 
 
 @enable_ki_protection

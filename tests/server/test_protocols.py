@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-from typing import TYPE_CHECKING
 
 import pytest
 
 from trioasgi.net.channel import Channel
 from trioasgi.net.peers import ConnectionInfo
-from trioasgi.server.protocols import ConnectionFactory, Protocols, ServerServices
-
-if TYPE_CHECKING:
-    from trioasgi.server.protocols import Connection
+from trioasgi.server.protocols import Connection, ConnectionFactory, Protocols, ServerServices
 
 
 class ChosenError(Exception):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import pytest
 import trio
@@ -17,10 +17,8 @@ from tests.support.transports import certificates
 from tests.support.websocket import WebSocketClient, accept
 from trioasgi import application, serving
 from trioasgi.server.naming import LONGEST_TARGET, ConnectionName
+from trioasgi.server.protocols import Connection
 from trioasgi.types import Receive, Scope, Send
-
-if TYPE_CHECKING:
-    from trioasgi.server.protocols import Connection
 
 
 def below(task: trio.lowlevel.Task | None) -> Iterator[trio.lowlevel.Task]:

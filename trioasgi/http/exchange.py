@@ -11,9 +11,8 @@ Sending has two steps. `send_head` and `send_body` are no coroutines: they hand 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-import msgspec
 import trio
 
 from trioasgi.errors import ClientDisconnected
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import ByteChannel
 
 
-class Refusal(msgspec.Struct, frozen=True):
+class Refusal(NamedTuple):
     """Why a WebSocket handshake is refused: the status and the header fields of the answer, and a reason for
     people.
     """

@@ -7,28 +7,12 @@ import logging
 import math
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, Protocol, cast
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.errors import NO_ROOM, TrioasgiError
-
-if TYPE_CHECKING:
-    from typing import Protocol
-
-    class Intake(Protocol):
-        """Decides how many connections are accepted."""
-
-        async def wait(self) -> int:
-            """Wait until connections may be accepted. Return how many at this wake-up, at least 1."""
-
-    class _Accepting(Protocol):
-        """What `socket.socket.accept` uses itself, also on PyPy."""
-
-        def _accept(self) -> tuple[int, object]:
-            """Accept a connection. Its descriptor and the client's address."""
-
 
 logger = logging.getLogger("trioasgi")
 
@@ -54,6 +38,20 @@ _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK})
 
 Take = Callable[[socket.SocketType, object], None]
 """Takes an accepted, non-blocking socket and the client's address."""
+
+
+class Intake(Protocol):
+    """Decides how many connections are accepted."""
+
+    async def wait(self) -> int:
+        """Wait until connections may be accepted. Return how many at this wake-up, at least 1."""
+
+
+class _Accepting(Protocol):
+    """What `socket.socket.accept` uses itself, also on PyPy."""
+
+    def _accept(self) -> tuple[int, object]:
+        """Accept a connection. Its descriptor and the client's address."""
 
 
 class Shortage:

@@ -16,7 +16,7 @@ import logging
 import math
 import select
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
@@ -26,38 +26,6 @@ from trioasgi.tasks import ki_protected, report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Protocol
-
-    class HoldsBack(Protocol):
-        """A channel that holds bytes back until all tasks that can run now have run."""
-
-        def uncork(self) -> None:
-            """Send the bytes that are held back."""
-
-    class Watched(Protocol):
-        """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`.
-
-        Where a wait begins, the stream compares its deadline with `Hub.ticker.earliest`, and notes it if it
-        comes before. So does whoever sets an earlier one for a wait that is under way.
-        """
-
-        reader: trio.lowlevel.Task | None
-        """The task that waits to read. `read_deadline` may stay set when there is none."""
-        read_deadline: float
-        write_deadline: float
-        """`math.inf` while no task waits to write."""
-
-        def on_event(self, flags: int) -> None:
-            """Handle an event of the socket; `flags` are epoll's."""
-
-        def on_deadline(self, now: float) -> None:
-            """End the waits whose deadline has come by `now`."""
-
-        def drop(self) -> None:
-            """Close the socket at once, with a reset: a peer cannot take a cut response for a whole one. Tell
-            of that as of the peer's hang-up.
-            """
-
 
 logger = logging.getLogger("trioasgi")
 
@@ -65,6 +33,38 @@ _MAX_EVENTS: Final = 512
 
 if sys.platform == "linux":
     INTEREST: Final = select.EPOLLIN | select.EPOLLOUT | select.EPOLLRDHUP | select.EPOLLET
+
+
+class HoldsBack(Protocol):
+    """A channel that holds bytes back until all tasks that can run now have run."""
+
+    def uncork(self) -> None:
+        """Send the bytes that are held back."""
+
+
+class Watched(Protocol):
+    """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`.
+
+    Where a wait begins, the stream compares its deadline with `Hub.ticker.earliest`, and notes it if it comes
+    before. So does whoever sets an earlier one for a wait that is under way.
+    """
+
+    reader: trio.lowlevel.Task | None
+    """The task that waits to read. `read_deadline` may stay set when there is none."""
+    read_deadline: float
+    write_deadline: float
+    """`math.inf` while no task waits to write."""
+
+    def on_event(self, flags: int) -> None:
+        """Handle an event of the socket; `flags` are epoll's."""
+
+    def on_deadline(self, now: float) -> None:
+        """End the waits whose deadline has come by `now`."""
+
+    def drop(self) -> None:
+        """Close the socket at once, with a reset: a peer cannot take a cut response for a whole one. Tell of
+        that as of the peer's hang-up.
+        """
 
 
 def supported() -> bool:

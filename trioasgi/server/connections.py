@@ -6,9 +6,8 @@ A failure ends only its own connection. It is logged with the peer.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-import msgspec
 import trio
 from trio.lowlevel import current_task
 
@@ -16,7 +15,7 @@ from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
-from trioasgi.server.protocols import Protocols, ServerServices
+from trioasgi.server.protocols import Connection, Protocols, ServerServices
 from trioasgi.server.room import Room
 from trioasgi.tasks import start_named, start_soon
 
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
 
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo, Peer
-    from trioasgi.server.protocols import Connection
     from trioasgi.server.settings import ConnectionSettings
 
 logger = logging.getLogger("trioasgi")
 
 
-class _Way(msgspec.Struct, frozen=True):
+class _Way(NamedTuple):
     """How a connection is served: its protocols, and the steps before."""
 
     protocols: Protocols

@@ -21,7 +21,7 @@ from trioasgi.server.handle import note_failure
 from trioasgi.server.hosted_application import close_stream, host, streams_of, take
 from trioasgi.server.progress import Listening
 from trioasgi.server.serve import serve_on
-from trioasgi.tasks import report_started, start_soon
+from trioasgi.tasks import StartsSoon, report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from trioasgi.server.handle import ListensOn, Server
     from trioasgi.server.hosted_application import HostedApplication
     from trioasgi.server.room import Room
-    from trioasgi.tasks import StartsSoon
 
 
 logger = logging.getLogger("trioasgi")

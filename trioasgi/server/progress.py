@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 from weakref import WeakSet
 
 import trio
@@ -13,24 +13,8 @@ from trioasgi.server.grace import Grace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from typing import Protocol
 
     from trioasgi.tls.rotation import Report
-
-    class Counts(Protocol):
-        """What a server counts."""
-
-        @property
-        def connections(self) -> int:
-            """The connections that are open."""
-
-        @property
-        def calls(self) -> int:
-            """The calls of the application that are under way."""
-
-        @property
-        def requests(self) -> int:
-            """The calls of the application that have ended."""
 
 
 class ServerPhase(Enum):
@@ -78,6 +62,22 @@ class Listening(Enum):
     WITH_OTHERS = "this process's copies are closed; what waits in the queues is for the other workers"
     TAKEN_OVER = "what waits in the queues is taken, then they are closed, the caller's own by whoever asked"
     ALONE = "what waits in the queues is taken, then they are closed: further clients are refused"
+
+
+class Counts(Protocol):
+    """What a server counts."""
+
+    @property
+    def connections(self) -> int:
+        """The connections that are open."""
+
+    @property
+    def calls(self) -> int:
+        """The calls of the application that are under way."""
+
+    @property
+    def requests(self) -> int:
+        """The calls of the application that have ended."""
 
 
 class _Counted:

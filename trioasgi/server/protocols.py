@@ -6,53 +6,53 @@ the first protocol that is on is spoken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
-    from typing import Protocol
 
     from trioasgi.http.exchange import Exchange
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
-    class Connection(Protocol):
-        """A connection, as the server sees it."""
 
-        channel: Channel
+class Connection(Protocol):
+    """A connection, as the server sees it."""
 
-        @property
-        def peer(self) -> str:
-            """The name of its client in the log."""
+    channel: Channel
 
-        @property
-        def is_busy(self) -> bool:
-            """Is a request being answered?"""
+    @property
+    def peer(self) -> str:
+        """The name of its client in the log."""
 
-        @property
-        def waiting_since(self) -> float | None:
-            """Since when it has waited for the first byte of a request, by Trio's clock. None if it does not,
-            or was told to drain.
-            """
+    @property
+    def is_busy(self) -> bool:
+        """Is a request being answered?"""
 
-        @property
-        def exchange_under_way(self) -> Exchange | None:
-            """The exchange for which the application is called now; None if there is no call."""
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it has waited for the first byte of a request, by Trio's clock. None if it does not, or
+        was told to drain.
+        """
 
-        async def run(self) -> bool:
-            """Serve the connection until it should be closed. The caller closes it.
+    @property
+    def exchange_under_way(self) -> Exchange | None:
+        """The exchange for which the application is called now; None if there is no call."""
 
-            False if another task has taken it over. Then the caller must not close it.
-            """
+    async def run(self) -> bool:
+        """Serve the connection until it should be closed. The caller closes it.
 
-        def drain(self) -> None:
-            """Finish the request under way, and then serve no more."""
+        False if another task has taken it over. Then the caller must not close it.
+        """
 
-        def cut(self) -> None:
-            """Cut the response under way, because the task that runs the connection is cancelled."""
+    def drain(self) -> None:
+        """Finish the request under way, and then serve no more."""
+
+    def cut(self) -> None:
+        """Cut the response under way, because the task that runs the connection is cancelled."""
 
 
 class ServerServices(msgspec.Struct, frozen=True):

@@ -10,34 +10,12 @@ from __future__ import annotations
 import heapq
 import logging
 import math
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import Protocol
-
-    class Waiting(Protocol):
-        """A connection that may wait for a request."""
-
-        @property
-        def waiting_since(self) -> float | None:
-            """Since when it has waited for the first byte of a request, by Trio's clock; None if it does
-            not.
-            """
-
-        def drain(self) -> None:
-            """Answer a request that is on its way, and end."""
-
-    class Held(Protocol):
-        """The connections that are open."""
-
-        def __len__(self) -> int: ...
-
-        def open_connections(self) -> Iterable[Waiting]:
-            """Those that can be asked to end."""
-
 
 logger = logging.getLogger("trioasgi")
 
@@ -51,6 +29,26 @@ LEAST: Final = 16
 
 TELL_AFTER: Final = 10.0
 """Seconds without a client that had to wait, after which it is logged again that one has to."""
+
+
+class Waiting(Protocol):
+    """A connection that may wait for a request."""
+
+    @property
+    def waiting_since(self) -> float | None:
+        """Since when it has waited for the first byte of a request, by Trio's clock; None if it does not."""
+
+    def drain(self) -> None:
+        """Answer a request that is on its way, and end."""
+
+
+class Held(Protocol):
+    """The connections that are open."""
+
+    def __len__(self) -> int: ...
+
+    def open_connections(self) -> Iterable[Waiting]:
+        """Those that can be asked to end."""
 
 
 class Room:

@@ -14,7 +14,7 @@ import re
 from itertools import chain
 from typing import TYPE_CHECKING, Final
 
-import msgspec.structs
+import msgspec
 
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
@@ -85,7 +85,7 @@ def check_upgrade(method: str, headers: Sequence[Header]) -> Refusal | None:
     refusal = _check_offer(headers)
     if refusal is not None:
         if refusal.status == 426:  # RFC 9110, 15.5.22
-            return msgspec.structs.replace(refusal, headers=(*refusal.headers, (b"upgrade", b"websocket")))
+            return refusal._replace(headers=(*refusal.headers, (b"upgrade", b"websocket")))
         return refusal
     keys = _values(headers, b"sec-websocket-key")
     if len(keys) != 1 or not _is_key(keys[0]):

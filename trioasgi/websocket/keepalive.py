@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -16,19 +16,18 @@ from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from typing import Protocol
-
-    class TickedSession(Protocol):
-        """What a keepalive needs of a session."""
-
-        def on_tick(self, now: float) -> float:
-            """Do what is due at `now`, in seconds of `trio.current_time()`. Return when something will be due
-            next: `math.inf` for never, `NEXT_TICK` for the next tick. If that changes, the session notes it
-            with `Keepalive.ticker`.
-            """
-
 
 logger = logging.getLogger("trioasgi")
+
+
+class TickedSession(Protocol):
+    """What a keepalive needs of a session."""
+
+    def on_tick(self, now: float) -> float:
+        """Do what is due at `now`, in seconds of `trio.current_time()`. Return when something will be due
+        next: `math.inf` for never, `NEXT_TICK` for the next tick. If that changes, the session notes it with
+        `Keepalive.ticker`.
+        """
 
 
 class Keepalive:
