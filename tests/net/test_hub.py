@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import math
+import select
 import socket
 import sys
 import weakref
@@ -12,7 +14,7 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.net.pairs import running_hub, unix_pair
+from tests.net.pairs import running_hub, tcp_pair, unix_pair
 from tests.support.sockets import run
 from trioasgi.net.hub import Hub
 from trioasgi.net.stream import HubStream
@@ -128,10 +130,46 @@ def test_nothing_is_kept_of_what_was_flushed_last() -> None:
     assert flushed == [1]
 
 
+def test_room_to_send_is_told_only_to_those_who_watch_it() -> None:
+    """Else a new one is told at once, and again when its peer acknowledges the end: two rounds more."""
+
+    class Told:
+        reader: trio.lowlevel.Task | None = None
+        read_deadline = write_deadline = math.inf
+        watches_room = False
+
+        def on_event(self, flags: int) -> None:
+            told.append(flags)
+
+        def on_deadline(self, now: float) -> None:
+            pass
+
+        def drop(self) -> None:
+            pass
+
+    async def main() -> None:
+        ours, theirs = tcp_pair()
+        with ours, theirs:
+            async with running_hub() as hub:
+                hub.register(ours.fileno(), Told(), at_once=True)
+                await wait_all_tasks_blocked(0.01)
+                ours.shutdown(socket.SHUT_WR)
+                await wait_all_tasks_blocked(0.01)
+                assert told == []
+                hub.watch_room(ours.fileno())
+                await wait_all_tasks_blocked(0.01)
+                assert told == [select.EPOLLOUT]
+                hub.unregister(ours.fileno())
+
+    told: list[int] = []
+    run(main)
+
+
 def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
     class Late:
         reader: trio.lowlevel.Task | None = None
         read_deadline = write_deadline = 0.0
+        watches_room = False
 
         def on_deadline(self, now: float) -> None:
             looked_at.set()

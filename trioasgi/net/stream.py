@@ -16,7 +16,6 @@ from trioasgi.net.writing import WriteState
 from trioasgi.tasks import protect
 
 _DRAINED: Final = ReadState.DRAINED
-_FULL: Final = WriteState.FULL
 _ENDED: Final = WriteState.ENDED
 _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
@@ -66,7 +65,7 @@ class HubStream(HubChannel):
                 raise self._why_broken()
             # No send has failed yet, so ask the kernel whether the buffer is full.
             if not has_room(self._fd):
-                self._write_state = _FULL
+                self._note_full()
                 await self._wait_for_room()
                 self._wake_queue()
 

@@ -1,7 +1,8 @@
 """The writing half of a `HubChannel`: bytes that leave at once, bytes that have to wait, and files.
 
 Each send asks the kernel first. If the kernel takes only a part, or nothing, the rest is kept in `_unsent`,
-and the state is FULL. The kernel tells once, by EPOLLOUT, when its buffer has room again. Then:
+and the state is FULL. From then on the hub watches for room (`Hub.watch_room`). The kernel tells once, by
+EPOLLOUT, when its buffer has room again. Then:
 
 - If a task waits for room, for example in `flush()`, the event wakes it. This task is the writer.
 - If no task waits, because its flush was cancelled or the bytes had been held back, the event itself sends.
@@ -96,12 +97,15 @@ class WritingHalf(ReadingHalf):
         "_write_state",
         "_writer",
         "on_emptied",
+        "watches_room",
         "write_deadline",
     )
 
     def __init__(self, sock: socket.SocketType, hub: Hub) -> None:
         super().__init__(sock, hub)
         self._write_state = _ROOM
+        self.watches_room = False
+        """Does an event tell of room?"""
         self._failure: OSError | None = None
         """Why the state is BROKEN, or why bytes were lost when it became CLOSED."""
         self._unsent: memoryview | None = None
@@ -122,6 +126,13 @@ class WritingHalf(ReadingHalf):
         """When the writer's wait ends with TimeoutError; `math.inf` without a writer."""
 
     # What has happened
+
+    def _note_full(self) -> None:
+        """There is no room: have an event tell of it."""
+        self._write_state = _FULL
+        if not self.watches_room:
+            self.watches_room = True
+            self.hub.watch_room(self._fd)
 
     def _note_room(self) -> None:
         """There is room again."""
@@ -211,7 +222,7 @@ class WritingHalf(ReadingHalf):
         if sent == len(data):
             return True
         self._unsent = memoryview(data)[sent:]
-        self._write_state = _FULL
+        self._note_full()
         return False
 
     def _append(self, data: bytes) -> bool:
@@ -255,7 +266,7 @@ class WritingHalf(ReadingHalf):
                 try:
                     sent = os.sendfile(self._fd, fd, offset, min(count, FILE_SLICE))
                 except BlockingIOError:
-                    self._write_state = _FULL
+                    self._note_full()
                     await self._wait_for_room()
                     self._wake_queue()
                     continue
@@ -304,7 +315,7 @@ class WritingHalf(ReadingHalf):
                 raise self._why_broken() from None
             if sent < len(data):
                 self._unsent = data[sent:]
-                self._write_state = _FULL
+                self._note_full()
                 return
             self._unsent = data = self._take_behind()
         self._emptied += 1
