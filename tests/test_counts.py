@@ -309,13 +309,11 @@ def test_steps_of_one_connection(codec: str) -> None:
 @on_the_hub
 @both_codecs
 def test_steps_of_new_connections(codec: str) -> None:
-    """One of each connection's task, and of all those that are accepted at once: one of the acceptor, and two
-    of the hub.
-    """
+    """One of each connection's task, and two of the hub for all those that are accepted at once."""
 
     async def main() -> None:
-        assert await steps_of_new(codec, BUSY, ROUNDS) <= 1.25
-        assert await steps_of_new(codec, 1, ALONE) <= 4.2
+        assert await steps_of_new(codec, BUSY, ROUNDS) <= 1.15
+        assert await steps_of_new(codec, 1, ALONE) <= 3.2
 
     run(main)
 

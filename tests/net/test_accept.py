@@ -6,18 +6,23 @@ import errno
 import logging
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
 import trio.testing
 
+from tests.net.pairs import running_hub
 from tests.support.client import get
 from tests.support.processes import start
 from tests.support.sockets import run
 from trioasgi.net import accept
-from trioasgi.net.accept import accept_connections
+from trioasgi.net.accept import Take, accept_connections
+from trioasgi.net.hub import Hub, Watched
 from trioasgi.net.latency import Load, LoopLatency
 from trioasgi.server.acceptor import _Intake
 from trioasgi.server.room import Room
@@ -66,13 +71,39 @@ class Taken:
             sock.close()
 
 
-def test_connections_are_taken_with_their_addresses() -> None:
+async def accept_on_hub(listener: socket.socket, take: Take) -> None:
+    failure: OSError | None = None
+    async with running_hub() as hub:
+        try:
+            await accept_connections(listener, take, None, hub)
+        except OSError as exc:
+            failure = exc
+    assert failure is not None
+    raise failure
+
+
+Accept = Callable[[socket.socket, Take], Awaitable[None]]
+
+both_ways = pytest.mark.parametrize(
+    "accept_from",
+    [
+        accept_connections,
+        pytest.param(
+            accept_on_hub,
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll"),
+        ),
+    ],
+)
+
+
+@both_ways
+def test_connections_are_taken_with_their_addresses(accept_from: Accept) -> None:
     async def main() -> None:
         taken = Taken()
         with Listener() as listener, ExitStack() as stack:
             stack.callback(taken.close)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, listener, taken.take)
+                nursery.start_soon(accept_from, listener, taken.take)
                 clients = [
                     stack.enter_context(socket.create_connection(listener.getsockname())) for _ in range(3)
                 ]
@@ -84,20 +115,21 @@ def test_connections_are_taken_with_their_addresses() -> None:
     run(main)
 
 
+@both_ways
 @pytest.mark.parametrize(
     "number",
     [errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH],
     ids=errno.errorcode.__getitem__,
 )
 def test_a_connection_that_failed_before_it_was_accepted_is_passed_over(
-    number: int, caplog: pytest.LogCaptureFixture
+    number: int, accept_from: Accept, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         taken = Taken()
         with Listener(number, number) as listener, ExitStack() as stack:
             stack.callback(taken.close)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, listener, taken.take)
+                nursery.start_soon(accept_from, listener, taken.take)
                 stack.enter_context(socket.create_connection(listener.getsockname()))
                 await taken.wait_for(1)
                 nursery.cancel_scope.cancel()
@@ -106,11 +138,12 @@ def test_a_connection_that_failed_before_it_was_accepted_is_passed_over(
     assert not caplog.records
 
 
+@both_ways
 @pytest.mark.parametrize(
     "number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM], ids=errno.errorcode.__getitem__
 )
 def test_without_room_it_waits_and_says_so_once(
-    number: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    number: int, accept_from: Accept, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(accept, "PAUSE", 0.01)
 
@@ -119,7 +152,7 @@ def test_without_room_it_waits_and_says_so_once(
         with Listener(number, number, number) as listener, ExitStack() as stack:
             stack.callback(taken.close)
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(accept_connections, listener, taken.take)
+                nursery.start_soon(accept_from, listener, taken.take)
                 stack.enter_context(socket.create_connection(listener.getsockname()))
                 await taken.wait_for(1)
                 nursery.cancel_scope.cancel()
@@ -132,17 +165,113 @@ def test_without_room_it_waits_and_says_so_once(
     assert "raise the limit of open files" in record.message
 
 
+class CrowdedHub:
+    """A hub whose epoll set has no room at first (epoll_ctl(2))."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._failures = [errno.ENOSPC, errno.ENOMEM]
+
+    def register_listener(self, fd: int, listener: Watched) -> None:
+        if self._failures:
+            raise OSError(self._failures.pop(), "made up")
+        self._hub.register_listener(fd, listener)
+
+    def unregister(self, fd: int) -> None:
+        self._hub.unregister(fd)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+def test_without_room_on_the_hub_it_waits_and_says_so_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accept, "PAUSE", 0.01)
+
+    async def main() -> None:
+        taken = Taken()
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with running_hub() as hub, trio.open_nursery() as nursery:
+                crowded = cast("Hub", CrowdedHub(hub))
+                nursery.start_soon(accept_connections, listener, taken.take, None, crowded)
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                await taken.wait_for(1)
+                nursery.cancel_scope.cancel()
+
+    run(main)
+    [record] = caplog.records
+    assert "cannot accept connections" in record.message
+
+
+@both_ways
 @pytest.mark.parametrize("number", [errno.EBADF, errno.EINVAL, errno.ENOTSOCK])
-def test_a_listener_that_is_broken_is_an_error(number: int) -> None:
+def test_a_listener_that_is_broken_is_an_error(number: int, accept_from: Accept) -> None:
     async def main() -> None:
         with (
             Listener(number) as listener,
             socket.create_connection(listener.getsockname()),
             pytest.raises(OSError) as caught,
         ):
-            await accept_connections(listener, lambda *_: None)
+            await accept_from(listener, lambda *_: None)
         assert caught.value.errno == number
 
+    run(main)
+
+
+@both_ways
+def test_of_a_long_queue_all_are_taken_but_not_at_once(accept_from: Accept) -> None:
+    class Rounds(trio.abc.Instrument):
+        def before_io_wait(self, timeout: float) -> None:
+            before.append(len(taken.sockets))
+
+    async def main() -> None:
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            for _ in range(3 * accept.BATCH):
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+            async with trio.open_nursery() as nursery:
+                trio.lowlevel.add_instrument(Rounds())
+                nursery.start_soon(accept_from, listener, taken.take)
+                await taken.wait_for(3 * accept.BATCH)
+                nursery.cancel_scope.cancel()
+
+    before, taken = list[int](), Taken()
+    run(main)
+    assert max(later - earlier for earlier, later in pairwise(before)) <= accept.BATCH
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+def test_on_the_hub_a_connection_is_taken_in_the_round_in_which_it_has_come() -> None:
+    async def main() -> None:
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with running_hub() as hub, trio.open_nursery() as nursery:
+                nursery.start_soon(accept_connections, listener, taken.take, None, hub)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                await trio.lowlevel.checkpoint()  # the round in which that arrives
+                assert len(taken.sockets) == 1
+                nursery.cancel_scope.cancel()
+
+    taken = Taken()
+    run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+def test_on_the_hub_none_is_taken_after_the_cancellation() -> None:
+    async def main() -> None:
+        with Listener() as listener, ExitStack() as stack:
+            stack.callback(taken.close)
+            async with running_hub() as hub, trio.open_nursery() as nursery:
+                nursery.start_soon(accept_connections, listener, taken.take, None, hub)
+                await trio.testing.wait_all_tasks_blocked(0.01)
+                stack.enter_context(socket.create_connection(listener.getsockname()))
+                nursery.cancel_scope.cancel()
+            assert taken.sockets == []
+            accept.accept_waiting(listener, taken.take)  # it has waited in the queue
+            assert len(taken.sockets) == 1
+
+    taken = Taken()
     run(main)
 
 

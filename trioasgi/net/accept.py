@@ -1,4 +1,9 @@
-"""Accepting connections from one listening socket."""
+"""Accepting connections from one listening socket.
+
+On the hub no task waits for the next one. It is taken when the hub looks, in the round of the scheduler in
+which epoll tells of it, and its task begins in that round. A task that waits would take a step, a round and
+two system calls more for each connection that comes alone.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +12,16 @@ import logging
 import math
 import socket
 from collections.abc import Callable
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, cast
 
+import outcome
 import trio
-from trio.lowlevel import enable_ki_protection
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 from trioasgi.errors import NO_ROOM, TrioasgiError
+
+if TYPE_CHECKING:
+    from trioasgi.net.hub import Hub
 
 logger = logging.getLogger("trioasgi")
 
@@ -62,7 +71,7 @@ class Shortage:
 
     async def wait(self, exc: OSError) -> None:
         """Wait before another attempt, as accept() has raised `exc`. Raises it if it says something else."""
-        if exc.errno not in NO_ROOM:
+        if exc.errno not in NO_ROOM and exc.errno != errno.ENOSPC:  # that is epoll's
             raise exc
         if trio.current_time() >= self._told + TELL_EVERY:
             self._told = trio.current_time()
@@ -78,20 +87,69 @@ def broken_listener(url: str, reason: str | None) -> TrioasgiError:
     )
 
 
-async def accept_connections(listener: socket.socket, take: Take, intake: Intake | None = None) -> None:
+async def accept_connections(
+    listener: socket.socket, take: Take, intake: Intake | None = None, hub: Hub | None = None
+) -> None:
     """Call `take` for each connection that arrives, until cancelled. At one wake-up as many are accepted as
-    `intake` says (None: `BATCH`).
+    `intake` says (None: `BATCH`). `hub` wakes this up, if there is one and `intake` need not be asked.
 
     Raises OSError only if the listening socket itself is broken.
     """
     shortage = Shortage()
     while True:
-        await trio.lowlevel.wait_readable(listener)
-        most = BATCH if intake is None else await intake.wait()
         try:
-            accept_waiting(listener, take, most)
+            if hub is not None and intake is None:
+                await Entrance(listener, take).attend(hub)
+            else:
+                await trio.lowlevel.wait_readable(listener)
+                accept_waiting(listener, take, BATCH if intake is None else await intake.wait())
         except OSError as exc:
             await shortage.wait(exc)
+
+
+class Entrance:
+    """A listening socket on the hub, which takes the connections itself."""
+
+    reader: trio.lowlevel.Task | None = None
+    read_deadline = write_deadline = math.inf
+    watches_room = False
+
+    def __init__(self, listener: socket.socket, take: Take) -> None:
+        self._listener = listener
+        self._take = take
+        self._task: trio.lowlevel.Task | None = None
+
+    @enable_ki_protection  # what is registered must be unregistered
+    async def attend(self, hub: Hub) -> NoReturn:
+        """Take connections until cancelled. Raises OSError as `accept_waiting` does."""
+        fd = self._listener.fileno()
+        hub.register_listener(fd, self)
+        try:
+            self._task = current_task()
+            await wait_task_rescheduled(self._abort)
+            raise AssertionError("only a failure wakes the task")
+        finally:
+            hub.unregister(fd)
+
+    def _abort(self, _: object) -> Abort:
+        self._task = None
+        return Abort.SUCCEEDED
+
+    def on_event(self, flags: int) -> None:  # noqa: ARG002 - accept() tells more
+        """Take those that wait. A failure is for the task: it may have to wait."""
+        if self._task is None:
+            return
+        try:
+            accept_waiting(self._listener, self._take)
+        except OSError as exc:
+            task, self._task = self._task, None
+            reschedule(task, outcome.Error(exc))
+
+    def on_deadline(self, now: float) -> None:
+        """There is none."""
+
+    def drop(self) -> None:
+        """Do nothing: whoever listens closes the socket."""
 
 
 @enable_ki_protection  # an accepted connection must be taken, or closed

@@ -113,6 +113,17 @@ class Hub:
             self._epoll.register(fd, INTEREST)
         self._streams[fd] = stream
 
+    def register_listener(self, fd: int, listener: Watched) -> None:
+        """Call `listener` in each round of the scheduler in which connections wait, until `unregister`.
+
+        Raises OSError if epoll has no room for it.
+        """
+        if sys.platform == "linux":
+            self._epoll.register(
+                fd, select.EPOLLIN
+            )  # not edge-triggered: it may leave some for the next round
+        self._streams[fd] = listener
+
     def watch_room(self, fd: int) -> None:
         """Tell of room in the kernel's send buffer as well, also if there is some already.
 

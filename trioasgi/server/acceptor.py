@@ -98,7 +98,7 @@ class Acceptor:
         """Accept from one socket. Raises TrioasgiError if the socket cannot be accepted from any more."""
         try:
             take = partial(self._take, listener, connections)
-            await accept_connections(listener.sock, take, self._intake(connections.room))
+            await accept_connections(listener.sock, take, self._intake(connections.room), self.hub)
         except OSError as exc:
             raise broken_listener(listener.url, exc.strerror) from exc
 
