@@ -127,6 +127,13 @@ def test_most_hellos_are_not_gone_through() -> None:
     assert lines(partial(find_slow_group, hello()[9:])) < 20
 
 
+def test_a_hello_in_one_record_is_read_in_few_steps() -> None:
+    """Most come so. Through the list of messages it would be half as many again."""
+    reader, data = HelloReader(), hello()
+    assert lines(lambda: reader.feed(data)) < 20
+    assert lines(reader.find_slow_group) < 25
+
+
 def test_an_extension_is_found_only_where_it_is() -> None:
     """The same bytes may be part of another one."""
     share = b"\x00\x33\x00\x06\x00\x04\x01\x04\x00\x00"
