@@ -137,12 +137,12 @@ async def exchange(port: int, context: ssl.SSLContext) -> None:
 
 def test_steps(tmp_path: Path) -> None:
     """The connection's task takes three: up to the answer to the hello, from the client's last message to the
-    response, and to the end. The other one is of the hub.
+    response, and to the end. No other task takes any.
     """
 
     async def main() -> None:
         steps, rounds = await count_steps(certificates(tmp_path))
-        assert steps <= 4.5
-        assert rounds <= 6.5
+        assert steps <= 3.2
+        assert rounds <= 6.3
 
     run(main)

@@ -187,8 +187,9 @@ class HubHandshake(TLSStream):
 
     async def _receive(self) -> bytes:
         task = current_task()
-        if task._schedule_points == self._steps:
-            # The last read did not wait. A client that sends more and more must not keep the others waiting.
+        if task._schedule_points == self._steps and self._stream.may_have_more:
+            # The last read did not wait, and this one need not. A client that sends more and more must not
+            # keep the others waiting.
             await trio.lowlevel.checkpoint()
         if self._stream.now() >= self._deadline:
             raise TimeoutError(STALLED_READ)
