@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import ssl
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -19,10 +20,22 @@ import pytest
 import trio
 
 from tests.support.certificates import Certificates
-from tests.support.processes import start
+from tests.support.compiled import interpreted
+from tests.support.processes import PATIENCE, start
 from tests.support.sockets import port_of, run, served
 from tests.support.transports import certificates
-from tests.test_counts import COUNTED, REQUEST, Steps, answer, check_strace, connect, counts, hello, waits
+from tests.test_counts import (
+    COUNTED,
+    REQUEST,
+    Steps,
+    answer,
+    check_strace,
+    connect,
+    counts,
+    hello,
+    waits,
+)
+from trioasgi.http1.rules import HeadReader
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
 
@@ -146,3 +159,15 @@ def test_steps(tmp_path: Path) -> None:
         assert rounds <= 6.3
 
     run(main)
+
+
+BYTECODES = 4990, 4660
+"""Of the package, for a connection (`tests/support/tls_bytecodes.py`): on Python 3.11, and on later ones."""
+
+
+@interpreted(HeadReader)
+def test_bytecodes(tmp_path: Path) -> None:
+    """If this fails, and the new code is worth it, change the numbers."""
+    command = [sys.executable, "-m", "tests.support.tls_bytecodes", str(tmp_path)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    assert float(done.stdout) < 1.03 * BYTECODES[sys.version_info >= (3, 12)]

@@ -301,6 +301,8 @@ class HTTP1Connection(ConnectionState):
         return None if exchange is None or exchange.scope is None else exchange
 
     def _note_gone(self) -> None:
+        if self.phase is _CLOSING:
+            return  # no call is under way any more
         self.attends = True
         self._watch().begin(self)
 

@@ -273,6 +273,8 @@ class TLSChannel(CorkingChannel):
         return self._transport.send_nowait(self._outgoing.read(), flags)
 
     async def flush(self) -> None:
+        if self._corked is None and not self._unsent and not self._lost and self._transport.has_sent_all:
+            return
         try:
             await self._flush()
         except trio.Cancelled:
@@ -311,7 +313,8 @@ class TLSChannel(CorkingChannel):
         Later reads return the bytes without decrypting them: the caller only drops them.
         """
         self._send_close_notify()
-        await self._transport.flush()
+        if not self._transport.has_sent_all:
+            await self._transport.flush()
         self._transport.end_sending()
 
     def _send_close_notify(self) -> None:
@@ -321,10 +324,14 @@ class TLSChannel(CorkingChannel):
         if self._sent_close_notify:
             return
         self._sent_close_notify = True
-        with suppress(ssl.SSLError):
+        try:
             self.ssl_object.unwrap()  # raises, because it wants the peer's close_notify, which may not come
-        with suppress(OSError):
+        except ssl.SSLError:
+            pass
+        try:
             self._transport.send_nowait(self._outgoing.read(), MORE)
+        except OSError:
+            pass
 
     async def aclose(self) -> None:
         try:

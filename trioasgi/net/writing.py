@@ -204,6 +204,11 @@ class WritingHalf(ReadingHalf):
         given = 0 if self._unsent is None else len(self._unsent)
         return given + self._behind_size + self._lost + self._corked_size + self._file_left
 
+    @property
+    def has_sent_all(self) -> bool:
+        """Has the kernel taken everything? Then `flush` has nothing to do."""
+        return self._unsent is None and self._corked is None
+
     def send_nowait(self, data: bytes, flags: int = 0) -> bool:
         """As `Channel.send_nowait`. `flags` are of send(2)."""
         if self._corked:
