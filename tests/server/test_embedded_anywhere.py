@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import outcome
@@ -231,8 +232,10 @@ def test_pytest_trio_runs_servers_in_its_nursery_and_on_its_clock(tmp_path: Path
     pytest.importorskip("pytest_trio")
     (tmp_path / "test_project.py").write_text(PROJECT)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntrio_mode = true\nfilterwarnings = error\n")
-    # Without a folder of its own it would also remove the old folders of all other runs on the machine.
-    own = f"--basetemp={tmp_path / 'own'}"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:anyio", "-p", "no:cacheprovider", own]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:anyio", "-p", "no:cacheprovider"]
+    # Without a folder of its own it would also remove the old folders of all other runs on the machine. A
+    # short path, for the sockets in it.
+    with TemporaryDirectory() as own:
+        command.append(f"--basetemp={own}/t")
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE)
     assert "4 passed" in done.stdout, done.stdout + done.stderr
