@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import trio
 
+from trioasgi.net.home import check_home
 from trioasgi.net.looking import keep_looking
 from trioasgi.net.ticker import Ticker
 from trioasgi.tasks import ki_protected, report_started, start_soon
@@ -91,6 +92,7 @@ class Hub:
         self._corked: list[HoldsBack] = []
         self._flusher: trio.lowlevel.Task | None = None
         self._scope = trio.CancelScope(shield=True)
+        self._home = trio.lowlevel.current_trio_token()
         self.ticker = Ticker()
         self.current_time = trio.lowlevel.current_clock().current_time
         """The same as `trio.current_time`, which would look up the run's clock at each call."""
@@ -147,9 +149,15 @@ class Hub:
         self._corked.append(stream)
         self._wake_flusher()
 
+    def check_home(self) -> None:
+        """Raise RuntimeError in any other thread than the hub's: no task can be woken there."""
+        check_home(self._home)
+
     def _wake_flusher(self) -> None:
-        flusher, self._flusher = self._flusher, None
+        flusher = self._flusher
         if flusher is not None:
+            self.check_home()
+            self._flusher = None
             trio.lowlevel.reschedule(flusher)
 
     @ki_protected  # the nursery that it opens must end

@@ -163,6 +163,8 @@ class HubChannel(WritingHalf):
         """Close the socket at once. Waits that are under way end with an error."""
         if self._write_state is _CLOSED:
             return
+        if self.reader is not None or self._writer is not None:
+            self.hub.check_home()
         self.hub.unregister(self._fd)  # before the kernel can give the number to another file
         self._fd = -1
         self._sock.close()

@@ -241,6 +241,8 @@ class ReadingHalf(CorkingChannel):
             self.hub.ticker.note(NEXT_TICK)
 
     def interrupt_read(self) -> None:
+        if self.reader is not None:
+            self.hub.check_home()
         self.interrupted += 1
         self._end_read(TimeoutError, STALLED_READ)
 
@@ -257,7 +259,8 @@ class ReadingHalf(CorkingChannel):
         await self._watchers.park()
 
     def release_watchers(self) -> None:
-        if self._watchers is not None:
+        if self._watchers:
+            self.hub.check_home()
             self._watchers.unpark_all()
 
     def on_unattended(self, callback: Callable[[], None]) -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioasgi.net.home import check_home
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,15 +30,18 @@ NEXT_TICK: Final = -math.inf
 class Ticker:
     """Calls a function when the earliest deadline has come. `run()` must be running in the same Trio run."""
 
-    __slots__ = ("_rest", "earliest")
+    __slots__ = ("_home", "_rest", "earliest")
 
     def __init__(self) -> None:
         self.earliest = math.inf
         """The earliest deadline that the ticker knows, in seconds of `trio.current_time()`."""
+        self._home: trio.lowlevel.TrioToken | None = None  # the run of `run()`
         self._rest = trio.CancelScope()
 
     def note(self, deadline: float) -> None:
         """A wait begins whose `deadline` is before `earliest`."""
+        if self._home is not None:
+            check_home(self._home)
         self.earliest = deadline
         at = max(deadline, trio.current_time() + TICK)
         if at < self._rest.deadline:
@@ -46,6 +51,7 @@ class Ticker:
         """Call `look` with the time when a deadline has come, until cancelled. It does what is due, and
         returns the earliest deadline that is left, `math.inf` if there is none.
         """
+        self._home = trio.lowlevel.current_trio_token()
         while True:
             with self._rest:
                 await trio.sleep_forever()

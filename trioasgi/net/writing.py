@@ -194,7 +194,8 @@ class WritingHalf(ReadingHalf):
             reschedule(writer, result)
 
     def _wake_queue(self) -> None:
-        if self._queue is not None:
+        if self._queue:
+            self.hub.check_home()
             self._queue.unpark_all()
 
     # Channel
