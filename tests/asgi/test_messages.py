@@ -16,6 +16,19 @@ BODY: dict[str, Any] = {"type": "http.response.body", "body": b"abc"}
 MORE: dict[str, Any] = {**BODY, "more_body": True}
 
 
+class Boastful(int):
+    """A number that says of itself whatever is asked."""
+
+    def __int__(self) -> int:
+        return 70000
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+    def __ge__(self, other: object) -> bool:
+        return True
+
+
 def with_headers(*headers: object) -> dict[str, Any]:
     return {**START, "headers": list(headers)}
 
@@ -37,6 +50,7 @@ BAD_STARTS: dict[str, tuple[Any, str]] = {
     "a status of two digits": ({**START, "status": 99}, "99"),
     "a status of four digits": ({**START, "status": 1000}, "1000"),
     "a negative status": ({**START, "status": -200}, "-200"),
+    "a status that says it is in range": ({**START, "status": Boastful(5)}, "int from 200"),
     "a boolean status": ({**START, "status": True}, "True"),
     "headers in text": (with_headers(("a", "b")), "'a'"),
     "a name in text": (with_headers(("a", b"b")), "'a'"),
@@ -168,6 +182,7 @@ class Shy(bytes):
     "start",
     [
         {**START, "status": HTTPStatus.OK},
+        {**START, "status": Boastful(200)},
         {"type": "http.response.start", "status": 200},
         {**START, "headers": [[b"a", b"b"]]},
         {**START, "headers": ((b"a", b"b"),)},

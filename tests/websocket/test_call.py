@@ -25,6 +25,32 @@ from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
 
 
+class Number(int):
+    """It says of itself that it is another."""
+
+    def __int__(self) -> int:
+        return 70000
+
+    def __le__(self, other: object) -> bool:
+        return True
+
+    def __ge__(self, other: object) -> bool:
+        return True
+
+    def to_bytes(self, *args: object, **kwargs: object) -> bytes:
+        return b"?"
+
+
+class Text(str):
+    """It says of itself that it is another."""
+
+    def encode(self, *args: object) -> bytes:
+        return b"\xff?"
+
+    def __len__(self) -> int:
+        return 5
+
+
 async def scope_of(app_options: dict[str, Any], *fields: str, target: str = "/") -> Scope:
     calls = Calls(echo)
     async with serving(calls, "h11", **app_options) as http:
@@ -398,6 +424,7 @@ def test_bad_before_accept(message: Message) -> None:
         {"type": "websocket.close", "code": 1006},
         {"type": "websocket.close", "code": 2000},
         {"type": "websocket.close", "code": 70000},
+        {"type": "websocket.close", "code": Number(70000)},
         {"type": "websocket.close", "reason": b"bytes"},
         {"type": "websocket.http.response.start", "status": 200},
     ],
@@ -435,6 +462,20 @@ async def test_good_ways_to_send() -> None:
         assert [await client.message() for _ in range(6)] == ["a", b"b", "", b"", b"c", b"d"]
         assert await client.close_code() == 1000
         await client.send(close())
+
+
+@on_trio
+async def test_what_a_number_and_a_text_say_of_themselves_is_not_believed() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.send", "text": Text("a")})
+        await send({"type": "websocket.close", "code": Number(4000), "reason": Text("b")})
+
+    async with websocket(app) as client:
+        assert await client.message() == "a"
+        found = await client.frame()
+        assert (found.code, found.reason) == (4000, "b")
+        await client.send(close(4000))
 
 
 @on_trio

@@ -22,11 +22,11 @@ _OPEN_FLAGS: Final[int] = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(o
 
 
 def check_status(status: object) -> int:
-    """A final status code (RFC 9110, 15): an int from 200 to 999."""
-    if type(status) is int and 200 <= status <= 999:
-        return status
-    if isinstance(status, int) and 200 <= status <= 999:  # http.HTTPStatus
-        return int(status)
+    """A final status code (RFC 9110, 15): an int from 200 to 999, or one of a subclass as http.HTTPStatus."""
+    if isinstance(status, int):
+        number = int.__index__(status)  # a subclass may say anything of itself
+        if 200 <= number <= 999:
+            return number
     raise ASGIMessageError(
         f"status {status!r} must be an int from 200 to 999; interim responses are not sent this way"
     )

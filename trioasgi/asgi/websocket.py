@@ -299,7 +299,7 @@ class WebSocketCall:
 def _read_payload(text: object, data: object) -> str | bytes:
     """The text or the bytes of `websocket.send`; exactly one of them must be set."""
     if data is None and isinstance(text, str):
-        return text
+        return str.__str__(text)  # a subclass may have other methods
     if text is None and data is not None:
         return check_body(data)
     raise ASGIMessageError(
@@ -316,7 +316,8 @@ def _read_close(message: Message) -> tuple[int, str]:
     code = message.get("code", CloseCode.NORMAL)
     if code is None:
         code = CloseCode.NORMAL
-    if not isinstance(code, int) or not (is_sendable(code) or code == CloseCode.NO_STATUS):
+    number = int.__index__(code) if isinstance(code, int) else 0
+    if not (is_sendable(number) or number == CloseCode.NO_STATUS):
         raise ASGIMessageError(
             f"close code {code!r} may not be sent: 1000 to 1003, 1007 to 1014 and 3000 to 4999 may "
             "(RFC 6455, 7.4)"
@@ -324,4 +325,4 @@ def _read_close(message: Message) -> tuple[int, str]:
     reason = message.get("reason")
     if reason is not None and not isinstance(reason, str):
         raise ASGIMessageError(f"the reason of a close must be a str, not {type(reason).__name__}")
-    return code, reason or ""
+    return number, "" if reason is None else str.__str__(reason)
