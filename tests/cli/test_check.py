@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.checking import Checked, run
+from tests.support.checking import Checked, check_here, run
 from tests.support.processes import PATIENCE, is_alive, start, wait_until
 
 APPS = """
@@ -104,7 +104,7 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def check(folder: Path) -> Check:
-    return lambda *arguments: Checked(run(folder, *arguments, "--json"))
+    return lambda *arguments: Checked(check_here(folder, *arguments, "--json"))
 
 
 # The application
@@ -145,8 +145,8 @@ def test_without_a_lifespan(app: str, check: Check) -> None:
     assert checked.report["warnings"] == 0
 
 
-def test_what_the_application_prints_does_not_spoil_the_json(check: Check) -> None:
-    checked = check("apps:chatty")
+def test_what_the_application_prints_does_not_spoil_the_json(folder: Path) -> None:
+    checked = Checked(run(folder, "apps:chatty", "--json"))
     assert checked.status == 0
     assert checked.errors == ""
 
@@ -372,7 +372,6 @@ def test_nobody_reads_the_output(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ((), "no application"),
         (("apps:good", "--port", "x"), "port"),
         (("apps:good", "--bind", "127.0.0.1:99999"), "port is a number from 0 to 65535"),
         (("apps:good", "--reload", "--reload-dir", "nowhere"), "reload_dirs"),
@@ -386,7 +385,17 @@ def test_nobody_reads_the_output(folder: Path) -> None:
     ],
 )
 def test_a_mistake_in_the_options(arguments: tuple[str, ...], said: str, folder: Path) -> None:
-    done = run(folder, *arguments)
+    assert_refused(check_here(folder, *arguments), said)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), [((), "no application"), (("apps:good", "--port", "x"), "port")]
+)
+def test_a_mistake_ends_the_process(arguments: tuple[str, ...], said: str, folder: Path) -> None:
+    assert_refused(run(folder, *arguments), said)
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], said: str) -> None:
     assert done.returncode == 2
     assert done.stdout == ""
     assert said in done.stderr

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
-from tests.support.checking import Checked, run
+from tests.support.checking import Checked, check_here, run
 
 APP = """
 async def app(scope, receive, send):
@@ -70,7 +70,7 @@ class Place:
     def check(self, *arguments: str, ca: str | None = "ca.pem", app: str = "app:app") -> Checked:
         """Check with these options, and with clients that trust this CA."""
         trusting = () if ca is None else ("--check-ca", ca)
-        return Checked(run(self.folder, app, *trusting, *arguments, "--json"))
+        return Checked(check_here(self.folder, app, *trusting, *arguments, "--json"))
 
 
 @pytest.fixture
@@ -96,7 +96,8 @@ def test_a_good_certificate(place: Place) -> None:
 
 
 def test_one_version_alone(place: Place) -> None:
-    checked = place.check(*place.put("pair", place.issue()), "--tls-version", "1.3")
+    pair = place.put("pair", place.issue())
+    checked = place.check(*pair, "--tls-version", "1.3")
     assert checked.status == 0
     assert checked.named("ok").count("tls.handshake") == 1
 

@@ -1,4 +1,7 @@
-"""Runs `trioasgi check` in a process of its own, and reads what it prints."""
+"""Runs `trioasgi check`, in a process of its own or in the test's, and reads what it prints.
+
+The application has a process of its own in either case.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from tests.support.commands import run_here
 
 
 class Checked:
@@ -35,12 +40,26 @@ class Checked:
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-m", "trioasgi", "check", *arguments, "--bind", "127.0.0.1:0"],
+        [sys.executable, "-m", "trioasgi", *_command(arguments)],
         cwd=folder,
-        env={**os.environ, "XDG_DATA_HOME": str(folder / "data")},
+        env={**os.environ, **_environment(folder)},
         capture_output=True,
         encoding="utf-8",
         timeout=90,
         check=False,
     )
+
+
+def check_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process: in a third of the time."""
+    return run_here(*_command(arguments), cwd=folder, env=_environment(folder))
+
+
+def _command(arguments: tuple[str, ...]) -> tuple[str, ...]:
+    return "check", *arguments, "--bind", "127.0.0.1:0"
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"XDG_DATA_HOME": str(folder / "data")}
