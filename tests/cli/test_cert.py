@@ -1,4 +1,4 @@
-"""`trioasgi cert`, and servers that use its CA, as processes of a user with a home of their own."""
+"""`trioasgi cert`, and servers that use its CA, for a user with a home of their own."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.commands import run_here
 from tests.support.processes import ServerProcess, start_server, wait_until
 from tests.support.users import AS_ROOT, NOBODY
 
@@ -46,21 +47,31 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "home" / "data" / "trioasgi" / "ca"
 
 
-def cert(
+def cert(env: Mapping[str, str | None], *arguments: str, cwd: Path | None = None) -> tuple[int, str, str]:
+    """Exit status, output and errors of `trioasgi cert ARGUMENTS`, run in this process."""
+    return results(run_here("cert", *arguments, cwd=cwd, env=env))
+
+
+def cert_process(
     env: Mapping[str, str | None], *arguments: str, cwd: Path | None = None, user: int | None = None
 ) -> tuple[int, str, str]:
-    """Exit status, output and errors of `trioasgi cert ARGUMENTS`, run by this user."""
-    done = subprocess.run(
-        [sys.executable, "-m", "trioasgi", "cert", *arguments],
-        env={**os.environ, **{name: value for name, value in env.items() if value is not None}},
-        cwd=cwd,
-        user=user,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+    """As `cert`, by a process of its own, which is this user's. It prints what it logs, too."""
+    return results(
+        subprocess.run(
+            [sys.executable, "-m", "trioasgi", "cert", *arguments],
+            env={**os.environ, **{name: value for name, value in env.items() if value is not None}},
+            cwd=cwd,
+            user=user,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
     )
+
+
+def results(done: subprocess.CompletedProcess[str]) -> tuple[int, str, str]:
     assert "Traceback" not in done.stderr
     return done.returncode, done.stdout, done.stderr
 
@@ -79,14 +90,14 @@ def test_folders_of_browsers_that_may_not_be_looked_into(closed: str) -> None:
         env = {"HOME": name, "XDG_DATA_HOME": str(home / "data"), "CAROOT": str(home / "mkcert")}
         for command in ("ca", "trust", "untrust"):
             selected = () if command == "ca" else ("--store", "nss")
-            status, said, errors = cert(env, command, *selected, cwd=home, user=NOBODY)
+            status, said, errors = cert_process(env, command, *selected, cwd=home, user=NOBODY)
             assert errors == ""
             assert f"{home}/data/trioasgi/ca/ca.pem" in said
             assert (status == 0) or (command == "trust" and f"Chromium ({home}/.pki/nssdb): not done" in said)
 
 
 def test_ca_says_where_it_is(env: dict[str, str | None], folder: Path) -> None:
-    status, said, errors = cert(env, "ca")
+    status, said, errors = cert_process(env, "ca")
     assert (status, errors) == (0, "")
     assert f"Certificate: {folder}/ca.pem\nKey: {folder}/ca-key.pem\nMade by: trioasgi\n" in said
     assert "localhost" in said
@@ -126,7 +137,7 @@ def test_what_is_refused(
 
 def test_issue_writes_a_pair_and_replaces_none(env: dict[str, str | None], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    status, said, errors = cert(env, "issue", "app.localhost", "127.0.0.9", "--out", str(out))
+    status, said, errors = cert_process(env, "issue", "app.localhost", "127.0.0.9", "--out", str(out))
     assert (status, errors) == (0, "")
     assert f"Certificate: {out}/app.localhost.pem\nKey: {out}/app.localhost-key.pem\n" in said
     key = out / "app.localhost-key.pem"
@@ -134,7 +145,7 @@ def test_issue_writes_a_pair_and_replaces_none(env: dict[str, str | None], tmp_p
         assert stat.S_IMODE(key.stat().st_mode) == 0o600
     before = key.read_bytes()
     ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(out / "app.localhost.pem", key)
-    status, _, errors = cert(env, "issue", "app.localhost", "--out", str(out))
+    status, _, errors = cert_process(env, "issue", "app.localhost", "--out", str(out))
     assert status == 3
     assert "give --force" in errors
     assert key.read_bytes() == before
@@ -178,7 +189,7 @@ def test_untrust_finds_a_ca_whose_key_is_lost(
     database = f"Chromium ({tmp_path}/home/.pki/nssdb)"
     assert cert(env, "trust", "--store", "nss")[0] == 0
     (folder / "ca-key.pem").unlink()
-    status, said, errors = cert(env, "ca")
+    status, said, errors = cert_process(env, "ca")
     assert (status, "Trusted by: nobody" in said) == (0, True)
     assert "trioasgi cert untrust" in errors
     status, _, errors = cert(env, "ca", "--new")
@@ -199,7 +210,9 @@ def test_a_new_ca_forgets_none_that_a_store_may_trust(env: dict[str, str | None]
     program.parent.mkdir()
     program.write_text("#!/bin/sh\nexit 255\n")
     program.chmod(0o755)
-    status, said, errors = cert({**env, "PATH": f"{program.parent}:{os.environ['PATH']}"}, "ca", "--new")
+    status, said, errors = cert_process(
+        {**env, "PATH": f"{program.parent}:{os.environ['PATH']}"}, "ca", "--new"
+    )
     assert status == 0
     assert f"Cannot be read now: {database}\n" in said
     assert "trioasgi cert untrust" in errors
