@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,23 @@ def wait_shown(server: ServerProcess, *, after: int = 0) -> int:
     return int(server.wait_for(r"Worker (\d+) shows to all clients why", after=after)[1])
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of `failing`."""
+    return tmp_path_factory.mktemp("failing")
+
+
+@pytest.fixture(scope="module")
+def failing(files: Path) -> Iterator[ServerProcess]:
+    """A server that shows an error, for tests that let another follow. At the end it stops as any does."""
+    write_app(files, "one")
+    with start_server("app:app", "--reload", "--lifespan", "on", cwd=files) as server:
+        server.wait_for("supports no lifespan|lifespan")  # this one has none, and that is an error too
+        wait_shown(server)
+        yield server
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("broken", "said"),
     [
@@ -56,31 +74,28 @@ def wait_shown(server: ServerProcess, *, after: int = 0) -> int:
         ),
     ],
 )
-def test_each_way_to_fail_is_shown_to_each_client(broken: str, said: str, tmp_path: Path) -> None:
-    write_app(tmp_path, "one")
-    with start_server("app:app", "--reload", "--lifespan", "on", cwd=tmp_path) as server:
-        server.wait_for("supports no lifespan|lifespan")  # this one has none, and that is an error too
-        wait_shown(server)
-        mark = server.output.mark
-        write(tmp_path, broken)
-        wait_shown(server, after=mark)
-        url = server.url()
-        plain = httpx.get(url)
-        assert (plain.status_code, plain.headers["content-type"]) == (500, "text/plain; charset=utf-8")
-        assert said in plain.text
-        page = httpx.get(url, headers=BROWSER)
-        assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
-        assert page.headers["cache-control"] == "no-store"
-        assert "<h1>" in page.text
-        posted = httpx.post(url, headers={"accept": "application/json"}, content=b"x" * 100_000)
-        assert posted.status_code == 500
-        assert said in posted.json()["error"] + posted.json()["detail"]
-        assert httpx.head(url, headers=BROWSER).status_code == 500
-        with pytest.raises(InvalidStatus) as refused, connect(url.replace("http", "ws"), proxy=None):
-            pass
-        assert refused.value.response.status_code == 500
-        assert said.encode() in (refused.value.response.body or b"")
-        assert server.stop() == 0
+def test_each_way_to_fail_is_shown_to_each_client(
+    broken: str, said: str, failing: ServerProcess, files: Path
+) -> None:
+    mark = failing.output.mark
+    write(files, broken)
+    wait_shown(failing, after=mark)
+    url = failing.url()
+    plain = httpx.get(url)
+    assert (plain.status_code, plain.headers["content-type"]) == (500, "text/plain; charset=utf-8")
+    assert said in plain.text
+    page = httpx.get(url, headers=BROWSER)
+    assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
+    assert page.headers["cache-control"] == "no-store"
+    assert "<h1>" in page.text
+    posted = httpx.post(url, headers={"accept": "application/json"}, content=b"x" * 100_000)
+    assert posted.status_code == 500
+    assert said in posted.json()["error"] + posted.json()["detail"]
+    assert httpx.head(url, headers=BROWSER).status_code == 500
+    with pytest.raises(InvalidStatus) as refused, connect(url.replace("http", "ws"), proxy=None):
+        pass
+    assert refused.value.response.status_code == 500
+    assert said.encode() in (refused.value.response.body or b"")
 
 
 def test_never_a_refused_or_hanging_connection_while_it_breaks_and_is_mended(tmp_path: Path) -> None:
@@ -215,12 +230,11 @@ def test_it_is_off_without_reload(tmp_path: Path) -> None:
         assert "shows to all clients" not in server.output.text
 
 
-@pytest.mark.parametrize("last", ["works", "breaks"])
-def test_ten_saves_within_a_second_end_in_the_state_of_the_last(last: str, tmp_path: Path) -> None:
+def test_ten_saves_within_a_second_end_in_the_state_of_the_last(tmp_path: Path) -> None:
     write_app(tmp_path, "zero")
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         url = server.url()
-        for turn in range(3):
+        for turn, last in enumerate(("works", "breaks", "works")):
             for number in range(10):
                 name = f"{turn}-{number}"
                 if number in (3, 7) or (number == 9 and last == "breaks"):
@@ -228,15 +242,15 @@ def test_ten_saves_within_a_second_end_in_the_state_of_the_last(last: str, tmp_p
                 else:
                     write_app(tmp_path, name)
                 time.sleep(0.08)
-            expected = f"{turn}-9"
+            expected, status = f"{turn}-9", 200 if last == "works" else 500
 
-            def is_last(expected: str = expected) -> bool:
+            def is_last(expected: str = expected, status: int = status) -> bool:
                 answer = get(url)
-                return (answer.status == 200) == (last == "works") and expected in answer.body
+                return answer.status == status and expected in answer.body
 
             wait_until(is_last, "the last state")
             time.sleep(0.3)
             assert is_last()  # and it stays
-        living = [pid for pid in children(server.pid) if is_alive(pid)]
-        wait_until(lambda: len([pid for pid in children(server.pid) if is_alive(pid)]) == 2, f"{living}")
+            living = [pid for pid in children(server.pid) if is_alive(pid)]
+            wait_until(lambda: len([pid for pid in children(server.pid) if is_alive(pid)]) == 2, f"{living}")
         assert server.stop() == 0
