@@ -8,11 +8,12 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.support.commands import run_here
 from tests.support.processes import PATIENCE, ServerProcess, start_server
 
 from .apps import write_app
@@ -35,21 +36,29 @@ class Done:
 
 
 def command(*arguments: str, cwd: Path, named: bool = True, **variables: str) -> Done:
-    """Run `trioasgi ARGUMENTS`; unless `named` is false, with the variable that names the socket."""
-    environment = {**os.environ, "NO_COLOR": "1", **variables}
-    if named:
-        environment["TRIOASGI_CONTROL"] = PATH
+    """Run `trioasgi ARGUMENTS` in this process; unless `named` is false, with the variable that names the
+    socket.
+    """
+    return Done(run_here(*arguments, cwd=cwd, env=_variables(named, variables)))
+
+
+def command_process(*arguments: str, cwd: Path, named: bool = True, **variables: str) -> Done:
+    """As `command`, in a process of its own."""
     return Done(
         subprocess.run(
             [sys.executable, "-m", "trioasgi", *arguments],
             cwd=cwd,
-            env=environment,
+            env={**os.environ, **_variables(named, variables)},
             capture_output=True,
             text=True,
             check=False,
             timeout=2 * PATIENCE,
         )
     )
+
+
+def _variables(named: bool, others: Mapping[str, str]) -> dict[str, str]:
+    return {"NO_COLOR": "1", **others, **({"TRIOASGI_CONTROL": PATH} if named else {})}
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
     pytest.skip("there are no Unix sockets for Python", allow_module_level=True)
-from .controlling import PATH, command, directory_of, serving, status
+from .controlling import PATH, command, command_process, directory_of, serving, status
 
 
 def test_status_shows_the_supervisor_and_its_workers(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_status_shows_the_supervisor_and_its_workers(tmp_path: Path) -> None:
             assert worker["age"] >= worker["ready_for"] > 0
             assert worker["lag"] >= 0
             assert sys.platform != "linux" or worker["rss"] > 1 << 20
-        shown = command("status", cwd=tmp_path)
+        shown = command_process("status", cwd=tmp_path)
         assert (shown.status, shown.err) == (0, "")
         assert f"app:app is running, 2 workers, supervisor {server.pid}" in shown.out
         assert f"  {url}\n" in shown.out
@@ -69,7 +69,7 @@ def test_a_slot_without_a_worker_is_shown(tmp_path: Path) -> None:
 
 def test_scale_starts_and_stops_workers(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        done = command("scale", "3", cwd=tmp_path)
+        done = command_process("scale", "3", cwd=tmp_path)
         assert (done.status, done.out) == (0, "3 workers; there were 2\n")
         wait_for_workers(server, 3)
         assert status(tmp_path)["slots"] == 3
@@ -131,7 +131,7 @@ def test_stop_without_waiting(tmp_path: Path) -> None:
         assert is_alive(server.pid)
         assert status(tmp_path)["state"] == "stopping"
         for refused in ("roll", "reopen-logs"):
-            done = command(refused, cwd=tmp_path)
+            done = command_process(refused, cwd=tmp_path)
             assert (done.status, done.err) == (1, "trioasgi: the server stops\n")
         assert command("scale", "5", cwd=tmp_path).status == 1
         (tmp_path / "released").touch()
@@ -180,7 +180,7 @@ def test_reopen_logs(tmp_path: Path) -> None:
     with start_server("app:app", *options, cwd=tmp_path) as server:
         wait_until(lambda: log.exists() and "Serving on" in log.read_text(), "it serves")
         log.rename(rotated)
-        assert command("reopen-logs", cwd=tmp_path).status == 0
+        assert command_process("reopen-logs", cwd=tmp_path).status == 0
         assert "Log files are opened anew" in log.read_text()
         assert server.stop() == 0
 

@@ -19,7 +19,7 @@ from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
     pytest.skip("there are no Unix sockets for Python", allow_module_level=True)
-from .controlling import PATH, command, connected, read_to_end, serving, status
+from .controlling import PATH, command, command_process, connected, read_to_end, serving, status
 
 HANGS = "import time; print('importing', flush=True); time.sleep(600)"
 
@@ -28,7 +28,7 @@ def test_roll_waits_for_the_end_and_says_why_it_has_failed(tmp_path: Path) -> No
     with serving(tmp_path) as server:
         url, old = server.url(), server.worker_pids()
         write_app(tmp_path, "broken", extra="1 / 0")
-        failed = command("roll", cwd=tmp_path)
+        failed = command_process("roll", cwd=tmp_path)
         assert failed.status == 1
         assert "ZeroDivisionError: division by zero" in failed.err
         assert "Traceback" in failed.err

@@ -21,11 +21,11 @@ from .apps import write_app
 
 if sys.platform == "win32":
     pytest.skip("there are no Unix sockets for Python", allow_module_level=True)
-from .controlling import PATH, command, serving, status
+from .controlling import PATH, command, command_process, serving, status
 
 
 def test_where_there_is_no_server(tmp_path: Path) -> None:
-    missing = command("status", cwd=tmp_path)
+    missing = command_process("status", cwd=tmp_path)
     assert (missing.status, "there is no control socket" in missing.err) == (1, True)
     (tmp_path / PATH).touch()
     assert "this is not a socket" in command("status", cwd=tmp_path).err
