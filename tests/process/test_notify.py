@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
 from tests.supervisor.apps import write, write_app
 from tests.support.certificates import make_certificates
@@ -239,18 +240,33 @@ def test_the_watchdog_is_fed_by_the_loop(options: tuple[str, ...], tmp_path: Pat
     ],
 )
 def test_a_watchdog_that_is_none(environ: dict[str, str], tmp_path: Path) -> None:
-    import trio
-
     with notify_socket() as notified:
         trio.run(Notifier({"NOTIFY_SOCKET": notified.name, **environ}).feed_watchdog)
         assert notified.messages == []
 
 
-@MODES
 @pytest.mark.parametrize(
     "name", ["/nowhere/notify", "relative", "@", "vsock:2:1", "/dev/null", "@" + "x" * 200]
 )
-def test_a_socket_that_cannot_be_used_is_logged_once(
+def test_a_socket_that_cannot_be_used_is_logged_once(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "100000"})
+
+    async def feed_for_a_while() -> None:
+        with trio.move_on_after(0.12):
+            await notifier.feed_watchdog()
+
+    for report in (notifier.ready, notifier.status, notifier.reloading, notifier.ready, notifier.stopping):
+        report("it does well")
+        trio.run(feed_for_a_while)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "NOTIFY_SOCKET" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("/nowhere/notify", ()), ("/nowhere/notify", ("--workers", "2")), ("relative", ("--workers", "2"))],
+)
+def test_a_server_whose_socket_cannot_be_used_goes_on(
     name: str, options: tuple[str, ...], tmp_path: Path
 ) -> None:
     write_app(tmp_path, "yes")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -57,21 +58,41 @@ def test_a_living_holder_is_named_and_keeps_its_file(options: tuple[str, ...], t
 
 
 @MODES
-@pytest.mark.parametrize("how", ["killed", "recycled", "garbage", "empty", "own"])
-def test_a_stale_file_stops_no_start(how: str, options: tuple[str, ...], tmp_path: Path) -> None:
+def test_the_file_of_a_killed_server_stops_no_start(options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     file = tmp_path / "server.pid"
     command = ("app:app", "--pid-file", "server.pid", *options)
-    if how == "killed":
-        with start_server(*command, cwd=tmp_path) as first:
-            first.url()
-            first.send(signal.SIGKILL)
-            first.wait()
-        assert file.read_text() == f"{first.pid}\n"
-    else:
-        # A process that runs and is none of ours, as after a restart of the machine.
-        file.write_text({"recycled": "1\n", "garbage": "99999999999999\n", "empty": "", "own": "0\n"}[how])
+    with start_server(*command, cwd=tmp_path) as first:
+        first.url()
+        first.send(signal.SIGKILL)
+        first.wait()
+    assert file.read_text() == f"{first.pid}\n"
     with start_server(*command, cwd=tmp_path) as server:
+        server.url()
+        assert file.read_text() == f"{server.pid}\n"
+        assert server.stop() == 0
+    assert not file.exists()
+
+
+# A process that runs and is none of ours, as after a restart of the machine, and others.
+STALE = {"recycled": "1\n", "garbage": "99999999999999\n", "empty": "", "own": "0\n"}
+
+
+@pytest.mark.parametrize("how", STALE)
+def test_a_stale_file_is_replaced(how: str, tmp_path: Path) -> None:
+    path = tmp_path / "server.pid"
+    path.write_text(STALE[how])
+    with pid_file(str(path)) as file:
+        assert file is not None
+        assert path.read_text() == f"{os.getpid()}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stale_file_stops_no_start(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    file = tmp_path / "server.pid"
+    file.write_text(STALE["recycled"])
+    with start_server("app:app", "--pid-file", "server.pid", cwd=tmp_path) as server:
         server.url()
         assert file.read_text() == f"{server.pid}\n"
         assert server.stop() == 0
@@ -158,41 +179,53 @@ def test_a_start_that_fails_leaves_none(options: tuple[str, ...], tmp_path: Path
 
 
 RACING = """
-    import sys, time
+    import json, multiprocessing, os, sys, time
     from trioasgi.errors import TrioasgiError
     from trioasgi.process.pid_file import pid_file
 
-    while time.time() < float(sys.argv[2]):
-        pass
-    try:
-        with pid_file(sys.argv[1]):
-            print("has it", flush=True)
-            sys.stdin.read()
-    except TrioasgiError as error:
-        print(error, flush=True)
+    path, is_stale = sys.argv[1], sys.argv[2] == "stale"
+    context = multiprocessing.get_context("fork")
+
+    def race(start, results, over):
+        while time.time() < start:
+            pass
+        try:
+            with pid_file(path):
+                results.put(os.getpid())
+                over.wait()
+        except TrioasgiError as error:
+            results.put(str(error))
+
+    for _ in range(6):
+        if is_stale:
+            with open(path, "w") as file:
+                file.write("1\\n")
+        results, over = context.SimpleQueue(), context.Event()
+        arguments = (time.time() + 0.1, results, over)
+        racers = [context.Process(target=race, args=arguments) for _ in range(8)]
+        for racer in racers:
+            racer.start()
+        said = [results.get() for _ in racers]
+        with open(path) as file:
+            written = file.read()
+        over.set()
+        for racer in racers:
+            racer.join()
+        print(json.dumps([said, written, os.listdir(os.path.dirname(path))]))
 """
 
 
-@pytest.mark.parametrize("is_stale", [True, False])
-def test_of_many_that_start_at_once_one_has_it(is_stale: bool, tmp_path: Path) -> None:
-    path = tmp_path / "pid"
-    for _ in range(3):
-        if is_stale:
-            path.write_text("1\n")
-        command = [sys.executable, "-c", textwrap.dedent(RACING), str(path), str(time.time() + 1)]
-        racers = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-            for _ in range(8)
-        ]
-        try:
-            lines = [racer.stdout.readline() for racer in racers if racer.stdout is not None]
-            winners = [racer for racer, line in zip(racers, lines, strict=True) if line == "has it\n"]
-            assert len(winners) == 1, lines
-            assert path.read_text() == f"{winners[0].pid}\n"
-        finally:
-            for racer in racers:
-                racer.communicate(timeout=20)
-        assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("state", ["stale", "missing"])
+def test_of_many_that_start_at_once_one_has_it(state: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(RACING), str(tmp_path / "pid"), state]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=50, check=True)
+    rounds = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(rounds) == 6
+    for said, written, left in rounds:
+        winners = [each for each in said if isinstance(each, int)]
+        assert len(winners) == 1, said
+        assert written == f"{winners[0]}\n"
+        assert left == []
 
 
 def test_run_removes_it_too(tmp_path: Path) -> None:
