@@ -42,10 +42,13 @@ def free_port() -> int:
         return port
 
 
+MODES = (), ("--workers", "2")
+"""Of the two instances."""
+
+
 @contextlib.contextmanager
-def instance(directory: Path, port: int) -> Iterator[ServerProcess]:
-    options = ("--workers", "2", "--bind", f"127.0.0.1:{port}")
-    with start_server("app:app", *options, cwd=directory) as server:
+def instance(directory: Path, number: int, port: int) -> Iterator[ServerProcess]:
+    with start_server("app:app", *MODES[number], "--bind", f"127.0.0.1:{port}", cwd=directory) as server:
         server.url()
         yield server
 
@@ -63,16 +66,16 @@ def test_two_instances_are_restarted_in_turn_and_nothing_fails(tmp_path: Path) -
     ports = [free_port(), free_port()]
     one, two = ports
     with contextlib.ExitStack() as stack:
-        running = [stack.enter_context(instance(tmp_path, port)) for port in ports]
+        running = [stack.enter_context(instance(tmp_path, *each)) for each in enumerate(ports)]
         configure = CONFIG.replace("{one}", str(one)).replace("{two}", str(two))
         port = stack.enter_context(haproxy(tmp_path, lambda port: configure.replace("{port}", str(port))))
         url = f"http://127.0.0.1:{port}"
         wait_until(lambda: get(url).status == 200, "HAProxy answers")
         with Hammer(url) as hammer:
-            for number in (0, 1, 0, 1):
+            for number in (0, 1):
                 assert running[number].stop() == 0
                 wait_until(partial(has_more, hammer, len(hammer.bodies) + 20), "the other one answers")
-                running[number] = stack.enter_context(instance(tmp_path, ports[number]))
+                running[number] = stack.enter_context(instance(tmp_path, number, ports[number]))
                 wait_until(partial(is_used, running[number]), "it is used again")
         assert hammer.errors == []
         assert set(hammer.bodies) == {"yes"}

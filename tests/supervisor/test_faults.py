@@ -12,6 +12,7 @@ import trio
 from tests.faults.run import (
     RELOADED,
     STEERED,
+    Action,
     Outcome,
     eat,
     freeze,
@@ -36,34 +37,27 @@ class Light(TypedDict):
     calm: float
 
 
-LIGHT: Light = {"requests": 400, "clients": 1, "pause": 0.01, "calm": 0.2}
+LIGHT: Light = {"requests": 400, "clients": 1, "pause": 0.02, "calm": 0.2}
+EACH = (roll, scale, eat if sys.platform == "linux" else stop_and_go, stop_and_go)
 
 
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "TLS"])
-def test_nothing_is_lost_while_workers_are_replaced(tls: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tls", "actions"), [(False, EACH), (True, (roll, stop_and_go))], ids=["plain", "TLS"]
+)
+def test_nothing_is_lost_while_workers_are_replaced(
+    tls: bool, actions: tuple[Action, ...], tmp_path: Path
+) -> None:
     async def main() -> Outcome:
-        actions = (roll, scale, eat if sys.platform == "linux" else stop_and_go, stop_and_go)
-        return await measure(
-            tmp_path, requests=400, actions=actions, tls=tls, clients=1, pause=0.01, calm=0.2
-        )
+        return await measure(tmp_path, actions=actions, tls=tls, **LIGHT)
 
     outcome = trio.run(main)
     check_that_nothing_is_lost(outcome)
-    assert {"roll", "scale", "stop_and_go"} <= set(outcome.spans)
+    assert set(outcome.spans) == {action.__name__ for action in actions}
 
 
 def test_nothing_is_lost_while_files_are_saved(tmp_path: Path) -> None:
     async def main() -> Outcome:
-        return await measure(
-            tmp_path,
-            requests=400,
-            actions=(reload,),
-            tls=False,
-            options=RELOADED,
-            clients=1,
-            pause=0.01,
-            calm=0.2,
-        )
+        return await measure(tmp_path, actions=(reload,), tls=False, options=RELOADED, **LIGHT)
 
     check_that_nothing_is_lost(trio.run(main))
 

@@ -16,10 +16,10 @@ from tests.faults.reloads import measure, roll, save
 
 
 def test_reloads_leave_nothing_behind(tmp_path: Path) -> None:
-    remains = measure(tmp_path, save, "--reload", reloads=20, processes=2)
+    remains = measure(tmp_path, save, "--reload", reloads=14, settling=8, processes=2)
     assert remains.leaks == []
     assert remains.status == ExitStatus.OK
-    assert remains.log.count("Reloading: app.py changed") >= 20
+    assert remains.log.count("Reloading: app.py changed") >= 14
     assert "Traceback" not in remains.log
 
 
