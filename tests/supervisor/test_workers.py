@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.client import Background, Hammer, get
 from tests.support.processes import (
+    ONE_WORKER,
     PATIENCE,
     ServerProcess,
     children,
@@ -101,7 +102,7 @@ def test_a_context_variable_is_not_seen_by_the_next_request_of_a_connection(
     tmp_path: Path,
 ) -> None:
     write(tmp_path, WHO)
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         with socket.create_connection(("127.0.0.1", server.port()), PATIENCE) as client:
             answers = []
             for field in (b"Authorization: first\r\n", b""):
@@ -177,7 +178,7 @@ def test_those_that_leave_at_once_on_their_own_are_followed_later_and_later(
     leave: str, said: str, tmp_path: Path
 ) -> None:
     write(tmp_path, LEAVES_AT_ONCE.replace("LEAVE", leave))
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         for delay in ("0.5", "1", "2"):
             server.wait_for(rf"{said}; the next starts in {delay} s")
         assert server.stop() == 0
@@ -291,7 +292,7 @@ def test_a_worker_that_is_busy_for_less_lives_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_request_finishes_before_the_end(number: signal.Signals, tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         slow = Background(server.url(), "/slow")
         server.wait_for("slow has begun")
         assert server.stop(number) == 0
@@ -300,7 +301,7 @@ def test_a_running_request_finishes_before_the_end(number: signal.Signals, tmp_p
 
 def test_ctrl_c_reaches_the_whole_group_and_the_request_still_finishes(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         slow = Background(server.url(), "/slow")
         server.wait_for("slow has begun")
         os.killpg(server.pid, signal.SIGINT)
@@ -328,7 +329,7 @@ def test_the_second_signal_ends_at_once(options: tuple[str, ...], tmp_path: Path
 
 def test_a_worker_that_does_not_stop_is_killed_and_told_by_the_status(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    options = ("--workers", "2", "--timeout-graceful-shutdown", "0.5")
+    options = (*ONE_WORKER, "--timeout-graceful-shutdown", "0.5")
     with start_server("app:app", *options, cwd=tmp_path) as server:
         Background(server.url(), "/block")
         server.wait_for("block has begun")
@@ -338,7 +339,7 @@ def test_a_worker_that_does_not_stop_is_killed_and_told_by_the_status(tmp_path: 
 
 def test_a_thread_that_never_ends_does_not_keep_a_worker(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         assert get(server.url(), "/thread").status == 200
         assert server.stop() == 1
         assert server.output.count("has stopped serving but does not end") == 1
@@ -346,19 +347,29 @@ def test_a_thread_that_never_ends_does_not_keep_a_worker(tmp_path: Path) -> None
 
 def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra=r"import time; print('importing\n', end=''); time.sleep(600)")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         server.wait_for("importing")
         begun = time.monotonic()
         assert server.stop() == 0
         assert time.monotonic() - begun < 10
 
 
-@pytest.mark.parametrize("path", ["/", "/held", "/block", "/spin"])
-def test_a_supervisor_that_is_killed_leaves_no_worker_behind(path: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("path", "options", "workers"),
+    [
+        ("/", ("--workers", "2"), 2),
+        ("/held", ONE_WORKER, 1),
+        ("/block", ONE_WORKER, 1),
+        ("/spin", ONE_WORKER, 1),
+    ],
+)
+def test_a_supervisor_that_is_killed_leaves_no_worker_behind(
+    path: str, options: tuple[str, ...], workers: int, tmp_path: Path
+) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        pids = wait_for_workers(server, 2)
+        pids = wait_for_workers(server, workers)
         Background(url, path)
         if path != "/":
             server.wait_for(f"{path[1:]} has begun")
@@ -381,8 +392,8 @@ async def app(scope, receive, send):
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no usleep() on Windows")
 def test_an_orphan_whose_c_code_holds_the_gil_ends_when_that_code_returns(tmp_path: Path) -> None:
     write(tmp_path, HOLDING)
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
-        pids = wait_for_workers(server, 2)
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        pids = wait_for_workers(server, 1)
         Background(server.url(), "/")
         server.wait_for("it is held")
         begun = time.monotonic()
@@ -417,7 +428,7 @@ def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
         threading.Thread(target=serve_again).start()
     """
     write_app(tmp_path, "yes", extra=again)
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         server.wait_for(r"trioasgi\.run\(\) with workers or reload was called in a worker process")
         server.wait_for("^status 3$")
         assert get(server.url()).body == "yes"
@@ -427,7 +438,7 @@ def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
 
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}')\n""")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
         assert get(url, "/stdin").status == 200  # nothing to read there, and no command was taken
         server.wait_for('^{"report": "failed"')
@@ -460,16 +471,16 @@ def test_a_module_in_the_current_directory_does_not_shadow_the_standard_library(
     write_app(tmp_path, "yes")
     (tmp_path / "queue.py").write_text("raise RuntimeError('not the queue that was looked for')")
     # -P for the parent, which else has the directory on its path too, as `python -m` puts it there.
-    command = [sys.executable, "-P", "-m", "trioasgi", "app:app", "--workers", "2", "--port", "0"]
+    command = [sys.executable, "-P", "-m", "trioasgi", "app:app", *ONE_WORKER, "--port", "0"]
     with start(command, cwd=tmp_path) as server:
-        wait_for_workers(server, 2)
+        wait_for_workers(server, 1)
         assert server.stop() == 0
 
 
 def test_a_lifespan_that_crashes_again_and_again_is_not_restarted_at_full_speed(tmp_path: Path) -> None:
     write(tmp_path, LIFESPAN_CRASHES)
-    with start_server("app:app", "--workers", "2", "--lifespan", "on", cwd=tmp_path) as server:
-        wait_for_workers(server, 6)
+    with start_server("app:app", *ONE_WORKER, "--lifespan", "on", cwd=tmp_path) as server:
+        wait_for_workers(server, 3)
         server.wait_for("the next starts in 1 s")
 
 

@@ -25,6 +25,9 @@ from typing import IO
 PATIENCE = 20.0
 """Seconds to wait for anything, before the test fails: far above what it takes on a busy machine."""
 
+ONE_WORKER = ("--worker-lifetime", "86400")
+"""Options for a supervisor with one worker, for tests that need no second one."""
+
 _URL = re.compile(r"https?://(?:127\.0\.0\.1|\[::1\]|localhost):(\d+)")
 
 
