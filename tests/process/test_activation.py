@@ -18,14 +18,14 @@ import pytest
 from tests.supervisor.apps import write, write_app
 from tests.support.certificates import make_certificates
 from tests.support.client import Background, get
-from tests.support.processes import ServerProcess, start
+from tests.support.processes import ONE_WORKER, ServerProcess, start
 from trioasgi.errors import BindError, ConfigError
 from trioasgi.net.activation import PassedSocket, passed_sockets, with_descriptors
 
 if sys.platform == "win32":
     pytest.skip("systemd is for Linux", allow_module_level=True)
 
-MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+MODES = pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 
 # The sockets that it passes
 

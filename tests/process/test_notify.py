@@ -46,7 +46,7 @@ def test_it_says_that_it_is_ready_and_that_it_stops(
     ):
         ready = notified.wait_for("READY")
         assert (ready["READY"], ready["MAINPID"]) == ("1", str(server.pid))
-        assert ("1 of 2 workers serve" if options else "Serving in one process") in ready["STATUS"]
+        assert ("1 of 1 workers serve" if options else "Serving in one process") in ready["STATUS"]
         ours, childs, _ = json.loads(get(server.url()).body)
         assert (ours, childs) == ([], "[]")
         server.send(signal.SIGTERM)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import start, start_server, wait_until
+from tests.support.processes import ONE_WORKER, start, start_server, wait_until
 from trioasgi.errors import TrioasgiError
 from trioasgi.process.pid_file import pid_file
 from trioasgi.process.signals import AGAIN_AFTER
@@ -24,7 +24,7 @@ from trioasgi.process.signals import AGAIN_AFTER
 if sys.platform == "win32":
     pytest.skip("locks as Unix has them", allow_module_level=True)
 
-MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+MODES = pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 
 
 @MODES
@@ -170,7 +170,7 @@ def test_an_end_at_once_removes_it(options: tuple[str, ...], tmp_path: Path) -> 
     assert not (tmp_path / "server.pid").exists()
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_a_start_that_fails_leaves_none(options: tuple[str, ...], tmp_path: Path) -> None:
     write(tmp_path, "raise RuntimeError('broken')")
     with start_server("app:app", "--pid-file", "server.pid", *options, cwd=tmp_path) as server:

@@ -16,14 +16,14 @@ import pytest
 from tests.supervisor.apps import write
 from tests.support.client import get
 from tests.support.namespaces import UNSHARE, can_unshare
-from tests.support.processes import ServerProcess, children, start, wait_until
+from tests.support.processes import ONE_WORKER, ServerProcess, children, start, wait_until
 
 if sys.platform != "linux":
     pytest.skip("process namespaces are Linux's", allow_module_level=True)
 
 pytestmark = pytest.mark.skipif(not can_unshare(), reason="no process namespace can be made")
 
-MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+MODES = pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 
 SHOWING = """
     import glob
@@ -101,14 +101,16 @@ def test_orphans_are_waited_for_and_own_children_keep_their_status(
         assert (own > 1, status) == (True, 7)
         assert states["1"] in {"S", "R"}  # it waits, or has just taken the status of an orphan
         wait_until(lambda: len(zombies(server)) == 0, "no zombie is left")
-        ours = 4 if options else 2
+        ours = 3 if options else 2
         wait_until(lambda: len(json.loads(get(server.url()).body)[2]) == ours, "no orphan is left either")
         os.kill(process_one(server), signal.SIGTERM)
         assert server.wait() == 0
 
 
-@MODES
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [(signal.SIGTERM, ()), (signal.SIGINT, ()), (signal.SIGQUIT, ()), (signal.SIGTERM, ONE_WORKER)],
+)
 def test_signals_to_process_1_stop_the_server(
     number: signal.Signals, options: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -14,7 +14,7 @@ import trioasgi
 from tests.supervisor.apps import write, write_app
 from tests.support.certificates import make_certificates
 from tests.support.client import Background, get
-from tests.support.processes import start, start_server
+from tests.support.processes import ONE_WORKER, start, start_server
 
 
 async def application(scope: object, receive: object, send: object) -> None: ...
@@ -39,7 +39,7 @@ def test_a_lifespan_that_crashes_later_ends_the_server_with_status_1(tmp_path: P
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no Unix sockets")
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 @pytest.mark.parametrize("where", [("--bind", "unix:app.sock,mode=600"), ("--uds", "app.sock")])
 def test_an_application_that_changes_the_directory_moves_no_file_of_the_server(
     where: tuple[str, ...], options: tuple[str, ...], tmp_path: Path

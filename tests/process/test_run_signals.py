@@ -14,7 +14,7 @@ import pytest
 
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import start_server, wait_until
+from tests.support.processes import ONE_WORKER, start_server, wait_until
 from trioasgi.process.signals import AGAIN_AFTER
 
 
@@ -41,7 +41,7 @@ def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
         assert "Traceback" not in server.output.text
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_the_second_signal_ends_a_slow_shutdown_of_the_application_at_once(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -55,7 +55,7 @@ def test_the_second_signal_ends_a_slow_shutdown_of_the_application_at_once(
         server.output.wait_for("SIGINT again: ending at once")
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_path: Path) -> None:
     """A terminal and a process manager both send one."""
     write_app(tmp_path, "yes")

@@ -11,14 +11,14 @@ import pytest
 
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import start_server
+from tests.support.processes import ONE_WORKER, start_server
 from trioasgi.process.signals import AGAIN_AFTER
 
 
 @pytest.mark.parametrize(
     "held", ["time.sleep(60)", "with trio.CancelScope(shield=True): await trio.sleep(60)"]
 )
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_a_stop_ends_whatever_the_application_does(
     options: tuple[str, ...], held: str, tmp_path: Path
 ) -> None:
@@ -69,7 +69,7 @@ FAILED = 'await send({"type": "lifespan.startup.failed", "message": "no database
     ],
     ids=["time-out", "failed", "shutdown"],
 )
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_a_lifespan_that_is_shielded_does_not_keep_the_server(
     options: tuple[str, ...], steps: str, status: int, said: str, tmp_path: Path
 ) -> None:
@@ -92,7 +92,7 @@ async def app(scope, receive, send):
 """
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_a_startup_that_blocks_the_loop_is_ended(options: tuple[str, ...], tmp_path: Path) -> None:
     write(tmp_path, BLOCKING)
     with start_server("app:app", *options, "--timeout-startup", "0.3", cwd=tmp_path) as server:

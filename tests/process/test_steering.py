@@ -20,13 +20,13 @@ import pytest
 from tests.supervisor.apps import write, write_app
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.client import Background, get
-from tests.support.processes import PATIENCE, is_alive, start, start_server, wait_until
+from tests.support.processes import ONE_WORKER, PATIENCE, is_alive, start, start_server, wait_until
 from trioasgi.process.signals import AGAIN_AFTER
 
 if sys.platform == "win32":
     pytest.skip("signals as Unix has them", allow_module_level=True)
 
-MODES = pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])
+MODES = pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 
 LOGGED = {
     "version": 1,
@@ -118,8 +118,15 @@ def test_a_bad_certificate_is_refused_and_the_old_one_stays(
         assert "Traceback" not in server.output.text
 
 
-@MODES
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "options"),
+    [
+        (signal.SIGHUP, ()),
+        (signal.SIGUSR1, ()),
+        (signal.SIGHUP, ("--workers", "2")),
+        (signal.SIGUSR1, ONE_WORKER),
+    ],
+)
 def test_log_files_are_opened_anew(number: signal.Signals, options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     (tmp_path / "log.json").write_text(json.dumps(LOGGED))
