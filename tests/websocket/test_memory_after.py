@@ -34,9 +34,9 @@ async def app(scope, receive, send):
     gone += 1
 """
 
-CLIENTS = 60
+CLIENTS = 20
 LENGTH = 8 << 20
-LEFT = 48 << 20
+LEFT = 16 << 20
 """Bytes that may be left: a tenth of what the messages took. The allocator keeps some for the next."""
 
 
