@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.support.client import Background, Hammer, get
-from tests.support.processes import ServerProcess, is_alive, start, start_server, wait_until
+from tests.support.processes import ONE_WORKER, ServerProcess, is_alive, start, start_server, wait_until
 
 from .apps import write, write_app
 from .test_workers import wait_for_workers
@@ -64,9 +64,9 @@ def test_a_roll_replaces_every_worker_and_loses_no_request(tmp_path: Path) -> No
 
 def test_a_running_request_finishes_during_a_roll(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
-        wait_for_workers(server, 2)
+        wait_for_workers(server, 1)
         held = Background(url, "/held")
         server.wait_for("held has begun")
         write_app(tmp_path, "renewed")
@@ -109,14 +109,19 @@ def test_a_roll_ends_when_no_old_worker_accepts_any_more(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
-    [("1 / 0", "ZeroDivisionError"), ("import os; os._exit(9)", "exit status 9 before it was ready")],
+    ("broken", "said", "options", "workers"),
+    [
+        ("1 / 0", "ZeroDivisionError", ("--workers", "2"), 2),
+        ("import os; os._exit(9)", "exit status 9 before it was ready", ONE_WORKER, 1),
+    ],
 )
-def test_where_the_canary_fails_every_old_worker_stays(broken: str, said: str, tmp_path: Path) -> None:
+def test_where_the_canary_fails_every_old_worker_stays(
+    broken: str, said: str, options: tuple[str, ...], workers: int, tmp_path: Path
+) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        old = wait_for_workers(server, 2)
+        old = wait_for_workers(server, workers)
         write(tmp_path, broken)
         server.send(signal.SIGHUP)
         server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
@@ -159,11 +164,11 @@ def test_probes_do_not_need_tls_and_have_a_deadline(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
     config = tmp_path / "trioasgi.toml"
     config.write_text('smoke = ["/pid"]\n')
-    with start_server("app:app", "--workers", "2", "--certfile", cwd=tmp_path) as server:
-        wait_for_workers(server, 2)
+    with start_server("app:app", *ONE_WORKER, "--certfile", cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
         server.send(signal.SIGHUP)
         server.wait_for("Rolled: every worker is new")
-        old = wait_for_workers(server, 4)[2:]
+        old = wait_for_workers(server, 2)[1:]
         config.write_text('smoke = ["/pid", "/held"]\nsmoke_timeout = 0.5\n')
         server.send(signal.SIGHUP)
         server.wait_for(r"/held was not answered within 0.5 s \(--smoke-timeout\)")
@@ -194,11 +199,11 @@ def test_a_roll_reads_the_options_anew(tmp_path: Path) -> None:
 def test_what_only_a_restart_can_change_stays(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     config = tmp_path / "trioasgi.toml"
-    config.write_text("workers = 2\nport = 0\n")
+    config.write_text("worker_lifetime = 86400\nport = 0\n")
     with start(COMMAND, cwd=tmp_path) as server:
         url = server.url()
-        wait_for_workers(server, 2)
-        config.write_text("workers = 2\nport = 1\n")
+        wait_for_workers(server, 1)
+        config.write_text("worker_lifetime = 86400\nport = 1\n")
         server.send(signal.SIGHUP)
         server.wait_for("port has changed: that needs a restart")
         server.wait_for("Rolled: every worker is new")
@@ -208,9 +213,9 @@ def test_what_only_a_restart_can_change_stays(tmp_path: Path) -> None:
 
 def test_a_roll_that_is_asked_for_again_begins_anew_or_follows(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
-        wait_for_workers(server, 2)
+        wait_for_workers(server, 1)
         write_app(tmp_path, "hangs", extra="import time; print('importing', flush=True); time.sleep(600)")
         server.send(signal.SIGHUP)
         server.wait_for("importing")
@@ -223,8 +228,8 @@ def test_a_roll_that_is_asked_for_again_begins_anew_or_follows(tmp_path: Path) -
 
 def test_a_stop_during_a_roll_is_at_once(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
-        wait_for_workers(server, 2)
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
         write_app(tmp_path, "hangs", extra="import time; print('importing', flush=True); time.sleep(600)")
         server.send(signal.SIGHUP)
         server.wait_for("importing")

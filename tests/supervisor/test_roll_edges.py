@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Background, get
-from tests.support.processes import children, is_alive, start_server, wait_until
+from tests.support.processes import ONE_WORKER, children, is_alive, start_server, wait_until
 
 from .apps import write, write_app
 from .test_workers import wait_for_workers
@@ -33,8 +33,8 @@ NTH_WAITS = """
 
 def test_a_canary_that_hangs_while_it_is_imported_ends_the_roll(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", "--timeout-startup", "1", cwd=tmp_path) as server:
-        old = wait_for_workers(server, 2)
+    with start_server("app:app", *ONE_WORKER, "--timeout-startup", "1", cwd=tmp_path) as server:
+        old = wait_for_workers(server, 1)
         write_app(tmp_path, "hangs", extra="import time; time.sleep(600)")
         server.send(signal.SIGHUP)
         server.wait_for("did not load the application within 1 s .--timeout-startup.: killed")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.client import Hammer, get
-from tests.support.processes import ServerProcess, children, is_alive, start_server, wait_until
+from tests.support.processes import ONE_WORKER, ServerProcess, children, is_alive, start_server, wait_until
 
 from .apps import write, write_app
 from .test_workers import wait_for_workers
@@ -65,30 +65,30 @@ def test_a_worker_that_has_lived_for_its_time_is_replaced(tmp_path: Path) -> Non
 @pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read from /proc")
 def test_a_worker_that_grows_too_large_is_replaced(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import os; ballast = os.path.exists('large') and b'x' * 300_000_000")
-    options = ("--workers", "2", "--worker-max-rss", "250000000", "--timeout-worker", "1")
+    options = ("--worker-max-rss", "250000000", "--timeout-worker", "1")
     (tmp_path / "large").touch()
     with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        wait_for_workers(server, 2)
+        wait_for_workers(server, 1)
         (tmp_path / "large").unlink()
         server.wait_for(r"is due soon: it occupies 3\d{8} bytes of memory \(--worker-max-rss\)")
-        wait_for_workers(server, 4)
+        wait_for_workers(server, 2)
         assert get(url).body == "yes"
         assert server.stop() == 0
 
 
 def test_a_successor_that_cannot_start_is_tried_again_and_the_old_one_serves(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    options = ("--workers", "2", "--limit-max-requests", "3")
+    options = (*ONE_WORKER, "--limit-max-requests", "3")
     with start_server("app:app", *options, cwd=tmp_path) as server:
         url = server.url()
-        old = wait_for_workers(server, 2)
+        old = wait_for_workers(server, 1)
         write(tmp_path, "1 / 0")
         with Hammer(url) as hammer:
             server.wait_for("could not take over; 0.5 s until the next attempt")
             assert all(map(is_alive, old))
             write_app(tmp_path, "mended")
-            wait_until(lambda: not any(map(is_alive, old)), "both are replaced")
+            wait_until(lambda: not any(map(is_alive, old)), "it is replaced")
             wait_until(lambda: "mended" in hammer.bodies, "the new answer")
         assert hammer.errors == []
         assert server.stop() == 0
@@ -133,9 +133,9 @@ def test_a_worker_that_stands_by_takes_over_without_loading_anything(tmp_path: P
 
 def test_a_standby_is_of_the_newest_code_after_a_roll(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    with start_server("app:app", "--workers", "2", "--standby", cwd=tmp_path) as server:
+    with start_server("app:app", "--standby", cwd=tmp_path) as server:
         url = server.url()
-        wait_for_workers(server, 2)
+        wait_for_workers(server, 1)
         outdated = int(server.wait_for(r"Worker (\d+) stands by")[1])
         write_app(tmp_path, "renewed")
         mark = server.output.mark
@@ -143,9 +143,9 @@ def test_a_standby_is_of_the_newest_code_after_a_roll(tmp_path: Path) -> None:
         server.wait_for("Rolled: every worker is new")
         server.wait_for("stands by", after=mark)
         wait_until(lambda: not is_alive(outdated), "the outdated standby has ended")
-        for pid in server.worker_pids()[2:]:
+        for pid in server.worker_pids()[1:]:
             os.kill(pid, signal.SIGKILL)
-        wait_for_workers(server, 6)
+        wait_for_workers(server, 3)
         assert get(url).body == "renewed"
         assert server.stop() == 0
 
@@ -160,9 +160,7 @@ def test_a_standby_that_fails_does_not_disturb_the_others(tmp_path: Path) -> Non
         assert server.stop() == 0
 
 
-@pytest.mark.parametrize(
-    "options", [("--workers", "2", "--standby"), ("--reload",)], ids=["standby", "reload"]
-)
+@pytest.mark.parametrize("options", [("--standby",), ("--reload",)], ids=["standby", "reload"])
 def test_a_supervisor_that_is_killed_leaves_no_standby_behind(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -68,8 +68,12 @@ class Background:
         return self._answer
 
 
+_PAUSE = 0.002
+"""Seconds between an answer and the next request: without, one test takes a whole core."""
+
+
 class Hammer:
-    """Asks again and again, on new connections, from a thread, and keeps every answer and every error."""
+    """Asks every few milliseconds, on new connections, from a thread, and keeps every answer and error."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -87,7 +91,7 @@ class Hammer:
         self._thread.join(PATIENCE)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._stop.wait(_PAUSE):
             try:
                 answer = get(self._url)
             except (OSError, http.client.HTTPException) as error:
