@@ -24,8 +24,8 @@ class Certificates:
 
     def context(self) -> ssl.SSLContext:
         """A client's context, which trusts that CA alone and checks the host's name."""
-        context = ssl.create_default_context()
-        context.load_verify_locations(cadata=self.ca.cert_pem.bytes().decode())
+        # Loading the system's authorities takes sixty times as long as all else.
+        context = ssl.create_default_context(cadata=self.ca.cert_pem.bytes().decode())
         assert context.check_hostname
         return context
 
