@@ -78,8 +78,11 @@ gunicorn_h1c.parse_headers = lambda block: strict({change})
 )
 def test_a_parser_that_takes_more_than_it_should_is_not_used(change: str) -> None:
     """As gunicorn_h1c before 0.6.10, which another program may have brought."""
-    lax = LAX.format(change=change)
-    assert told_and_taken(lax + HTTP, "auto") == ["httptools", "httptools"]
+    assert told_and_taken(LAX.format(change=change) + HTTP, "auto") == ["httptools", "httptools"]
+
+
+def test_what_is_used_or_said_in_place_of_a_parser_that_takes_more_than_it_should() -> None:
+    lax = LAX.format(change=r'block.replace(b" :", b":")')
     assert told_and_taken(lax + HTTP, "auto", "httptools") == ["h11", "h11"]
     with pytest.raises(subprocess.CalledProcessError) as failed:
         told_and_taken(lax + HTTP, "h1c")

@@ -6,7 +6,7 @@ import signal
 import ssl
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from tests.support.processes import start_server
 from tests.support.sockets import SOON, logged, run, secured, served
 from tests.tls.test_rotation import Store, ask, connect, der, expect, pids, shown
 from trioasgi import Config
-from trioasgi.errors import ConfigError
+from trioasgi.errors import ConfigError, TrioasgiError
 from trioasgi.tls import rotation
 
 APP = """\
@@ -115,7 +115,27 @@ def test_while_the_factory_waits_requests_and_a_stop_do_not(by_signal: bool, sto
         assert server.stop() == 0
 
 
+@pytest.fixture
+def importable(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have app.py found by this process, and forgotten afterwards."""
+    monkeypatch.syspath_prepend(store.directory)
+    yield
+    sys.modules.pop("app", None)
+
+
+@pytest.mark.usefixtures("importable")
 @pytest.mark.parametrize("name", FAULTS)
+def test_a_factory_that_fails_is_told(name: str) -> None:
+    async def main() -> None:
+        with pytest.raises(TrioasgiError) as failed:
+            await trioasgi.serve(Lived(), port=0, ssl_context_factory=name)
+        assert FAULTS[name] in str(failed.value)
+        assert name in str(failed.value) or name == "app:calls"
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", ["nowhere:make", "app:raising", "app:bare", "app:calls"])
 def test_a_factory_that_fails_ends_the_start(name: str, store: Store) -> None:
     with start_server("app:app", "--ssl-context-factory", name, cwd=store.directory) as server:
         assert server.wait() == 3

@@ -20,12 +20,17 @@ from tests.support.redirecting import (
 )
 
 
+def client_of(certificates: Certificates, *, follow_redirects: bool = False) -> httpx.Client:
+    """A client that has no connection yet, and does not load the system's authorities."""
+    return httpx.Client(verify=certificates.context(), follow_redirects=follow_redirects, timeout=PATIENCE)
+
+
 def redirecting_of(server: ServerProcess) -> int:
     return int(server.wait_for(r"Redirecting http://127\.0\.0\.1:(\d+) to https")[1])
 
 
 def follow(server: ServerProcess, certificates: Certificates) -> str:
-    with httpx.Client(verify=certificates.context(), follow_redirects=True) as client:
+    with client_of(certificates, follow_redirects=True) as client:
         answer = client.get(f"http://localhost:{redirecting_of(server)}/x")
     assert str(answer.url) == f"https://localhost:{server.port()}/x"
     return answer.text
@@ -43,7 +48,8 @@ def test_processes_redirect(
         for _ in range(8):
             assert "hello" in follow(server, certificates)
         port = redirecting_of(server)
-        assert httpx.get(f"http://127.0.0.1:{port}{CHALLENGE}tok_EN-1").text == "tok_EN-1.thumb"
+        with client_of(certificates) as client:
+            assert client.get(f"http://127.0.0.1:{port}{CHALLENGE}tok_EN-1").text == "tok_EN-1.thumb"
         assert server.stop() == 0
         with pytest.raises(OSError, match=r"."):
             socket.create_connection(("127.0.0.1", port), timeout=5)
@@ -61,7 +67,8 @@ def test_a_roll_refuses_nobody(certificates: Certificates, tmp_path: Path) -> No
         server.send(signal.SIGHUP)
         count = 0
         while "every worker is new" not in server.output.text:
-            assert httpx.get(url, timeout=PATIENCE).status_code == 308
+            with client_of(certificates) as client:
+                assert client.get(url).status_code == 308
             count += 1
         assert count
         server.wait_for("every worker is new", after=before)
