@@ -21,7 +21,8 @@ import uvicorn
 import uvicorn.config
 
 from tests.support.certificates import make_certificates
-from tests.support.processes import start, start_server
+from tests.support.commands import run_here
+from tests.support.processes import ONE_WORKER, start, start_server
 from trioasgi.cli.arguments import options_for
 from trioasgi.config import NAMES, OPTIONS, Config
 from trioasgi.config.option import Group, Kind, Option, keyword
@@ -510,11 +511,16 @@ def write_config(directory: Path, name: str) -> None:
     (directory / name).write_text(text)
 
 
-@pytest.mark.parametrize("name", ["log.json", "log.yml", "log.ini"])
-def test_a_log_config_of_uvicorns_in_supervisor_and_workers(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("log.json", ("--workers", "2")), ("log.yml", ONE_WORKER), ("log.ini", ONE_WORKER)],
+)
+def test_a_log_config_of_uvicorns_in_supervisor_and_workers(
+    name: str, options: tuple[str, ...], tmp_path: Path
+) -> None:
     (tmp_path / "app.py").write_text(APP)
     write_config(tmp_path, name)
-    arguments = ["app:app", "--workers", "2", "--log-config", name, "--port", "0"]
+    arguments = ["app:app", *options, "--log-config", name, "--port", "0"]
     log = tmp_path / "log.txt"
     with start_server(*arguments, cwd=tmp_path) as server:
         port = wait_for_port(log)
@@ -593,14 +599,7 @@ def test_a_log_config_that_cannot_be_used_is_one_message(
 ) -> None:
     if text is not None:
         (tmp_path / name).write_text(text)
-    result = subprocess.run(
-        [sys.executable, "-m", "trioasgi", "app:app", "--port", "0", "--log-config", name],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    result = run_here("app:app", "--port", "0", "--log-config", name, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (2, "")
     assert said in result.stderr
     assert "Traceback" not in result.stderr
@@ -641,8 +640,7 @@ def test_yaml_without_its_package_names_it(tmp_path: Path) -> None:
     assert "pip install PyYAML" in result.stderr
 
 
-@pytest.mark.parametrize("existing", [True, False])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("workers", "existing"), [("1", True), ("1", False), ("2", True)])
 def test_an_applications_own_dict_config_reaches_the_servers_lines(
     workers: str, existing: bool, tmp_path: Path
 ) -> None:
