@@ -303,43 +303,71 @@ def encrypted(leaf: trustme.LeafCert) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
 
 
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("pair.key", "other", "does not belong to the certificate"),
-        ("pair.key", "encrypted", "is encrypted"),
-        ("pair.key", "nothing", "does not exist"),
-        ("pair.key", "garbage", "is not PEM"),
-        ("pair.pem", "nothing", "does not exist"),
-        ("pair.pem", "garbage", "is not PEM"),
-        ("pair.pem", "folder", "is a directory"),
-    ],
-)
-def test_files_that_do_not_load(file: str, content: str, said: str, place: Place) -> None:
+DAMAGES = {
+    ("key", "other"): "does not belong to the certificate",
+    ("key", "encrypted"): "is encrypted",
+    ("key", "nothing"): "does not exist",
+    ("key", "garbage"): "is not PEM",
+    ("pem", "nothing"): "does not exist",
+    ("pem", "garbage"): "is not PEM",
+    ("pem", "folder"): "is a directory",
+}
+"""A file of a pair and what is in its place, and the reason."""
+
+
+def put_damaged(place: Place, name: str, suffix: str, content: str) -> tuple[str, ...]:
+    """Write the files of a pair, one of them damaged. Return their options."""
     leaf = place.issue()
-    pair = place.put("pair", leaf)
-    (place.folder / file).unlink()
+    pair = place.put(name, leaf)
+    path = place.folder / f"{name}.{suffix}"
+    path.unlink()
     match content:
         case "other":
-            place.issue().private_key_pem.write_to_path(place.folder / file)
+            place.issue().private_key_pem.write_to_path(path)
         case "encrypted":
-            (place.folder / file).write_bytes(encrypted(leaf))
+            path.write_bytes(encrypted(leaf))
         case "garbage":
-            (place.folder / file).write_bytes(b"garbage")
+            path.write_bytes(b"garbage")
         case "folder":
-            (place.folder / file).mkdir()
-    plain = (place.folder / "app.py").read_text().replace('"https"', '"http"')
-    (place.folder / "app.py").write_text(plain)
-    checked = place.check(*pair)
-    assert checked.status == 1
-    found = checked.one("certificate.pair", "failed")
+            path.mkdir()
+    return pair
+
+
+def assert_not_loaded(checked: Checked, file: str, said: str) -> None:
+    """The finding of this file is right, and the application is asked without TLS."""
+    (found,) = (each for each in checked.report["checks"] if each["file"] == file)
+    assert (found["check"], found["outcome"]) == ("certificate.pair", "failed")
     assert said in found["reason"]
-    assert found["file"] == file
     assert found["fix"]
     assert found["fix"] not in found["reason"]
-    assert checked.named("failed") == ["certificate.pair"]
+    assert checked.status == 1
+    assert set(checked.named("failed")) == {"certificate.pair"}
     assert checked.named("skipped") == ["tls.handshake"]
     assert checked.named("ok").count("request") == 1
+
+
+@pytest.fixture
+def without_tls(place: Place) -> None:
+    """Have the application expect plain HTTP."""
+    plain = (place.folder / "app.py").read_text().replace('"https"', '"http"')
+    (place.folder / "app.py").write_text(plain)
+
+
+@pytest.mark.usefixtures("without_tls")
+def test_each_file_that_does_not_load_is_named(place: Place) -> None:
+    pairs = [put_damaged(place, "-".join(damage), *damage) for damage in DAMAGES]
+    checked = place.check(*(word for pair in pairs for word in pair))
+    for (suffix, content), said in DAMAGES.items():
+        assert_not_loaded(checked, f"{suffix}-{content}.{suffix}", said)
+    assert len(checked.named("failed")) == len(DAMAGES)
+
+
+@pytest.mark.usefixtures("without_tls")
+@pytest.mark.parametrize(("suffix", "content"), [("key", "other"), ("pem", "nothing")])
+def test_a_file_that_does_not_load(suffix: str, content: str, place: Place) -> None:
+    checked = place.check(*put_damaged(place, "pair", suffix, content))
+    assert_not_loaded(checked, f"pair.{suffix}", DAMAGES[suffix, content])
+    assert checked.named("failed") == ["certificate.pair"]
 
 
 def test_a_password(place: Place) -> None:
