@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support.client import TRUSTING_NOBODY
 from tests.support.processes import PATIENCE, ServerProcess, start_server
 
 MIB = 1024 * 1024
@@ -155,7 +156,7 @@ def serving(framework: str, directory: Path) -> Iterator[ServerProcess]:
 
 
 def client_of(server: ServerProcess) -> httpx.Client:
-    return httpx.Client(base_url=server.url(), trust_env=False, timeout=PATIENCE)
+    return httpx.Client(base_url=server.url(), trust_env=False, verify=TRUSTING_NOBODY, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -260,7 +261,10 @@ def test_django_sends_a_file(tmp_path: Path) -> None:
     source = textwrap.dedent(DJANGO)
     (tmp_path / "site_app.py").write_text(source)
     with start_server("site_app:app", "--interface", "wsgi", "--threads", "2", cwd=tmp_path) as process:
-        assert httpx.get(process.url() + "/file", trust_env=False, timeout=PATIENCE).text == source
+        assert (
+            httpx.get(process.url() + "/file", trust_env=False, verify=TRUSTING_NOBODY, timeout=PATIENCE).text
+            == source
+        )
         assert process.stop() == 0
 
 
@@ -273,5 +277,7 @@ def test_reload_and_workers_serve_wsgi_as_well(tmp_path: Path) -> None:
         """)
     )
     with start_server("site_app:app", "--workers", "2", cwd=tmp_path) as process:
-        assert httpx.get(process.url(), trust_env=False, timeout=PATIENCE).text == "True"
+        assert (
+            httpx.get(process.url(), trust_env=False, verify=TRUSTING_NOBODY, timeout=PATIENCE).text == "True"
+        )
         assert process.stop() == 0

@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.support.client import Hammer, get
+from tests.support.client import TRUSTING_NOBODY, Hammer, get
 from tests.support.processes import ServerProcess, children, is_alive, start_server, wait_until
 
 from .apps import write, write_app
@@ -81,17 +81,18 @@ def test_each_way_to_fail_is_shown_to_each_client(
     write(files, broken)
     wait_shown(failing, after=mark)
     url = failing.url()
-    plain = httpx.get(url)
+    fetch = partial(httpx.request, url=url, verify=TRUSTING_NOBODY)
+    plain = fetch("GET")
     assert (plain.status_code, plain.headers["content-type"]) == (500, "text/plain; charset=utf-8")
     assert said in plain.text
-    page = httpx.get(url, headers=BROWSER)
+    page = fetch("GET", headers=BROWSER)
     assert (page.status_code, page.headers["content-type"]) == (500, "text/html; charset=utf-8")
     assert page.headers["cache-control"] == "no-store"
     assert "<h1>" in page.text
-    posted = httpx.post(url, headers={"accept": "application/json"}, content=b"x" * 100_000)
+    posted = fetch("POST", headers={"accept": "application/json"}, content=b"x" * 100_000)
     assert posted.status_code == 500
     assert said in posted.json()["error"] + posted.json()["detail"]
-    assert httpx.head(url, headers=BROWSER).status_code == 500
+    assert fetch("HEAD", headers=BROWSER).status_code == 500
     with pytest.raises(InvalidStatus) as refused, connect(url.replace("http", "ws"), proxy=None):
         pass
     assert refused.value.response.status_code == 500

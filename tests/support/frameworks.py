@@ -11,6 +11,7 @@ import trio
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from tests.support.client import TRUSTING_NOBODY
 from tests.support.sockets import SOON
 from trioasgi import Server
 from trioasgi.types import ASGIApp, Receive, Scope, Send
@@ -22,7 +23,7 @@ usual, but a busy machine's second is not ours to bound."""
 
 @asynccontextmanager
 async def http_client(server: Server) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.urls[0], timeout=SOON) as client:
+    async with httpx.AsyncClient(base_url=server.urls[0], verify=TRUSTING_NOBODY, timeout=SOON) as client:
         yield client
 
 

@@ -21,6 +21,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket as StarletteWebSocket
 from starlette.websockets import WebSocketDisconnect
 
+from tests.support.client import TRUSTING_NOBODY
 from tests.support.sockets import SOON, logged, run, served
 from tests.support.websocket import WEBSOCKET_CODECS
 from trioasgi import Server
@@ -32,7 +33,7 @@ both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 async def exchange_with(server: Server, path: str, **options: Any) -> None:
     """Two messages there and back, by httpx-ws, and the closing handshake."""
     async with (
-        httpx.AsyncClient(timeout=SOON) as client,
+        httpx.AsyncClient(verify=TRUSTING_NOBODY, timeout=SOON) as client,
         httpx_ws.aconnect_ws(server.urls[0] + path, client, **options) as session,
     ):
         await session.send_text("hello")
@@ -42,7 +43,7 @@ async def exchange_with(server: Server, path: str, **options: Any) -> None:
 
 
 async def expect_refusal(server: Server, path: str, status: int) -> None:
-    async with httpx.AsyncClient(timeout=SOON) as client:
+    async with httpx.AsyncClient(verify=TRUSTING_NOBODY, timeout=SOON) as client:
         with pytest.raises(httpx_ws.WebSocketUpgradeError) as caught:
             async with httpx_ws.aconnect_ws(server.urls[0] + path, client):
                 pass
@@ -100,7 +101,7 @@ def test_starlette(codec: str) -> None:
         await exchange_with(server, "/talk")
         await expect_refusal(server, "/deny", 418)
         await expect_refusal(server, "/nowhere", 403)
-        async with httpx.AsyncClient(timeout=SOON) as client:
+        async with httpx.AsyncClient(verify=TRUSTING_NOBODY, timeout=SOON) as client:
             session: httpx_ws.AsyncWebSocketSession
             async with httpx_ws.aconnect_ws(server.urls[0] + "/upper", client) as session:
                 await session.send_text("loud")
