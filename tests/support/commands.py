@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -24,7 +26,8 @@ def run_here(
     variable away.
     """
     streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
-    with pytest.MonkeyPatch.context() as patch:
+    # The environment is put back whole: a command may set more (the env file of a server).
+    with mock.patch.dict(os.environ), pytest.MonkeyPatch.context() as patch:
         for name, value in (env or {}).items():
             if value is None:
                 patch.delenv(name, raising=False)
