@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Any
+from collections.abc import Awaitable, Coroutine
+from typing import Any, cast
 
 import outcome
 import pytest
 import trio
+import trio.testing
 from trio.lowlevel import Abort, current_task, reschedule
 from trio.testing import wait_all_tasks_blocked
 
@@ -78,4 +79,42 @@ def test_each_wait_ends_in_its_own_way(are_values: bool) -> None:
 
     scopes: list[trio.CancelScope] = []
     ends: list[object] = []
+    run(main, SOON)
+
+
+def test_what_another_loop_throws_into_a_wait_removes_its_note() -> None:
+    async def main() -> None:
+        waiter = Waiter(are_values=True)
+        tasks = waiting.WaitingTasks()
+        for wait in (waiter.wait(), tasks.park(), waiting.Happening().wait()):
+            coroutine = cast("Coroutine[Any, Any, None]", wait)
+            coroutine.send(None)
+            with pytest.raises(ZeroDivisionError):
+                coroutine.throw(ZeroDivisionError())
+        assert waiter.aborted == 1
+        assert len(tasks) == 0
+        tasks.wake_all()
+        await trio.lowlevel.checkpoint()
+
+    run(main, SOON)
+
+
+def test_all_who_wait_are_woken_together_and_a_cancelled_one_is_not() -> None:
+    async def main() -> None:
+        tasks, happening = waiting.WaitingTasks(), waiting.Happening()
+        async with trio.open_nursery() as nursery:
+            with trio.move_on_after(0):
+                await tasks.park()
+            assert len(tasks) == 0
+            for _ in range(3):
+                nursery.start_soon(tasks.park)
+                nursery.start_soon(happening.wait)
+            await wait_all_tasks_blocked()
+            assert len(tasks) == 3
+            tasks.wake_all()
+            assert len(tasks) == 0
+            happening.set()
+        with trio.testing.assert_checkpoints():
+            await happening.wait()
+
     run(main, SOON)

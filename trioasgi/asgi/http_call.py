@@ -23,6 +23,7 @@ from trioasgi.asgi.messages import (
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.response import ResponsePhase
 from trioasgi.http.response_fields import check_fields
+from trioasgi.net.waiting import Happening
 
 if TYPE_CHECKING:
     from trioasgi.http.exchange import Exchange
@@ -208,7 +209,7 @@ class HTTPCall:
             missing = self._exchange.missing
             count = left if missing is None else min(left, missing)
         due, self._due = self._due, Due.FILE
-        self._file_over = trio.Event()
+        self._file_over = Happening()
         try:
             await self._exchange.send_file(fd, offset, count, more)
         finally:

@@ -19,6 +19,7 @@ import math
 import select
 import sys
 from enum import Enum
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
@@ -27,7 +28,7 @@ from trio.lowlevel import current_task, reschedule
 from trioasgi.net.channel import READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.ticker import NEXT_TICK
-from trioasgi.net.waiting import failed, tell, wait_again
+from trioasgi.net.waiting import WaitingTasks, failed, tell, wait_again
 from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ReadingHalf(CorkingChannel):
         """The task that waits for bytes."""
         self._told: Any = None  # how a wait to read is aborted, once there was one (`net.waiting`)
         self._given_back = b""
-        self._watchers: trio.lowlevel.ParkingLot | None = None  # wait for the hang-up
+        self._watchers: WaitingTasks | None = None  # wait for the hang-up
         self._callback: Callable[[], None] | None = None
         self._hang_up_callback: Callable[[], None] | None = None
         self.interrupted = 0
@@ -175,6 +176,8 @@ class ReadingHalf(CorkingChannel):
                     self.hub.ticker.note(self.read_deadline)
                 interrupted = self.interrupted
                 told = self._told or self._tell()
+                if get_ident() != self.hub.thread:
+                    self.hub.check_home()
                 self.reader = current_task()
                 await wait_again(told)
                 if self.interrupted != interrupted:
@@ -254,14 +257,15 @@ class ReadingHalf(CorkingChannel):
     async def wait_hung_up(self) -> None:
         if self.hung_up:
             return
+        self.hub.check_home()
         if self._watchers is None:
-            self._watchers = trio.lowlevel.ParkingLot()
+            self._watchers = WaitingTasks()
         await self._watchers.park()
 
     def release_watchers(self) -> None:
         if self._watchers:
             self.hub.check_home()
-            self._watchers.unpark_all()
+            self._watchers.wake_all()
 
     def on_unattended(self, callback: Callable[[], None]) -> None:
         self._callback = callback

@@ -41,12 +41,24 @@ class LongSteps:
     @enable_ki_protection  # the turn that is taken must be passed on
     async def wait(self) -> None:
         if self._taken:
-            self._tasks.append(current_task())
-            await wait_task_rescheduled(_refuse_abort)
+            task = current_task()
+            self._tasks.append(task)
+            try:
+                await wait_task_rescheduled(_refuse_abort)
+            except BaseException:  # not thrown by Trio (`net.waiting`)
+                self._tasks.remove(task)
+                raise
         else:
             self._taken = True
-            await cancel_shielded_checkpoint()
+            try:
+                await cancel_shielded_checkpoint()
+            except BaseException:  # as above
+                self._pass_on()
+                raise
         self.is_free = False
+        self._pass_on()
+
+    def _pass_on(self) -> None:
         # This round is ours. The next one is for the next task of the queue.
         if self._tasks:
             reschedule(self._tasks.popleft())

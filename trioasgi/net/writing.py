@@ -33,7 +33,7 @@ from trioasgi.net.channel import STALLED_WRITE
 from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
 from trioasgi.net.reading import CLOSED, ReadingHalf
-from trioasgi.net.waiting import WAKE, failed, tell, wait_again
+from trioasgi.net.waiting import WAKE, WaitingTasks, failed, tell, wait_again
 from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class WritingHalf(ReadingHalf):
         self._behind: list[bytes] = []  # what was given while there were unsent bytes
         self._behind_size = 0
         self._writer: trio.lowlevel.Task | None = None  # waits for room
-        self._queue: trio.lowlevel.ParkingLot | None = None  # wait for the writer
+        self._queue: WaitingTasks | None = None  # wait for the writer
         self.on_emptied: Callable[[], None] | None = None
         """Called when an event has sent all unsent bytes, and no task waits for that."""
         self._emptied = 0  # how often all unsent bytes have been sent
@@ -196,7 +196,7 @@ class WritingHalf(ReadingHalf):
     def _wake_queue(self) -> None:
         if self._queue:
             self.hub.check_home()
-            self._queue.unpark_all()
+            self._queue.wake_all()
 
     # Channel
 
@@ -300,8 +300,9 @@ class WritingHalf(ReadingHalf):
 
     async def _await_writer(self) -> bool:
         """Wait until the writer has sent all bytes, ours included. False if it gave up before."""
+        self.hub.check_home()
         if self._queue is None:
-            self._queue = trio.lowlevel.ParkingLot()
+            self._queue = WaitingTasks()
         before = self._emptied
         await self._queue.park()
         return self._emptied != before
@@ -340,6 +341,7 @@ class WritingHalf(ReadingHalf):
             raise trio.BusyResourceError("another task is writing to this connection")
         if self._write_state is _CLOSED:
             raise ConnectionAbortedError(CLOSED)
+        self.hub.check_home()
         if self.write_timeout != math.inf:
             deadline = trio.current_time() + self.write_timeout
             self._undelivered = undelivered(self._fd)

@@ -11,6 +11,7 @@ import trio
 from trioasgi.errors import ClientDisconnected
 from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
+from trioasgi.net.waiting import Happening
 from trioasgi.websocket.deflate import Deflater
 from trioasgi.websocket.frames import SHORT_HEADERS, CloseCode, Opcode, frame_header
 from trioasgi.websocket.reassembly import MessageWriter
@@ -77,7 +78,7 @@ class SendingSide:
         self._writer = MessageWriter(Deflater(deflate)) if deflate else None
         # Bytes, or characters. Longer messages are compressed in steps. It is -1 while one is: then all wait.
         self._long_from = LONG_MESSAGE
-        self._compressed: trio.Event | None = None
+        self._compressed: Happening | None = None
         self.state = SessionState.OPEN
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
@@ -131,7 +132,7 @@ class SendingSide:
         encoded = None
         if len(message) > self._long_from:
             self._long_from, limit = -1, self._long_from
-            self._compressed = done = trio.Event()
+            self._compressed = done = Happening()
             try:
                 encoded = await self._encode(message, writer)
             finally:

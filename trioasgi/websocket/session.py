@@ -15,6 +15,7 @@ import trio
 
 from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
+from trioasgi.net.waiting import Happening
 from trioasgi.websocket.deflate import Inflater
 from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
 from trioasgi.websocket.pings import PingEvent, PingSchedule
@@ -84,7 +85,7 @@ class WebSocketSession(SendingSide):
         self._queue: deque[str | bytes] | None = None
         self._queued_size = 0
         self._read_by = _NOBODY
-        self._stood_in: trio.Event | None = None  # set when the last task that stood in has ended
+        self._stood_in: Happening | None = None  # set when the last task that stood in has ended
         self._caught_up = False  # had everything been handled when bytes were last read?
         self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
         settings.keepalive.add(self)
@@ -373,7 +374,7 @@ class WebSocketSession(SendingSide):
                 self._read_by = _NOBODY_STILL
             elif self._read_by is _NOBODY_STILL:
                 self._read_by = _STAND_IN
-                self._stood_in = trio.Event()
+                self._stood_in = Happening()
                 self._settings.keepalive.start(self._stand_in)
             if self._read_by is _NOBODY_STILL:
                 return NEXT_TICK
