@@ -212,7 +212,9 @@ def test_system_calls(codec: str, tmp_path: Path) -> None:
     new = counts(trace.read_text(), client.pid, "new")
     connections = ROUNDS * BUSY
     held = ROUNDS + 1  # requests of the control's connection
-    assert (new["recvfrom"], new["sendto"]) == (connections + held, connections + held), new
+    assert new["sendto"] == connections + held, new
+    # On a busy machine one may be looked at before its request has come.
+    assert connections + held <= new["recvfrom"] <= 1.05 * (connections + held), new
     # accept4, getsockname (Python's), FIONBIO, recvfrom, sendto, SIOCOUTQ, close; epoll has not heard of it.
     assert new["epoll_ctl"] <= 0.5 * connections, new
     assert new.total() <= 7.9 * connections, new
