@@ -85,6 +85,7 @@ def test_the_first_websocket_is_answered_where_no_descriptors_are_left(tmp_path:
         late.request("GET", "/", headers=fields)
         assert late.getresponse().status == 101
         assert "Traceback" not in server.output.text
+        server.wait_for("Too many open files")
         assert server.output.count("Too many open files") == 1
 
 
