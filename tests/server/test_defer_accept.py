@@ -119,6 +119,8 @@ def test_a_connection_costs_fewer_system_calls(tmp_path: Path) -> None:
     # The first read finds nothing without it, and so epoll is told of the connection.
     assert without["recvfrom"] - with_it["recvfrom"] == CONNECTIONS
     assert without["epoll_ctl"] - with_it["epoll_ctl"] >= CONNECTIONS
+    # Not counted: how often epoll is asked depends on how many arrive together.
+    del without["epoll_wait"], with_it["epoll_wait"]
     assert without.total() - with_it.total() >= 2.5 * CONNECTIONS
 
 
