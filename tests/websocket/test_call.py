@@ -8,6 +8,7 @@ import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, respond, serving
+from tests.support.odd import Number, Text
 from tests.support.streams import TLS
 from tests.support.websocket import (
     ACCEPT,
@@ -23,32 +24,6 @@ from tests.support.websocket import (
 )
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.types import ASGIApp, Message, Receive, Scope, Send
-
-
-class Number(int):
-    """It says of itself that it is another."""
-
-    def __int__(self) -> int:
-        return 70000
-
-    def __le__(self, other: object) -> bool:
-        return True
-
-    def __ge__(self, other: object) -> bool:
-        return True
-
-    def to_bytes(self, *args: object, **kwargs: object) -> bytes:
-        return b"?"
-
-
-class Text(str):
-    """It says of itself that it is another."""
-
-    def encode(self, *args: object) -> bytes:
-        return b"\xff?"
-
-    def __len__(self) -> int:
-        return 5
 
 
 async def scope_of(app_options: dict[str, Any], *fields: str, target: str = "/") -> Scope:

@@ -124,9 +124,8 @@ class Hub:
         Raises OSError if epoll has no room for it.
         """
         if sys.platform == "linux":
-            self._epoll.register(
-                fd, select.EPOLLIN
-            )  # not edge-triggered: it may leave some for the next round
+            # Not edge-triggered: it may leave some for the next round.
+            self._epoll.register(fd, select.EPOLLIN)
         self._streams[fd] = listener
 
     def watch_room(self, fd: int) -> None:
