@@ -450,6 +450,30 @@ def test_clients_that_the_queue_holds_when_the_drain_begins_are_served(count: in
     run(main)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a client hold back its last packet")
+def test_a_client_whose_handshake_with_the_kernel_has_begun_when_the_drain_does_is_served(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For itself it is connected, and may have sent its request."""
+
+    async def main() -> None:
+        async with serving(Lived()) as server:
+            with socket.socket() as client:
+                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                client.connect(("127.0.0.1", port_of(server)))  # its last packet goes with the request
+                await wait_all_tasks_blocked()
+                server.begin_drain()
+                await wait_all_tasks_blocked()
+                await expect_refusal(server)
+                client.sendall(request("/"))
+                stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+                answer = await Client(stream).response()
+                assert (answer.status, answer.closes) == (200, True)
+
+    monkeypatch.setattr("trioasgi.server.acceptor.HANDSHAKE", 1)  # the machine may be busy
+    run(main)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are reset, in that short moment")
 def test_a_client_that_comes_between_the_last_accept_and_the_close_is_refused(
     monkeypatch: pytest.MonkeyPatch,

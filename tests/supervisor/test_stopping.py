@@ -188,20 +188,21 @@ class Visitors:
         while True:
             with socket.socket() as client:
                 client.settimeout(PATIENCE)
-                try:
-                    client.connect(self._where)
-                except ConnectionRefusedError:
+                if not self._ask(client):
                     return
-                self._ask(client)
             time.sleep(0.005)
 
-    def _ask(self, client: socket.socket) -> None:
+    def _ask(self, client: socket.socket) -> bool:
+        """Ask once. False if the server takes no clients any more."""
         begun = time.monotonic()
         try:
+            client.connect(self._where)
             client.sendall(REQUEST)
             head = client.recv(12)
             while client.recv(1000):
                 pass
+        except ConnectionRefusedError:
+            return False
         except OSError as error:
             self.lost.append(f"{error!r} after {time.monotonic() - begun:.3f} s")
         else:
@@ -209,6 +210,7 @@ class Visitors:
                 self.served += 1
             else:
                 self.lost.append(f"{head!r} after {time.monotonic() - begun:.3f} s")
+        return True
 
 
 @each_mode

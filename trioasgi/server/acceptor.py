@@ -6,7 +6,7 @@ import logging
 import socket
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -35,6 +35,11 @@ if TYPE_CHECKING:
     from trioasgi.server.room import Room
 
 logger = logging.getLogger("trioasgi")
+
+HANDSHAKE: Final = 0.05
+"""Seconds that a socket which refuses new clients stays open for those whose handshake with the kernel has
+begun. A client whose last packet of it comes later is reset, though for itself it is connected.
+"""
 
 _LOOPBACK: Mapping[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
@@ -105,14 +110,22 @@ class Acceptor:
     def _intake(self, room: Room | None) -> Intake | None:
         return None if room is None and self.latency is None else _Intake(room, self.latency)
 
+    async def refuse(self, listening: Listening) -> None:
+        """Refuse new clients, so that a load balancer sends them elsewhere at once. Return when those have
+        come whose handshake with the kernel had begun.
+        """
+        if listening is not Listening.ALONE:
+            return  # others may go on with the sockets
+        remove_paths(self._sockets)
+        if self._owns_sockets:
+            for listener in self._listeners:
+                refuse_newcomers(listener.sock)
+            await trio.sleep(HANDSHAKE)
+
     def stop(self, connections: Connections, listening: Listening) -> None:
-        """Refuse new clients, so that a load balancer sends them elsewhere at once."""
-        if listening is Listening.ALONE:
-            remove_paths(self._sockets)
+        """Take what waits in the queues, if nobody else does, and close the sockets. Call `refuse` before."""
         if listening in (Listening.ALONE, Listening.TAKEN_OVER):
             for listener in self._listeners:
-                if self._owns_sockets and listening is Listening.ALONE:
-                    refuse_newcomers(listener.sock)
                 self._take_waiting(listener, connections)
                 listener.sock.close()
         close_listeners(self._sockets)

@@ -105,9 +105,7 @@ class NurseryTree:
                     connections = self._connections(busy)
                     start_soon(clock, abort_when_cancelled, connections, last_moments)
                     await self._listen(connections, task_status)
-                    connections.drain()
                     self._progress.done_accepting.set()
-                    self._hosting.drain.begin()
                     cut = self._hosting.drain.cut_at_deadline
                     start_soon(clock, cut, connections, busy.cancel_scope.cancel)
             finally:
@@ -117,7 +115,9 @@ class NurseryTree:
                     connections.end()
 
     async def _listen(self, connections: Connections, task_status: trio.TaskStatus[Server]) -> None:
-        """Accept connections until told to drain, and those that have come until then."""
+        """Accept connections until told to drain, and those that have come until then. Return when there are
+        no more to come; all drain.
+        """
         async with trio.open_nursery() as listening:
             start_soon(listening, self._hosting.drain_if_lifespan_crashes)
             if self._gate is not None:
@@ -128,6 +128,9 @@ class NurseryTree:
             self._progress.begin()
             report_started(task_status, self.server)
             await self._progress.draining.wait()
+            connections.drain()
+            self._hosting.drain.begin()
+            await self._acceptor.refuse(self._progress.listening)
             listening.cancel_scope.cancel()
         self._acceptor.stop(connections, self._progress.listening)
 
