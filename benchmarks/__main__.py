@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from . import apps, chart, load, report
 from .cases import CASES, Case
+from .compiled import NotCompiled, compiled_server
 from .idle import room
 from .process import ROOT, Workspace
 from .results import About, Results
@@ -50,6 +51,7 @@ def arguments() -> argparse.Namespace:
     add("--minutes", type=float, metavar="N", help=f"begin nothing after so many; default: {MINUTES:g}")
     add("--case", action="append", default=[], metavar="TEXT", help="only cases named so; repeatable")
     add("--server", action="append", default=[], metavar="TEXT", help="only servers named so; repeatable")
+    add("--compiled", type=Path, metavar="WHEEL", help="measure this compiled wheel of trioasgi too")
     add("--list", action="store_true", help="name the cases and the servers, and end")
     add("--json", type=Path, metavar="FILE", help="write every measurement there")
     add("--svg", type=Path, metavar="FILE", help="draw a chart there")
@@ -78,11 +80,14 @@ def chosen_cases(options: argparse.Namespace) -> list[Case]:
     return [case for case in cases if _named(case.name, options.case)]
 
 
-def chosen_servers(options: argparse.Namespace) -> list[Server]:
+def chosen_servers(options: argparse.Namespace, compiled: Server | None) -> list[Server]:
     """Return the servers that were asked for and are installed; say which are not."""
+    known = list(SERVERS)
+    if compiled is not None:
+        known.insert(1, compiled)
     servers = []
-    for server in SERVERS:
-        by_default = server.name in QUICK_SERVERS or not options.quick
+    for server in known:
+        by_default = server.name in QUICK_SERVERS or not options.quick or server is compiled
         if not (_named(server.name, options.server) if options.server else by_default):
             continue
         missing = server.missing()
@@ -123,18 +128,21 @@ def processor() -> str:
 
 def measured(options: argparse.Namespace) -> Results:
     """Measure what the options ask for. What is there at Ctrl-C counts."""
-    cases, servers = chosen_cases(options), chosen_servers(options)
     for tool in load.missing():
         print(
             f"{tool} is not installed: a Python client takes its place; figures are rougher", file=sys.stderr
         )
     minutes = options.minutes or (QUICK_MINUTES if options.quick else MINUTES)
     rounds = options.rounds or (1 if options.quick else ROUNDS)
-    results = Results(about(servers, options.seconds))
-    with tempfile.TemporaryDirectory() as directory:
+    with tempfile.TemporaryDirectory() as name:
+        directory = Path(name)
+        wheel: Path | None = options.compiled
+        compiled = None if wheel is None else compiled_server(wheel, directory / "compiled")
+        cases, servers = chosen_cases(options), chosen_servers(options, compiled)
+        results = Results(about(servers, options.seconds))
         plan = Plan(cases, servers, rounds, options.seconds, minutes)
         try:
-            Runner(plan, make_workspace(Path(directory)), results).run()
+            Runner(plan, make_workspace(directory), results).run()
         except KeyboardInterrupt:
             print("interrupted: what follows is not complete", file=sys.stderr)
     return results
@@ -156,7 +164,11 @@ def main() -> int:
         room()  # servers inherit the limit of open files
         for package in ("trioasgi", "benchmarks"):  # as an installer has done with all the others
             compileall.compile_dir(ROOT / package, quiet=1)
-        results = measured(options)
+        try:
+            results = measured(options)
+        except NotCompiled as error:
+            print(error, file=sys.stderr)
+            return 1
     print(report.markdown(results) if options.markdown else report.text(results))
     if options.json is not None:
         options.json.write_bytes(results.to_json() + b"\n")

@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 
 from .cases import CASES, UNITS, Case
 from .results import Results
-from .servers import OURS
+from .servers import COMPILED, OURS
 
 WIDTH, LABELS, RIGHT = 900, 200, 120
 BAR, GAP, BETWEEN, TOP = 13, 2, 14, 60
@@ -16,6 +16,7 @@ LONGEST = 6.0
 
 COLOURS = {
     OURS: "#0b7a75",
+    COMPILED: "#065450",
     "trioasgi httptools": "#3fa79f",
     "trioasgi h11": "#7fc8c2",
     "uvicorn": "#d1495b",

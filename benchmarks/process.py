@@ -52,15 +52,20 @@ class Workspace:
         """What the file case serves."""
         return self.directory / "file.txt"
 
-    def environment(self) -> dict[str, str]:
-        """What servers find in their environment."""
+    def environment(self, server: Server) -> dict[str, str]:
+        """What the server finds in its environment."""
         # No bytecode is written: within the second in which a file is saved again, it may count as current.
         return {
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": search_path(server),
             "BENCHMARKS_FILE": str(self.file),
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+
+def search_path(server: Server) -> str:
+    """Where the server's Python looks for modules first."""
+    return str(ROOT) if server.site is None else f"{server.site}{os.pathsep}{ROOT}"
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,7 @@ def running(
             stdout=output,
             stderr=output,
             cwd=ROOT if cwd is None else cwd,
-            env=workspace.environment(),
+            env=workspace.environment(server),
             start_new_session=True,
         )
         one = Running(server, process, port, started, output)

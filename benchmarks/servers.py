@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 
 class Way(Enum):
@@ -43,13 +44,17 @@ class Server:
     """Further modules without which it would be another server."""
     parser_only: bool = False
     """Differs from another entry in its HTTP parser alone: takes part only in cases where that matters."""
+    site: Path | None = None
+    """A directory in which its modules are looked for before all others."""
 
     def arguments(self, way: Way, *, app: str, port: int, cert: str, key: str) -> list[str] | None:
         """Return the command line that serves `app` on 127.0.0.1:`port`, or None for what is not offered."""
         if way not in self.ways:
             return None
         template = (*self.command, *self.ways[way])
-        return [sys.executable, *(part.format(app=app, port=port, cert=cert, key=key) for part in template)]
+        # -P: not in the current directory, which has the sources.
+        python = [sys.executable] if self.site is None else [sys.executable, "-P"]
+        return python + [part.format(app=app, port=port, cert=cert, key=key) for part in template]
 
     def missing(self) -> list[str]:
         """Return which of its modules are not installed."""
@@ -86,6 +91,8 @@ def _ways(
 
 OURS = "trioasgi"
 """The server that the others are compared with."""
+COMPILED = "trioasgi compiled"
+"""The same, from a compiled wheel (`compiled.py`)."""
 
 _TRIOASGI = _ways(
     quiet=("--no-access-log", "--log-level", "warning"),

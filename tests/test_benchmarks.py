@@ -10,7 +10,9 @@ import socket
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -216,6 +218,38 @@ def test_a_server_that_answers_what_another_request_asked_is_not_compared(
         pytest.raises(Failed, match=why),
     ):
         check(case_of("API"), server.port())
+
+
+def test_of_a_compiled_wheel_the_unpacked_build_is_started(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "trioasgi").mkdir()
+    (tmp_path / "trioasgi" / "__init__.py").touch()
+    (tmp_path / "trioasgi" / "__main__.py").write_text("raise SystemExit('the unpacked one')")
+    server = replace(servers.SERVERS[0], site=tmp_path)
+    case = next(case for case in cases.CASES if case.name == "API")
+    with (
+        pytest.raises(Failed, match="the unpacked one"),
+        running(server, case.way, case.app, workspace),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [("pure", "nothing compiled"), ("empty", "nothing compiled"), ("text", "cannot be unpacked")],
+)
+def test_what_is_no_compiled_wheel_is_refused(content: str, says: str, tmp_path: Path) -> None:
+    wheel = tmp_path / "trioasgi.whl"
+    if content == "text":
+        wheel.write_text("no archive")
+    else:
+        with zipfile.ZipFile(wheel, "w") as file:
+            for source in (ROOT / "trioasgi").rglob("*.py") if content == "pure" else ():
+                file.write(source, source.relative_to(ROOT))
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--compiled", str(wheel)]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def test_a_server_that_resumes_no_session_is_not_compared(workspace: Workspace) -> None:
