@@ -72,11 +72,11 @@ class Taken:
 
 
 async def accept_on_hub(listener: socket.socket, take: Take) -> None:
-    failure: OSError | None = None
+    failure: OSError | RuntimeError | None = None
     async with running_hub() as hub:
         try:
             await accept_connections(listener, take, None, hub)
-        except OSError as exc:
+        except (OSError, RuntimeError) as exc:
             failure = exc
     assert failure is not None
     raise failure
@@ -201,6 +201,24 @@ def test_without_room_on_the_hub_it_waits_and_says_so_once(
     run(main)
     [record] = caplog.records
     assert "cannot accept connections" in record.message
+
+
+@both_ways
+def test_what_taking_a_connection_raises_ends_the_accepting(accept_from: Accept) -> None:
+    """Not what calls it, on the hub: other connections would end with that."""
+
+    def take(connection: socket.SocketType, _: object) -> None:
+        connection.close()
+        raise RuntimeError("made up")
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener, socket.socket() as client:
+            listener.setblocking(False)
+            client.connect(listener.getsockname())
+            with pytest.raises(RuntimeError, match="made up"):
+                await accept_from(listener, take)
+
+    run(main)
 
 
 @both_ways

@@ -16,6 +16,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.net.pairs import running_hub, tcp_pair, unix_pair
 from tests.support.sockets import run
 from trioasgi.net.hub import Hub
+from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -111,6 +112,9 @@ def test_nothing_is_kept_of_what_was_flushed_last() -> None:
         def uncork(self) -> None:
             flushed.append(1)
 
+        def abort(self) -> None:
+            pass
+
     async def main() -> None:
         hub = Hub()
         async with trio.open_nursery() as nursery:
@@ -197,3 +201,40 @@ def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
 
     looked_at = trio.Event()
     run(main, SOON)
+
+
+@pytest.mark.parametrize("where", ["event", "deadline", "uncork"])
+def test_a_stream_that_fails_while_none_of_its_tasks_runs_is_closed_and_the_others_go_on(
+    where: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("made up")
+
+    async def main() -> None:
+        async with running_hub() as hub:
+            (ours, theirs), (others, friends) = unix_pair(), unix_pair()
+            with theirs, friends:
+                failing, stream = HubStream(ours, hub), HubStream(others, hub)
+                if where == "event":
+                    failing.on_unattended(fail)
+                    theirs.send(b"x")
+                elif where == "deadline":
+                    monkeypatch.setattr(HubChannel, "_note_late_read", fail)
+                    failing.read_deadline = trio.current_time()
+                    with pytest.raises(ConnectionAbortedError):
+                        await failing.receive()
+                else:
+                    failing.send_soon(b"held back")
+                    monkeypatch.setattr(HubStream, "uncork", fail)
+                await wait_all_tasks_blocked(0.01)
+                monkeypatch.undo()
+                assert failing.is_dead
+                friends.send(b"y")
+                assert await stream.receive() == b"y"
+                stream.close()
+
+    run(main, SOON)
+    [record] = caplog.records
+    assert record.message == "a connection is closed, because the server has failed"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "made up"

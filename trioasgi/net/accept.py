@@ -141,7 +141,7 @@ class Entrance:
             return
         try:
             accept_waiting(self._listener, self._take)
-        except OSError as exc:
+        except Exception as exc:  # noqa: BLE001 - the task raises it
             task, self._task = self._task, None
             reschedule(task, outcome.Error(exc))
 

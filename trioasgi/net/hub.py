@@ -44,6 +44,9 @@ class HoldsBack(Protocol):
     def uncork(self) -> None:
         """Send the bytes that are held back."""
 
+    def abort(self) -> None:
+        """Close the socket at once, with a reset."""
+
 
 class Watched(Protocol):
     """A stream whose socket is registered. Its deadlines are in seconds of `trio.current_time()`.
@@ -191,7 +194,10 @@ class Hub:
         for ready, flags in self._poll(0, _MAX_EVENTS):
             stream = streams.get(ready)
             if stream is not None:  # an earlier event of this batch may have closed it
-                stream.on_event(flags)
+                try:
+                    stream.on_event(flags)
+                except Exception:  # noqa: BLE001 - it is logged
+                    self._end(stream.drop)
 
     @ki_protected
     async def _flush(self) -> None:
@@ -233,20 +239,31 @@ class Hub:
         # wait.
         corked, self._corked = self._corked, []
         for stream in corked:
-            stream.uncork()
+            try:
+                stream.uncork()
+            except Exception:  # noqa: BLE001 - it is logged
+                self._end(stream.abort)
 
     def _look_at_deadlines(self, now: float) -> float:
         """End the waits whose deadline has come by `now`. Return the earliest deadline of the others."""
         earliest = math.inf
-        for stream in self._streams.values():
+        for stream in tuple(self._streams.values()):
             # Compared here, without a call for each stream: few deadlines have passed.
             if stream.read_deadline <= now or stream.write_deadline <= now:
-                stream.on_deadline(now)
+                try:
+                    stream.on_deadline(now)
+                except Exception:  # noqa: BLE001 - it is logged
+                    self._end(stream.drop)
             if stream.read_deadline < earliest and stream.reader is not None:
                 earliest = stream.read_deadline
             if stream.write_deadline < earliest:
                 earliest = stream.write_deadline
         return earliest
+
+    def _end(self, close: Callable[[], None]) -> None:
+        """A stream has failed while no task of its own ran. Close it: the others must go on."""
+        logger.exception("a connection is closed, because the server has failed")
+        close()
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):
