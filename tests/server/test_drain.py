@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,11 +15,13 @@ import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.applications import Lived
+from tests.support.certificates import make_certificates
 from tests.support.http import CODECS, request, respond
 from tests.support.sockets import FREE, SOON, Client, connected, logged, open_stream, port_of, run
 from trioasgi import Config, LifespanError, Server, serve
 from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.net.accept import BATCH, Take, accept_waiting
+from trioasgi.server.acceptor import HANDSHAKE, Acceptor
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
 both_codecs = pytest.mark.parametrize("codec", CODECS)
@@ -450,6 +453,120 @@ def test_clients_that_the_queue_holds_when_the_drain_begins_are_served(count: in
     run(main)
 
 
+@pytest.mark.parametrize("inherited", [False, True], ids=["own", "inherited"])
+def test_a_queue_is_served_whole_though_there_is_room_for_one_connection(inherited: bool) -> None:
+    """Linux queues one more than the backlog, and a socket of another program may have a longer one."""
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0), backlog=20) as theirs:
+            bind = (f"fd:{theirs.fileno()}",) if inherited else FREE
+            limits = {"backlog": 4, "limit_connections": 1}
+            async with serving(app, bind=bind, **limits) as server, connected(server) as busy:
+                await busy.send(request("/wait"))
+                await app.entered.wait()
+                where = theirs.getsockname() if inherited else ("127.0.0.1", port_of(server))
+                queue = [socket.create_connection(where, 5) for _ in range(21 if inherited else 5)]
+                for client in queue:
+                    client.sendall(request("/"))
+                server.begin_drain()
+                for client in queue:
+                    async with trio.SocketStream(trio.socket.from_stdlib_socket(client)) as stream:
+                        assert (await Client(stream).response()).status == 200
+                app.release.set()
+
+    app = Lived()
+    run(main)
+
+
+def test_a_server_that_is_cancelled_takes_no_clients_while_its_application_shuts_down() -> None:
+    """They would wait in a queue that nobody looks at, and be reset at the end."""
+
+    class Slow(Lived):
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "lifespan":
+                await receive()
+                await send({"type": "lifespan.startup.complete"})
+                await receive()
+                shuts_down.set()
+                await refused.wait()
+                await send({"type": "lifespan.shutdown.complete"})
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            scope = trio.CancelScope()
+
+            async def serve_in_scope(task_status: trio.TaskStatus[Server]) -> None:
+                with scope:
+                    await serve(Slow(), Config(bind=FREE), task_status=task_status)
+
+            server = await nursery.start(serve_in_scope)
+            scope.cancel()
+            await shuts_down.wait()
+            await expect_refusal(server)
+            refused.set()
+
+    shuts_down, refused = trio.Event(), trio.Event()
+    run(main)
+
+
+@pytest.mark.timeout(20)
+def test_a_drain_ends_though_the_clock_stands_still() -> None:
+    """Tests of programs have such a clock."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(functools.partial(serve, Lived(), Config(bind=FREE)))
+            await server.drain()
+
+    trio.run(main, clock=trio.testing.MockClock())
+
+
+@pytest.mark.parametrize("step", ["tls", "half a hello", "proxy"])
+def test_what_is_before_its_protocol_has_a_moment(step: str, tmp_path: Path) -> None:
+    """As a client that has sent nothing yet. It might take the whole of `--timeout-handshake`."""
+    options: Mapping[str, object] = (
+        {"proxy_protocol": "required", "proxy_protocol_trusted": "*"}
+        if step == "proxy"
+        else make_certificates(tmp_path).options
+    )
+
+    async def main() -> None:
+        async with serving(Lived(), **options) as server, await open_stream(server) as stream:
+            if step == "half a hello":
+                await stream.send_all(b"\x16\x03\x01\x02\x00\x01")
+            await wait_all_tasks_blocked()
+            begun = trio.current_time()
+            await server.drain()
+            assert FIRST_REQUEST_SECONDS <= trio.current_time() - begun < 5
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, lambda sock: sock.shutdown(socket.SHUT_RDWR)])
+def test_a_listener_that_breaks_as_the_drain_begins_cuts_nothing(
+    end: Callable[[socket.socket], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keep(sockets: Sequence[socket.socket], urls: Sequence[str], *, owns_sockets: bool) -> Acceptor:
+        listeners.extend(sockets)
+        return Acceptor(sockets, urls, owns_sockets=owns_sockets)
+
+    async def main() -> None:
+        app = Lived()
+        async with serving(app) as server, connected(server) as client:
+            await client.send(request("/wait"))
+            await app.entered.wait()
+            server.begin_drain()
+            await wait_all_tasks_blocked()
+            end(listeners[0])
+            await trio.sleep(2 * HANDSHAKE)
+            app.release.set()
+            assert (await client.response()).body == b"waited"
+
+    listeners: list[socket.socket] = []
+    monkeypatch.setattr("trioasgi.server.tree.Acceptor", keep)
+    run(main)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a client hold back its last packet")
 def test_a_client_whose_handshake_with_the_kernel_has_begun_when_the_drain_does_is_served(
     monkeypatch: pytest.MonkeyPatch,
@@ -459,7 +576,8 @@ def test_a_client_whose_handshake_with_the_kernel_has_begun_when_the_drain_does_
     async def main() -> None:
         async with serving(Lived()) as server:
             with socket.socket() as client:
-                client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
+                if sys.platform == "linux":
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)
                 client.connect(("127.0.0.1", port_of(server)))  # its last packet goes with the request
                 await wait_all_tasks_blocked()
                 server.begin_drain()

@@ -35,6 +35,12 @@ BATCH: Final = 16
 would delay the others.
 """
 
+LONGEST_QUEUE: Final = 65_536
+"""As `BATCH`, before a socket is closed: more than wait in any queue of the kernel's. A socket that another
+program has opened may have a longer one than `--backlog` says. A bound all the same, as others may come
+meanwhile.
+"""
+
 PAUSE: Final = 0.1
 """Seconds to wait when the system has no room for another connection: an immediate retry would only use CPU.
 """

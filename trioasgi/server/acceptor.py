@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ import trio
 from trioasgi.net.accept import (
     BATCH,
     LATE_BATCH,
+    LONGEST_QUEUE,
     accept_connections,
     accept_waiting,
     broken_listener,
@@ -44,6 +46,11 @@ begun. A client whose last packet of it comes later is reset, though for itself 
 _LOOPBACK: Mapping[int, str] = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
 
 
+def _is_of_this_world(clock: trio.abc.Clock) -> bool:
+    """Does its time pass as the kernel's does? That of a `trio.testing.MockClock` stands still."""
+    return clock.deadline_to_sleep_time(clock.current_time() + HANDSHAKE) < 2 * HANDSHAKE
+
+
 class _Listener(msgspec.Struct, frozen=True):
     """A listening socket, with what its connections have in common."""
 
@@ -72,8 +79,7 @@ class _Intake:
 class Acceptor:
     """Accepts from `sockets`, whose URLs are `urls`, and gives each connection to the `Connections`.
 
-    `backlog` is how many connections may wait in the queue of each socket. `owns_sockets`: does no other
-    server use these sockets?
+    `owns_sockets`: does no other server use these sockets?
     """
 
     hub: Hub | None = None
@@ -82,17 +88,15 @@ class Acceptor:
     latency: LoopLatency | None = None
     """How late the loop is; None if nothing depends on it."""
 
-    def __init__(
-        self, sockets: Sequence[socket.socket], urls: Sequence[str], *, backlog: int, owns_sockets: bool
-    ) -> None:
+    def __init__(self, sockets: Sequence[socket.socket], urls: Sequence[str], *, owns_sockets: bool) -> None:
         self._sockets = sockets
         # `socket.family` makes an Enum member of a number each time.
         self._listeners = [
             _Listener(sock, url, sock.family, fixed_address(sock), is_redirecting(sock))
             for sock, url in zip(sockets, urls, strict=True)
         ]
-        self._backlog = backlog
         self._owns_sockets = owns_sockets
+        self._is_refusing = False
 
     def start(self, nursery: trio.Nursery, connections: Connections) -> None:
         """Accept, in a task for each socket, until `nursery` is cancelled."""
@@ -105,7 +109,8 @@ class Acceptor:
             take = partial(self._take, listener, connections)
             await accept_connections(listener.sock, take, self._intake(connections.room), self.hub)
         except OSError as exc:
-            raise broken_listener(listener.url, exc.strerror) from exc
+            if not self._is_refusing:  # else it would be closed in a moment anyway
+                raise broken_listener(listener.url, exc.strerror) from exc
 
     def _intake(self, room: Room | None) -> Intake | None:
         return None if room is None and self.latency is None else _Intake(room, self.latency)
@@ -116,10 +121,12 @@ class Acceptor:
         """
         if listening is not Listening.ALONE:
             return  # others may go on with the sockets
+        self._is_refusing = True
         remove_paths(self._sockets)
         if self._owns_sockets:
             for listener in self._listeners:
                 refuse_newcomers(listener.sock)
+        if _is_of_this_world(trio.lowlevel.current_clock()):
             await trio.sleep(HANDSHAKE)
 
     def stop(self, connections: Connections, listening: Listening) -> None:
@@ -127,15 +134,20 @@ class Acceptor:
         if listening in (Listening.ALONE, Listening.TAKEN_OVER):
             for listener in self._listeners:
                 self._take_waiting(listener, connections)
-                listener.sock.close()
-        close_listeners(self._sockets)
+        self.close()
+
+    def close(self) -> None:
+        """Close the sockets, and reset what waits in the queues that nobody else has."""
+        for sock in self._sockets:
+            with suppress(OSError):  # it was closed from outside of the server
+                close_listeners([sock])
 
     def _take_waiting(self, listener: _Listener, connections: Connections) -> None:
         """Accept the connections in the queue of a socket that is about to be closed: a close would reset
         them. There is room for these: no more will come.
         """
         try:
-            accept_waiting(listener.sock, partial(self._take, listener, connections), self._backlog)
+            accept_waiting(listener.sock, partial(self._take, listener, connections), LONGEST_QUEUE)
         except OSError as exc:
             logger.warning("clients that waited for the server when it stopped are not served: %s", exc)
 

@@ -62,7 +62,7 @@ class Connections:
         self._context = context
         self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: dict[Connection, ConnectionName | None] = {}
-        self._preparing = 0
+        self._preparing: dict[int, trio.abc.Stream] = {}  # by id(): a stream of the program may have no hash
         self._draining = False
         self.room = Room(most, self) if most else None
         """Is there room for another connection? None: always."""
@@ -73,7 +73,7 @@ class Connections:
         self._redirecting_way = _Way(settings.protocols, ConnectionPreparer(settings))
 
     def __len__(self) -> int:
-        return len(self._live) + self._preparing
+        return len(self._live) + len(self._preparing)
 
     @property
     def are_busy(self) -> bool:
@@ -95,6 +95,11 @@ class Connections:
         self._draining = True
         for connection in self._live:
             connection.drain()
+
+    async def close_preparing(self) -> None:
+        """Close those that are still before their protocol."""
+        for stream in tuple(self._preparing.values()):
+            await _close_at_once(stream, "a connection before its protocol")
 
     def abort(self) -> None:
         """Close all connections at once. Waits for them end with an error."""
@@ -128,7 +133,7 @@ class Connections:
         else:
             name = f"handshake with {info.peer}"
             self._context.run(start_named, self._nursery, name, self._prepare_and_serve, way, stream, info)
-            self._preparing += 1
+            self._preparing[id(stream)] = stream
 
     def begin_plain(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """As `begin`, for a stream that has neither TLS nor a PROXY header."""
@@ -143,7 +148,7 @@ class Connections:
         try:
             connection = await self._prepare(way, stream, info)
         finally:
-            self._preparing -= 1
+            del self._preparing[id(stream)]
             self._note_end()
         if connection is not None:
             del stream, info  # the connection may last long

@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.background import report_left_behind
+from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
     class Abortable(Protocol):
         """The connections of a server."""
+
+        async def close_preparing(self) -> None:
+            """Close those that are still before their protocol."""
 
         @property
         def are_busy(self) -> bool:
@@ -56,6 +60,11 @@ class Drain:
     def begin(self) -> None:
         """Tell the application, whose background tasks have the grace too."""
         self._background.drain(self._grace.limit)
+
+    async def end_preparations(self, connections: Abortable) -> None:
+        """Give connections a moment for the steps before their protocol. No request of theirs has begun."""
+        await trio.sleep(FIRST_REQUEST_SECONDS)
+        await connections.close_preparing()
 
     async def cut_at_deadline(self, connections: Abortable, cancel: Callable[[], None]) -> None:
         """Wait for the end of the grace, and cut what is still under way: `cancel` the calls."""

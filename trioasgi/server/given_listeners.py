@@ -12,7 +12,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.errors import NO_ROOM, ConfigError, TrioasgiError
-from trioasgi.net.accept import Shortage, broken_listener
+from trioasgi.net.accept import LONGEST_QUEUE, Shortage, broken_listener
 from trioasgi.net.kernel import is_readable
 from trioasgi.net.listeners import socket_url
 from trioasgi.server.block import for_block
@@ -197,7 +197,6 @@ class _Source:
     def __init__(self, listener: trio.abc.Listener[Any], config: Config) -> None:
         self._listener = listener
         self.on_socket: ListensOn | None = None
-        self._backlog = config.backlog
         self._url: str | None = None
         self._sock = sock = _socket_of(listener)
         if sock is not None:
@@ -235,9 +234,9 @@ class _Source:
     async def accept_waiting(self, hosted: HostedApplication, nursery: StartsSoon) -> None:
         """Accept the connections that wait in the queue, which is about to be closed: that would reset them.
 
-        Others may come meanwhile, so there are no more than the queue can hold.
+        Others may come meanwhile, so there is a bound.
         """
-        for _ in range(self._backlog):
+        for _ in range(LONGEST_QUEUE):
             fd = -1 if self._sock is None else self._sock.fileno()
             if fd != -1 and not is_readable(fd):
                 return

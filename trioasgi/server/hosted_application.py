@@ -193,6 +193,11 @@ class GivenStreams:
         for stream in self._streams:
             stream.drain()
 
+    async def close_preparing(self) -> None:
+        """Close the connections that are still before their protocol."""
+        for stream in tuple(self._streams):
+            await stream.close_preparing()
+
     def cancel(self) -> None:
         """Cancel all connections, and take no more."""
         self._shared = None
@@ -334,6 +339,11 @@ class GivenStream:
         if self._connections is not None:
             self._connections.drain()
 
+    async def close_preparing(self) -> None:
+        """As of `GivenStreams`."""
+        if self._connections is not None:
+            await self._connections.close_preparing()
+
     def cancel(self) -> None:
         """As of `GivenStreams`."""
         self._scope.cancel()
@@ -376,6 +386,7 @@ class HostedTree:
             streams.drain()
             hosting.drain.begin()
             async with trio.open_nursery() as clock:
+                start_soon(clock, hosting.drain.end_preparations, streams)
                 start_soon(clock, hosting.drain.cut_at_deadline, streams, streams.cancel)
                 await streams.wait_drained()
                 clock.cancel_scope.cancel()

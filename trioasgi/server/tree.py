@@ -29,7 +29,7 @@ from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trioasgi.config import Config
     from trioasgi.server.gate import Gate, UnderSupervisor
@@ -70,7 +70,7 @@ class NurseryTree:
         owns_sockets = not any(map(is_inherited, config.every_bind))
         self._redirects = self._make_redirects(served) if redirecting else None
         urls = (*self.server.urls, *redirecting)
-        self._acceptor = Acceptor(sockets, urls, backlog=config.backlog, owns_sockets=owns_sockets)
+        self._acceptor = Acceptor(sockets, urls, owns_sockets=owns_sockets)
         self._acceptor.latency = self._hosting.latency
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
@@ -104,20 +104,40 @@ class NurseryTree:
                     self._progress.nurseries.add(busy)
                     connections = self._connections(busy)
                     start_soon(clock, abort_when_cancelled, connections, last_moments)
-                    await self._listen(connections, task_status)
+                    begin_drain = partial(self._drain, connections, clock, busy)
+                    await self._listen(connections, begin_drain, task_status)
                     self._progress.done_accepting.set()
-                    cut = self._hosting.drain.cut_at_deadline
-                    start_soon(clock, cut, connections, busy.cancel_scope.cancel)
             finally:
                 last_moments.cancel()
                 clock.cancel_scope.cancel()
                 if connections is not None:
                     connections.end()
 
-    async def _listen(self, connections: Connections, task_status: trio.TaskStatus[Server]) -> None:
-        """Accept connections until told to drain, and those that have come until then. Return when there are
-        no more to come; all drain.
+    def _drain(self, connections: Connections, clock: trio.Nursery, busy: trio.Nursery) -> None:
+        """Have the connections end, those in the nursery `busy` by deadlines that are watched in `clock`."""
+        drain = self._hosting.drain
+        connections.drain()
+        drain.begin()
+        start_soon(clock, drain.end_preparations, connections)
+        start_soon(clock, drain.cut_at_deadline, connections, busy.cancel_scope.cancel)
+
+    async def _listen(
+        self, connections: Connections, begin_drain: Callable[[], None], task_status: trio.TaskStatus[Server]
+    ) -> None:
+        """Accept connections until told to drain, call `begin_drain` then, and return when there are no more
+        to come.
         """
+        try:
+            await self._accept_until_drained(connections, begin_drain, task_status)
+        except BaseException:
+            # Else clients would wait in the queues until the lifespan has ended.
+            self._acceptor.close()
+            raise
+        self._acceptor.stop(connections, self._progress.listening)
+
+    async def _accept_until_drained(
+        self, connections: Connections, begin_drain: Callable[[], None], task_status: trio.TaskStatus[Server]
+    ) -> None:
         async with trio.open_nursery() as listening:
             start_soon(listening, self._hosting.drain_if_lifespan_crashes)
             if self._gate is not None:
@@ -128,11 +148,9 @@ class NurseryTree:
             self._progress.begin()
             report_started(task_status, self.server)
             await self._progress.draining.wait()
-            connections.drain()
-            self._hosting.drain.begin()
+            begin_drain()
             await self._acceptor.refuse(self._progress.listening)
             listening.cancel_scope.cancel()
-        self._acceptor.stop(connections, self._progress.listening)
 
     def _connections(self, busy: trio.Nursery) -> Connections:
         """The connections that are served in `busy`."""
