@@ -7,7 +7,9 @@ can leave a nursery that waits for ever. Each call of the server's code must be 
 from __future__ import annotations
 
 import os
+import socket
 import sys
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,7 +19,9 @@ import trio
 from trio.lowlevel import currently_ki_protected
 
 import trioasgi
-from tests.support.sockets import run
+import trioasgi.net.borrowed
+from tests.support.applications import Lived
+from tests.support.sockets import FREE, run
 from tests.support.transports import certificates
 
 from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
@@ -106,3 +110,32 @@ def test_the_function_that_admits_connections_can_be_interrupted(tmp_path: Path)
 
     run(main)
     assert protected == [False] * len(ENTRIES)
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["opened", "given"])
+def test_a_ctrl_c_cannot_come_between_a_socket_and_what_closes_it(
+    given: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(place: str) -> None:
+        function = getattr(sys.modules[place.rpartition(".")[0]], place.rpartition(".")[2])
+
+        def noting(*args: Any) -> object:
+            protected[place] = currently_ki_protected()
+            return function(*args)
+
+        monkeypatch.setattr(place, noting)
+
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as own:
+            async with trio.open_nursery() as nursery:
+                sockets = [own] if given else None
+                config = trioasgi.Config() if given else trioasgi.Config(bind=FREE)
+                serve = partial(trioasgi.serve, Lived(), config, sockets=sockets)
+                server = await nursery.start(serve)
+                await server.drain()
+
+    protected: dict[str, bool] = {}
+    note("trioasgi.net.listeners._open_all")
+    note("trioasgi.net.borrowed.borrow_listeners")
+    run(main)
+    assert list(protected.values()) == [True]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Unpack
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
@@ -90,6 +91,7 @@ async def serve(
     await serve_on(sockets, prepared, task_status=task_status)
 
 
+@enable_ki_protection  # so must the copies of the sockets
 async def serve_on(
     sockets: GivenSocket | Iterable[GivenSocket] | None,
     prepared: Prepared,
@@ -114,6 +116,7 @@ async def serve_on(
             close_listeners(borrowed)
 
 
+@enable_ki_protection  # the sockets that it opens must be closed
 async def serve_alone(
     app: ASGIApp,
     config: Config,
