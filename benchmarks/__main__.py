@@ -14,7 +14,7 @@ import platform
 import signal
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import trustme
@@ -32,7 +32,7 @@ from .idle import room
 from .process import ROOT, Workspace
 from .results import About, Results
 from .rounds import Plan, Runner
-from .servers import OURS, SERVERS, Server
+from .servers import COMPILED, OURS, SERVERS, Server
 
 MINUTES, QUICK_MINUTES = 14.0, 1.2
 QUICK_SERVERS = (OURS, "uvicorn", "granian")
@@ -49,8 +49,14 @@ def arguments() -> argparse.Namespace:
     add("--rounds", type=int, metavar="N", help=f"at most so many; default: {ROUNDS}")
     add("--seconds", type=int, default=1, metavar="N", help="of load each time; default: %(default)s")
     add("--minutes", type=float, metavar="N", help=f"begin nothing after so many; default: {MINUTES:g}")
-    add("--case", action="append", default=[], metavar="TEXT", help="only cases named so; repeatable")
-    add("--server", action="append", default=[], metavar="TEXT", help="only servers named so; repeatable")
+    add(
+        "--case",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="only this one, or all with this text in their names; repeatable",
+    )
+    add("--server", action="append", default=[], metavar="TEXT", help="as --case, for servers; repeatable")
     add("--compiled", type=Path, metavar="WHEEL", help="measure this compiled wheel of trioasgi too")
     add("--list", action="store_true", help="name the cases and the servers, and end")
     add("--json", type=Path, metavar="FILE", help="write every measurement there")
@@ -60,6 +66,17 @@ def arguments() -> argparse.Namespace:
     parsed = parser.parse_args()
     if parsed.seconds < 1 or (parsed.rounds is not None and parsed.rounds < 1):
         parser.error("--rounds and --seconds are at least 1")
+    servers = [*(server.name for server in SERVERS), COMPILED]
+    for kind, wanted, names in (
+        ("case", parsed.case, [case.name for case in CASES]),
+        ("server", parsed.server, servers),
+    ):
+        for text in wanted:
+            if not any(_is_named(name, text, names) for name in names):
+                parser.error(f"--{kind} {text}: there is none, see --list")
+    for path in (parsed.json, parsed.svg):
+        if path is not None and not path.parent.is_dir():
+            parser.error(f"{path}: there is no directory {path.parent}")
     return parsed
 
 
@@ -77,7 +94,8 @@ def make_workspace(directory: Path) -> Workspace:
 def chosen_cases(options: argparse.Namespace) -> list[Case]:
     """Return the cases that were asked for."""
     cases = [case for case in CASES if case.quick] if options.quick and not options.case else CASES
-    return [case for case in cases if _named(case.name, options.case)]
+    names = [case.name for case in CASES]
+    return [case for case in cases if _named(case.name, options.case, names)]
 
 
 def chosen_servers(options: argparse.Namespace, compiled: Server | None) -> list[Server]:
@@ -85,10 +103,12 @@ def chosen_servers(options: argparse.Namespace, compiled: Server | None) -> list
     known = list(SERVERS)
     if compiled is not None:
         known.insert(1, compiled)
+    names = [server.name for server in known]
     servers = []
     for server in known:
-        by_default = server.name in QUICK_SERVERS or not options.quick or server is compiled
-        if not (_named(server.name, options.server) if options.server else by_default):
+        by_default = server.name in QUICK_SERVERS or not options.quick
+        asked_for = _named(server.name, options.server, names) if options.server else by_default
+        if not (asked_for or server is compiled):
             continue
         missing = server.missing()
         if missing:
@@ -98,9 +118,13 @@ def chosen_servers(options: argparse.Namespace, compiled: Server | None) -> list
     return servers
 
 
-def _named(name: str, wanted: Iterable[str]) -> bool:
-    wanted = list(wanted)
-    return not wanted or any(part.lower() in name.lower() for part in wanted)
+def _named(name: str, wanted: Sequence[str], names: Sequence[str]) -> bool:
+    return not wanted or any(_is_named(name, text, names) for text in wanted)
+
+
+def _is_named(name: str, text: str, names: Sequence[str]) -> bool:
+    """Does `text` name this one? If it is the whole name of one of `names`, it names no other."""
+    return name == text if text in names else text.lower() in name.lower()
 
 
 def about(servers: Iterable[Server], seconds: int) -> About:

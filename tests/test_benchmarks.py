@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import itertools
 import json
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import apps, cases, servers, traffic
-from benchmarks.__main__ import make_workspace
+from benchmarks.__main__ import chosen_cases, make_workspace
 from benchmarks.check import check
 from benchmarks.client import Client, Connection, End
 from benchmarks.process import ROOT, Failed, NotOffered, Workspace, running
@@ -250,6 +251,31 @@ def test_what_is_no_compiled_wheel_is_refused(content: str, says: str, tmp_path:
     assert run.returncode == 1
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--case", "nosuch"), "--case nosuch: there is none"),
+        (("--server", "nosuch"), "--server nosuch: there is none"),
+        (("--json", "nowhere/all.json"), "there is no directory nowhere"),
+        (("--svg", "nowhere/chart.svg"), "there is no directory nowhere"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_measured(options: tuple[str, ...], says: str) -> None:
+    command = [sys.executable, "-m", "benchmarks", *options]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 2
+    assert says in run.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [("API", ["API"]), ("resumed", ["TLS handshakes, resumed"]), ("tls keep", ["TLS keep-alive"])],
+)
+def test_a_whole_name_names_no_other_case(text: str, names: list[str]) -> None:
+    options = argparse.Namespace(quick=False, case=[text])
+    assert [case.name for case in chosen_cases(options)] == names
 
 
 def test_a_server_that_resumes_no_session_is_not_compared(workspace: Workspace) -> None:
