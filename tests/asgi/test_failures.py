@@ -19,6 +19,7 @@ from tests.support.http import (
     serving,
 )
 from trioasgi import Config, serve_stream
+from trioasgi.errors import ClientDisconnected
 from trioasgi.types import Message, Receive, Scope, Send
 
 
@@ -46,7 +47,24 @@ START = {"type": "http.response.start", "status": 200}
 SIZED_START = {**START, "headers": [(b"content-length", b"6")]}
 BODY = {"type": "http.response.body", "body": b"abc", "more_body": True}
 
+
+class FrameworkError(Exception):
+    """What a framework raises in its `except OSError:`."""
+
+
+def because_another_client_has_gone(error: Exception, *, cause: bool = False) -> Exception:
+    gone = ClientDisconnected("another client has gone")
+    error.__context__, error.__cause__ = gone, gone if cause else None
+    return error
+
+
 FAILURES: dict[str, Callable[[], BaseException]] = {
+    "another client has gone": lambda: ClientDisconnected("that client has gone"),
+    "the same in a group": lambda: ExceptionGroup(
+        "a nursery's", [ClientDisconnected("that client has gone")]
+    ),
+    "its cause": lambda: because_another_client_has_gone(RuntimeError(), cause=True),
+    "its context": lambda: because_another_client_has_gone(FrameworkError()),
     "an exception": lambda: ValueError("wrong"),
     "a group": lambda: ExceptionGroup("a nursery's", [ValueError("wrong"), KeyError("wrong")]),
     "sys.exit": exit_3,

@@ -276,11 +276,12 @@ async def test_an_exception_within_the_response_in_its_place_cuts_it() -> None:
         assert (response.status, response.body, response.cut) == (200, b"begun", True)
 
 
+@pytest.mark.parametrize("error", [ValueError("as it was told to"), ClientDisconnected("another one")])
 @on_trio
-async def test_an_exception_after_accept_is_1011(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_exception_after_accept_is_1011(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)
-        raise ValueError("as it was told to")
+        raise error
 
     async with websocket(app) as client:
         assert await client.close_code() == 1011

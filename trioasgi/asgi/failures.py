@@ -95,13 +95,16 @@ def _raising_code(exc: BaseException) -> CodeType | None:
     return traceback.tb_frame.f_code
 
 
-def is_disconnect(exc: BaseException, *, gone: bool) -> bool:
-    """Is this only the ClientDisconnected of `send()`?
+def is_disconnect(exc: BaseException, *, gone: bool, is_over: bool = False) -> bool:
+    """Is this only the ClientDisconnected of the call's own `send()` or `receive()`?
 
     It may come in the groups that nurseries make. It may also be the context of the framework's own
-    exception. If the client is `gone`, it may be a group with GeneratorExit: that comes from a closed
-    generator with a nursery.
+    exception. A call may also raise that of another call, whose client has gone while its own waits for an
+    answer. So it counts only if the client is `gone`, or if the exchange `is_over`. If the client is gone, it
+    may be a group with GeneratorExit: that comes from a closed generator with a nursery.
     """
+    if not (gone or is_over):
+        return False
     try:
         return _is_disconnect(exc, gone=gone)
     except Exception:  # noqa: BLE001 - as in split_failure

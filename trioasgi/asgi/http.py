@@ -235,7 +235,8 @@ class HTTPHandler:
     def _handle_exception(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
         request = exchange.request
         # Once the response is complete, `disconnected` says nothing of the client.
-        if is_disconnect(exc, gone=exchange.disconnected and exchange.phase is not _COMPLETE):
+        is_over = exchange.disconnected
+        if is_disconnect(exc, gone=is_over and exchange.phase is not _COMPLETE, is_over=is_over):
             target = request.target.decode("ascii", "replace")
             logger.debug("%s went away during %s %s", info.peer, request.method, target)
             exchange.abort("the client has gone")
