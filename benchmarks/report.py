@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from .cases import CASES, UNITS, Case, Kind
 from .goals import IDLE_CASE, Standing, standings
 from .results import Outcome, Results
-from .servers import OURS, SERVERS
+from .servers import COMPILED, OURS, SERVERS
 
 Row = tuple[str, ...]
 
@@ -46,8 +46,9 @@ def _absent(results: Results) -> list[str]:
     """Name the cases and the servers that there are and this run has not measured."""
     cases = {one.case for one in results.outcomes}
     servers = {one.server for one in results.outcomes}
+    known = [*(server.name for server in SERVERS), COMPILED]
     return [case.name for case in CASES if case.name not in cases] + [
-        server.name for server in SERVERS if server.name not in servers
+        name for name in known if name not in servers
     ]
 
 
