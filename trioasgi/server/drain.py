@@ -2,7 +2,8 @@
 
 Each stage has a deadline:
 
-1. Requests end by themselves, or at the end of the grace (`cut_at_deadline`).
+1. Connections before their first request, such as in the TLS handshake, have a second (`end_preparations`).
+   Meanwhile requests end by themselves, or at the end of the grace (`cut_at_deadline`).
 2. Tasks that their calls have left behind end, in what is left of the grace (`end_left_behind`).
 3. So do the tasks that the application has started through the server (`end_background`).
 4. The application's lifespan is shut down (`asgi/lifespan.py`).
