@@ -16,7 +16,6 @@ from trio.testing import wait_all_tasks_blocked
 from tests.net.pairs import running_hub, tcp_pair, unix_pair
 from tests.support.sockets import run
 from trioasgi.net.hub import Hub
-from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.stream import HubStream
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
@@ -219,7 +218,7 @@ def test_a_stream_that_fails_while_none_of_its_tasks_runs_is_closed_and_the_othe
                     failing.on_unattended(fail)
                     theirs.send(b"x")
                 elif where == "deadline":
-                    monkeypatch.setattr(HubChannel, "_note_late_read", fail)
+                    monkeypatch.setattr(HubStream, "on_deadline", fail)
                     failing.read_deadline = trio.current_time()
                     with pytest.raises(ConnectionAbortedError):
                         await failing.receive()
