@@ -58,6 +58,10 @@ class LongSteps:
         self.is_free = False
         self._pass_on()
 
+    def queued(self) -> frozenset[Task]:
+        """Those that wait, except for the next one."""
+        return frozenset(self._tasks)
+
     def _pass_on(self) -> None:
         # This round is ours. The next one is for the next task of the queue.
         if self._tasks:

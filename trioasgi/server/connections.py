@@ -6,6 +6,7 @@ A failure ends only its own connection. It is logged with the peer.
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
@@ -15,6 +16,7 @@ from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
 from trioasgi.server.naming import ConnectionName
+from trioasgi.server.preparing import Preparation
 from trioasgi.server.protocols import Connection, Protocols, ServerServices
 from trioasgi.server.room import Room
 from trioasgi.tasks import start_named, start_soon
@@ -62,7 +64,7 @@ class Connections:
         self._context = context
         self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: dict[Connection, ConnectionName | None] = {}
-        self._preparing: dict[int, trio.abc.Stream] = {}  # by id(): a stream of the program may have no hash
+        self._preparing: set[Preparation] = set()
         self._draining = False
         self.room = Room(most, self) if most else None
         """Is there room for another connection? None: always."""
@@ -96,10 +98,9 @@ class Connections:
         for connection in self._live:
             connection.drain()
 
-    async def close_preparing(self) -> None:
-        """Close those that are still before their protocol."""
-        for stream in tuple(self._preparing.values()):
-            await _close_at_once(stream, "a connection before its protocol")
+    def preparations(self) -> Iterable[Preparation]:
+        """Those that are before their protocol."""
+        return self._preparing
 
     def abort(self) -> None:
         """Close all connections at once. Waits for them end with an error."""
@@ -132,8 +133,10 @@ class Connections:
             self._take_over(self._connect(way, as_channel(stream), info))
         else:
             name = f"handshake with {info.peer}"
-            self._context.run(start_named, self._nursery, name, self._prepare_and_serve, way, stream, info)
-            self._preparing[id(stream)] = stream
+            begun = Preparation(partial(_close_at_once, stream, info.peer))
+            function = self._prepare_and_serve
+            self._context.run(start_named, self._nursery, name, function, way, stream, info, begun)
+            self._preparing.add(begun)
 
     def begin_plain(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
         """As `begin`, for a stream that has neither TLS nor a PROXY header."""
@@ -144,14 +147,18 @@ class Connections:
         """Does a connection begin with a PROXY header, or a TLS handshake? `redirects` is as for `begin`."""
         return not (self._redirecting_way if redirects else self._way).preparer.has_no_steps
 
-    async def _prepare_and_serve(self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo) -> None:
+    async def _prepare_and_serve(
+        self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo, preparation: Preparation
+    ) -> None:
+        preparation.begin()
         try:
             connection = await self._prepare(way, stream, info)
         finally:
-            del self._preparing[id(stream)]
+            preparation.end()
+            self._preparing.discard(preparation)
             self._note_end()
         if connection is not None:
-            del stream, info  # the connection may last long
+            del stream, info, preparation  # the connection may last long
             # The same task goes on: another one would take a round of the scheduler to begin.
             self._live[connection] = name = ConnectionName(connection)
             current_task().name = name

@@ -2,8 +2,8 @@
 
 Each stage has a deadline:
 
-1. Connections before their first request, such as in the TLS handshake, have a second (`end_preparations`).
-   Meanwhile requests end by themselves, or at the end of the grace (`cut_at_deadline`).
+1. Requests end by themselves, or at the end of the grace (`cut_at_deadline`). Meanwhile clients that are
+   silent before their first request, such as in the TLS handshake, are closed (`end_preparations`).
 2. Tasks that their calls have left behind end, in what is left of the grace (`end_left_behind`).
 3. So do the tasks that the application has started through the server (`end_background`).
 4. The application's lifespan is shut down (`asgi/lifespan.py`).
@@ -19,21 +19,22 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from trioasgi.asgi.background import report_left_behind
-from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.nurseries import LAST_MOMENTS, end_left_behind
+from trioasgi.server.preparing import close_silent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import Protocol
 
     from trioasgi.asgi.background import Background
+    from trioasgi.server.preparing import Preparation
     from trioasgi.server.progress import Progress
 
     class Abortable(Protocol):
         """The connections of a server."""
 
-        async def close_preparing(self) -> None:
-            """Close those that are still before their protocol."""
+        def preparations(self) -> Iterable[Preparation]:
+            """Those that are before their protocol."""
 
         @property
         def are_busy(self) -> bool:
@@ -63,9 +64,8 @@ class Drain:
         self._background.drain(self._grace.limit)
 
     async def end_preparations(self, connections: Abortable) -> None:
-        """Give connections a moment for the steps before their protocol. No request of theirs has begun."""
-        await trio.sleep(FIRST_REQUEST_SECONDS)
-        await connections.close_preparing()
+        """Close connections whose clients are silent before the protocol. No request of theirs has begun."""
+        await close_silent(connections.preparations)
 
     async def cut_at_deadline(self, connections: Abortable, cancel: Callable[[], None]) -> None:
         """Wait for the end of the grace, and cut what is still under way: `cancel` the calls."""

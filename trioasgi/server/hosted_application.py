@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trioasgi.net.peers import Peer
     from trioasgi.server.given import Given, Prepared
     from trioasgi.server.handle import ListensOn
+    from trioasgi.server.preparing import Preparation
     from trioasgi.server.room import Waiting
     from trioasgi.server.settings import ConnectionSettings
     from trioasgi.types import ASGIApp
@@ -193,10 +194,9 @@ class GivenStreams:
         for stream in self._streams:
             stream.drain()
 
-    async def close_preparing(self) -> None:
-        """Close the connections that are still before their protocol."""
-        for stream in tuple(self._streams):
-            await stream.close_preparing()
+    def preparations(self) -> Iterable[Preparation]:
+        """The connections that are before their protocol."""
+        return chain.from_iterable(stream.preparations() for stream in self._streams)
 
     def cancel(self) -> None:
         """Cancel all connections, and take no more."""
@@ -339,10 +339,9 @@ class GivenStream:
         if self._connections is not None:
             self._connections.drain()
 
-    async def close_preparing(self) -> None:
+    def preparations(self) -> Iterable[Preparation]:
         """As of `GivenStreams`."""
-        if self._connections is not None:
-            await self._connections.close_preparing()
+        return () if self._connections is None else self._connections.preparations()
 
     def cancel(self) -> None:
         """As of `GivenStreams`."""
