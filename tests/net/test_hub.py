@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import socket
 import sys
 import weakref
@@ -237,3 +238,73 @@ def test_a_stream_that_fails_while_none_of_its_tasks_runs_is_closed_and_the_othe
     assert record.message == "a connection is closed, because the server has failed"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "made up"
+
+
+def test_a_stream_that_fails_again_as_it_is_closed_is_closed_all_the_same(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("made up")
+
+    async def main() -> None:
+        async with running_hub() as hub:
+            (ours, theirs), (others, friends) = unix_pair(), unix_pair()
+            with theirs, friends:
+                failing, stream = HubStream(ours, hub), HubStream(others, hub)
+                failing.on_unattended(fail)
+                failing.on_hung_up(fail)
+                theirs.send(b"x")
+                await wait_all_tasks_blocked(0.01)
+                assert ours.fileno() == -1
+                friends.send(b"y")
+                assert await stream.receive() == b"y"
+                stream.close()
+
+    run(main, SOON)
+    assert [record.message for record in caplog.records] == [
+        "a connection is closed, because the server has failed",
+        "the end of a connection could not be told",
+    ]
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "known"])
+@pytest.mark.parametrize("way", ["close", "drop", "end"])
+def test_a_descriptor_that_other_code_has_closed_ends_its_connection_alone(
+    way: str, is_new: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that is closed twice: its number was another's when that happened."""
+
+    async def main() -> None:
+        async with running_hub() as hub:
+            (ours, theirs), (others, friends) = unix_pair(), unix_pair()
+            with theirs, friends:
+                robbed, stream = HubStream(ours, hub), HubStream(others, hub)
+                if not is_new:
+                    await wait_all_tasks_blocked(0.01)
+                os.close(ours.fileno())
+                if way == "close":
+                    robbed.close()
+                elif way == "drop":
+                    robbed.drop()
+                await wait_all_tasks_blocked(0.01)
+                friends.send(b"y")
+                assert await stream.receive() == b"y"
+                stream.close()
+
+    run(main, SOON)
+    assert "other code of the program has closed the descriptor of a connection" in caplog.messages
+
+
+def test_a_file_that_has_the_number_of_a_connection_stays_open() -> None:
+    async def main() -> None:
+        async with running_hub() as hub:
+            ours, theirs = unix_pair()
+            with theirs, open(os.devnull, "rb") as file:  # noqa: ASYNC230 - a device
+                robbed = HubStream(ours, hub)
+                await wait_all_tasks_blocked(0.01)
+                number = ours.fileno()
+                os.dup2(file.fileno(), number)
+                robbed.close()
+                os.close(number)  # raises if it is closed
+
+    run(main, SOON)

@@ -230,7 +230,7 @@ class Hub:
                     self._epoll.register(fd, INTEREST_IN_ROOM if stream.watches_room else INTEREST)
             except OSError as exc:
                 logger.warning("a connection could not be served: %s", exc)
-                stream.drop()
+                _close_anyway(stream.drop)
             else:
                 del self._new[fd]
 
@@ -263,11 +263,19 @@ class Hub:
     def _end(self, close: Callable[[], None]) -> None:
         """A stream has failed while no task of its own ran. Close it: the others must go on."""
         logger.exception("a connection is closed, because the server has failed")
-        close()
+        _close_anyway(close)
 
     def _close(self) -> None:
         for stream in tuple(self._streams.values()):
-            stream.drop()
+            _close_anyway(stream.drop)
         if sys.platform == "linux":
             trio.lowlevel.notify_closing(self._epoll)
             self._epoll.close()
+
+
+def _close_anyway(close: Callable[[], None]) -> None:
+    """Close a stream. What it tells of that may fail."""
+    try:
+        close()
+    except Exception:
+        logger.exception("the end of a connection could not be told")

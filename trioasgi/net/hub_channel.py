@@ -10,6 +10,7 @@ only when the peer has received everything: a reset makes the kernel drop undeli
 
 from __future__ import annotations
 
+import logging
 import socket
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +26,8 @@ from trioasgi.tasks import protect
 
 if TYPE_CHECKING:
     from trioasgi.net.hub import Hub
+
+logger = logging.getLogger("trioasgi")
 
 _READY: Final = ReadState.READY
 _FULL: Final = WriteState.FULL
@@ -77,8 +80,10 @@ class HubChannel(WritingHalf):
         """Close at once with a reset, and tell of that as of a hang-up: a call of the application that waits
         for something else would not notice.
         """
-        self._note_hang_up()
-        self.abort()
+        try:
+            self._note_hang_up()
+        finally:
+            self.abort()
 
     # The end
 
@@ -155,9 +160,13 @@ class HubChannel(WritingHalf):
             pause = min(2 * pause, LONGEST_CHECK)
 
     def abort(self) -> None:
-        if self._write_state is not _CLOSED:
+        if self._write_state is _CLOSED:
+            return
+        try:
             reset_on_close(self._sock)
-            self.close()
+        except OSError:
+            pass  # `close` tells of it
+        self.close()
 
     def close(self) -> None:
         """Close the socket at once. Waits that are under way end with an error."""
@@ -165,9 +174,14 @@ class HubChannel(WritingHalf):
             return
         if self.reader is not None or self._writer is not None:
             self.hub.check_home()
-        self.hub.unregister(self._fd)  # before the kernel can give the number to another file
+        try:
+            self.hub.unregister(self._fd)  # before the kernel can give the number to another file
+            self._sock.close()
+        except OSError:
+            # The number may be another file's by now: that must stay open.
+            self._sock.detach()
+            logger.exception("other code of the program has closed the descriptor of a connection")
         self._fd = -1
-        self._sock.close()
         self._close_reading()
         self._close_writing()
 
