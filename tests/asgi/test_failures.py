@@ -109,13 +109,39 @@ async def test_a_failure_behind_the_head_cuts_the_response_or_is_a_500(codec: st
         assert (response.status, response.cut) in ((200, True), (500, False))
 
 
-@on_trio
-async def test_a_failure_after_the_response_does_not_harm_it(codec: str) -> None:
-    calls = raising(ValueError, START, {**BODY, "more_body": False})
-    async with serving(calls, codec) as client:
-        for _ in range(2):
-            response = await client.get(request("/"))
-            assert (response.status, response.body, response.cut) == (200, b"abc", False)
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_after_the_response_does_not_harm_it_and_is_logged(
+    codec: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where a framework has answered 500, and raises the failure again."""
+
+    @on_trio
+    async def run() -> None:
+        calls = raising(FAILURES[name], START, {**BODY, "more_body": False})
+        async with serving(calls, codec) as client:
+            for _ in range(2):
+                response = await client.get(request("/"))
+                assert (response.status, response.body, response.cut) == (200, b"abc", False)
+
+    run()
+    assert len(errors(caplog)) == 2
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_is_a_500_for_a_client_that_has_closed_its_side(codec: str, name: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        raise FAILURES[name]()
+
+    async def main() -> None:
+        async with listening(app, codec) as server:
+            (address,) = server.addresses
+            async with connected(address) as client:
+                await client.send(request("/"))
+                await client.send_eof()
+                assert (await client.response()).status == 500
+
+    trio.run(main)
 
 
 @pytest.mark.parametrize(("before", "status"), [((), 500), ((SIZED_START,), 500), ((START, BODY), 200)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -288,6 +289,35 @@ async def test_an_exception_after_accept_is_1011(error: Exception, caplog: pytes
         await client.send(close(1011))
         assert await client.is_closed()
     assert sum("The application failed" in record.getMessage() for record in caplog.records) == 1
+
+
+@on_trio
+async def test_that_of_another_client_after_a_denial_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 404})
+        await send({"type": "websocket.http.response.body", "body": b"none"})
+        raise ClientDisconnected("another one")
+
+    async with serving(app, "h11") as client:
+        assert (await client.get(handshake())).body == b"none"
+        assert await client.is_closed()
+    assert sum("The application failed" in record.getMessage() for record in caplog.records) == 1
+
+
+@on_trio
+async def test_a_client_that_goes_within_a_denial_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "websocket.http.response.start", "status": 404})
+        await client.stream.aclose()
+        while True:
+            await send({"type": "websocket.http.response.body", "body": b"none", "more_body": True})
+
+    calls = Calls(app)
+    async with serving(calls, "h11") as client:
+        await client.send(handshake())
+        await calls.failed.wait()
+    assert isinstance(calls.error, ClientDisconnected)
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 @on_trio

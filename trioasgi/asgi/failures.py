@@ -95,28 +95,23 @@ def _raising_code(exc: BaseException) -> CodeType | None:
     return traceback.tb_frame.f_code
 
 
-def is_disconnect(exc: BaseException, *, gone: bool, is_over: bool = False) -> bool:
+def is_disconnect(exc: BaseException) -> bool:
     """Is this only the ClientDisconnected of the call's own `send()` or `receive()`?
 
-    It may come in the groups that nurseries make. It may also be the context of the framework's own
-    exception. A call may also raise that of another call, whose client has gone while its own waits for an
-    answer. So it counts only if the client is `gone`, or if the exchange `is_over`. If the client is gone, it
-    may be a group with GeneratorExit: that comes from a closed generator with a nursery.
+    It may come in the groups that nurseries make, also with GeneratorExit: that comes from a closed generator
+    with a nursery. It may also be the context of the framework's own exception. Ask only if these would tell
+    the call of a disconnect: otherwise it is that of another call, and this one's client waits for an answer.
     """
-    if not (gone or is_over):
-        return False
     try:
-        return _is_disconnect(exc, gone=gone)
+        return _is_disconnect(exc)
     except Exception:  # noqa: BLE001 - as in split_failure
         return False
 
 
-def _is_disconnect(exc: BaseException, *, gone: bool) -> bool:
+def _is_disconnect(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
-        return all(_is_disconnect(inner, gone=gone) for inner in exc.exceptions)
-    if isinstance(exc, GeneratorExit):
-        return gone
-    if isinstance(exc, ClientDisconnected) or isinstance(exc.__cause__, ClientDisconnected):
+        return all(map(_is_disconnect, exc.exceptions))
+    if isinstance(exc, ClientDisconnected | GeneratorExit) or isinstance(exc.__cause__, ClientDisconnected):
         return True
     # A framework may raise its own exception in its `except OSError:`. One of Python's own classes in such a
     # block is a bug of the application.

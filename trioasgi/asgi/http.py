@@ -124,7 +124,7 @@ class HTTPHandler:
             try:
                 await app(self._make_scope(exchange, info), call.receive, call.send)
             except BaseException as exc:  # noqa: BLE001 - sorted out below: cancellation goes on
-                self._handle_failure(exchange, info, exc)
+                self._handle_failure(exchange, info, exc, call.would_tell)
             else:
                 if exchange.phase is not _COMPLETE:
                     self._check_complete(exchange, info)
@@ -169,12 +169,14 @@ class HTTPHandler:
             if application.ended == application.max_requests:
                 application.reach_max()
 
-    def _handle_failure(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
+    def _handle_failure(
+        self, exchange: Exchange, info: ConnectionInfo, exc: BaseException, would_tell: bool
+    ) -> None:
         """End the request whose call has raised `exc`. Cancellation is raised again."""
         ours, outside = split_failure(exc)
         try:
             if ours is not None:
-                self._handle_exception(exchange, info, ours)
+                self._handle_exception(exchange, info, ours, would_tell)
             if outside is not None:
                 raise outside
         finally:
@@ -232,11 +234,11 @@ class HTTPHandler:
             scope["state"] = application.state.copy()
         return scope
 
-    def _handle_exception(self, exchange: Exchange, info: ConnectionInfo, exc: BaseException) -> None:
+    def _handle_exception(
+        self, exchange: Exchange, info: ConnectionInfo, exc: BaseException, would_tell: bool
+    ) -> None:
         request = exchange.request
-        # Once the response is complete, `disconnected` says nothing of the client.
-        is_over = exchange.disconnected
-        if is_disconnect(exc, gone=is_over and exchange.phase is not _COMPLETE, is_over=is_over):
+        if would_tell and is_disconnect(exc):
             target = request.target.decode("ascii", "replace")
             logger.debug("%s went away during %s %s", info.peer, request.method, target)
             exchange.abort("the client has gone")

@@ -55,13 +55,19 @@ _BODY = Due.BODY
 class HTTPCall:
     """`receive` and `send` of one call. The exchange's `phase` is the state of the response."""
 
-    __slots__ = ("_due", "_exchange", "_file_over", "_request_done", "_unyielded")
+    __slots__ = ("_due", "_exchange", "_file_over", "_received_disconnect", "_request_done", "_unyielded")
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._request_done = False
+        self._request_done = self._received_disconnect = False
         self._due = _BODY
         self._unyielded = 0
+
+    @property
+    def would_tell(self) -> bool:
+        """Has `receive()` told that the client has gone, or would `send()` do so?"""
+        phase = self._exchange.phase
+        return self._received_disconnect or phase is _FAILED or phase is _REFUSED
 
     async def receive(self) -> Message:
         """The next event: `http.request` until the end of the body, then `http.disconnect` when the client
@@ -72,11 +78,13 @@ class HTTPCall:
             try:
                 body, more = await exchange.receive_body()
             except ClientDisconnected as exc:
-                self._request_done = True
+                self._request_done = self._received_disconnect = True
                 return {"type": "http.disconnect", "reason": str(exc)}
             self._request_done = not more
             return {"type": "http.request", "body": body, "more_body": more}
         await exchange.wait_disconnected()
+        if exchange.phase is not _COMPLETE:
+            self._received_disconnect = True
         return {"type": "http.disconnect", "reason": self._why_disconnected()}
 
     def _why_disconnected(self) -> str:

@@ -35,6 +35,8 @@ logger = logging.getLogger("trioasgi")
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
+_REFUSED: Final = ResponsePhase.REFUSED
+_FAILED: Final = ResponsePhase.FAILED
 
 _SCHEMES: Final = {"http": "ws", "https": "wss"}
 
@@ -119,7 +121,7 @@ class WebSocketCall:
     After that there is a session, with a state of its own.
     """
 
-    __slots__ = ("_connect_told", "_exchange", "_offer", "_peer", "_session", "_settings")
+    __slots__ = ("_connect_told", "_exchange", "_has_told", "_offer", "_peer", "_session", "_settings")
 
     def __init__(
         self,
@@ -133,6 +135,8 @@ class WebSocketCall:
         self._settings = settings
         self._peer = peer
         self._connect_told = False
+        self._has_told = False
+        """Has the application been told, before it has accepted, that the client has gone?"""
         self._session: WebSocketSession | None = None
 
     # What the application calls
@@ -149,6 +153,7 @@ class WebSocketCall:
             await self._exchange.wait_disconnected()
             session = self._session
             if session is None:  # another task may have accepted meanwhile
+                self._has_told = True
                 return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
         message = await session.receive()
         if isinstance(message, str):
@@ -193,6 +198,7 @@ class WebSocketCall:
         exchange = self._exchange
         if exchange.phase is _NOT_STARTED:
             if exchange.disconnected:
+                self._has_told = True
                 raise ClientDisconnected("the client has gone")
             match check_type(message, "websocket.accept", "websocket.close", "websocket.http.response.start"):
                 case "websocket.accept":
@@ -206,6 +212,7 @@ class WebSocketCall:
             check_type(message, "websocket.http.response.body")
             await self._continue_response(message)
         else:
+            self._has_told = True
             raise ClientDisconnected("the handshake was refused, or the client has gone")
 
     async def _accept(self, message: Message) -> None:
@@ -268,17 +275,19 @@ class WebSocketCall:
     def end_failed(self, exc: BaseException) -> None:
         """End the WebSocket after the application has raised: 500 before it is accepted, 1011 after."""
         exchange, session = self._exchange, self._session
-        # An accepted handshake is an exchange that is over: then the session tells of the client.
-        gone = exchange.disconnected if session is None else session.state is not SessionState.OPEN
-        is_news = is_disconnect(exc, gone=gone)
-        if is_news:
+        if session is not None:
+            would_tell = session.state is not SessionState.OPEN
+        else:
+            would_tell = self._has_told or exchange.phase is _FAILED or exchange.phase is _REFUSED
+        is_disconnected = would_tell and is_disconnect(exc)
+        if is_disconnected:
             logger.debug("%s went away during its WebSocket", self._peer)
         else:
             request = exchange.request
             log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), self._peer)
         if session is not None:
             session.close(CloseCode.INTERNAL_ERROR)
-        elif is_news:
+        elif is_disconnected:
             exchange.abort("the client has gone")
         else:
             exchange.fail(500, "Internal Server Error")
