@@ -307,6 +307,43 @@ async def test_all_listeners_are_closed_if_it_is_cancelled_or_one_fails_to(
     assert (caught is not None) == (first is Failing)
 
 
+@pytest.mark.parametrize("kind", ["own", "socket"])
+def test_requests_under_way_end_before_a_close_that_fails_is_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(listener: trio.SocketListener) -> None:
+        if listener.socket.fileno() != -1:
+            listener.socket.close()
+            raise OSError("close failed")
+
+    async def main() -> None:
+        app, caught = Lived(), list[OSError]()
+        own, [listener] = Failing(), await trio.open_tcp_listeners(0, host="127.0.0.1")
+
+        async def serve(task_status: trio.TaskStatus[Server]) -> None:
+            try:
+                served = own if kind == "own" else listener
+                await serve_listeners(app, cast("Any", served), task_status=task_status)
+            except OSError as exc:
+                caught.append(exc)
+
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve)
+            client = own.connect() if kind == "own" else Client(await open_stream(server))
+            await client.send(request("/wait"))
+            await app.entered.wait()
+            server.begin_drain()
+            await wait_all_tasks_blocked(0.05)  # it has accepted what waits, and closed
+            app.release.set()
+            assert (await client.response()).body == b"waited"
+            await client.stream.aclose()
+        assert len(caught) == 1
+        listener.socket.close()
+
+    monkeypatch.setattr(trio.SocketListener, "aclose", fail)
+    run(main)
+
+
 def test_all_socket_listeners_are_closed_if_it_is_cancelled() -> None:
     async def main() -> None:
         listeners = [

@@ -43,6 +43,7 @@ class Listeners:
     def __init__(self, listeners: Iterable[trio.abc.Listener[Any]] | trio.abc.Listener[Any]) -> None:
         self._given = [listeners] if isinstance(listeners, trio.abc.Listener) else _iterable(listeners)
         self._listeners: list[trio.abc.Listener[Any]] = []
+        self._failure: Exception | None = None
 
     async def __aenter__(self) -> Listeners:
         try:
@@ -55,6 +56,9 @@ class Listeners:
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
+        failure, self._failure = self._failure, None  # its traceback refers to this
+        if failure is not None:
+            raise failure
 
     @enable_ki_protection
     async def close(self) -> None:
@@ -64,6 +68,15 @@ class Listeners:
                 for listener in self._listeners:
                     if isinstance(listener, trio.abc.AsyncResource):
                         start_soon(nursery, trio.aclose_forcefully, listener)
+
+    async def close_first(self) -> None:
+        """As `close`, while requests are under way. What is raised, the end of the block raises: they come
+        first.
+        """
+        try:
+            await self.close()
+        except Exception as exc:  # noqa: BLE001 - raised later
+            self._failure = exc
 
     def check(self, config: Config, handlers: StartsSoon | None) -> None:
         """Raise ConfigError if there is nothing to accept from, an option goes against it, or `handlers` runs
@@ -103,7 +116,7 @@ class Listeners:
         async with for_block(partial(serve_on, sockets, prepared, Listening.TAKEN_OVER)) as server:
             report_started(task_status, server)
             await server.wait_draining()
-            await self.close()  # the server's own duplicates are closed by itself
+            await self.close_first()  # the server's own duplicates are closed by itself
 
     @enable_ki_protection
     async def serve_streams(
@@ -156,7 +169,7 @@ class Listeners:
                 for source in sources:
                     await source.accept_waiting(hosted, handlers)
         finally:
-            await self.close()
+            await self.close_first()
 
 
 def _socket_of(listener: trio.abc.Listener[Any]) -> socket.socket | None:
