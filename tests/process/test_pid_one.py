@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import textwrap
 from pathlib import Path
@@ -73,11 +74,12 @@ OTHER_USER = """
 """
 
 
-def contained(tmp_path: Path, *options: str) -> contextlib.AbstractContextManager[ServerProcess]:
+def contained(
+    tmp_path: Path, *options: str, where: tuple[str, str] = ("--port", "0"), pass_fds: tuple[int, ...] = ()
+) -> contextlib.AbstractContextManager[ServerProcess]:
     write(tmp_path, textwrap.dedent(SHOWING))
-    return start(
-        [*UNSHARE, sys.executable, "-m", "trioasgi", "app:app", "--port", "0", *options], cwd=tmp_path
-    )
+    command = [*UNSHARE, sys.executable, "-m", "trioasgi", "app:app", *where, *options]
+    return start(command, cwd=tmp_path, pass_fds=pass_fds)
 
 
 def process_one(server: ServerProcess) -> int:
@@ -131,6 +133,19 @@ def test_signals_to_process_1_steer_the_server(options: tuple[str, ...], tmp_pat
             server.wait_for("opened anew", after=mark)
         os.kill(process_one(server), signal.SIGTERM)
         assert server.wait() == 0
+
+
+def test_process_1_keeps_no_copy_of_an_inherited_socket(tmp_path: Path) -> None:
+    """The kernel would let clients in that nobody accepts, and reset them at its end."""
+    with socket.create_server(("127.0.0.1", 0)) as parent:
+        number = parent.fileno()
+        with contained(tmp_path, where=("--fd", str(number)), pass_fds=(number,)) as server:
+            server.url()
+            listening = os.readlink(f"/proc/self/fd/{number}")
+            kept = [os.readlink(path) for path in Path(f"/proc/{process_one(server)}/fd").iterdir()]
+            assert listening not in kept
+            os.kill(process_one(server), signal.SIGTERM)
+            assert server.wait() == 0
 
 
 def test_the_status_of_the_server_is_that_of_process_1(tmp_path: Path) -> None:

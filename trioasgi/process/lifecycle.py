@@ -25,7 +25,7 @@ from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.paths import anchored, current_directory
 from trioasgi.process.signals import wake_no_loop
-from trioasgi.server.handle import begin_last_drain, grace_of, wait_done_accepting
+from trioasgi.server.handle import begin_last_drain, grace_of
 from trioasgi.server.serve import serve_alone, serve_copies
 from trioasgi.tasks import start_soon
 
@@ -81,9 +81,8 @@ class Lifecycle:
     """One `serve()`. Its loop, a thread or a signal handler may ask it to drain or to end. Make it before the
     application is imported: relative paths of `config` begin in the directory of that moment.
 
-    `sockets` are a worker's copies of the supervisor's sockets. `on_serving`, `on_draining` and
-    `on_done_accepting` are called in the loop. So is `on_stuck`, if the process belongs to the server and the
-    application keeps it from ending.
+    `sockets` are a worker's copies of the supervisor's sockets. `on_serving` and `on_draining` are called in
+    the loop. So is `on_stuck`, if the process belongs to the server and the application keeps it from ending.
     `supervised` has what a worker leaves to its supervisor.
     """
 
@@ -94,7 +93,6 @@ class Lifecycle:
         sockets: Sequence[socket.socket] | None = None,
         on_serving: Callable[[], None] = lambda: None,
         on_draining: OnDraining = lambda _, __, ___: None,
-        on_done_accepting: Callable[[], None] = lambda: None,
         on_stuck: Callable[[Failure], None] | None = None,
         supervised: UnderSupervisor | None = None,
     ) -> None:
@@ -105,7 +103,6 @@ class Lifecycle:
         self._sockets = sockets
         self._on_serving = on_serving
         self._on_draining = on_draining
-        self._on_done_accepting = on_done_accepting
         self._supervised = supervised
         self._on_stuck = None if on_stuck is None else partial(self._report_stuck, on_stuck)
         self._scope = trio.CancelScope()
@@ -199,8 +196,6 @@ class Lifecycle:
         if self.stage is Stage.SERVING:  # nobody asked: a limit was reached, or the lifespan has ended
             self._enter(Stage.DRAINING)
             self._on_draining("by itself", grace_of(server), server.has_reached_limit)
-        await wait_done_accepting(server)
-        self._on_done_accepting()
 
     @property
     def app_name(self) -> str | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from typing import NoReturn
 
+_STDERR = 2
 _OF_MAIN_PROCESS = ("LISTEN_PID", "WATCHDOG_PID")
 """Variables of systemd with the id of the process that they are for."""
 
@@ -52,6 +53,7 @@ if sys.platform == "linux":
                 os.environ[name] = str(os.getpid())
 
     def _stay(server: int, passed_on: "Collection[int]") -> "NoReturn":
+        _close_inherited()
         while True:
             info = signal.sigwaitinfo(passed_on)
             # At Ctrl-C the terminal has sent it to the server too, which is of the same group.
@@ -62,6 +64,20 @@ if sys.platform == "linux":
                     os._exit(status)
             elif not is_of_terminal:
                 _pass_on(server, info.si_signo)
+
+    def _close_inherited() -> None:
+        """Close what the server has inherited too, but for the standard streams. Of a listening socket this
+        would be one more copy: the kernel would let clients in when the server has closed its own.
+        """
+        try:
+            inherited = [int(name) for name in os.listdir("/proc/self/fd") if int(name) > _STDERR]
+        except OSError:
+            return  # no /proc is mounted
+        for fd in inherited:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # it was that of the list itself
 
     def _pass_on(server: int, number: int) -> None:
         try:

@@ -73,3 +73,5 @@ class UnderSupervisor(msgspec.Struct, frozen=True):
     """Where it waits before it accepts connections; None: it does not wait."""
     on_limit: Callable[[], None] | None = None
     """Called when it has served its number of requests. It goes on serving; None: it drains."""
+    on_done_accepting: Callable[[], None] = lambda: None
+    """Called once in the loop, when its listening sockets are closed, whether it has served or not."""

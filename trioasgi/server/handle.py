@@ -235,11 +235,6 @@ def note_failure(server: Server, error: Exception) -> None:
     server._progress.failure = error
 
 
-async def wait_done_accepting(server: Server) -> None:
-    """Wait until it accepts no connection any more, and those that are open end with their requests."""
-    await server._progress.done_accepting.wait()
-
-
 def grace_of(server: Server) -> float:
     """Seconds that the requests of a server that drains have, from the call that has set them."""
     return server._progress.grace.seconds

@@ -110,21 +110,22 @@ class Hosting:
         self.drain = Drain(progress, self._background, shutdown=config.timeout_shutdown)
 
     @enable_ki_protection  # what it begins must end
-    async def run(self, serve: Serve) -> None:
+    async def run(self, serve: Serve, give_up: Callable[[], None] = lambda: None) -> None:
         """Start the application, call `serve` with a nursery, and shut the application down, also if serving
-        fails. What is raised is flat.
+        fails. If the start fails or is cancelled, call `give_up` at once in place of `serve`: the application
+        may take long to end. What is raised is flat.
         """
         errors = FlatErrors()
         try:
             with errors, allowing_threads(self.config.threads):
                 try:
-                    await self._within_lifespan(serve)
+                    await self._within_lifespan(serve, give_up)
                 finally:
                     await self.drain.end_last_left_behind()
         finally:
             self.progress.end(errors.take() or self._lost)
 
-    async def _within_lifespan(self, serve: Serve) -> None:
+    async def _within_lifespan(self, serve: Serve, give_up: Callable[[], None]) -> None:
         failure: TrioasgiError | None = None
         guard_nurseries()
         try:
@@ -132,7 +133,11 @@ class Hosting:
                 self.progress.nurseries.add(nursery)
                 try:
                     await start(nursery, self._background.hold_open)
-                    await self._lifespan.startup(nursery)
+                    try:
+                        await self._lifespan.startup(nursery)
+                    except BaseException:
+                        give_up()
+                        raise
                     try:
                         if self._websocket is not None:
                             await start(nursery, self._websocket.keepalive.keep_ticking)

@@ -112,8 +112,6 @@ class Progress:
         self.failed_handshakes: Callable[[], dict[str, dict[str, int]]] = dict
         """See `Server.failed_handshakes`."""
         self.draining = trio.Event()
-        self.done_accepting = trio.Event()
-        """No connection is accepted any more, and those that are open end with their requests."""
         self.closed = trio.Event()
         self._token = trio.lowlevel.current_trio_token()
 
@@ -151,7 +149,6 @@ class Progress:
         self.counts = _Counted(self.counts.requests)
         self.renew_certificate = _have_none  # it refers back: only the collector would free both
         self.draining.set()
-        self.done_accepting.set()
         self.closed.set()
 
 

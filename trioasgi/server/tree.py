@@ -22,6 +22,7 @@ from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.assembly import codec_factory, forwarding, redirecting_settings
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import abort_when_cancelled
+from trioasgi.server.gate import UnderSupervisor
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trioasgi.config import Config
-    from trioasgi.server.gate import Gate, UnderSupervisor
     from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
     from trioasgi.server.redirecting import Redirects
@@ -56,7 +56,9 @@ class NurseryTree:
         supervised: UnderSupervisor | None = None,
     ) -> None:
         self._config = config
-        self._gate: Gate | None = None if supervised is None else supervised.gate
+        supervised = UnderSupervisor() if supervised is None else supervised
+        self._gate = supervised.gate
+        self._on_done_accepting = supervised.on_done_accepting
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
         self._progress = Progress(listening, config.timeout_graceful_shutdown)
@@ -64,8 +66,9 @@ class NurseryTree:
         served = [sock for sock in sockets if not is_redirecting(sock)]
         redirecting = redirecting_urls(sockets)
         self.server = Server._create([(sock, tls) for sock in served], self._progress, redirecting)
-        on_limit = None if supervised is None else supervised.on_limit
-        self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, on_limit)
+        self._hosting = Hosting(
+            app, config, given, self.server, self._progress, on_stuck, supervised.on_limit
+        )
         # Another server may use an inherited socket too.
         owns_sockets = not any(map(is_inherited, config.every_bind))
         self._redirects = self._make_redirects(served) if redirecting else None
@@ -75,7 +78,7 @@ class NurseryTree:
 
     async def serve(self, task_status: trio.TaskStatus[Server]) -> None:
         """Serve until drained or cancelled."""
-        await self._hosting.run(partial(self._serve_sockets, task_status))
+        await self._hosting.run(partial(self._serve_sockets, task_status), self._give_up_listening)
 
     async def _serve_sockets(self, task_status: trio.TaskStatus[Server], nursery: trio.Nursery) -> None:
         if self._hosting.access_log is not None:
@@ -106,7 +109,6 @@ class NurseryTree:
                     start_soon(clock, abort_when_cancelled, connections, last_moments)
                     begin_drain = partial(self._drain, connections, clock, busy)
                     await self._listen(connections, begin_drain, task_status)
-                    self._progress.done_accepting.set()
             finally:
                 last_moments.cancel()
                 clock.cancel_scope.cancel()
@@ -130,10 +132,17 @@ class NurseryTree:
         try:
             await self._accept_until_drained(connections, begin_drain, task_status)
         except BaseException:
-            # Else clients would wait in the queues until the lifespan has ended.
-            self._acceptor.close()
+            self._give_up_listening()
             raise
         self._acceptor.stop(connections, self._progress.listening)
+        self._on_done_accepting()
+
+    def _give_up_listening(self) -> None:
+        """Close the sockets, as nothing will be served any more. Else clients would wait in the queues until
+        the lifespan has ended.
+        """
+        self._acceptor.close()
+        self._on_done_accepting()
 
     async def _accept_until_drained(
         self, connections: Connections, begin_drain: Callable[[], None], task_status: trio.TaskStatus[Server]

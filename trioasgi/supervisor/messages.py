@@ -123,8 +123,8 @@ class Draining(msgspec.Struct, frozen=True, tag_field="report", tag="draining"):
 
 
 class DoneAccepting(msgspec.Struct, frozen=True, tag_field="report", tag="done_accepting"):
-    """The worker has stopped accepting, for whatever reason. It answers only requests on connections that it
-    has, and closes each of them then.
+    """The worker has closed its listening sockets, for whatever reason, and perhaps before it has accepted
+    any. It answers only requests on connections that it has, and closes each of them then.
     """
 
 

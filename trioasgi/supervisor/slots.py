@@ -194,6 +194,10 @@ class StopWanted(msgspec.Struct, frozen=True):
     """Seconds that requests have, in place of the option. While it stops they can only get fewer."""
 
 
+class LastDrainDue(msgspec.Struct, frozen=True):
+    """While everything stops: workers that serve have waited long enough for those that do not."""
+
+
 class LogsRotated(msgspec.Struct, frozen=True):
     """All processes are to open their log files anew. `promise` is told when the workers know."""
 
@@ -232,5 +236,6 @@ SupervisorEvent: TypeAlias = (
     | RollWanted
     | ScaleWanted
     | StopWanted
+    | LastDrainDue
     | LogsRotated
 )

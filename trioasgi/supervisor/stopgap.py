@@ -57,7 +57,9 @@ STOPGAP_TRANSITIONS: Final[Mapping[StopgapState, Mapping[StopgapState, str]]] = 
         StopgapState.SHOWN: "no slot has a worker, or the time is over",
     },
     StopgapState.SHOWN: {
-        StopgapState.NOT_NEEDED: "a slot serves, files have changed, another error is known, or it has ended",
+        StopgapState.NOT_NEEDED: (
+            "a slot serves, files have changed, another error is known, it has ended, or everything stops"
+        ),
     },
 }
 """For each state those that may follow, and when they do."""
@@ -123,10 +125,15 @@ class Stopgap:
 
     def withdraw(self) -> None:
         """End it, if there is one."""
-        self._stop_waiting()
-        worker, self.worker = self.worker, None
+        worker = self.worker
+        self.stop()
         if worker is not None:
             worker.drain(grace=self._workers.config.reload_grace)
+
+    def stop(self) -> None:
+        """Begin none any more, as everything stops. One that serves drains with the other workers."""
+        self._stop_waiting()
+        self.worker = None
         if self.state is not StopgapState.NOT_NEEDED:
             self._enter(StopgapState.NOT_NEEDED)
 

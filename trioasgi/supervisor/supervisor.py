@@ -29,6 +29,7 @@ from trioasgi.observe.log_files import reopen_log_files
 from trioasgi.tasks import start_soon
 
 from .course import Course
+from .last_drain import LastDrain
 from .options import Options
 from .renewal import Renewal
 from .respawn import Respawn
@@ -36,6 +37,7 @@ from .rolls import Rolls
 from .said import Reasons
 from .slots import (
     DelayOver,
+    LastDrainDue,
     LogsRotated,
     PatienceOver,
     ProbesOver,
@@ -111,6 +113,7 @@ class Supervisor:
             scale=self._scale,
             replace=self._take_changed_files,
         )
+        self._last_drain = LastDrain(self.workers, self.post)
         self._renewal = Renewal(self.workers, self.post)
         self._stopgap = Stopgap(self.workers, self.post, lambda: self._renewal.longest_start)
         self._rolls = Rolls(
@@ -220,13 +223,15 @@ class Supervisor:
             case WorkerDraining(worker, reason, is_planned):
                 self._changes.take_draining(worker, reason, is_planned=is_planned)
             case WorkerDoneAccepting():
-                pass  # a roll may have waited for it (see `_follow_up`)
+                pass  # a roll, or the stop, may have waited for it (see `_follow_up`)
             case WorkerEnded(worker):
                 self._changes.take_ended(worker)
             case Signalled(number):
                 self._take_signal(signal.Signals(number))
             case StopWanted(reason, grace):
                 self._begin_stop(reason, grace)
+            case LastDrainDue():
+                self._last_drain.take_end_of_patience()
             case _ if not self._course.is_running:
                 self._refuse(event)
             case FilesChanged(paths):
@@ -301,7 +306,7 @@ class Supervisor:
         if self._course.is_running:
             self._stop(ExitStatus.OK, grace)
         elif grace is not None:
-            self.workers.drain_all(grace)
+            self._last_drain.shorten(grace)
 
     def _reopen_logs(self) -> None:
         reopen_log_files()
@@ -325,14 +330,14 @@ class Supervisor:
             self.failure = self._reasons.last
         self._rolls.stop()
         self._options.stop()
-        # The workers accept what waits in the queues. The last close would reset a client that is in the
-        # middle of its handshake with the kernel: so new ones are refused before.
+        # The workers that serve accept what waits in the queues. The last close would reset a client that is
+        # in the middle of its handshake with the kernel: so new ones are refused before.
         if not any(map(is_inherited, self._options.current.every_bind)):
             for sock in self._sockets:
                 refuse_newcomers(sock)
         close_listeners(self._sockets)
-        self.workers.drain_all(grace)
-        self._stopgap.withdraw()
+        self._stopgap.stop()
+        self._last_drain.begin(self._nursery, grace)
 
     # Rolls, and other changes
 
@@ -350,6 +355,7 @@ class Supervisor:
     def _follow_up(self) -> None:
         """Do what has waited for something to end, however it ended. Called after each event."""
         if not self._course.is_running:
+            self._last_drain.follow_up()
             return
         self._rolls.follow_up()
         self._options.follow_up()

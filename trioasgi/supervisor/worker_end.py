@@ -34,6 +34,8 @@ class WorkerEnd(msgspec.Struct):
     """The failure that the worker has reported, or that has prevented its start."""
     killed: str | None = None
     """Why the supervisor killed it; None if it did not."""
+    was_dismissed: bool = False
+    """Did the supervisor end it before its application was loaded, as everything stops?"""
     has_finished: bool = False
     """Has it reported that its server has ended, well or not?"""
 
@@ -48,7 +50,7 @@ class WorkerEnd(msgspec.Struct):
         word of it yet?
         """
         is_explained = self.killed is not None or self.failure is not None or self.has_finished
-        return bool(self.exit_status) and not is_explained
+        return bool(self.exit_status) and not is_explained and not self.was_dismissed
 
     @property
     def is_from_outside(self) -> bool:

@@ -97,7 +97,7 @@ class WorkerDraining(msgspec.Struct, frozen=True):
 
 
 class WorkerDoneAccepting(msgspec.Struct, frozen=True):
-    """The worker has stopped accepting, whoever has asked."""
+    """The worker has closed its listening sockets, whoever has asked."""
 
     worker: WorkerProcess
 
@@ -141,6 +141,8 @@ class WorkerProcess:
         """When it became ready. `begun_at` and this are in seconds of `trio.current_time()`."""
         self.may_accept = False
         """Is it ready, and has it not yet reported that it has stopped accepting?"""
+        self.has_sockets = True
+        """May its process have the listening sockets? It has them from its start on."""
         self.heartbeat = Heartbeat()
         """The last one."""
         self.config = config
@@ -208,6 +210,20 @@ class WorkerProcess:
         self._dialogue.settle()
         self._dialogue.tell(DrainCommand(final=final, grace=grace))
 
+    def dismiss(self) -> None:
+        """End its process at once if the application is not loaded. It may take long until it reads commands.
+
+        SIGTERM does that, until the worker installs a handler: then the application is loaded, though this
+        process may not have heard of it.
+        """
+        if not self._vigil.starting.is_set():
+            self.end.was_dismissed = True
+            self._end_if_dismissed()
+
+    def _end_if_dismissed(self) -> None:
+        if self.end.was_dismissed and self._process is not None:
+            self._process.terminate()
+
     async def locate(self) -> str:
         """Where its application is, as in a traceback. It waits for as long as the worker takes."""
         self._dialogue.tell(LocateCommand())
@@ -247,7 +263,7 @@ class WorkerProcess:
                 await self._live()
         finally:
             self._enter(WorkerState.ENDED)
-            self.may_accept = False
+            self.may_accept = self.has_sockets = False
             for connection in self._private:
                 connection.close()
             self._post(WorkerEnded(self))
@@ -275,6 +291,7 @@ class WorkerProcess:
         self._process = process
         self.pid = process.pid
         logger.debug("%s was started", str(self).capitalize())
+        self._end_if_dismissed()
         try:
             async with trio.open_nursery() as nursery:
                 start_soon(nursery, self._dialogue.speak, process, endowment)
@@ -323,14 +340,15 @@ class WorkerProcess:
                 vigil.begin_leaving(report.grace)
                 self._post(WorkerDraining(self, report.reason, report.is_planned))
             case DoneAccepting():
-                self.may_accept = False
+                self.may_accept = self.has_sockets = False
                 self._post(WorkerDoneAccepting(self))
             case Stopped():
                 vigil.leaving.set()
                 vigil.finished.set()
                 self.end.has_finished = True
             case Failed():
-                self.end.failure = report
+                if not self.end.was_dismissed:
+                    self.end.failure = report
                 vigil.leaving.set()
                 vigil.finished.set()
                 self.end.has_finished = True

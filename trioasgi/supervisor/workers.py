@@ -274,10 +274,13 @@ class Workers:
         """Forget the removed slots whose workers have ended."""
         self._removed = [slot for slot in self._removed if slot.leaving]
 
-    def drain_all(self, grace: float | None = None) -> None:
-        """Drain all workers, as everything stops. `grace` is as for `WorkerProcess.drain`."""
+    def cancel_delays(self) -> None:
+        """Let no DelayOver come."""
         for slot in self.slots:
             self.cancel_delay(slot)
+
+    def drain_all(self, grace: float | None) -> None:
+        """Drain all workers, as everything stops. `grace` is as for `WorkerProcess.drain`."""
         for worker in self.living:
             worker.drain(final=True, grace=grace)
 

@@ -134,7 +134,6 @@ def _serve(
             sockets=_listening(order),
             on_serving=lambda: _begin_serving(handlers, reports),
             on_draining=partial(_report_drain, reports),
-            on_done_accepting=partial(reports.send, DoneAccepting()),
             on_stuck=lambda failure: _end_with(failure, reports),
             supervised=_under_supervisor(order, reports),
         )
@@ -189,7 +188,11 @@ def _under_supervisor(order: Order, reports: Reports) -> UnderSupervisor:
         for connection in private:
             connection.close()
     due = Due("it has served its number of requests")
-    return UnderSupervisor(gate, on_limit=partial(reports.send, due))
+    return UnderSupervisor(
+        gate,
+        on_limit=partial(reports.send, due),
+        on_done_accepting=partial(reports.send, DoneAccepting()),
+    )
 
 
 def _show_fatal_signals() -> None:
