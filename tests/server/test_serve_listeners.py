@@ -29,6 +29,7 @@ from trioasgi import (
     TrioasgiError,
     serve_listeners,
 )
+from trioasgi.errors import leaves_of
 from trioasgi.net.accept import PAUSE
 from trioasgi.tls.context import server_context
 from trioasgi.types import Receive, Scope, Send
@@ -342,6 +343,24 @@ def test_requests_under_way_end_before_a_close_that_fails_is_told(
 
     monkeypatch.setattr(trio.SocketListener, "aclose", fail)
     run(main)
+
+
+class Interrupted(InMemory):
+    """Ctrl-C comes as it is closed, and not if it is closed again."""
+
+    async def aclose(self) -> None:
+        if not self.closed:
+            self.closed = True
+            raise KeyboardInterrupt
+
+
+@on_trio
+async def test_a_close_that_fails_does_not_take_the_place_of_a_ctrl_c() -> None:
+    with pytest.raises(BaseExceptionGroup) as caught:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(of(Lived(), [Failing(), Interrupted()]))
+            server.begin_drain()
+    assert {type(leaf) for leaf in leaves_of(caught.value)} == {KeyboardInterrupt, OSError}
 
 
 def test_all_socket_listeners_are_closed_if_it_is_cancelled() -> None:

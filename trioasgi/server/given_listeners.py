@@ -54,25 +54,27 @@ class Listeners:
             raise
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(self, _kind: object, exc: BaseException | None, _traceback: object) -> None:
+        await self.close_first()
         failure, self._failure = self._failure, None  # its traceback refers to this
         if failure is not None:
-            raise failure
+            with FlatErrors():  # neither takes the place of the other
+                raise failure if exc is None else BaseExceptionGroup("serve_listeners", [exc, failure])
 
     @enable_ki_protection
     async def close(self) -> None:
-        """Close all of them, also if this is cancelled, or one of them raises. What they raise is flat."""
+        """Close all of them, once, also if this is cancelled, or one of them raises. What they raise is
+        flat.
+        """
+        listeners, self._listeners = self._listeners, []
         with FlatErrors(), trio.CancelScope(shield=True):
             async with trio.open_nursery() as nursery:
-                for listener in self._listeners:
+                for listener in listeners:
                     if isinstance(listener, trio.abc.AsyncResource):
                         start_soon(nursery, trio.aclose_forcefully, listener)
 
     async def close_first(self) -> None:
-        """As `close`, while requests are under way. What is raised, the end of the block raises: they come
-        first.
-        """
+        """As `close`. What it raises, the end of the block raises: requests that are under way come first."""
         try:
             await self.close()
         except Exception as exc:  # noqa: BLE001 - raised later
