@@ -128,6 +128,27 @@ def test_a_failure_after_the_response_does_not_harm_it_and_is_logged(
 
 
 @pytest.mark.parametrize("name", FAILURES)
+def test_a_failure_after_the_end_was_received_is_logged(
+    codec: str, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    received: list[Message] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"whole")
+        received.append(await receive())
+        raise FAILURES[name]()
+
+    @on_trio
+    async def run() -> None:
+        async with serving(app, codec) as client:
+            assert (await client.get(request("/"))).body == b"whole"
+
+    run()
+    assert received == [{"type": "http.disconnect", "reason": "the response is complete"}]
+    assert len(errors(caplog)) == 1
+
+
+@pytest.mark.parametrize("name", FAILURES)
 def test_a_failure_is_a_500_for_a_client_that_has_closed_its_side(codec: str, name: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await trio.testing.wait_all_tasks_blocked(0.01)

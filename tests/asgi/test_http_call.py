@@ -210,7 +210,11 @@ async def test_send_goes_on_raising(codec: str) -> None:
     assert calls.errors == []
 
 
-@pytest.mark.parametrize("wrap", ["plain", "group", "cause"])
+class FrameworkError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("wrap", ["plain", "group", "cause", "group as cause", "context of a context"])
 def test_a_disconnect_that_the_application_lets_pass_is_no_error(
     codec: str, wrap: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,6 +229,13 @@ def test_a_disconnect_that_the_application_lets_pass_is_no_error(
                 raise ExceptionGroup("a nursery's", [error, ExceptionGroup("another's", [error])]) from None
             if wrap == "cause":
                 raise RuntimeError("the framework's own") from error
+            if wrap == "group as cause":
+                raise FrameworkError from ExceptionGroup("a nursery's", [error])
+            if wrap == "context of a context":
+                try:
+                    raise FrameworkError
+                except FrameworkError:
+                    raise FrameworkError  # noqa: B904 - as frameworks do
             raise
 
     @on_trio

@@ -177,8 +177,8 @@ class CrowdedHub:
             raise OSError(self._failures.pop(), "made up")
         self._hub.register_listener(fd, listener)
 
-    def unregister(self, fd: int) -> None:
-        self._hub.unregister(fd)
+    def unregister(self, fd: int, listener: Watched) -> None:
+        self._hub.unregister(fd, listener)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")

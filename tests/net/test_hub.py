@@ -154,7 +154,8 @@ def test_room_to_send_is_told_only_to_those_who_watch_it() -> None:
         ours, theirs = tcp_pair()
         with ours, theirs:
             async with running_hub() as hub:
-                hub.register(ours.fileno(), Told(), at_once=True)
+                stream = Told()
+                hub.register(ours.fileno(), stream, at_once=True)
                 await wait_all_tasks_blocked(0.01)
                 ours.shutdown(socket.SHUT_WR)
                 await wait_all_tasks_blocked(0.01)
@@ -162,7 +163,7 @@ def test_room_to_send_is_told_only_to_those_who_watch_it() -> None:
                 hub.watch_room(ours.fileno())
                 await wait_all_tasks_blocked(0.01)
                 assert told == [4]  # EPOLLOUT
-                hub.unregister(ours.fileno())
+                hub.unregister(ours.fileno(), stream)
 
     told: list[int] = []
     run(main)
@@ -192,7 +193,7 @@ def test_nothing_is_kept_of_a_stream_whose_deadline_was_looked_at() -> None:
                 hub.register(sock.fileno(), late)
                 hub.ticker.note(0.0)
                 await looked_at.wait()
-                hub.unregister(sock.fileno())
+                hub.unregister(sock.fileno(), late)
                 left = weakref.ref(late)
                 del late
                 is_kept = left() is not None
@@ -308,3 +309,35 @@ def test_a_file_that_has_the_number_of_a_connection_stays_open() -> None:
                 os.close(number)  # raises if it is closed
 
     run(main, SOON)
+
+
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "known"])
+def test_a_connection_whose_number_another_one_has_ends_and_does_no_harm_to_it(
+    is_new: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with running_hub() as hub:
+            (ours, theirs), (others, friends) = unix_pair(), unix_pair()
+            with theirs, friends:
+                robbed = HubStream(ours, hub)
+                if not is_new:
+                    await wait_all_tasks_blocked(0.01)
+                os.dup2(
+                    others.fileno(), ours.fileno()
+                )  # it closes the one, which the other takes the place of
+                others.close()
+                stream = HubStream(socket.socket(fileno=ours.fileno()), hub)
+                assert robbed.hung_up
+                with pytest.raises(OSError):
+                    robbed.send_nowait(b"an answer for another client")
+                robbed.close()
+                await wait_all_tasks_blocked(0.01)
+                friends.send(b"y")
+                assert await stream.receive() == b"y"
+                assert stream.send_nowait(b"z")
+                assert friends.recv(10) == b"z"
+                stream.close()
+            ours.detach()
+
+    run(main, SOON)
+    assert caplog.messages == ["other code of the program has closed the descriptor of a connection"]

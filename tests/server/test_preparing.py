@@ -43,7 +43,6 @@ class Prepared:
         if self._closing is not None:
             self._closing()
         await trio.lowlevel.checkpoint()
-        self.preparation.end()
 
     async def run(self) -> None:
         self.preparation.begin()
@@ -85,6 +84,36 @@ async def test_what_has_been_prepared_while_another_was_closed_is_not_closed() -
     both = [Prepared(heard.wait, closing=heard.set) for _ in range(2)]
     await watch(*both, seconds=3 * FIRST_REQUEST_SECONDS)
     assert [prepared.closed_at for prepared in both].count(None) == 1
+
+
+@on_trio
+async def test_what_does_not_close_is_closed_once() -> None:
+    times: list[float] = []
+    stubborn = Prepared(trio.sleep_forever, closing=lambda: times.append(trio.current_time()))
+    await watch(stubborn, seconds=5 * FIRST_REQUEST_SECONDS)
+    assert len(times) == 1
+
+
+def test_what_comes_by_way_of_other_tasks_while_the_loop_is_blocked_comes_in_time() -> None:
+    """As from a program that carries bytes between streams."""
+    clock = trio.testing.MockClock(autojump_threshold=0)
+
+    async def hear_late() -> None:
+        await trio.sleep(FIRST_REQUEST_SECONDS + 0.9 * LOOK)  # the next look would be the last
+        clock.jump(2 * FIRST_REQUEST_SECONDS)
+        for _ in range(20):
+            await trio.lowlevel.checkpoint()
+        heard.set()
+
+    async def main() -> None:
+        waiting = Prepared(heard.wait)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hear_late)
+            await watch(waiting, seconds=4 * FIRST_REQUEST_SECONDS)
+        assert waiting.closed_at is None
+
+    heard = trio.Event()
+    trio.run(main, clock=clock)
 
 
 def test_what_waits_for_the_steps_of_others_is_not_silent() -> None:

@@ -99,7 +99,7 @@ def is_disconnect(exc: BaseException) -> bool:
     """Is this only the ClientDisconnected of the call's own `send()` or `receive()`?
 
     It may come in the groups that nurseries make, also with GeneratorExit: that comes from a closed generator
-    with a nursery. It may also be the context of the framework's own exception. Ask only if these would tell
+    with a nursery. It may also be what the framework's own exception comes of. Ask only if these would tell
     the call of a disconnect: otherwise it is that of another call, and this one's client waits for an answer.
     """
     try:
@@ -111,8 +111,16 @@ def is_disconnect(exc: BaseException) -> bool:
 def _is_disconnect(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(map(_is_disconnect, exc.exceptions))
-    if isinstance(exc, ClientDisconnected | GeneratorExit) or isinstance(exc.__cause__, ClientDisconnected):
-        return True
+    return isinstance(exc, GeneratorExit) or _comes_of_disconnect(exc)
+
+
+def _comes_of_disconnect(exc: BaseException | None) -> bool:
+    if isinstance(exc, BaseExceptionGroup):
+        return all(map(_comes_of_disconnect, exc.exceptions))
+    if exc is None or isinstance(exc, ClientDisconnected):
+        return exc is not None
+    if exc.__cause__ is not None:
+        return _comes_of_disconnect(exc.__cause__)
     # A framework may raise its own exception in its `except OSError:`. One of Python's own classes in such a
     # block is a bug of the application.
-    return isinstance(exc.__context__, ClientDisconnected) and type(exc).__module__ != "builtins"
+    return type(exc).__module__ != "builtins" and _comes_of_disconnect(exc.__context__)

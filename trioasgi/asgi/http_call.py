@@ -78,20 +78,19 @@ class HTTPCall:
             try:
                 body, more = await exchange.receive_body()
             except ClientDisconnected as exc:
-                self._request_done = self._received_disconnect = True
-                return {"type": "http.disconnect", "reason": str(exc)}
+                self._request_done = True
+                return self._tell_disconnect(str(exc))
             self._request_done = not more
             return {"type": "http.request", "body": body, "more_body": more}
         await exchange.wait_disconnected()
-        if exchange.phase is not _COMPLETE:
-            self._received_disconnect = True
-        return {"type": "http.disconnect", "reason": self._why_disconnected()}
+        return self._tell_disconnect(exchange.failure or "the client has closed the connection")
 
-    def _why_disconnected(self) -> str:
-        exchange = self._exchange
-        if exchange.phase is _COMPLETE:
-            return "the response is complete"
-        return exchange.failure or "the client has closed the connection"
+    def _tell_disconnect(self, reason: str) -> Message:
+        if self._exchange.phase is _COMPLETE:
+            reason = "the response is complete"  # which says nothing of the client
+        else:
+            self._received_disconnect = True
+        return {"type": "http.disconnect", "reason": reason}
 
     async def send(self, message: Message) -> None:
         """Take `http.response.start`, then `http.response.body` messages, and those of the extensions.

@@ -135,7 +135,7 @@ class Entrance:
             await wait_task_rescheduled(self._abort)
             raise AssertionError("only a failure wakes the task")
         finally:
-            hub.unregister(fd)
+            hub.unregister(fd, self)
 
     def _abort(self, _: object) -> Abort:
         self._task = None

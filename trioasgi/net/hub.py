@@ -12,6 +12,7 @@ server does not wake at all.
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import select
@@ -119,7 +120,11 @@ class Hub:
             self._wake_flusher()
         elif sys.platform == "linux":
             self._epoll.register(fd, INTEREST)
+        robbed = self._streams.get(fd)
         self._streams[fd] = stream
+        if robbed is not None:
+            # Other code has closed its descriptor: else the kernel would not have given the number again.
+            _close_anyway(robbed.drop)
 
     def register_listener(self, fd: int, listener: Watched) -> None:
         """Call `listener` in each round of the scheduler in which connections wait, until `unregister`.
@@ -141,8 +146,17 @@ class Hub:
         if sys.platform == "linux" and fd not in self._new:
             self._epoll.modify(fd, INTEREST_IN_ROOM)
 
-    def unregister(self, fd: int) -> None:
-        """Forget `fd`. Call this before closing it, because the number may then be given to another file."""
+    def has(self, fd: int, stream: Watched) -> bool:
+        """Is `stream` registered with `fd`? Not if the number is another stream's by now."""
+        return self._streams.get(fd) is stream
+
+    def unregister(self, fd: int, stream: Watched) -> None:
+        """Forget `fd`. Call this before closing it, because the number may then be given to another file.
+
+        Raises OSError if other code has closed it.
+        """
+        if self._streams.get(fd) is not stream:
+            raise OSError(errno.EBADF, "its number is that of another connection")
         del self._streams[fd]
         if fd in self._new:
             del self._new[fd]

@@ -162,10 +162,11 @@ class HubChannel(WritingHalf):
     def abort(self) -> None:
         if self._write_state is _CLOSED:
             return
-        try:
-            reset_on_close(self._sock)
-        except OSError:
-            pass  # `close` tells of it
+        if self.hub.has(self._fd, self):
+            try:
+                reset_on_close(self._sock)
+            except OSError:
+                pass  # `close` tells of it
         self.close()
 
     def close(self) -> None:
@@ -175,7 +176,7 @@ class HubChannel(WritingHalf):
         if self.reader is not None or self._writer is not None:
             self.hub.check_home()
         try:
-            self.hub.unregister(self._fd)  # before the kernel can give the number to another file
+            self.hub.unregister(self._fd, self)  # before the kernel can give the number to another file
             self._sock.close()
         except OSError:
             # The number may be another file's by now: that must stay open.

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
-from trio.lowlevel import current_task
+from trio.lowlevel import current_task, enable_ki_protection
 
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
@@ -105,7 +105,8 @@ class Connections:
     def abort(self) -> None:
         """Close all connections at once. Waits for them end with an error."""
         for connection in self._live:
-            connection.channel.abort()
+            with _Isolation(connection.peer):
+                connection.channel.abort()
 
     def end(self) -> None:
         """Note that none will begin any more. Otherwise only the garbage collector would free this."""
@@ -260,11 +261,13 @@ def _has_closed(channel: Channel) -> bool:
 
 async def _close_at_once(stream: trio.abc.Stream, peer: str) -> None:
     if isinstance(stream, HubStream):
-        stream.close()
+        with _Isolation(peer):
+            stream.close()
     else:
         await _close_isolated(stream.aclose, peer)
 
 
+@enable_ki_protection
 async def _close_isolated(aclose: Callable[[], Awaitable[None]], peer: str) -> None:
     """Close without waiting, as `trio.aclose_forcefully`. It raises nothing, not even Cancelled: that would
     take the place of a KeyboardInterrupt that is on its way.

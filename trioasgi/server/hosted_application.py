@@ -281,9 +281,9 @@ class GivenStream:
 
     async def serve(self) -> None:
         """Serve the connection to its end."""
-        self._is_served = True
-        admission = self._shared.settings.admission
         try:
+            self._is_served = True
+            admission = self._shared.settings.admission
             if admission is not None and not admission.admits(self._ends[0]):
                 return
             await self._serve_admitted()

@@ -13,12 +13,23 @@ import trio
 
 from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.net.turns import long_steps
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Set
 
 LOOK: Final = 0.25
 """Seconds between two looks at them."""
+
+_LOOKS: Final = round(FIRST_REQUEST_SECONDS / LOOK)
+"""So many looks in a row find a silent one unchanged. They are counted, and not the seconds: there are none
+while the loop is blocked.
+"""
+
+_ROUNDS: Final = 3
+"""So many rounds of the scheduler pass before one is closed. Its bytes, or its turn, may have come in this
+round or the next, or by the close of another.
+"""
 
 
 class Preparation:
@@ -27,13 +38,13 @@ class Preparation:
     Its task is known to have done something if it has yielded since: the scheduler counts that.
     """
 
-    __slots__ = ("_since", "_steps", "_task", "close")
+    __slots__ = ("_looks", "_steps", "_task", "close")
 
     def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
         self.close = close
         self._task: trio.lowlevel.Task | None = None
-        self._steps = -1  # of the task, at the last look
-        self._since = 0.0
+        self._steps = -1  # of the task, when it was last seen to have done something
+        self._looks = 0  # since then
 
     def begin(self) -> None:
         """Note that the current task prepares the connection."""
@@ -48,25 +59,39 @@ class Preparation:
         """Has its task run since the last look, or ended?"""
         return self._task is None or self._task._schedule_points != self._steps
 
-    def is_silent(self, now: float, queued: Set[trio.lowlevel.Task]) -> bool:
+    def is_silent(self, queued: Set[trio.lowlevel.Task]) -> bool:
         """Look at it. Has it waited for its client for a second? The tasks in `queued` wait for others."""
         task = self._task
         if task is None:
             return False
         if self.has_moved or task in queued:
-            self._steps, self._since = task._schedule_points, now
-        return now - self._since >= FIRST_REQUEST_SECONDS
+            self._steps, self._looks = task._schedule_points, 0
+        else:
+            self._looks += 1
+        return self._looks >= _LOOKS
 
 
 async def close_silent(preparations: Callable[[], Iterable[Preparation]]) -> None:
     """Close those whose client is silent, until cancelled. `preparations` returns those that there are."""
-    while True:
-        now, queued = trio.current_time(), long_steps().queued()
-        for preparation in [each for each in preparations() if each.is_silent(now, queued)]:
-            # Its bytes, or its turn, may have come in this round or the next.
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
-            if not preparation.has_moved:
-                await preparation.close()
-            del preparation
-        await trio.sleep(LOOK)
+    async with trio.open_nursery() as nursery:  # one that takes long to close does not hold up the others
+        while True:
+            queued = long_steps().queued()
+            for preparation in [each for each in preparations() if each.is_silent(queued)]:
+                for _ in range(_ROUNDS):
+                    await trio.lowlevel.checkpoint()
+                if not preparation.has_moved:
+                    preparation.end()  # also if its close fails
+                    start_soon(nursery, preparation.close)
+                del preparation
+            await _sleep_until_next_look()
+
+
+async def _sleep_until_next_look() -> None:
+    """Sleep for `LOOK`, and again if the loop was blocked: what has come meanwhile may still be on its way
+    through other tasks.
+    """
+    is_late = True
+    while is_late:
+        due = trio.current_time() + LOOK
+        await trio.sleep_until(due)
+        is_late = trio.current_time() > due + LOOK
