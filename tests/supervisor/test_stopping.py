@@ -287,7 +287,9 @@ if "trioasgi.worker" in sys.orig_argv:
 
 
 def test_a_ctrl_c_while_the_interpreter_of_a_worker_starts_is_a_good_stop(tmp_path: Path) -> None:
-    """Python then ends with status 1 ("Failed to import the site module"), and not by the signal."""
+    """Python then ends with status 1 ("Failed to import the site module"), and not by the signal; or by the
+    supervisor's SIGTERM, if that is faster.
+    """
     (tmp_path / "sitecustomize.py").write_text(SLOW_INTERPRETER)
     write_app(tmp_path, "yes")
     environ = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -295,7 +297,7 @@ def test_a_ctrl_c_while_the_interpreter_of_a_worker_starts_is_a_good_stop(tmp_pa
         server.wait_for("interpreter starts")
         server.send(signal.SIGINT, group=True)
         assert server.wait() == 0, server.output.text
-        assert "KeyboardInterrupt" in server.output.text
+        assert not server.output.count("(WARNING|ERROR) "), server.output.text
 
 
 @each_mode
