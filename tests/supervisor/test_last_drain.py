@@ -139,3 +139,15 @@ def test_one_whose_start_up_does_not_end_closes_the_sockets_before_the_one_that_
         assert is_refused(address)
         (tmp_path / "released").touch()
         assert server.wait() == 0, server.output.text
+
+
+def test_a_successor_that_does_not_end_by_itself_is_told_by_the_status(tmp_path: Path) -> None:
+    write(tmp_path, SLOW_START_UP.replace("WAIT", SHIELDED.strip()))
+    graces = ("--timeout-graceful-shutdown", "0", "--timeout-shutdown", "0.1")
+    with start_server("app:app", *ONE_WORKER, *graces, cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        (tmp_path / "slow").touch()
+        server.send(signal.SIGHUP)
+        server.wait_for("start-up begins")
+        assert server.stop() == 1, server.output.text
+        assert server.output.count("ERROR .* lifespan call does not end$") == 1, server.output.text

@@ -142,6 +142,8 @@ class WorkerChanges:
             slot.successor = None
             if self._course.is_running:
                 self._rolls.tell(worker, self._respawn.take_end_of_successor(slot, worker))
+            else:
+                self._take_last_end(worker)
         elif slot := workers.slot_of_leaving(worker):
             self._take_leavers_end(slot, worker)
 
