@@ -311,9 +311,10 @@ def test_a_file_that_has_the_number_of_a_connection_stays_open() -> None:
     run(main, SOON)
 
 
+@pytest.mark.parametrize("waits", [True, False], ids=["known at once", "known later"])
 @pytest.mark.parametrize("is_new", [True, False], ids=["new", "known"])
 def test_a_connection_whose_number_another_one_has_ends_and_does_no_harm_to_it(
-    is_new: bool, caplog: pytest.LogCaptureFixture
+    is_new: bool, waits: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async with running_hub() as hub:
@@ -326,7 +327,7 @@ def test_a_connection_whose_number_another_one_has_ends_and_does_no_harm_to_it(
                     others.fileno(), ours.fileno()
                 )  # it closes the one, which the other takes the place of
                 others.close()
-                stream = HubStream(socket.socket(fileno=ours.fileno()), hub)
+                stream = HubStream(socket.socket(fileno=ours.fileno()), hub, waits=waits)
                 assert robbed.hung_up
                 with pytest.raises(OSError):
                     robbed.send_nowait(b"an answer for another client")

@@ -120,11 +120,8 @@ class Hub:
             self._wake_flusher()
         elif sys.platform == "linux":
             self._epoll.register(fd, INTEREST)
-        robbed = self._streams.get(fd)
-        self._streams[fd] = stream
-        if robbed is not None:
-            # Other code has closed its descriptor: else the kernel would not have given the number again.
-            _close_anyway(robbed.drop)
+            self._new.pop(fd, None)
+        self._put(fd, stream)
 
     def register_listener(self, fd: int, listener: Watched) -> None:
         """Call `listener` in each round of the scheduler in which connections wait, until `unregister`.
@@ -134,7 +131,17 @@ class Hub:
         if sys.platform == "linux":
             # Not edge-triggered: it may leave some for the next round.
             self._epoll.register(fd, select.EPOLLIN)
-        self._streams[fd] = listener
+        self._new.pop(fd, None)
+        self._put(fd, listener)
+
+    def _put(self, fd: int, stream: Watched) -> None:
+        """Note `stream`. One that has had the number ends: other code has closed its descriptor, else the
+        kernel would not have given the number again.
+        """
+        robbed = self._streams.get(fd)
+        self._streams[fd] = stream
+        if robbed is not None:
+            _close_anyway(robbed.drop)
 
     def watch_room(self, fd: int) -> None:
         """Tell of room in the kernel's send buffer as well, also if there is some already.
