@@ -45,9 +45,9 @@ class Prepared:
         await trio.lowlevel.checkpoint()
 
     async def run(self) -> None:
-        self.preparation.begin()
+        self.preparation.task = trio.lowlevel.current_task()
         await self._steps()
-        self.preparation.end()
+        self.preparation.task = None
 
 
 async def watch(*all_prepared: Prepared, seconds: float) -> None:

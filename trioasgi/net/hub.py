@@ -120,8 +120,8 @@ class Hub:
             self._wake_flusher()
         elif sys.platform == "linux":
             self._epoll.register(fd, INTEREST)
-            self._new.pop(fd, None)
-        self._put(fd, stream)
+        if self._streams.setdefault(fd, stream) is not stream:
+            self._replace(fd, stream, at_once=at_once)
 
     def register_listener(self, fd: int, listener: Watched) -> None:
         """Call `listener` in each round of the scheduler in which connections wait, until `unregister`.
@@ -131,17 +131,17 @@ class Hub:
         if sys.platform == "linux":
             # Not edge-triggered: it may leave some for the next round.
             self._epoll.register(fd, select.EPOLLIN)
-        self._new.pop(fd, None)
-        self._put(fd, listener)
+        if self._streams.setdefault(fd, listener) is not listener:
+            self._replace(fd, listener, at_once=True)
 
-    def _put(self, fd: int, stream: Watched) -> None:
-        """Note `stream`. One that has had the number ends: other code has closed its descriptor, else the
-        kernel would not have given the number again.
+    def _replace(self, fd: int, stream: Watched, *, at_once: bool) -> None:
+        """Note `stream` in place of one that has had the number, which ends: other code has closed its
+        descriptor, else the kernel would not have given the number again.
         """
-        robbed = self._streams.get(fd)
-        self._streams[fd] = stream
-        if robbed is not None:
-            _close_anyway(robbed.drop)
+        robbed, self._streams[fd] = self._streams[fd], stream
+        if at_once:
+            self._new.pop(fd, None)  # it was that one's
+        _close_anyway(robbed.drop)
 
     def watch_room(self, fd: int) -> None:
         """Tell of room in the kernel's send buffer as well, also if there is some already.

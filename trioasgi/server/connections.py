@@ -151,11 +151,11 @@ class Connections:
     async def _prepare_and_serve(
         self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo, preparation: Preparation
     ) -> None:
-        preparation.begin()
+        preparation.task = current_task()
         try:
             connection = await self._prepare(way, stream, info)
         finally:
-            preparation.end()
+            preparation.task = None
             self._preparing.discard(preparation)
             self._note_end()
         if connection is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import trio
 
 from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
@@ -32,43 +33,36 @@ round or the next, or by the close of another.
 """
 
 
-class Preparation:
-    """A connection before its protocol. `close` closes its stream.
+class Preparation(msgspec.Struct, eq=False):
+    """A connection before its protocol.
 
     Its task is known to have done something if it has yielded since: the scheduler counts that.
     """
 
-    __slots__ = ("_looks", "_steps", "_task", "close")
-
-    def __init__(self, close: Callable[[], Awaitable[None]]) -> None:
-        self.close = close
-        self._task: trio.lowlevel.Task | None = None
-        self._steps = -1  # of the task, when it was last seen to have done something
-        self._looks = 0  # since then
-
-    def begin(self) -> None:
-        """Note that the current task prepares the connection."""
-        self._task = trio.lowlevel.current_task()
-
-    def end(self) -> None:
-        """Note that it is prepared, or closed."""
-        self._task = None  # that refers to this
+    close: Callable[[], Awaitable[None]]
+    """Closes its stream."""
+    task: trio.lowlevel.Task | None = None
+    """What prepares it; None before that, and when it is prepared or closed: the task refers to this."""
+    steps: int = -1
+    """Those of the task, when it was last seen to have done something."""
+    looks: int = 0
+    """So many since then."""
 
     @property
     def has_moved(self) -> bool:
         """Has its task run since the last look, or ended?"""
-        return self._task is None or self._task._schedule_points != self._steps
+        return self.task is None or self.task._schedule_points != self.steps
 
     def is_silent(self, queued: Set[trio.lowlevel.Task]) -> bool:
         """Look at it. Has it waited for its client for a second? The tasks in `queued` wait for others."""
-        task = self._task
+        task = self.task
         if task is None:
             return False
         if self.has_moved or task in queued:
-            self._steps, self._looks = task._schedule_points, 0
+            self.steps, self.looks = task._schedule_points, 0
         else:
-            self._looks += 1
-        return self._looks >= _LOOKS
+            self.looks += 1
+        return self.looks >= _LOOKS
 
 
 async def close_silent(preparations: Callable[[], Iterable[Preparation]]) -> None:
@@ -80,7 +74,7 @@ async def close_silent(preparations: Callable[[], Iterable[Preparation]]) -> Non
                 for _ in range(_ROUNDS):
                     await trio.lowlevel.checkpoint()
                 if not preparation.has_moved:
-                    preparation.end()  # also if its close fails
+                    preparation.task = None  # also if its close fails
                     start_soon(nursery, preparation.close)
                 del preparation
             await _sleep_until_next_look()
