@@ -228,6 +228,38 @@ def test_of_many_that_start_at_once_one_has_it(state: str, tmp_path: Path) -> No
         assert left == []
 
 
+READER = """
+    import os, signal, sys
+
+    link = os.link
+
+    def read(*names: str) -> None:
+        link(*names)
+        os.kill(int(open("p").read()), signal.SIGTERM)  # as who waits for the file may do at once
+
+    os.link = read
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from trioasgi.__main__ import main; main()",
+        "import trioasgi; trioasgi.run('app:app', port=0, pid_file='p', workers=int(sys.argv[-1]))",
+    ],
+    ids=["command", "run"],
+)
+def test_it_appears_when_signals_stop_the_server(program: str, workers: int, tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    code = f"{textwrap.dedent(READER)}\n{program}"
+    options = ["--port", "0", "--pid-file", "p", "--workers", str(workers)]
+    with start([sys.executable, "-c", code, "app:app", *options], cwd=tmp_path) as server:
+        assert server.wait() == 0
+        assert "Traceback" not in server.output.text
+    assert list(tmp_path.glob("p*")) == []
+
+
 def test_run_removes_it_too(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     program = "trioasgi.run(app.app, port=0, pid_file='p'); print('after', os.path.exists('p'))"

@@ -68,8 +68,8 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
         if is_supervised(settled):
             refuse_in_worker()
         if app is None or isinstance(app, str):
-            with _settled_surroundings(settled) as around:
-                status = _run_named(around, StopSignals())
+            with StopSignals() as signals, _settled_surroundings(settled) as around:
+                status = _run_named(around, signals)
         else:
             status = _run_app(app, settled)
     except MainGuardError as error:
@@ -87,8 +87,11 @@ def run_config(
     `remarks` are warnings to log first. `reread` reads the options anew, for a roll. The process must belong
     to the server: it ends soon after, even if threads of the application still run.
     """
-    with _settled_surroundings(config, remarks, reread, until_exit=True) as around:
-        return _run_named(around, StopSignals(until_exit=True))
+    with (
+        StopSignals(until_exit=True) as signals,  # first: who reads the pid file may send one
+        _settled_surroundings(config, remarks, reread, until_exit=True) as around,
+    ):
+        return _run_named(around, signals)
 
 
 @contextlib.contextmanager
@@ -121,8 +124,8 @@ def _run_app(app: App, config: Config) -> ExitStatus:
             "reload, workers and what concerns these need the application's name, such as "
             "run('main:app', workers=2): each worker imports it itself"
         )
-    with _settled_surroundings(config) as around:
-        return _run_here(lambda: check_app(app, config=around.config), around, StopSignals())
+    with StopSignals() as signals, _settled_surroundings(config) as around:
+        return _run_here(lambda: check_app(app, config=around.config), around, signals)
 
 
 def _settle(app: App | str | None, config: Config | None, options: Mapping[str, object]) -> Config:
@@ -136,28 +139,22 @@ def _settle(app: App | str | None, config: Config | None, options: Mapping[str, 
 def _supervise(around: Surroundings, signals: StopSignals) -> ExitStatus:
     from trioasgi.process.supervised import supervise_as_process
 
-    with signals:  # before and after the supervisor, which receives its own
-        try:
-            signals.raise_nothing()
-            run_workers = partial(
-                supervise_as_process,
-                around,
-                lambda: signals.have_come,
-                owns_process=signals.until_exit,
-            )
-            return trio.run(run_workers)
-        except KeyboardInterrupt:
-            if not signals.have_come:
-                raise
-            return ExitStatus.OK  # it was told to stop before it had begun
-        except (BaseExceptionGroup, OSError) as error:
-            return _fail(error, has_served=False)
+    run_workers = partial(
+        supervise_as_process,
+        around,
+        lambda: signals.have_come,  # before it receives them
+        owns_process=signals.until_exit,
+    )
+    try:
+        return trio.run(run_workers)
+    except (BaseExceptionGroup, OSError) as error:
+        return _fail(error, has_served=False)
 
 
 def _run_here(load: Callable[[], ASGIApp], around: Surroundings, signals: StopSignals) -> ExitStatus:
     config, notifier = around.config, around.notifier
     has_served = False
-    with signals, Steering(notifier, signals.receive, until_exit=signals.until_exit) as steering:
+    with Steering(notifier, signals.receive, until_exit=signals.until_exit) as steering:
         try:
             with resolve_certificate(config) as resolved:
                 startup = Guards()
@@ -169,11 +166,11 @@ def _run_here(load: Callable[[], ASGIApp], around: Surroundings, signals: StopSi
                 )
                 signals.attach(lifecycle, resolved)
                 steering.attach(lifecycle)
-                app = load()
+                with signals.raising():
+                    app = load()
                 signals.install()
                 if signals.have_come:  # and the application has caught the KeyboardInterrupt
                     return ExitStatus.OK
-                signals.raise_nothing()
                 if signals.until_exit:
                     _bound_the_startup(lifecycle, resolved.timeout_startup, startup)
                 try:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING
 
@@ -44,7 +46,7 @@ class StopSignals:
         self._count = 0
         self._first: signal.Signals | None = None
         self._first_at = 0.0
-        self._may_raise = True
+        self._may_raise = False
         self._guards = Guards()
         self._handlers = Handlers(dict.fromkeys(STOPPING, self.receive))
         self._is_heard = threading.current_thread() is threading.main_thread()
@@ -53,11 +55,18 @@ class StopSignals:
         """Let signals stop this run from now on."""
         self._lifecycle, self._config = lifecycle, config
 
-    def raise_nothing(self) -> None:
-        """Stop raising KeyboardInterrupt at a signal. In a loop it could be raised inside Trio, which would
-        report an internal error.
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Within the block a signal raises KeyboardInterrupt, as does one that has come before. In a loop it
+        could be raised inside Trio, which would report an internal error.
         """
-        self._may_raise = False
+        self._may_raise = True
+        try:
+            if self.have_come:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._may_raise = False
 
     def install(self) -> None:
         """Install our handlers again over those of the application, which will be called at the end."""
