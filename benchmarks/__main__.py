@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from . import apps, chart, load, report
 from .cases import CASES, Case
-from .compiled import NotCompiled, compiled_server
+from .compiled import WrongBuild, check_plain, compiled_server
 from .idle import room
 from .process import ROOT, Workspace
 from .results import About, Results
@@ -160,6 +160,7 @@ def measured(options: argparse.Namespace) -> Results:
     rounds = options.rounds or (1 if options.quick else ROUNDS)
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
+        check_plain()
         wheel: Path | None = options.compiled
         compiled = None if wheel is None else compiled_server(wheel, directory / "compiled")
         cases, servers = chosen_cases(options), chosen_servers(options, compiled)
@@ -190,7 +191,7 @@ def main() -> int:
             compileall.compile_dir(ROOT / package, quiet=1)
         try:
             results = measured(options)
-        except NotCompiled as error:
+        except WrongBuild as error:
             print(error, file=sys.stderr)
             return 1
     print(report.markdown(results) if options.markdown else report.text(results))

@@ -14,6 +14,7 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,17 @@ def test_what_is_no_compiled_wheel_is_refused(content: str, says: str, tmp_path:
     assert run.returncode == 1
     assert says in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_what_a_build_has_left_in_the_clone_is_not_measured_as_plain(tmp_path: Path) -> None:
+    for package in ("trioasgi", "benchmarks"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    left = tmp_path / "trioasgi" / "http1" / f"reader{EXTENSION_SUFFIXES[0]}"
+    left.touch()
+    command = [sys.executable, "-m", "benchmarks", "--quick"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert run.returncode == 1
+    assert f"{left.relative_to(tmp_path)} would be measured as plain Python" in run.stderr
 
 
 @pytest.mark.parametrize(
