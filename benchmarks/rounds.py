@@ -1,21 +1,24 @@
-"""The order of things: rounds, in each of them every start of a server, on each start its cases.
+"""The order of things: rounds, in each of them every start of the servers, on each start its cases, and each
+case on one server after another.
 
-A round measures every server once, so that whatever else the machine does falls on all of them; ratios are
-taken within a round. Time runs out between two starts of a server, never within one.
+The servers of a start run at the same time, and rest while another is measured. So seconds lie between two
+figures that are compared, and whatever else the machine does falls on both; ratios are taken within a round.
+Time runs out between two cases, never within one.
 """
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 from .cases import UNITS, Case, Kind
 from .measure import STARTING, Figures, measure
-from .process import Failed, NotOffered, Workspace, running
+from .process import Failed, NotOffered, Running, Workspace, running
 from .results import Results
 from .servers import Server
 
@@ -51,9 +54,10 @@ class Runner:
         try:
             for number in range(1, self._plan.rounds + 1):
                 for cases in _starts(self._plan.cases):
-                    for server in self._plan.servers:
-                        self._check_time(number)
-                        self._measure(number, server, [case for case in cases if _takes_part(case, server)])
+                    with _Started(self._workspace) as started:
+                        for case in cases:
+                            self._check_time(number)
+                            self._measure(number, case, started)
         except OutOfTime as end:
             print(end, file=sys.stderr)
             return False
@@ -63,22 +67,20 @@ class Runner:
         if (time.monotonic() - self._begin) / 60 > self._plan.minutes:
             raise OutOfTime(f"{self._plan.minutes:g} minutes are over: round {number} ends here")
 
-    def _measure(self, number: int, server: Server, cases: Sequence[Case]) -> None:
-        """Measure cases on one start of the server, and start it anew after each that it fails."""
-        left = deque(case for case in cases if self._is_due(number, case, server))
-        while left:
-            first = left[0]
-            try:
-                if first.kind in STARTING:
-                    self._note(number, first, server, STARTING[first.kind](first, server, self._workspace))
-                    left.popleft()
-                    continue
-                with running(server, first.way, first.app, self._workspace) as one:
-                    while left:
-                        self._note(number, left[0], server, measure(left[0], one, self._plan.seconds))
-                        left.popleft()
-            except (Failed, NotOffered) as error:
-                self._note(number, left.popleft(), server, error)
+    def _measure(self, number: int, case: Case, started: _Started) -> None:
+        """Measure a case on each server."""
+        for server in self._plan.servers:
+            if _takes_part(case, server) and self._is_due(number, case, server):
+                self._note(number, case, server, self._result(case, server, started))
+
+    def _result(self, case: Case, server: Server, started: _Started) -> Figures | Failed | NotOffered:
+        try:
+            if case.kind in STARTING:
+                return STARTING[case.kind](case, server, self._workspace)
+            return measure(case, started.get(case, server), self._plan.seconds)
+        except (Failed, NotOffered) as error:
+            started.stop(server)  # the next case starts it anew
+            return error
 
     def _is_due(self, number: int, case: Case, server: Server) -> bool:
         outcome = self.results.outcome(case.name, server.name)
@@ -99,6 +101,40 @@ class Runner:
         elapsed = int(time.monotonic() - self._begin)
         clock = f"{elapsed // 60}:{elapsed % 60:02}"
         print(f"{clock} round {number}: {case.name}: {server.name}: {said}", file=sys.stderr, flush=True)
+
+
+class _Started:
+    """Servers that run until the end of the block, each from when it is first wanted."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+        self._all = contextlib.ExitStack()
+        self._running: dict[str, Running] = {}
+        self._stops: dict[str, contextlib.ExitStack] = {}
+
+    def __enter__(self) -> _Started:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._all.__exit__(kind, error, traceback)
+
+    def get(self, case: Case, server: Server) -> Running:
+        """The server, which is started if it does not run. Raises Failed, NotOffered."""
+        if server.name not in self._running:
+            stop = self._stops[server.name] = self._all.enter_context(contextlib.ExitStack())
+            one = running(server, case.way, case.app, self._workspace)
+            self._running[server.name] = stop.enter_context(one)
+        return self._running[server.name]
+
+    def stop(self, server: Server) -> None:
+        """Stop it, if it runs."""
+        if self._running.pop(server.name, None) is not None:
+            self._stops.pop(server.name).close()
 
 
 def _takes_part(case: Case, server: Server) -> bool:

@@ -20,12 +20,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import apps, cases, servers, traffic
-from benchmarks.__main__ import chosen_cases, make_workspace
+from benchmarks.__main__ import about, chosen_cases, make_workspace
 from benchmarks.check import check
 from benchmarks.client import Client, Connection, End
 from benchmarks.process import ROOT, Failed, NotOffered, Workspace, running
 from benchmarks.report import markdown
 from benchmarks.results import About, Results
+from benchmarks.rounds import Plan, Runner
 from tests.support.processes import start_server
 
 ALL_TRAFFIC: dict[str, traffic.Traffic] = {
@@ -220,6 +221,25 @@ def test_a_server_that_answers_what_another_request_asked_is_not_compared(
         pytest.raises(Failed, match=why),
     ):
         check(case_of("API"), server.port())
+
+
+def test_each_case_is_measured_on_one_server_after_another(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ours = servers.SERVERS[0]
+    broken = replace(ours, name="broken", command=("-c", "raise SystemExit('it has ended')"))
+    ends = replace(ours, name="ends", command=(*ours.command, "--limit-max-requests", "3"))
+    api, same = case_of("API"), case_of("the same request")
+    results = Results(about([ours], 1))
+    assert Runner(Plan([api, same], [broken, ends, ours], 1, 1, 1), workspace, results).run()
+    said = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+    heads = [
+        f"round 1: {case.name}: {name}" for case in (api, same) for name in ("broken", "ends", ours.name)
+    ]
+    assert all(map(str.startswith, said, heads)), said
+    assert "it has ended" in str(results.outcome("API", "broken").failure)
+    assert results.outcome("API", ours.name).counts
+    assert results.outcome("the same request", ours.name).counts
 
 
 def test_of_a_compiled_wheel_the_unpacked_build_is_started(workspace: Workspace, tmp_path: Path) -> None:
