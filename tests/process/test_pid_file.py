@@ -260,6 +260,25 @@ def test_it_appears_when_signals_stop_the_server(program: str, workers: int, tmp
     assert list(tmp_path.glob("p*")) == []
 
 
+REFUSED = """
+    import signal, threading
+    from trioasgi.config import Config
+    from trioasgi.errors import TrioasgiError
+    from trioasgi.process.run import run_config
+
+    try:
+        run_config(Config(app="app:app", pid_file="nowhere/p"))
+    except TrioasgiError as error:
+        print(error, [thread.name for thread in threading.enumerate()], signal.getsignal(signal.SIGTERM).name)
+"""
+
+
+def test_a_start_that_is_refused_leaves_the_process_as_it_was(tmp_path: Path) -> None:
+    with start([sys.executable, "-c", textwrap.dedent(REFUSED)], cwd=tmp_path) as refused:
+        assert refused.wait() == 0
+        refused.wait_for(r"No such file or directory; .* \['MainThread'\] SIG_DFL")
+
+
 def test_run_removes_it_too(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     program = "trioasgi.run(app.app, port=0, pid_file='p'); print('after', os.path.exists('p'))"

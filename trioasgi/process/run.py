@@ -88,9 +88,10 @@ def run_config(
     to the server: it ends soon after, even if threads of the application still run.
     """
     with (
-        StopSignals(until_exit=True) as signals,  # first: who reads the pid file may send one
+        StopSignals() as signals,  # first: who reads the pid file may send one
         _settled_surroundings(config, remarks, reread, until_exit=True) as around,
     ):
+        signals.keep_until_exit()
         return _run_named(around, signals)
 
 

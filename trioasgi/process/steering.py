@@ -34,7 +34,7 @@ class Steering:
 
     A SIGHUP because the controlling terminal was closed is handed to `stop`. A signal for which the program
     has a handler of its own is left alone, and so is one for which the application installs one later.
-    `until_exit` is as for `StopSignals`.
+    `until_exit`: does the process end soon after the block?
     """
 
     def __init__(self, notifier: Notifier, stop: SignalHandler, *, until_exit: bool) -> None:

@@ -33,14 +33,11 @@ class StopSignals:
 
     A signal within AGAIN_AFTER seconds of the first counts as the same. `trio.open_signal_receiver` would
     need the loop, and people press Ctrl-C again when the application blocks the loop.
-
-    `until_exit` is for a process that belongs to the server. The process ends soon after the block, and the
-    handlers stay until then. Otherwise a second signal would end the process by its default action, and a
-    clean stop would look like a failure.
     """
 
-    def __init__(self, *, until_exit: bool = False) -> None:
-        self.until_exit = until_exit
+    def __init__(self) -> None:
+        self.until_exit = False
+        """Do the handlers stay after the block?"""
         self._lifecycle: Lifecycle | None = None
         self._config: Config | None = None
         self._count = 0
@@ -67,6 +64,13 @@ class StopSignals:
             yield
         finally:
             self._may_raise = False
+
+    def keep_until_exit(self) -> None:
+        """Let the handlers stay after the block, and see to it that the process ends soon. It must belong to
+        the server. A second signal would end it by its default action, and a clean stop would look like a
+        failure.
+        """
+        self.until_exit = True
 
     def install(self) -> None:
         """Install our handlers again over those of the application, which will be called at the end."""
