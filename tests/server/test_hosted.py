@@ -39,6 +39,7 @@ from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.errors import leaves_of
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.server.drain import Drain
+from trioasgi.server.hosted_application import GivenStream
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -642,6 +643,28 @@ def test_a_ctrl_c_is_not_lost_as_its_stream_is_closed(when: str, is_cancelled: b
             nursery.cancel_scope.cancel()
 
     entered = trio.Event()
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
+
+
+def test_a_ctrl_c_as_a_connection_ends_leaves_no_connection_that_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    discard = GivenStream.discard
+
+    def interrupted(given: GivenStream) -> None:
+        signal.raise_signal(signal.SIGINT)  # as if it came in the line before
+        discard(given)
+
+    async def main() -> None:
+        ours, theirs = memory_stream_pair()
+        await ours.send_all(request("/"))
+        await ours.send_eof()
+        async with application(echo, lifespan="off") as hosted, trio.open_nursery() as nursery:
+            nursery.start_soon(hosted.serve_stream, theirs)
+
+    monkeypatch.setattr(GivenStream, "discard", interrupted)
     with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
         trio.run(main)
     assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]

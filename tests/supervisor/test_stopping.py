@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from functools import partial
@@ -421,6 +422,42 @@ def test_a_signal_as_the_loop_ends_does_not_hit_the_loop_itself(workers: int, tm
         server.wait_for("Serving on")
         assert server.stop() == 0, server.output.text
         assert "Traceback" not in server.output.text
+
+
+ENDLESS = """
+    import trio
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        await trio.sleep_forever()
+"""
+
+
+@each_mode
+def test_no_client_takes_what_a_second_signal_has_cut_for_whole(
+    mode: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In HTTP/1.0 the end of the connection is that of a response without a length."""
+    write(tmp_path, textwrap.dedent(ENDLESS))
+    with start_server("app:app", *mode, "--timeout-graceful-shutdown", "30", cwd=tmp_path) as server:
+        wait_until_serving(server, mode)
+        clients = [socket.create_connection(("127.0.0.1", server.port()), PATIENCE) for _ in range(4)]
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.0\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"begun"):
+                answer += client.recv(1000)
+        server.send(signal.SIGTERM)
+        server.wait_for("SIGTERM")
+        time.sleep(AGAIN_AFTER)
+        server.send(signal.SIGTERM)
+        for client in clients:
+            with client, pytest.raises(ConnectionResetError):
+                client.recv(1000)
+        assert server.wait() == 1
+        assert server.output.count(r"0 5B [\d.]+ms cut") == len(clients)
 
 
 def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ class GivenStream:
         self._connections: Connections | None = None
         self._is_served = False
 
+    @enable_ki_protection  # Ctrl-C before `discard` would leave it, and the application waits for it
     async def serve(self) -> None:
         """Serve the connection to its end."""
         try:

@@ -14,7 +14,7 @@ import trio
 
 from trioasgi.tasks import start_soon
 
-from .slots import LastDrainDue, SupervisorEvent
+from .slots import CutOver, LastDrainDue, SupervisorEvent
 from .worker_state import WorkerState
 from .workers import Workers
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 _PATIENCE: Final = 1.0
 """Seconds in which workers that do not serve close the sockets: they are dismissed, or their loops are free.
 One whose start-up blocks its loop ends within half a second.
+"""
+_MOMENT: Final = 0.5
+"""Seconds in which workers cut what is under way, before they are killed. "At once" means a second: see
+`process/supervised.py`.
 """
 
 
@@ -70,6 +74,15 @@ class LastDrain:
         """Drain all, within `grace` at most, whoever has the sockets."""
         self._grace = grace
         self._drain_all()
+
+    def cut(self, nursery: trio.Nursery) -> None:
+        """Have all cut what is under way. They have a moment for that, which is counted in `nursery`."""
+        self.shorten(0.0)
+        start_soon(nursery, self._bring_end_of_moment)
+
+    async def _bring_end_of_moment(self) -> None:
+        await trio.sleep(_MOMENT)
+        self._post(CutOver())
 
     def _drain_all(self) -> None:
         self._awaited = ()

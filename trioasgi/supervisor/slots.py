@@ -76,13 +76,18 @@ class SupervisorState(Enum):
     RUNNING = "running"
     STOPPING = "stopping"
     """The workers drain. It ends when the last one has ended."""
+    CUTTING = "cutting"
+    """Workers have a moment to reset the connections of requests under way. Those of a killed process end
+    in good order, and a client could take a cut response for a whole one.
+    """
     ABORTED = "aborted"
     """Workers that still run are killed."""
 
 
 SUPERVISOR_TRANSITIONS: Mapping[SupervisorState, Mapping[SupervisorState, str]] = {
     SupervisorState.RUNNING: {SupervisorState.STOPPING: "a signal, or no worker can be started"},
-    SupervisorState.STOPPING: {SupervisorState.ABORTED: "a second signal"},
+    SupervisorState.STOPPING: {SupervisorState.CUTTING: "a second signal"},
+    SupervisorState.CUTTING: {SupervisorState.ABORTED: "the moment is over, or a third signal"},
     SupervisorState.ABORTED: {},
 }
 
@@ -198,6 +203,10 @@ class LastDrainDue(msgspec.Struct, frozen=True):
     """While everything stops: workers that serve have waited long enough for those that do not."""
 
 
+class CutOver(msgspec.Struct, frozen=True):
+    """The workers have had their moment."""
+
+
 class LogsRotated(msgspec.Struct, frozen=True):
     """All processes are to open their log files anew. `promise` is told when the workers know."""
 
@@ -237,5 +246,6 @@ SupervisorEvent: TypeAlias = (
     | ScaleWanted
     | StopWanted
     | LastDrainDue
+    | CutOver
     | LogsRotated
 )

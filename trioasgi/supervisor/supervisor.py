@@ -36,6 +36,7 @@ from .respawn import Respawn
 from .rolls import Rolls
 from .said import Reasons
 from .slots import (
+    CutOver,
     DelayOver,
     LastDrainDue,
     LogsRotated,
@@ -189,7 +190,7 @@ class Supervisor:
         match self._course.state:
             case SupervisorState.RUNNING:
                 return False
-            case SupervisorState.STOPPING:
+            case SupervisorState.STOPPING | SupervisorState.CUTTING:
                 return not self.workers.living
             case SupervisorState.ABORTED:
                 return True
@@ -232,6 +233,8 @@ class Supervisor:
                 self._begin_stop(reason, grace)
             case LastDrainDue():
                 self._last_drain.take_end_of_patience()
+            case CutOver():
+                self._abort()
             case _ if not self._course.is_running:
                 self._refuse(event)
             case FilesChanged(paths):
@@ -296,9 +299,16 @@ class Supervisor:
     def _take_stop_signal(self, name: str) -> None:
         if not self._was_asked:
             self._begin_stop(f"{name}: stopping; a second signal ends it at once")
-        else:
+        elif self._course.state is SupervisorState.STOPPING:
             logger.warning("%s again: ending at once", name)
-            self._course.enter(SupervisorState.ABORTED, ExitStatus.FAILED)
+            self._course.enter(SupervisorState.CUTTING, ExitStatus.FAILED)
+            self._last_drain.cut(self._nursery)
+        else:
+            self._abort()
+
+    def _abort(self) -> None:
+        """Kill the workers that still run."""
+        self._course.enter(SupervisorState.ABORTED, ExitStatus.FAILED)
 
     def _begin_stop(self, reason: str, grace: float | None = None) -> None:
         self._was_asked = True
