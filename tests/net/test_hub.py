@@ -296,17 +296,34 @@ def test_a_descriptor_that_other_code_has_closed_ends_its_connection_alone(
     assert "other code of the program has closed the descriptor of a connection" in caplog.messages
 
 
-def test_a_file_that_has_the_number_of_a_connection_stays_open() -> None:
+@pytest.mark.parametrize("way", ["close", "drop", "later", "send"])
+@pytest.mark.parametrize("is_new", [True, False], ids=["new", "known"])
+def test_a_file_that_has_the_number_of_a_connection_stays_open(way: str, is_new: bool) -> None:
+    if is_new and way == "close":
+        pytest.skip("to ask the kernel would cost each connection a system call")
+
     async def main() -> None:
         async with running_hub() as hub:
             ours, theirs = unix_pair()
-            with theirs, open(os.devnull, "rb") as file:  # noqa: ASYNC230 - a device
+            with theirs, open(__file__, "rb") as file:  # noqa: ASYNC230 - it is not read
                 robbed = HubStream(ours, hub)
-                await wait_all_tasks_blocked(0.01)
+                if not is_new:
+                    await wait_all_tasks_blocked(0.01)
                 number = ours.fileno()
                 os.dup2(file.fileno(), number)
-                robbed.close()
-                os.close(number)  # raises if it is closed
+                match way:
+                    case "close":
+                        robbed.close()
+                    case "drop":
+                        robbed.drop()
+                    case "later":
+                        await wait_all_tasks_blocked(0.01)
+                    case "send":
+                        with pytest.raises(OSError):
+                            robbed.send_nowait(b"for the client")
+                        await robbed.aclose()
+            robbed.drop()
+            os.close(number)  # raises if it is closed
 
     run(main, SOON)
 

@@ -170,6 +170,11 @@ class Hub:
         elif sys.platform == "linux" and not self._epoll.closed:
             self._epoll.unregister(fd)
 
+    def disown(self, fd: int) -> None:
+        """Forget `fd`, which is another file's by now: `unregister` raises then, and that must stay open."""
+        del self._streams[fd]
+        self._new.pop(fd, None)
+
     def flush_soon(self, stream: HoldsBack) -> None:
         """Call `stream.uncork()` once all tasks that can run now have run."""
         self._corked.append(stream)

@@ -166,7 +166,7 @@ class HubChannel(WritingHalf):
             try:
                 reset_on_close(self._sock)
             except OSError:
-                pass  # `close` tells of it
+                self.hub.disown(self._fd)  # it is no socket; `close` tells of it
         self.close()
 
     def close(self) -> None:
