@@ -49,15 +49,22 @@ class Got:
                     return status, body, False
 
 
-@contextlib.asynccontextmanager
-async def connect(
+def connect(
     server: Server, tls: ssl.SSLContext | None, room: int = 8192
-) -> AsyncIterator[trio.abc.Stream]:
+) -> contextlib.AbstractAsyncContextManager[trio.abc.Stream]:
     """A client whose kernel has little room to receive."""
+    return connect_to(port_of(server), tls, room)
+
+
+@contextlib.asynccontextmanager
+async def connect_to(
+    port: int, tls: ssl.SSLContext | None, room: int = 8192
+) -> AsyncIterator[trio.abc.Stream]:
+    """As `connect`, to a port."""
     sock = trio.socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
     try:
-        await sock.connect(("127.0.0.1", port_of(server)))
+        await sock.connect(("127.0.0.1", port))
         stream: trio.abc.Stream = trio.SocketStream(sock)
         if tls is not None:
             secured = trio.SSLStream(stream, tls, server_hostname="localhost")

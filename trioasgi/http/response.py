@@ -58,6 +58,9 @@ TRANSITIONS: Final[Mapping[ResponsePhase, Mapping[ResponsePhase, str]]] = {
 }
 """The phases that may follow each phase, and when they do."""
 
+PARTIAL: Final = frozenset({_STARTED, _ENDING, _FAILED})
+"""The phases in which the peer may have received a part of the response."""
+
 BODILESS: Final = frozenset({204, 205, 304})
 """Status codes of responses that never have content (RFC 9110, 15.3.5, 15.3.6, 15.4.5)."""
 

@@ -54,6 +54,24 @@ async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> 
     return False
 
 
+def end_now(channel: Channel, *, is_partial: bool) -> None:
+    """Close without a wait. What the kernel has taken is still delivered, unless a part of a response is
+    among it: that could look whole.
+    """
+    if is_partial:
+        channel.abort()
+        return
+    dropped = 0
+    try:
+        # As in `linger`: the kernel destroys what is on its way if bytes are unread.
+        while dropped < LINGER_YIELD and (data := channel.receive_nowait()):
+            dropped += len(data)
+    except OSError:
+        pass
+    if not channel.finish():
+        channel.close()
+
+
 async def linger(channel: Channel) -> None:
     """Read and drop what the client sends until it closes, within the bounds. They do not end this while the
     response is being delivered: a close would destroy it.

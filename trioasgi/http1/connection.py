@@ -22,8 +22,8 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
-from trioasgi.http.response import ResponsePhase
-from trioasgi.http1.closing import linger, skip_body
+from trioasgi.http.response import PARTIAL, ResponsePhase
+from trioasgi.http1.closing import end_now, linger, skip_body
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
 from trioasgi.http1.phase import ConnectionPhase
@@ -338,10 +338,21 @@ class HTTP1Connection(ConnectionState):
         return goes_on
 
     def cut(self) -> None:
-        """The server waits no longer and cancels this task: cut the response."""
+        """As `server.protocols.Connection.cut`."""
+        is_partial = self._is_partial
         exchange, self._exchange = self._exchange, None  # they refer to each other
         if exchange is not None and self.phase is _BUSY:
             exchange.cut_off("ended, as the server waits no longer")
+        end_now(self.channel, is_partial=is_partial)
+
+    def abort(self) -> None:
+        """As `server.protocols.Connection.abort`."""
+        end_now(self.channel, is_partial=self._is_partial)
+
+    @property
+    def _is_partial(self) -> bool:
+        """Has a response begun that is not whole? An earlier one is."""
+        return self._exchange is not None and self._exchange.phase in PARTIAL
 
     def _why_cancelled(self, *, late: bool) -> Cancelled:
         deadline = self.scope.deadline

@@ -274,9 +274,9 @@ class HTTP1Response(Exchange):
         connection = self._connection
         if not self.over:
             connection.log_limit(reason)
-            self._lose(reason, by_server=not connection.channel.hung_up)
+            self._note_lost(reason, by_server=not connection.channel.hung_up)
         elif self.phase is _REFUSED and connection.channel.unsent:
-            self._lose(self.failure, by_server=not connection.channel.hung_up)
+            self._note_lost(self.failure, by_server=not connection.channel.hung_up)
         self.end()
 
     def _complete(self) -> None:
@@ -357,9 +357,12 @@ class HTTP1Response(Exchange):
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken: end all waits for it, and close it."""
+        self._note_lost(reason, by_server=by_server)
+        self._connection.channel.abort()
+
+    def _note_lost(self, reason: str, *, by_server: bool) -> None:
         self._connection.note_lost()
         self._give_up(_Failure(reason, by_server, self._unsent))
-        self._connection.channel.abort()
 
     def _give_up(self, failure: _Failure) -> None:
         self._failure = failure

@@ -37,6 +37,12 @@ CORK: Final = 256 * 1024
 those wakes the peer, which then reads from the other end of the connection at the same time.
 """
 
+FIRST_CHECK: Final = 0.005
+LONGEST_CHECK: Final = 0.25
+"""Seconds between two checks of the undelivered bytes: the first pause, and the longest. No event tells of
+them. (mypyc takes no tuple of floats.)
+"""
+
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
 
@@ -230,6 +236,16 @@ class Channel(ByteChannel):
     def on_hung_up(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the peer hangs up."""
 
+    def finish(self) -> bool:
+        """Do what `aclose()` does, if that needs no wait. False if it does: it must be awaited."""
+        return False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close at once, in the transport's orderly way: what the kernel has taken is still delivered. What
+        it has not taken is lost.
+        """
+
     @abstractmethod
     async def cut(self) -> None:
         """Deliver what was given, within `write_timeout`. Then close so that the peer can tell that more was
@@ -253,3 +269,12 @@ class Delivery:
         if left < self._left:
             self._left, self._taken_at = left, now
         return left > 0 and now - self._taken_at < self._channel.write_timeout and not self._channel.is_dead
+
+
+async def wait_delivered(channel: Channel) -> None:
+    """Wait until the peer's kernel has everything, or has taken nothing for the channel's `write_timeout`."""
+    pause = FIRST_CHECK
+    delivery = Delivery(channel)
+    while delivery.goes_on():
+        await trio.sleep(pause)
+        pause = min(2 * pause, LONGEST_CHECK)

@@ -3,9 +3,10 @@
 `net.reading` and `net.writing` have its two halves: their states, and the tasks that wait. The halves share
 the socket. This module has what concerns both: events, deadlines, and the end.
 
-There are three ways to end. `aclose` and `finish` send everything and close in TCP's orderly way. `abort`
-closes at once with a reset, so that a peer cannot take a cut response for a whole one. `cut` also resets, but
-only when the peer has received everything: a reset makes the kernel drop undelivered bytes.
+There are four ways to end. `aclose` and `finish` send everything and close in TCP's orderly way. `close` does
+so without a wait for what the kernel has not taken. `abort` closes at once with a reset, so that a peer
+cannot take a cut response for a whole one. `cut` also resets, but only when the peer has received everything:
+a reset makes the kernel drop undelivered bytes.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 from trio.lowlevel import reschedule
 
-from trioasgi.net.channel import Delivery
+from trioasgi.net.channel import wait_delivered
 from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
 from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
 from trioasgi.net.waiting import WAKE
@@ -34,12 +35,6 @@ _FULL: Final = WriteState.FULL
 _ENDED: Final = WriteState.ENDED
 _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
-
-FIRST_CHECK: Final = 0.005
-LONGEST_CHECK: Final = 0.25
-"""Seconds between two checks of the undelivered bytes: the first pause, and the longest. No event tells of
-them. (mypyc takes no tuple of floats.)
-"""
 
 
 class HubChannel(WritingHalf):
@@ -132,10 +127,6 @@ class HubChannel(WritingHalf):
         await trio.lowlevel.checkpoint()
 
     def finish(self) -> bool:
-        """Close the socket in TCP's orderly way, if the kernel has taken everything.
-
-        False if it has not: `aclose()` must be awaited then.
-        """
         self.uncork()
         if self._unsent is not None and self._write_state is not _CLOSED:
             return False
@@ -145,19 +136,11 @@ class HubChannel(WritingHalf):
     async def cut(self) -> None:
         try:
             await self.flush()
-            await self._wait_delivered()
+            await wait_delivered(self)
         except OSError:
             pass  # the connection is broken, so no more can be delivered
         finally:
             self.abort()
-
-    async def _wait_delivered(self) -> None:
-        """Wait until the peer's kernel has everything, or has taken nothing for `write_timeout`."""
-        pause = FIRST_CHECK
-        delivery = Delivery(self)
-        while delivery.goes_on():
-            await trio.sleep(pause)
-            pause = min(2 * pause, LONGEST_CHECK)
 
     def abort(self) -> None:
         if self._write_state is _CLOSED:

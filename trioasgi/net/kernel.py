@@ -7,10 +7,13 @@ import socket
 import struct
 import sys
 from contextlib import suppress
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 if sys.platform == "linux":
     import fcntl  # not on every platform
+
+if TYPE_CHECKING:
+    import trio
 
 MORE: Final = 0x8000 if sys.platform == "linux" else 0
 """For send(2), MSG_MORE: the bytes may wait for those behind them, or for the end of the connection."""
@@ -65,7 +68,7 @@ def _poll(fd: int) -> int:
     return next((events for _, events in poll.poll(0)), 0)
 
 
-def reset_on_close(sock: socket.SocketType) -> None:
+def reset_on_close(sock: socket.SocketType | trio.socket.SocketType) -> None:
     """Make TCP send a reset and drop undelivered bytes when `sock` is closed."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
 

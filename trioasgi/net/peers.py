@@ -45,16 +45,21 @@ def stream_peers(stream: trio.abc.Stream) -> tuple[Peer | None, Peer | None]:
     """The client's and the server's address of a stream: those of its socket, also below TLS. None for an
     unnamed Unix socket, and for a stream that is no `trio.SocketStream`.
     """
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    if not isinstance(stream, trio.SocketStream):
+    sock = socket_of(stream)
+    if sock is None:
         return None, None
-    sock = stream.socket
     try:
         client, server = sock.getpeername(), sock.getsockname()
     except OSError:  # it is closed, or the client has reset it: nobody will ask
         return None, None
     return as_client(client, sock.family), as_client(server, sock.family)
+
+
+def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """The socket of a `trio.SocketStream`, also below TLS; None for any other stream."""
+    while isinstance(stream, trio.SSLStream):
+        stream = stream.transport_stream
+    return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 
 def as_peer(name: object, family: int) -> Peer:

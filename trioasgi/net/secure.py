@@ -333,6 +333,16 @@ class TLSChannel(CorkingChannel):
         except OSError:
             pass
 
+    def finish(self) -> bool:
+        self.uncork()
+        if self._unsent or self._lost or not self._transport.has_sent_all:
+            return False
+        self._send_close_notify()
+        return self._transport.finish()
+
+    def close(self) -> None:
+        self._transport.close()
+
     async def aclose(self) -> None:
         try:
             await self.flush()

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trioasgi.net.channel import READ_SIZE, STALLED_READ, STALLED_WRITE, WRITE_SLICE, Channel
+from trioasgi.net.channel import (
+    READ_SIZE,
+    STALLED_READ,
+    STALLED_WRITE,
+    WRITE_SLICE,
+    Channel,
+    wait_delivered,
+)
+from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
+from trioasgi.net.peers import socket_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -40,10 +49,12 @@ class StreamChannel(Channel):
     __slots__ = (
         "_aborted",
         "_buffered",
+        "_ended",
         "_eof",
         "_read_deadline",
         "_reading",
         "_reading_scopes",
+        "_socket",
         "_stream",
         "_unsent",
         "_unsent_size",
@@ -65,6 +76,8 @@ class StreamChannel(Channel):
         self._reading = trio.Lock()
         self._writing = trio.Lock()
         self._aborted = False
+        self._ended = False
+        self._socket = socket_of(stream)
         self._eof = False
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
@@ -245,20 +258,46 @@ class StreamChannel(Channel):
         except OSError:
             pass  # flush() has set `_aborted`
         except BaseException:
+            self.abort()
             await trio.aclose_forcefully(self._stream)
             raise
         if self._aborted:
+            self.abort()
             await trio.aclose_forcefully(self._stream)
             return
         with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
             await self._stream.aclose()
 
+    @property
+    def undelivered(self) -> int:
+        return 0 if self._fd < 0 else undelivered(self._fd)
+
+    @property
+    def is_dead(self) -> bool:
+        return self._fd >= 0 and is_dead(self._fd)
+
+    @property
+    def _fd(self) -> int:
+        """The descriptor of its socket, while that is open; -1 if it has none."""
+        return -1 if self._socket is None else self._socket.fileno()
+
     async def cut(self) -> None:
-        with suppress(OSError):
-            await self.flush()
-        self.abort()
+        try:
+            with suppress(OSError):
+                await self.flush()
+                await wait_delivered(self)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
+        if not self._ended and self._socket is not None:
+            with suppress(OSError):  # the program has closed it
+                reset_on_close(self._socket)
+        self.close()
+
+    def close(self) -> None:
+        """As `Channel.close`. The stream itself is closed by `aclose()`."""
+        self._ended = True
         self._aborted = True
         self._eof = True  # also for a wait for the hang-up that is shielded from cancellation
         self.release_watchers()

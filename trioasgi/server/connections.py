@@ -106,7 +106,7 @@ class Connections:
         """Close all connections at once. Waits for them end with an error."""
         for connection in self._live:
             with _Isolation(connection.peer):
-                connection.channel.abort()
+                connection.abort()
 
     def end(self) -> None:
         """Note that none will begin any more. Otherwise only the garbage collector would free this."""
@@ -208,7 +208,7 @@ class Connections:
         try:
             try:
                 ours = await connection.run()
-                closes = ours and not _has_closed(connection.channel)
+                closes = ours and not connection.channel.finish()
                 if closes:
                     await connection.channel.aclose()
             except BaseException:
@@ -252,11 +252,6 @@ async def _run_isolated(function: Callable[[], Awaitable[None]], peer: str) -> N
     # A stream of the caller's may raise anything.
     with _Isolation(peer):
         await function()
-
-
-def _has_closed(channel: Channel) -> bool:
-    """Close the channel, unless that has to wait. Most connections have sent everything."""
-    return isinstance(channel, HubStream) and channel.finish()
 
 
 async def _close_at_once(stream: trio.abc.Stream, peer: str) -> None:

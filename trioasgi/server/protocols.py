@@ -52,7 +52,14 @@ class Connection(Protocol):
         """Finish the request under way, and then serve no more."""
 
     def cut(self) -> None:
-        """Cut the response under way, because the task that runs the connection is cancelled."""
+        """The task that runs the connection is cancelled: note that the response under way is cut, and close
+        as `abort` does.
+        """
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way. A response that was whole is still delivered; one that is
+        cut cannot be taken for a whole one.
+        """
 
 
 class ServerServices(msgspec.Struct, frozen=True):
