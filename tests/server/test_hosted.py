@@ -293,6 +293,41 @@ async def test_at_the_end_a_request_in_another_task_is_answered_within_the_grace
         assert hosted.phase is ServerPhase.CLOSED
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("tasks", [1, 2])
+@on_trio
+async def test_a_request_that_comes_while_the_loop_is_late_is_answered(tasks: int, is_new: bool) -> None:
+    """It came in time, and is on its way through tasks of the program when the wait for it is over."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    ours, theirs = memory_stream_pair()
+    client = Client(ours)
+    async with trio.open_nursery() as nursery:
+        for _ in range(tasks):
+            next_ours, next_theirs = memory_stream_pair()
+            nursery.start_soon(move, theirs, next_ours)
+            nursery.start_soon(move, next_ours, theirs)
+            theirs = next_theirs
+        async with application(echo, lifespan="off") as hosted:
+            nursery.start_soon(hosted.serve_stream, theirs)
+            if not is_new:
+                assert (await client.get(request())).status == 200
+            await wait_all_tasks_blocked()
+            hosted.begin_drain()
+            await wait_all_tasks_blocked()
+            await ours.send_all(request("/late"))
+            clock.jump(2)
+            response = await client.response()
+            assert (response.body, response.closes) == (b"GET /late ", True)
+        nursery.cancel_scope.cancel()
+
+
+async def move(source: trio.abc.ReceiveStream, target: trio.abc.SendStream) -> None:
+    """What a program does that makes a stream of its own out of another one."""
+    while data := await source.receive_some():
+        await target.send_all(data)
+
+
 @on_trio
 async def test_at_the_end_a_request_that_takes_longer_than_the_grace_is_cut() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

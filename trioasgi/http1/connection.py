@@ -190,7 +190,7 @@ class HTTP1Connection(ConnectionState):
                     try:
                         data = await channel.receive()
                     except TimeoutError:
-                        data = self._receive_late()
+                        data = await self._receive_late()
                     if not data:
                         reader.receive_end()
                         return None
@@ -384,14 +384,14 @@ class HTTP1Connection(ConnectionState):
             self.phase = _HEAD
             self._deadline = now + self.settings.timeout_headers
 
-    def _receive_late(self) -> bytes:
+    async def _receive_late(self) -> bytes:
         """The deadline has passed. Return a request that has arrived at the same moment; b"" if none has.
 
         Raises RequestError if part of a head was received.
         """
         if self.reader.holds_data:
             raise RequestError(Rule.HEAD_TIMEOUT)
-        return self.channel.receive_nowait() or b""
+        return await self.channel.receive_late()
 
     # What comes after a response
 

@@ -92,6 +92,10 @@ class ByteChannel:
     async def receive(self) -> bytes:
         """Wait for bytes until `read_deadline`; b"" at the end of the stream. Raises TimeoutError."""
 
+    async def receive_late(self) -> bytes:
+        """What had arrived when `read_deadline` passed, which has ended a `receive()`; b"" if nothing had."""
+        return self.receive_nowait() or b""
+
     @abstractmethod
     def send_nowait(self, data: bytes) -> bool:
         """Send `data` behind what was given before.

@@ -24,12 +24,18 @@ from trioasgi.net.channel import (
 )
 from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
+from trioasgi.tasks import start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 READ_AHEAD: Final = 64 * 1024
 """`wait_hung_up()` and `read_ahead()` read no more when so many bytes wait to be received."""
+
+LATE_ROUNDS: Final = 10
+"""Rounds of the scheduler for which `receive_late()` reads. A task that moves bytes from a stream to another
+takes three.
+"""
 
 CLOSE_SECONDS: Final = 2.0
 """Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
@@ -132,6 +138,29 @@ class StreamChannel(Channel):
             finally:
                 self._reading_scopes.discard(scope)
         raise TimeoutError(STALLED_READ)
+
+    async def receive_late(self) -> bytes:
+        """As `Channel.receive_late`. Bytes may be within the stream, or on their way through tasks of the
+        program that feed it. So this reads on for some rounds of the scheduler. A time would not do: none is
+        left when the loop was blocked.
+        """
+        self.read_deadline = math.inf
+        data = b""
+        async with trio.open_nursery() as nursery:
+            start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
+            try:
+                data = await self.receive()
+            except TimeoutError:
+                data = self.receive_nowait() or b""
+            except ConnectionError:
+                pass  # the client has gone: no more will come
+            nursery.cancel_scope.cancel()
+        return data
+
+    async def _interrupt_read_after(self, rounds: int) -> None:
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+        self.interrupt_read()
 
     async def _read(self) -> bytes:
         try:
