@@ -235,7 +235,8 @@ READER = """
 
     def read(*names: str) -> None:
         link(*names)
-        os.kill(int(open("p").read()), signal.SIGTERM)  # as who waits for the file may do at once
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGTERM):  # as who waits for the file may do
+            os.kill(int(open("p").read()), number)
 
     os.link = read
 """

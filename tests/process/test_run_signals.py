@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 import textwrap
 import time
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
-from tests.support.processes import ONE_WORKER, start_server, wait_until
+from tests.support.processes import ONE_WORKER, start, start_server, wait_until
 from trioasgi.process.signals import AGAIN_AFTER
 
 
@@ -68,6 +69,30 @@ def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_p
         assert slow.answer().body == "yes"
         assert server.wait() == 0
         assert "again" not in server.output.text
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_program_gets_its_handlers_back_when_no_signal_counts_as_the_same_any_more(
+    second: signal.Signals, workers: int, tmp_path: Path
+) -> None:
+    """The server has stopped by then: by its default action the second one would end the program."""
+    write_app(tmp_path, "yes")
+    program = f"""
+        import signal, time, trioasgi
+        trioasgi.run("app:app", port=0, workers={workers})
+        time.sleep({AGAIN_AFTER})  # it goes on
+        print("after:", signal.getsignal(signal.SIGTERM).name, flush=True)
+    """
+    with start([sys.executable, "-c", textwrap.dedent(program)], cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        wait_until(lambda: workers == 1 or server.output.count("is ready") == workers, "all workers")
+        server.send(signal.SIGINT)
+        server.wait_for("Stopped|stopped|ended" if workers > 1 else "SIGINT")
+        time.sleep(AGAIN_AFTER / 2)
+        server.send(second)
+        assert server.wait() == 0, server.output.text
+        server.wait_for("after: SIG_DFL")
 
 
 @pytest.mark.parametrize("options", [(), ("--workers", "2")], ids=["one process", "workers"])

@@ -1,7 +1,8 @@
 """The file with the id of this process, for programs that send signals.
 
-It is written at the start, before the listeners are bound, as gunicorn does: from then on signals are acted
-on. That the server serves is said elsewhere (systemd's READY=1, a health check).
+It is written at the start, before the listeners are bound, as gunicorn does: from then on signals that stop
+are acted on, and SIGHUP and SIGUSR1 do no harm. That the server serves is said elsewhere (systemd's READY=1,
+a health check).
 
 The process holds a lock (flock(2)) on the file while it lives. So a file that a killed process has left never
 stops a start, even if another process has got its id. The file appears under its name with its content: by

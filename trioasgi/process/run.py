@@ -23,6 +23,7 @@ from trioasgi.errors import (
     lone_error,
 )
 from trioasgi.observe import configure_logging, log_remarks
+from trioasgi.process.early import surviving_early_signals
 from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, Guards, end_process
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
@@ -68,7 +69,7 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
         if is_supervised(settled):
             refuse_in_worker()
         if app is None or isinstance(app, str):
-            with StopSignals() as signals, _settled_surroundings(settled) as around:
+            with _signals_of_program() as signals, _settled_surroundings(settled) as around:
                 status = _run_named(around, signals)
         else:
             status = _run_app(app, settled)
@@ -93,6 +94,13 @@ def run_config(
     ):
         signals.keep_until_exit()
         return _run_named(around, signals)
+
+
+@contextlib.contextmanager
+def _signals_of_program() -> Iterator[StopSignals]:
+    """The signals of a program that calls `run`. From the pid file on none of them ends it by default."""
+    with StopSignals() as signals, surviving_early_signals():
+        yield signals
 
 
 @contextlib.contextmanager
@@ -125,7 +133,7 @@ def _run_app(app: App, config: Config) -> ExitStatus:
             "reload, workers and what concerns these need the application's name, such as "
             "run('main:app', workers=2): each worker imports it itself"
         )
-    with StopSignals() as signals, _settled_surroundings(config) as around:
+    with _signals_of_program() as signals, _settled_surroundings(config) as around:
         return _run_here(lambda: check_app(app, config=around.config), around, signals)
 
 

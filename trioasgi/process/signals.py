@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import TypeAlias
@@ -31,6 +32,16 @@ AGAIN_AFTER = 0.5
 """A second signal counts only if it comes so many seconds after the first: a terminal and a process manager
 may both send one to stop the server.
 """
+
+
+def outlast_repeats(first_at: float) -> None:
+    """Wait until a signal would not count any more as the one that came `first_at`, by the monotonic clock.
+    Call this before a program gets its handlers back: by its default action such a signal would end a program
+    whose server has stopped well.
+    """
+    while (left := first_at + AGAIN_AFTER - time.monotonic()) > 0:
+        time.sleep(left)
+
 
 SignalHandler: TypeAlias = Callable[[int, FrameType | None], object]
 

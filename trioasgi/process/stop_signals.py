@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import signal
 import threading
 import time
@@ -21,7 +22,7 @@ from trioasgi.process.ending import (
     end_now,
     end_process,
 )
-from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers
+from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers, outlast_repeats
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -42,7 +43,7 @@ class StopSignals:
         self._config: Config | None = None
         self._count = 0
         self._first: signal.Signals | None = None
-        self._first_at = 0.0
+        self._first_at = -math.inf
         self._may_raise = False
         self._guards = Guards()
         self._handlers = Handlers(dict.fromkeys(STOPPING, self.receive))
@@ -99,6 +100,7 @@ class StopSignals:
     ) -> None:
         self._guards.end()
         if not self.until_exit:
+            outlast_repeats(self._first_at)
             self._handlers.restore()
         else:
             bound_the_end()  # a handler of the application's, which is called below, included

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -35,7 +36,7 @@ from trioasgi.process.hang_up import watched_terminal
 from trioasgi.process.imports import working_directory
 from trioasgi.process.privileges import become, made_files, wanted_identity
 from trioasgi.process.service_status import ServiceStatus
-from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, wake_no_loop
+from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, outlast_repeats, wake_no_loop
 from trioasgi.process.steady_signals import NoSignals, SteadySignals
 from trioasgi.process.titles import set_title
 from trioasgi.server.assembly import resolve_certificate
@@ -240,7 +241,8 @@ def _signals(config: Config, *, owns_process: bool) -> Iterator[SteadySignals | 
         for number in STEERING
         if is_free(number, even_if_ignored=owns_process) and not (config.reload and _is_of_terminal(number))
     ]
-    with trio.open_signal_receiver(*STOPPING, *steering) as signals, _ended_by_a_second_signal():
+    second = _ended_by_a_second_signal(owns_process=owns_process)
+    with trio.open_signal_receiver(*STOPPING, *steering) as signals, second:
         yield SteadySignals(signals, session)
     if owns_process:
         for number in steering:  # by their default actions they would end the process, which ends anyway
@@ -252,13 +254,13 @@ def _is_of_terminal(number: signal.Signals) -> bool:
 
 
 @contextlib.contextmanager
-def _ended_by_a_second_signal() -> Iterator[None]:
+def _ended_by_a_second_signal(*, owns_process: bool) -> Iterator[None]:
     """End this process at a second signal even if the loop is blocked, for example by a log that nobody
     reads. The workers end when this process is gone.
     """
     receivers = {number: signal.getsignal(number) for number in STOPPING}
     guards = Guards()
-    first_at: float | None = None
+    first_at = math.inf
 
     def end_soon() -> None:
         if not guards.over.wait(_LAST_MOMENTS):
@@ -267,7 +269,7 @@ def _ended_by_a_second_signal() -> Iterator[None]:
     def receive(number: int, frame: FrameType | None) -> None:
         nonlocal first_at
         now = time.monotonic()
-        if first_at is None:
+        if first_at == math.inf:
             first_at = now
         elif now >= first_at + AGAIN_AFTER:
             guards.start(end_soon, "trioasgi end")
@@ -281,6 +283,8 @@ def _ended_by_a_second_signal() -> Iterator[None]:
         yield
     finally:
         guards.end()
+        if not owns_process and first_at != math.inf:
+            outlast_repeats(first_at)
         for number, receiver in receivers.items():
             signal.signal(number, receiver)
 
