@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
+from trio.lowlevel import currently_ki_protected
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.cost import grows_no_faster_than_its_input
@@ -137,3 +138,24 @@ def test_a_channel_is_an_instance_of_its_own_classes_alone() -> None:
     assert not issubclass(TLSStreamChannel, HubStream)
     assert issubclass(TLSStreamChannel, StreamChannel)
     assert not issubclass(TLSStreamChannel, HubStream)
+
+
+@on_trio
+async def test_a_ctrl_c_waits_until_a_late_read_has_ended() -> None:
+    """In the line that opens or closes its nursery, it would leave Trio's own state corrupt."""
+    protected: list[bool] = []
+
+    class Stream(trio.abc.Stream):
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            protected.append(currently_ki_protected())
+            await trio.lowlevel.checkpoint()
+            return b"late"
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+
+        async def wait_send_all_might_not_block(self) -> None: ...
+
+        async def aclose(self) -> None: ...
+
+    assert await StreamChannel(Stream()).receive_late() == b"late"
+    assert protected == [True]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import trio
 import trio.testing
+from trio.lowlevel import currently_ki_protected
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.support.applications import Lived
@@ -84,6 +85,21 @@ async def test_what_has_been_prepared_while_another_was_closed_is_not_closed() -
     both = [Prepared(heard.wait, closing=heard.set) for _ in range(2)]
     await watch(*both, seconds=3 * FIRST_REQUEST_SECONDS)
     assert [prepared.closed_at for prepared in both].count(None) == 1
+
+
+@on_trio
+async def test_a_ctrl_c_waits_until_its_nursery_has_ended() -> None:
+    """In the line that opens or closes one, it would leave Trio's own state corrupt."""
+    protected: list[bool] = []
+
+    def look() -> list[Preparation]:
+        protected.append(currently_ki_protected())
+        return []
+
+    with trio.move_on_after(1):
+        await close_silent(look)
+    assert protected
+    assert all(protected)
 
 
 @on_trio

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.channel import (
     READ_SIZE,
@@ -139,6 +140,7 @@ class StreamChannel(Channel):
                 self._reading_scopes.discard(scope)
         raise TimeoutError(STALLED_READ)
 
+    @enable_ki_protection  # the nursery that it opens must end
     async def receive_late(self) -> bytes:
         """As `Channel.receive_late`. Bytes may be within the stream, or on their way through tasks of the
         program that feed it. So this reads on for some rounds of the scheduler. A time would not do: none is

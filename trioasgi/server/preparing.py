@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from trioasgi.http1.settings import FIRST_REQUEST_SECONDS
 from trioasgi.net.turns import long_steps
@@ -65,6 +66,7 @@ class Preparation(msgspec.Struct, eq=False):
         return self.looks >= _LOOKS
 
 
+@enable_ki_protection  # the nursery that it opens must end
 async def close_silent(preparations: Callable[[], Iterable[Preparation]]) -> None:
     """Close those whose client is silent, until cancelled. `preparations` returns those that there are."""
     async with trio.open_nursery() as nursery:  # one that takes long to close does not hold up the others
