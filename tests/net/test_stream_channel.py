@@ -8,6 +8,7 @@ import trio.testing
 from trio.lowlevel import currently_ki_protected
 from trio.testing import wait_all_tasks_blocked
 
+from tests.support.compiled import interpreted
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
 from trioasgi.net.secure import TLSStreamChannel
@@ -140,6 +141,7 @@ def test_a_channel_is_an_instance_of_its_own_classes_alone() -> None:
     assert not issubclass(TLSStreamChannel, HubStream)
 
 
+@interpreted(StreamChannel)
 @on_trio
 async def test_a_ctrl_c_waits_until_a_late_read_has_ended() -> None:
     """In the line that opens or closes its nursery, it would leave Trio's own state corrupt."""

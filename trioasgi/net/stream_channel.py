@@ -13,7 +13,6 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import trio
-from trio.lowlevel import enable_ki_protection
 
 from trioasgi.net.channel import (
     READ_SIZE,
@@ -25,7 +24,7 @@ from trioasgi.net.channel import (
 )
 from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
-from trioasgi.tasks import start_soon
+from trioasgi.tasks import protect, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -140,7 +139,6 @@ class StreamChannel(Channel):
                 self._reading_scopes.discard(scope)
         raise TimeoutError(STALLED_READ)
 
-    @enable_ki_protection  # the nursery that it opens must end
     async def receive_late(self) -> bytes:
         """As `Channel.receive_late`. Bytes may be within the stream, or on their way through tasks of the
         program that feed it. So this reads on for some rounds of the scheduler. A time would not do: none is
@@ -335,6 +333,9 @@ class StreamChannel(Channel):
         self.interrupt_read()
         if self._writing_scope is not None:
             self._writing_scope.cancel()
+
+
+protect(StreamChannel.receive_late)  # the nursery that it opens must end
 
 
 def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:
