@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
 import pytest
 import trio
 import trio.testing
 
+from tests.net.pairs import hub_pair, tcp_pair
 from tests.support.compiled import interpreted
 from tests.support.http import on_trio
+from tests.support.sockets import SOON, run
 from tests.support.turns import counted_turns
-from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS, LINGER_YIELD, linger
-from trioasgi.net.channel import READ_SIZE
+from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS, LINGER_YIELD, end_now, linger
+from trioasgi.net.channel import READ_SIZE, Channel
+from trioasgi.net.kernel import is_readable
 from trioasgi.net.stream_channel import StreamChannel
 
 
@@ -48,3 +56,44 @@ async def test_a_client_that_goes_on_sending_is_left_when_its_time_is_up(seconds
     channel = Endless(seconds)
     await linger(channel)
     assert channel.reads * seconds <= LINGER_SECONDS + 4 * seconds
+
+
+Pair = AbstractAsyncContextManager[tuple[Channel, int, trio.SocketStream]]
+"""A channel, the descriptor of its socket, and its peer."""
+
+
+@asynccontextmanager
+async def on_hub() -> AsyncIterator[tuple[Channel, int, trio.SocketStream]]:
+    async with hub_pair() as (channel, peer):
+        yield channel, channel._fd, peer
+
+
+@asynccontextmanager
+async def off_hub() -> AsyncIterator[tuple[Channel, int, trio.SocketStream]]:
+    ours, peer = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in tcp_pair())
+    async with ours, peer:
+        yield StreamChannel(ours), ours.socket.fileno(), peer
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no way to look for unread bytes")
+@pytest.mark.parametrize("make_pair", [on_hub, off_hub])
+def test_bytes_that_nobody_has_read_destroy_no_response(make_pair: Callable[[], Pair]) -> None:
+    """They have come in the very moment of the end, so that no event has told of them."""
+
+    async def main() -> None:
+        async with make_pair() as (channel, fd, peer):
+            assert channel.receive_nowait() is None
+            channel.send_nowait(bytes(1000))
+            await channel.flush()
+            deadline = time.monotonic() + SOON
+            await peer.send_all(b"GE")
+            while not is_readable(fd):
+                assert time.monotonic() < deadline
+            end_now(channel, is_partial=False)
+            await channel.aclose()
+            received = b""
+            while data := await peer.receive_some():
+                received += data
+            assert received == bytes(1000)
+
+    run(main)

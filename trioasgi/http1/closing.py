@@ -61,20 +61,14 @@ def end_now(channel: Channel, *, is_partial: bool) -> None:
     if is_partial:
         channel.abort()
         return
-    dropped = 0
-    try:
-        # As in `linger`: the kernel destroys what is on its way if bytes are unread.
-        while dropped < LINGER_YIELD and (data := channel.receive_nowait()):
-            dropped += len(data)
-    except OSError:
-        pass
+    channel.drop_received(LINGER_YIELD)
     if not channel.finish():
         channel.close()
 
 
 async def linger(channel: Channel) -> None:
     """Read and drop what the client sends until it closes, within the bounds. They do not end this while the
-    response is being delivered: a close would destroy it.
+    response is being delivered: a close would destroy it. If this is cancelled, `end_now` should follow.
     """
     dropped = turn = 0
     try:
@@ -103,6 +97,3 @@ async def linger(channel: Channel) -> None:
                 await trio.lowlevel.checkpoint()
     except OSError:
         pass  # the client has gone
-    except trio.Cancelled:
-        await channel.aclose()  # in the orderly way: what the kernel has taken, it still delivers
-        raise

@@ -240,6 +240,12 @@ class Channel(ByteChannel):
     def on_hung_up(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the peer hangs up."""
 
+    @abstractmethod
+    def drop_received(self, most: int) -> None:
+        """Drop what has arrived, up to about `most` bytes, before a close: TCP resets a connection with bytes
+        that nobody has read, and the peer loses what is on its way to it.
+        """
+
     def finish(self) -> bool:
         """Do what `aclose()` does, if that needs no wait. False if it does: it must be awaited."""
         return False

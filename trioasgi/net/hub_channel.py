@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import reschedule
 
 from trioasgi.net.channel import wait_delivered
-from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
+from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
 from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
 from trioasgi.net.waiting import WAKE
 from trioasgi.net.writing import WRITE_EVENTS, WriteState, WritingHalf
@@ -125,6 +125,10 @@ class HubChannel(WritingHalf):
                 else:
                     self.abort()
         await trio.lowlevel.checkpoint()
+
+    def drop_received(self, most: int) -> None:
+        if self._write_state is not _CLOSED:
+            drop_received(self._fd, most)
 
     def finish(self) -> bool:
         self.uncork()

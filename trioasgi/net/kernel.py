@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import struct
@@ -19,6 +20,7 @@ MORE: Final = 0x8000 if sys.platform == "linux" else 0
 """For send(2), MSG_MORE: the bytes may wait for those behind them, or for the end of the connection."""
 
 _TIOCOUTQ: Final = 0x5411
+_READ: Final = 64 * 1024
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on
 _NO_INTERFACE: Final = (1 << 31) - 1
@@ -38,6 +40,19 @@ def undelivered(fd: int) -> int:
             return 0
     (size,) = _INT.unpack(answer)
     return int(size)
+
+
+def drop_received(fd: int, most: int) -> None:
+    """Read and drop what has arrived on a non-blocking socket, up to about `most` bytes. A close with bytes
+    unread resets a TCP connection, and destroys what is on its way to the peer (RFC 1122, 4.2.2.13).
+    """
+    if sys.platform == "win32":
+        return  # a socket is no file there
+    try:
+        while most > 0 and (data := os.read(fd, _READ)):
+            most -= len(data)
+    except OSError:
+        pass  # there is no more, or the connection is broken
 
 
 def has_room(fd: int) -> bool:

@@ -333,6 +333,9 @@ class TLSChannel(CorkingChannel):
         except OSError:
             pass
 
+    def drop_received(self, most: int) -> None:
+        self._transport.drop_received(most)
+
     def finish(self) -> bool:
         self.uncork()
         if self._unsent or self._lost or not self._transport.has_sent_all:

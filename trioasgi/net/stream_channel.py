@@ -22,7 +22,7 @@ from trioasgi.net.channel import (
     Channel,
     wait_delivered,
 )
-from trioasgi.net.kernel import is_dead, reset_on_close, undelivered
+from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
 from trioasgi.tasks import protect, start_soon
 
@@ -309,6 +309,10 @@ class StreamChannel(Channel):
     def _fd(self) -> int:
         """The descriptor of its socket, while that is open; -1 if it has none."""
         return -1 if self._socket is None else self._socket.fileno()
+
+    def drop_received(self, most: int) -> None:
+        if self._fd >= 0:
+            drop_received(self._fd, most)
 
     async def cut(self) -> None:
         try:
