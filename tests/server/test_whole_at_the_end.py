@@ -17,6 +17,7 @@ from tests.support.http import CODECS, request, respond
 from tests.support.sockets import SOON, logged, run
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from trioasgi import Server, serve_stream
+from trioasgi.net.ticker import TICK
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.tls.context import server_context
 from trioasgi.types import ASGIApp, Receive, Scope, Send
@@ -226,5 +227,33 @@ def test_messages_of_a_websocket_reach_a_slow_client(codec: str, way: str, end: 
             _, _, sent = got.data.partition(b"\r\n\r\n")
             assert len(sent) > frames, (len(sent), got.reset)  # a Close is behind them
             assert b"restarts" in sent[frames:]
+
+    run(main)
+
+
+@each_way
+def test_messages_behind_which_the_application_goes_on_reach_a_slow_client(
+    codec: str, way: str, tmp_path: Path
+) -> None:
+    """It has closed the WebSocket. The client does not answer in time, as it has not read that yet."""
+    steps = Steps()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        for _ in range(WHOLE // 1000):
+            await send({"type": "websocket.send", "bytes": bytes(1000)})
+        await send({"type": "websocket.close", "code": 1000, "reason": "the last"})
+        await steps.released.wait()
+
+    async def main() -> None:
+        options = {"http": codec, "websocket_close_timeout": 0.1}
+        async with connected(way, app, tmp_path, **options) as (server, stream):
+            await stream.send_all(websocket.handshake())
+            await trio.sleep(0.1 + 3 * TICK)  # the client is late
+            _, _, sent = (await slow_client.read(stream)).data.partition(b"\r\n\r\n")
+            steps.released.set()
+            assert sent.endswith(b"the last"), len(sent)
+            await server.drain()
 
     run(main)

@@ -391,7 +391,7 @@ class WebSocketSession(SendingSide):
         channel = self._channel
         channel.interrupt_read()
         if not ended_well:
-            channel.abort()
+            await channel.cut()  # it may not have read the Close yet
         await channel.aclose()
 
 
