@@ -26,6 +26,10 @@ def check_plain() -> None:
     """Raises WrongBuild if the modules of the clone are compiled. A build leaves them beside the sources."""
     where = _imported_from(_ours())
     if where.suffix in _COMPILED:
+        if not where.is_relative_to(ROOT):
+            raise WrongBuild(
+                f"{where} would be measured as plain Python: a compiled wheel is installed; install the clone"
+            )
         raise WrongBuild(
             f"{where.relative_to(ROOT)} would be measured as plain Python: a build has left it beside the "
             "sources; remove all such files, or measure in a fresh clone"
