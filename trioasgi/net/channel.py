@@ -146,6 +146,12 @@ class ByteChannel:
         response for a whole one.
         """
 
+    @abstractmethod
+    async def cut(self) -> None:
+        """Deliver what was given, within `write_timeout`. Then close so that the peer can tell that more was
+        to come. Raises nothing but cancellation.
+        """
+
 
 class Channel(ByteChannel):
     """The bytes of one connection: its hang-up, what arrives unattended, files, and its end."""
@@ -254,12 +260,6 @@ class Channel(ByteChannel):
     def close(self) -> None:
         """Close at once, in the transport's orderly way: what the kernel has taken is still delivered. What
         it has not taken is lost.
-        """
-
-    @abstractmethod
-    async def cut(self) -> None:
-        """Deliver what was given, within `write_timeout`. Then close so that the peer can tell that more was
-        to come. Raises nothing but cancellation.
         """
 
 
