@@ -57,6 +57,9 @@ class Scripted(ByteChannel):
     def abort(self) -> None:
         pass
 
+    async def cut(self) -> None:
+        await trio.lowlevel.checkpoint()
+
 
 @interpreted(ByteChannel)
 @pytest.mark.streams
