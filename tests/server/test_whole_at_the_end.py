@@ -152,14 +152,17 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
 
 
 @each_way
+@pytest.mark.parametrize("begins", [False, True])
 def test_the_response_before_one_that_is_not_begun_reaches_a_slow_client(
-    codec: str, way: str, tmp_path: Path
+    codec: str, way: str, begins: bool, tmp_path: Path
 ) -> None:
     """The client has sent two requests at once. The second one has no answer at the end of the grace."""
     steps = Steps()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/second":
+            if begins:
+                await send(START)  # it is held until a piece of the body comes
             steps.begun.set()
             await trio.sleep_forever()
         await respond(send, bytes(WHOLE))
@@ -255,5 +258,25 @@ def test_messages_behind_which_the_application_goes_on_reach_a_slow_client(
             steps.released.set()
             assert sent.endswith(b"the last"), len(sent)
             await server.drain()
+
+    run(main)
+
+
+@each_way
+def test_the_end_of_a_closing_response_comes_at_once(
+    codec: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the client has not read the response yet when it is complete."""
+    monkeypatch.setattr("trioasgi.http1.closing.LINGER_SECONDS", 60)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, bytes(WHOLE))
+
+    async def main() -> None:
+        async with connected(way, app, tmp_path, http=codec) as (_, stream):
+            await stream.send_all(request(version="1.0"))
+            with trio.fail_after(SOON):
+                status, body, whole = (await slow_client.read(stream)).response()
+            assert (status, len(body), whole) == (200, WHOLE, True)
 
     run(main)

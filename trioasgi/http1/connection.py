@@ -351,8 +351,9 @@ class HTTP1Connection(ConnectionState):
 
     @property
     def _is_partial(self) -> bool:
-        """Has a response begun that is not whole? An earlier one is."""
-        return self._exchange is not None and self._exchange.phase in PARTIAL
+        """Has a part of a response left that is not whole? An earlier one is."""
+        exchange = self._exchange
+        return exchange is not None and exchange.phase in PARTIAL and exchange.delivered is not None
 
     def _why_cancelled(self, *, late: bool) -> Cancelled:
         deadline = self.scope.deadline
@@ -415,9 +416,14 @@ class HTTP1Connection(ConnectionState):
         return False
 
     def _may_lose_response(self) -> bool:
-        """Has the client sent more, or could it still do so before it has the response? It may pipeline."""
+        """Has the client sent more, or could it still do so before it has the response? It may pipeline.
+
+        (Off the hub only what it has sent counts: TLS cannot say there that this is the end before it closes,
+        and a client that waits for the end would wait for as long as `linger` does.)
+        """
+        channel = self.channel
         try:
-            return bool(self.channel.receive_nowait()) or self.channel.undelivered > 0
+            return bool(channel.receive_nowait()) or (channel.tells_of_hang_up and channel.undelivered > 0)
         except OSError:
             return False
 
