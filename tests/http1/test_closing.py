@@ -89,7 +89,7 @@ def test_bytes_that_nobody_has_read_destroy_no_response(make_pair: Callable[[], 
             await peer.send_all(b"GE")
             while not is_readable(fd):
                 assert time.monotonic() < deadline
-            end_now(channel, is_partial=False)
+            end_now(channel, resets=False)
             await channel.aclose()
             received = b""
             while data := await peer.receive_some():

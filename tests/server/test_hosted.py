@@ -298,28 +298,79 @@ async def test_at_the_end_a_request_in_another_task_is_answered_within_the_grace
 @on_trio
 async def test_a_request_that_comes_while_the_loop_is_late_is_answered(tasks: int, is_new: bool) -> None:
     """It came in time, and is on its way through tasks of the program when the wait for it is over."""
-    clock = trio.lowlevel.current_clock()
-    assert isinstance(clock, trio.testing.MockClock)
+    async with application(echo, lifespan="off") as hosted, moved(hosted, tasks) as client:
+        if not is_new:
+            assert (await client.get(request())).status == 200
+        await wait_all_tasks_blocked()
+        hosted.begin_drain()
+        await wait_all_tasks_blocked()
+        await client.send(request("/late"))
+        jump(2)
+        response = await client.response()
+        assert (response.body, response.closes) == (b"GET /late ", True)
+
+
+@pytest.mark.parametrize("size", [20, len(request(body=b"abcdef")) - 1])
+@pytest.mark.parametrize("tasks", [0, 1, 2])
+@on_trio
+async def test_the_rest_of_a_request_that_comes_while_the_loop_is_late_is_taken(
+    tasks: int, size: int
+) -> None:
+    message = request(body=b"abcdef")
+    async with application(echo, lifespan="off") as hosted, moved(hosted, tasks) as client:
+        await client.send(message[:size])
+        await wait_all_tasks_blocked()
+        await client.send(message[size:])
+        jump(100)
+        response = await client.response()
+        assert (response.status, response.body) == (200, b"GET / abcdef")
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+@on_trio
+async def test_only_the_end_of_a_head_is_taken_while_the_loop_is_late(goes_on: bool) -> None:
+    """Otherwise a client that sends byte after byte would hold its connection for ever."""
+
+    async def drip(client: Client) -> None:
+        while True:
+            await client.send(b"a")
+
+    async with (
+        application(echo, lifespan="off") as hosted,
+        moved(hosted, tasks=0) as client,
+        trio.open_nursery() as nursery,
+    ):
+        await client.send(b"GET /")
+        await wait_all_tasks_blocked()
+        await client.send(b"a")
+        if goes_on:
+            nursery.start_soon(drip, client)
+        jump(100)
+        response = await client.response()
+        assert (response.status, response.closes) == (408, True)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def moved(hosted: HostedApplication, tasks: int) -> AsyncIterator[Client]:
+    """A client whose bytes pass through so many tasks of the program on their way to the server."""
     ours, theirs = memory_stream_pair()
-    client = Client(ours)
     async with trio.open_nursery() as nursery:
         for _ in range(tasks):
             next_ours, next_theirs = memory_stream_pair()
             nursery.start_soon(move, theirs, next_ours)
             nursery.start_soon(move, next_ours, theirs)
             theirs = next_theirs
-        async with application(echo, lifespan="off") as hosted:
-            nursery.start_soon(hosted.serve_stream, theirs)
-            if not is_new:
-                assert (await client.get(request())).status == 200
-            await wait_all_tasks_blocked()
-            hosted.begin_drain()
-            await wait_all_tasks_blocked()
-            await ours.send_all(request("/late"))
-            clock.jump(2)
-            response = await client.response()
-            assert (response.body, response.closes) == (b"GET /late ", True)
+        nursery.start_soon(hosted.serve_stream, theirs)
+        yield Client(ours)
         nursery.cancel_scope.cancel()
+
+
+def jump(seconds: float) -> None:
+    """The loop was blocked for so long."""
+    clock = trio.lowlevel.current_clock()
+    assert isinstance(clock, trio.testing.MockClock)
+    clock.jump(seconds)
 
 
 async def move(source: trio.abc.ReceiveStream, target: trio.abc.SendStream) -> None:

@@ -10,10 +10,12 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support import slow_client, websocket
 from tests.support.certificates import Certificates
 from tests.support.http import CODECS, request, respond
+from tests.support.slow_client import Got
 from tests.support.sockets import SOON, logged, run
 from tests.support.transports import TRANSPORTS, certificates, serving_over
 from trioasgi import Server, serve_stream
@@ -152,17 +154,21 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
 
 
 @each_way
-@pytest.mark.parametrize("begins", [False, True])
-def test_the_response_before_one_that_is_not_begun_reaches_a_slow_client(
-    codec: str, way: str, begins: bool, tmp_path: Path
+@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk"])
+def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
+    codec: str, way: str, begun: str, tmp_path: Path
 ) -> None:
-    """The client has sent two requests at once. The second one has no answer at the end of the grace."""
+    """The client has sent two requests at once. The second one has no whole answer at the end of the grace.
+    A reset would destroy the first one.
+    """
     steps = Steps()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/second":
-            if begins:
-                await send(START)  # it is held until a piece of the body comes
+            if begun != "nothing":  # a head is held until a piece of the body comes
+                await send({**START, "headers": []} if begun == "a chunk" else START)
+            if begun in ("a part", "a chunk"):
+                await send({"type": "http.response.body", "body": b"x", "more_body": True})
             steps.begun.set()
             await trio.sleep_forever()
         await respond(send, bytes(WHOLE))
@@ -173,9 +179,46 @@ def test_the_response_before_one_that_is_not_begun_reaches_a_slow_client(
                 await stream.send_all(request("/first") + request("/second"))
                 await steps.begun.wait()
                 await server.drain(grace=GRACE)
-                status, body, whole = (await slow_client.read(stream)).response()
+                got = await slow_client.read(stream)
+                status, body, whole = got.response()
                 assert (status, len(body), whole) == (200, WHOLE, True)
-            assert log.count(r'"GET /second HTTP/1\.1" 444 0B .* cut$') == 1
+                rest = Got(got.data[got.data.index(bytes(WHOLE)) + WHOLE :], got.reset)
+                assert bool(rest.data) == (begun in ("a part", "a chunk"))
+                assert not rest.response()[2]
+            assert log.count(r'"GET /second HTTP/1\.1" (200|444) .* cut$') == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("way", TRANSPORTS)
+def test_a_call_that_is_cancelled_cuts_no_connection_that_another_task_serves(
+    codec: str, way: str, tmp_path: Path
+) -> None:
+    """It goes on after its response. The next call on the connection is shielded, and ends in time."""
+    steps = Steps()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await respond(send, b"first")
+            try:
+                await trio.sleep_forever()
+            finally:
+                steps.go_on.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+        steps.begun.set()
+        with trio.CancelScope(shield=True):
+            await steps.go_on.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)  # the other one has ended
+            await send({"type": "http.response.body", "body": b", and the end"})
+
+    async def main() -> None:
+        async with connected(way, app, tmp_path, http=codec) as (server, stream):
+            await stream.send_all(request("/first") + request("/second"))
+            await steps.begun.wait()
+            await server.drain(grace=GRACE)
+            got = await slow_client.read(stream)
+            assert got.data.endswith(b", and the end\r\n0\r\n\r\n"), got
 
     run(main)
 

@@ -54,11 +54,9 @@ async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> 
     return False
 
 
-def end_now(channel: Channel, *, is_partial: bool) -> None:
-    """Close without a wait. What the kernel has taken is still delivered, unless a part of a response is
-    among it: that could look whole.
-    """
-    if is_partial:
+def end_now(channel: Channel, *, resets: bool) -> None:
+    """Close without a wait: by a reset, or so that what the kernel has taken is still delivered."""
+    if resets:
         channel.abort()
         return
     channel.drop_received(LINGER_YIELD)

@@ -339,21 +339,27 @@ class HTTP1Connection(ConnectionState):
 
     def cut(self) -> None:
         """As `server.protocols.Connection.cut`."""
-        is_partial = self._is_partial
+        must_reset = self._must_reset
         exchange, self._exchange = self._exchange, None  # they refer to each other
         if exchange is not None and self.phase is _BUSY:
             exchange.cut_off("ended, as the server waits no longer")
-        end_now(self.channel, is_partial=is_partial)
+        end_now(self.channel, resets=must_reset)
 
     def abort(self) -> None:
         """As `server.protocols.Connection.abort`."""
-        end_now(self.channel, is_partial=self._is_partial)
+        end_now(self.channel, resets=self._must_reset)
 
     @property
-    def _is_partial(self) -> bool:
-        """Has a part of a response left that is not whole? An earlier one is."""
+    def _must_reset(self) -> bool:
+        """Must the connection be reset, so that nobody takes what has left of a response for all of it?
+
+        A reset would destroy an earlier response, which is whole, if that is not delivered yet. Then the
+        length or the chunks of the later one must tell (RFC 9112, 8).
+        """
         exchange = self._exchange
-        return exchange is not None and exchange.phase in PARTIAL and exchange.delivered is not None
+        if exchange is None or exchange.phase not in PARTIAL or exchange.delivered is None:
+            return False
+        return exchange.ends_with_connection or self.channel.undelivered <= exchange.sent
 
     def _why_cancelled(self, *, late: bool) -> Cancelled:
         deadline = self.scope.deadline
@@ -386,13 +392,15 @@ class HTTP1Connection(ConnectionState):
             self._deadline = now + self.settings.timeout_headers
 
     async def _receive_late(self) -> bytes:
-        """The deadline has passed. Return a request that has arrived at the same moment; b"" if none has.
+        """The deadline has passed. Return what has arrived at the same moment; b"" if nothing has.
 
-        Raises RequestError if part of a head was received.
+        Raises RequestError if a part of a head was received before, and this is not its end.
         """
-        if self.reader.holds_data:
+        is_part = self.reader.holds_data
+        data = await self.channel.receive_late()
+        if is_part and not self.reader.would_end_head(data):
             raise RequestError(Rule.HEAD_TIMEOUT)
-        return await self.channel.receive_late()
+        return data
 
     # What comes after a response
 

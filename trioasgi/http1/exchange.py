@@ -19,6 +19,7 @@ from trioasgi.http1.pace import Pace
 from trioasgi.http1.refusals import refusal_text
 from trioasgi.http1.response import HTTP1Response
 from trioasgi.http1.rule import RequestError, Rule
+from trioasgi.net.channel import STALLED_READ
 from trioasgi.net.turns import wait_for_long_step
 
 if TYPE_CHECKING:
@@ -181,12 +182,25 @@ class HTTP1Exchange(HTTP1Response):
         began = channel.now()
         channel.read_deadline = began + settings.timeout_body
         if not settings.body_rate:
-            return await channel.receive()
+            return await self._receive_in_time()
         if self._pace is None:
             self._pace = Pace(settings.body_rate)
         channel.read_deadline = min(channel.read_deadline, began + self._pace.patience)
-        data = await channel.receive()
+        data = await self._receive_in_time()
         self._pace.note(len(data), channel.now() - began)
+        return data
+
+    async def _receive_in_time(self) -> bytes:
+        """Wait for bytes. Those that came while the server itself was late are in time."""
+        connection = self._connection
+        try:
+            return await connection.channel.receive()
+        except TimeoutError:
+            if self.over or connection.reader.body is None:
+                raise  # interrupted: the next bytes belong to the next request
+        data = await connection.channel.receive_late()
+        if not data:
+            raise TimeoutError(STALLED_READ)
         return data
 
     # WebSockets

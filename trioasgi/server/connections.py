@@ -163,7 +163,7 @@ class Connections:
             # The same task goes on: another one would take a round of the scheduler to begin.
             self._live[connection] = name = ConnectionName(connection)
             current_task().name = name
-            await self._serve_connection(connection)
+            await self._serve_connection(connection, name)
 
     def _note_end(self) -> None:
         if self._on_end is not None:
@@ -197,13 +197,15 @@ class Connections:
         if earlier is not None:
             earlier.keep()
         self._live[connection] = name = ConnectionName(connection)
-        self._context.run(start_named, self._nursery, name, self._serve_connection, connection)
+        self._context.run(start_named, self._nursery, name, self._serve_connection, connection, name)
 
     def _start_task(self, function: Callable[[], Awaitable[None]], peer: str) -> None:
         self._context.run(start_soon, self._nursery, _run_isolated, function, peer)
 
-    async def _serve_connection(self, connection: Connection) -> None:
-        """Serve a connection's requests, and close it, unless another task has taken it over."""
+    async def _serve_connection(self, connection: Connection, name: ConnectionName) -> None:
+        """Serve a connection's requests, and close it, unless another task, of another `name`, has taken it
+        over.
+        """
         ours, closes = True, False
         try:
             try:
@@ -212,11 +214,13 @@ class Connections:
                 if closes:
                     await connection.channel.aclose()
             except BaseException:
-                connection.cut()
+                ours = self._live.get(connection) is name  # also a task that has lost it may be cancelled
+                if ours:
+                    connection.cut()
                 raise
             finally:
                 if ours:
-                    self._live.pop(connection, None)  # also a task that has lost it may be cancelled
+                    del self._live[connection]
                     connection.channel.abort()
                     self._note_end()
                     if not closes and isinstance(connection.channel, StreamChannel):
