@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 import sys
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -14,12 +16,16 @@ import trio.testing
 from tests.net.pairs import hub_pair, tcp_pair
 from tests.support.compiled import interpreted
 from tests.support.http import on_trio
-from tests.support.sockets import SOON, run
+from tests.support.processes import wait_until
+from tests.support.sockets import run
 from tests.support.turns import counted_turns
 from trioasgi.http1.closing import LINGER_BYTES, LINGER_SECONDS, LINGER_YIELD, end_now, linger
 from trioasgi.net.channel import READ_SIZE, Channel
-from trioasgi.net.kernel import is_readable
 from trioasgi.net.stream_channel import StreamChannel
+
+if sys.platform != "win32":
+    import fcntl
+    import termios
 
 
 class Endless(StreamChannel):
@@ -77,18 +83,18 @@ async def off_hub() -> AsyncIterator[tuple[Channel, int, trio.SocketStream]]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no way to look for unread bytes")
 @pytest.mark.parametrize("make_pair", [on_hub, off_hub])
-def test_bytes_that_nobody_has_read_destroy_no_response(make_pair: Callable[[], Pair]) -> None:
+@pytest.mark.parametrize("size", [2, 300_000])
+def test_bytes_that_nobody_has_read_destroy_no_response(make_pair: Callable[[], Pair], size: int) -> None:
     """They have come in the very moment of the end, so that no event has told of them."""
 
     async def main() -> None:
         async with make_pair() as (channel, fd, peer):
+            make_room(fd, peer)
             assert channel.receive_nowait() is None
             channel.send_nowait(bytes(1000))
             await channel.flush()
-            deadline = time.monotonic() + SOON
-            await peer.send_all(b"GE")
-            while not is_readable(fd):
-                assert time.monotonic() < deadline
+            await peer.send_all(bytes(size))
+            wait_until(lambda: unread(fd) == size, "all bytes")
             end_now(channel, resets=False)
             await channel.aclose()
             received = b""
@@ -97,3 +103,26 @@ def test_bytes_that_nobody_has_read_destroy_no_response(make_pair: Callable[[], 
             assert received == bytes(1000)
 
     run(main)
+
+
+def make_room(fd: int, peer: trio.SocketStream) -> None:
+    """Read much of `peer` at a time: so the kernel makes room for more bytes that nobody reads."""
+    left = 16_000_000
+    with (
+        socket.socket(fileno=os.dup(fd)) as reading,
+        socket.socket(fileno=os.dup(peer.socket.fileno())) as sending,
+    ):
+        while left > 0:
+            with contextlib.suppress(BlockingIOError):
+                sending.send(bytes(1 << 20))
+            with contextlib.suppress(BlockingIOError):
+                while data := reading.recv(1 << 20):
+                    left -= len(data)
+
+
+def unread(fd: int) -> int:
+    """Bytes that have arrived on a socket."""
+    assert sys.platform != "win32"
+    answer = bytearray(4)
+    fcntl.ioctl(fd, termios.FIONREAD, answer)
+    return int.from_bytes(answer, sys.byteorder)

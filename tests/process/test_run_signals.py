@@ -72,7 +72,7 @@ def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_p
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_a_program_gets_its_handlers_back_when_no_signal_counts_as_the_same_any_more(
     second: signal.Signals, workers: int, tmp_path: Path
 ) -> None:

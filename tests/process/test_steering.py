@@ -267,8 +267,10 @@ BEGIN = "import os, sys; os.open(os.ttyname(0), os.O_RDWR); os.execv(sys.argv[1]
 """Make the pseudo-terminal that of the session: only the child itself can do that."""
 
 
-def close_the_terminal(command: list[str], tmp_path: Path) -> int:
-    """Start a command on a pseudo-terminal, close that when it serves, and return the exit status."""
+def close_the_terminal(command: list[str], tmp_path: Path, *, again_after: float | None = None) -> int:
+    """Start a command on a pseudo-terminal, close that when it serves, and return the exit status. Send it
+    another SIGHUP after so many seconds.
+    """
     write_app(tmp_path, "yes")
     sock = tmp_path / "sock"
     master, slave = os.openpty()
@@ -288,6 +290,9 @@ def close_the_terminal(command: list[str], tmp_path: Path) -> int:
             text += os.read(master, 1 << 16)
         workers = [int(pid) for pid in re.findall(rb"Worker (\d+) is ready", text)]
         os.close(master)
+        if again_after is not None:
+            time.sleep(again_after)
+            process.send_signal(signal.SIGHUP)
         status = process.wait(PATIENCE)
         assert not (tmp_path / "pid").exists()
         assert not sock.exists()
@@ -303,6 +308,18 @@ def close_the_terminal(command: list[str], tmp_path: Path) -> int:
 )
 def test_the_end_of_the_terminal_stops_the_server(options: tuple[str, ...], tmp_path: Path) -> None:
     assert close_the_terminal([sys.executable, "-m", "trioasgi", *options], tmp_path) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_program_outlives_a_terminal_whose_end_is_told_twice(workers: int, tmp_path: Path) -> None:
+    """A shell passes the signal on. By its default action it would end a program whose server has stopped."""
+    program = f"""
+        import sys, time, trioasgi
+        trioasgi.run(sys.argv[1], bind=sys.argv[3], pid_file=sys.argv[5], workers={workers})
+        time.sleep({AGAIN_AFTER})  # it goes on
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    assert close_the_terminal(command, tmp_path, again_after=AGAIN_AFTER / 2) == 0
 
 
 def test_under_nohup_the_end_of_the_terminal_has_no_effect(tmp_path: Path) -> None:

@@ -114,13 +114,15 @@ GRACE = 0.2
 @pytest.mark.parametrize(
     ("way", "end"),
     [
-        *((way, end) for way in WAYS for end in ("returns", "goes on")),
+        *((way, end) for way in WAYS for end in ("returns", "goes on", "does not say so")),
         # Off the hub only the task of the call can close the stream.
         *((way, "goes on, shielded") for way in TRANSPORTS),
     ],
 )
 def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, tmp_path: Path) -> None:
-    """Its connection is idle by then, or its call does something else, which does not end."""
+    """Its connection is idle by then, or its call does something else, which does not end. Or the
+    application has not said that nothing follows: the length tells.
+    """
     steps = Steps()
     shields = end == "goes on, shielded"
 
@@ -129,7 +131,8 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
         steps.begun.set()
         await steps.go_on.wait()
-        await send({"type": "http.response.body", "body": bytes(WHOLE - 1)})
+        more = end == "does not say so"
+        await send({"type": "http.response.body", "body": bytes(WHOLE - 1), "more_body": more})
         steps.given.set()
         if end != "returns":
             with trio.CancelScope(shield=shields):

@@ -59,7 +59,7 @@ def end_now(channel: Channel, *, resets: bool) -> None:
     if resets:
         channel.abort()
         return
-    channel.drop_received(LINGER_YIELD)
+    channel.drop_received(LINGER_BYTES)
     if not channel.finish():
         channel.close()
 

@@ -359,7 +359,11 @@ class HTTP1Connection(ConnectionState):
         exchange = self._exchange
         if exchange is None or exchange.phase not in PARTIAL or exchange.delivered is None:
             return False
-        return exchange.ends_with_connection or self.channel.undelivered <= exchange.sent
+        if exchange.ends_with_connection:
+            return True
+        channel = self.channel
+        is_whole = exchange.has_its_length and not channel.unsent  # the application has not said that it is
+        return not is_whole and channel.undelivered <= exchange.sent
 
     def _why_cancelled(self, *, late: bool) -> Cancelled:
         deadline = self.scope.deadline

@@ -375,6 +375,11 @@ class HTTP1Response(Exchange):
         """Does only the end of the connection mark the end of the body?"""
         return self._framing is _CLOSE or self._framing is _LOST
 
+    @property
+    def has_its_length(self) -> bool:
+        """Has all been given that the client waits for, though the application may not have said so?"""
+        return self._framing is _NONE or self._left == 0
+
     def take_head_back(self) -> bool:
         head, self._head = self._head, b""
         return bool(head) or (

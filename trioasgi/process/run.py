@@ -99,7 +99,7 @@ def run_config(
 @contextlib.contextmanager
 def _signals_of_program() -> Iterator[StopSignals]:
     """The signals of a program that calls `run`. From the pid file on none of them ends it by default."""
-    with StopSignals() as signals, surviving_early_signals():
+    with surviving_early_signals(), StopSignals() as signals:
         yield signals
 
 

@@ -14,6 +14,7 @@ start processes without end, and no worker would ever serve.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
@@ -40,6 +41,8 @@ class SteadySignals:
         self._free_at = math.inf
         """When a SIGHUP may be acted on."""
         self._scope = trio.CancelScope()
+        self.hung_up_at = -math.inf
+        """When a SIGHUP came because the terminal was closed, by the monotonic clock."""
 
     def begin_serving(self) -> None:
         """The first worker serves. To be called in the loop."""
@@ -61,6 +64,7 @@ class SteadySignals:
                 yield number
             elif is_hang_up(number):
                 if self._terminal.has_hung_up():
+                    self.hung_up_at = time.monotonic()
                     on_hang_up()
                 elif trio.current_time() < self._free_at:
                     self._held = number

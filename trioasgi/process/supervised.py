@@ -243,7 +243,12 @@ def _signals(config: Config, *, owns_process: bool) -> Iterator[SteadySignals | 
     ]
     second = _ended_by_a_second_signal(owns_process=owns_process)
     with trio.open_signal_receiver(*STOPPING, *steering) as signals, second:
-        yield SteadySignals(signals, session)
+        steady = SteadySignals(signals, session)
+        try:
+            yield steady
+        finally:
+            if not owns_process:
+                outlast_repeats(steady.hung_up_at)
     if owns_process:
         for number in steering:  # by their default actions they would end the process, which ends anyway
             signal.signal(number, signal.SIG_IGN)
