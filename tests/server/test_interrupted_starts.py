@@ -21,8 +21,10 @@ from trio.lowlevel import currently_ki_protected
 import trioasgi
 import trioasgi.net.borrowed
 from tests.support.applications import Lived
-from tests.support.sockets import FREE, run
+from tests.support.http import request
+from tests.support.sockets import FREE, connected, run
 from tests.support.transports import certificates
+from trioasgi.types import Receive, Scope, Send
 
 from .test_cancelling_anywhere import ENTRIES, SCENARIOS, is_cancelled_after
 
@@ -39,6 +41,7 @@ OURS = {
     "Hosting.run",
     "Hub.run",
     "Keepalive.keep_ticking",
+    "Lifespan._call_to_the_end",
     "Listeners.close",
     "Listeners.serve_sockets",
     "Listeners.serve_streams",
@@ -93,6 +96,25 @@ def test_each_start_of_a_task_is_protected_from_ctrl_c(entry: str, scenario: str
     run(main)
     assert calls.unprotected == []
     assert calls.seen == UNPROTECTED
+
+
+def test_the_application_can_be_interrupted() -> None:
+    """In its lifespan call and in a request."""
+    protected: dict[str, bool] = {}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        protected[scope["type"]] = currently_ki_protected()
+        await Lived()(scope, receive, send)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(partial(trioasgi.serve, app, bind=FREE))
+            async with connected(server) as client:
+                await client.get(request())
+            await server.drain()
+
+    run(main)
+    assert protected == {"lifespan": False, "http": False}
 
 
 def test_the_function_that_admits_connections_can_be_interrupted(tmp_path: Path) -> None:

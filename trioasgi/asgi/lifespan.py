@@ -12,6 +12,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
+from trio.lowlevel import disable_ki_protection, enable_ki_protection
 
 from trioasgi.asgi.failures import split_failure
 from trioasgi.asgi.messages import check_type
@@ -176,6 +177,7 @@ class Lifespan:
                 await self._over.wait()
         return self._over.is_set()
 
+    @enable_ki_protection  # whoever waits must hear of the end
     async def _call_to_the_end(self) -> None:
         try:
             await self._call()
@@ -189,6 +191,7 @@ class Lifespan:
             self._ended.set()
             self._over.set()
 
+    @disable_ki_protection  # Ctrl-C interrupts the application
     async def _call(self) -> None:
         scope: dict[str, Any] = {
             "type": "lifespan",
