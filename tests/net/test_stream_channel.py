@@ -13,7 +13,7 @@ from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
 from trioasgi.net.secure import TLSStreamChannel
 from trioasgi.net.stream import HubStream
-from trioasgi.net.stream_channel import READ_AHEAD, StreamChannel
+from trioasgi.net.stream_channel import LATE_ROUNDS, READ_AHEAD, StreamChannel
 
 
 @on_trio
@@ -161,3 +161,23 @@ async def test_a_ctrl_c_waits_until_a_late_read_has_ended() -> None:
 
     assert await StreamChannel(Stream()).receive_late() == b"late"
     assert protected == [True]
+
+
+@pytest.mark.parametrize("rounds", range(LATE_ROUNDS + 4))
+@on_trio
+async def test_a_late_read_that_is_cancelled_loses_nothing(rounds: int) -> None:
+    ours, theirs = trio.testing.memory_stream_pair()
+    channel, scope = StreamChannel(ours), trio.CancelScope()
+
+    async def cancel() -> None:
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    await theirs.send_all(b"late")
+    got = b""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        with scope:
+            got = await channel.receive_late()
+    assert (got or await channel.receive()) == b"late"

@@ -18,6 +18,11 @@ from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, start, start_server, wait_until
 from trioasgi.process.signals import AGAIN_AFTER
 
+SECONDS = [signal.SIGTERM, signal.SIGINT]
+"""Those that may come soon after a first one."""
+if sys.platform != "win32":
+    SECONDS += [signal.SIGHUP, signal.SIGUSR1]
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path: Path) -> None:
@@ -72,7 +77,7 @@ def test_signals_that_come_together_count_as_one(options: tuple[str, ...], tmp_p
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("second", SECONDS)
 def test_a_program_gets_its_handlers_back_when_no_signal_counts_as_the_same_any_more(
     second: signal.Signals, workers: int, tmp_path: Path
 ) -> None:

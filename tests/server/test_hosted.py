@@ -326,6 +326,35 @@ async def test_the_rest_of_a_request_that_comes_while_the_loop_is_late_is_taken(
         assert (response.status, response.body) == (200, b"GET / abcdef")
 
 
+@on_trio
+async def test_the_end_of_a_head_that_comes_in_pieces_while_the_loop_is_late_is_taken() -> None:
+    """TLS gives the bytes of one record at a time."""
+    message = request(body=b"abcdef")
+    async with application(echo, lifespan="off") as hosted, moved(hosted, piece=8) as client:
+        await client.send(message[:20])
+        await wait_all_tasks_blocked()
+        await client.send(message[20:])
+        jump(100)
+        response = await client.response()
+        assert (response.status, response.body) == (200, b"GET / abcdef")
+
+
+@on_trio
+async def test_a_client_is_not_slow_because_the_loop_is_late() -> None:
+    message = request(body=bytes(300))
+    async with (
+        application(echo, lifespan="off", limit_body_rate=10) as hosted,
+        moved(hosted) as client,
+    ):
+        await client.send(message[:-200])
+        await wait_all_tasks_blocked()
+        await client.send(bytes(100))
+        jump(50)
+        await trio.sleep(4)
+        await client.send(bytes(100))
+        assert (await client.response()).status == 200
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 @on_trio
 async def test_only_the_end_of_a_head_is_taken_while_the_loop_is_late(goes_on: bool) -> None:
@@ -337,7 +366,7 @@ async def test_only_the_end_of_a_head_is_taken_while_the_loop_is_late(goes_on: b
 
     async with (
         application(echo, lifespan="off") as hosted,
-        moved(hosted, tasks=0) as client,
+        moved(hosted) as client,
         trio.open_nursery() as nursery,
     ):
         await client.send(b"GET /")
@@ -352,8 +381,10 @@ async def test_only_the_end_of_a_head_is_taken_while_the_loop_is_late(goes_on: b
 
 
 @asynccontextmanager
-async def moved(hosted: HostedApplication, tasks: int) -> AsyncIterator[Client]:
-    """A client whose bytes pass through so many tasks of the program on their way to the server."""
+async def moved(hosted: HostedApplication, tasks: int = 0, piece: int | None = None) -> AsyncIterator[Client]:
+    """A client whose bytes pass through so many tasks of the program on their way to the server, which reads
+    at most a `piece` of so many bytes at a time.
+    """
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
         for _ in range(tasks):
@@ -361,9 +392,24 @@ async def moved(hosted: HostedApplication, tasks: int) -> AsyncIterator[Client]:
             nursery.start_soon(move, theirs, next_ours)
             nursery.start_soon(move, next_ours, theirs)
             theirs = next_theirs
-        nursery.start_soon(hosted.serve_stream, theirs)
+        read = InPieces(theirs.receive_stream, piece)
+        nursery.start_soon(hosted.serve_stream, trio.StapledStream(theirs.send_stream, read))
         yield Client(ours)
         nursery.cancel_scope.cancel()
+
+
+class InPieces(trio.abc.ReceiveStream):
+    """Reads at most a `piece` of so many bytes at a time; None: as many as the reader asks for."""
+
+    def __init__(self, stream: trio.abc.ReceiveStream, piece: int | None) -> None:
+        self._stream = stream
+        self._piece = piece
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        return bytes(await self._stream.receive_some(self._piece or max_bytes))
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 def jump(seconds: float) -> None:

@@ -157,7 +157,7 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
 
 
 @each_way
-@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk"])
+@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk", "more than fits"])
 def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
     codec: str, way: str, begun: str, tmp_path: Path
 ) -> None:
@@ -169,10 +169,12 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/second":
             if begun != "nothing":  # a head is held until a piece of the body comes
-                await send({**START, "headers": []} if begun == "a chunk" else START)
+                await send(START if begun in ("a head", "a part") else {**START, "headers": []})
             if begun in ("a part", "a chunk"):
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
             steps.begun.set()
+            if begun == "more than fits":
+                await send({"type": "http.response.body", "body": bytes(1 << 24), "more_body": True})
             await trio.sleep_forever()
         await respond(send, bytes(WHOLE))
 
@@ -186,7 +188,7 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
                 status, body, whole = got.response()
                 assert (status, len(body), whole) == (200, WHOLE, True)
                 rest = Got(got.data[got.data.index(bytes(WHOLE)) + WHOLE :], got.reset)
-                assert bool(rest.data) == (begun in ("a part", "a chunk"))
+                assert bool(rest.data) == (begun in ("a part", "a chunk", "more than fits"))
                 assert not rest.response()[2]
             assert log.count(r'"GET /second HTTP/1\.1" (200|444) .* cut$') == 1
 

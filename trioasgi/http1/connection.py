@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
+LATE_READS: Final = 16
+"""Reads for the end of a head whose deadline has passed: each brings a TLS record, or more. The bound is for
+clients that send a little again and again.
+"""
+
 _NEW: Final = ConnectionPhase.NEW
 _IDLE: Final = ConnectionPhase.IDLE
 _HEAD: Final = ConnectionPhase.HEAD
@@ -357,13 +362,13 @@ class HTTP1Connection(ConnectionState):
         length or the chunks of the later one must tell (RFC 9112, 8).
         """
         exchange = self._exchange
-        if exchange is None or exchange.phase not in PARTIAL or exchange.delivered is None:
+        if exchange is None or exchange.phase not in PARTIAL or (delivered := exchange.delivered) is None:
             return False
         if exchange.ends_with_connection:
             return True
         channel = self.channel
         is_whole = exchange.has_its_length and not channel.unsent  # the application has not said that it is
-        return not is_whole and channel.undelivered <= exchange.sent
+        return not is_whole and channel.undelivered <= delivered
 
     def _why_cancelled(self, *, late: bool) -> Cancelled:
         deadline = self.scope.deadline
@@ -400,11 +405,16 @@ class HTTP1Connection(ConnectionState):
 
         Raises RequestError if a part of a head was received before, and this is not its end.
         """
-        is_part = self.reader.holds_data
-        data = await self.channel.receive_late()
-        if is_part and not self.reader.would_end_head(data):
-            raise RequestError(Rule.HEAD_TIMEOUT)
-        return data
+        reader, channel = self.reader, self.channel
+        data = b""
+        for _ in range(LATE_READS):
+            more = await channel.receive_late()
+            data += more
+            if not reader.holds_data or reader.would_end_head(data):
+                return data
+            if not more:
+                break
+        raise RequestError(Rule.HEAD_TIMEOUT)
 
     # What comes after a response
 

@@ -185,9 +185,9 @@ class HTTP1Exchange(HTTP1Response):
             return await self._receive_in_time()
         if self._pace is None:
             self._pace = Pace(settings.body_rate)
-        channel.read_deadline = min(channel.read_deadline, began + self._pace.patience)
+        deadline = channel.read_deadline = min(channel.read_deadline, began + self._pace.patience)
         data = await self._receive_in_time()
-        self._pace.note(len(data), channel.now() - began)
+        self._pace.note(len(data), min(channel.now(), deadline) - began)  # we are late, not the client
         return data
 
     async def _receive_in_time(self) -> bytes:

@@ -146,15 +146,19 @@ class StreamChannel(Channel):
         """
         self.read_deadline = math.inf
         data = b""
-        async with trio.open_nursery() as nursery:
-            start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
-            try:
-                data = await self.receive()
-            except TimeoutError:
-                data = self.receive_nowait() or b""
-            except ConnectionError:
-                pass  # the client has gone: no more will come
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
+                try:
+                    data = await self.receive()
+                except TimeoutError:
+                    data = self.receive_nowait() or b""
+                except ConnectionError:
+                    pass  # the client has gone: no more will come
+                nursery.cancel_scope.cancel()
+        except BaseException:
+            self._buffered[:0] = data  # it may have been cancelled after it has read
+            raise
         return data
 
     async def _interrupt_read_after(self, rounds: int) -> None:
