@@ -148,7 +148,8 @@ def test_an_inherited_socket_stays_open_in_its_maker(tmp_path: Path) -> None:
 
 def test_a_worker_that_is_being_replaced_does_not_keep_clients_waiting_after_the_stop(tmp_path: Path) -> None:
     write_app(tmp_path, "one")
-    with start_server("app:app", "--reload", cwd=tmp_path) as server:
+    # The usual grace, a second, could be over before the refusal on a busy machine.
+    with start_server("app:app", "--reload", "--reload-grace", "20", cwd=tmp_path) as server:
         url = server.url()
         held = Background(url, "/held")
         server.wait_for("held has begun")
