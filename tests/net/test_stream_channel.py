@@ -181,3 +181,30 @@ async def test_a_late_read_that_is_cancelled_loses_nothing(rounds: int) -> None:
         with scope:
             got = await channel.receive_late()
     assert (got or await channel.receive()) == b"late"
+
+
+@pytest.mark.parametrize("rounds", range(LATE_ROUNDS))
+@on_trio
+async def test_a_late_read_keeps_the_order_of_what_others_read(rounds: int) -> None:
+    class Letters(trio.abc.ReceiveStream):
+        sent = b""
+
+        async def receive_some(self, max_bytes: int | None = None) -> bytes:
+            await trio.lowlevel.checkpoint()
+            self.sent += bytes([97 + len(self.sent)])
+            return self.sent[-1:]
+
+        async def aclose(self) -> None: ...
+
+    channel = StreamChannel(trio.StapledStream(trio.testing.memory_stream_pair()[0].send_stream, Letters()))
+    got: list[bytes] = []
+
+    async def read() -> None:
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+        got.append(await channel.receive())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        got.append(await channel.receive_late())
+    assert b"".join(got) == bytes(sorted(b"".join(got)))

@@ -145,21 +145,13 @@ class StreamChannel(Channel):
         left when the loop was blocked.
         """
         self.read_deadline = math.inf
-        data = b""
-        try:
-            async with trio.open_nursery() as nursery:
-                start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
-                try:
-                    data = await self.receive()
-                except TimeoutError:
-                    data = self.receive_nowait() or b""
-                except ConnectionError:
-                    pass  # the client has gone: no more will come
-                nursery.cancel_scope.cancel()
-        except BaseException:
-            self._buffered[:0] = data  # it may have been cancelled after it has read
-            raise
-        return data
+        async with trio.open_nursery() as nursery:
+            start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
+            with suppress(TimeoutError, ConnectionError):
+                # The end of the nursery waits. Meanwhile another task may read, or this one be cancelled.
+                self._buffered[:0] = await self.receive()
+            nursery.cancel_scope.cancel()
+        return self.receive_nowait() or b""
 
     async def _interrupt_read_after(self, rounds: int) -> None:
         for _ in range(rounds):
