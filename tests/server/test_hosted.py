@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
-import logging
 import re
-import signal
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +15,6 @@ from typing import Any, Literal, cast
 import pytest
 import trio
 import trio.testing
-from trio.lowlevel import enable_ki_protection
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.support.applications import Lived
@@ -35,11 +32,7 @@ from trioasgi import (
     application,
     serve_stream,
 )
-from trioasgi.asgi.lifespan import Lifespan
-from trioasgi.errors import leaves_of
 from trioasgi.nurseries import LAST_MOMENTS
-from trioasgi.server.drain import Drain
-from trioasgi.server.hosted_application import GivenStream
 from trioasgi.types import Receive, Scope, Send
 
 
@@ -293,138 +286,6 @@ async def test_at_the_end_a_request_in_another_task_is_answered_within_the_grace
         assert hosted.phase is ServerPhase.CLOSED
 
 
-@pytest.mark.parametrize("is_new", [True, False])
-@pytest.mark.parametrize("tasks", [1, 2])
-@on_trio
-async def test_a_request_that_comes_while_the_loop_is_late_is_answered(tasks: int, is_new: bool) -> None:
-    """It came in time, and is on its way through tasks of the program when the wait for it is over."""
-    async with application(echo, lifespan="off") as hosted, moved(hosted, tasks) as client:
-        if not is_new:
-            assert (await client.get(request())).status == 200
-        await wait_all_tasks_blocked()
-        hosted.begin_drain()
-        await wait_all_tasks_blocked()
-        await client.send(request("/late"))
-        jump(2)
-        response = await client.response()
-        assert (response.body, response.closes) == (b"GET /late ", True)
-
-
-@pytest.mark.parametrize("size", [20, len(request(body=b"abcdef")) - 1])
-@pytest.mark.parametrize("tasks", [0, 1, 2])
-@on_trio
-async def test_the_rest_of_a_request_that_comes_while_the_loop_is_late_is_taken(
-    tasks: int, size: int
-) -> None:
-    message = request(body=b"abcdef")
-    async with application(echo, lifespan="off") as hosted, moved(hosted, tasks) as client:
-        await client.send(message[:size])
-        await wait_all_tasks_blocked()
-        await client.send(message[size:])
-        jump(100)
-        response = await client.response()
-        assert (response.status, response.body) == (200, b"GET / abcdef")
-
-
-@on_trio
-async def test_the_end_of_a_head_that_comes_in_pieces_while_the_loop_is_late_is_taken() -> None:
-    """TLS gives the bytes of one record at a time."""
-    message = request(body=b"abcdef")
-    async with application(echo, lifespan="off") as hosted, moved(hosted, piece=8) as client:
-        await client.send(message[:20])
-        await wait_all_tasks_blocked()
-        await client.send(message[20:])
-        jump(100)
-        response = await client.response()
-        assert (response.status, response.body) == (200, b"GET / abcdef")
-
-
-@on_trio
-async def test_a_client_is_not_slow_because_the_loop_is_late() -> None:
-    message = request(body=bytes(300))
-    async with (
-        application(echo, lifespan="off", limit_body_rate=10) as hosted,
-        moved(hosted) as client,
-    ):
-        await client.send(message[:-200])
-        await wait_all_tasks_blocked()
-        await client.send(bytes(100))
-        jump(50)
-        await trio.sleep(4)
-        await client.send(bytes(100))
-        assert (await client.response()).status == 200
-
-
-@pytest.mark.parametrize("goes_on", [False, True])
-@on_trio
-async def test_only_the_end_of_a_head_is_taken_while_the_loop_is_late(goes_on: bool) -> None:
-    """Otherwise a client that sends byte after byte would hold its connection for ever."""
-
-    async def drip(client: Client) -> None:
-        while True:
-            await client.send(b"a")
-
-    async with (
-        application(echo, lifespan="off") as hosted,
-        moved(hosted) as client,
-        trio.open_nursery() as nursery,
-    ):
-        await client.send(b"GET /")
-        await wait_all_tasks_blocked()
-        await client.send(b"a")
-        if goes_on:
-            nursery.start_soon(drip, client)
-        jump(100)
-        response = await client.response()
-        assert (response.status, response.closes) == (408, True)
-        nursery.cancel_scope.cancel()
-
-
-@asynccontextmanager
-async def moved(hosted: HostedApplication, tasks: int = 0, piece: int | None = None) -> AsyncIterator[Client]:
-    """A client whose bytes pass through so many tasks of the program on their way to the server, which reads
-    at most a `piece` of so many bytes at a time.
-    """
-    ours, theirs = memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        for _ in range(tasks):
-            next_ours, next_theirs = memory_stream_pair()
-            nursery.start_soon(move, theirs, next_ours)
-            nursery.start_soon(move, next_ours, theirs)
-            theirs = next_theirs
-        read = InPieces(theirs.receive_stream, piece)
-        nursery.start_soon(hosted.serve_stream, trio.StapledStream(theirs.send_stream, read))
-        yield Client(ours)
-        nursery.cancel_scope.cancel()
-
-
-class InPieces(trio.abc.ReceiveStream):
-    """Reads at most a `piece` of so many bytes at a time; None: as many as the reader asks for."""
-
-    def __init__(self, stream: trio.abc.ReceiveStream, piece: int | None) -> None:
-        self._stream = stream
-        self._piece = piece
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        return bytes(await self._stream.receive_some(self._piece or max_bytes))
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-def jump(seconds: float) -> None:
-    """The loop was blocked for so long."""
-    clock = trio.lowlevel.current_clock()
-    assert isinstance(clock, trio.testing.MockClock)
-    clock.jump(seconds)
-
-
-async def move(source: trio.abc.ReceiveStream, target: trio.abc.SendStream) -> None:
-    """What a program does that makes a stream of its own out of another one."""
-    while data := await source.receive_some():
-        await target.send_all(data)
-
-
 @on_trio
 async def test_at_the_end_a_request_that_takes_longer_than_the_grace_is_cut() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -526,35 +387,6 @@ async def test_while_it_is_cancelled_a_stream_is_closed_and_that_is_an_error() -
                 await wait_all_tasks_blocked()
                 nursery.start_soon(come_later, hosted)
                 raise MyError
-
-
-@pytest.mark.parametrize("moment", ["end_left_behind", "end_background"])
-@on_trio
-async def test_a_ctrl_c_while_it_ends_does_not_keep_the_lifespan(
-    moment: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def interrupted(_: Drain) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Drain, moment, interrupted)
-    app = Lived()
-    with pytest.raises(KeyboardInterrupt), trio.fail_after(100):
-        async with application(app):
-            pass
-    assert app.events == ["startup", "shutdown"]
-
-
-@on_trio
-async def test_a_ctrl_c_before_the_shutdown_does_not_hang(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    async def interrupted(_: Lifespan) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Lifespan, "shutdown", interrupted)
-    with pytest.raises(KeyboardInterrupt), trio.fail_after(100):
-        async with application(Lived()):
-            pass
 
 
 @on_trio
@@ -720,151 +552,6 @@ async def test_a_stream_that_raises_in_a_task_of_the_server_ends_its_connection_
                     assert (await client.get(request("/other"))).body == b"served"
                 nursery.cancel_scope.cancel()
     assert len([line for line in log.lines() if "the others go on" in line]) == 1
-
-
-def test_a_ctrl_c_in_a_call_is_not_lost_if_its_stream_cannot_be_closed() -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    async def fail() -> None:
-        raise ValueError("made up")
-
-    async def main() -> None:
-        ours, theirs = memory_stream_pair()
-        theirs.aclose = fail  # type: ignore[method-assign]
-        await ours.send_all(request("/"))
-        await serve_stream(app, theirs, lifespan="off")
-
-    with logged() as log, pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
-        trio.run(main)
-    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
-    assert log.count("the connection failed") == 1
-
-
-@pytest.mark.parametrize("is_cancelled", [False, True])
-@pytest.mark.parametrize("when", ["before", "in a call"])
-def test_a_ctrl_c_is_not_lost_as_its_stream_is_closed(when: str, is_cancelled: bool, tmp_path: Path) -> None:
-    """The stream is the program's: Ctrl-C may come in its code too. To close it may fail, or be cancelled."""
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await interrupted()
-
-    async def interrupted(_: int | None = None) -> bytes:
-        entered.set()
-        try:
-            if is_cancelled:
-                await trio.sleep_forever()
-        finally:
-            signal.raise_signal(signal.SIGINT)
-        return b""
-
-    async def fail() -> None:
-        raise ValueError("made up")
-
-    async def main() -> None:
-        ours, theirs = memory_stream_pair()
-        options: dict[str, Any] = certificates(tmp_path).options if when == "before" else {}
-        if when == "before":
-            theirs.receive_some = interrupted  # type: ignore[method-assign, assignment]
-        if not is_cancelled:
-            theirs.aclose = fail  # type: ignore[method-assign]
-        await ours.send_all(request("/"))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(functools.partial(serve_stream, app, theirs, lifespan="off", **options))
-            await entered.wait()
-            nursery.cancel_scope.cancel()
-
-    entered = trio.Event()
-    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
-        trio.run(main)
-    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
-
-
-def test_a_ctrl_c_as_a_connection_ends_leaves_no_connection_that_is_waited_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    discard = GivenStream.discard
-
-    def interrupted(given: GivenStream) -> None:
-        signal.raise_signal(signal.SIGINT)  # as if it came in the line before
-        discard(given)
-
-    async def main() -> None:
-        ours, theirs = memory_stream_pair()
-        await ours.send_all(request("/"))
-        await ours.send_eof()
-        async with application(echo, lifespan="off") as hosted, trio.open_nursery() as nursery:
-            nursery.start_soon(hosted.serve_stream, theirs)
-
-    monkeypatch.setattr(GivenStream, "discard", interrupted)
-    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
-        trio.run(main)
-    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
-
-
-@pytest.mark.parametrize("when", ["startup", "serving", "shutdown"])
-def test_a_ctrl_c_in_the_applications_lifespan_ends_the_run_at_once(when: str) -> None:
-    """Nothing waits for what the interrupted call can no longer do."""
-
-    async def interrupted(now: str) -> None:
-        if now == when:
-            signal.raise_signal(signal.SIGINT)
-            await trio.lowlevel.checkpoint()
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await receive()
-        await interrupted("startup")
-        await send({"type": "lifespan.startup.complete"})
-        await trio.sleep(1)
-        await interrupted("serving")
-        await receive()
-        await interrupted("shutdown")
-        await send({"type": "lifespan.shutdown.complete"})
-
-    async def main() -> None:
-        async with application(app, timeout_shutdown=30):
-            await trio.sleep(2)
-
-    clock = trio.testing.MockClock(autojump_threshold=0)
-    began = clock.current_time()
-    with logged() as log, pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
-        trio.run(main, clock=clock)
-    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
-    assert clock.current_time() - began < 3
-    assert log.lines(logging.WARNING) == []
-
-
-@pytest.mark.parametrize("alone", [False, True], ids=["hosted", "alone"])
-@pytest.mark.parametrize("sent", [b"", request("/")], ids=["idle", "busy"])
-@pytest.mark.parametrize("is_first", [False, True], ids=["after", "before"])
-def test_a_ctrl_c_is_not_lost_if_its_task_is_cancelled_in_that_moment(
-    alone: bool, sent: bytes, is_first: bool
-) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await trio.sleep_forever()
-
-    @enable_ki_protection  # so that it comes out of the main task, which serves
-    async def end(scope: trio.CancelScope) -> None:
-        await trio.testing.wait_all_tasks_blocked()
-        if is_first:
-            signal.raise_signal(signal.SIGINT)
-        scope.cancel()
-        if not is_first:
-            signal.raise_signal(signal.SIGINT)
-
-    async def main() -> None:
-        ours, theirs = memory_stream_pair()
-        await ours.send_all(sent)
-        async with application(app, lifespan="off") as hosted, trio.open_nursery() as nursery:
-            scope = trio.CancelScope()
-            nursery.start_soon(end, scope)
-            with scope:
-                await (serve_stream(app, theirs, lifespan="off") if alone else hosted.serve_stream(theirs))
-            raise AssertionError("the Ctrl-C was lost")
-
-    with pytest.raises(BaseExceptionGroup) as caught:
-        run(main)
-    assert [type(leaf) for leaf in leaves_of(caught.value)] == [KeyboardInterrupt]
 
 
 @on_trio

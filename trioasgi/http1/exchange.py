@@ -58,7 +58,7 @@ async def let_others_run(body: SizedBody | ChunkedBody | None) -> None:
 class HTTP1Exchange(HTTP1Response):
     """One request and its response."""
 
-    __slots__ = ("_pace", "_since_yield", "scope")
+    __slots__ = ("_pace", "_reads", "_since_yield", "scope")
 
     def __init__(self, connection: ConnectionState, request: HTTP1Request) -> None:
         self._connection = connection
@@ -82,6 +82,7 @@ class HTTP1Exchange(HTTP1Response):
         self.scope: trio.CancelScope | None = connection.scope
         """The scope of the call's task while the call is under way."""
         self._since_yield = 0
+        self._reads = 0  # how often bytes of the body have come
         self._pace: Pace | None = None
 
     # The request
@@ -143,6 +144,7 @@ class HTTP1Exchange(HTTP1Response):
         """Read bytes of the body. First send 100 (Continue) if the client waits for it (RFC 9110, 10.1.1)."""
         connection = self._connection
         channel = connection.channel
+        reads = self._reads
         try:
             if self._owes_continue:
                 self._owes_continue = False
@@ -160,8 +162,8 @@ class HTTP1Exchange(HTTP1Response):
         except TimeoutError as exc:
             if self.over:
                 raise ClientDisconnected("the exchange is over") from None
-            if connection.reader.body is None:
-                return  # another task of the call has received the end
+            if connection.reader.body is None or self._reads != reads:
+                return  # another task of the call has received what came
             rule = Rule.BODY_TIMEOUT
             connection.log_limit(refusal_text(rule))
             self.fail(rule.status, rule.reason)
@@ -173,6 +175,7 @@ class HTTP1Exchange(HTTP1Response):
             # receive the response.
             self.close_after = True
             raise ClientDisconnected("the client closed the connection within the body")
+        self._reads += 1
         connection.reader.receive_data(data)
 
     async def _wait_for_body(self) -> bytes:
