@@ -377,6 +377,42 @@ def test_a_file_truncated_meanwhile_cuts_the_response(
     assert isinstance(app.errors[0], EOFError)
 
 
+def test_a_file_that_the_application_closes_too_early_is_sent(transport: str, tmp_path: Path) -> None:
+    """Its number may be that of another file by then, which is not for this client."""
+    big = tmp_path / "big"
+    with big.open("wb") as made:
+        made.truncate(4 * MEGABYTE)
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret" * MEGABYTE)
+
+    async def body(send: Send) -> None:
+        async def exchange_files() -> None:
+            opened.close()
+            with secret.open("rb") as other:
+                assert other.fileno() == number
+                exchanged.set()
+                await trio.sleep_forever()
+
+        opened = big.open("rb")
+        number = opened.fileno()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(exchange_files)
+            await send({"type": "http.response.zerocopysend", "file": opened, "offset": 0})
+            nursery.cancel_scope.cancel()
+
+    async def main() -> None:
+        async with serving_over(transport, app, tmp_path) as both, both.connect() as client:
+            await client.send(request())
+            with trio.fail_after(SOON):
+                await exchanged.wait()
+            response = await client.response()
+            assert response.body == bytes(4 * MEGABYTE)
+
+    exchanged = trio.Event()
+    app = answering(body, 4 * MEGABYTE)
+    run(main)
+
+
 # Clients that are slow, or go
 
 

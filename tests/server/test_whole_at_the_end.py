@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -40,6 +41,17 @@ START = {
     "status": 200,
     "headers": [(b"content-length", b"%d" % WHOLE)],
 }
+
+
+FILES = ("a file", "a file, given up")
+
+
+def big_file(directory: Path) -> Path:
+    """A file that is larger than what the kernel takes at once."""
+    path = directory / "big"
+    with path.open("wb") as file:
+        file.truncate(1 << 24)
+    return path
 
 
 class Steps:
@@ -157,7 +169,7 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
 
 
 @each_way
-@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk", "more than fits"])
+@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk", "more than fits", *FILES])
 def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
     codec: str, way: str, begun: str, tmp_path: Path
 ) -> None:
@@ -173,6 +185,10 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
             if begun in ("a part", "a chunk"):
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
             steps.begun.set()
+            if begun in FILES:
+                with trio.move_on_after(math.inf if begun == "a file" else 0.05):
+                    await send({"type": "http.response.pathsend", "path": str(big_file(tmp_path))})
+                return
             if begun == "more than fits":
                 await send({"type": "http.response.body", "body": bytes(1 << 24), "more_body": True})
             await trio.sleep_forever()
@@ -188,7 +204,7 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
                 status, body, whole = got.response()
                 assert (status, len(body), whole) == (200, WHOLE, True)
                 rest = Got(got.data[got.data.index(bytes(WHOLE)) + WHOLE :], got.reset)
-                assert bool(rest.data) == (begun in ("a part", "a chunk", "more than fits"))
+                assert bool(rest.data) == (begun in ("a part", "a chunk", "more than fits", *FILES))
                 assert not rest.response()[2]
             assert log.count(r'"GET /second HTTP/1\.1" (200|444) .* cut$') == 1
 
@@ -229,17 +245,22 @@ def test_a_call_that_is_cancelled_cuts_no_connection_that_another_task_serves(
 
 
 @each_way
+@pytest.mark.parametrize("begun", ["a part", *FILES])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_nobody_takes_a_response_that_is_cut_for_whole(
-    codec: str, way: str, version: str, tmp_path: Path
+    codec: str, way: str, version: str, begun: str, tmp_path: Path
 ) -> None:
     """In HTTP/1.0 the end of the connection is that of a response without a length."""
     steps = Steps()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         steps.begun.set()
+        if begun in FILES:
+            with trio.move_on_after(math.inf if begun == "a file" else 0.05):
+                await send({"type": "http.response.pathsend", "path": str(big_file(tmp_path))})
+            return
+        await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         await trio.sleep_forever()
 
     async def main() -> None:

@@ -77,7 +77,7 @@ class HTTP1Exchange(HTTP1Response):
         self._recallable = b""
         self._trailers = b""
         self._failure = None
-        self._waited_for = False
+        self._waited_for = self._in_file = False
         # The call
         self.scope: trio.CancelScope | None = connection.scope
         """The scope of the call's task while the call is under way."""

@@ -18,7 +18,6 @@ class Framing(Enum):
     LENGTH = "Content-Length"
     CHUNKED = "the chunked coding"
     CLOSE = "the connection's end"
-    LOST = "it cannot be told any more: a part of the body was begun, and given up within"
 
 
 _TRANSFER_ENCODING_CHUNKED: Final = b"transfer-encoding: chunked\r\n"

@@ -44,7 +44,6 @@ _NONE: Final = Framing.NONE
 _LENGTH: Final = Framing.LENGTH
 _CHUNKED: Final = Framing.CHUNKED
 _CLOSE: Final = Framing.CLOSE
-_LOST: Final = Framing.LOST
 
 
 class _Failure:
@@ -71,6 +70,7 @@ class HTTP1Response(Exchange):
         "_failure",
         "_framing",
         "_head",
+        "_in_file",
         "_owes_continue",
         "_recallable",
         "_trailers",
@@ -83,6 +83,8 @@ class HTTP1Response(Exchange):
     _framing: Framing
     _head: bytes
     """Waits for the first piece of body."""
+    _in_file: bool
+    """Was a file begun, and not sent whole? The body cannot go on behind a part of it."""
     _recallable: bytes
     """A head that has been sent, and may not have left yet."""
     _trailers: bytes
@@ -182,7 +184,7 @@ class HTTP1Response(Exchange):
         if framing is _NONE:
             data = b""
         else:
-            if framing is _LOST:
+            if self._in_file:
                 raise _lost_file()
             size = len(data)
             if not more and size == self._left:  # as `count`, without a call for a body in one piece
@@ -240,11 +242,11 @@ class HTTP1Response(Exchange):
             if self.send_body(b"", more):
                 await self.flush()
             return
-        if framing is _LOST:
+        if self._in_file:
             raise _lost_file()
         self.check_length(count, more)
         before, behind = frame_file(count, more, self._trailers) if framing is _CHUNKED else (b"", b"")
-        self._framing = _LOST  # until the whole file has been sent, as this may be cancelled
+        self._in_file = True  # it stays so if this is cancelled
         head, self._head = self._head, b""
         channel = self._connection.channel
         with _WaitingForClient(self, whole=not more):
@@ -256,7 +258,7 @@ class HTTP1Response(Exchange):
             except EOFError as exc:
                 self.abort(str(exc))
                 raise
-        self._framing = framing
+        self._in_file = False
         waits = self._send(behind) if behind else False
         if not more:
             self.phase = _ENDING
@@ -352,7 +354,8 @@ class HTTP1Response(Exchange):
     def _broken(self) -> ClientDisconnected:
         """Give the response up, because the connection is broken. Return the exception to raise."""
         reason = "the client broke the connection"
-        self._lose(reason, by_server=False)
+        if self.phase is not _FAILED:  # else it closes anyway, and an earlier response may be on its way
+            self._lose(reason, by_server=False)
         return ClientDisconnected(reason)
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
@@ -373,7 +376,7 @@ class HTTP1Response(Exchange):
     @property
     def ends_with_connection(self) -> bool:
         """Does only the end of the connection mark the end of the body?"""
-        return self._framing is _CLOSE or self._framing is _LOST
+        return self._framing is _CLOSE
 
     @property
     def has_its_length(self) -> bool:

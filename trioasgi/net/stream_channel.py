@@ -287,11 +287,24 @@ class StreamChannel(Channel):
             await trio.aclose_forcefully(self._stream)
             raise
         if self._aborted:
-            self.abort()
-            await trio.aclose_forcefully(self._stream)
+            await self._aclose_cut()
             return
         with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
             await self._stream.aclose()
+
+    async def _aclose_cut(self) -> None:
+        """Reset, but not before what has left is delivered: an earlier response may be whole. If this is
+        cancelled, the kernel goes on to deliver it.
+        """
+        try:
+            if not self._ended:
+                await wait_delivered(self)
+        except BaseException:
+            self.close()
+            await trio.aclose_forcefully(self._stream)
+            raise
+        self.abort()
+        await trio.aclose_forcefully(self._stream)
 
     @property
     def undelivered(self) -> int:
