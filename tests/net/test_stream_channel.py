@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import trio
 import trio.testing
-from trio.lowlevel import currently_ki_protected
 from trio.testing import wait_all_tasks_blocked
 
-from tests.support.compiled import interpreted
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
 from trioasgi.net.secure import TLSStreamChannel
@@ -141,26 +139,54 @@ def test_a_channel_is_an_instance_of_its_own_classes_alone() -> None:
     assert not issubclass(TLSStreamChannel, HubStream)
 
 
-@interpreted(StreamChannel)
-@on_trio
-async def test_a_ctrl_c_waits_until_a_late_read_has_ended() -> None:
-    """In the line that opens or closes its nursery, it would leave Trio's own state corrupt."""
-    protected: list[bool] = []
+class Raises(trio.abc.ReceiveStream):
+    """Raises `error` when it is read, after some rounds."""
 
-    class Stream(trio.abc.Stream):
-        async def receive_some(self, max_bytes: int | None = None) -> bytes:
-            protected.append(currently_ki_protected())
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        for _ in range(2):
             await trio.lowlevel.checkpoint()
-            return b"late"
+        raise self._error
 
-        async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
+    async def aclose(self) -> None: ...
 
-        async def wait_send_all_might_not_block(self) -> None: ...
 
-        async def aclose(self) -> None: ...
+@pytest.mark.parametrize("error", [RuntimeError("made up"), trio.BusyResourceError(), KeyboardInterrupt()])
+@on_trio
+async def test_a_late_read_raises_what_the_stream_raises(error: BaseException) -> None:
+    channel = StreamChannel(
+        trio.StapledStream(trio.testing.memory_stream_pair()[0].send_stream, Raises(error))
+    )
+    with pytest.raises(type(error)) as caught:
+        await channel.receive_late()
+    assert caught.value is error
 
-    assert await StreamChannel(Stream()).receive_late() == b"late"
-    assert protected == [True]
+
+@pytest.mark.parametrize("rounds", range(LATE_ROUNDS + 1))
+@on_trio
+async def test_a_late_read_that_is_cancelled_raises_cancelled_alone(rounds: int) -> None:
+    """Not a group of it: `except trio.Cancelled` would not match."""
+    channel, scope = StreamChannel(trio.testing.memory_stream_pair()[0]), trio.CancelScope()
+
+    async def cancel() -> None:
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    raised: list[type[BaseException]] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cancel)
+        with scope:
+            try:
+                await channel.receive_late()
+                await trio.lowlevel.checkpoint_if_cancelled()
+                await trio.sleep_forever()
+            except BaseException as exc:
+                raised.append(type(exc))
+                raise
+    assert raised == [trio.Cancelled]
 
 
 @pytest.mark.parametrize("rounds", range(LATE_ROUNDS + 4))

@@ -188,9 +188,11 @@ class HTTP1Exchange(HTTP1Response):
             return await self._receive_in_time()
         if self._pace is None:
             self._pace = Pace(settings.body_rate)
-        deadline = channel.read_deadline = min(channel.read_deadline, began + self._pace.patience)
-        data = await self._receive_in_time()
-        self._pace.note(len(data), min(channel.now(), deadline) - began)  # we are late, not the client
+        pace = self._pace
+        deadline = channel.read_deadline = min(channel.read_deadline, began + pace.patience)
+        # A client that was too slow before is not in time, however late the server is.
+        data = await (self._receive_in_time() if pace.patience > 0 else channel.receive())
+        pace.note(len(data), began, channel.now(), deadline)
         return data
 
     async def _receive_in_time(self) -> bytes:

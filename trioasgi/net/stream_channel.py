@@ -24,7 +24,6 @@ from trioasgi.net.channel import (
 )
 from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
-from trioasgi.tasks import protect, start_soon
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -123,7 +122,10 @@ class StreamChannel(Channel):
         ready = self.receive_nowait()
         if ready is not None:
             return ready
-        with trio.CancelScope(deadline=self.read_deadline) as scope:
+        return await self._receive_within(trio.CancelScope(deadline=self.read_deadline))
+
+    async def _receive_within(self, scope: trio.CancelScope) -> bytes:
+        with scope:
             self._reading_scopes.add(scope)
             try:
                 # `wait_hung_up()` reads too. The lock makes the two take turns.
@@ -144,19 +146,18 @@ class StreamChannel(Channel):
         program that feed it. So this reads on for some rounds of the scheduler. A time would not do: none is
         left when the loop was blocked.
         """
-        self.read_deadline = math.inf
-        async with trio.open_nursery() as nursery:
-            start_soon(nursery, self._interrupt_read_after, LATE_ROUNDS)
-            with suppress(TimeoutError, ConnectionError):
-                # The end of the nursery waits. Meanwhile another task may read, or this one be cancelled.
-                self._buffered[:0] = await self.receive()
-            nursery.cancel_scope.cancel()
-        return self.receive_nowait() or b""
-
-    async def _interrupt_read_after(self, rounds: int) -> None:
-        for _ in range(rounds):
-            await trio.lowlevel.checkpoint()
-        self.interrupt_read()
+        ready = self.receive_nowait()
+        if ready is not None:
+            return ready
+        # With a nursery in place of this, what the read raises would leave in a group, also Cancelled.
+        reading, counting = trio.CancelScope(), trio.CancelScope()
+        trio.lowlevel.spawn_system_task(_cancel_after, LATE_ROUNDS, reading, counting)
+        try:
+            return await self._receive_within(reading)
+        except (TimeoutError, ConnectionError):
+            return b""
+        finally:
+            counting.cancel()
 
     async def _read(self) -> bytes:
         try:
@@ -348,7 +349,11 @@ class StreamChannel(Channel):
             self._writing_scope.cancel()
 
 
-protect(StreamChannel.receive_late)  # the nursery that it opens must end
+async def _cancel_after(rounds: int, reading: trio.CancelScope, counting: trio.CancelScope) -> None:
+    with counting:
+        for _ in range(rounds):
+            await trio.lowlevel.checkpoint()
+        reading.cancel()
 
 
 def _is_ragged_eof(exc: trio.BrokenResourceError) -> bool:
