@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
+from tests.support import websocket
 from tests.support.http import Client, echo, on_trio, request, respond
-from tests.support.sockets import port_of, run, served
-from trioasgi import HostedApplication, application
-from trioasgi.types import Receive, Scope, Send
+from tests.support.sockets import run
+from tests.support.websocket import WebSocketClient, close, frame
+from trioasgi import HostedApplication, application, serve, serve_stream
+from trioasgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi.websocket.frames import Opcode
+
+each_way = pytest.mark.parametrize("way", ["served", "hosted"])
 
 
 @pytest.mark.parametrize("is_new", [True, False])
@@ -128,7 +135,8 @@ async def test_a_task_waits_anew_if_another_has_received_what_came(tasks: int) -
         assert (response.status, response.body) == (200, b"abcdef")
 
 
-def test_over_a_socket_a_task_waits_anew_if_another_has_received_what_came() -> None:
+@each_way
+def test_over_a_socket_a_task_waits_anew_if_another_has_received_what_came(way: str) -> None:
     message = request(body=b"abcdef")
     late = trio.Event()
 
@@ -143,12 +151,9 @@ def test_over_a_socket_a_task_waits_anew_if_another_has_received_what_came() -> 
 
     async def main() -> None:
         nonlocal late
-        options = {"timeout_body": 0.5, "lifespan": "off"}
-        async with served(app, **options) as server:
-            for _ in range(4):  # which of the two tasks runs first is left to chance
-                late = trio.Event()
-                sock = socket.create_connection(("127.0.0.1", port_of(server)))
-                client = Client(trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
+        for _ in range(4):  # which of the two tasks runs first is left to chance
+            late = trio.Event()
+            async with connected(way, app, timeout_body=0.5) as (sock, client):
                 await client.send(message[:-5])
                 await wait_all_tasks_blocked(0.05)
                 sock.send(message[-5:-2])  # no other task runs before the loop is blocked
@@ -158,9 +163,86 @@ def test_over_a_socket_a_task_waits_anew_if_another_has_received_what_came() -> 
                 await client.send(message[-2:])
                 response = await client.response()
                 assert (response.status, response.body) == (200, b"abcdef")
-                await client.stream.aclose()
 
     run(main)
+
+
+@each_way
+def test_the_rest_of_a_body_that_nobody_reads_may_come_while_the_loop_is_late(way: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, scope["path"].encode())
+
+    async def main() -> None:
+        message = request("/first", body=b"abcdef")
+        async with connected(way, app, timeout_keep_alive=0.3) as (sock, client):
+            assert (await client.get(message[:-3])).body == b"/first"
+            await wait_all_tasks_blocked(0.05)
+            sock.send(message[-3:] + request("/second"))
+            block(0.5)
+            assert (await client.response()).body == b"/second"
+
+    run(main)
+
+
+@each_way
+def test_a_websocket_lives_on_if_its_pong_comes_while_the_loop_is_late(way: str) -> None:
+    options = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 0.2}
+
+    async def main() -> None:
+        for _ in range(3):  # whether the clock or the reader runs first is left to chance
+            async with connected(way, websocket.echo, **options) as (sock, client):
+                peer = WebSocketClient(client)
+                await peer.shake_hands()
+                assert (await peer.frame()).opcode == Opcode.PING
+                sock.send(frame(Opcode.PONG))
+                block(0.5)
+                await peer.send(frame(Opcode.TEXT, b"hello"))
+                while (received := await peer.frame()).opcode == Opcode.PING:
+                    await peer.send(frame(Opcode.PONG))
+                assert (received.opcode, received.payload) == (Opcode.TEXT, b"hello")
+
+    run(main)
+
+
+@each_way
+def test_a_websocket_ends_well_if_the_clients_close_comes_while_the_loop_is_late(way: str) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await websocket.accept(receive, send)
+        await send({"type": "websocket.close"})
+
+    async def main() -> None:
+        for _ in range(3):
+            async with connected(way, app, websocket_close_timeout=0.3) as (sock, client):
+                peer = WebSocketClient(client)
+                await peer.shake_hands()
+                assert (await peer.frame()).opcode == Opcode.CLOSE
+                sock.send(close())
+                block(0.6)
+                assert await client.stream.receive_some() == b""  # a reset would raise
+
+    run(main)
+
+
+@asynccontextmanager
+async def connected(way: str, app: ASGIApp, **options: Any) -> AsyncIterator[tuple[socket.socket, Client]]:
+    """A client of a server, or of a program that serves its own connection: its socket, which can send
+    without a step of the loop, and what reads from it.
+    """
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = listener.getsockname()
+    with listener:
+        async with trio.open_nursery() as nursery:
+            if way == "hosted":
+                sock = socket.create_connection(address)
+                theirs = trio.SocketStream(trio.socket.from_stdlib_socket(listener.accept()[0]))
+                nursery.start_soon(functools.partial(serve_stream, app, theirs, lifespan="off", **options))
+            else:
+                start = functools.partial(serve, app, sockets=[listener], lifespan="off", **options)
+                await nursery.start(start)
+                sock = socket.create_connection(address)
+            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+                yield sock, Client(stream)
+            nursery.cancel_scope.cancel()
 
 
 async def collect(receive: Receive, pieces: list[bytes]) -> None:

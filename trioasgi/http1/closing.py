@@ -9,7 +9,7 @@ import trio
 from trioasgi.http1.exchange import PIECE_COST, let_others_run
 from trioasgi.http1.reader import MAX_SKIP
 from trioasgi.http1.rule import RequestError
-from trioasgi.net.channel import Delivery
+from trioasgi.net.channel import LATE_READS, Delivery
 
 if TYPE_CHECKING:
     from trioasgi.http1.reader import RequestReader
@@ -28,17 +28,21 @@ LINGER_YIELD: Final = 256 * 1024
 
 async def skip_body(reader: RequestReader, channel: Channel, seconds: float) -> bool:
     """Read and drop the rest of the body. False if it does not end within `seconds` and `MAX_SKIP` bytes."""
-    skipped = turn = 0
+    skipped = turn = late = 0
     channel.read_deadline = channel.now() + seconds
     try:
-        while skipped <= MAX_SKIP:
+        while skipped <= MAX_SKIP and late < LATE_READS:
             piece = reader.next_body()
             if piece == b"":
                 return True
             if piece is None:
                 data = channel.receive_nowait()
                 if data is None:
-                    data = await channel.receive()
+                    try:
+                        data = await channel.receive()
+                    except TimeoutError:
+                        late += 1
+                        data = await channel.receive_late()
                 if not data:
                     return False
                 reader.receive_data(data)

@@ -31,6 +31,7 @@ from trioasgi.http1.refusals import Cancelled, error_answer, refusal_text, refus
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
 from trioasgi.http1.state import ConnectionState
+from trioasgi.net.channel import LATE_READS
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.nurseries import abandon_nurseries, report_left_open
 
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from trioasgi.net.channel import Channel
     from trioasgi.net.peers import ConnectionInfo
 
-LATE_READS: Final = 16
-"""Reads for the end of a head whose deadline has passed: each brings a TLS record, or more. The bound is for
-clients that send a little again and again.
-"""
 
 _NEW: Final = ConnectionPhase.NEW
 _IDLE: Final = ConnectionPhase.IDLE

@@ -43,6 +43,11 @@ LONGEST_CHECK: Final = 0.25
 them. (mypyc takes no tuple of floats.)
 """
 
+LATE_READS: Final = 16
+"""How often a reader asks `receive_late` for the end of a head, or of a body: each answer is a TLS record, or
+more. The bound is for peers that send a little again and again.
+"""
+
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
 

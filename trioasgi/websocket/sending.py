@@ -58,6 +58,7 @@ class SendingSide:
         "_close_deadline",
         "_compressed",
         "_long_from",
+        "_overdue",
         "_peer",
         "_settings",
         "_ticker",
@@ -83,6 +84,7 @@ class SendingSide:
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
         self._close_deadline = math.inf
+        self._overdue = False  # was a pong or the peer's Close overdue at the last tick?
         self._unyielded = 1  # steps since the task last let others run; 0 right after that
 
     # Messages
@@ -236,6 +238,7 @@ class SendingSide:
         self.close_reason = reason
         patience = self._settings.close_timeout if state is _CLOSING else LINGER_SECONDS
         self._close_deadline = self._channel.now() + patience
+        self._overdue = False
         self._ticker.note(NEXT_TICK)
 
     def _log(self, what: str) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trioasgi.net.channel import STALLED_READ
 from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.net.waiting import Happening
@@ -198,6 +199,7 @@ class WebSocketSession(SendingSide):
                 self._unyielded = 0
                 await wait_for_long_step()
             case Pong():
+                self._overdue = False
                 self._pings.note_pong(self._channel.now())
                 if self._pings.next < self._ticker.earliest:
                     self._ticker.note(self._pings.next)
@@ -311,7 +313,7 @@ class WebSocketSession(SendingSide):
             await self._channel.flush()
             self._channel.read_deadline = self._close_deadline
             while self.state is _CLOSING:
-                await self._read_on()
+                await self._read_in_time()
                 if not self._unyielded:
                     await trio.lowlevel.checkpoint_if_cancelled()
             if self.state is _FAILED or self._channel.receive_nowait():
@@ -321,6 +323,19 @@ class WebSocketSession(SendingSide):
         finally:
             self.state = _CLOSED
             self._settings.keepalive.discard(self)
+
+    async def _read_in_time(self) -> None:
+        """As `_read_on`. What came while the server itself was late is in time, until `_shut`."""
+        try:
+            await self._read_on()
+            return
+        except TimeoutError:
+            if self.state is not _CLOSING:
+                raise  # interrupted
+        data = await self._channel.receive_late()
+        if not data:
+            raise TimeoutError(STALLED_READ)
+        self._reader.feed(data)
 
     def abandon(self) -> None:
         """End the session now, without waiting for the client's Close."""
@@ -362,11 +377,12 @@ class WebSocketSession(SendingSide):
                 case PingEvent.PING:
                     self._put(encode_control(Opcode.PING))
                 case PingEvent.NO_PONG if self._caught_up:
-                    self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
-                    self._channel.interrupt_read()
+                    if self._is_overdue_again():
+                        self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
+                        self._channel.interrupt_read()
                 case PingEvent.NO_PONG:
-                    pass  # it may wait behind messages that the application takes slowly
-        elif now >= self._close_deadline:
+                    self._overdue = False  # it may wait behind messages that the application takes slowly
+        elif now >= self._close_deadline and self._is_overdue_again():
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
         if self._wants_bytes:
@@ -383,6 +399,13 @@ class WebSocketSession(SendingSide):
         due = self._pings.next
         # A late pong may be behind the messages of a full queue. When `receive` makes room, we look again.
         return math.inf if due <= now and self._queue_is_full else due
+
+    def _is_overdue_again(self) -> bool:
+        """Was it overdue at the last tick? If not, the loop may have been late: what is waited for has come
+        perhaps, and is read before the next tick.
+        """
+        before, self._overdue = self._overdue, True
+        return before
 
     async def _shut(self) -> None:
         """Close the channel, because the application still runs after the closing handshake."""
