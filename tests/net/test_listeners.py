@@ -297,6 +297,25 @@ def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
 
 
 @unix_only
+def test_a_link_that_leads_nowhere_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    path.symlink_to(tmp_path / "missing")
+    with pytest.raises(BindError, match="a link of that name that leads nowhere; remove it"):
+        open_listeners(Config(uds=str(path)).binds, 16)
+    assert path.is_symlink()
+
+
+@unix_only
+def test_a_socket_of_another_kind_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        with pytest.raises(BindError, match="takes no connections; choose another path"):
+            open_listeners(Config(uds=str(path)).binds, 16)
+    assert path.is_socket()
+
+
+@unix_only
 def test_a_server_that_stops_leaves_the_socket_of_the_next_one_at_its_path(tmp_path: Path) -> None:
     path = tmp_path / "app.sock"
     with listening(f"unix:{path}") as [one]:

@@ -68,7 +68,11 @@ def remove_stale(path: str) -> None:
                 "there is a file of that name that is not a socket; move it, or choose another path",
             )
     except FileNotFoundError:
-        return
+        if not os.path.islink(path):
+            return
+        raise OSError(
+            errno.EEXIST, "there is a link of that name that leads nowhere; remove it, or choose another path"
+        ) from None
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A Unix socket connects at once, or is refused at once. If the server's queue is full, this does not
         # wait for room: the server is there (connect(2), EAGAIN).
@@ -78,5 +82,11 @@ def remove_stale(path: str) -> None:
                 probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+        except OSError as exc:
+            if exc.errno != errno.EPROTOTYPE:
+                raise
+            raise OSError(
+                errno.EEXIST, "there is a socket of that name that takes no connections; choose another path"
+            ) from exc
         else:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
