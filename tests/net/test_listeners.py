@@ -54,11 +54,11 @@ def has_ipv6() -> bool:
 needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
-def unix_socket() -> socket.socket:
-    """A Unix stream socket, for the tests that Windows skips."""
+def unix_socket(kind: int = socket.SOCK_STREAM) -> socket.socket:
+    """A Unix socket, for the tests that Windows skips."""
     if sys.platform == "win32":
         raise NotImplementedError
-    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    return socket.socket(socket.AF_UNIX, kind)
 
 
 def read_umask() -> int:
@@ -308,7 +308,7 @@ def test_a_link_that_leads_nowhere_is_left_alone(tmp_path: Path) -> None:
 @unix_only
 def test_a_socket_of_another_kind_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+    with unix_socket(socket.SOCK_DGRAM) as other:
         other.bind(str(path))
         with pytest.raises(BindError, match="takes no connections; choose another path"):
             open_listeners(Config(uds=str(path)).binds, 16)
