@@ -9,9 +9,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
+from tests.support.sockets import run
 from trioasgi.net.secure import TLSStreamChannel
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import LATE_ROUNDS, READ_AHEAD, StreamChannel
+from trioasgi.net.ticker import TICK
 
 
 @on_trio
@@ -234,3 +236,55 @@ async def test_a_late_read_keeps_the_order_of_what_others_read(rounds: int) -> N
         nursery.start_soon(read)
         got.append(await channel.receive_late())
     assert b"".join(got) == bytes(sorted(b"".join(got)))
+
+
+@on_trio
+async def test_a_send_ends_if_its_peer_takes_nothing() -> None:
+    channel = StreamChannel(trio.testing.lockstep_stream_pair()[0])
+    channel.write_timeout = 10
+    channel.send_nowait(b"data")
+    with pytest.raises(TimeoutError):
+        await channel.flush()
+    assert 10 <= trio.current_time() <= 10 + 2 * TICK
+
+
+@on_trio
+async def test_time_for_which_the_loop_was_late_is_not_the_peers() -> None:
+    ours, theirs = trio.testing.lockstep_stream_pair()
+    channel = StreamChannel(ours)
+    channel.write_timeout = 10
+    channel.send_nowait(b"data")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(channel.flush)
+        await trio.testing.wait_all_tasks_blocked()
+        clock = trio.lowlevel.current_clock()
+        assert isinstance(clock, trio.testing.MockClock)
+        clock.jump(1000)
+        await trio.sleep(9)
+        assert await theirs.receive_some() == b"data"
+
+
+def test_a_slow_peer_has_time_as_long_as_it_takes_something() -> None:
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        async with listener, await open_small(listener) as client, await listener.accept() as stream:
+            channel = StreamChannel(stream)
+            channel.write_timeout = 0.6
+            channel.send_nowait(bytes(200_000))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(channel.flush)
+                for _ in range(8):
+                    await trio.sleep(0.3)
+                    assert await client.receive_some(4_000)
+                assert channel.unsent > 0
+                nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+async def open_small(listener: trio.SocketListener) -> trio.SocketStream:
+    """A client with little room for what it has not read."""
+    sock = trio.socket.socket()
+    sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 4096)
+    await sock.connect(listener.socket.getsockname())
+    return trio.SocketStream(sock)

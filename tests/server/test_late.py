@@ -22,6 +22,9 @@ from trioasgi import HostedApplication, application, serve, serve_stream
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.websocket.frames import Opcode
 
+ROOM = 8192
+"""Bytes that a client's kernel takes at least, without a read."""
+
 each_way = pytest.mark.parametrize("way", ["served", "hosted"])
 
 
@@ -223,6 +226,24 @@ def test_a_websocket_ends_well_if_the_clients_close_comes_while_the_loop_is_late
     run(main)
 
 
+@each_way
+def test_a_client_that_takes_a_response_while_the_loop_is_late_gets_it_whole(way: str) -> None:
+    size = 1 << 20
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, bytes(size))
+
+    async def main() -> None:
+        async with connected(way, app, timeout_write=0.4) as (sock, client):
+            await client.send(request("/", "Connection: close"))
+            await wait_all_tasks_blocked(0.05)  # the kernel takes no more
+            data = sock.recv(ROOM)
+            block(0.9)
+            assert (data + await client.rest()).endswith(b"\r\n\r\n" + bytes(size))
+
+    run(main)
+
+
 @asynccontextmanager
 async def connected(way: str, app: ASGIApp, **options: Any) -> AsyncIterator[tuple[socket.socket, Client]]:
     """A client of a server, or of a program that serves its own connection: its socket, which can send
@@ -233,16 +254,23 @@ async def connected(way: str, app: ASGIApp, **options: Any) -> AsyncIterator[tup
     with listener:
         async with trio.open_nursery() as nursery:
             if way == "hosted":
-                sock = socket.create_connection(address)
+                sock = connect(address)
                 theirs = trio.SocketStream(trio.socket.from_stdlib_socket(listener.accept()[0]))
                 nursery.start_soon(functools.partial(serve_stream, app, theirs, lifespan="off", **options))
             else:
                 start = functools.partial(serve, app, sockets=[listener], lifespan="off", **options)
                 await nursery.start(start)
-                sock = socket.create_connection(address)
+                sock = connect(address)
             async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
                 yield sock, Client(stream)
             nursery.cancel_scope.cancel()
+
+
+def connect(address: tuple[str, int]) -> socket.socket:
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
+    sock.connect(address)
+    return sock
 
 
 async def collect(receive: Receive, pieces: list[bytes]) -> None:

@@ -24,6 +24,7 @@ from trioasgi.net.channel import (
 )
 from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
+from trioasgi.net.write_clock import write_clock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -60,7 +61,9 @@ class StreamChannel(Channel):
         "_reading",
         "_reading_scopes",
         "_socket",
+        "_stalled",
         "_stream",
+        "_undelivered",
         "_unsent",
         "_unsent_size",
         "_watch_scopes",
@@ -86,6 +89,8 @@ class StreamChannel(Channel):
         self._eof = False
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
+        self._stalled = 0.0  # for how many seconds the peer has taken nothing
+        self._undelivered = 0  # at the last tick
         self._watch_scopes: set[trio.CancelScope] = set()
         self._read_deadline = math.inf
         self.write_timeout = math.inf
@@ -192,25 +197,39 @@ class StreamChannel(Channel):
             if self._aborted:
                 raise ConnectionAbortedError("a piece of what was to be sent was lost")
             await trio.lowlevel.checkpoint_if_cancelled()  # nothing is lost yet: it can be sent later
+            clock = write_clock()
             whole = False
             try:
+                clock.add(self)
                 while self._unsent:
                     view = memoryview(self._unsent.popleft())
                     for start in range(0, len(view), WRITE_SLICE):
                         await self._send_slice(view[start : start + WRITE_SLICE])
                 whole = True
             finally:
+                clock.discard(self)
                 # A cancelled write may have sent any part of its bytes, and it breaks an SSLStream.
                 self._aborted = self._aborted or not whole
 
     async def _send_slice(self, data: memoryview) -> None:
-        with trio.CancelScope(deadline=trio.current_time() + self.write_timeout) as scope:
+        self._stalled = 0.0
+        with trio.CancelScope() as scope:
             self._writing_scope = scope
             await self._write(data)
             self._unsent_size -= len(data)
         self._writing_scope = None
         if scope.cancelled_caught:
             raise TimeoutError(STALLED_WRITE)
+
+    def note_tick(self, seconds: float) -> None:
+        """As of `write_clock.Writer`. The send ends if the peer has taken nothing for `write_timeout`."""
+        before, self._undelivered = self._undelivered, self.undelivered
+        if self._undelivered != before:  # if there is more, there was room for it
+            self._stalled = 0.0
+            return
+        self._stalled += seconds
+        if self._stalled >= self.write_timeout and self._writing_scope is not None:
+            self._writing_scope.cancel()
 
     async def _write(self, data: memoryview) -> None:
         try:
