@@ -377,40 +377,31 @@ def test_a_file_truncated_meanwhile_cuts_the_response(
     assert isinstance(app.errors[0], EOFError)
 
 
-def test_a_file_that_the_application_closes_too_early_is_sent(transport: str, tmp_path: Path) -> None:
-    """Its number may be that of another file by then, which is not for this client."""
-    big = tmp_path / "big"
-    with big.open("wb") as made:
-        made.truncate(4 * MEGABYTE)
-    secret = tmp_path / "secret"
-    secret.write_bytes(b"secret" * MEGABYTE)
+@linux_only
+def test_a_file_keeps_the_locks_that_the_application_has_on_it(transport: str, file: Path) -> None:
+    """POSIX drops all of them if any descriptor of the file is closed."""
+    if sys.platform == "win32":
+        pytest.skip("there are no such locks")
+    import fcntl
 
     async def body(send: Send) -> None:
-        async def exchange_files() -> None:
-            opened.close()
-            with secret.open("rb") as other:
-                assert other.fileno() == number
-                exchanged.set()
-                await trio.sleep_forever()
-
-        opened = big.open("rb")
-        number = opened.fileno()
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(exchange_files)
-            await send({"type": "http.response.zerocopysend", "file": opened, "offset": 0})
-            nursery.cancel_scope.cancel()
+        with file.open("r+b") as opened:
+            fcntl.lockf(opened, fcntl.LOCK_EX)
+            await send({"type": "http.response.zerocopysend", "file": opened, "count": 5, "more_body": True})
+            command = "from fcntl import *; import sys; lockf(open(sys.argv[1], 'r+b'), LOCK_EX | LOCK_NB)"
+            process = [sys.executable, "-c", command, str(file)]
+            other = await trio.run_process(process, capture_stderr=True, check=False)
+            results.append(other.stderr.decode())
+            await send({"type": "http.response.body"})
 
     async def main() -> None:
-        async with serving_over(transport, app, tmp_path) as both, both.connect() as client:
-            await client.send(request())
-            with trio.fail_after(SOON):
-                await exchanged.wait()
-            response = await client.response()
-            assert response.body == bytes(4 * MEGABYTE)
+        app = answering(body)
+        async with serving_over(transport, app, file.parent) as both, both.connect() as client:
+            assert (await client.get(request())).body == CONTENT[:5]
 
-    exchanged = trio.Event()
-    app = answering(body, 4 * MEGABYTE)
+    results: list[str] = []
     run(main)
+    assert "BlockingIOError" in results[0]
 
 
 # Clients that are slow, or go

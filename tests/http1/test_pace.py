@@ -50,3 +50,11 @@ def test_the_client_pays_for_a_late_wait_soon_after_another() -> None:
     pace.note(0, began=0, now=1.5, deadline=1)
     pace.note(0, began=1.5, now=3, deadline=2)
     assert pace.patience == Pace.GRACE - 1 - 1.5
+
+
+def test_time_for_which_several_tasks_of_a_call_wait_counts_once() -> None:
+    pace = Pace(RATE)
+    for second in range(100):
+        for _ in range(2):
+            pace.note(RATE // 2, began=second, now=second + 1, deadline=math.inf)
+    assert pace.patience == Pace.GRACE

@@ -11,12 +11,11 @@ import trio.testing
 from trio.testing import memory_stream_pair
 
 from tests.support.applications import Lived
-from tests.support.cancelling import CancelAfter
+from tests.support.cancelling import CancelAfter, living_tasks
 from tests.support.http import on_trio, request
 from tests.support.listeners import InMemory
 from tests.support.sockets import connected
 from trioasgi import application, serve, serve_listeners, serve_stream, serving
-from trioasgi.net.write_clock import write_clock
 from trioasgi.types import Receive, Send
 
 MOST = 400
@@ -104,15 +103,10 @@ async def by_handlers_apart(app: Balanced, scope: trio.CancelScope) -> None:
     assert listener.closed
 
 
-def living() -> int:
-    """How many tasks there are, without the one of the write clock, which ends by itself."""
-    return trio.lowlevel.current_statistics().tasks_living - write_clock().is_ticking
-
-
 async def cancelled_after(way: Way, step: int) -> bool:
     """Cancel `way` after that step. False if it was over before."""
     app = Balanced()
-    tasks = living()
+    tasks = living_tasks()
     scope = trio.CancelScope()
     instrument = CancelAfter(step, scope)
     trio.lowlevel.add_instrument(instrument)
@@ -121,7 +115,7 @@ async def cancelled_after(way: Way, step: int) -> bool:
     finally:
         trio.lowlevel.remove_instrument(instrument)
     assert app.events in ([], ["ended"], ["started", "shutdown", "ended"]), step
-    assert living() == tasks, step
+    assert living_tasks() == tasks, step
     return instrument.is_due
 
 

@@ -21,7 +21,7 @@ import trio.testing
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
 from tests.support import http
-from tests.support.cancelling import CancelAfter
+from tests.support.cancelling import CancelAfter, living_tasks
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, logged, port_of, run
 from tests.support.transports import certificates
@@ -235,7 +235,7 @@ SCENARIOS: dict[str, tuple[Scenario, bool]] = {
 def left() -> tuple[object, ...]:
     """What a server could leave behind: tasks, instruments, descriptors, another limit of threads."""
     return (
-        trio.lowlevel.current_statistics().tasks_living,
+        living_tasks(),
         len(GLOBAL_RUN_CONTEXT.runner.instruments["_all"]),
         sorted(os.listdir("/proc/self/fd")),
         trio.to_thread.current_default_thread_limiter().total_tokens,

@@ -22,6 +22,7 @@ import trio
 import trio.lowlevel
 from trio._core._run import GLOBAL_RUN_CONTEXT
 
+from tests.support.cancelling import living_tasks
 from tests.support.http import request, respond
 from tests.support.processes import PATIENCE
 from tests.support.sockets import FREE, SOON, connected, port_of, run
@@ -56,7 +57,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
 def counts() -> dict[str, object]:
     """What a server could leave behind that can be counted."""
     return {
-        "tasks": trio.lowlevel.current_statistics().tasks_living,
+        "tasks": living_tasks(),
         "instruments": len(GLOBAL_RUN_CONTEXT.runner.instruments["_all"]),
         # Those that Trio keeps idle end by themselves, ten seconds after whichever test has used them.
         "threads": [thread.name for thread in threading.enumerate() if "Trio thread" not in thread.name],

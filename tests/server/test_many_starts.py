@@ -12,6 +12,7 @@ import pytest
 import trio
 from trio.testing import memory_stream_pair
 
+from tests.support.cancelling import living_tasks
 from tests.support.http import Client, echo, request
 from tests.support.sockets import connected, run
 from trioasgi import HostedApplication, Server, application, serving
@@ -47,7 +48,7 @@ def left() -> dict[str, int]:
     gc.collect()
     kinds = [type(each) for each in gc.get_objects()]
     return {
-        "tasks": trio.lowlevel.current_statistics().tasks_living,
+        "tasks": living_tasks(),
         "descriptors": len(os.listdir("/proc/self/fd")),
         "threads": threading.active_count(),
         "servers": sum(kind in (Server, HostedApplication, Hosting, Hub) for kind in kinds),

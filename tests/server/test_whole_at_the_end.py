@@ -44,14 +44,26 @@ START = {
 
 
 FILES = ("a file", "a file, given up")
+GIVEN_UP = ("a file, given up", "a body, given up")
+LARGE = ("a file", "a body", *GIVEN_UP)
+BIG = 1 << 24
+"""Bytes: more than the kernel takes at once."""
 
 
 def big_file(directory: Path) -> Path:
-    """A file that is larger than what the kernel takes at once."""
     path = directory / "big"
     with path.open("wb") as file:
-        file.truncate(1 << 24)
+        file.truncate(BIG)
     return path
+
+
+async def send_big(send: Send, begun: str, directory: Path) -> None:
+    """Send more than a slow client takes, up to its end, or for a moment."""
+    message: dict[str, Any] = {"type": "http.response.pathsend", "path": str(big_file(directory))}
+    if begun not in FILES:
+        message = {"type": "http.response.body", "body": bytes(BIG)}
+    with trio.move_on_after(0.05 if begun in GIVEN_UP else math.inf):
+        await send(message)
 
 
 class Steps:
@@ -169,7 +181,7 @@ def test_a_whole_response_reaches_a_slow_client(codec: str, way: str, end: str, 
 
 
 @each_way
-@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk", "more than fits", *FILES])
+@pytest.mark.parametrize("begun", ["nothing", "a head", "a part", "a chunk", "more than fits", *LARGE])
 def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
     codec: str, way: str, begun: str, tmp_path: Path
 ) -> None:
@@ -185,9 +197,8 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
             if begun in ("a part", "a chunk"):
                 await send({"type": "http.response.body", "body": b"x", "more_body": True})
             steps.begun.set()
-            if begun in FILES:
-                with trio.move_on_after(math.inf if begun == "a file" else 0.05):
-                    await send({"type": "http.response.pathsend", "path": str(big_file(tmp_path))})
+            if begun in LARGE:
+                await send_big(send, begun, tmp_path)
                 return
             if begun == "more than fits":
                 await send({"type": "http.response.body", "body": bytes(1 << 24), "more_body": True})
@@ -204,7 +215,7 @@ def test_the_response_before_one_that_is_cut_reaches_a_slow_client(
                 status, body, whole = got.response()
                 assert (status, len(body), whole) == (200, WHOLE, True)
                 rest = Got(got.data[got.data.index(bytes(WHOLE)) + WHOLE :], got.reset)
-                assert bool(rest.data) == (begun in ("a part", "a chunk", "more than fits", *FILES))
+                assert bool(rest.data) == (begun in ("a part", "a chunk", "more than fits", *LARGE))
                 assert not rest.response()[2]
             assert log.count(r'"GET /second HTTP/1\.1" (200|444) .* cut$') == 1
 
@@ -245,7 +256,7 @@ def test_a_call_that_is_cancelled_cuts_no_connection_that_another_task_serves(
 
 
 @each_way
-@pytest.mark.parametrize("begun", ["a part", *FILES])
+@pytest.mark.parametrize("begun", ["a part", *LARGE])
 @pytest.mark.parametrize("version", ["1.0", "1.1"])
 def test_nobody_takes_a_response_that_is_cut_for_whole(
     codec: str, way: str, version: str, begun: str, tmp_path: Path
@@ -256,9 +267,8 @@ def test_nobody_takes_a_response_that_is_cut_for_whole(
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         steps.begun.set()
-        if begun in FILES:
-            with trio.move_on_after(math.inf if begun == "a file" else 0.05):
-                await send({"type": "http.response.pathsend", "path": str(big_file(tmp_path))})
+        if begun in LARGE:
+            await send_big(send, begun, tmp_path)
             return
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
         await trio.sleep_forever()

@@ -1,8 +1,15 @@
-"""Cancels at a chosen step of the scheduler."""
+"""Cancels at a chosen step of the scheduler, and counts the tasks that are left."""
 
 from __future__ import annotations
 
 import trio
+
+from trioasgi.net.write_clock import write_clock
+
+
+def living_tasks() -> int:
+    """How many tasks there are, without the one of the write clock, which ends by itself."""
+    return trio.lowlevel.current_statistics().tasks_living - write_clock().is_ticking
 
 
 class CancelAfter(trio.abc.Instrument):

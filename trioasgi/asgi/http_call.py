@@ -194,21 +194,17 @@ class HTTPCall:
         """
         file = message.get("file")
         fd, offset, count = check_range(file, message.get("offset"), message.get("count"))
-        # If the application closes the file too early, its number may become that of another file.
-        fd = os.dup(fd)
-        try:
-            if offset is not None:
-                await self._send_file(fd, offset, count, more)
-            elif isinstance(file, io.BufferedIOBase):
-                # The buffer holds bytes behind this position, so the descriptor's own is further on.
-                position = file.tell()
-                file.seek(position + await self._send_file(fd, position, count, more))
-            else:
-                position = os.lseek(fd, 0, os.SEEK_CUR)
-                sent = await self._send_file(fd, position, count, more)
-                os.lseek(fd, position + sent, os.SEEK_SET)
-        finally:
-            os.close(fd)
+        # No duplicate: closing that would drop the process's POSIX locks on the file (fcntl(2)).
+        if offset is not None:
+            await self._send_file(fd, offset, count, more)
+        elif isinstance(file, io.BufferedIOBase):
+            # The buffer holds bytes behind this position, so the descriptor's own position is further on.
+            position = file.tell()
+            file.seek(position + await self._send_file(fd, position, count, more))
+        else:
+            position = os.lseek(fd, 0, os.SEEK_CUR)
+            sent = await self._send_file(fd, position, count, more)
+            os.lseek(fd, position + sent, os.SEEK_SET)
 
     async def _send_file(self, fd: int, offset: int, count: int | None, more: bool) -> int:
         left = max(os.fstat(fd).st_size - offset, 0)

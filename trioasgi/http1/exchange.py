@@ -169,7 +169,7 @@ class HTTP1Exchange(HTTP1Response):
             self.fail(rule.status, rule.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
         except OSError as exc:
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
         if not data:
             # The rest of the body will never come. A client that has closed only its sending side can still
             # receive the response.

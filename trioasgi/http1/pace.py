@@ -12,13 +12,13 @@ class Pace:
     Only waiting counts, not the time that the application takes. Each body begins with some patience.
     """
 
-    __slots__ = ("_forgave_at", "_rate", "patience")
+    __slots__ = ("_counted_until", "_forgave_at", "_rate", "patience")
 
     GRACE: Final = 5.0
 
     def __init__(self, rate: int) -> None:
         self._rate = rate
-        self._forgave_at = -math.inf
+        self._counted_until = self._forgave_at = -math.inf
         self.patience = self.GRACE
 
     def note(self, size: int, began: float, now: float, deadline: float) -> None:
@@ -29,7 +29,9 @@ class Pace:
         forgiven only once in GRACE seconds: otherwise a loop that is often late would let a slow client go on
         for ever.
         """
+        began = max(began, self._counted_until)  # tasks of the call may wait at the same time
+        self._counted_until = now
         if now > deadline and now - self._forgave_at >= self.GRACE:
             self._forgave_at = now
-            now = deadline
+            now = max(began, deadline)
         self.patience = min(self.patience - (now - began) + size / self._rate, self.GRACE)

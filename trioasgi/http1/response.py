@@ -218,7 +218,7 @@ class HTTP1Response(Exchange):
                 return True
         except OSError as exc:
             self.phase = _ENDING  # it was given whole
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
         self._complete()
         return False
 
@@ -234,7 +234,7 @@ class HTTP1Response(Exchange):
         try:
             return not connection.channel.send_soon(b"%x\r\n" % len(data), data, b"\r\n")
         except OSError as exc:
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
 
     async def send_file(self, fd: int, offset: int, count: int, more: bool) -> None:
         framing = self._framing
@@ -306,20 +306,20 @@ class HTTP1Response(Exchange):
         try:
             return not self._connection.channel.send_nowait(data)
         except OSError as exc:
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
 
     def _send_two(self, head: bytes, data: bytes) -> bool:
         try:
             return not self._connection.channel.send_two_nowait(head, data)
         except OSError as exc:
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
 
     def _send_soon(self, data: bytes) -> bool:
         """Send a piece that may wait for the next one, if that comes in the same round of the scheduler."""
         try:
             return not self._connection.channel.send_soon(data)
         except OSError as exc:
-            raise self._broken() from exc
+            raise self._broken(exc) from exc
 
     async def flush(self) -> None:
         try:
@@ -351,10 +351,16 @@ class HTTP1Response(Exchange):
         self._lose(reason, by_server=True)
         return ClientDisconnected(reason)
 
-    def _broken(self) -> ClientDisconnected:
-        """Give the response up, because the connection is broken. Return the exception to raise."""
+    def _broken(self, exc: OSError) -> ClientDisconnected:
+        """Give the response up, because nothing more can be sent. Return the exception to raise."""
         reason = "the client broke the connection"
-        if self.phase is not _FAILED:  # else it closes anyway, and an earlier response may be on its way
+        if isinstance(exc, ConnectionAbortedError):
+            # Not by the client: a piece was given up, or the program has closed the stream. An earlier
+            # response may be on its way, so the connection is left to its close.
+            reason = "a part of the response was given up"
+            if self.phase is not _FAILED:
+                self._note_lost(reason, by_server=True)
+        elif self.phase is not _FAILED:  # else it closes anyway
             self._lose(reason, by_server=False)
         return ClientDisconnected(reason)
 
@@ -439,7 +445,7 @@ class _WaitingForClient:
         if isinstance(exc, OSError):
             if self._whole:
                 response.phase = _ENDING
-            raise (response._stalled() if isinstance(exc, TimeoutError) else response._broken()) from exc
+            raise (response._stalled() if isinstance(exc, TimeoutError) else response._broken(exc)) from exc
         if connection.attends:
             connection.attend()
 

@@ -362,7 +362,7 @@ class TLSChannel(CorkingChannel):
         try:
             with suppress(OSError):
                 await self.flush()
-                await self._transport.cut()
+            await self._transport.cut()
         finally:
             self._transport.abort()
 

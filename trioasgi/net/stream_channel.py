@@ -347,6 +347,7 @@ class StreamChannel(Channel):
         try:
             with suppress(OSError):
                 await self.flush()
+            if not self._ended:  # a piece may be lost, but what left before it is on its way
                 await wait_delivered(self)
         finally:
             self.abort()

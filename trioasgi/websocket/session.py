@@ -199,7 +199,8 @@ class WebSocketSession(SendingSide):
                 self._unyielded = 0
                 await wait_for_long_step()
             case Pong():
-                self._overdue = False
+                if self.state is _OPEN:  # it is not the Close that may be overdue
+                    self._overdue = False
                 self._pings.note_pong(self._channel.now())
                 if self._pings.next < self._ticker.earliest:
                     self._ticker.note(self._pings.next)
@@ -381,7 +382,7 @@ class WebSocketSession(SendingSide):
                         self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                         self._channel.interrupt_read()
                 case PingEvent.NO_PONG:
-                    self._overdue = False  # it may wait behind messages that the application takes slowly
+                    pass  # it may wait behind messages that the application takes slowly
         elif now >= self._close_deadline and self._is_overdue_again():
             self._close_deadline = math.inf
             self._settings.keepalive.start(self._shut)
