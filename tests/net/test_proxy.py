@@ -72,6 +72,17 @@ NOT_SSL = tlv(TLV_SSL, bytes(5))
 GOOD: dict[str, tuple[bytes, ProxyHeader]] = {
     "v1 TCP4": (b"PROXY TCP4 192.0.2.1 198.51.100.2 56324 443\r\n", ProxyHeader(1, *V4_ENDS)),
     "v1 TCP6": (b"PROXY TCP6 2001:db8::1 2001:DB8::2 56324 443\r\n", ProxyHeader(1, *V6_ENDS)),
+    "v1 IPv4-mapped": (
+        b"PROXY TCP6 ::ffff:192.0.2.1 ::FFFF:198.51.100.2 56324 443\r\n",
+        ProxyHeader(1, *V4_ENDS),
+    ),
+    "v2 IPv4-mapped": (
+        v2(
+            b"".join([bytes(10), b"\xff\xff", V4[:4], bytes(10), b"\xff\xff", V4[4:8], V4[8:]]),
+            family=0x21,
+        ),
+        ProxyHeader(2, *V4_ENDS),
+    ),
     "v1 the longest": (
         b"PROXY TCP6 " + b" ".join([b"ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"] * 2) + b" 65535 65535\r\n",
         ProxyHeader(1, LAST, LAST),

@@ -338,7 +338,11 @@ def test_a_drain_does_not_wait_long_for_who_reads_the_answer(certificates: Certi
         (b"GET / HTTP/1.1\r\nHost: a\rSet-Cookie: b\r\n\r\n", None),
         (b"GET / HTTP/1.1\r\nHost: \r\n\r\n", None),
         (b"GET / HTTP/1.1\r\n\r\n", None),
-        (b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", b"https://b/"),
+        (b"GET HTTP://b:80/x?y HTTP/1.1\r\nHost: a\r\n\r\n", b"https://b:80/x?y"),
+        (b"GET http://u@b/ HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"GET ftp://b/ HTTP/1.1\r\nHost: a\r\n\r\n", None),
+        (b"GET /a#b HTTP/1.1\r\nHost: a\r\n\r\n", None),
         (b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n", None),
         (b"GET /\r\nHost: a\r\n\r\n", None),
         (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", None),
@@ -350,6 +354,13 @@ def test_where_it_is_redirected_to(received: bytes, location: bytes | None) -> N
     found = re.search(rb"\r\nlocation: (.*)\r\n", plain_answer(received, redirects=True))
     assert (found and found[1]) == location
     assert plain_answer(received, redirects=False).startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("redirects", [False, True])
+def test_the_answer_has_the_date(redirects: bool) -> None:
+    """RFC 9110, 6.6.1."""
+    answer = plain_answer(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", redirects=redirects)
+    assert re.search(rb"\r\ndate: \w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT\r\n", answer)
 
 
 def test_an_answer_to_head_has_no_body() -> None:

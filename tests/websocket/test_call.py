@@ -168,6 +168,7 @@ def test_handshakes(parser: str, request_: bytes, status: int) -> None:
             if status == 426:
                 assert b"sec-websocket-version: 13\r\n" in data
                 assert b"upgrade: websocket\r\n" in data
+                assert b"connection: upgrade\r\n" in data
             if status != 101:
                 assert b"connection: close\r\n" in data
             await client.rest()

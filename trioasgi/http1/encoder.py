@@ -270,6 +270,8 @@ class HeadEncoder:
             # RFC 9110, 15.5.22: a 426 offers protocols
             if field[0] not in _OUR_NAMES or (field[0] == _UPGRADE and status == 426)
         ]
+        if status == 426 and _UPGRADE in names:
+            own.append(b"connection: upgrade\r\n")  # RFC 9110, 7.8
         return [STATUS_LINES[status], _encode_fields(defaults), *lines[1:], *own]
 
 

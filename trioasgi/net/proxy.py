@@ -152,7 +152,13 @@ def _parse_v1(data: bytes | bytearray) -> tuple[ProxyHeader, int] | None:
 
 def _text_address(family: bytes, text: bytes) -> str:
     kind = ipaddress.IPv4Address if family == b"TCP4" else ipaddress.IPv6Address
-    return str(kind(text.decode()))
+    return _usual_text(kind(text.decode()))
+
+
+def _usual_text(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str:
+    """An IPv4-mapped IPv6 address (RFC 4291, 2.5.5.2) gives the IPv4 address, as everywhere."""
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return str(mapped or address)
 
 
 def _text_port(text: bytes) -> int:
@@ -210,8 +216,8 @@ def _read_addresses(
             return _unix_endpoint(source), _unix_endpoint(destination)
         case _, (bytes() as source, bytes() as destination, int() as source_port, int() as port):
             return (
-                (str(ipaddress.ip_address(source)), source_port),
-                (str(ipaddress.ip_address(destination)), port),
+                (_usual_text(ipaddress.ip_address(source)), source_port),
+                (_usual_text(ipaddress.ip_address(destination)), port),
             )
     raise AssertionError(family)
 

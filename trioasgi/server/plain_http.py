@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import AUTHORITY
+from trioasgi.http.fields import http_date
 from trioasgi.http1.closing import LINGER_SECONDS, linger
 
 if TYPE_CHECKING:
@@ -14,8 +16,10 @@ if TYPE_CHECKING:
 _BODY: Final = b"This port speaks HTTPS. Use https:// in the address.\n"
 _REDIRECTED: Final = b"This port speaks HTTPS.\n"
 
-_REQUEST_LINE: Final = re.compile(rb"([A-Z]{1,20}) (/[\x21-\x7e]*) HTTP/1\.[01]")
-"""The method, and the target in origin-form (RFC 9112, 3.2.1)."""
+_REQUEST_LINE: Final = re.compile(
+    rb"[A-Z]{1,20} (?:[Hh][Tt][Tt][Pp]://(" + AUTHORITY + rb"))?(/[\x21\x22\x24-\x7e]*) HTTP/1\.[01]"
+)
+"""The target in origin-form or in absolute-form: its authority, and the rest (RFC 9112, 3.2.1 and 3.2.2)."""
 _HOST: Final = re.compile(rb"[Hh][Oo][Ss][Tt]:[\t ]*(" + AUTHORITY + rb")[\t ]*")
 
 
@@ -29,6 +33,7 @@ def plain_answer(received: bytes, *, redirects: bool) -> bytes:
     body = _BODY if location is None else _REDIRECTED
     fields = [
         b"HTTP/1.1 " + status,
+        b"date: " + http_date(time.time()),
         b"content-type: text/plain; charset=utf-8",
         b"content-length: %d" % len(body),
         b"connection: close",
@@ -47,7 +52,7 @@ def _https_address(head: bytes, *, is_whole: bool) -> bytes | None:
     if request_line is None or len(hosts) != 1:
         return None
     host = _HOST.fullmatch(hosts[0])
-    return None if host is None else b"https://" + host[1] + request_line[2]
+    return None if host is None else b"https://" + (request_line[1] or host[1]) + request_line[2]
 
 
 async def answer_plainly(channel: Channel, received: bytes, *, redirects: bool) -> None:
