@@ -194,6 +194,7 @@ STATEMENTS: dict[str, tuple[str, Statement]] = {
         "X-Forwarded-Host: [2001:db8::1]:81",
         ("http", ("2001:db8::1", 81), b"[2001:db8::1]:81", None),
     ),
+    "a host that is no IPv6 address": ("X-Forwarded-Host: [:::1]:80", ("http", HERE, None, None)),
     "a host with a path": ("X-Forwarded-Host: example.org/evil", ("http", HERE, None, None)),
     "a host with a user": ("X-Forwarded-Host: me@example.org", ("http", HERE, None, None)),
     "a host with a space": ("X-Forwarded-Host: example.org evil", ("http", HERE, None, None)),

@@ -10,6 +10,7 @@ import pytest
 from tests.support.cost import grows_no_faster_than_its_input
 from trioasgi.config import checks
 from trioasgi.http import abnf
+from trioasgi.http.authority import is_authority
 
 TCHARS = set("!#$%&'*+-.^_`|~" + string.digits + string.ascii_letters)
 
@@ -70,6 +71,38 @@ def test_an_authority(text: bytes) -> None:
 )
 def test_no_authority(text: bytes) -> None:
     assert not matches(abnf.AUTHORITY, text)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            b"::",
+            b"::1",
+            b"1::",
+            b"2001:DB8::1",
+            b"1:2:3:4:5:6:7:8",
+            b"::ffff:192.0.2.1",
+            b"1:2:3:4:5:6:1.2.3.4",
+        ),
+        *(b"v1.a:b", b"VF.~"),
+    ],
+)
+def test_an_ip_literal(address: bytes) -> None:
+    assert is_authority(b"[" + address + b"]")
+    assert is_authority(b"[" + address + b"]:80")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(b":::1", b"1:2:3", b"::ffff:999.1.1.1", b"12345::1", b"::1::2", b"1:2:3:4:5:6:7:8:9", b".", b":"),
+        *(b"1.2.3.4", b"1:2:3:4:5:6:7::8:9", b"::1.2.3", b"::01.2.3.4", b"1:2:3:4:5:6:7:", b"v1."),
+    ],
+)
+def test_no_ip_literal(address: bytes) -> None:
+    assert not is_authority(b"[" + address + b"]")
+    assert not is_authority(b"[" + address + b"]:80")
 
 
 @pytest.mark.parametrize("name", GRAMMARS)

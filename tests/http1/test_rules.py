@@ -121,6 +121,7 @@ WRONG: dict[str, tuple[bytes, Rule]] = {
     "a Host with userinfo": (get("Host: u@a"), Rule.HOST_INVALID),
     "a Host that is a list": (get("Host: a, b"), Rule.HOST_INVALID),
     "a Host with a query": (get("Host: a?b"), Rule.HOST_INVALID),
+    "a Host with an IPv6 address that is none": (get("Host: [1:2:3]"), Rule.HOST_INVALID),
     "a Host with quotes": (get('Host: "a"'), Rule.HOST_INVALID),
     "a Host with a byte above 127": (get("Host: \xe9"), Rule.HOST_INVALID),
     "a Host with a bad escape": (get("Host: a%zz"), Rule.HOST_INVALID),

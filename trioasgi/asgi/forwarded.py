@@ -331,7 +331,7 @@ def _name_server(host: str, port: str, scheme: str) -> tuple[Peer, bytes] | None
     (RFC 9110, 4.2.1).
     """
     named = _AUTHORITY.fullmatch(host) if len(host) <= _LONGEST_HOST else None
-    if named is None:
+    if named is None or (host[0] == "[" and normal_address(named[1][1:-1]) is None):
         return None
     default = _DEFAULT_PORTS[scheme]
     own = _parse_port(named[2] or "")

@@ -55,11 +55,11 @@ _SUB_DELIMS: Final = rb"!$&'()*+,;="
 _PCT_ENCODED: Final = rb"%[0-9A-Fa-f]{2}"
 """pct-encoded = "%" HEXDIG HEXDIG (RFC 3986, 2.1)"""
 
-_IP_LITERAL: Final = rb"\[(?:[0-9A-Fa-f:.]+|v[0-9A-Fa-f]+\.[" + _UNRESERVED + _SUB_DELIMS + rb":]+)\]"
+_IP_LITERAL: Final = rb"\[(?:[0-9A-Fa-f:.]+|[vV][0-9A-Fa-f]+\.[" + _UNRESERVED + _SUB_DELIMS + rb":]+)\]"
 _REG_NAME: Final = rb"(?:[" + _UNRESERVED + _SUB_DELIMS + rb"]|" + _PCT_ENCODED + rb")+"
 
 AUTHORITY: Final = rb"(?:" + _IP_LITERAL + rb"|" + _REG_NAME + rb")(?::[0-9]{0,5})?"
-"""Without userinfo (RFC 9110, 4.2.4), and not empty. An IPv6 address is not checked further.
+"""Without userinfo (RFC 9110, 4.2.4), and not empty. `authority.is_authority` checks an IPv6 address further.
 
 ::
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from trioasgi.http.abnf import AUTHORITY, FIELD_LINE, LENGTH_DIGITS
+from trioasgi.http.abnf import FIELD_LINE, LENGTH_DIGITS
+from trioasgi.http.authority import is_authority
 from trioasgi.http.request import FORWARDED_NAMES
 from trioasgi.http1.codec import GrammarError
 from trioasgi.http1.request import HTTP1Request
@@ -27,15 +28,12 @@ if TYPE_CHECKING:
 
 
 _FIELD_LINE: Final = compiled_later(FIELD_LINE)
-_AUTHORITY: Final = compiled_later(AUTHORITY)
 _ABSOLUTE: Final = compiled_later(rb"(?i:https?)://([^/?#]*)([^#]*)")
 
 _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port
 
 
-@lru_cache(maxsize=512)
-def _is_authority(value: bytes) -> bool:
-    return _AUTHORITY.fullmatch(value) is not None
+_is_authority: Final = lru_cache(maxsize=512)(is_authority)
 
 
 COUNT_FROM: Final = 2048

@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import AUTHORITY
+from trioasgi.http.authority import is_authority
 from trioasgi.http.fields import http_date
 from trioasgi.http1.closing import LINGER_SECONDS, linger
 
@@ -52,7 +53,9 @@ def _https_address(head: bytes, *, is_whole: bool) -> bytes | None:
     if request_line is None or len(hosts) != 1:
         return None
     host = _HOST.fullmatch(hosts[0])
-    return None if host is None else b"https://" + (request_line[1] or host[1]) + request_line[2]
+    if host is None or not is_authority(authority := request_line[1] or host[1]):
+        return None
+    return b"https://" + authority + request_line[2]
 
 
 async def answer_plainly(channel: Channel, received: bytes, *, redirects: bool) -> None:

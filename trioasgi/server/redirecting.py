@@ -4,14 +4,13 @@ challenge. No request there reaches the application.
 
 from __future__ import annotations
 
-import re
 import socket
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.asgi.statement import Forwarded
 from trioasgi.errors import ClientDisconnected
-from trioasgi.http.abnf import AUTHORITY
 from trioasgi.http.access import AccessEntry
+from trioasgi.http.authority import is_authority
 from trioasgi.server.challenges import token_in
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from trioasgi.server.challenges import Challenges
 
 _HTTPS: Final = 443
-_AUTHORITY: Final = re.compile(AUTHORITY)
 _TEXT: Final = (b"content-type", b"text/plain; charset=utf-8")
 _MOVED: Final = b"This address is served over HTTPS.\n"
 _MISSING: Final = b"There is no such challenge.\n"
@@ -41,7 +39,7 @@ def https_port(sockets: Iterable[socket.socket]) -> int:
 
 def https_url(request: Request, authority: bytes | None, port: int) -> bytes | None:
     """The address of a request with https, on `port`. None if `authority`, its host, cannot be used."""
-    if authority is None or _AUTHORITY.fullmatch(authority) is None:
+    if authority is None or not is_authority(authority):
         return None
     host = authority if authority.endswith(b"]") else authority.rsplit(b":", 1)[0]
     if port != _HTTPS:
