@@ -353,16 +353,15 @@ class HTTP1Response(Exchange):
 
     def _broken(self, exc: OSError) -> ClientDisconnected:
         """Give the response up, because nothing more can be sent. Return the exception to raise."""
-        reason = "the client broke the connection"
-        if isinstance(exc, ConnectionAbortedError):
+        if self.phase is _FAILED:
+            pass  # another task has noted why, and the connection closes
+        elif isinstance(exc, ConnectionAbortedError):
             # Not by the client: a piece was given up, or the program has closed the stream. An earlier
             # response may be on its way, so the connection is left to its close.
-            reason = "a part of the response was given up"
-            if self.phase is not _FAILED:
-                self._note_lost(reason, by_server=True)
-        elif self.phase is not _FAILED:  # else it closes anyway
-            self._lose(reason, by_server=False)
-        return ClientDisconnected(reason)
+            self._note_lost("a part of the response was given up", by_server=True)
+        else:
+            self._lose("the client broke the connection", by_server=False)
+        return ClientDisconnected(self.failure)
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken: end all waits for it, and close it."""
