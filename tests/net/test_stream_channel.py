@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import select
+import socket
+import sys
+
 import pytest
 import trio
 import trio.testing
@@ -10,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.support.cost import grows_no_faster_than_its_input
 from tests.support.http import on_trio
 from tests.support.sockets import run
+from trioasgi.net.kernel import progress, undelivered
 from trioasgi.net.secure import TLSStreamChannel
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import LATE_ROUNDS, READ_AHEAD, StreamChannel
@@ -280,6 +285,42 @@ def test_a_slow_peer_has_time_as_long_as_it_takes_something() -> None:
                 nursery.cancel_scope.cancel()
 
     run(main)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels tell less")
+def test_that_a_peer_takes_bytes_shows_also_if_as_many_follow() -> None:
+    server, client = socketpair_of_tcp()
+    with server, client:
+        seen = []
+        for _ in range(3):
+            server.send(b"data")
+            while undelivered(server.fileno()):
+                select.select([client], [], [], 0.01)
+            seen.append(progress(server))
+        assert len({*seen}) == 3
+    assert progress(server) == 0
+
+
+def socketpair_of_tcp() -> tuple[socket.socket, socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        return listener.accept()[0], client
+
+
+@on_trio
+async def test_a_send_is_not_ended_early_by_a_clock_that_ticks_for_others() -> None:
+    async def flush(channel: StreamChannel) -> None:
+        channel.write_timeout = 10
+        channel.send_nowait(b"data")
+        began = trio.current_time()
+        with pytest.raises(TimeoutError):
+            await channel.flush()
+        assert 10 <= trio.current_time() - began <= 10 + 2 * TICK
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(flush, StreamChannel(trio.testing.lockstep_stream_pair()[0]))
+            await trio.sleep(TICK / 3)
 
 
 async def open_small(listener: trio.SocketListener) -> trio.SocketStream:

@@ -20,6 +20,8 @@ MORE: Final = 0x8000 if sys.platform == "linux" else 0
 """For send(2), MSG_MORE: the bytes may wait for those behind them, or for the end of the connection."""
 
 _TIOCOUTQ: Final = 0x5411
+_ACKNOWLEDGED: Final = 120
+"""Where `tcpi_bytes_acked` begins in the answer of TCP_INFO (Linux 4.1 and later): it has eight bytes."""
 _READ: Final = 64 * 1024
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on
@@ -40,6 +42,24 @@ def undelivered(fd: int) -> int:
             return 0
     (size,) = _INT.unpack(answer)
     return int(size)
+
+
+def progress(sock: socket.SocketType | trio.socket.SocketType) -> int:
+    """A number that changes when the peer of a connection takes bytes. On Linux it is exact for TCP: all that
+    the peer has acknowledged (`tcpi_bytes_acked` of tcp(7)). Elsewhere it is what is undelivered, which may
+    come to the same number again when more is sent.
+    """
+    fd = sock.fileno()
+    if fd < 0:
+        return 0  # it is closed
+    if sys.platform == "linux":
+        try:
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
+        except OSError:
+            pass  # no TCP
+        else:
+            return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
+    return undelivered(fd)
 
 
 def drop_received(fd: int, most: int) -> None:

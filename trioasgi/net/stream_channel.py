@@ -22,8 +22,9 @@ from trioasgi.net.channel import (
     Channel,
     wait_delivered,
 )
-from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
+from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
+from trioasgi.net.ticker import TICK
 from trioasgi.net.write_clock import write_clock
 
 if TYPE_CHECKING:
@@ -57,13 +58,13 @@ class StreamChannel(Channel):
         "_buffered",
         "_ended",
         "_eof",
+        "_progress",
         "_read_deadline",
         "_reading",
         "_reading_scopes",
         "_socket",
         "_stalled",
         "_stream",
-        "_undelivered",
         "_unsent",
         "_unsent_size",
         "_watch_scopes",
@@ -90,7 +91,7 @@ class StreamChannel(Channel):
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
         self._stalled = 0.0  # for how many seconds the peer has taken nothing
-        self._undelivered = 0  # at the last tick
+        self._progress = 0  # of the peer (`kernel.progress`) at the last tick
         self._watch_scopes: set[trio.CancelScope] = set()
         self._read_deadline = math.inf
         self.write_timeout = math.inf
@@ -212,7 +213,7 @@ class StreamChannel(Channel):
                 self._aborted = self._aborted or not whole
 
     async def _send_slice(self, data: memoryview) -> None:
-        self._stalled = 0.0
+        self._stalled = -TICK  # the first tick may come at once
         with trio.CancelScope() as scope:
             self._writing_scope = scope
             await self._write(data)
@@ -223,8 +224,10 @@ class StreamChannel(Channel):
 
     def note_tick(self, seconds: float) -> None:
         """As of `write_clock.Writer`. The send ends if the peer has taken nothing for `write_timeout`."""
-        before, self._undelivered = self._undelivered, self.undelivered
-        if self._undelivered != before:  # if there is more, there was room for it
+        before = self._progress
+        if self._socket is not None:
+            self._progress = progress(self._socket)
+        if self._progress != before:
             self._stalled = 0.0
             return
         self._stalled += seconds
