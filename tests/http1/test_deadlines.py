@@ -140,7 +140,7 @@ def test_a_client_that_takes_nothing_ends_its_connection(
             await client.stream.receive_some()
             started = trio.current_time()
             await calls.failed.wait()
-            assert trio.current_time() - started == pytest.approx(90)
+            assert 90 <= trio.current_time() - started <= 90 + 2 * TICK
 
     run()
     assert isinstance(calls.error, OSError)
