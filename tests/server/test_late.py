@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -16,14 +13,12 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.support import websocket
 from tests.support.http import Client, echo, on_trio, request, respond
+from tests.support.late import ROOM, block, connected
 from tests.support.sockets import run
 from tests.support.websocket import WebSocketClient, close, frame
-from trioasgi import HostedApplication, application, serve, serve_stream
-from trioasgi.types import ASGIApp, Receive, Scope, Send
+from trioasgi import HostedApplication, application
+from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.frames import Opcode
-
-ROOM = 8192
-"""Bytes that a client's kernel takes at least, without a read."""
 
 each_way = pytest.mark.parametrize("way", ["served", "hosted"])
 
@@ -189,7 +184,7 @@ def test_the_rest_of_a_body_that_nobody_reads_may_come_while_the_loop_is_late(wa
 
 @each_way
 def test_a_websocket_lives_on_if_its_pong_comes_while_the_loop_is_late(way: str) -> None:
-    options = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 0.2}
+    options: dict[str, Any] = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 0.2}
 
     async def main() -> None:
         for _ in range(3):  # whether the clock or the reader runs first is left to chance
@@ -244,35 +239,6 @@ def test_a_client_that_takes_a_response_while_the_loop_is_late_gets_it_whole(way
     run(main)
 
 
-@asynccontextmanager
-async def connected(way: str, app: ASGIApp, **options: Any) -> AsyncIterator[tuple[socket.socket, Client]]:
-    """A client of a server, or of a program that serves its own connection: its socket, which can send
-    without a step of the loop, and what reads from it.
-    """
-    listener = socket.create_server(("127.0.0.1", 0))
-    address = listener.getsockname()
-    with listener:
-        async with trio.open_nursery() as nursery:
-            if way == "hosted":
-                sock = connect(address)
-                theirs = trio.SocketStream(trio.socket.from_stdlib_socket(listener.accept()[0]))
-                nursery.start_soon(functools.partial(serve_stream, app, theirs, lifespan="off", **options))
-            else:
-                start = functools.partial(serve, app, sockets=[listener], lifespan="off", **options)
-                await nursery.start(start)
-                sock = connect(address)
-            async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
-                yield sock, Client(stream)
-            nursery.cancel_scope.cancel()
-
-
-def connect(address: tuple[str, int]) -> socket.socket:
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, ROOM)
-    sock.connect(address)
-    return sock
-
-
 async def collect(receive: Receive, pieces: list[bytes]) -> None:
     """Receive the body of a request, as another task may do at the same time."""
     more = True
@@ -281,11 +247,6 @@ async def collect(receive: Receive, pieces: list[bytes]) -> None:
         assert message["type"] == "http.request"
         pieces.append(message["body"])
         more = message["more_body"]
-
-
-def block(seconds: float) -> None:
-    """Let no task run for so long."""
-    time.sleep(seconds)
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from tests.support.certificates import make_certificates
 from tests.support.http import Calls, Client, on_trio, request, respond, serving
 from tests.support.sockets import connected, logged, port_of, run, served
 from trioasgi.net.proxy import SIGNATURE_V2
+from trioasgi.observe.text import escaped
 from trioasgi.types import Receive, Scope, Send
 
 HEADER = b"PROXY TCP4 192.0.2.7 198.51.100.2 4711 443\r\n"
@@ -22,6 +23,10 @@ UNIX = SIGNATURE_V2 + b"\x21\x31\x00\xd8" + b"/client".ljust(108, b"\0") + b"/se
 
 async def answer(scope: Scope, receive: Receive, send: Send) -> None:
     await respond(send, b"ok")
+
+
+async def fail(scope: Scope, receive: Receive, send: Send) -> None:
+    raise ValueError("boom")
 
 
 @pytest.fixture(params=["h11", "httptools"])
@@ -99,6 +104,20 @@ async def test_a_connection_that_is_cut_within_its_header(codec: str) -> None:
             await client.send_eof()
             assert await client.is_closed()
         assert log.count("ended within a PROXY header") == 1
+
+
+@pytest.mark.parametrize("name", [b"\\", b'"', b"\xff", b"\r\n"])
+@on_trio
+async def test_a_client_with_a_path_is_shown_as_such(codec: str, name: bytes) -> None:
+    """Each character is escaped once at most, and none begins a line."""
+    path = b"/run/" + name
+    header = UNIX.replace(b"/client".ljust(108, b"\0"), path.ljust(108, b"\0"))
+    shown = escaped(path.decode("utf-8", "surrogateescape"))
+    with logged() as log:
+        async with serving(fail, codec, proxy_protocol="on", proxy_protocol_trusted="*") as client:
+            assert (await client.get(header + request("/"))).status == 500
+        assert log.lines()[-1].startswith(f'{shown} "GET / HTTP/1.1" 500')
+        assert f'"GET /" from {shown}' in log.text
 
 
 def test_a_header_is_no_request_where_the_protocol_is_off() -> None:

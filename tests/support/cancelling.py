@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import trio
 
-from trioasgi.net.write_clock import write_clock
+from trioasgi.net.tick_clock import tick_clock
 
 
 def living_tasks() -> int:
     """How many tasks there are, without the one of the write clock, which ends by itself."""
-    return trio.lowlevel.current_statistics().tasks_living - write_clock().is_ticking
+    return trio.lowlevel.current_statistics().tasks_living - tick_clock().is_ticking
 
 
 class CancelAfter(trio.abc.Instrument):

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final
 from trioasgi.asgi.statement import Forwarded, Node, Statement
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
 from trioasgi.net.trust import normal_address
+from trioasgi.observe.text import escaped
 from trioasgi.patterns import compiled_later
 
 if TYPE_CHECKING:
@@ -284,12 +285,12 @@ def _find_client(nodes: Sequence[str | None], trusted: Trusted) -> tuple[Node | 
 
 def _parse_node(text: str) -> Node:
     if len(text) > _MAX_LABEL:  # longer than any address
-        return Node(text[:_MAX_LABEL])
+        return Node(escaped(text[:_MAX_LABEL]))
     match = _BRACKETED.fullmatch(text) or _DOTTED.fullmatch(text) or _BARE_V6.fullmatch(text)
     address = normal_address(match[1]) if match is not None else None
     port = int(match[2] or 0) if match is not None else 0
     if address is None or port > 65535 or (text[0] == "[" and ":" not in text):
-        return Node(text or _NOT_KNOWN.label)
+        return Node(escaped(text) or _NOT_KNOWN.label)
     shown = f"[{address}]" if ":" in address else address
     return Node(f"{shown}:{port}" if port else address, (address, port))
 

@@ -147,7 +147,7 @@ class HTTPCall:
             await self._file_over.wait()
         phase = self._exchange.phase
         if phase is _REFUSED or phase is _FAILED:
-            raise ClientDisconnected("the client has gone, or the server has ended the exchange")
+            raise ClientDisconnected(self._exchange.failure)
         if phase is _NOT_STARTED:
             check_type(message, "http.response.start", "http.response.early_hint")
             await self._send_early_hint(message)

@@ -28,7 +28,9 @@ class Forwarded(ConnectionInfo, frozen=True):
 
 
 class Node(msgspec.Struct, frozen=True):
-    """A hop: how the log names it, and the scope's `client` (port 0: unknown); None if it is no address."""
+    """A hop: how the log names it, escaped, and the scope's `client` (port 0: unknown); None if it is no
+    address.
+    """
 
     label: str
     client: Peer | None = None

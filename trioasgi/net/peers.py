@@ -20,8 +20,8 @@ class ConnectionInfo(msgspec.Struct, frozen=True):
     """Shared by all requests of a connection.
 
     `client` and `server` are as in ASGI's scope: `(host, port)`, or `(path, None)` for the server of a Unix
-    socket, or None if unknown. The log calls the client `peer`. `tls` is the scope's TLS extension, None
-    without TLS.
+    socket, or None if unknown. The log calls the client `peer`, which is escaped where it has to be. `tls` is
+    the scope's TLS extension, None without TLS.
     """
 
     scheme: str

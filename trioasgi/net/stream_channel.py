@@ -24,8 +24,8 @@ from trioasgi.net.channel import (
 )
 from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
+from trioasgi.net.tick_clock import tick_clock
 from trioasgi.net.ticker import TICK
-from trioasgi.net.write_clock import write_clock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -198,7 +198,7 @@ class StreamChannel(Channel):
             if self._aborted:
                 raise ConnectionAbortedError("a piece of what was to be sent was lost")
             await trio.lowlevel.checkpoint_if_cancelled()  # nothing is lost yet: it can be sent later
-            clock = write_clock()
+            clock = tick_clock()
             whole = False
             try:
                 clock.add(self)
@@ -223,7 +223,7 @@ class StreamChannel(Channel):
             raise TimeoutError(STALLED_WRITE)
 
     def note_tick(self, seconds: float) -> None:
-        """As of `write_clock.Writer`. The send ends if the peer has taken nothing for `write_timeout`."""
+        """As of `tick_clock.Waiter`. The send ends if the peer has taken nothing for `write_timeout`."""
         before = self._progress
         if self._socket is not None:
             self._progress = progress(self._socket)

@@ -69,13 +69,13 @@ class AccessLog:
         """Write the line of one response: `size` is the body's bytes that have left, `seconds` how long the
         request took, and `cut` whether the response ended before it was whole.
 
-        `peer`, `method`, `target` and `http_version` may be anything a client can send: they are escaped.
+        `method`, `target` and `http_version` may be anything a client can send: they are escaped. `peer` is
+        as of ConnectionInfo.
         """
         logger = self._logger
         if not logger.isEnabledFor(logging.INFO):
             return
-        peer, method = escaped(peer), escaped(method)
-        target, http_version = escaped(target), escaped(http_version)
+        method, target, http_version = escaped(method), escaped(target), escaped(http_version)
         handler = _only_handler(logger)
         if handler is None:
             args = (peer, method, target, http_version, status, size, seconds * 1000)

@@ -39,10 +39,10 @@ _DJANGO_HINT = (
 def log_app_exception(exc: BaseException, method: str, target: str, peer: str) -> None:
     """Log an exception that the application raised while it served a request.
 
-    The traceback begins with the first frame outside this server. `method`, `target` and `peer` may be
-    anything a client can send.
+    The traceback begins with the first frame outside this server. `method` and `target` may be anything a
+    client can send. `peer` is as of ConnectionInfo.
     """
-    log_failure(f'The application failed on "{escaped(method)} {escaped(target)}" from {escaped(peer)}', exc)
+    log_failure(f'The application failed on "{escaped(method)} {escaped(target)}" from {peer}', exc)
 
 
 def log_failure(what: str, exc: BaseException) -> None:

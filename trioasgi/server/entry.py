@@ -11,6 +11,7 @@ import trio
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
+from trioasgi.net.tick_clock import TickLimit
 from trioasgi.observe.text import escaped
 from trioasgi.tls.failures import CLOSED_HERE, HandshakeFailure
 
@@ -71,7 +72,7 @@ class ConnectionPreparer:
             return None, info
         # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs
         # (test_a_connection_that_ends_before_its_first_request_is_freed).
-        with trio.move_on_after(self._settings.timeout_handshake):
+        with TickLimit(self._settings.timeout_handshake):
             try:
                 header, rest = await read_proxy_header(stream, required=settings.required)
             except (ProxyError, trio.BrokenResourceError, trio.ClosedResourceError, OSError) as exc:
@@ -133,15 +134,15 @@ class ConnectionPreparer:
     ) -> bool:
         """Do the TLS handshake within `timeout_handshake`. If it fails, log that and return False."""
         # With `fail_after`, Python 3.12 and 3.13 keep the connection until the garbage collector runs.
-        with trio.move_on_after(self._settings.timeout_handshake) as scope:
+        with TickLimit(self._settings.timeout_handshake) as limit:
             try:
                 await stream.do_handshake()
             except _HANDSHAKE_FAILURES as exc:
                 self._note_failure(info, reached, exc)
                 return False
-        if scope.cancelled_caught:
+        if limit.is_over:
             self._failed.note(info, endpoint_name(reached), HandshakeFailure.TIMEOUT, _TOO_LATE)
-        return not scope.cancelled_caught
+        return not limit.is_over
 
     def _note_failure(self, info: ConnectionInfo, reached: Peer | None, exc: Exception) -> HandshakeFailure:
         """Count and log a failed handshake. Return why it has failed."""
