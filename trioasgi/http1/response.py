@@ -345,11 +345,12 @@ class HTTP1Response(Exchange):
 
     def _stalled(self) -> ClientDisconnected:
         """Give the response up, because the client takes nothing of it. Return the exception to raise."""
-        reason = "the client stopped reading the response"
-        if self.phase is not _FAILED:  # else another task has noted it before
+        if self.phase is _FAILED:  # another task has noted why
+            self._lose(self.failure, by_server=self.cut_by_server)
+        else:
             self._connection.log_limit("the client took nothing of the response for too long")
-        self._lose(reason, by_server=True)
-        return ClientDisconnected(reason)
+            self._lose("the client stopped reading the response", by_server=True)
+        return ClientDisconnected(self.failure)
 
     def _broken(self, exc: OSError) -> ClientDisconnected:
         """Give the response up, because nothing more can be sent. Return the exception to raise."""

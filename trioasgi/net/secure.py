@@ -176,8 +176,8 @@ class TLSChannel(CorkingChannel):
                 return data
         if not records.is_over:
             return None
-        if records.failure:
-            raise ConnectionAbortedError(f"TLS failed: {records.failure}")
+        if records.failure:  # what the client has sent is to blame
+            raise ConnectionResetError(f"TLS failed: {records.failure}")
         return b""
 
     async def receive(self) -> bytes:

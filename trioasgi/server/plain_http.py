@@ -18,9 +18,11 @@ _BODY: Final = b"This port speaks HTTPS. Use https:// in the address.\n"
 _REDIRECTED: Final = b"This port speaks HTTPS.\n"
 
 _REQUEST_LINE: Final = re.compile(
-    rb"[A-Z]{1,20} (?:[Hh][Tt][Tt][Pp]://(" + AUTHORITY + rb"))?(/[\x21\x22\x24-\x7e]*) HTTP/1\.[01]"
+    rb"[A-Z]{1,20} (?:[Hh][Tt][Tt][Pp]://("
+    + AUTHORITY
+    + rb")(?=[/? ])|(?=/))([\x21\x22\x24-\x7e]*) HTTP/1\.[01]"
 )
-"""The target in origin-form or in absolute-form: its authority, and the rest (RFC 9112, 3.2.1 and 3.2.2)."""
+"""The target in absolute-form or in origin-form: its authority, and the rest (RFC 9112, 3.2.1 and 3.2.2)."""
 _HOST: Final = re.compile(rb"[Hh][Oo][Ss][Tt]:[\t ]*(" + AUTHORITY + rb")[\t ]*")
 
 
@@ -55,7 +57,8 @@ def _https_address(head: bytes, *, is_whole: bool) -> bytes | None:
     host = _HOST.fullmatch(hosts[0])
     if host is None or not is_authority(authority := request_line[1] or host[1]):
         return None
-    return b"https://" + authority + request_line[2]
+    rest = request_line[2]
+    return b"https://" + authority + (rest if rest.startswith(b"/") else b"/" + rest)
 
 
 async def answer_plainly(channel: Channel, received: bytes, *, redirects: bool) -> None:

@@ -1,0 +1,58 @@
+"""A client whose TLS records cannot be read has broken the connection, as one that resets it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import trio
+
+from tests.support.certificates import Certificates
+from tests.support.http import request
+from tests.support.late import connected
+from tests.support.sockets import logged, run
+from trioasgi.types import Receive, Scope, Send
+
+BROKEN = b"\x17\x03\x03\x00\x20" + bytes(32)
+"""Application data that no key has sealed."""
+
+
+@pytest.mark.parametrize("way", ["served", "hosted"])
+def test_all_tasks_of_the_call_learn_of_it(way: str, certificates: Certificates) -> None:
+    failures: list[str] = []
+    ended = trio.Event()
+
+    async def send_much(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with pytest.raises(OSError, match="client broke the connection") as caught:
+            await send({"type": "http.response.body", "body": bytes(1 << 24)})
+        failures.append(str(caught.value))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much, send)
+            while (message := await receive())["type"] != "http.disconnect":
+                pass
+            failures.append(message["reason"])
+        await ended.wait()
+
+    options: dict[str, Any] = certificates.options
+
+    async def main() -> None:
+        async with connected(way, app, **options) as (_, client):
+            tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
+            await tls.send_all(request("/", body=bytes(100))[:-50])
+            assert (await tls.receive_some()).startswith(b"HTTP/1.1 200 ")
+            await client.stream.send_all(BROKEN)
+            if way == "hosted":
+                ended.set()  # off the hub the connection is closed when the call has ended
+            with suppress(trio.BrokenResourceError):
+                while await client.stream.receive_some():
+                    pass
+            ended.set()
+        assert failures == ["the client broke the connection"] * 2
+
+    with logged() as log:
+        run(main)
+    assert log.count('"GET / HTTP/1.1" 200 .* cut') == 1
