@@ -416,7 +416,8 @@ def test_what_has_no_effect_is_said_once(workers: str, tmp_path: Path) -> None:
 def test_an_asgi_2_application(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
         APP.replace("async def app(scope", "async def answer(scope")
-        + "def app(scope):\n    return lambda receive, send: answer(scope, receive, send)\n"
+        + "def app(scope):\n    assert scope['asgi']['version'] == '2.0'\n"
+        + "    return lambda receive, send: answer(scope, receive, send)\n"
     )
     with start_server("app:app", "--interface", "asgi2", cwd=tmp_path) as server:
         assert get(server.url()) == "ok"

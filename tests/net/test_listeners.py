@@ -245,6 +245,19 @@ def test_a_unix_socket_is_made_and_removed(tmp_path: Path) -> None:
 
 
 @unix_only
+@pytest.mark.parametrize(("given", "expected"), [("", 0o600), (",mode=660", 0o660)])
+def test_a_unix_socket_has_the_mode_of_the_one_that_a_killed_server_left(
+    given: str, expected: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "app.sock"
+    with unix_socket() as left:
+        left.bind(str(path))
+    path.chmod(0o600)
+    with listening(f"unix:{path}{given}"):
+        assert stat.S_IMODE(path.stat().st_mode) == expected
+
+
+@unix_only
 @pytest.mark.parametrize("mode", ["600", "660", "0666"])
 def test_a_unix_socket_has_the_mode_it_was_given(mode: str, tmp_path: Path) -> None:
     umask = read_umask()

@@ -22,6 +22,7 @@ from tests.support.users import AS_ROOT
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
 from trioasgi.process.privileges import wanted_identity
+from trioasgi.process.surroundings import with_modes
 
 if sys.platform == "win32":
     pytest.skip("users as Unix has them", allow_module_level=True)
@@ -217,9 +218,16 @@ def test_the_umask_is_that_of_all_files(options: tuple[str, ...], tmp_path: Path
         made = [*tmp_path.glob("made-*"), log]
         assert len(made) > 1
         assert {path.stat().st_mode & 0o777 for path in made} == {0o640}
+        assert (tmp_path / "sock").stat().st_mode & 0o777 == 0o640
         for pid in (server.pid, *children(server.pid)):
             assert "Umask:\t0027" in Path(f"/proc/{pid}/status").read_text()
         assert server.stop() == 0
+
+
+def test_a_unix_socket_keeps_the_permissions_it_was_given(tmp_path: Path) -> None:
+    config = Config.from_dict({"umask": "027", "bind": ["unix:a,mode=666", "unix:b", "127.0.0.1:0", "fd:3"]})
+    assert with_modes(config).bind == ("unix:a,mode=666", "unix:b,mode=640", "127.0.0.1:0", "fd:3")
+    assert with_modes(config.replace(umask=None)).bind == config.bind
 
 
 @pytest.mark.parametrize("umask", ["8", "0o27", "1777", "rwx", "-1", "00027"])

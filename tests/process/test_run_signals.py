@@ -35,16 +35,19 @@ def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path
         assert "Traceback" not in server.output.text
 
 
-def test_the_second_signal_ends_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
+def test_the_second_signal_ends_at_once(options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
-    with start_server("app:app", cwd=tmp_path) as server:
+    with start_server("app:app", *options, cwd=tmp_path) as server:
         Background(server.url(), "/held")  # for ever
         server.wait_for("held has begun")
         server.send(signal.SIGINT)
-        server.wait_for("Stopping: SIGINT; a second signal ends it at once")
+        server.wait_for("(?i)SIGINT.*; a second signal ends it at once")
         time.sleep(AGAIN_AFTER)
         assert server.stop(signal.SIGINT) == 1
         assert "Traceback" not in server.output.text
+        assert "the program has set" not in server.output.text
+        assert server.output.count("told to end at once were cut") == len(options[:1])
 
 
 @pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])

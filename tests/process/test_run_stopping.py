@@ -31,6 +31,20 @@ def test_a_stop_ends_whatever_the_application_does(
         assert server.output.count("did not stop within") == 1
 
 
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
+def test_the_end_of_an_application_that_blocks_is_logged(options: tuple[str, ...], tmp_path: Path) -> None:
+    write(tmp_path, HOLDING + "    time.sleep(60)\n")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        Background(server.url(), "/")
+        server.wait_for("it has begun")
+        server.send(signal.SIGINT)
+        server.wait_for("Stopping as soon as the application" if not options else "SIGINT: stopping")
+        time.sleep(AGAIN_AFTER)
+        assert server.stop(signal.SIGINT) == 1
+        said = "the server did not end at once" if not options else r"Worker \d+ still runs: it is killed"
+        assert server.output.count(said) == 1, server.output.text
+
+
 HOLDING = """
 import time
 

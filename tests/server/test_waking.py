@@ -36,6 +36,9 @@ FAR: dict[str, Any] = {
     "websocket_close_timeout": 570,
 }
 
+BACKGROUND = 20
+"""Seconds for which a call goes on after its response."""
+
 ended: list[float] = []
 """When calls of `app` have ended."""
 
@@ -53,6 +56,9 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
                 await respond(send, bytes(1 << 24))
             case _, "/never":
                 await trio.sleep_forever()
+            case _, "/background":
+                await respond(send, b"ok")
+                await trio.sleep(BACKGROUND)
             case _:
                 await read_body(receive)
                 await respond(send, b"ok")
@@ -133,6 +139,13 @@ async def drained_while_busy(client: Client, server: Server) -> None:
     await drain(server, client)
 
 
+async def drained_with_work_left(client: Client, server: Server) -> None:
+    began = trio.current_time()
+    await client.get(request("/background"))
+    await drain(server, client)
+    assert trio.current_time() - began < BACKGROUND + FIRST_REQUEST_SECONDS
+
+
 async def drain(server: Server, client: Client) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.drain)
@@ -180,6 +193,7 @@ CASES: list[tuple[Scenario, dict[str, Any], float]] = [
     (refused, {}, LINGER_SECONDS),
     (drained_while_idle, {}, LAST_REQUEST_SECONDS),
     (drained_while_new, {}, FIRST_REQUEST_SECONDS),
+    (drained_with_work_left, {}, BACKGROUND + LAST_REQUEST_SECONDS),
     (drained_while_busy, {"timeout_graceful_shutdown": 30}, 30),
     (pinged, {"websocket_ping_interval": 30}, 30),
     (pinged_in_vain, {"websocket_ping_interval": 20, "websocket_ping_timeout": 10}, 30),

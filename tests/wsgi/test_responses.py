@@ -98,7 +98,9 @@ def test_exc_info_is_raised_once_the_head_has_been_sent() -> None:
 WRONG: dict[str, tuple[App, str]] = {
     "no start_response": (lambda environ, start_response: [b"body"], "before start_response"),
     "nothing at all": (lambda environ, start_response: [], "before start_response"),
-    "a status without a code": (respond([b""], status="OK"), "must be a code of three digits"),
+    "a status without a code": (respond([b""], status="OK"), "must be a str of three digits"),
+    "a status that is a number": (respond([b""], status=200), "must be a str of three digits"),  # type: ignore[arg-type]
+    "a name in bytes": (respond([b""], (b"X", "1")), "tuples of str"),  # type: ignore[arg-type]
     "a text body": (respond(["text"]), "made of bytes, not str"),  # type: ignore[list-item]
     "a header that is not Latin-1": (respond([b""], ("X", "\u20ac")), "latin-1"),
     "a header with a line break": (respond([b""], ("X", "a\r\nb: c")), "header x has a value"),

@@ -21,4 +21,5 @@ class ASGI2Middleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Make the instance for this scope, and run it."""
+        scope["asgi"]["version"] = "2.0"
         await self.app(scope)(receive, send)

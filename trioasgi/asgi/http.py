@@ -261,5 +261,5 @@ class HTTPHandler:
             exchange.abort("the client has gone")
             return
         target = request.target.decode("ascii", "replace")
-        logger.error("the application returned %s to %s %s", what, request.method, target)
+        logger.error("the application returned %s to %s %s from %s", what, request.method, target, info.peer)
         exchange.fail(500, "Internal Server Error")

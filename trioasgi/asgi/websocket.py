@@ -269,7 +269,11 @@ class WebSocketCall:
             exchange.abort("the client has gone")
         elif exchange.can_fail:
             target = exchange.request.target.decode("ascii", "replace")
-            logger.error("the application returned without answering the WebSocket handshake for %s", target)
+            logger.error(
+                "the application returned without answering the WebSocket handshake for %s from %s",
+                target,
+                self._peer,
+            )
             exchange.fail(500, "Internal Server Error")
 
     def end_failed(self, exc: BaseException) -> None:

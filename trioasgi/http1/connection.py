@@ -379,12 +379,16 @@ class HTTP1Connection(ConnectionState):
         """Finish the request that is under way, and take no more."""
         self.draining = True
         if self.phase is _IDLE or self.phase is _NEW:
-            settings = self.settings
-            patience = settings.last_first_request if self.phase is _NEW else settings.last_request
-            self._deadline = min(self._deadline, self._now() + patience)
+            self._deadline = min(self._deadline, self._now() + self._last_patience)
             self.channel.limit_read(self._deadline)
         elif self._on_drain is not None:
             self._on_drain()
+
+    @property
+    def _last_patience(self) -> float:
+        """Seconds for which a draining connection waits for a request that may be on its way."""
+        settings = self.settings
+        return settings.last_first_request if self.phase is _NEW else settings.last_request
 
     # Requests
 
@@ -392,7 +396,7 @@ class HTTP1Connection(ConnectionState):
         """Set the deadline for the rest of a head, or for a new head while the server drains."""
         now = self._now()
         if not self.reader.holds_data:
-            self._deadline = min(self._deadline, now + self.settings.last_first_request)
+            self._deadline = min(self._deadline, now + self._last_patience)
         elif self.phase is not _HEAD:
             self.phase = _HEAD
             self._deadline = now + self.settings.timeout_headers

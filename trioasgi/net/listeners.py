@@ -17,13 +17,12 @@ import trio
 
 from trioasgi.errors import BindError
 from trioasgi.net.activation import with_descriptors
-from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
+from trioasgi.net.address import SOCKET_MODE, Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
 from trioasgi.net.unix_files import remove_stale, taking
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_UNIX_MODE = 0o666
 _PRIVATE_MODE = 0o600
 
 NOT_SENT: Final = 1024 * 1024
@@ -236,9 +235,9 @@ def _set_inherited_options(sock: socket.socket) -> None:
 def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "there are no Unix sockets on Windows; use host:port")
-    mode = _UNIX_MODE if address.mode is None else address.mode
     with ExitStack() as undo, taking(address.path):
-        remove_stale(address.path)
+        stale = remove_stale(address.path)
+        mode = next(mode for mode in (address.mode, stale, SOCKET_MODE) if mode is not None)
         sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
         if sys.platform == "linux":

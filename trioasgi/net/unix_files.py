@@ -57,19 +57,22 @@ def _locked(folder: str) -> int | None:
     return None
 
 
-def remove_stale(path: str) -> None:
-    """Remove the socket file of a killed server, but not one at which a server answers. Raises OSError."""
+def remove_stale(path: str) -> int | None:
+    """Remove the socket file of a killed server, but not one at which a server answers. Return its
+    permissions, which somebody may have set; None if there is none. Raises OSError.
+    """
     if sys.platform == "win32":
-        return
+        return None
     try:
-        if not stat.S_ISSOCK(os.stat(path).st_mode):
+        mode = os.stat(path).st_mode
+        if not stat.S_ISSOCK(mode):
             raise OSError(
                 errno.EEXIST,
                 "there is a file of that name that is not a socket; move it, or choose another path",
             )
     except FileNotFoundError:
         if not os.path.islink(path):
-            return
+            return None
         raise OSError(
             errno.EEXIST, "there is a link of that name that leads nowhere; remove it, or choose another path"
         ) from None
@@ -82,6 +85,7 @@ def remove_stale(path: str) -> None:
                 probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+            return stat.S_IMODE(mode)
         except OSError as exc:
             if exc.errno != errno.EPROTOTYPE:
                 raise

@@ -92,16 +92,21 @@ def _end_later() -> None:
 
 
 def end_process(why: str, status: ExitStatus = ExitStatus.FAILED) -> NoReturn:
-    """Log why, unless the log is blocked because nobody reads the pipe, and end the process."""
+    """Log why, unless the log is blocked, and end the process."""
+    log_unless_blocked(logging.CRITICAL, why)
+    end_now(status)
+
+
+def log_unless_blocked(level: int, text: str) -> None:
+    """Log `text`, but wait for that for `LAST_MOMENTS` at most: a log is blocked if nobody reads its pipe."""
     is_logged = threading.Event()
 
     def log() -> None:
-        logger.critical("%s", why)
+        logger.log(level, "%s", text)
         is_logged.set()
 
     if start_guard(log, "trioasgi log"):
         is_logged.wait(LAST_MOMENTS)
-    end_now(status)
 
 
 def end_now(status: ExitStatus) -> NoReturn:

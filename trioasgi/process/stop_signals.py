@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import math
 import signal
 import threading
@@ -21,6 +22,7 @@ from trioasgi.process.ending import (
     bound_the_end,
     end_now,
     end_process,
+    log_unless_blocked,
 )
 from trioasgi.process.signals import AGAIN_AFTER, STOPPING, Handlers, outlast_repeats
 
@@ -151,7 +153,17 @@ class StopSignals:
         assert self._lifecycle is not None
         assert self._config is not None
         limit = self._config.timeout_graceful_shutdown + MARGIN
-        if self._guards.over.wait(limit):
+        answered = threading.Event()
+        has_loop = self._lifecycle.call_soon(answered.set)
+        if self._guards.over.wait(LOOP_ANSWERS):
+            return
+        if has_loop and not answered.is_set():  # it would have logged that it stops
+            log_unless_blocked(
+                logging.WARNING,
+                "Stopping as soon as the application does not block the loop; a second signal ends it at "
+                "once",
+            )
+        if self._guards.over.wait(limit - LOOP_ANSWERS):
             return
         if self._lifecycle.answers(LOOP_ANSWERS):
             limit += self._config.timeout_shutdown
@@ -166,4 +178,7 @@ class StopSignals:
     def _end_soon(self) -> None:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""
         if not self._guards.over.wait(LAST_MOMENTS):
-            end_now(ExitStatus.FAILED)
+            end_process(
+                "the server did not end at once (does the application block the loop, or shield its work?): "
+                "the process is ended"
+            )

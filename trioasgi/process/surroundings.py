@@ -20,6 +20,7 @@ from trioasgi.net.activation import (
     passed_sockets,
     with_all_descriptors,
 )
+from trioasgi.net.address import MODE, SOCKET_MODE, UNIX
 from trioasgi.process.notify import NOTIFY_VARIABLES, Notifier
 from trioasgi.process.pid_file import PidFile, pid_file
 
@@ -50,11 +51,11 @@ def surroundings(
     Raises BindError, ConfigError or TrioasgiError.
     """
     passed = passed_sockets()
-    activated = activate(config, passed)
+    activated = activate(with_modes(config), passed)
     _warn_of_unused(activated, passed)
     notifier = Notifier(os.environ)
     with _without_variables(until_exit=until_exit), pid_file(config.pid_file) as file:
-        again = None if reread is None else lambda: activate(reread(), passed)
+        again = None if reread is None else lambda: activate(with_modes(reread()), passed)
         yield Surroundings(activated, notifier, file, again)
 
 
@@ -69,6 +70,25 @@ def activate(config: Config, passed: list[PassedSocket]) -> Config:
     if numbers == config.bind and redirecting == config.redirect_bind:
         return config
     return config.replace(bind=numbers, redirect_bind=redirecting)
+
+
+def with_modes(config: Config) -> Config:
+    """The config with permissions for each Unix socket that has none of its own, if there is a umask: a
+    socket's file lacks what it takes, as any other file.
+    """
+    if config.umask is None:
+        return config
+    mode = f",mode={SOCKET_MODE & ~int(config.umask, 8):03o}"
+    changes: dict[str, object] = {
+        name: tuple(
+            bind + mode if bind.startswith(UNIX) and MODE not in bind else bind
+            for bind in getattr(config, name)
+        )
+        for name in ("bind", "redirect_bind")
+    }
+    if config.uds is not None:
+        changes |= {"bind": (f"{UNIX}{config.uds}{mode}",), "uds": None}
+    return config.replace(**changes)
 
 
 def _warn_of_unused(config: Config, passed: list[PassedSocket]) -> None:

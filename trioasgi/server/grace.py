@@ -52,6 +52,8 @@ class Grace:
 
     def __str__(self) -> str:
         """What a log line says of it, behind `had not ended`."""
+        if not self.seconds and self._option:
+            return "when the server was told to end at once"
         origin = (
             "--timeout-graceful-shutdown"
             if self.seconds == self._option

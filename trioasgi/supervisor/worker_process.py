@@ -310,6 +310,7 @@ class WorkerProcess:
 
     async def _reap(self, process: trio.Process) -> None:
         if process.returncode is None:
+            logger.warning("%s still runs: it is killed", str(self).capitalize())
             process.kill()
             with trio.CancelScope(deadline=trio.current_time() + _REAPING, shield=True):
                 await process.wait()

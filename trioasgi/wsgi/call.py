@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
+from trioasgi.errors import shorten
+
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -81,10 +83,10 @@ class Call:
                 exc_info = None  # it refers to this very frame
         elif self._start is not None:
             raise RuntimeError("start_response was called twice, without exc_info")
-        code, _, _ = status.partition(" ")
+        code = status.partition(" ")[0] if isinstance(status, str) else ""
         if len(code) != 3 or not code.isdigit():
-            raise ValueError(f"status {status!r} must be a code of three digits and a reason: '200 OK'")
-        fields = [(name.encode("latin-1").lower(), value.encode("latin-1")) for name, value in headers]
+            raise ValueError(f"status {status!r} must be a str of three digits and a reason: '200 OK'")
+        fields = _encode_fields(headers)
         length = next((value for name, value in fields if name == b"content-length"), b"")
         self._start = {"type": "http.response.start", "status": int(code), "headers": fields}
         self._left = int(length) if length.isdigit() else None
@@ -112,3 +114,14 @@ class Call:
     async def _deliver(self, messages: list[Message]) -> None:
         for message in messages:
             await self._send(message)
+
+
+def _encode_fields(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    """Encode the fields that a WSGI application gives (PEP 3333, "A Note On String Types")."""
+    try:
+        return [(name.encode("latin-1").lower(), value.encode("latin-1")) for name, value in headers]
+    except (AttributeError, TypeError, ValueError) as exc:
+        raise TypeError(
+            "headers must be (name, value) tuples of str, which have no characters but those of latin-1, not "
+            f"{shorten(headers)}"
+        ) from exc
