@@ -14,7 +14,8 @@ from trioasgi.asgi.statement import Forwarded
 from trioasgi.config import Config
 from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError
-from trioasgi.http.request import FORWARDED_NAMES, Header, Request
+from trioasgi.http.request import FORWARDED_NAMES, Header
+from trioasgi.http1.request import HTTP1Request
 from trioasgi.net.peers import ConnectionInfo
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.text import escaped
@@ -29,9 +30,10 @@ def read(text: str, info: ConnectionInfo = INFO, trusted: tuple[str, ...] = PROX
     return Forwarding(Trusted(trusted), FORWARDED_HEADERS).read(request(fields(text)), info)
 
 
-def request(headers: list[Header]) -> Request:
-    forwarded = [field for field in headers if field[0] in FORWARDED_NAMES]
-    return Request("http", "GET", b"/", b"/", b"", "1.1", headers, forwarded)
+def request(headers: list[Header]) -> HTTP1Request:
+    made = HTTP1Request("http", "GET", b"/", b"/", b"", "1.1", headers)
+    made.forwarded = [field for field in headers if field[0] in FORWARDED_NAMES]
+    return made
 
 
 def fields(text: str) -> list[Header]:

@@ -30,6 +30,11 @@ CONTENT = random.Random(0).randbytes(3 * FILE_SLICE + 17)
 class PlainRequest(Request):
     """A request in a version of HTTP that nobody knows."""
 
+    def __init__(self, method: str) -> None:
+        self.scheme, self.method, self.http_version = "http", method, "9"
+        self.target, self.path, self.query = b"/", b"/", b""
+        self.headers, self.forwarded, self.websocket = [], (), False
+
     @property
     def authority(self) -> bytes | None:
         return b"example.org"
@@ -39,7 +44,7 @@ class PlainExchange(Exchange):
     """Keeps what is sent, piece by piece. `flush` waits for `gate`, if that is set."""
 
     def __init__(self, method: str = "GET") -> None:
-        self.request = PlainRequest("http", method, b"/", b"/", b"", "9", [])
+        self.request = PlainRequest(method)
         self.offers_informational = self.offers_trailers = False
         self.on_end = None
         self.phase, self.status, self.sent, self._left = ResponsePhase.NOT_STARTED, 0, 0, None

@@ -21,7 +21,7 @@ from tests.support.redirecting import (
 )
 from tests.support.sockets import SOON, Client, logged, open_stream, port_of, run
 from trioasgi import BindError, Config, ConfigError, serve
-from trioasgi.http.request import Request
+from trioasgi.http1.request import HTTP1Request
 from trioasgi.server.redirecting import https_port, https_url
 
 # Where a request is sent to
@@ -95,7 +95,7 @@ def test_a_request_without_a_usable_host_is_refused(certificates: Certificates, 
 
 
 def test_no_port_is_named_if_it_is_the_usual_one() -> None:
-    request = Request("http", "GET", b"/x", b"/x", b"", "1.1", [])
+    request = HTTP1Request("http", "GET", b"/x", b"/x", b"", "1.1", [])
     assert https_url(request, b"h:80", 443) == b"https://h/x"
     assert https_url(request, None, 443) is None
     assert https_port([]) == 443

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-import msgspec
-
 Header: TypeAlias = tuple[bytes, bytes]
 """A header field: its name in lower case, and its value without surrounding white space."""
 
@@ -20,8 +18,8 @@ FORWARDED_NAMES: Final = frozenset(
 """The names of all fields in which proxies speak of their clients. Whether one is believed, others decide."""
 
 
-class Request(msgspec.Struct):
-    """The head of a request (RFC 9110, 7.1).
+class Request:
+    """The head of a request (RFC 9110, 7.1). Each version of HTTP makes its own.
 
     `scheme` is that of the connection. `path` is the percent-encoded path of the target, `query` is what
     follows its first `?`, both as received. For the asterisk-form (OPTIONS) `path` is `*`. `headers` are in
@@ -31,6 +29,18 @@ class Request(msgspec.Struct):
     Nothing of it changes once it has been read.
     """
 
+    __slots__ = (
+        "forwarded",
+        "headers",
+        "http_version",
+        "method",
+        "path",
+        "query",
+        "scheme",
+        "target",
+        "websocket",
+    )
+
     scheme: str
     method: str
     target: bytes
@@ -38,8 +48,8 @@ class Request(msgspec.Struct):
     query: bytes
     http_version: str
     headers: list[Header]
-    forwarded: Sequence[Header] = ()
-    websocket: bool = False
+    forwarded: Sequence[Header]
+    websocket: bool
 
     @property
     def authority(self) -> bytes | None:

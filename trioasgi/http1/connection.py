@@ -460,7 +460,7 @@ class HTTP1Connection(ConnectionState):
         self.phase = _CLOSING
         rest = self.reader.take_rest()
         with_body = not rest.lstrip(b"\r\n").startswith(b"HEAD ")
-        answer, size = error_answer(self.settings.heads, rule.status, rule.reason, with_body=with_body)
+        answer, size = error_answer(self.heads, rule.status, rule.reason, with_body=with_body)
         try:
             self.channel.send_nowait(answer)
         except OSError:

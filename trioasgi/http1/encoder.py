@@ -178,11 +178,11 @@ class HeadEncoder:
         values: list[bytes] = []
         special: list[Header] = []
         length: int | None = None
-        known_line, known_name = self._lines.get, self._names.get
+        known_lines, known_names = self._lines, self._names
         try:
             for field in headers:
                 try:
-                    line = known_line(field)
+                    line = known_lines.get(field)
                 except (TypeError, ValueError):
                     line = None  # a list has no hash, nor has a view of bytes that may change
                 if line:
@@ -194,7 +194,7 @@ class HeadEncoder:
                         lines.append(line)
                     continue
                 given, value = field
-                name = known_name(given) or self._learn_name(given)
+                name = known_names.get(given) or self._learn_name(given)
                 if type(value) is not bytes:
                     value = bytes(memoryview(value))
                 values.append(value)

@@ -225,7 +225,7 @@ class HTTP1Exchange(HTTP1Response):
         connection = self._connection
         channel = connection.channel
         fields = (accept_field(self.request.headers), *headers)
-        lines, _, _ = connection.settings.heads.encode(101, fields)
+        lines, _, _ = connection.heads.encode(101, fields)
         self.status = 101
         self.close_after = True
         self._send(b"".join((*lines, UPGRADE_WEBSOCKET, b"\r\n")))

@@ -134,7 +134,7 @@ class HTTP1Response(Exchange):
         has_content = status not in BODILESS and request.method != "HEAD"
         # Only the chunked coding has trailers, and it has no length (RFC 9112, 7.1.2).
         takes_length = has_content and not (trailers and self.offers_trailers)
-        lines, length, closes = connection.settings.heads.encode(status, headers, takes_length)
+        lines, length, closes = connection.heads.encode(status, headers, takes_length)
         self.status = status
         self.phase = _STARTED
         if closes:
@@ -398,7 +398,7 @@ class HTTP1Response(Exchange):
     def refuse(self, status: int, reason: str) -> None:
         """As `Exchange.refuse`. The connection closes after the answer."""
         with_body = self.request.method != "HEAD"
-        answer, size = error_answer(self._connection.settings.heads, status, reason, with_body=with_body)
+        answer, size = error_answer(self._connection.heads, status, reason, with_body=with_body)
         self._failure = _Failure(reason)
         self.status = status
         self.sent = size

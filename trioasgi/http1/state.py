@@ -43,6 +43,7 @@ class ConnectionState:
         "channel",
         "draining",
         "flushing",
+        "heads",
         "info",
         "lends_scope",
         "reader",
@@ -62,6 +63,7 @@ class ConnectionState:
         self.channel = channel
         self.info = info
         self.settings = settings
+        self.heads = settings.heads
         self.start_task = start_task
         self.reader = RequestReader(settings.codec, settings.limits, info.scheme)
         self.draining = False
