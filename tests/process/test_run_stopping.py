@@ -41,7 +41,7 @@ def test_the_end_of_an_application_that_blocks_is_logged(options: tuple[str, ...
         server.wait_for("Stopping as soon as the application" if not options else "SIGINT: stopping")
         time.sleep(AGAIN_AFTER)
         assert server.stop(signal.SIGINT) == 1
-        said = "the server did not end at once" if not options else r"Worker \d+ still runs: it is killed"
+        said = "the server did not end within 1 s" if not options else r"Worker \d+ still runs: it is killed"
         assert server.output.count(said) == 1, server.output.text
 
 

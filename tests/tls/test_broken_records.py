@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from tests.support.certificates import Certificates
-from tests.support.http import request
+from tests.support.http import request, respond
 from tests.support.late import connected
 from tests.support.sockets import logged, run
 from trioasgi.types import Receive, Scope, Send
@@ -56,3 +57,36 @@ def test_all_tasks_of_the_call_learn_of_it(way: str, certificates: Certificates)
     with logged() as log:
         run(main)
     assert log.count('"GET / HTTP/1.1" 200 .* cut') == 1
+
+
+@pytest.mark.parametrize("way", ["served", "hosted"])
+def test_an_earlier_response_arrives_whole(way: str, certificates: Certificates) -> None:
+    """The client reads slowly, and breaks TLS within its next request."""
+    size = 30_000
+    told = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await respond(send, bytes(size))
+            return
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.set()
+
+    options: dict[str, Any] = certificates.options
+
+    async def main() -> None:
+        async with connected(way, app, **options) as (_, client):
+            tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
+            await tls.send_all(request("/first") + request("/second", body=bytes(100))[:-50])
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await client.stream.send_all(BROKEN)
+            if way == "served":  # off the hub the second call begins when the first response has left
+                await told.wait()
+            data = b""
+            with suppress(trio.BrokenResourceError):
+                while piece := await tls.receive_some():
+                    data += piece
+            assert data.endswith(b"\r\n\r\n" + bytes(size))
+
+    run(main)

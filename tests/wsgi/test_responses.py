@@ -100,6 +100,7 @@ WRONG: dict[str, tuple[App, str]] = {
     "nothing at all": (lambda environ, start_response: [], "before start_response"),
     "a status without a code": (respond([b""], status="OK"), "must be a str of three digits"),
     "a status that is a number": (respond([b""], status=200), "must be a str of three digits"),  # type: ignore[arg-type]
+    "a status with other digits": (respond([b""], status="²⁰⁰ OK"), "must be a str of three digits"),
     "a name in bytes": (respond([b""], (b"X", "1")), "tuples of str"),  # type: ignore[arg-type]
     "a text body": (respond(["text"]), "made of bytes, not str"),  # type: ignore[list-item]
     "a header that is not Latin-1": (respond([b""], ("X", "\u20ac")), "latin-1"),

@@ -177,7 +177,7 @@ class Exchange(Response):
         if not self.can_fail:
             return
         if self.phase is ResponsePhase.STARTED and not self.take_head_back():
-            self.abort(f"the response was cut: {reason}")
+            self.abort(f"the response was cut: it was too late for {status} ({reason})")
         else:
             self.refuse(status, reason)
 

@@ -33,6 +33,9 @@ JOIN_BELOW: Final = 64 * 1024
 second send costs less than the copy.
 """
 
+ALERT_SIZE: Final = 64
+"""TLS's last words are shorter."""
+
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
 _ENDING: Final = ResponsePhase.ENDING
@@ -361,8 +364,19 @@ class HTTP1Response(Exchange):
             # response may be on its way, so the connection is left to its close.
             self._note_lost("a part of the response was given up", by_server=True)
         else:
-            self._lose("the client broke the connection", by_server=False)
+            self._note_lost("the client broke the connection", by_server=False)
+            if not self._may_follow_another():
+                self._connection.channel.abort()
         return ClientDisconnected(self.failure)
+
+    def _may_follow_another(self) -> bool:
+        """May an earlier response still be on its way, which a reset would destroy? On a dead connection it
+        is not; but the client may have broken TLS alone. Off the hub a reset waits for what has left.
+        """
+        channel = self._connection.channel
+        if channel.is_dead or not channel.tells_of_hang_up:
+            return False
+        return channel.undelivered > (self.delivered or 0) + ALERT_SIZE
 
     def _lose(self, reason: str, *, by_server: bool) -> None:
         """The connection is broken: end all waits for it, and close it."""

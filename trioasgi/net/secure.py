@@ -176,9 +176,14 @@ class TLSChannel(CorkingChannel):
                 return data
         if not records.is_over:
             return None
-        if records.failure:  # what the client has sent is to blame
-            raise ConnectionResetError(f"TLS failed: {records.failure}")
+        if records.failure:
+            raise self._failed(records.failure)
         return b""
+
+    def _failed(self, why: str) -> OSError:
+        """The error for TLS that has failed, by what the client has sent or on this side."""
+        by_client = bool(self._records.failure)
+        return (ConnectionResetError if by_client else ConnectionAbortedError)(f"TLS failed: {why}")
 
     async def receive(self) -> bytes:
         """As `Channel.receive`. It always lets other tasks run once."""
@@ -269,7 +274,7 @@ class TLSChannel(CorkingChannel):
                 self.ssl_object.write(piece)
             except ssl.SSLError as exc:
                 self._lost += len(piece)
-                raise ConnectionAbortedError(f"TLS failed: {why_failed(exc)}") from exc
+                raise self._failed(why_failed(exc)) from exc
         return self._transport.send_nowait(self._outgoing.read(), flags)
 
     async def flush(self) -> None:
@@ -298,7 +303,7 @@ class TLSChannel(CorkingChannel):
         self.uncork()
         await self._transport.flush()
         if self._lost:
-            raise ConnectionAbortedError("TLS failed: a piece of what was to be sent was lost")
+            raise self._failed("a piece of what was to be sent was lost")
         # Another task may take our bytes from `_unsent`. They have left when the transport has none either.
         while self._unsent or self._transport.unsent:
             if self._unsent and self._encrypt(self._take_slice()):

@@ -153,6 +153,7 @@ class StopSignals:
         assert self._lifecycle is not None
         assert self._config is not None
         limit = self._config.timeout_graceful_shutdown + MARGIN
+        deadline = time.monotonic() + limit
         answered = threading.Event()
         has_loop = self._lifecycle.call_soon(answered.set)
         if self._guards.over.wait(LOOP_ANSWERS):
@@ -163,7 +164,7 @@ class StopSignals:
                 "Stopping as soon as the application does not block the loop; a second signal ends it at "
                 "once",
             )
-        if self._guards.over.wait(limit - LOOP_ANSWERS):
+        if self._guards.over.wait(deadline - time.monotonic()):
             return
         if self._lifecycle.answers(LOOP_ANSWERS):
             limit += self._config.timeout_shutdown
@@ -179,6 +180,6 @@ class StopSignals:
         """See to it that "at once" is so, also where the application blocks, or shields what it does."""
         if not self._guards.over.wait(LAST_MOMENTS):
             end_process(
-                "the server did not end at once (does the application block the loop, or shield its work?): "
-                "the process is ended"
+                f"the server did not end within {LAST_MOMENTS:g} s (the application may still shut down, "
+                "block the loop, or shield its work): the process is ended"
             )

@@ -84,7 +84,7 @@ class Call:
         elif self._start is not None:
             raise RuntimeError("start_response was called twice, without exc_info")
         code = status.partition(" ")[0] if isinstance(status, str) else ""
-        if len(code) != 3 or not code.isdigit():
+        if len(code) != 3 or not (code.isascii() and code.isdigit()):
             raise ValueError(f"status {status!r} must be a str of three digits and a reason: '200 OK'")
         fields = _encode_fields(headers)
         length = next((value for name, value in fields if name == b"content-length"), b"")
