@@ -103,6 +103,7 @@ def test_a_wait_that_another_loop_runs_hurts_nobody_else(
             except Exception:  # noqa: BLE001 - whatever that is
                 pass
 
+        begun.set()
         if loop is by_another_trio:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(trio.to_thread.run_sync, work)
@@ -114,11 +115,16 @@ def test_a_wait_that_another_loop_runs_hurts_nobody_else(
         elif then == "waits":
             await trio.sleep(0.2)
 
+    begun = trio.Event()
+
     async def main() -> None:
+        nonlocal begun
         async with served(app, lifespan="off", limit_header_bytes=2**16) as server:
             for _ in range(2):
+                begun = trio.Event()
                 async with await open_stream(server) as client:
                     await client.send_all(head)
+                    await begun.wait()
                     await trio.sleep(0.05)  # an event during the wait: what arrives, or the hang-up
                     try:
                         await client.send_all(more)

@@ -146,14 +146,14 @@ async def roll(server: Server) -> None:
 async def scale(server: Server) -> None:
     """Add two workers, and remove them."""
     mark = server.process.output.mark
-    for number in (signal.SIGTTIN, signal.SIGTTIN):
-        server.process.send(number)
-        await trio.sleep(0.1)  # two of one signal at once are one
+    for count in (WORKERS + 1, WORKERS + 2):  # one after the other: two of one signal at once are one
+        server.process.send(signal.SIGTTIN)
+        await server.wait_for(rf"Scaling from \d+ to {count} workers", mark)
     await server.wait_ready(2, mark)
-    for number in (signal.SIGTTOU, signal.SIGTTOU):
-        server.process.send(number)
-        await trio.sleep(0.1)
-    await server.wait_for(rf"Scaling from \d+ to {WORKERS} workers", mark)
+    mark = server.process.output.mark
+    for count in (WORKERS + 1, WORKERS):
+        server.process.send(signal.SIGTTOU)
+        await server.wait_for(rf"Scaling from \d+ to {count} workers", mark)
 
 
 async def reload(server: Server) -> None:

@@ -124,7 +124,8 @@ def test_a_process_that_is_ended_at_once_leaves_no_file_of_a_unix_socket(end: st
         assert (tmp_path / "app.sock").exists()
         if end == "signals":
             server.send(signal.SIGTERM)
-            time.sleep(AGAIN_AFTER + 0.1)
+            server.wait_for("Stopping as soon as the application")
+            time.sleep(AGAIN_AFTER)
             assert server.stop() == 1
         else:
             assert server.wait() == 3

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.supervisor.apps import write, write_app
+from tests.supervisor.apps import IMPORTS_UNTIL_GO, write, write_app
 from tests.support.certificates import Certificates, make_certificates
 from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, PATIENCE, is_alive, start, start_server, wait_until
@@ -243,20 +243,13 @@ def test_run_takes_signals_that_nobody_has_and_gives_them_back(tmp_path: Path) -
         server.wait_for("after: SIG_DFL")
 
 
-IMPORTING = """
-    import time
-    print("importing", flush=True)
-    time.sleep(0.5)
-    print("imported", flush=True)
-"""
-
-
 def test_sighup_while_the_application_is_imported_does_not_end_the_server(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra=IMPORTING)
+    write_app(tmp_path, "yes", extra=IMPORTS_UNTIL_GO)
     with start_server("app:app", cwd=tmp_path) as server:
         server.wait_for("importing")
         server.send(signal.SIGHUP)
         server.send(signal.SIGUSR1)
+        (tmp_path / "go").touch()
         assert get(server.url()).body == "yes"
         assert server.stop() == 0
 

@@ -41,6 +41,15 @@ ANSWERING = """
 """
 
 
+IMPORTS_UNTIL_GO = """
+    import os, time
+    print("importing", flush=True)
+    while not os.path.exists("go"):
+        time.sleep(0.02)
+"""
+"""For `extra`: the import ends when the test has made the file `go`."""
+
+
 def write_app(directory: Path, text: str, *, extra: str = "") -> None:
     """`app:app` answers with `text` (and at /pid with its process); `extra` is run when it is imported."""
     write(directory, textwrap.dedent(extra) + textwrap.dedent(ANSWERING).format(text=text))

@@ -17,7 +17,7 @@ import pytest
 from tests.support.client import get
 from tests.support.processes import PATIENCE, ServerProcess, wait_until
 
-from .apps import write_app
+from .apps import IMPORTS_UNTIL_GO, write_app
 
 if sys.platform == "win32":
     pytest.skip("there are no Unix sockets for Python", allow_module_level=True)
@@ -94,11 +94,12 @@ def test_clients_that_leave_at_any_moment(shared: ServerProcess) -> None:
 
 def test_a_client_that_leaves_does_not_end_its_roll(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
-        write_app(tmp_path, "renewed", extra="import time; print('importing', flush=True); time.sleep(0.5)")
+        write_app(tmp_path, "renewed", extra=IMPORTS_UNTIL_GO)
         roll = subprocess.Popen([sys.executable, "-m", "trioasgi", "roll", "--control", PATH], cwd=tmp_path)
         server.wait_for("importing")
         roll.send_signal(signal.SIGINT)
         assert roll.wait(PATIENCE) == -signal.SIGINT
+        (tmp_path / "go").touch()
         server.wait_for("Rolled: every worker is new")
         assert server.stop() == 0
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support.client import Background, Hammer, get
 from tests.support.processes import ONE_WORKER, ServerProcess, is_alive, start, start_server, wait_until
 
-from .apps import write, write_app
+from .apps import IMPORTS_UNTIL_GO, write, write_app
 from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
@@ -238,16 +238,16 @@ def test_a_stop_during_a_roll_is_at_once(tmp_path: Path) -> None:
 
 def test_an_old_worker_that_dies_during_a_roll_is_followed_by_the_canary(tmp_path: Path) -> None:
     write_app(tmp_path, "old")
-    slow = "import time; print('importing', flush=True); time.sleep(1)"
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         url = server.url()
         old = wait_for_workers(server, 2)
-        write_app(tmp_path, "renewed", extra=slow)
+        write_app(tmp_path, "renewed", extra=IMPORTS_UNTIL_GO)
         server.send(signal.SIGHUP)
         server.wait_for("importing")
         for pid in old:
             os.kill(pid, signal.SIGKILL)
         server.wait_for("was ended by SIGKILL; its successor starts already")
+        (tmp_path / "go").touch()
         server.wait_for("Rolled: every worker is new")
         wait_until(lambda: get(url).body == "renewed", "the new answer")
         assert server.stop() == 0

@@ -160,7 +160,8 @@ import os, trio
 async def app(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.complete"})
-    await trio.sleep(0.1)
+    while not os.path.exists(f"leave-{os.getpid()}"):
+        await trio.sleep(0.01)
     LEAVE
     await receive()
     await send({"type": "lifespan.shutdown.complete"})
@@ -179,8 +180,12 @@ def test_those_that_leave_at_once_on_their_own_are_followed_later_and_later(
 ) -> None:
     write(tmp_path, LEAVES_AT_ONCE.replace("LEAVE", leave))
     with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
-        for delay in ("0.5", "1", "2"):
-            server.wait_for(rf"{said}; the next starts in {delay} s")
+        mark = 0
+        for then in ("its successor", "next starts in 0.5 s", "next starts in 1 s", "next starts in 2 s"):
+            pid = server.wait_for(r"Worker (\d+) is ready", after=mark)[1]
+            mark = server.output.mark
+            (tmp_path / f"leave-{pid}").touch()
+            server.wait_for(f"{said}; (the )?{then}", after=mark)
         assert server.stop() == 0
 
 

@@ -189,11 +189,14 @@ def test_many_senders_to_a_slow_reader(secure: bool, certificates: Certificates)
                 for _ in range(20):
                     await send({"type": "websocket.send", "bytes": name * 200_000})
                     sent += 1
+            if name == b"b":
+                is_given_up.set()
 
         async with trio.open_nursery() as nursery:
             for name in (b"a", b"b", b"c", b"d"):
                 nursery.start_soon(talk, name, 0.3 if name == b"b" else SOON)
 
+    is_given_up = trio.Event()
     options = certificates.options if secure else {}
 
     async def main() -> None:
@@ -202,7 +205,7 @@ def test_many_senders_to_a_slow_reader(secure: bool, certificates: Certificates)
             async with secured(server, context) if secure else connected(server) as http:
                 client = WebSocketClient(http)
                 await client.shake_hands()
-                await trio.sleep(0.6)
+                await is_given_up.wait()
                 frames, code = await client.until_close()
                 assert code == 1000
                 for found in frames:
