@@ -1,8 +1,8 @@
 """Watches one worker: its start-up, its heart and its end have deadlines. After them the process is killed.
 
-A worker reports heartbeats from its loop, so their absence tells of a loop that is blocked. This process may
-have been suspended itself (the machine slept, SIGSTOP): so before each verdict it reads what has come
-meanwhile.
+A worker reports heartbeats from its loop, so their absence tells of a loop that is blocked. This process, or
+the worker, may have been suspended (the machine slept, SIGSTOP). So the silence of a worker is not measured
+by a clock: steps of this process are counted, and however long a suspension lasts, it is one step.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class Vigil:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._step = heartbeat_interval(config.timeout_worker)
+        self._silence = 0.0
         self.last_sign = trio.current_time()
         """When the worker has reported last, in seconds of `trio.current_time()`."""
         self.starting = trio.Event()
@@ -45,10 +47,13 @@ class Vigil:
     def note_sign(self) -> None:
         """The worker has reported something."""
         self.last_sign = trio.current_time()
+        self._silence = 0.0
 
-    def silence(self) -> float:
-        """Seconds since its last report."""
-        return trio.current_time() - self.last_sign
+    async def count_silence(self) -> None:
+        """Count the seconds since the worker's last report, until cancelled."""
+        while True:
+            await trio.sleep(self._step)
+            self._silence += self._step
 
     async def watch_import(self, kill: Callable[[str], None]) -> None:
         """Call `kill`, with the reason, for a worker that does not load its application in time. The caller
@@ -68,9 +73,9 @@ class Vigil:
         await self.starting.wait()
         with trio.move_on_after(timeout + MARGIN):
             await self.started.wait()
-        await trio.sleep(heartbeat_interval(self.config.timeout_worker))
+        await trio.sleep(self._step)
         while not (self.started.is_set() or self.leaving.is_set() or self.finished.is_set()):
-            if self.silence() >= MARGIN:
+            if self._silence >= MARGIN:
                 kill(
                     f"did not complete its start-up within {timeout:g} s and {MARGIN:g} s more "
                     "(--timeout-startup): it blocks the loop"
@@ -85,10 +90,9 @@ class Vigil:
         timeout = self.config.timeout_worker
         await self.started.wait()
         while not self.leaving.is_set():
-            await trio.sleep_until(self.last_sign + timeout)
-            await trio.sleep(heartbeat_interval(timeout))
-            if not self.leaving.is_set() and self.silence() >= timeout:
+            if self._silence > timeout:  # the first step may have come right after the report
                 return timeout
+            await trio.sleep(self._step)
         await trio.sleep_forever()
         raise AssertionError  # not reached
 
@@ -108,7 +112,7 @@ class Vigil:
         await self.leaving.wait()
         with self._leaving_scope:
             await self.finished.wait()
-        if not self.finished.is_set() and self.silence() < MARGIN:
+        if not self.finished.is_set() and self._silence < MARGIN:
             # Its loop runs: the application shuts down, which has a deadline of its own.
             with trio.move_on_after(self.config.timeout_shutdown):
                 await self.finished.wait()

@@ -297,6 +297,7 @@ class WorkerProcess:
                 start_soon(nursery, self._dialogue.speak, process, endowment)
                 if self._is_timed:
                     start_soon(nursery, self._vigil.watch_import, self._end_startup)
+                start_soon(nursery, self._vigil.count_silence)
                 start_soon(nursery, self._vigil.watch_startup, self._end_startup)
                 start_soon(nursery, self._watch_heart, process)
                 start_soon(nursery, self._vigil.watch_leaving, self.kill)
@@ -397,7 +398,7 @@ class WorkerProcess:
         self.kill(why)
         if self.end.killed is not None:
             self.end.failure = Failed(
-                reason=f"the application {why}", permanent=True, status=int(ExitStatus.NOT_STARTED)
+                reason=f"a worker {why}", permanent=True, status=int(ExitStatus.NOT_STARTED)
             )
 
     async def _watch_heart(self, process: trio.Process) -> None:

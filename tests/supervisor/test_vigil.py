@@ -1,0 +1,59 @@
+"""The deadlines of a worker's signs of life, with a clock that is set by hand."""
+
+from __future__ import annotations
+
+import trio
+import trio.testing
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from trioasgi.config import Config
+from trioasgi.supervisor.messages import heartbeat_interval
+from trioasgi.supervisor.vigil import Vigil
+
+TIMEOUT = 8.0
+STEP = heartbeat_interval(TIMEOUT)
+
+
+def test_a_worker_is_not_silent_because_the_supervisor_was_suspended() -> None:
+    clock = MockClock()
+
+    async def main() -> None:
+        vigil = watched()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.count_silence)
+            nursery.start_soon(never_silent, vigil)
+            for _ in range(10):
+                for _ in range(3):  # the worker was suspended too, or what it reports is still to be read
+                    clock.jump(100 * TIMEOUT)
+                    await wait_all_tasks_blocked()
+                vigil.note_sign()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=clock)
+
+
+def test_a_worker_that_reports_nothing_is_silent_after_the_time_out() -> None:
+    async def main() -> None:
+        vigil = watched()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.count_silence)
+            await trio.sleep(2 * TIMEOUT + STEP / 2)
+            vigil.note_sign()
+            began = trio.current_time()
+            assert await vigil.wait_silent() == TIMEOUT
+            assert TIMEOUT <= trio.current_time() - began <= TIMEOUT + 2 * STEP
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def watched() -> Vigil:
+    """That of a worker that has started."""
+    vigil = Vigil(Config(timeout_worker=TIMEOUT))
+    vigil.started.set()
+    return vigil
+
+
+async def never_silent(vigil: Vigil) -> None:
+    await vigil.wait_silent()
+    raise AssertionError("the worker counts as silent")
