@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.cost import grows_no_faster_than_its_input
 from trioasgi.asgi.forwarded import read_forwarded
-from trioasgi.net.peers import ConnectionInfo
+from trioasgi.net.connection_info import ConnectionInfo
 from trioasgi.net.proxy import MAX_V2, SIGNATURE_V2, ProxyError, crc32c, parse
 from trioasgi.net.trust import Trusted
 

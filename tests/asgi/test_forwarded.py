@@ -16,7 +16,7 @@ from trioasgi.config.declaration import FORWARDED_HEADERS
 from trioasgi.errors import ConfigError
 from trioasgi.http.request import FORWARDED_NAMES, Header
 from trioasgi.http1.request import HTTP1Request
-from trioasgi.net.peers import ConnectionInfo
+from trioasgi.net.connection_info import ConnectionInfo
 from trioasgi.net.trust import Trusted
 from trioasgi.observe.text import escaped
 from trioasgi.types import Receive, Scope, Send

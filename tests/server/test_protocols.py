@@ -7,7 +7,7 @@ import contextvars
 import pytest
 
 from trioasgi.net.channel import Channel
-from trioasgi.net.peers import ConnectionInfo
+from trioasgi.net.connection_info import ConnectionInfo
 from trioasgi.server.protocols import Connection, ConnectionFactory, Protocols, ServerServices
 
 

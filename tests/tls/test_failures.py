@@ -23,7 +23,7 @@ from tests.support.certificates import Certificates
 from tests.support.http import request
 from tests.support.sockets import SOON, Client, Log, logged, open_stream, port_of, run, secured, served
 from trioasgi import Server
-from trioasgi.net.peers import ConnectionInfo
+from trioasgi.net.connection_info import ConnectionInfo
 from trioasgi.server.handshakes import FailedHandshakes
 from trioasgi.server.plain_http import plain_answer
 from trioasgi.tls.failures import HandshakeFailure

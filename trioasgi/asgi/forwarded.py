@@ -21,11 +21,11 @@ Any other malformed value      says nothing
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.asgi.statement import Forwarded, Node, Statement
 from trioasgi.http.abnf import NO_FIELD_CHARS, TOKEN, TOKEN_CHARS
+from trioasgi.http.remembering import Remembering
 from trioasgi.net.trust import normal_address
 from trioasgi.observe.text import escaped
 from trioasgi.patterns import compiled_later
@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from trioasgi.http.request import Header, Request
-    from trioasgi.net.peers import ConnectionInfo, Peer
+    from trioasgi.net.connection_info import ConnectionInfo
+    from trioasgi.net.peers import Peer
     from trioasgi.net.trust import Trusted
 
 FOR: Final = b"x-forwarded-for"
@@ -171,22 +172,30 @@ _UNNAMED: Final[tuple[Peer | None, bytes | None]] = (None, None)
 
 def _read_node(value: bytes) -> Node | None:
     """The only hop; None if there may be more of them, or none."""
-    return _read_short_node(value) if len(value) <= _MAX_LABEL else None
+    return _nodes[value] if len(value) <= _MAX_LABEL else None
 
 
-@lru_cache(maxsize=1024)
 def _read_short_node(value: bytes) -> Node | None:
     return _parse_node(value.decode("latin-1")) if value and b"," not in value else None
 
 
+_nodes: Final = Remembering(_read_short_node, 1024)
+
+
 def _read_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
     """The server that the only host names, and the Host field for it; None if there is no such."""
-    return _read_short_host(value, scheme) if len(value) <= _LONGEST_HOST else None
+    return _hosts[scheme][value] if len(value) <= _LONGEST_HOST else None
 
 
-@lru_cache(maxsize=256)
-def _read_short_host(value: bytes, scheme: str) -> tuple[Peer, bytes] | None:
-    return _name_server(value.decode("latin-1"), "", scheme)
+def _read_http_host(value: bytes) -> tuple[Peer, bytes] | None:
+    return _name_server(value.decode("latin-1"), "", "http")
+
+
+def _read_https_host(value: bytes) -> tuple[Peer, bytes] | None:
+    return _name_server(value.decode("latin-1"), "", "https")
+
+
+_hosts: Final = {"http": Remembering(_read_http_host, 256), "https": Remembering(_read_https_host, 256)}
 
 
 # The two families

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.door import Door
     from trioasgi.asgi.forwarded import Forwarding
     from trioasgi.http.exchange import Exchange, Handler
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.types import ASGIApp, Scope
     from trioasgi.websocket.settings import WebSocketSettings

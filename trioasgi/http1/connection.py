@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.http1.state import StartTask
     from trioasgi.net.channel import Channel
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
 
 
 _NEW: Final = ConnectionPhase.NEW

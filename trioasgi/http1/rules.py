@@ -7,11 +7,11 @@ After the answer to a broken rule the connection closes.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trioasgi.http.abnf import FIELD_LINE, LENGTH_DIGITS
 from trioasgi.http.authority import is_authority
+from trioasgi.http.remembering import Remembering
 from trioasgi.http.request import FORWARDED_NAMES
 from trioasgi.http1.codec import GrammarError
 from trioasgi.http1.request import HTTP1Request
@@ -33,7 +33,7 @@ _ABSOLUTE: Final = compiled_later(rb"(?i:https?)://([^/?#]*)([^#]*)")
 _MAX_AUTHORITY: Final = 261  # a name of 255 bytes, a colon and a port
 
 
-_is_authority: Final = lru_cache(maxsize=512)(is_authority)
+_authorities: Final = Remembering(is_authority, 512)
 
 
 COUNT_FROM: Final = 2048
@@ -149,7 +149,7 @@ def _note_fields(request: HTTP1Request, noted: list[Header]) -> None:
             if host is not None:
                 raise RequestError(Rule.HOST_REPEATED)
             host = value
-            if len(value) > _MAX_AUTHORITY or not _is_authority(value):
+            if len(value) > _MAX_AUTHORITY or not _authorities[value]:
                 raise RequestError(Rule.HOST_INVALID)
         elif name in FORWARDED_NAMES:
             forwarded.append(field)
@@ -254,7 +254,7 @@ def _read_other_form(method: str, target: bytes) -> tuple[bytes, bytes, bytes | 
             raise RequestError(Rule.ASTERISK)
         return target, b"", None
     match = _ABSOLUTE.fullmatch(target)
-    if match is None or len(match[1]) > _MAX_AUTHORITY or not _is_authority(match[1]):
+    if match is None or len(match[1]) > _MAX_AUTHORITY or not _authorities[match[1]]:
         raise RequestError(Rule.TARGET_FORM)
     authority, rest = match.groups()
     if method == "OPTIONS" and not rest:

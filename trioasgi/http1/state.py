@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from trioasgi.http.exchange import Exchange
     from trioasgi.http1.settings import HTTP1Settings
     from trioasgi.net.channel import Channel
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
 
     StartTask: TypeAlias = Callable[[Callable[[], Awaitable[None]], str], None]
 

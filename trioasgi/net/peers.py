@@ -1,34 +1,14 @@
-"""The two ends of a connection, as in ASGI's scope, and what else is known before its first byte is read."""
+"""The two ends of a connection, as in ASGI's scope."""
 
 from __future__ import annotations
 
 import socket
 import sys
-from typing import TYPE_CHECKING
 
-import msgspec
 import trio
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Peer = tuple[str, int | None]
 """A host and its port; for a Unix socket the path (empty for an unnamed client) and None."""
-
-
-class ConnectionInfo(msgspec.Struct, frozen=True):
-    """Shared by all requests of a connection.
-
-    `client` and `server` are as in ASGI's scope: `(host, port)`, or `(path, None)` for the server of a Unix
-    socket, or None if unknown. The log calls the client `peer`, which is escaped where it has to be. `tls` is
-    the scope's TLS extension, None without TLS.
-    """
-
-    scheme: str
-    client: Peer | None
-    server: Peer | None
-    peer: str
-    tls: Mapping[str, object] | None = None
 
 
 def fixed_address(sock: socket.socket) -> Peer | None:

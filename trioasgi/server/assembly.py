@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.http.exchange import Handler
     from trioasgi.net.channel import Channel
+    from trioasgi.net.connection_info import ConnectionInfo
     from trioasgi.net.latency import LoopLatency
-    from trioasgi.net.peers import ConnectionInfo
     from trioasgi.server.given import Admission
     from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     from trioasgi.net.channel import Channel
-    from trioasgi.net.peers import ConnectionInfo, Peer
+    from trioasgi.net.connection_info import ConnectionInfo
+    from trioasgi.net.peers import Peer
     from trioasgi.server.settings import ConnectionSettings
 
 logger = logging.getLogger("trioasgi")

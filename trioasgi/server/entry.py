@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-import msgspec.structs
+import msgspec
 import trio
 
-from trioasgi.net.peers import ConnectionInfo
+from trioasgi.net.connection_info import ConnectionInfo
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.net.tick_clock import TickLimit
@@ -110,7 +110,7 @@ class ConnectionPreparer:
                 redirects = self._settings.redirects_plain_http
                 await answer_plainly(as_channel(stream), plain, redirects=redirects)
             return None
-        info = msgspec.structs.replace(info, tls=current.describe(channel.ssl_object))
+        info = info.over(info.scheme, current.describe(channel.ssl_object))
         return PreparedConnection(channel, info, channel.ssl_object.selected_alpn_protocol())
 
     async def _use_tls_of_caller(
@@ -126,7 +126,7 @@ class ConnectionPreparer:
         # SSLStream has these methods too, but not the one for all certificates of the client.
         ssl_object: Any = getattr(stream, "_ssl_object", stream)
         tls = ConnectionDescriber(stream.context).describe(ssl_object)
-        info = msgspec.structs.replace(info, scheme="https", tls=tls)
+        info = info.over("https", tls)
         return PreparedConnection(as_channel(stream), info, stream.selected_alpn_protocol())
 
     async def _do_callers_handshake(
@@ -171,7 +171,7 @@ def _proxy_failure(exc: Exception) -> str:
 def _proxied(info: ConnectionInfo, header: ProxyHeader) -> ConnectionInfo:
     """The client's connection to the proxy, which the header describes."""
     if header.source is None and header.destination is None:
-        return msgspec.structs.replace(info, scheme="https") if header.tls else info
+        return info.over("https", info.tls) if header.tls else info
     server = header.destination or info.server
     scheme = "https" if header.tls else info.scheme
     return ConnectionInfo(scheme, header.source, server, peer_name(header.source, server))

@@ -16,7 +16,7 @@ from trioasgi.observe.text import escaped
 from trioasgi.tls.failures import HandshakeFailure
 
 if TYPE_CHECKING:
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
 
 logger = logging.getLogger("trioasgi")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from trioasgi.http.exchange import Exchange
     from trioasgi.net.channel import Channel
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
 
 
 class Connection(Protocol):

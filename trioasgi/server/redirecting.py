@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from trioasgi.asgi.forwarded import Forwarding
     from trioasgi.http.exchange import Exchange, Handler
     from trioasgi.http.request import Header, Request
-    from trioasgi.net.peers import ConnectionInfo
+    from trioasgi.net.connection_info import ConnectionInfo
     from trioasgi.observe.access import AccessLog
     from trioasgi.server.challenges import Challenges
 
