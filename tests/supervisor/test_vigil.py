@@ -47,6 +47,58 @@ def test_a_worker_that_reports_nothing_is_silent_after_the_time_out() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_an_import_is_not_too_long_because_the_supervisor_was_suspended() -> None:
+    clock = MockClock()
+    killed: list[str] = []
+
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.watch_import, killed.append)
+            await wait_all_tasks_blocked()
+            for _ in range(10):
+                clock.jump(100 * TIMEOUT)
+                await wait_all_tasks_blocked()
+            vigil.starting.set()
+        assert not killed
+
+    trio.run(main, clock=clock)
+
+
+def test_an_import_that_takes_too_long_is_ended_in_time() -> None:
+    killed: list[str] = []
+
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        began = trio.current_time()
+        await vigil.watch_import(killed.append)
+        assert TIMEOUT <= trio.current_time() - began <= TIMEOUT + 0.01
+        assert killed == [f"did not load the application within {TIMEOUT:g} s (--timeout-startup)"]
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def test_a_standby_is_held_to_the_config_of_its_order() -> None:
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_worker=0.5))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.count_silence)
+            async with trio.open_nursery() as waiting:
+
+                @waiting.start_soon
+                async def watch() -> None:
+                    began = trio.current_time()
+                    assert await vigil.wait_silent() == TIMEOUT
+                    assert TIMEOUT <= trio.current_time() - began <= TIMEOUT + 3 * STEP
+
+                await wait_all_tasks_blocked()
+                vigil.config = Config(timeout_worker=TIMEOUT)
+                vigil.started.set()
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 def watched() -> Vigil:
     """That of a worker that has started."""
     vigil = Vigil(Config(timeout_worker=TIMEOUT))

@@ -90,3 +90,51 @@ def test_an_earlier_response_arrives_whole(way: str, certificates: Certificates)
             assert data.endswith(b"\r\n\r\n" + bytes(size))
 
     run(main)
+
+
+@pytest.mark.parametrize("piece", [bytes(1 << 24), bytes(20)])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_its_way(
+    earlier: bool, piece: bytes, certificates: Certificates
+) -> None:
+    """The client reads nothing. Small pieces have more of TLS and of the chunked coding than of the body."""
+    size = 30_000
+    waits, told = trio.Event(), trio.Event()
+
+    async def send_on(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with pytest.raises(OSError, match="client broke the connection"):
+            while True:
+                with trio.move_on_after(0.5) as stuck:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                if stuck.cancelled_caught:
+                    waits.set()
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+        told.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await respond(send, bytes(size))
+            return
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_on, send)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    options: dict[str, Any] = certificates.options | {"cancel_on_disconnect": "never"}
+
+    async def main() -> None:
+        async with connected("served", app, **options) as (_, client):
+            tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
+            first = request("/first") if earlier else b""
+            await tls.send_all(first + request("/second", body=bytes(100))[:-50])
+            await waits.wait()
+            await client.stream.send_all(BROKEN)
+            await told.wait()
+            data = b""
+            with suppress(trio.BrokenResourceError):
+                while piece := await tls.receive_some():
+                    data += piece
+            assert not earlier or b"\r\n\r\n" + bytes(size) in data
+
+    run(main)

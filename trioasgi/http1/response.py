@@ -365,8 +365,11 @@ class HTTP1Response(Exchange):
             self._note_lost("a part of the response was given up", by_server=True)
         else:
             self._note_lost("the client broke the connection", by_server=False)
-            if not self._may_follow_another():
-                self._connection.channel.abort()
+            channel = self._connection.channel
+            if self._may_follow_another():
+                channel.interrupt_writes()
+            else:
+                channel.abort()
         return ClientDisconnected(self.failure)
 
     def _may_follow_another(self) -> bool:

@@ -192,6 +192,12 @@ class Channel(ByteChannel):
         """Do not send `data`, the object that was given to `send_soon` last. False if it may have left."""
         return False
 
+    def interrupt_writes(self) -> None:
+        """End every `flush()` and `send_file()` that is under way with ConnectionResetError, though the
+        connection stays open: what was given before may still leave. Does nothing where only a broken
+        connection ends them.
+        """
+
     @property
     @abstractmethod
     def unsent(self) -> int:

@@ -141,6 +141,9 @@ class TLSChannel(CorkingChannel):
     def interrupt_read(self) -> None:
         self._transport.interrupt_read()
 
+    def interrupt_writes(self) -> None:
+        self._transport.interrupt_writes()
+
     def on_unattended(self, callback: Callable[[], None]) -> None:
         self._transport.on_unattended(callback)
 

@@ -77,6 +77,8 @@ else:
 
 _NOTHING: Final = memoryview(b"")
 
+INTERRUPTED: Final = "what was to be sent was given up"
+
 _NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
 """Errors of sendfile(2) that concern the file: its file system does not support sendfile, or the file cannot
 be read. An ordinary read then tells which it is.
@@ -91,6 +93,7 @@ class WritingHalf(ReadingHalf):
         "_behind_size",
         "_emptied",
         "_failure",
+        "_interrupts",
         "_queue",
         "_undelivered",
         "_unsent",
@@ -116,6 +119,7 @@ class WritingHalf(ReadingHalf):
         self.on_emptied: Callable[[], None] | None = None
         """Called when an event has sent all unsent bytes, and no task waits for that."""
         self._emptied = 0  # how often all unsent bytes have been sent
+        self._interrupts = 0  # how often the waits of writing tasks were interrupted
         self._undelivered = 0
         self._lost = 0
         self._corked = None
@@ -303,8 +307,10 @@ class WritingHalf(ReadingHalf):
         self.hub.check_home()
         if self._queue is None:
             self._queue = WaitingTasks()
-        before = self._emptied
+        before, interrupts = self._emptied, self._interrupts
         await self._queue.park()
+        if self._interrupts != interrupts:
+            raise ConnectionResetError(INTERRUPTED)
         return self._emptied != before
 
     def _send_unsent(self) -> None:
@@ -349,8 +355,19 @@ class WritingHalf(ReadingHalf):
                 self.hub.ticker.note(deadline)
             self.write_deadline = deadline
         told = tell(self._abort_write)
+        interrupts = self._interrupts
         self._writer = current_task()
         await wait_again(told)
+        if self._interrupts != interrupts:
+            # An event had woken us before.
+            raise ConnectionResetError(INTERRUPTED)
+
+    def interrupt_writes(self) -> None:
+        if self._writer is not None:
+            self.hub.check_home()
+        self._interrupts += 1
+        self._wake_writer(failed(ConnectionResetError(INTERRUPTED)))
+        self._wake_queue()
 
     def _abort_write(self, _: object) -> trio.lowlevel.Abort:
         self._writer = None

@@ -13,11 +13,15 @@ import h11
 import trio
 
 from trioasgi.config.smoke import parse_probe
+from trioasgi.tasks import start_soon
 
+from .patience import cancel_after
 from .probe_client import ProbeClient
 
 if TYPE_CHECKING:
     import socket
+
+    from trioasgi.config.smoke import Probe
 
 _AGENT: Final = "trioasgi-smoke"
 
@@ -28,27 +32,51 @@ async def probe(connections: Sequence[socket.socket], smoke: Sequence[str], time
 
     Return None if all answers are right within `timeout` seconds in all, or why not.
     """
-    left = [*connections]
-    probes = [parse_probe(text) for text in smoke]
-    current = probes[0]
-    client: ProbeClient | None = None
+    asking = _Asking([*connections], [parse_probe(text) for text in smoke])
     try:
-        with trio.fail_after(timeout):
-            for current in probes:
-                if client is None or client.is_closed:
-                    client = ProbeClient(_stream(left.pop(0)), agent=_AGENT)
-                status = await client.ask(current)
-                if not current.accepts(status):
-                    expected = "a status below 400" if current.status is None else f"{current.status}"
-                    return f"{current.path} was answered with {status}, not with {expected}"
-    except trio.TooSlowError:
-        return f"{current.path} was not answered within {timeout:g} s (--smoke-timeout)"
-    except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
-        return f"{current.path} was not answered: {error or type(error).__name__}"
+        async with trio.open_nursery() as nursery:
+            start_soon(nursery, cancel_after, nursery.cancel_scope, timeout)
+            await asking.run()
+            nursery.cancel_scope.cancel()
     finally:
         for connection in connections:  # also those that streams have taken
             connection.close()
-    return None
+    if asking.is_done:
+        return asking.failure
+    return f"{asking.current.path} was not answered within {timeout:g} s (--smoke-timeout)"
+
+
+class _Asking:
+    """Sends the probes, and holds what is known of their answers so far."""
+
+    def __init__(self, connections: list[socket.socket], probes: list[Probe]) -> None:
+        self._left = connections
+        self._probes = probes
+        self.current = probes[0]
+        """The probe that is under way, or was the last."""
+        self.failure: str | None = None
+        """Why the worker is not as it should be."""
+        self.is_done = False
+
+    async def run(self) -> None:
+        """Send the probes up to the first that fails."""
+        try:
+            self.failure = await self._ask()
+        except (OSError, trio.BrokenResourceError, h11.RemoteProtocolError) as error:
+            self.failure = f"{self.current.path} was not answered: {error or type(error).__name__}"
+        self.is_done = True
+
+    async def _ask(self) -> str | None:
+        client: ProbeClient | None = None
+        for current in self._probes:
+            self.current = current
+            if client is None or client.is_closed:
+                client = ProbeClient(_stream(self._left.pop(0)), agent=_AGENT)
+            status = await client.ask(current)
+            if not current.accepts(status):
+                expected = "a status below 400" if current.status is None else f"{current.status}"
+                return f"{current.path} was answered with {status}, not with {expected}"
+        return None
 
 
 def _stream(connection: socket.socket) -> trio.SocketStream:

@@ -2,7 +2,8 @@
 
 A worker reports heartbeats from its loop, so their absence tells of a loop that is blocked. This process, or
 the worker, may have been suspended (the machine slept, SIGSTOP). So the silence of a worker is not measured
-by a clock: steps of this process are counted, and however long a suspension lasts, it is one step.
+by a clock: steps of this process are counted, and however long a suspension lasts, it is one step. The time
+that a worker has for its import does not run then either (`patience`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from trioasgi.tasks import start_soon
+
 from .messages import heartbeat_interval
+from .patience import cancel_after
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -29,7 +33,6 @@ class Vigil:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self._step = heartbeat_interval(config.timeout_worker)
         self._silence = 0.0
         self.last_sign = trio.current_time()
         """When the worker has reported last, in seconds of `trio.current_time()`."""
@@ -44,6 +47,11 @@ class Vigil:
         self._leaving_scope = trio.CancelScope()
         self._grace = 0.0
 
+    @property
+    def _step(self) -> float:
+        """Seconds. Its config may be another one once it gets its order: a worker may begin as a standby."""
+        return heartbeat_interval(self.config.timeout_worker)
+
     def note_sign(self) -> None:
         """The worker has reported something."""
         self.last_sign = trio.current_time()
@@ -52,16 +60,19 @@ class Vigil:
     async def count_silence(self) -> None:
         """Count the seconds since the worker's last report, until cancelled."""
         while True:
-            await trio.sleep(self._step)
-            self._silence += self._step
+            step = self._step
+            await trio.sleep(step)
+            self._silence += step
 
     async def watch_import(self, kill: Callable[[str], None]) -> None:
         """Call `kill`, with the reason, for a worker that does not load its application in time. The caller
         decides whether it has a limit.
         """
         timeout = self.config.timeout_startup
-        with trio.move_on_after(timeout):
+        async with trio.open_nursery() as nursery:
+            start_soon(nursery, cancel_after, nursery.cancel_scope, timeout)
             await self.starting.wait()
+            nursery.cancel_scope.cancel()
         if not (self.starting.is_set() or self.leaving.is_set() or self.finished.is_set()):
             kill(f"did not load the application within {timeout:g} s (--timeout-startup)")
 
@@ -69,8 +80,8 @@ class Vigil:
         """Call `kill`, with the reason, for a worker whose start-up blocks its loop. Otherwise the loop
         watches the deadline.
         """
-        timeout = self.config.timeout_startup
         await self.starting.wait()
+        timeout = self.config.timeout_startup
         with trio.move_on_after(timeout + MARGIN):
             await self.started.wait()
         await trio.sleep(self._step)
@@ -87,8 +98,8 @@ class Vigil:
         """Return when a worker that has started, and does not leave, has been silent for too long: with the
         seconds. If it leaves, this waits for ever.
         """
-        timeout = self.config.timeout_worker
         await self.started.wait()
+        timeout = self.config.timeout_worker
         while not self.leaving.is_set():
             if self._silence > timeout:  # the first step may have come right after the report
                 return timeout

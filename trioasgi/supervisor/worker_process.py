@@ -159,7 +159,7 @@ class WorkerProcess:
         self._stack = ""
         self._is_due = False
         self._is_timed = False
-        self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
+        self._lifetime = 0.0
         self._private: list[socket.socket] = []
 
     def __str__(self) -> str:
@@ -187,6 +187,7 @@ class WorkerProcess:
         """
         self._enter(WorkerState.STARTING)
         self.config = self._vigil.config = config
+        self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
         self.begun_at = trio.current_time()
         self._is_timed = is_timed
         self._dialogue.order(
