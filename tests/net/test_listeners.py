@@ -16,7 +16,7 @@ import pytest
 from trioasgi.config import Config
 from trioasgi.errors import BindError, ConfigError, ExitStatus
 from trioasgi.net import listeners
-from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, parse_bind
+from trioasgi.net.address import Address, InheritedAddress, TCPAddress, UnixAddress, new_mode, parse_bind
 from trioasgi.net.listeners import close_listeners, open_listeners, socket_address, socket_url
 
 unix_only = pytest.mark.skipif(sys.platform == "win32", reason="there are no Unix sockets on Windows")
@@ -502,3 +502,49 @@ def test_one_that_cannot_be_had_closes_the_others(tmp_path: Path) -> None:
 def test_a_bad_address_among_good_ones() -> None:
     with pytest.raises(ConfigError):
         open_listeners(Config(bind=("127.0.0.1:0", "nonsense")).binds, 16)
+
+
+@unix_only
+@pytest.mark.parametrize(
+    ("stale", "given", "mode"), [(None, "", 0o640), (0o600, "", 0o600), (0o600, ",mode=666", 0o666)]
+)
+def test_the_permissions_of_a_unix_socket(stale: int | None, given: str, mode: int, tmp_path: Path) -> None:
+    """The umask concerns a new file alone: also one whose path was another server's when this one began."""
+    path = tmp_path / "sock"
+    if stale is not None:
+        with unix_socket() as killed:
+            killed.bind(str(path))
+        path.chmod(stale)
+    sockets = open_listeners([f"unix:{path}{given}"], 16, new_mode("027"))
+    try:
+        assert path.stat().st_mode & 0o777 == mode
+    finally:
+        close_listeners(sockets)
+    assert new_mode(None) == 0o666
+
+
+@unix_only
+@pytest.mark.parametrize(
+    ("owner", "name", "error", "advice"),
+    [
+        (socket.socket, "connect", errno.EACCES, "may not connect, so that a server may be there: remove it"),
+        (os, "unlink", errno.EPERM, "another user's server has left a socket of that name"),
+        (os, "unlink", errno.EACCES, "the folder's owner has to let this user write there"),
+    ],
+)
+def test_a_socket_that_this_user_may_not_touch(
+    owner: object, name: str, error: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Root may, and tests may run as root: so the system's answer is given here."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    path = tmp_path / "sock"
+    with unix_socket() as killed:
+        killed.bind(str(path))
+    monkeypatch.setattr(owner, name, refuse)
+    with pytest.raises(BindError, match=advice):
+        open_listeners([f"unix:{path}"], 16)
+    monkeypatch.undo()
+    assert path.is_socket()

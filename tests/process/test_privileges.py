@@ -22,7 +22,6 @@ from tests.support.users import AS_ROOT
 from trioasgi.config import Config
 from trioasgi.errors import ConfigError
 from trioasgi.process.privileges import wanted_identity
-from trioasgi.process.surroundings import left_paths, with_modes
 
 if sys.platform == "win32":
     pytest.skip("users as Unix has them", allow_module_level=True)
@@ -222,22 +221,6 @@ def test_the_umask_is_that_of_all_files(options: tuple[str, ...], tmp_path: Path
         for pid in (server.pid, *children(server.pid)):
             assert "Umask:\t0027" in Path(f"/proc/{pid}/status").read_text()
         assert server.stop() == 0
-
-
-def test_a_unix_socket_keeps_the_permissions_it_was_given(tmp_path: Path) -> None:
-    config = Config.from_dict({"umask": "027", "bind": ["unix:a,mode=666", "unix:b", "127.0.0.1:0", "fd:3"]})
-    expected = ("unix:a,mode=666", "unix:b,mode=640", "127.0.0.1:0", "fd:3")
-    assert with_modes(config, frozenset()).bind == expected
-    assert with_modes(config.replace(umask=None), frozenset()).bind == config.bind
-
-
-@pytest.mark.parametrize("name", ["bind", "uds"])
-def test_a_unix_socket_that_a_killed_server_left_keeps_its_permissions(name: str, tmp_path: Path) -> None:
-    path = tmp_path / "sock"
-    path.touch()
-    value = str(path) if name == "uds" else [f"unix:{path}"]
-    config = Config.from_dict({"umask": "022", name: value})
-    assert with_modes(config, left_paths(config)).binds == (f"unix:{path}",)
 
 
 @pytest.mark.parametrize("umask", ["8", "0o27", "1777", "rwx", "-1", "00027"])

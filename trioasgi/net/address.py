@@ -24,14 +24,18 @@ from trioasgi.patterns import compiled_later
 _TCP = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<host>[^\[\]:\0]*)):(?P<port>[0-9]{1,9})")
 _UNIX = compiled_later(r"unix:(?P<path>[^,\0]+)(?:,mode=(?P<mode>[0-7]{3,4}))?")
 
-UNIX: Final = "unix:"
-MODE: Final = ",mode="
-"""How the address of a Unix socket begins, and what stands before its permissions."""
-
 SOCKET_MODE: Final = 0o666
 """The permissions of a Unix socket that are not given: any local user may connect, as to a TCP port on
 loopback.
 """
+
+
+def new_mode(umask: str | None) -> int:
+    """The permissions of a new Unix socket that are not given: as any other file, it lacks what an octal
+    `umask` takes.
+    """
+    return SOCKET_MODE & ~int(umask or "0", 8)
+
 
 _TOO_LONG = 10
 """A number of so many digits may be larger than any file descriptor."""
@@ -48,7 +52,7 @@ class TCPAddress(msgspec.Struct, frozen=True):
 
 class UnixAddress(msgspec.Struct, frozen=True):
     """A path and the permissions of its socket. None: those of a file that a killed server has left there,
-    else `SOCKET_MODE`.
+    else `new_mode`.
     """
 
     path: str
@@ -71,7 +75,7 @@ def is_inherited(bind: str) -> bool:
 
 def parse_bind(text: str) -> Address:
     """Parse one `--bind`. Raises ConfigError, which names the value and the accepted forms."""
-    if text.startswith(UNIX):
+    if text.startswith("unix:"):
         return _parse_unix(text)
     if text.startswith("fd:"):
         return _parse_fd(text)
@@ -81,7 +85,7 @@ def parse_bind(text: str) -> Address:
 def _parse_unix(text: str) -> UnixAddress:
     match = _UNIX.fullmatch(text)
     if match is None:
-        hint = " (the mode is three or four octal digits, such as mode=660)" if MODE in text else ""
+        hint = " (the mode is three or four octal digits, such as mode=660)" if ",mode=" in text else ""
         raise ConfigError(f"bind {text!r} is not a Unix socket's address{hint}: {_FIX}")
     mode = match["mode"]
     return UnixAddress(match["path"], None if mode is None else int(mode, 8))

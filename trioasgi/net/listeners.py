@@ -49,10 +49,11 @@ _UNIX_FIXES = {
 }
 
 
-def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
+def open_listeners(binds: Iterable[str], backlog: int, unix_mode: int = SOCKET_MODE) -> list[socket.socket]:
     """Bind and listen on all addresses, which `net/address.py` describes. The sockets are non-blocking.
 
-    `backlog` is how many connections may wait in the queue of each socket. If one address cannot be bound,
+    `backlog` is how many connections may wait in the queue of each socket. `unix_mode` are the permissions of
+    a new Unix socket whose address names none. If one address cannot be bound,
     the other sockets are closed again. This blocks while names are resolved.
 
     Raises BindError, which names the address and the fix, or ConfigError for an invalid address.
@@ -61,10 +62,12 @@ def open_listeners(binds: Iterable[str], backlog: int) -> list[socket.socket]:
     for text, address in _parse(binds):
         with bind_errors(text, address):
             resolved.append(_Resolved(text, address, _look_up(address)))
-    return _open_all(resolved, backlog)
+    return _open_all(resolved, backlog, unix_mode)
 
 
-async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[socket.socket]:
+async def open_listeners_in_loop(
+    binds: Iterable[str], backlog: int, unix_mode: int = SOCKET_MODE
+) -> list[socket.socket]:
     """As `open_listeners`, in a Trio run. Names are resolved in threads; an IP address needs none.
 
     If it is cancelled, it ends at once, and no socket is left open. The resolver's thread goes on until the
@@ -74,14 +77,14 @@ async def open_listeners_in_loop(binds: Iterable[str], backlog: int) -> list[soc
     for text, address in _parse(binds):
         with bind_errors(text, address):
             resolved.append(_Resolved(text, address, await look_up_in_thread(address)))
-    return _open_all(resolved, backlog)
+    return _open_all(resolved, backlog, unix_mode)
 
 
 def open_private(path: str, name: str, backlog: int) -> socket.socket:
     """Listen on a Unix socket that only this user may connect to. The socket is non-blocking. Raises
     BindError, which calls it `name`.
     """
-    (sock,) = _open_all([_Resolved(name, UnixAddress(path, _PRIVATE_MODE), [])], backlog)
+    (sock,) = _open_all([_Resolved(name, UnixAddress(path, _PRIVATE_MODE), [])], backlog, _PRIVATE_MODE)
     return sock
 
 
@@ -126,7 +129,7 @@ async def look_up_in_thread(address: Address) -> list[_Found]:
     return [(entry[0], entry[4]) for entry in found]
 
 
-def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket]:
+def _open_all(resolved: Iterable[_Resolved], backlog: int, unix_mode: int) -> list[socket.socket]:
     opened: list[socket.socket] = []
     with ExitStack() as undo:
         undo.callback(close_listeners, opened)
@@ -136,7 +139,7 @@ def _open_all(resolved: Iterable[_Resolved], backlog: int) -> list[socket.socket
                     case TCPAddress() as address:
                         opened += open_tcp(address, one.found, backlog)
                     case UnixAddress() as address:
-                        opened.append(_open_unix(address, backlog))
+                        opened.append(_open_unix(address, backlog, unix_mode))
                     case InheritedAddress() as address:
                         opened.append(_open_inherited(address))
         undo.pop_all()
@@ -232,12 +235,12 @@ def _set_inherited_options(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT)
 
 
-def _open_unix(address: UnixAddress, backlog: int) -> socket.socket:
+def _open_unix(address: UnixAddress, backlog: int, new_mode: int) -> socket.socket:
     if sys.platform == "win32":
         raise OSError(errno.EAFNOSUPPORT, "there are no Unix sockets on Windows; use host:port")
     with ExitStack() as undo, taking(address.path):
         stale = remove_stale(address.path)
-        mode = next(mode for mode in (address.mode, stale, SOCKET_MODE) if mode is not None)
+        mode = next(mode for mode in (address.mode, stale, new_mode) if mode is not None)
         sock = _UnixListener(socket.AF_UNIX, socket.SOCK_STREAM)
         undo.callback(sock.close)
         if sys.platform == "linux":

@@ -10,6 +10,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from trioasgi.net.activation import with_all_descriptors
+from trioasgi.net.address import SOCKET_MODE
 from trioasgi.net.listeners import close_listeners, open_listeners, open_listeners_in_loop, socket_url
 
 if TYPE_CHECKING:
@@ -35,14 +36,16 @@ def redirecting_urls(sockets: Iterable[socket.socket]) -> list[str]:
     return [socket_url(sock, tls=False) for sock in sockets if is_redirecting(sock)]
 
 
-def open_all_listeners(binds: Iterable[str], redirecting: Iterable[str], backlog: int) -> list[socket.socket]:
+def open_all_listeners(
+    binds: Iterable[str], redirecting: Iterable[str], backlog: int, unix_mode: int = SOCKET_MODE
+) -> list[socket.socket]:
     """As `open_listeners`, on `binds` and then on those that are `redirecting`. All are closed again if one
     cannot be opened.
     """
     binds, redirecting = with_all_descriptors(binds, redirecting)
-    opened = open_listeners(binds, backlog)
+    opened = open_listeners(binds, backlog, unix_mode)
     try:
-        others = open_listeners(redirecting, backlog)
+        others = open_listeners(redirecting, backlog, unix_mode)
     except BaseException:
         close_listeners(opened)
         raise
@@ -51,13 +54,13 @@ def open_all_listeners(binds: Iterable[str], redirecting: Iterable[str], backlog
 
 
 async def open_all_listeners_in_loop(
-    binds: Iterable[str], redirecting: Iterable[str], backlog: int
+    binds: Iterable[str], redirecting: Iterable[str], backlog: int, unix_mode: int = SOCKET_MODE
 ) -> list[socket.socket]:
     """As `open_all_listeners`, in a Trio run."""
     binds, redirecting = with_all_descriptors(binds, redirecting)
-    opened = await open_listeners_in_loop(binds, backlog)
+    opened = await open_listeners_in_loop(binds, backlog, unix_mode)
     try:
-        others = await open_listeners_in_loop(redirecting, backlog)
+        others = await open_listeners_in_loop(redirecting, backlog, unix_mode)
     except BaseException:
         close_listeners(opened)
         raise

@@ -84,8 +84,14 @@ def remove_stale(path: str) -> int | None:
             with suppress(BlockingIOError):
                 probe.connect(path)
         except ConnectionRefusedError:
-            os.unlink(path)
+            _remove(path)
             return stat.S_IMODE(mode)
+        except PermissionError as exc:
+            raise OSError(
+                errno.EEXIST,
+                "there is a socket of that name to which this user may not connect, so that a server may be "
+                "there: remove it, or choose another path",
+            ) from exc
         except OSError as exc:
             if exc.errno != errno.EPROTOTYPE:
                 raise
@@ -94,3 +100,17 @@ def remove_stale(path: str) -> int | None:
             ) from exc
         else:
             raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError as exc:
+        if exc.errno != errno.EPERM:
+            raise
+        # A folder with the sticky bit, such as /tmp.
+        raise OSError(
+            errno.EEXIST,
+            "another user's server has left a socket of that name: that user has to remove it; or choose "
+            "another path",
+        ) from exc

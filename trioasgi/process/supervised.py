@@ -22,6 +22,7 @@ import trio
 
 from trioasgi.config import DEVELOPMENT, OPTIONS
 from trioasgi.errors import ExitStatus
+from trioasgi.net.address import new_mode
 from trioasgi.net.listeners import (
     close_inherited,
     close_listeners,
@@ -296,7 +297,7 @@ def _ended_by_a_second_signal(*, owns_process: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _listeners(config: Config) -> Iterator[list[socket.socket]]:
-    sockets = open_all_listeners(config.binds, config.redirect_bind, config.backlog)
+    sockets = open_all_listeners(config.binds, config.redirect_bind, config.backlog, new_mode(config.umask))
     try:
         defer_accept(sockets, config.defer_accept)
         yield sockets

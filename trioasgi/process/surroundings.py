@@ -20,7 +20,6 @@ from trioasgi.net.activation import (
     passed_sockets,
     with_all_descriptors,
 )
-from trioasgi.net.address import MODE, SOCKET_MODE, UNIX
 from trioasgi.process.notify import NOTIFY_VARIABLES, Notifier
 from trioasgi.process.pid_file import PidFile, pid_file
 
@@ -51,12 +50,11 @@ def surroundings(
     Raises BindError, ConfigError or TrioasgiError.
     """
     passed = passed_sockets()
-    left = left_paths(config)
-    activated = activate(with_modes(config, left), passed)
+    activated = activate(config, passed)
     _warn_of_unused(activated, passed)
     notifier = Notifier(os.environ)
     with _without_variables(until_exit=until_exit), pid_file(config.pid_file) as file:
-        again = None if reread is None else lambda: activate(with_modes(reread(), left), passed)
+        again = None if reread is None else lambda: activate(reread(), passed)
         yield Surroundings(activated, notifier, file, again)
 
 
@@ -71,34 +69,6 @@ def activate(config: Config, passed: list[PassedSocket]) -> Config:
     if numbers == config.bind and redirecting == config.redirect_bind:
         return config
     return config.replace(bind=numbers, redirect_bind=redirecting)
-
-
-def left_paths(config: Config) -> frozenset[str]:
-    """The paths of those of the config's Unix sockets that are there already: a killed server has left them.
-    (Where a server answers, this one will not listen.)
-    """
-    paths = (bind.removeprefix(UNIX) for bind in config.every_bind if bind.startswith(UNIX))
-    return frozenset(path for path in paths if os.path.exists(path))
-
-
-def with_modes(config: Config, left: frozenset[str]) -> Config:
-    """The config with permissions for each Unix socket that has none of its own, if there is a umask: a
-    socket's file lacks what it takes, as any other file. Those at the paths `left` keep what they have.
-    """
-    if config.umask is None:
-        return config
-    mode = f"{MODE}{SOCKET_MODE & ~int(config.umask, 8):03o}"
-
-    def with_mode(bind: str) -> str:
-        is_open = bind.startswith(UNIX) and MODE not in bind and bind.removeprefix(UNIX) not in left
-        return bind + mode if is_open else bind
-
-    changes: dict[str, object] = {
-        name: tuple(map(with_mode, getattr(config, name))) for name in ("bind", "redirect_bind")
-    }
-    if config.uds is not None:
-        changes |= {"bind": (with_mode(UNIX + config.uds),), "uds": None}
-    return config.replace(**changes)
 
 
 def _warn_of_unused(config: Config, passed: list[PassedSocket]) -> None:

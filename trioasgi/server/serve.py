@@ -11,6 +11,7 @@ from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding, remarks_on_given
 from trioasgi.errors import ConfigError, LoadError
+from trioasgi.net.address import new_mode
 from trioasgi.net.listeners import (
     close_inherited,
     close_listeners,
@@ -134,7 +135,9 @@ async def serve_alone(
     """
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
-        own = await open_all_listeners_in_loop(config.binds, config.redirect_bind, config.backlog)
+        own = await open_all_listeners_in_loop(
+            config.binds, config.redirect_bind, config.backlog, new_mode(config.umask)
+        )
         try:
             defer_accept(own, config.defer_accept)
             if owns_process:
