@@ -249,13 +249,14 @@ async def test_to_1_0_without_a_length_the_end_of_the_connection_ends_it(codec: 
 # What is no file that could be sent
 
 
-@pytest.mark.parametrize("what", ["missing", "directory", "device", "relative", "bytes", "none"])
+@pytest.mark.parametrize("what", ["missing", "directory", "device", "NUL", "relative", "bytes", "none"])
 @on_trio
 async def test_what_cannot_be_sent_is_a_clear_error(codec: str, what: str, tmp_path: Path) -> None:
     path, error = {
         "missing": (str(tmp_path / "none"), FileNotFoundError),
         "directory": (str(tmp_path), IsADirectoryError),
         "device": ("/dev/null", OSError),
+        "NUL": ("/\0", OSError),
         "relative": ("file", ASGIMessageError),
         "bytes": (os.fsencode(tmp_path), ASGIMessageError),
         "none": (None, ASGIMessageError),
@@ -267,7 +268,7 @@ async def test_what_cannot_be_sent_is_a_clear_error(codec: str, what: str, tmp_p
     assert isinstance(app.error, error)
     if error is not ASGIMessageError:
         assert isinstance(path, str)
-        assert path in str(app.error)
+        assert repr(path) in str(app.error)
 
 
 @on_trio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
 import threading
@@ -598,3 +599,40 @@ async def test_a_task_may_use_anyio(codec: str) -> None:
         assert (await client.get(request())).body == b"ok"
     assert done == [True]
     assert calls.errors == []
+
+
+# Copies of a scope
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy])
+def test_a_copy_of_a_scope_has_the_same_extension(copied: Callable[[Scope], Scope]) -> None:
+    """Some middleware makes a deep copy, as hypercorn's for proxies. Tasks wait for `draining` meanwhile."""
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        kind, before = scope["type"], scope["extensions"]["trio"]
+        before["nursery"].start_soon(before["draining"].wait)
+        await trio.testing.wait_all_tasks_blocked()
+        scope = copied(scope)
+        after = scope["extensions"]["trio"]
+        assert dict(after).keys() == dict(before).keys()
+        for name in ("draining", "server"):
+            assert after[name] is before[name]
+        after["nursery"].start_soon(trio.lowlevel.checkpoint)
+        copy.deepcopy(after["nursery"]).start_soon(trio.lowlevel.checkpoint)
+        seen.append(kind)
+        if kind == "http":
+            await respond(send, b"ok")
+        elif kind == "websocket":
+            await accept(receive, send)
+        else:
+            await Lived().live(receive, send)
+
+    async def main() -> None:
+        async with served(app, lifespan="on") as server, connected(server) as client:
+            assert (await client.get(request())).body == b"ok"
+            async with connected(server) as other:
+                assert (await WebSocketClient(other).shake_hands()).status == 101
+
+    run(main)
+    assert seen == ["lifespan", "http", "websocket"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import unquote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -466,3 +468,19 @@ async def test_unless_everybody_is(codec: str) -> None:
     async with serving(calls, codec, forwarded_allow_ips="*") as client:
         await client.get(REQUEST)
     assert calls.scopes[0]["client"] == ("192.0.2.7", 0)
+
+
+@pytest.mark.parametrize("prefix", ["/@team", "/a%2Fb", "/%e9", "/a;b=c", "/it's", "/caf%C3%A9"])
+def test_the_raw_path_begins_with_the_prefix_as_it_was_sent(prefix: str) -> None:
+    calls = Calls(answer)
+
+    async def main() -> None:
+        async with served(calls, lifespan="off") as server, connected(server) as client:
+            await client.get(
+                f"GET /x%2Fy HTTP/1.1\r\nHost: a\r\nX-Forwarded-Prefix: {prefix}\r\n\r\n".encode()
+            )
+
+    run(main)
+    (scope,) = calls.scopes
+    assert scope["raw_path"] == f"{prefix}/x%2Fy".encode()
+    assert (scope["root_path"], scope["path"]) == (unquote(prefix), f"{unquote(prefix)}/x/y")

@@ -51,3 +51,12 @@ def test_those_whose_keys_clients_choose_are_bounded() -> None:
             memory[key % number]
         assert 0 < len(memory) <= 1024
         memory.clear()
+
+
+def test_a_client_cannot_keep_the_names_of_others_from_being_remembered() -> None:
+    known = rules._known_names
+    for number in range(2 * rules._MAX_NAMES):
+        rules._sort_out([(b"X-Junk-%d" % number, b"")])
+        assert len(known) <= rules._MAX_NAMES
+    assert rules._sort_out([(b"Accept", b"*/*")]) == ([(b"accept", b"*/*")], [])
+    assert known[b"Accept"] == b"accept"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -25,7 +25,23 @@ if TYPE_CHECKING:
 AsyncFunction = Callable[..., Awaitable[Any]]
 
 
-class Background:
+class _Shared:
+    """What a copy of a scope shares with it. Some middleware makes a deep copy, which cannot copy tasks."""
+
+    __slots__ = ()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+
+class SharedDict(_Shared, dict[str, Any]):
+    """The extension `trio` of the lifespan."""
+
+
+class Background(_Shared):
     """A nursery for tasks of the application. The server decides when it ends.
 
     `draining` is set when the server begins to drain. `server` is what the application gets as the server.
@@ -70,7 +86,7 @@ class Background:
         return self._nursery
 
 
-class ServerNursery:
+class ServerNursery(_Shared):
     """Starts tasks that outlive their request or the start-up. It has the methods of a trio.Nursery and of an
     AnyIO TaskGroup.
 
@@ -187,7 +203,7 @@ def report_left_behind(error: BaseException) -> None:
         del error, ours, outside  # as above
 
 
-class TrioExtension(Mapping[str, Any]):
+class TrioExtension(_Shared, Mapping[str, Any]):
     """The extension `trio` of a request or a WebSocket.
 
     Its values are made when they are asked for, as few calls use them.

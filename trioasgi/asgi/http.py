@@ -193,7 +193,7 @@ class HTTPHandler:
                 replace_host(headers, info.host)
             if info.root_path is not None:
                 root_path = unquote(info.root_path)
-                raw_root_path = quote(root_path).encode()
+                raw_root_path = info.root_path.encode()  # as the proxy has sent it
         text = path.decode("ascii")
         if "%" in text:
             text = unquote(text)

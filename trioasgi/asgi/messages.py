@@ -54,11 +54,14 @@ def open_file(path: object) -> int:
     """Open the `path` of an `http.response.pathsend` message: the absolute path of a regular file. The caller
     closes the descriptor.
 
-    Raises OSError, with the path, for anything else.
+    Raises OSError, with the path, for anything else; ASGIMessageError if it is no absolute path.
     """
     if not isinstance(path, str) or not os.path.isabs(path):
         raise ASGIMessageError(f"path must be a str, and absolute, not {path!r}")
-    fd = os.open(path, _OPEN_FLAGS)
+    try:
+        fd = os.open(path, _OPEN_FLAGS)
+    except ValueError as exc:  # a NUL: a client may have sent it
+        raise OSError(errno.EINVAL, str(exc), path) from exc
     mode = os.fstat(fd).st_mode
     if stat.S_ISREG(mode):
         return fd

@@ -113,7 +113,9 @@ def _sort_out(received: list[Header]) -> tuple[list[Header], list[Header]]:
             name = given.lower()
             if name in _NOTED:
                 noted.append((name, value))
-            elif len(known) < _MAX_NAMES and len(given) <= _MAX_NAME_SIZE:
+            elif len(given) <= _MAX_NAME_SIZE:
+                if len(known) >= _MAX_NAMES:
+                    known.clear()  # else a client could fill it for good
                 known[given] = name
         headers.append((name, value))
     return headers, noted

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from .text import cut
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_PARENT = os.path.dirname(os.path.dirname(_PACKAGE))  # compiled modules name their files from here
 _DEMO = os.path.join(_PACKAGE, "demo")  # an application, if one of ours
 _LONGEST_TRACEBACK = 12_000
 """Characters. A traceback must fit into a report. That of a RecursionError would fill several screens."""
@@ -54,4 +55,5 @@ def is_the_users(filename: str) -> bool:
     """Is it code of the user, or of a library, and not of this server or of the import system?"""
     if filename.startswith("<frozen importlib") or filename == importlib.__file__:
         return False
-    return not filename.startswith(_PACKAGE) or filename.startswith(_DEMO)
+    path = os.path.join(_PARENT, filename)
+    return not path.startswith(_PACKAGE) or path.startswith(_DEMO)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from trioasgi.asgi.background import Background, ServerNursery
+from trioasgi.asgi.background import Background, ServerNursery, SharedDict
 from trioasgi.asgi.http import Application
 from trioasgi.asgi.lifespan import Lifespan
 from trioasgi.errors import LifespanError, TrioasgiError
@@ -99,11 +99,11 @@ class Hosting:
             startup_timeout=config.timeout_startup,
             shutdown_timeout=config.timeout_shutdown,
             extensions={
-                "trio": {
-                    "nursery": ServerNursery(self._background),
-                    "draining": self._background.draining,
-                    "server": server,
-                }
+                "trio": SharedDict(
+                    nursery=ServerNursery(self._background),
+                    draining=self._background.draining,
+                    server=server,
+                )
             },
             state=given.state,
         )
