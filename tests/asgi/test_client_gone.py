@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from tests.asgi.test_deadlines import BEGUN
 from tests.support.http import request
-from tests.support.sockets import SOON, connected, port_of, run, served
+from tests.support.sockets import SOON, connected, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
+from tests.support.websocket import handshake
 from trioasgi import Server
 from trioasgi.types import Receive, Scope, Send
 
@@ -200,3 +202,56 @@ def test_a_call_whose_response_the_server_has_ended_is_cancelled_when_its_client
 
     refused, ended = trio.Event(), trio.Event()
     run(main)
+
+
+# A client that sends no more, but still reads
+
+
+@pytest.mark.parametrize("starts", [False, True])
+def test_an_application_that_forgets_to_answer_is_an_error_also_if_the_client_sends_no_more(
+    starts: bool,
+) -> None:
+    ended = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await ended.wait()
+        if starts:
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"1")]})
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            await client.send(request())
+            await client.send_eof()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            ended.set()
+            assert (await client.rest()).startswith(b"HTTP/1.1 500 ")
+
+    with logged() as log:
+        run(main)
+    assert log.count("the application returned") == 1
+
+
+@pytest.mark.parametrize("way", ["close", "response", "nothing"])
+def test_a_handshake_is_answered_also_if_the_client_sends_no_more(way: str) -> None:
+    ended = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await ended.wait()
+        if way == "close":
+            await send({"type": "websocket.close"})
+        elif way == "response":
+            await send({"type": "websocket.http.response.start", "status": 401})
+            await send({"type": "websocket.http.response.body", "body": b"who?"})
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, connected(server) as client:
+            await client.send(handshake())
+            await client.send_eof()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            ended.set()
+            status = {"close": b"403", "response": b"401", "nothing": b"500"}[way]
+            assert (await client.rest()).startswith(b"HTTP/1.1 " + status)
+
+    with logged():
+        run(main)

@@ -127,7 +127,7 @@ class HTTPHandler:
                 self._handle_failure(exchange, info, exc, call.would_tell)
             else:
                 if exchange.phase is not _COMPLETE:
-                    self._check_complete(exchange, info)
+                    self._check_complete(exchange, info, call.would_tell)
             finally:
                 application.ended += 1
                 if application.ended == application.max_requests:
@@ -246,7 +246,10 @@ class HTTPHandler:
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), info.peer)
         exchange.fail(500, "Internal Server Error")
 
-    def _check_complete(self, exchange: Exchange, info: ConnectionInfo) -> None:
+    def _check_complete(self, exchange: Exchange, info: ConnectionInfo, was_told: bool) -> None:
+        """End the response of a call that has returned too soon. `was_told`: does the application know that
+        the client has gone?
+        """
         if not exchange.can_fail:
             return
         what = (
@@ -255,7 +258,7 @@ class HTTPHandler:
             else "before its response was complete"
         )
         request = exchange.request
-        if exchange.disconnected:
+        if was_told:
             # ASGI requires no answer if the client has gone.
             logger.debug("the application returned %s: %s has gone", what, info.peer)
             exchange.abort("the client has gone")

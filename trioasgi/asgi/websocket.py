@@ -197,11 +197,12 @@ class WebSocketCall:
     async def _send_unaccepted(self, message: Message) -> None:
         exchange = self._exchange
         if exchange.phase is _NOT_STARTED:
-            if exchange.disconnected:
-                self._has_told = True
-                raise ClientDisconnected("the client has gone")
             match check_type(message, "websocket.accept", "websocket.close", "websocket.http.response.start"):
                 case "websocket.accept":
+                    # A client that sends no more can still read an answer, but has no use for a WebSocket.
+                    if exchange.disconnected:
+                        self._has_told = True
+                        raise ClientDisconnected("the client has gone")
                     await self._accept(message)
                 case "websocket.close":
                     # Code and reason are not sent, so they are not checked: FastAPI's reason is a list here.
@@ -265,7 +266,7 @@ class WebSocketCall:
         exchange, session = self._exchange, self._session
         if session is not None:
             session.close()
-        elif exchange.disconnected:
+        elif self._has_told:
             exchange.abort("the client has gone")
         elif exchange.can_fail:
             target = exchange.request.target.decode("ascii", "replace")
