@@ -92,7 +92,7 @@ def test_an_earlier_response_arrives_whole(way: str, certificates: Certificates)
     run(main)
 
 
-@pytest.mark.parametrize("piece", [bytes(1 << 24), bytes(20)])
+@pytest.mark.parametrize("piece", [bytes(1 << 24), bytes(20)], ids=["large", "small"])
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_its_way(
     earlier: bool, piece: bytes, certificates: Certificates
