@@ -255,3 +255,43 @@ def test_a_handshake_is_answered_also_if_the_client_sends_no_more(way: str) -> N
 
     with logged():
         run(main)
+
+
+@pytest.mark.parametrize("how", ["reset", "cancelled"])
+def test_an_application_that_returns_when_the_client_has_gone_for_good_is_no_error(how: str) -> None:
+    """It was not told; but nobody is left to be answered, or the server has cancelled it."""
+    gone, returned = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            if how == "cancelled":
+                await trio.sleep_forever()
+            await gone.wait()
+        except trio.Cancelled:
+            return  # against Trio's rules
+        finally:
+            returned.set()
+
+    async def main() -> None:
+        options = {
+            "cancel_on_disconnect": "always" if how == "cancelled" else "never",
+            "disconnect_grace": 0.1,
+        }
+        async with served(app, lifespan="off", **options) as server, connected(server) as client:
+            await client.send(request())
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            if how == "reset":
+                assert isinstance(client.stream, trio.SocketStream)
+                linger = struct.pack("ii", 1, 0)
+                client.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+                await client.stream.aclose()
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                gone.set()
+            else:
+                await client.send_eof()
+            await returned.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+    with logged() as log:
+        run(main)
+    assert log.count("the application returned without sending a response to") == 0

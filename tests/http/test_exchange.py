@@ -70,6 +70,10 @@ class PlainExchange(Exchange):
     def disconnected(self) -> bool:
         return self.over
 
+    @property
+    def is_lost(self) -> bool:
+        raise NotImplementedError
+
     async def wait_disconnected(self) -> None:
         raise NotImplementedError
 

@@ -527,7 +527,12 @@ def test_the_permissions_of_a_unix_socket(stale: int | None, given: str, mode: i
 @pytest.mark.parametrize(
     ("owner", "name", "error", "advice"),
     [
-        (socket.socket, "connect", errno.EACCES, "may not connect, so that a server may be there: remove it"),
+        (
+            socket.socket,
+            "connect",
+            errno.EACCES,
+            "a server may be there: have it removed",
+        ),
         (os, "unlink", errno.EPERM, "another user's server has left a socket of that name"),
         (os, "unlink", errno.EACCES, "the folder's owner has to let this user write there"),
     ],

@@ -99,6 +99,39 @@ def test_a_standby_is_held_to_the_config_of_its_order() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def test_a_supervisor_that_gets_little_time_ends_an_import_all_the_same() -> None:
+    clock = MockClock()
+    killed: list[str] = []
+
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_startup=0.1))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.watch_import, killed.append)
+            await wait_all_tasks_blocked()
+            clock.jump(0.3)
+            await wait_all_tasks_blocked()
+            assert killed
+
+    trio.run(main, clock=clock)
+
+
+def test_a_step_that_a_standby_has_begun_does_not_count_by_its_old_length() -> None:
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_worker=60))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.count_silence)
+            await trio.sleep(0.5)
+            vigil.config = Config(timeout_worker=0.4)
+            vigil.started.set()
+            nursery.start_soon(never_silent, vigil)
+            for _ in range(20):
+                vigil.note_sign()
+                await trio.sleep(0.1)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 def watched() -> Vigil:
     """That of a worker that has started."""
     vigil = Vigil(Config(timeout_worker=TIMEOUT))

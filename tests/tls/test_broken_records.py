@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from tests.support.certificates import Certificates
 from tests.support.http import request, respond
 from tests.support.late import connected
 from tests.support.sockets import logged, run
+from tests.support.websocket import handshake
 from trioasgi.types import Receive, Scope, Send
 
 BROKEN = b"\x17\x03\x03\x00\x20" + bytes(32)
@@ -136,5 +138,72 @@ def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_
                 while piece := await tls.receive_some():
                     data += piece
             assert not earlier or b"\r\n\r\n" + bytes(size) in data
+
+    run(main)
+
+
+def test_a_task_that_sends_to_a_websocket_learns_of_it(certificates: Certificates) -> None:
+    waits, told = trio.Event(), trio.Event()
+
+    async def send_on(send: Send) -> None:
+        with pytest.raises(OSError, match="client broke the connection"):
+            while True:
+                waits.set()
+                await send({"type": "websocket.send", "bytes": bytes(1 << 22)})
+        told.set()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_on, send)
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+    options: dict[str, Any] = certificates.options | {"cancel_on_disconnect": "never"}
+
+    async def main() -> None:
+        async with connected("served", app, **options) as (_, client):
+            tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
+            await tls.send_all(handshake())
+            await waits.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await client.stream.send_all(BROKEN)
+            await told.wait()
+
+    run(main)
+
+
+def test_a_file_that_is_the_whole_response_fails_for_the_reason_that_was_noted_first(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(bytes(1 << 24))
+    failures: list[str] = []
+
+    async def send_file(send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        with pytest.raises(OSError, match="client broke the connection") as caught:
+            await send({"type": "http.response.pathsend", "path": str(file)})
+        failures.append(str(caught.value))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_file, send)
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+    options: dict[str, Any] = certificates.options | {"cancel_on_disconnect": "never"}
+
+    async def main() -> None:
+        async with connected("served", app, **options) as (_, client):
+            tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
+            await tls.send_all(request("/", body=bytes(100))[:-50])
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await client.stream.send_all(BROKEN)
+            with suppress(trio.BrokenResourceError):
+                while await client.stream.receive_some():
+                    pass
+        assert failures == ["the client broke the connection"]
 
     run(main)

@@ -127,7 +127,7 @@ class HTTPHandler:
                 self._handle_failure(exchange, info, exc, call.would_tell)
             else:
                 if exchange.phase is not _COMPLETE:
-                    self._check_complete(exchange, info, call.would_tell)
+                    self._check_complete(exchange, info, call.would_tell or exchange.is_lost)
             finally:
                 application.ended += 1
                 if application.ended == application.max_requests:
@@ -246,9 +246,9 @@ class HTTPHandler:
         log_app_exception(exc, request.method, request.target.decode("ascii", "replace"), info.peer)
         exchange.fail(500, "Internal Server Error")
 
-    def _check_complete(self, exchange: Exchange, info: ConnectionInfo, was_told: bool) -> None:
-        """End the response of a call that has returned too soon. `was_told`: does the application know that
-        the client has gone?
+    def _check_complete(self, exchange: Exchange, info: ConnectionInfo, has_gone: bool) -> None:
+        """End the response of a call that has returned too soon. `has_gone`: was the application told that
+        the client has gone, or has it gone for good?
         """
         if not exchange.can_fail:
             return
@@ -258,7 +258,7 @@ class HTTPHandler:
             else "before its response was complete"
         )
         request = exchange.request
-        if was_told:
+        if has_gone:
             # ASGI requires no answer if the client has gone.
             logger.debug("the application returned %s: %s has gone", what, info.peer)
             exchange.abort("the client has gone")

@@ -266,7 +266,7 @@ class WebSocketCall:
         exchange, session = self._exchange, self._session
         if session is not None:
             session.close()
-        elif self._has_told:
+        elif self._has_told or exchange.is_lost:
             exchange.abort("the client has gone")
         elif exchange.can_fail:
             target = exchange.request.target.decode("ascii", "replace")

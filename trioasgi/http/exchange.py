@@ -85,6 +85,13 @@ class Exchange(Response):
     def disconnected(self) -> bool:
         """Has the peer gone, or is the exchange over? True from that moment on."""
 
+    @property
+    @abstractmethod
+    def is_lost(self) -> bool:
+        """Has the peer gone for good? It has reset the connection, or closed it; or it sends no more, and the
+        call was cancelled.
+        """
+
     @abstractmethod
     async def wait_disconnected(self) -> None:
         """Wait until `disconnected` is true. Returns without a checkpoint if it is already."""

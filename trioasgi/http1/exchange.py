@@ -91,6 +91,11 @@ class HTTP1Exchange(HTTP1Response):
     def disconnected(self) -> bool:
         return self.over or self._connection.channel.hung_up
 
+    @property
+    def is_lost(self) -> bool:
+        channel, scope = self._connection.channel, self.scope
+        return self.disconnected and (channel.is_dead or (scope is not None and scope.cancel_called))
+
     async def wait_disconnected(self) -> None:
         self._waited_for = True
         connection = self._connection

@@ -460,7 +460,7 @@ class _WaitingForClient:
         connection = response._connection
         connection.flushing -= 1
         if isinstance(exc, OSError):
-            if self._whole:
+            if self._whole and response.phase is not _FAILED:  # another task may have noted why
                 response.phase = _ENDING
             raise (response._stalled() if isinstance(exc, TimeoutError) else response._broken(exc)) from exc
         if connection.attends:

@@ -135,6 +135,12 @@ class ByteChannel:
         for a task that was woken and has not run yet. The next read returns the bytes that have arrived.
         """
 
+    def interrupt_writes(self) -> None:
+        """End every `flush()`, and every send of a file, that is under way with ConnectionResetError, though
+        the connection stays open: what was given before may still leave. Does nothing where only a broken
+        connection ends them.
+        """
+
     @abstractmethod
     async def send_eof(self) -> None:
         """End the sending side, if the transport can. Reading goes on."""
@@ -191,12 +197,6 @@ class Channel(ByteChannel):
     def take_back(self, data: bytes) -> bool:  # noqa: ARG002 - for channels that hold bytes back
         """Do not send `data`, the object that was given to `send_soon` last. False if it may have left."""
         return False
-
-    def interrupt_writes(self) -> None:
-        """End every `flush()` and `send_file()` that is under way with ConnectionResetError, though the
-        connection stays open: what was given before may still leave. Does nothing where only a broken
-        connection ends them.
-        """
 
     @property
     @abstractmethod

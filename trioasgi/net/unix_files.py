@@ -90,7 +90,7 @@ def remove_stale(path: str) -> int | None:
             raise OSError(
                 errno.EEXIST,
                 "there is a socket of that name to which this user may not connect, so that a server may be "
-                "there: remove it, or choose another path",
+                "there: have it removed, or choose another path",
             ) from exc
         except OSError as exc:
             if exc.errno != errno.EPROTOTYPE:

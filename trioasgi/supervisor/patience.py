@@ -10,18 +10,18 @@ import trio
 
 _STEPS = 4
 """A deadline is counted in at least so many steps."""
-_LONGEST_STEP = 1.0
-"""Seconds."""
+_STEP = 1.0
+"""Seconds of the longest step. Who wakes later than that was suspended; who wakes less late had no turn."""
 
 
 async def cancel_after(scope: trio.CancelScope, seconds: float) -> None:
-    """Cancel `scope` after so many seconds. A step that took more than twice its time does not count."""
-    step = min(_LONGEST_STEP, seconds / _STEPS)
+    """Cancel `scope` after so many seconds. A step in which this process was suspended does not count."""
+    step = min(_STEP, seconds / _STEPS)
     left = seconds
     while left > 0:
-        length = min(step, left)
-        began = trio.current_time()
+        began, length = trio.current_time(), min(step, left)
         await trio.sleep(length)
-        if trio.current_time() - began < 2 * step:
-            left -= length
+        took = trio.current_time() - began
+        if took < length + _STEP:
+            left -= took
     scope.cancel()

@@ -62,7 +62,7 @@ class Vigil:
         while True:
             step = self._step
             await trio.sleep(step)
-            self._silence += step
+            self._silence += min(step, self._step)  # a standby may have got its order meanwhile
 
     async def watch_import(self, kill: Callable[[str], None]) -> None:
         """Call `kill`, with the reason, for a worker that does not load its application in time. The caller

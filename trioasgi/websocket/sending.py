@@ -231,6 +231,7 @@ class SendingSide:
 
     def _note_broken(self) -> None:
         self._lose("the connection broke")
+        self._channel.interrupt_writes()  # the client may have broken TLS alone
 
     def _note_end(self, state: SessionState, code: int, reason: str) -> None:
         self.state = state
