@@ -41,7 +41,7 @@ class SharedDict(_Shared, dict[str, Any]):
     """The extension `trio` of the lifespan."""
 
 
-class Background(_Shared):
+class Background:
     """A nursery for tasks of the application. The server decides when it ends.
 
     `draining` is set when the server begins to drain. `server` is what the application gets as the server.

@@ -53,8 +53,8 @@ def open_listeners(binds: Iterable[str], backlog: int, unix_mode: int = SOCKET_M
     """Bind and listen on all addresses, which `net/address.py` describes. The sockets are non-blocking.
 
     `backlog` is how many connections may wait in the queue of each socket. `unix_mode` are the permissions of
-    a new Unix socket whose address names none. If one address cannot be bound,
-    the other sockets are closed again. This blocks while names are resolved.
+    a new Unix socket whose address names none. If one address cannot be bound, the other sockets are closed
+    again. This blocks while names are resolved.
 
     Raises BindError, which names the address and the fix, or ConfigError for an invalid address.
     """
