@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import textwrap
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, children, is_alive, start_server, wait_until
 
-from .apps import write, write_app
+from .apps import IMPORTS_UNTIL_GO, write, write_app
 from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
@@ -274,3 +275,53 @@ def test_nothing_is_said_of_the_probes_of_a_canary_that_was_given_up(tmp_path: P
         assert server.stop() == 0
         assert server.output.count("has passed the probes") == 1
         assert "has failed a probe" not in server.output.text
+
+
+PROBED = """
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        status = {status} if scope["path"] == "/health" else 200
+        await send({{"type": "http.response.start", "status": status}})
+        await send({{"type": "http.response.body", "body": b"{text}"}})
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [(PROBED.format(status=503, text="worse"), "has failed a probe"), ("1 / 0", "ZeroDivisionError")],
+)
+def test_a_canary_is_tried_beside_workers_that_start(
+    broken: str, said: str, workers: int, tmp_path: Path
+) -> None:
+    good = textwrap.dedent(PROBED).format(status=200, text="good")
+    write(tmp_path, good)
+    options = ("--workers", str(workers), "--smoke", "/health")
+    with start_server("app:app", *options, cwd=tmp_path) as server:
+        old = wait_for_workers(server, workers)
+        write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + good)
+        for pid in old:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: server.output.count("importing") == workers, "their successors start")
+        write(tmp_path, textwrap.dedent(broken))
+        server.send(signal.SIGHUP)
+        server.wait_for(said)
+        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        (tmp_path / "go").touch()
+        assert get(server.url()).body == "good"
+        wait_for_workers(server, 2 * workers)
+        assert server.stop() == 0
+
+
+def test_a_roll_says_that_it_has_failed_though_everything_stops(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        (old,) = wait_for_workers(server, 1)
+        write(tmp_path, "import os; os._exit(9)")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("exit status 9 before it was ready")  # the next one starts after a delay
+        write(tmp_path, "1 / 0")
+        server.send(signal.SIGHUP)
+        server.wait_for("ZeroDivisionError")
+        server.wait_for("The roll has failed")
+        assert server.wait() == 3

@@ -51,9 +51,7 @@ class Respawn:
         self._workers.start(slot)
 
     def take_end(self, slot: Slot, worker: WorkerProcess) -> None:
-        """Follow up on the end of a slot's worker. The slot has none now."""
-        if worker.end.failure is not None:
-            self._reasons.show(worker.end.failure.reason)
+        """Follow up on the end of a slot's worker, whose reason was shown. The slot has none now."""
         if slot.successor is not None:
             logger.error("%s %s; its successor starts already", name_of(worker), worker.end)
             self._workers.promote(slot)

@@ -134,8 +134,9 @@ class WorkerChanges:
             slot.worker = None
             self._stopgap.note_end(worker)
             if self._course.is_running:
+                self._show_reason(worker)
+                self._rolls.tell(worker, _why(worker))  # first: what follows may be that all stops
                 self._respawn.take_end(slot, worker)
-                self._rolls.tell(worker, _why(worker))
             else:
                 self._take_last_end(worker)
         elif slot := workers.slot_of_successor(worker):
@@ -151,17 +152,19 @@ class WorkerChanges:
         self._workers.standby = None
         if self._course.is_running:
             logger.warning("The standby, %s, %s", worker, worker.end)
-            if worker.end.failure is not None:
-                self._reasons.show(worker.end.failure.reason)
+            self._show_reason(worker)
             start_soon(self._nursery, self._want_standby)
 
     async def _want_standby(self) -> None:
         await trio.sleep(_STANDBY_PAUSE)
         self._post(StandbyWanted())
 
-    def _take_last_end(self, worker: WorkerProcess) -> None:
+    def _show_reason(self, worker: WorkerProcess) -> None:
         if worker.end.failure is not None:
             self._reasons.show(worker.end.failure.reason)
+
+    def _take_last_end(self, worker: WorkerProcess) -> None:
+        self._show_reason(worker)
         self._course.note_end(worker)
         _log_end(worker)
 

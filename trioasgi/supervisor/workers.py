@@ -90,10 +90,13 @@ class Workers:
 
     # Starting
 
-    def start(self, slot: Slot, config: Config | None = None) -> WorkerProcess:
-        """Give the slot a new worker: the standby, if there is one that can be used."""
+    def start(self, slot: Slot, config: Config | None = None, *, gated: bool = False) -> WorkerProcess:
+        """Give the slot a new worker: the standby, if there is one that can be used. `gated` is as for
+        `succeed`.
+        """
         self.cancel_delay(slot)
-        slot.worker = worker = self._obtain(self.config if config is None else config, self._name(slot))
+        config = self.config if config is None else config
+        slot.worker = worker = self._obtain(config, self._name(slot), gated=gated)
         slot.enter(SlotState.STARTING)
         slot.is_outdated = slot.is_due = False
         return worker
@@ -125,15 +128,17 @@ class Workers:
 
     def start_stopgap(self, breakage: str) -> WorkerProcess:
         """Start a worker without a slot, which shows `breakage` in place of the application."""
-        return self._obtain(self.config, "stopgap", breakage)
+        return self._obtain(self.config, "stopgap", breakage=breakage)
 
     def _name(self, slot: Slot) -> str:
         """What a worker of the slot is called in the title of its process."""
         return f"worker {self.slots.index(slot) + 1}"
 
-    def _obtain(self, config: Config, name: str, breakage: str | None = None) -> WorkerProcess:
+    def _obtain(
+        self, config: Config, name: str, *, gated: bool = False, breakage: str | None = None
+    ) -> WorkerProcess:
         standby = self.standby
-        if standby is not None:
+        if standby is not None and not gated:
             if standby.state is WorkerState.STANDBY and standby.is_outdated:
                 self.drop_standby()
             elif standby.state is WorkerState.STANDBY:
@@ -145,7 +150,7 @@ class Workers:
                 standby.accept(name)
                 return standby
         worker = self._make(config)
-        self._instruct(worker, config, name, breakage=breakage)
+        self._instruct(worker, config, name, gated=gated, breakage=breakage)
         return worker
 
     def _instruct(
@@ -212,22 +217,17 @@ class Workers:
                 worker.drain()
 
     def succeed(self, slot: Slot, config: Config | None = None, *, gated: bool = False) -> WorkerProcess:
-        """Start a successor beside the slot's worker, which serves until `take_over`. A slot that does not
-        serve gets a new worker in place of what it has. Return the new one.
+        """Start a successor beside the slot's worker, which serves, or starts, until `take_over`. A slot
+        without a worker gets the new one. Return that.
 
         `gated`: it waits for `accept()` when its application has started.
         """
-        config = self.config if config is None else config
-        self.cancel_delay(slot)
         self.drop_successor(slot)
-        if slot.state is not SlotState.SERVING:
-            self.retire(slot)
-            return self.start(slot, config)
-        if gated:
-            slot.successor = self._make(config)
-            self._instruct(slot.successor, config, self._name(slot), gated=True)
-        else:
-            slot.successor = self._obtain(config, self._name(slot))
+        if slot.worker is None:
+            return self.start(slot, config, gated=gated)
+        self.cancel_delay(slot)
+        config = self.config if config is None else config
+        slot.successor = self._obtain(config, self._name(slot), gated=gated)
         return slot.successor
 
     def take_over(self, slot: Slot) -> None:
