@@ -14,6 +14,7 @@ import trio
 import trio.testing
 
 from tests.asgi.test_deadlines import BEGUN
+from tests.support import late
 from tests.support.http import request
 from tests.support.sockets import SOON, connected, logged, port_of, run, served
 from tests.support.transports import TRANSPORTS, serving_over
@@ -255,6 +256,32 @@ def test_a_handshake_is_answered_also_if_the_client_sends_no_more(way: str) -> N
 
     with logged():
         run(main)
+
+
+@pytest.mark.parametrize("way", ["served", "hosted"])
+def test_an_application_that_returns_after_a_reset_is_no_error(way: str) -> None:
+    """It was not told, and off the hub nobody has read since."""
+    gone, returned = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gone.wait()
+        returned.set()
+
+    async def main() -> None:
+        async with late.connected(way, app, cancel_on_disconnect="never") as (sock, client):
+            await client.send(request())
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.stream.aclose()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            gone.set()
+            await returned.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+
+    with logged() as log:
+        run(main)
+    assert log.count("the application returned without sending a response to") == 0
+    assert log.count('"GET / HTTP/1.1" 499') == 1
 
 
 @pytest.mark.parametrize("how", ["reset", "cancelled"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import trio
@@ -16,6 +18,8 @@ from tests.support.late import connected
 from tests.support.sockets import logged, run
 from tests.support.websocket import handshake
 from trioasgi.types import Receive, Scope, Send
+
+T = TypeVar("T")
 
 BROKEN = b"\x17\x03\x03\x00\x20" + bytes(32)
 """Application data that no key has sealed."""
@@ -94,6 +98,81 @@ def test_an_earlier_response_arrives_whole(way: str, certificates: Certificates)
     run(main)
 
 
+@pytest.mark.parametrize("second", ["length", "chunks", "raises", "returns", "no second request"])
+def test_an_earlier_response_arrives_whole_whatever_follows_it(
+    second: str, certificates: Certificates
+) -> None:
+    """A record that cannot be read comes with the next request, in one segment, or while none is under way.
+    Later the client sends more.
+    """
+    size = 300_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/first":
+            await respond(send, bytes(size))
+        elif second == "length":
+            await respond(send, b"second")
+        elif second == "chunks":
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"second"})
+        elif second == "raises":
+            raise ValueError
+
+    options: dict[str, Any] = certificates.options
+
+    async def main() -> None:
+        async with connected("served", app, **options) as (_, client):
+            tls = Unlocked(certificates.context())
+            await tls.do_handshake(client.stream)
+            await client.stream.send_all(tls.encrypt(request("/first")))
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            after = b"" if second == "no second request" else tls.encrypt(request("/second"))
+            await client.stream.send_all(after + BROKEN)
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            await client.stream.send_all(b"more")
+            data = b""
+            with suppress(ssl.SSLError):  # the alert that tells of the broken record
+                while piece := await tls.receive(client.stream):
+                    data += piece
+            assert data.endswith(b"\r\n\r\n" + bytes(size))
+
+    with logged() as log:
+        run(main)
+    assert log.count("the application returned without sending a response to") == 0
+    assert log.count('"GET /second HTTP/1.1" 499') == (second != "no second request")
+
+
+class Unlocked:
+    """A client's TLS, whose records can be sent together with other bytes."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
+
+    async def do_handshake(self, stream: trio.abc.Stream) -> None:
+        await self._step(stream, self._tls.do_handshake)
+        await stream.send_all(self._outgoing.read())
+
+    def encrypt(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._outgoing.read()
+
+    async def receive(self, stream: trio.abc.Stream) -> bytes:
+        return await self._step(stream, self._tls.read)
+
+    async def _step(self, stream: trio.abc.Stream, step: Callable[[], T]) -> T:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                await stream.send_all(self._outgoing.read())
+                received = await stream.receive_some()
+                if received:
+                    self._incoming.write(received)
+                else:
+                    self._incoming.write_eof()
+
+
 @pytest.mark.parametrize("piece", [bytes(1 << 24), bytes(20)], ids=["large", "small"])
 @pytest.mark.parametrize("earlier", [True, False])
 def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_its_way(
@@ -142,7 +221,8 @@ def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_
     run(main)
 
 
-def test_a_task_that_sends_to_a_websocket_learns_of_it(certificates: Certificates) -> None:
+@pytest.mark.parametrize("way", ["served", "hosted"])
+def test_a_task_that_sends_to_a_websocket_learns_of_it(way: str, certificates: Certificates) -> None:
     waits, told = trio.Event(), trio.Event()
 
     async def send_on(send: Send) -> None:
@@ -163,7 +243,7 @@ def test_a_task_that_sends_to_a_websocket_learns_of_it(certificates: Certificate
     options: dict[str, Any] = certificates.options | {"cancel_on_disconnect": "never"}
 
     async def main() -> None:
-        async with connected("served", app, **options) as (_, client):
+        async with connected(way, app, **options) as (_, client):
             tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
             await tls.send_all(handshake())
             await waits.wait()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from typing import Any
 
 import pytest
 import trio
 
+from tests.support import late
 from tests.support.certificates import Certificates
 from tests.support.sockets import SOON, connected, logged, open_stream, port_of, run, secured, served
 from tests.support.websocket import (
@@ -313,3 +315,64 @@ def test_an_idle_websocket_has_no_task_but_its_connections(codec: str) -> None:
             assert counts == [first, first + 1, first + 2, first + 3]
 
     run(main)
+
+
+@pytest.mark.parametrize("way", ["served", "hosted"])
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+def test_whoever_sends_or_receives_learns_soon_that_a_client_that_takes_nothing_has_closed(
+    scheme: str, way: str, certificates: Certificates
+) -> None:
+    """The answer to its Close, and the end, cannot leave. Nobody waits for that up to `--timeout-write`."""
+    waits, told = trio.Event(), trio.Event()
+
+    async def send_much(send: Send) -> None:
+        with pytest.raises(OSError):
+            while True:
+                waits.set()
+                await send({"type": "websocket.send", "bytes": bytes(1 << 22)})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much, send)
+            assert (await receive()) == {"type": "websocket.disconnect", "code": 1000, "reason": ""}
+        told.set()
+
+    options: dict[str, Any] = certificates.options if scheme == "tls" else {}
+
+    async def main() -> None:
+        async with late.connected(way, app, **options) as (_, client):
+            stream: trio.abc.Stream = client.stream
+            if scheme == "tls":
+                stream = trio.SSLStream(stream, certificates.context(), server_hostname="localhost")
+            await stream.send_all(handshake())
+            await waits.wait()
+            await stream.send_all(close())
+            with trio.fail_after(SOON):
+                await told.wait()
+
+    run(main)
+
+
+def test_off_the_hub_a_message_that_is_cancelled_within_it_ends_the_websocket_and_that_is_said() -> None:
+    told: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with trio.move_on_after(0.1) as impatient:
+            await send({"type": "websocket.send", "bytes": bytes(1 << 24)})
+        assert impatient.cancelled_caught
+        with pytest.raises(OSError) as caught:
+            await send({"type": "websocket.send", "bytes": b"next"})
+        told.extend([str(caught.value), (await receive())["reason"]])
+
+    async def main() -> None:
+        async with late.connected("hosted", app) as (_, client):
+            await client.send(handshake())
+            with contextlib.suppress(trio.BrokenResourceError):
+                while await client.stream.receive_some():
+                    if told:
+                        break
+
+    run(main)
+    assert told == ["a part of what was sent was given up"] * 2

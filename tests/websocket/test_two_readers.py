@@ -24,6 +24,7 @@ class Scripted(ByteChannel):
 
     read_deadline = math.inf
     write_timeout = math.inf
+    is_writing = False
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = deque(pieces)

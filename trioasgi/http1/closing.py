@@ -68,13 +68,27 @@ def end_now(channel: Channel, *, resets: bool) -> None:
         channel.close()
 
 
+async def _can_deliver(channel: Channel) -> bool:
+    """Wait until the kernel has everything. False if what it has cannot arrive any more."""
+    try:
+        await channel.flush()
+    except TimeoutError:
+        return False
+    except OSError:
+        # Where TLS alone has failed, an earlier response may still be on its way. Off the hub the close waits
+        # for that.
+        return channel.tells_of_hang_up and not channel.is_dead
+    return True
+
+
 async def linger(channel: Channel) -> None:
     """Read and drop what the client sends until it closes, within the bounds. They do not end this while the
     response is being delivered: a close would destroy it. If this is cancelled, `end_now` should follow.
     """
     dropped = turn = 0
     try:
-        await channel.flush()
+        if not await _can_deliver(channel):
+            return
         await channel.send_eof()
         channel.read_deadline = channel.now() + LINGER_SECONDS
         delivery = Delivery(channel)

@@ -446,9 +446,12 @@ class HTTP1Connection(ConnectionState):
         """
         channel = self.channel
         try:
-            return bool(channel.receive_nowait()) or (channel.tells_of_hang_up and channel.undelivered > 0)
+            if channel.receive_nowait():
+                return True
         except OSError:
-            return False
+            if channel.is_dead:
+                return False  # else it has broken TLS alone
+        return channel.tells_of_hang_up and channel.undelivered > 0
 
     async def _skip_body(self) -> bool:
         return await skip_body(self.reader, self.channel, self.settings.timeout_keep_alive)

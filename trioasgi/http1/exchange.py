@@ -93,8 +93,9 @@ class HTTP1Exchange(HTTP1Response):
 
     @property
     def is_lost(self) -> bool:
-        channel, scope = self._connection.channel, self.scope
-        return self.disconnected and (channel.is_dead or (scope is not None and scope.cancel_called))
+        scope = self.scope
+        was_cancelled = self.disconnected and scope is not None and scope.cancel_called
+        return was_cancelled or self._connection.channel.is_broken
 
     async def wait_disconnected(self) -> None:
         self._waited_for = True

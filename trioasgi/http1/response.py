@@ -430,8 +430,10 @@ class HTTP1Response(Exchange):
 
     def abort(self, reason: str) -> None:
         if self.can_fail:
-            self._connection.log_limit(reason)
-            self._give_up(_Failure(reason, by_server=not self._connection.channel.hung_up))
+            connection = self._connection
+            connection.log_limit(reason)
+            has_gone = connection.channel.hung_up or connection.channel.is_broken
+            self._give_up(_Failure(reason, by_server=not has_gone))
 
 
 class _WaitingForClient:

@@ -50,6 +50,8 @@ more. The bound is for peers that send a little again and again.
 
 STALLED_READ: Final = "the peer sent nothing in time"
 STALLED_WRITE: Final = "the peer took nothing in time"
+INTERRUPTED: Final = "what was to be sent was given up"
+CLOSED: Final = "this side has closed the connection"
 
 
 class ByteChannel:
@@ -125,6 +127,11 @@ class ByteChannel:
     async def flush(self) -> None:
         """Wait until the kernel has taken everything, within `write_timeout`. Raises TimeoutError."""
 
+    @property
+    @abstractmethod
+    def is_writing(self) -> bool:
+        """Does a task wait until the peer takes what was given?"""
+
     def limit_read(self, deadline: float) -> None:
         """Set `read_deadline`, also for a `receive()` that is under way."""
         self.read_deadline = deadline
@@ -137,8 +144,7 @@ class ByteChannel:
 
     def interrupt_writes(self) -> None:
         """End every `flush()`, and every send of a file, that is under way with ConnectionResetError, though
-        the connection stays open: what was given before may still leave. Does nothing where only a broken
-        connection ends them.
+        the connection stays open. On the hub, what was given before may still leave.
         """
 
     @abstractmethod
@@ -216,6 +222,11 @@ class Channel(ByteChannel):
     def is_dead(self) -> bool:
         """Was the connection reset, or have both sides ended it? False if that cannot be known."""
         return False
+
+    @property
+    def is_broken(self) -> bool:
+        """Is it known that the peer can take no more: as it `is_dead`, or as the peer has broken TLS?"""
+        return self.is_dead
 
     async def send_file(self, fd: int, offset: int, count: int) -> None:
         """Send `count` bytes of a regular file from `offset` on. Memory holds one piece of it at a time

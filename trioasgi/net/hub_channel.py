@@ -35,6 +35,7 @@ _FULL: Final = WriteState.FULL
 _ENDED: Final = WriteState.ENDED
 _BROKEN: Final = WriteState.BROKEN
 _CLOSED: Final = WriteState.CLOSED
+_SENDS_NO_MORE: Final = (_ENDED, _BROKEN, _CLOSED)
 
 
 class HubChannel(WritingHalf):
@@ -88,12 +89,12 @@ class HubChannel(WritingHalf):
 
     def end_sending(self) -> None:
         """As `send_eof`, without a checkpoint."""
-        if self._write_state is _CLOSED or self._write_state is _ENDED:
+        if self._sends_no_more:
             return
         if self._unsent is not None or self._writer is not None:
             raise trio.BusyResourceError("another task is writing to this connection")
         self.uncork()
-        if self._write_state is _BROKEN:
+        if self._sends_no_more:
             return  # uncork() has failed
         self._write_state = _ENDED
         try:
@@ -102,8 +103,16 @@ class HubChannel(WritingHalf):
             pass  # the peer has closed first
 
     @property
+    def _sends_no_more(self) -> bool:
+        return self._write_state in _SENDS_NO_MORE
+
+    @property
     def undelivered(self) -> int:
         return 0 if self._write_state is _CLOSED else undelivered(self._fd)
+
+    @property
+    def is_writing(self) -> bool:
+        return self._writer is not None
 
     @property
     def is_dead(self) -> bool:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final
 import trio
 from trio.lowlevel import current_task, reschedule
 
-from trioasgi.net.channel import READ_SIZE, STALLED_READ
+from trioasgi.net.channel import CLOSED, READ_SIZE, STALLED_READ
 from trioasgi.net.corking import CorkingChannel
 from trioasgi.net.ticker import NEXT_TICK
 from trioasgi.net.waiting import WaitingTasks, failed, tell, wait_again
@@ -67,7 +67,6 @@ if sys.platform == "linux":
 else:
     READ_EVENTS = HANG_UP_EVENTS = 0
 
-CLOSED: Final = "this side has closed the connection"
 BUSY_READING: Final = "another task is reading from this connection"
 
 

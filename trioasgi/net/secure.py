@@ -129,6 +129,10 @@ class TLSChannel(CorkingChannel):
         if not self.hung_up:
             await self._transport.wait_hung_up()
 
+    @property
+    def is_writing(self) -> bool:
+        return self._transport.is_writing
+
     def release_watchers(self) -> None:
         self._transport.release_watchers()
 
@@ -243,6 +247,10 @@ class TLSChannel(CorkingChannel):
     def is_dead(self) -> bool:
         return self._transport.is_dead
 
+    @property
+    def is_broken(self) -> bool:
+        return bool(self._records.failure) or self._transport.is_dead
+
     def send_nowait(self, data: bytes, flags: int = 0) -> bool:
         """As `Channel.send_nowait`. `flags` are of send(2), for the last record."""
         if self._corked:
@@ -355,11 +363,15 @@ class TLSChannel(CorkingChannel):
         self._transport.close()
 
     async def aclose(self) -> None:
+        if self.is_writing:
+            self._transport.abort()  # as `HubChannel.aclose`: the other task's send must end at once
+            await trio.lowlevel.checkpoint()
+            return
         try:
             await self.flush()
             self._send_close_notify()
         except OSError:
-            self._transport.abort()
+            pass  # if TLS alone has failed, what left before must still arrive; TCP resets if it has failed
         except BaseException:
             self._transport.abort()
             raise

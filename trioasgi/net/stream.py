@@ -7,10 +7,10 @@ from typing import Final, cast
 import trio
 from trio.lowlevel import current_task
 
-from trioasgi.net.channel import READ_SIZE
+from trioasgi.net.channel import CLOSED, READ_SIZE
 from trioasgi.net.hub_channel import HubChannel
 from trioasgi.net.kernel import has_room
-from trioasgi.net.reading import BUSY_READING, CLOSED, ReadState
+from trioasgi.net.reading import BUSY_READING, ReadState
 from trioasgi.net.waiting import wait_again
 from trioasgi.net.writing import WriteState
 from trioasgi.tasks import protect

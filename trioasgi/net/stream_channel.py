@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.net.channel import (
+    CLOSED,
+    INTERRUPTED,
     READ_SIZE,
     STALLED_READ,
     STALLED_WRITE,
@@ -64,6 +66,7 @@ class StreamChannel(Channel):
         "_reading_scopes",
         "_socket",
         "_stalled",
+        "_stopped",
         "_stream",
         "_unsent",
         "_unsent_size",
@@ -90,6 +93,7 @@ class StreamChannel(Channel):
         self._eof = False
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
+        self._stopped: tuple[type[OSError], str] = (TimeoutError, STALLED_WRITE)  # why the last write ended
         self._stalled = 0.0  # for how many seconds the peer has taken nothing
         self._progress = 0  # of the peer (`kernel.progress`) at the last tick
         self._watch_scopes: set[trio.CancelScope] = set()
@@ -175,7 +179,7 @@ class StreamChannel(Channel):
             raise ConnectionResetError("the connection was broken") from exc
         except trio.ClosedResourceError as exc:
             self._eof = True  # the program may close a stream that is its own: the client is gone then
-            raise ConnectionAbortedError("this side has closed the connection") from exc
+            raise ConnectionAbortedError(CLOSED) from exc
         except Exception:
             self._eof = True  # nobody should read from it again
             raise
@@ -192,6 +196,10 @@ class StreamChannel(Channel):
     @property
     def unsent(self) -> int:
         return self._unsent_size + self._file_left
+
+    @property
+    def is_writing(self) -> bool:
+        return self._writing.locked()
 
     async def flush(self) -> None:
         async with self._writing:
@@ -220,7 +228,16 @@ class StreamChannel(Channel):
             self._unsent_size -= len(data)
         self._writing_scope = None
         if scope.cancelled_caught:
-            raise TimeoutError(STALLED_WRITE)
+            kind, why = self._stopped
+            raise kind(why)
+
+    def _stop_writing(self, kind: type[OSError], why: str) -> None:
+        if self._writing_scope is not None and not self._writing_scope.cancel_called:
+            self._stopped = kind, why
+            self._writing_scope.cancel()
+
+    def interrupt_writes(self) -> None:
+        self._stop_writing(ConnectionResetError, INTERRUPTED)
 
     def note_tick(self, seconds: float) -> None:
         """As of `tick_clock.Waiter`. The send ends if the peer has taken nothing for `write_timeout`."""
@@ -231,8 +248,8 @@ class StreamChannel(Channel):
             self._stalled = 0.0
             return
         self._stalled += seconds
-        if self._stalled >= self.write_timeout and self._writing_scope is not None:
-            self._writing_scope.cancel()
+        if self._stalled >= self.write_timeout:
+            self._stop_writing(TimeoutError, STALLED_WRITE)
 
     async def _write(self, data: memoryview) -> None:
         try:
@@ -240,7 +257,7 @@ class StreamChannel(Channel):
         except trio.BrokenResourceError as exc:
             raise ConnectionResetError("the connection was broken") from exc
         except trio.ClosedResourceError as exc:
-            raise ConnectionAbortedError("this side has closed the connection") from exc
+            raise ConnectionAbortedError(CLOSED) from exc
 
     async def wait_hung_up(self) -> None:
         # Only a read can tell that the stream has ended. The bytes that it brings are kept for receive().
@@ -368,8 +385,7 @@ class StreamChannel(Channel):
         self._eof = True  # also for a wait for the hang-up that is shielded from cancellation
         self.release_watchers()
         self.interrupt_read()
-        if self._writing_scope is not None:
-            self._writing_scope.cancel()
+        self._stop_writing(ConnectionAbortedError, CLOSED)
 
 
 async def _cancel_after(rounds: int, reading: trio.CancelScope, counting: trio.CancelScope) -> None:

@@ -29,10 +29,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 from trio.lowlevel import current_task, reschedule
 
-from trioasgi.net.channel import STALLED_WRITE
+from trioasgi.net.channel import CLOSED, INTERRUPTED, STALLED_WRITE
 from trioasgi.net.files import FILE_SLICE
 from trioasgi.net.kernel import undelivered
-from trioasgi.net.reading import CLOSED, ReadingHalf
+from trioasgi.net.reading import ReadingHalf
 from trioasgi.net.waiting import WAKE, WaitingTasks, failed, tell, wait_again
 from trioasgi.tasks import protect
 
@@ -76,8 +76,6 @@ else:
     WRITE_EVENTS = 0
 
 _NOTHING: Final = memoryview(b"")
-
-INTERRUPTED: Final = "what was to be sent was given up"
 
 _NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
 """Errors of sendfile(2) that concern the file: its file system does not support sendfile, or the file cannot

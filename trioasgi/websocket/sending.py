@@ -38,6 +38,8 @@ YIELD_EVERY: Final = 64
 LINGER_SECONDS: Final = 2.0
 """Seconds that a peer has to end the connection after a failure, or after both sides have sent a Close."""
 
+_IS_CLOSED: Final = "the WebSocket is closed"
+
 _TEXT: Final = int(Opcode.TEXT)
 _BINARY: Final = int(Opcode.BINARY)
 
@@ -63,6 +65,7 @@ class SendingSide:
         "_settings",
         "_ticker",
         "_unyielded",
+        "_why_lost",
         "_writer",
         "close_code",
         "close_reason",
@@ -83,6 +86,8 @@ class SendingSide:
         self.state = SessionState.OPEN
         self.close_code = int(CloseCode.NO_STATUS)
         self.close_reason = ""
+        self._why_lost = _IS_CLOSED
+        """What tasks that are waiting to send are told, once the session is closed."""
         self._close_deadline = math.inf
         self._overdue = False  # was a pong or the peer's Close overdue at the last tick?
         self._unyielded = 1  # steps since the task last let others run; 0 right after that
@@ -96,7 +101,7 @@ class SendingSide:
         Raises ClientDisconnected once the session is closed, and UnicodeEncodeError. So does the wait.
         """
         if self.state is not _OPEN:
-            raise ClientDisconnected("the WebSocket is closed")
+            raise ClientDisconnected(_IS_CLOSED)
         if self._writer is not None:
             if encoded is None:
                 if len(message) > self._long_from:
@@ -116,8 +121,7 @@ class SendingSide:
             else:
                 done = self._channel.send_two_nowait(frame_header(kind, length), payload)
         except OSError as exc:
-            self._note_broken()
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken(exc) from exc
         self._unyielded += 1
         return None if done and self._unyielded < YIELD_EVERY else self.flush()
 
@@ -130,7 +134,7 @@ class SendingSide:
         while self._compressed is not None:
             await self._compressed.wait()
         if self.state is not _OPEN:
-            raise ClientDisconnected("the WebSocket is closed")
+            raise ClientDisconnected(_IS_CLOSED)
         encoded = None
         if len(message) > self._long_from:
             self._long_from, limit = -1, self._long_from
@@ -151,7 +155,7 @@ class SendingSide:
             await wait_for_long_step()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.state is not _OPEN:
-                raise ClientDisconnected("the WebSocket is closed")
+                raise ClientDisconnected(_IS_CLOSED)
             try:
                 next(steps)
             except StopIteration as end:
@@ -169,11 +173,9 @@ class SendingSide:
         try:
             await self._channel.flush()
         except TimeoutError as exc:
-            self._stall()
-            raise ClientDisconnected("the client stopped reading") from exc
+            raise self._stalled() from exc
         except OSError as exc:
-            self._note_broken()
-            raise ClientDisconnected("the client broke the connection") from exc
+            raise self._broken(exc) from exc
 
     # Control frames
 
@@ -186,7 +188,7 @@ class SendingSide:
                 try:
                     await self._channel.flush()
                 except TimeoutError:
-                    self._stall()
+                    self._stalled()
 
     def _put(self, frame: bytes) -> None:
         """Send a frame that no caller waits for."""
@@ -224,14 +226,25 @@ class SendingSide:
             self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
         self.state = _CLOSED
 
-    def _stall(self) -> None:
-        if self.state is not _CLOSED:  # else another task has noted it before
+    def _stalled(self) -> ClientDisconnected:
+        """The client takes nothing. Return the exception for whoever sends."""
+        if self.state is not _CLOSED:  # else another task has noted why
             self._log("closed, as it took nothing for too long (--timeout-write)")
+            self._why_lost = "the client stopped reading"
         self._lose("the client stopped reading")
+        return ClientDisconnected(self._why_lost)
 
-    def _note_broken(self) -> None:
-        self._lose("the connection broke")
+    def _broken(self, exc: OSError) -> ClientDisconnected:
+        """Nothing more can be sent or received. Return the exception for whoever sends."""
+        reason, text = "the connection broke", "the client broke the connection"
+        if isinstance(exc, ConnectionAbortedError):
+            # Not by the client: a send was cancelled, or the program has closed the stream.
+            reason = text = "a part of what was sent was given up"
+        if self.state is not _CLOSED:
+            self._why_lost = text
+        self._lose(reason)
         self._channel.interrupt_writes()  # the client may have broken TLS alone
+        return ClientDisconnected(self._why_lost)
 
     def _note_end(self, state: SessionState, code: int, reason: str) -> None:
         self.state = state

@@ -154,8 +154,8 @@ class WebSocketSession(SendingSide):
             self._fail(error.code, error.reason)
         except TimeoutError:
             pass  # the read was interrupted: `state` says why
-        except OSError:
-            self._note_broken()
+        except OSError as exc:
+            self._broken(exc)
         except trio.Cancelled:
             # Nothing may have been read: a stream that is not on the hub reads only where it can wait. So an
             # application that looks again and again must not put off the task that stands in.
@@ -225,8 +225,8 @@ class WebSocketSession(SendingSide):
             self._fail(error.code, error.reason)
         except TimeoutError:
             pass  # interrupted: the application receives, or the session is closed
-        except OSError:
-            self._note_broken()
+        except OSError as exc:
+            self._broken(exc)
         finally:
             if self._read_by is _STAND_IN:
                 self._read_by = _NOBODY_STILL
@@ -416,6 +416,8 @@ class WebSocketSession(SendingSide):
         channel.interrupt_read()
         if not ended_well:
             await channel.cut()  # it may not have read the Close yet
+        elif channel.is_writing:
+            channel.abort()  # the client has ended, and takes nothing: whoever sends must not wait for it
         await channel.aclose()
 
 
