@@ -506,3 +506,26 @@ def test_a_worker_cannot_become_a_supervisor(project: Path) -> None:
             await trioasgi.supervise("app:app", bind="127.0.0.1:0")
 
     run(main)
+
+
+def test_options_of_a_process_of_its_own_are_warned_of(
+    project: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = project / "sock"
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            start = functools.partial(
+                trioasgi.supervise, "app:app", uds=str(path), umask="077", pid_file="x.pid"
+            )
+            supervisor = await nursery.start(start)
+            assert path.stat().st_mode & 0o777 == 0o666
+            assert not (project / "x.pid").exists()
+            supervisor.begin_drain()
+
+    run(main)
+    said = " has no effect in trioasgi.supervise(), which is part of a program"
+    assert [text.partition(said)[0] for text in caplog.messages if said in text] == [
+        "pid_file = 'x.pid'",
+        "umask = '077'",
+    ]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import socket
+import struct
 
-from trioasgi.net.peers import Peer
+import pytest
+import trio
+
+from trioasgi.net.peers import Peer, stream_peers
 from trioasgi.server.entry import peer_name
 
 NAMES: dict[str, tuple[Peer | None, Peer | None]] = {
@@ -20,3 +24,27 @@ NAMES: dict[str, tuple[Peer | None, Peer | None]] = {
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_of_a_client(name: str) -> None:
     assert peer_name(*NAMES[name]) == name
+
+
+def test_a_client_that_has_reset_its_connection_is_not_a_local_one() -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            address = listener.getsockname()
+            with socket.create_connection(address) as client:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            accepted, _ = listener.accept()
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(accepted)) as stream:
+            assert await no_answer(stream)
+            peers = stream_peers(stream)
+        assert peers == (None, address)
+        assert peer_name(*peers) == "an unknown client"
+
+    trio.run(main)
+
+
+async def no_answer(stream: trio.SocketStream) -> bool:
+    """Has the reset arrived?"""
+    try:
+        return not await stream.receive_some()
+    except trio.BrokenResourceError:
+        return True

@@ -879,6 +879,7 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
         ({"workers": 3}, ["workers = 3"]),
         ({"reload": True, "env_file": "x.env"}, ["reload = True", "env_file = 'x.env'"]),
         ({"log_config": "log.json"}, ["log_config = 'log.json'"]),
+        ({"umask": "077", "pid_file": "x"}, ["pid_file = 'x'", "umask = '077'"]),
         ({"log_config": None}, []),  # logging is left alone, as it is here anyway
     ],
 )
@@ -895,3 +896,18 @@ def test_options_that_only_run_can_carry_out_are_warned_of(
     caplog.set_level("WARNING", "trioasgi")
     trio.run(main)
     assert [text.partition(" has no effect in trioasgi.serve()")[0] for text in caplog.messages] == named
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="it has no permissions of this kind")
+def test_what_a_warning_says_of_umask_is_true(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "sock"
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(lambda **task: serve(hello, uds=str(path), umask="077", **task))
+            assert path.stat().st_mode & 0o777 == 0o666
+            server.begin_drain()
+
+    trio.run(main)
+    assert caplog.text.count("umask = '077' has no effect in trioasgi.serve()") == 1
+    assert caplog.text.count("trioasgi.run() is for that") == 1

@@ -56,11 +56,29 @@ def test_an_import_is_not_too_long_because_the_supervisor_was_suspended() -> Non
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vigil.watch_import, killed.append)
             await wait_all_tasks_blocked()
-            for _ in range(10):
+            for _ in range(3):
                 clock.jump(100 * TIMEOUT)
                 await wait_all_tasks_blocked()
             vigil.starting.set()
         assert not killed
+
+    trio.run(main, clock=clock)
+
+
+def test_a_supervisor_that_is_suspended_again_and_again_ends_an_import_all_the_same() -> None:
+    clock = MockClock()
+    killed: list[str] = []
+
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.watch_import, killed.append)
+            await wait_all_tasks_blocked()
+            for _ in range(8):  # between two of them it runs for a second
+                assert not killed
+                clock.jump(2.3)
+                await wait_all_tasks_blocked()
+            assert killed
 
     trio.run(main, clock=clock)
 

@@ -13,17 +13,34 @@ def remarks_on_options(config: Declaration) -> list[str]:
 
 def remarks_on_embedding(config: Declaration) -> list[str]:
     """The warnings about these values in a server that is embedded in a program."""
-    given = {
+    of_workers = {
         "workers": config.workers > 1,
         **{name: bool(getattr(config, name)) for name in SUPERVISED},
         "env_file": config.env_file is not None,
-        "pid_file": config.pid_file is not None,
-        "umask": config.umask is not None,
         "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
     }
     return [
-        f"{name} = {getattr(config, name)!r} has no effect in trioasgi.serve(), which is part of "
-        "a program and leaves its process as it is; trioasgi.run() and trioasgi.supervise() are for that"
+        *_without_effect(
+            config, of_workers, "trioasgi.serve()", "trioasgi.run() and trioasgi.supervise() are for that"
+        ),
+        *_without_effect(config, _of_process(config), "trioasgi.serve()", "trioasgi.run() is for that"),
+    ]
+
+
+def remarks_on_supervising(config: Declaration) -> list[str]:
+    """The warnings about these values in a program that supervises workers."""
+    return _without_effect(config, _of_process(config), "trioasgi.supervise()", "trioasgi.run() is for that")
+
+
+def _of_process(config: Declaration) -> dict[str, bool]:
+    """The options that concern the process from which all others come. Is each given?"""
+    return {"pid_file": config.pid_file is not None, "umask": config.umask is not None}
+
+
+def _without_effect(config: Declaration, given: dict[str, bool], function: str, advice: str) -> list[str]:
+    return [
+        f"{name} = {getattr(config, name)!r} has no effect in {function}, which is part of a program and "
+        f"leaves its process as it is; {advice}"
         for name, is_given in given.items()
         if is_given
     ]

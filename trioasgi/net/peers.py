@@ -29,10 +29,13 @@ def stream_peers(stream: trio.abc.Stream) -> tuple[Peer | None, Peer | None]:
     if sock is None:
         return None, None
     try:
-        client, server = sock.getpeername(), sock.getsockname()
-    except OSError:  # it is closed, or the client has reset it: nobody will ask
+        server = as_client(sock.getsockname(), sock.family)
+    except OSError:  # it is closed: nobody will ask
         return None, None
-    return as_client(client, sock.family), as_client(server, sock.family)
+    try:
+        return as_client(sock.getpeername(), sock.family), server
+    except OSError:  # the client has reset it
+        return None, server
 
 
 def socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:

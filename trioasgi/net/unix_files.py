@@ -8,7 +8,7 @@ import socket
 import stat
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -76,30 +76,54 @@ def remove_stale(path: str) -> int | None:
         raise OSError(
             errno.EEXIST, "there is a link of that name that leads nowhere; remove it, or choose another path"
         ) from None
+    mode = stat.S_IMODE(mode)
+    try:
+        is_answered = _is_answered(path)
+    except PermissionError:
+        is_answered = _is_answered_to_owner(path, mode)
+    if is_answered:
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    _remove(path)
+    return mode
+
+
+def _is_answered_to_owner(path: str, mode: int) -> bool:
+    """As `_is_answered`, where the permissions keep this user from connecting. Its owner may change them."""
+    try:
+        os.chmod(path, mode | stat.S_IWUSR)
+        try:
+            return _is_answered(path)
+        finally:
+            os.chmod(path, mode)
+    except PermissionError as exc:
+        raise OSError(
+            errno.EEXIST,
+            "there is a socket of that name to which this user may not connect, so that a server may be "
+            "there: have it removed, or choose another path",
+        ) from exc
+
+
+def _is_answered(path: str) -> bool:
+    """Is a server there? Raises OSError."""
+    if sys.platform == "win32":
+        return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         # A Unix socket connects at once, or is refused at once. If the server's queue is full, this does not
         # wait for room: the server is there (connect(2), EAGAIN).
         probe.setblocking(False)
         try:
-            with suppress(BlockingIOError):
-                probe.connect(path)
+            probe.connect(path)
         except ConnectionRefusedError:
-            _remove(path)
-            return stat.S_IMODE(mode)
-        except PermissionError as exc:
-            raise OSError(
-                errno.EEXIST,
-                "there is a socket of that name to which this user may not connect, so that a server may be "
-                "there: have it removed, or choose another path",
-            ) from exc
+            return False
+        except BlockingIOError:
+            return True
         except OSError as exc:
             if exc.errno != errno.EPROTOTYPE:
                 raise
             raise OSError(
                 errno.EEXIST, "there is a socket of that name that takes no connections; choose another path"
             ) from exc
-        else:
-            raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+    return True
 
 
 def _remove(path: str) -> None:

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from trioasgi.errors import ExitStatus, LifespanError, TrioasgiError, is_want_of_room, leaves_of
+from trioasgi.net.address import new_mode
 from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.startup import STOP_HINT
 from trioasgi.observe.text import cut, tidy
@@ -167,6 +168,7 @@ class Lifecycle:
                     on_stuck=self._on_stuck,
                     stop_hint=STOP_HINT,
                     owns_process=self._on_stuck is not None,
+                    new_mode=new_mode(self._config.umask),
                 )
             else:
                 start = partial(

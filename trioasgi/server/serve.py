@@ -11,7 +11,7 @@ from trioasgi.config import Config
 from trioasgi.config.checks import refuse_addresses
 from trioasgi.config.remarks import remarks_on_embedding, remarks_on_given
 from trioasgi.errors import ConfigError, LoadError
-from trioasgi.net.address import new_mode
+from trioasgi.net.address import SOCKET_MODE
 from trioasgi.net.listeners import (
     close_inherited,
     close_listeners,
@@ -126,18 +126,17 @@ async def serve_alone(
     on_stuck: OnStuck | None = None,
     stop_hint: str | None = None,
     owns_process: bool = False,
+    new_mode: int = SOCKET_MODE,
     on_made: OnMade | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, on `config.every_bind`. `stop_hint` says in the log how to stop the server. `owns_process`:
-    does the process belong to the server, with the descriptors that it has inherited? `on_made` gets the
-    server before the application starts.
+    does the process belong to the server, with the descriptors that it has inherited? `new_mode`: as for
+    `open_listeners`. `on_made` gets the server before the application starts.
     """
     with resolve_certificate(config) as config:
         log_remarks(config.remarks())
-        own = await open_all_listeners_in_loop(
-            config.binds, config.redirect_bind, config.backlog, new_mode(config.umask)
-        )
+        own = await open_all_listeners_in_loop(config.binds, config.redirect_bind, config.backlog, new_mode)
         try:
             defer_accept(own, config.defer_accept)
             if owns_process:

@@ -1,4 +1,4 @@
-"""Deadlines of this process that do not run while it is suspended (SIGSTOP, a machine that sleeps).
+"""Deadlines of this process that hardly run while it is suspended (SIGSTOP, a machine that sleeps).
 
 Trio's clock goes on then, and all deadlines have passed when the process wakes, before it has read what
 happened in time.
@@ -15,13 +15,14 @@ _STEP = 1.0
 
 
 async def cancel_after(scope: trio.CancelScope, seconds: float) -> None:
-    """Cancel `scope` after so many seconds. A step in which this process was suspended does not count."""
+    """Cancel `scope` after so many seconds. A step in which this process was suspended counts as one step: it
+    may have run for as long before, and suspensions that follow one another must not put this off for ever.
+    """
     step = min(_STEP, seconds / _STEPS)
     left = seconds
     while left > 0:
         began, length = trio.current_time(), min(step, left)
         await trio.sleep(length)
         took = trio.current_time() - began
-        if took < length + _STEP:
-            left -= took
+        left -= took if took < length + _STEP else length
     scope.cancel()

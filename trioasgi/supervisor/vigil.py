@@ -3,7 +3,7 @@
 A worker reports heartbeats from its loop, so their absence tells of a loop that is blocked. This process, or
 the worker, may have been suspended (the machine slept, SIGSTOP). So the silence of a worker is not measured
 by a clock: steps of this process are counted, and however long a suspension lasts, it is one step. The time
-that a worker has for its import does not run then either (`patience`).
+that a worker has for its import hardly runs then either (`patience`).
 """
 
 from __future__ import annotations
