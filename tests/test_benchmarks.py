@@ -165,9 +165,16 @@ def test_the_python_client_drives_what_is_checked_before(name: str, workspace: W
     case, server = case_of(name), servers.SERVERS[0]
     with running(server, case.way, case.app, workspace) as one:
         check(case, one.port)
-        command = [sys.executable, "-m", "benchmarks.client", name, str(one.port), "0.1", "0"]
-        said = subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=60).stdout
-    assert json.loads(said)["requests"] > 0
+        # On a busy machine an upload may take longer than the first time.
+        assert any(answered(name, one.port, seconds) for seconds in (0.1, 1.0, 10.0))
+
+
+def answered(name: str, port: int, seconds: float) -> int:
+    """How many requests of the client are answered within so many seconds."""
+    command = [sys.executable, "-m", "benchmarks.client", name, str(port), str(seconds), "0"]
+    said = subprocess.run(command, check=True, capture_output=True, cwd=ROOT, timeout=60).stdout
+    requests: int = json.loads(said)["requests"]
+    return requests
 
 
 @pytest.mark.parametrize("name", ["Starlette JSON, new answers", "FastAPI JSON, new answers"])
