@@ -7,7 +7,6 @@ import os
 import socket
 import stat
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -60,9 +59,6 @@ def unix_socket(kind: int = socket.SOCK_STREAM) -> socket.socket:
     if sys.platform == "win32":
         raise NotImplementedError
     return socket.socket(socket.AF_UNIX, kind)
-
-
-NOBODY = 65534
 
 
 def read_umask() -> int:
@@ -525,46 +521,6 @@ def test_the_permissions_of_a_unix_socket(stale: int | None, given: str, mode: i
     finally:
         close_listeners(sockets)
     assert new_mode(None) == 0o666
-
-
-@pytest.fixture
-def folder_of_nobody() -> Iterator[Path]:
-    """A folder of the user who runs the test: not root, which may do everything."""
-    if sys.platform == "win32":
-        pytest.skip("there is no such user")
-    is_root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as folder:
-        close_listeners(open_listeners([f"unix:{folder}/first"], 16))  # nobody may not load modules, perhaps
-        if is_root:
-            os.chown(folder, NOBODY, -1)
-            os.seteuid(NOBODY)
-        try:
-            yield Path(folder)
-        finally:
-            if is_root:
-                os.seteuid(0)
-
-
-@unix_only
-@pytest.mark.parametrize("lives", [False, True])
-def test_permissions_do_not_keep_the_owner_of_a_socket_from_replacing_it(
-    lives: bool, folder_of_nobody: Path
-) -> None:
-    path = folder_of_nobody / "sock"
-    with unix_socket() as before:
-        before.bind(str(path))
-        before.listen()
-        path.chmod(0o060)
-        if lives:
-            with pytest.raises(BindError, match="another program listens there"):
-                open_listeners([f"unix:{path}"], 16)
-            assert stat.S_IMODE(path.stat().st_mode) == 0o060
-            return
-    sockets = open_listeners([f"unix:{path}"], 16)
-    try:
-        assert stat.S_IMODE(path.stat().st_mode) == 0o060
-    finally:
-        close_listeners(sockets)
 
 
 @unix_only

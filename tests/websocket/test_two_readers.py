@@ -25,6 +25,7 @@ class Scripted(ByteChannel):
     read_deadline = math.inf
     write_timeout = math.inf
     is_writing = False
+    progress = None
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = deque(pieces)

@@ -132,6 +132,18 @@ class ByteChannel:
     def is_writing(self) -> bool:
         """Does a task wait until the peer takes what was given?"""
 
+    @property
+    def is_cut(self) -> bool:
+        """Can nothing more be sent, as a `flush()` that was cancelled has sent a part? Not on the hub, where
+        the rest leaves all the same.
+        """
+        return False
+
+    @property
+    @abstractmethod
+    def progress(self) -> int | None:
+        """A number that changes when the peer takes bytes (`kernel.progress`); None if nobody knows."""
+
     def limit_read(self, deadline: float) -> None:
         """Set `read_deadline`, also for a `receive()` that is under way."""
         self.read_deadline = deadline

@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import reschedule
 
 from trioasgi.net.channel import wait_delivered
-from trioasgi.net.kernel import drop_received, is_dead, reset_on_close, undelivered
+from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
 from trioasgi.net.waiting import WAKE
 from trioasgi.net.writing import WRITE_EVENTS, WriteState, WritingHalf
@@ -101,6 +101,10 @@ class HubChannel(WritingHalf):
             self._sock.shutdown(socket.SHUT_WR)
         except OSError:
             pass  # the peer has closed first
+
+    @property
+    def progress(self) -> int:
+        return progress(self._sock)
 
     @property
     def _sends_no_more(self) -> bool:

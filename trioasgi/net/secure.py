@@ -133,6 +133,10 @@ class TLSChannel(CorkingChannel):
     def is_writing(self) -> bool:
         return self._transport.is_writing
 
+    @property
+    def progress(self) -> int:
+        return self._transport.progress
+
     def release_watchers(self) -> None:
         self._transport.release_watchers()
 

@@ -201,6 +201,14 @@ class StreamChannel(Channel):
     def is_writing(self) -> bool:
         return self._writing.locked()
 
+    @property
+    def is_cut(self) -> bool:
+        return self._aborted
+
+    @property
+    def progress(self) -> int | None:
+        return None if self._socket is None else progress(self._socket)
+
     async def flush(self) -> None:
         async with self._writing:
             if self._aborted:

@@ -76,31 +76,10 @@ def remove_stale(path: str) -> int | None:
         raise OSError(
             errno.EEXIST, "there is a link of that name that leads nowhere; remove it, or choose another path"
         ) from None
-    mode = stat.S_IMODE(mode)
-    try:
-        is_answered = _is_answered(path)
-    except PermissionError:
-        is_answered = _is_answered_to_owner(path, mode)
-    if is_answered:
+    if _is_answered(path):
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
     _remove(path)
-    return mode
-
-
-def _is_answered_to_owner(path: str, mode: int) -> bool:
-    """As `_is_answered`, where the permissions keep this user from connecting. Its owner may change them."""
-    try:
-        os.chmod(path, mode | stat.S_IWUSR)
-        try:
-            return _is_answered(path)
-        finally:
-            os.chmod(path, mode)
-    except PermissionError as exc:
-        raise OSError(
-            errno.EEXIST,
-            "there is a socket of that name to which this user may not connect, so that a server may be "
-            "there: have it removed, or choose another path",
-        ) from exc
+    return stat.S_IMODE(mode)
 
 
 def _is_answered(path: str) -> bool:
@@ -117,6 +96,12 @@ def _is_answered(path: str) -> bool:
             return False
         except BlockingIOError:
             return True
+        except PermissionError as exc:
+            raise OSError(
+                errno.EEXIST,
+                "there is a socket of that name to which this user may not connect, so that a server may be "
+                "there: have it removed, or choose another path",
+            ) from exc
         except OSError as exc:
             if exc.errno != errno.EPROTOTYPE:
                 raise

@@ -101,7 +101,7 @@ class SendingSide:
         Raises ClientDisconnected once the session is closed, and UnicodeEncodeError. So does the wait.
         """
         if self.state is not _OPEN:
-            raise ClientDisconnected(_IS_CLOSED)
+            raise ClientDisconnected(self._why_lost)
         if self._writer is not None:
             if encoded is None:
                 if len(message) > self._long_from:
@@ -134,7 +134,7 @@ class SendingSide:
         while self._compressed is not None:
             await self._compressed.wait()
         if self.state is not _OPEN:
-            raise ClientDisconnected(_IS_CLOSED)
+            raise ClientDisconnected(self._why_lost)
         encoded = None
         if len(message) > self._long_from:
             self._long_from, limit = -1, self._long_from
@@ -155,7 +155,7 @@ class SendingSide:
             await wait_for_long_step()
             await trio.lowlevel.checkpoint_if_cancelled()
             if self.state is not _OPEN:
-                raise ClientDisconnected(_IS_CLOSED)
+                raise ClientDisconnected(self._why_lost)
             try:
                 next(steps)
             except StopIteration as end:
@@ -176,6 +176,11 @@ class SendingSide:
             raise self._stalled() from exc
         except OSError as exc:
             raise self._broken(exc) from exc
+        except trio.Cancelled:
+            if self._channel.is_cut:
+                self._broken(ConnectionAbortedError())
+                self._channel.interrupt_read()
+            raise
 
     # Control frames
 
@@ -220,29 +225,30 @@ class SendingSide:
 
     # The end
 
-    def _lose(self, reason: str) -> None:
-        """The connection is over without a closing handshake."""
+    def _lose(self, reason: str, text: str = "") -> None:
+        """The connection is over without a closing handshake. `text`, or `reason`, is for those who wait to
+        send.
+        """
+        if self.state is not _CLOSED:  # else another task has noted why
+            self._why_lost = text or reason
         if self.state is _OPEN:
             self._note_end(_CLOSED, CloseCode.ABNORMAL, reason)
         self.state = _CLOSED
 
     def _stalled(self) -> ClientDisconnected:
         """The client takes nothing. Return the exception for whoever sends."""
-        if self.state is not _CLOSED:  # else another task has noted why
+        if self.state is not _CLOSED:
             self._log("closed, as it took nothing for too long (--timeout-write)")
-            self._why_lost = "the client stopped reading"
         self._lose("the client stopped reading")
         return ClientDisconnected(self._why_lost)
 
     def _broken(self, exc: OSError) -> ClientDisconnected:
         """Nothing more can be sent or received. Return the exception for whoever sends."""
-        reason, text = "the connection broke", "the client broke the connection"
         if isinstance(exc, ConnectionAbortedError):
             # Not by the client: a send was cancelled, or the program has closed the stream.
-            reason = text = "a part of what was sent was given up"
-        if self.state is not _CLOSED:
-            self._why_lost = text
-        self._lose(reason)
+            self._lose("a part of what was sent was given up")
+        else:
+            self._lose("the connection broke", "the client broke the connection")
         self._channel.interrupt_writes()  # the client may have broken TLS alone
         return ClientDisconnected(self._why_lost)
 

@@ -34,6 +34,9 @@ LINGER_BYTES: Final = 1024 * 1024
 bytes unread, the kernel would send a reset, and the peer might lose our Close.
 """
 
+_LOOK: Final = 0.25
+"""Seconds between two looks whether a client that has closed takes something."""
+
 READ_COST: Final = 4
 """A read that did not wait counts as so many steps: over TLS it may be many records with few bytes."""
 
@@ -416,9 +419,24 @@ class WebSocketSession(SendingSide):
         channel.interrupt_read()
         if not ended_well:
             await channel.cut()  # it may not have read the Close yet
-        elif channel.is_writing:
-            channel.abort()  # the client has ended, and takes nothing: whoever sends must not wait for it
+        else:
+            await self._wait_for_senders()
         await channel.aclose()
+
+    async def _wait_for_senders(self) -> None:
+        """The client has closed. Those who still send wait as long as it takes something within
+        `LINGER_SECONDS`, not up to `--timeout-write`.
+        """
+        channel = self._channel
+        taken, since = channel.progress, trio.current_time()
+        while channel.is_writing and taken is not None:
+            await trio.sleep(_LOOK)
+            if (progress := channel.progress) != taken:
+                taken, since = progress, trio.current_time()
+            elif trio.current_time() - since >= LINGER_SECONDS:
+                self._log("cut, as it has closed and takes nothing of what was sent before")
+                channel.abort()
+                return
 
 
 def _weigh(message: str | bytes) -> int:
