@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -9,6 +10,7 @@ import textwrap
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.client import Background, get
@@ -325,3 +327,61 @@ def test_a_roll_says_that_it_has_failed_though_everything_stops(tmp_path: Path) 
         server.wait_for("ZeroDivisionError")
         server.wait_for("The roll has failed")
         assert server.wait() == 3
+
+
+CRASHES = """
+    import os
+    async def app(scope, receive, send):
+        assert scope["type"] == "http"
+        if scope["path"] == "/crash":
+            os._exit(9)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"yes"})
+"""
+
+
+@pytest.mark.parametrize("broken", ["1 / 0", PROBED.format(status=503, text="worse")])
+def test_a_slot_whose_worker_starts_after_a_delay_goes_on_though_the_canary_fails(
+    broken: str, tmp_path: Path
+) -> None:
+    good = textwrap.dedent(CRASHES)
+    write(tmp_path, good)
+    with start_server("app:app", "--smoke", "/health", cwd=tmp_path) as server:
+        url = server.url()
+        for delay in ("0.25", "0.5", "1", "2"):
+            wait_until(lambda: answers(url), "it serves")
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{url}/crash")
+            server.wait_for(f"the next starts in {delay} s")
+        write(tmp_path, textwrap.dedent(broken))
+        server.send(signal.SIGHUP)
+        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        write(tmp_path, good)
+        wait_until(lambda: answers(url), "it serves again")
+        assert get(url).body == "yes"
+        assert server.stop() == 0
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_canary_that_hangs_in_its_import_ends_the_roll_though_it_began_while_no_worker_served(
+    tmp_path: Path,
+) -> None:
+    write_app(tmp_path, "old")
+    with start_server("app:app", *ONE_WORKER, "--timeout-startup", "2", cwd=tmp_path) as server:
+        (old,) = wait_for_workers(server, 1)
+        write_app(tmp_path, "old", extra=IMPORTS_UNTIL_GO)
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("importing")
+        write_app(tmp_path, "hangs", extra="import time; time.sleep(600)")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolling")
+        (tmp_path / "go").touch()
+        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        assert get(server.url()).body == "old"
+        assert server.stop() == 0

@@ -151,9 +151,8 @@ class Roll:
         """End it and remove the canary, whose predecessor serves on. Return the promises of those who wait:
         they are for the roll that follows.
         """
-        slot = None if self._awaited is None else self._workers.slot_of_successor(self._awaited)
-        if slot is not None:
-            self._workers.drop_successor(slot)
+        if self._awaited is not None:
+            self._workers.give_up(self._awaited)
         promises, self._promises = self._promises, []
         self.stop("another roll was asked for")
         return promises

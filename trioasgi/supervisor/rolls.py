@@ -140,11 +140,7 @@ class Rolls:
             worker.accept()
             return
         logger.error("%s has failed a probe (--smoke): %s", name_of(worker), failure)
-        slot = self._workers.slot_of_successor(worker)
-        if slot is not None:
-            self._workers.drop_successor(slot)
-        else:
-            worker.drain()
+        self._workers.give_up(worker)
         self.tell(worker, failure)
 
 

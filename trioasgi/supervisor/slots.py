@@ -51,6 +51,7 @@ SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
     SlotState.VACANT: {
         SlotState.STARTING: "the supervisor begins, or files have changed",
         SlotState.DELAYED: "another slot's worker is ready",
+        SlotState.SERVING: "a canary is ready",
     },
     SlotState.STARTING: {
         SlotState.SERVING: "its worker is ready",
@@ -64,8 +65,14 @@ SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
         SlotState.SERVING: "its worker's successor is ready",
         SlotState.DELAYED: "its worker has crashed",
     },
-    SlotState.DELAYED: {SlotState.STARTING: "the delay is over, or files have changed"},
-    SlotState.WAITING: {SlotState.STARTING: "the predecessor is gone, or files have changed"},
+    SlotState.DELAYED: {
+        SlotState.STARTING: "the delay is over, or files have changed",
+        SlotState.SERVING: "a canary is ready",
+    },
+    SlotState.WAITING: {
+        SlotState.STARTING: "the predecessor is gone, or files have changed",
+        SlotState.SERVING: "a canary is ready",
+    },
 }
 """For each state those that may follow, and when they do."""
 

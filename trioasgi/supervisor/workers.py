@@ -90,13 +90,10 @@ class Workers:
 
     # Starting
 
-    def start(self, slot: Slot, config: Config | None = None, *, gated: bool = False) -> WorkerProcess:
-        """Give the slot a new worker: the standby, if there is one that can be used. `gated` is as for
-        `succeed`.
-        """
+    def start(self, slot: Slot) -> WorkerProcess:
+        """Give the slot a new worker: the standby, if there is one that can be used."""
         self.cancel_delay(slot)
-        config = self.config if config is None else config
-        slot.worker = worker = self._obtain(config, self._name(slot), gated=gated)
+        slot.worker = worker = self._obtain(self.config, self._name(slot))
         slot.enter(SlotState.STARTING)
         slot.is_outdated = slot.is_due = False
         return worker
@@ -135,7 +132,13 @@ class Workers:
         return f"worker {self.slots.index(slot) + 1}"
 
     def _obtain(
-        self, config: Config, name: str, *, gated: bool = False, breakage: str | None = None
+        self,
+        config: Config,
+        name: str,
+        *,
+        gated: bool = False,
+        is_successor: bool = False,
+        breakage: str | None = None,
     ) -> WorkerProcess:
         standby = self.standby
         if standby is not None and not gated:
@@ -150,7 +153,7 @@ class Workers:
                 standby.accept(name)
                 return standby
         worker = self._make(config)
-        self._instruct(worker, config, name, gated=gated, breakage=breakage)
+        self._instruct(worker, config, name, gated=gated, is_successor=is_successor, breakage=breakage)
         return worker
 
     def _instruct(
@@ -160,12 +163,13 @@ class Workers:
         name: str,
         *,
         gated: bool = False,
+        is_successor: bool = False,
         breakage: str | None = None,
     ) -> None:
         """Give a new process its order. Under `reload` it may take any time to load the application: the next
-        save replaces it. So it may where no other serves. Otherwise a roll, say, would never end.
+        save replaces it. So it may where no other serves, unless it is a successor: a roll would never end.
         """
-        is_timed = self.is_any_serving and not config.reload
+        is_timed = (is_successor or self.is_any_serving) and not config.reload
         worker.instruct(config, gated=gated, is_timed=is_timed, name=name, breakage=breakage)
 
     def _make(self, config: Config) -> WorkerProcess:
@@ -217,28 +221,26 @@ class Workers:
                 worker.drain()
 
     def succeed(self, slot: Slot, config: Config | None = None, *, gated: bool = False) -> WorkerProcess:
-        """Start a successor beside the slot's worker, which serves, or starts, until `take_over`. A slot
-        without a worker gets the new one. Return that.
+        """Start a successor beside the slot's worker, if there is one, until `take_over`. The slot goes on as
+        if it had none: its worker serves, starts, or is to start after a delay. Return the successor.
 
         `gated`: it waits for `accept()` when its application has started.
         """
         self.drop_successor(slot)
-        if slot.worker is None:
-            return self.start(slot, config, gated=gated)
-        self.cancel_delay(slot)
         config = self.config if config is None else config
-        slot.successor = self._obtain(config, self._name(slot), gated=gated)
+        slot.successor = self._obtain(config, self._name(slot), gated=gated, is_successor=True)
         return slot.successor
 
     def take_over(self, slot: Slot) -> None:
         """Let the slot's successor, which is ready, take the place of its worker, which drains."""
         assert slot.successor is not None
+        self.cancel_delay(slot)
         successor, slot.successor = slot.successor, None
         if slot.worker is not None:
             slot.worker.drain()
             self.let_go(slot)
         slot.worker = successor
-        slot.is_due = False
+        slot.is_due = slot.is_outdated = False
         slot.enter(SlotState.SERVING)
 
     def promote(self, slot: Slot) -> None:
@@ -247,6 +249,17 @@ class Workers:
         slot.worker, slot.successor = slot.successor, None
         slot.is_due = False
         slot.enter(SlotState.STARTING)
+
+    def give_up(self, canary: WorkerProcess) -> None:
+        """End a canary, which was started as a successor. If it has been promoted, another worker starts."""
+        slot = self.slot_of_successor(canary)
+        if slot is not None:
+            self.drop_successor(slot)
+            return
+        slot = self.slot_of(canary)
+        if slot is not None and slot.state is SlotState.STARTING:
+            self.retire(slot)
+            self.start(slot)
 
     def drop_successor(self, slot: Slot) -> None:
         """End the slot's successor, if it has one. Its worker stays."""
