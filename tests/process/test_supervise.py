@@ -529,3 +529,10 @@ def test_options_of_a_process_of_its_own_are_warned_of(
         "pid_file = 'x.pid'",
         "umask = '077'",
     ]
+
+
+@pytest.mark.parametrize("name", ["user", "group"])
+def test_workers_are_not_left_with_more_rights_than_they_were_to_have(name: str, project: Path) -> None:
+    config = trioasgi.Config.from_dict({"app": "app:app", "port": 0, name: "nobody"})
+    with pytest.raises(trioasgi.ConfigError, match=f"{name} = 'nobody' cannot be used in trioasgi.supervise"):
+        run(functools.partial(trioasgi.supervise, config=config))

@@ -911,3 +911,14 @@ def test_what_a_warning_says_of_umask_is_true(tmp_path: Path, caplog: pytest.Log
     trio.run(main)
     assert caplog.text.count("umask = '077' has no effect in trioasgi.serve()") == 1
     assert caplog.text.count("trioasgi.run() is for that") == 1
+
+
+def test_a_warning_names_the_function_that_was_called(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with trioasgi.application(hello, lifespan="off", user="nobody"):
+            pass
+
+    trio.run(main)
+    said = "user = 'nobody' has no effect in trioasgi.application(), which is part of a program"
+    assert caplog.text.count(said) == 1
+    assert "supervise" not in caplog.text

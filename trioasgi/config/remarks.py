@@ -5,41 +5,40 @@ from collections.abc import Iterator
 
 from .declaration import SUPERVISED, Declaration
 
+OF_PROCESS = ("pid_file", "umask", "user", "group")
+"""Options that concern the process from which all others come."""
+
 
 def remarks_on_options(config: Declaration) -> list[str]:
     """The warnings about these values."""
     return [remark for given, remark in _remarks(config) if given]
 
 
-def remarks_on_embedding(config: Declaration) -> list[str]:
-    """The warnings about these values in a server that is embedded in a program."""
+def remarks_on_embedding(config: Declaration, function: str) -> list[str]:
+    """The warnings about these values in a server that is embedded in a program, by `function`."""
     of_workers = {
         "workers": config.workers > 1,
-        **{name: bool(getattr(config, name)) for name in SUPERVISED},
+        **{name: bool(getattr(config, name)) for name in SUPERVISED if name not in OF_PROCESS},
         "env_file": config.env_file is not None,
         "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
     }
     return [
         *_without_effect(
-            config, of_workers, "trioasgi.serve()", "trioasgi.run() and trioasgi.supervise() are for that"
+            config, of_workers, function, "trioasgi.run() and trioasgi.supervise() are for that"
         ),
-        *_without_effect(config, _of_process(config), "trioasgi.serve()", "trioasgi.run() is for that"),
+        *remarks_on_supervising(config, function),
     ]
 
 
-def remarks_on_supervising(config: Declaration) -> list[str]:
+def remarks_on_supervising(config: Declaration, function: str = "trioasgi.supervise") -> list[str]:
     """The warnings about these values in a program that supervises workers."""
-    return _without_effect(config, _of_process(config), "trioasgi.supervise()", "trioasgi.run() is for that")
-
-
-def _of_process(config: Declaration) -> dict[str, bool]:
-    """The options that concern the process from which all others come. Is each given?"""
-    return {"pid_file": config.pid_file is not None, "umask": config.umask is not None}
+    given = {name: getattr(config, name) is not None for name in OF_PROCESS}
+    return _without_effect(config, given, function, "trioasgi.run() is for that")
 
 
 def _without_effect(config: Declaration, given: dict[str, bool], function: str, advice: str) -> list[str]:
     return [
-        f"{name} = {getattr(config, name)!r} has no effect in {function}, which is part of a program and "
+        f"{name} = {getattr(config, name)!r} has no effect in {function}(), which is part of a program and "
         f"leaves its process as it is; {advice}"
         for name, is_given in given.items()
         if is_given

@@ -104,6 +104,12 @@ def _settle(app: object, config: Config | None, options: Mapping[str, object]) -
     if settled.app is None:
         raise ConfigError("no application; say which one to serve, as in trioasgi.supervise('main:app')")
     refuse_function(settled.to_dict(), settled.origins)
+    for name in ("user", "group"):
+        if getattr(settled, name) is not None:  # a warning would leave the workers with the program's rights
+            raise ConfigError(
+                f"{name} = {getattr(settled, name)!r} cannot be used in trioasgi.supervise(): workers are of "
+                "the program's user and group; start the program as another user, or use trioasgi.run()"
+            )
     return settled
 
 

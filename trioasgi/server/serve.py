@@ -189,7 +189,7 @@ def prepare(
     config = make_config(config, options)
     given = check_given(state, on_connection)
     prepared = Prepared(_checked(name, app, config), config, given)
-    log_remarks(remarks_on_embedding(config))
+    log_remarks(remarks_on_embedding(config, name))
     return prepared
 
 
