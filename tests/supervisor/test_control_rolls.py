@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from tests.support.client import get
 from tests.support.processes import PATIENCE, is_alive, wait_until
 
-from .apps import write_app
+from .apps import IMPORTS_UNTIL_GO, write_app
 from .test_roll import workers_that_serve
 from .test_workers import wait_for_workers
 
@@ -152,3 +155,24 @@ def test_under_reload_it_waits_for_the_end_too(tmp_path: Path) -> None:
         assert done.status == 1
         assert "ZeroDivisionError" in done.err
         assert server.stop() == 0
+
+
+def test_a_roll_that_ends_the_server_says_why_it_has_failed(tmp_path: Path) -> None:
+    """Its canary has taken the place of a worker that was killed, and then cannot start."""
+    with serving(tmp_path, workers=1) as server:
+        (old,) = server.worker_pids()
+        write_app(tmp_path, "broken", extra=textwrap.dedent(IMPORTS_UNTIL_GO) + "1 / 0\n")
+        roll = subprocess.Popen(
+            [sys.executable, "-m", "trioasgi", "roll", "--control", PATH],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        server.wait_for("importing")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("its successor starts already")
+        (tmp_path / "go").touch()
+        _, said = roll.communicate(timeout=PATIENCE)
+        assert roll.returncode == 1
+        assert "ZeroDivisionError: division by zero" in said
+        assert server.wait() == 3

@@ -55,6 +55,8 @@ logger = logging.getLogger("trioasgi")
 _MOST_CLIENTS: Final = 16
 _PATIENCE: Final = 5.0
 """Seconds in which a client must send its request, and take an answer."""
+_LAST_ANSWERS: Final = 0.5
+"""Seconds in which clients get their answers when the supervisor has ended."""
 _MOST_WORKERS: Final = max(64, 16 * (os.cpu_count() or 1))
 """The largest number that a client may ask for: a mistake in typing must not fill the machine."""
 _LOOK_EVERY: Final = 0.5
@@ -88,6 +90,10 @@ class Control:
         async with trio.open_nursery() as nursery:
             start_soon(nursery, self._serve, supervisor)
             status = await supervisor.supervise()
+            # What was asked for may have failed at the very end, and have ended the supervisor.
+            with trio.CancelScope(deadline=trio.current_time() + _LAST_ANSWERS, shield=True):
+                for client in [*self._clients]:
+                    await client.answered.wait()
             for client in self._clients:
                 client.tell_end(status, until_exit=self._owns_process)
             nursery.cancel_scope.cancel()
@@ -164,6 +170,9 @@ class _Client:
         self._answer = answer
         self._received = bytearray()
         self._waits_for_end = False
+        self.answered = trio.Event()
+        """Does it wait for no answer?"""
+        self.answered.set()
 
     def close(self) -> None:
         """Close it. Once its end was told, that has been done, or the kernel will do it."""
@@ -178,10 +187,14 @@ class _Client:
                 await self._send(Refused(f"this is not a request: {error}", self._version))
                 return
             self._waits_for_end = isinstance(request, StopRequest)
-            answer = await self._while_it_stays(request)
-            if answer is None:
-                return
-            await self._send(answer)
+            self.answered = trio.Event()
+            try:
+                answer = await self._while_it_stays(request)
+                if answer is None:
+                    return
+                await self._send(answer)
+            finally:
+                self.answered.set()
             if self._waits_for_end:
                 await self._wait_gone()
                 return
