@@ -30,7 +30,8 @@ def test_status_shows_the_supervisor_and_its_workers(tmp_path: Path) -> None:
         url = server.url()
         assert get(url).body == "old"
         wait_until(lambda: '"requests": 1' in json.dumps(status(tmp_path)), "the request is counted")
-        wait_until(lambda: '"rss": 0' not in json.dumps(status(tmp_path)), "each worker has reported")
+        if sys.platform == "linux":
+            wait_until(lambda: '"rss": 0' not in json.dumps(status(tmp_path)), "each worker has reported")
         found = status(tmp_path)
         assert (found["pid"], found["state"], found["slots"]) == (server.pid, "running", 2)
         assert (found["app"], found["urls"], found["roll"]) == ("app:app", [url], None)
