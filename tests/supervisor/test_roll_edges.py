@@ -333,7 +333,7 @@ CRASHES = """
     import os
     async def app(scope, receive, send):
         assert scope["type"] == "http"
-        if scope["path"] == "/crash":
+        if scope["path"].endswith("/crash"):
             os._exit(9)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"yes"})
@@ -384,4 +384,63 @@ def test_a_canary_that_hangs_in_its_import_ends_the_roll_though_it_began_while_n
         (tmp_path / "go").touch()
         server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
         assert get(server.url()).body == "old"
+        assert server.stop() == 0
+
+
+HELD_PROBE = """
+    import os, trio
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await trio.sleep_forever()
+        print("probed", flush=True)
+        while not os.path.exists("go"):
+            await trio.sleep(0.02)
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+"""
+
+
+def test_a_canary_that_has_followed_a_worker_and_fails_its_probe_is_followed_at_once(tmp_path: Path) -> None:
+    """Not when its lifespan has shut down, which takes up to 30 seconds."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--smoke", "/health", cwd=tmp_path) as server:
+        (old,) = wait_for_workers(server, 1)
+        write(tmp_path, textwrap.dedent(HELD_PROBE))
+        server.send(signal.SIGHUP)
+        server.wait_for("probed")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("its successor starts already")
+        write_app(tmp_path, "again")
+        (tmp_path / "go").touch()
+        server.wait_for("The roll has failed")
+        wait_until(lambda: answers(server.url()), "it serves again")
+        assert get(server.url()).body == "again"
+
+
+def test_options_of_a_roll_that_was_given_up_are_not_served(tmp_path: Path) -> None:
+    """The slot had no worker when the roll began."""
+    config = tmp_path / "trioasgi.toml"
+    config.write_text("root_path = '/old'\n")
+    app = textwrap.dedent(CRASHES).replace('b"yes"', 'scope["root_path"].encode()')
+    write(tmp_path, app)
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        url = server.url()
+        for delay in ("0.25", "0.5", "1", "2"):
+            wait_until(lambda: answers(url), "it serves")
+            with contextlib.suppress(httpx.HTTPError):
+                httpx.get(f"{url}/crash")
+            server.wait_for(f"the next starts in {delay} s")
+        write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + app)
+        config.write_text("root_path = '/new'\n")
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        config.write_text("root_path = 7\n")
+        server.send(signal.SIGHUP)
+        server.wait_for("Nothing is replaced")
+        (tmp_path / "go").touch()
+        wait_until(lambda: answers(url), "it serves again")
+        assert get(url).body == "/old"
         assert server.stop() == 0
