@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import ssl
+import sys
 from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -207,7 +208,9 @@ class StreamChannel(Channel):
 
     @property
     def progress(self) -> int | None:
-        return None if self._socket is None else progress(self._socket)
+        if self._socket is None or sys.platform != "linux":
+            return None  # only there the kernel tells
+        return progress(self._socket)
 
     async def flush(self) -> None:
         async with self._writing:
