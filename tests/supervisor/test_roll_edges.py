@@ -17,6 +17,7 @@ from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, children, is_alive, start_server, wait_until
 
 from .apps import IMPORTS_UNTIL_GO, write, write_app
+from .controlling import PATH, status
 from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
@@ -443,4 +444,63 @@ def test_options_of_a_roll_that_was_given_up_are_not_served(tmp_path: Path) -> N
         (tmp_path / "go").touch()
         wait_until(lambda: answers(url), "it serves again")
         assert get(url).body == "/old"
+        assert server.stop() == 0
+
+
+def test_a_canary_of_other_options_that_has_followed_a_worker_and_cannot_start_does_not_end_the_server(
+    tmp_path: Path,
+) -> None:
+    config = tmp_path / "trioasgi.toml"
+    config.write_text("lifespan = 'off'\n")
+    app = textwrap.dedent(CRASHES)
+    write(tmp_path, app)
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        (old,) = wait_for_workers(server, 1)
+        write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + app)
+        config.write_text("lifespan = 'on'\n")  # which the application refuses
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("its successor starts already")
+        (tmp_path / "go").touch()
+        server.wait_for("The roll has failed")
+        wait_until(lambda: answers(server.url()), "it serves again")
+        assert server.stop() == 0
+
+
+EACH_WAITS = """
+    import os, time
+    with open("starts", "a") as file:
+        file.write("x")
+    mine = f"go{os.path.getsize('starts')}"
+    print("importing until", mine, flush=True)
+    while not os.path.exists(mine):
+        time.sleep(0.02)
+    1 / 0
+"""
+
+
+def test_a_vacant_slot_with_a_canary_does_not_end_the_server(tmp_path: Path) -> None:
+    """The slots' own workers cannot start any more while it starts."""
+    app = textwrap.dedent(CRASHES)
+    write(tmp_path, app)
+    with start_server("app:app", "--workers", "2", "--control", PATH, cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        workers = status(tmp_path)["workers"]
+        assert isinstance(workers, list)
+        write(tmp_path, textwrap.dedent(EACH_WAITS))
+        for number, worker in enumerate(workers, 1):
+            os.kill(worker["pid"], signal.SIGKILL)
+            server.wait_for(f"importing until go{number}")
+        (tmp_path / "go1").touch()
+        server.wait_for("ZeroDivisionError")  # slot 1 is vacant
+        write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + app)
+        server.send(signal.SIGHUP)
+        server.wait_for("importing$")
+        mark = server.output.mark
+        (tmp_path / "go2").touch()
+        server.wait_for("ZeroDivisionError", after=mark)
+        (tmp_path / "go").touch()
+        server.wait_for("Rolled: every worker is new")
+        assert get(server.url()).body == "yes"
         assert server.stop() == 0

@@ -89,8 +89,8 @@ class Respawn:
         if worker.end.lacked_room or worker.end.is_from_outside:
             delay = self._workers.start_later(slot)
             logger.error("A worker could not be started; %g s until the next attempt", delay)
-        elif slot.is_outdated:
-            self._workers.start(slot)
+        elif slot.is_outdated or worker.config is not self._workers.config:
+            self._workers.start(slot)  # of these files, or options, it says nothing
         elif slot.leaving:
             slot.enter(SlotState.WAITING)
             self._workers.drain_leaving(slot)

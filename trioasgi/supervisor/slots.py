@@ -50,8 +50,7 @@ class SlotState(Enum):
 SLOT_TRANSITIONS: Mapping[SlotState, Mapping[SlotState, str]] = {
     SlotState.VACANT: {
         SlotState.STARTING: "the supervisor begins, or files have changed",
-        SlotState.DELAYED: "another slot's worker is ready",
-        SlotState.SERVING: "a canary is ready",
+        SlotState.DELAYED: "another slot's worker is ready, or a canary starts",
     },
     SlotState.STARTING: {
         SlotState.SERVING: "its worker is ready",

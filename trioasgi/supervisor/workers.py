@@ -227,6 +227,10 @@ class Workers:
         `gated`: it waits for `accept()` when its application has started.
         """
         self.drop_successor(slot)
+        if slot.state is SlotState.VACANT:
+            self.start_later(
+                slot
+            )  # else all could be vacant, and everything stop, while the successor starts
         config = self.config if config is None else config
         slot.successor = self._obtain(config, self._name(slot), gated=gated, is_successor=True)
         return slot.successor

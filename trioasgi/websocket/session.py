@@ -37,6 +37,9 @@ bytes unread, the kernel would send a reset, and the peer might lose our Close.
 _LOOK: Final = 0.25
 """Seconds between two looks whether a client that has closed takes something."""
 
+_PATIENCE: Final = 5.0
+"""Seconds in which it must take something. The kernel may learn of what it reads in steps of 64 KiB."""
+
 READ_COST: Final = 4
 """A read that did not wait counts as so many steps: over TLS it may be many records with few bytes."""
 
@@ -425,7 +428,7 @@ class WebSocketSession(SendingSide):
 
     async def _wait_for_senders(self) -> None:
         """The client has closed. Those who still send wait as long as it takes something within
-        `LINGER_SECONDS`, not up to `--timeout-write`.
+        `_PATIENCE`, not up to `--timeout-write`.
         """
         channel = self._channel
         taken, since = channel.progress, trio.current_time()
@@ -433,7 +436,7 @@ class WebSocketSession(SendingSide):
             await trio.sleep(_LOOK)
             if (progress := channel.progress) != taken:
                 taken, since = progress, trio.current_time()
-            elif trio.current_time() - since >= LINGER_SECONDS:
+            elif trio.current_time() - since >= _PATIENCE:
                 self._log("cut, as it has closed and takes nothing of what was sent before")
                 channel.abort()
                 return
