@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.support.client import Background, get
-from tests.support.processes import ONE_WORKER, children, is_alive, start_server, wait_until
+from tests.support.processes import ONE_WORKER, ServerProcess, children, is_alive, start_server, wait_until
 
 from .apps import IMPORTS_UNTIL_GO, write, write_app
 from .controlling import PATH, status
@@ -349,11 +349,7 @@ def test_a_slot_whose_worker_starts_after_a_delay_goes_on_though_the_canary_fail
     write(tmp_path, good)
     with start_server("app:app", "--smoke", "/health", cwd=tmp_path) as server:
         url = server.url()
-        for delay in ("0.25", "0.5", "1", "2"):
-            wait_until(lambda: answers(url), "it serves")
-            with contextlib.suppress(httpx.HTTPError):
-                httpx.get(f"{url}/crash")
-            server.wait_for(f"the next starts in {delay} s")
+        crash_again_and_again(server, url)
         write(tmp_path, textwrap.dedent(broken))
         server.send(signal.SIGHUP)
         server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
@@ -361,6 +357,15 @@ def test_a_slot_whose_worker_starts_after_a_delay_goes_on_though_the_canary_fail
         wait_until(lambda: answers(url), "it serves again")
         assert get(url).body == "yes"
         assert server.stop() == 0
+
+
+def crash_again_and_again(server: ServerProcess, url: str) -> None:
+    """Have the one worker crash until its successor starts after two seconds."""
+    for delay in ("0.25", "0.5", "1", "2"):
+        wait_until(lambda: answers(url), "it serves")
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"{url}/crash")
+        server.wait_for(f"the next starts in {delay} s")
 
 
 def answers(url: str) -> bool:
@@ -429,11 +434,7 @@ def test_options_of_a_roll_that_was_given_up_are_not_served(tmp_path: Path) -> N
     write(tmp_path, app)
     with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
-        for delay in ("0.25", "0.5", "1", "2"):
-            wait_until(lambda: answers(url), "it serves")
-            with contextlib.suppress(httpx.HTTPError):
-                httpx.get(f"{url}/crash")
-            server.wait_for(f"the next starts in {delay} s")
+        crash_again_and_again(server, url)
         write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + app)
         config.write_text("root_path = '/new'\n")
         server.send(signal.SIGHUP)
