@@ -355,7 +355,7 @@ def test_whoever_sends_or_receives_learns_soon_that_a_client_that_takes_nothing_
 
     with logged() as log:
         run(main)
-    assert log.count("cut, as it has closed and takes nothing") == 1
+    assert log.count("cut, as it has closed, and its system took nothing") == 1
 
 
 @pytest.mark.parametrize(("scheme", "way"), [("tcp", "served"), ("tls", "served"), ("tcp", "hosted")])

@@ -38,7 +38,7 @@ _LOOK: Final = 0.25
 """Seconds between two looks whether a client that has closed takes something."""
 
 _PATIENCE: Final = 5.0
-"""Seconds in which it must take something. The kernel may learn of what it reads in steps of 64 KiB."""
+"""Seconds in which its kernel must take something. That may do so in steps of 128 KiB and more."""
 
 READ_COST: Final = 4
 """A read that did not wait counts as so many steps: over TLS it may be many records with few bytes."""
@@ -437,7 +437,7 @@ class WebSocketSession(SendingSide):
             if (progress := channel.progress) != taken:
                 taken, since = progress, trio.current_time()
             elif trio.current_time() - since >= _PATIENCE:
-                self._log("cut, as it has closed and takes nothing of what was sent before")
+                self._log("cut, as it has closed, and its system took nothing for five seconds")
                 channel.abort()
                 return
 
