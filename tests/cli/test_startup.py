@@ -147,7 +147,7 @@ def test_what_connections_need_is_loaded_before_the_first_one(
                 await receive()
                 await send({"type": "lifespan.startup.complete"})
                 await receive()
-                print("loaded:", *sys.modules)
+                print("loaded:", *sys.modules, flush=True)
                 await send({"type": "lifespan.shutdown.complete"})
         """)
     )

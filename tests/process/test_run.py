@@ -117,7 +117,7 @@ def test_run_in_another_thread_takes_no_signals(tmp_path: Path) -> None:
 UNGUARDED = """
 import trioasgi
 
-print(f"imported as {{__name__}}\\n", end="", flush=True)  # in one piece, as workers write to the same pipe
+print(f"imported as {{__name__}}", flush=True)
 
 async def app(scope, receive, send): ...
 

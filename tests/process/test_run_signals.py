@@ -114,7 +114,7 @@ def test_a_second_signal_while_the_process_ends_does_not_make_a_good_stop_a_bad_
 
         @atexit.register
         def end():
-            print("ending\\n", end="", flush=True)  # in one piece: the workers write to the same pipe
+            print("ending", flush=True)
             time.sleep(0.5)
     """
     write_app(tmp_path, "yes")
@@ -318,7 +318,7 @@ def test_a_signal_that_the_import_swallows_still_stops(tmp_path: Path) -> None:
 
 
 def test_the_third_signal_ends_a_process_whose_loop_is_blocked(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="import time; print('extra')")
+    write_app(tmp_path, "yes", extra="import time; print('extra', flush=True)")
     with start_server("app:app", cwd=tmp_path) as server:
         Background(server.url(), "/block")
         server.wait_for("block has begun")

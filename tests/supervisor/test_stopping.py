@@ -275,7 +275,7 @@ def test_no_request_is_lost_where_the_workers_get_the_signal_before_the_supervis
 
 
 def test_a_signal_to_all_while_workers_import_is_a_good_stop(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra=r"import time; print('importing\n', end=''); time.sleep(60)")
+    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(60)")
     with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
         wait_until(lambda: server.output.count("importing") == 2, "the workers")
         server.send(signal.SIGTERM, group=True)

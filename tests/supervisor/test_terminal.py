@@ -125,7 +125,7 @@ def test_the_debugger_reads_the_terminal_and_ctrl_c_still_stops(tmp_path: Path) 
 
 STATES = {
     "serving": ("ok = 1", "is ready", True),
-    "importing": ("import time; print('importing'); time.sleep(600)", "importing", False),
+    "importing": ("import time; print('importing', flush=True); time.sleep(600)", "importing", False),
     "broken": ("1 / 0", "shows to all clients", True),
     "broken again": ("import os; os._exit(3)", "exit status 3", False),
     "blocked start-up": ("import time; BLOCK = time.sleep", "blocks", False),

@@ -351,7 +351,7 @@ def test_a_thread_that_never_ends_does_not_keep_a_worker(tmp_path: Path) -> None
 
 
 def test_stopping_while_workers_are_still_importing(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra=r"import time; print('importing\n', end=''); time.sleep(600)")
+    write_app(tmp_path, "yes", extra="import time; print('importing', flush=True); time.sleep(600)")
     with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         server.wait_for("importing")
         begun = time.monotonic()
@@ -411,7 +411,7 @@ def test_a_supervisor_that_is_killed_leaves_no_importing_worker_behind(tmp_path:
     write_app(
         tmp_path,
         "yes",
-        extra=r"import os, time; print(f'importing {os.getpid()}\n', end='', flush=True); time.sleep(600)",
+        extra="import os, time; print(f'importing {os.getpid()}', flush=True); time.sleep(600)",
     )
     with start_server("app:app", "--reload", cwd=tmp_path) as server:
         pid = int(server.wait_for(r"importing (\d+)")[1])
@@ -442,7 +442,7 @@ def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}')\n""")
+    write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}', flush=True)\n""")
     with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
         assert get(url, "/stdin").status == 200  # nothing to read there, and no command was taken
@@ -459,7 +459,7 @@ def test_garbage_among_the_reports_is_survived(tmp_path: Path) -> None:
                 found = socket.socket(fileno=os.dup(fd))
                 if found.family == socket.AF_UNIX and found.getpeername() == "":
                     found.sendall(b"\\xff\\n{}\\n[1]\\n" + b"x" * 200_000 + b'\\n{"report": "nonsense"}\\n')
-                    print(f"garbage was sent by {os.getpid()}\\n", end="")  # in one write: others print too
+                    print(f"garbage was sent by {os.getpid()}", flush=True)
                 found.close()
             except OSError:
                 pass
