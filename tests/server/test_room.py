@@ -557,14 +557,15 @@ def test_where_it_has_no_effect_that_is_said(kind: str) -> None:
     async def main() -> None:
         with logged() as log:
             if kind == "application":
-                async with application(Lived(), limit_connections=1, defer_accept=5):
+                async with application(Lived(), limit_connections=1, defer_accept=5, backlog=9):
                     pass
                 assert log.count("limit_connections = 1 has no effect") == 1
             else:
                 listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-                async with on_listeners(listeners, Lived(), limit_connections=1, defer_accept=5):
+                async with on_listeners(listeners, Lived(), limit_connections=1, defer_accept=5, backlog=9):
                     pass
                 assert log.count("limit_connections") == 0
             assert log.count("defer_accept = 5 has no effect") == 1
+            assert log.count("backlog = 9 has no effect") == 1
 
     run(main)

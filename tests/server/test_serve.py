@@ -880,6 +880,9 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
         ({"reload": True, "env_file": "x.env"}, ["reload = True", "env_file = 'x.env'"]),
         ({"log_config": "log.json"}, ["log_config = 'log.json'"]),
         ({"umask": "077", "pid_file": "x"}, ["pid_file = 'x'", "umask = '077'"]),
+        ({"reload_dirs": ("d",), "app_dir": "a"}, ["app_dir = 'a'", "reload_dirs = ('d',)"]),
+        ({"smoke_timeout": 3.0, "timeout_worker": 9.0}, ["smoke_timeout = 3.0", "timeout_worker = 9.0"]),
+        ({"smoke_timeout": 10.0, "backlog": 7}, []),  # as it is anyway; and serve() opens the sockets itself
         ({"log_config": None}, []),  # logging is left alone, as it is here anyway
     ],
 )

@@ -124,7 +124,7 @@ def test_where_the_canary_fails_every_old_worker_stays(
         old = wait_for_workers(server, workers)
         write(tmp_path, broken)
         server.send(signal.SIGHUP)
-        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        server.wait_for("The roll has failed, as its first worker could not start: no worker was replaced")
         assert said in server.output.text
         assert all(map(is_alive, old))
         assert get(url).body == "old"

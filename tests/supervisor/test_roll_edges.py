@@ -42,7 +42,7 @@ def test_a_canary_that_hangs_while_it_is_imported_ends_the_roll(tmp_path: Path) 
         write_app(tmp_path, "hangs", extra="import time; time.sleep(600)")
         server.send(signal.SIGHUP)
         server.wait_for("did not load the application within 1 s .--timeout-startup.: killed")
-        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        server.wait_for("The roll has failed, as its first worker could not start: no worker was replaced")
         assert all(map(is_alive, old))
         assert get(server.url()).body == "old"
         assert server.stop() == 0
@@ -169,7 +169,7 @@ def test_no_worker_is_removed_before_the_canary_of_a_smaller_config_is_ready(tmp
         config.write_text("workers = 1\n")
         write(tmp_path, "1 / 0")
         server.send(signal.SIGHUP)
-        server.wait_for("every old worker stays")
+        server.wait_for("no worker was replaced")
         assert "Stopping" not in server.output.text
         assert all(map(is_alive, old))
         write_app(tmp_path, "renewed")
@@ -309,7 +309,7 @@ def test_a_canary_is_tried_beside_workers_that_start(
         write(tmp_path, textwrap.dedent(broken))
         server.send(signal.SIGHUP)
         server.wait_for(said)
-        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        server.wait_for("The roll has failed, as its first worker could not start: no worker was replaced")
         (tmp_path / "go").touch()
         assert get(server.url()).body == "good"
         wait_for_workers(server, 2 * workers)
@@ -352,7 +352,7 @@ def test_a_slot_whose_worker_starts_after_a_delay_goes_on_though_the_canary_fail
         crash_again_and_again(server, url)
         write(tmp_path, textwrap.dedent(broken))
         server.send(signal.SIGHUP)
-        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        server.wait_for("The roll has failed, as its first worker could not start: no worker was replaced")
         write(tmp_path, good)
         wait_until(lambda: answers(url), "it serves again")
         assert get(url).body == "yes"
@@ -388,7 +388,7 @@ def test_a_canary_that_hangs_in_its_import_ends_the_roll_though_it_began_while_n
         server.send(signal.SIGHUP)
         server.wait_for("Rolling")
         (tmp_path / "go").touch()
-        server.wait_for("The roll has failed, as its first worker could not start: every old worker stays")
+        server.wait_for("The roll has failed, as its first worker could not start: no worker was replaced")
         assert get(server.url()).body == "old"
         assert server.stop() == 0
 

@@ -442,7 +442,11 @@ def test_a_worker_starts_no_workers_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_the_application_prints_and_reads_is_not_the_protocols(tmp_path: Path) -> None:
-    write_app(tmp_path, "yes", extra="""print('{"report": "failed", "reason": "x", "permanent": true}', flush=True)\n""")
+    write_app(
+        tmp_path,
+        "yes",
+        extra="""print('{"report": "failed", "reason": "x", "permanent": true}', flush=True)\n""",
+    )
     with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
         url = server.url()
         assert get(url, "/stdin").status == 200  # nothing to read there, and no command was taken

@@ -165,8 +165,8 @@ def start(
     """Run a command in a process group of its own; at the end of the block all of the group is gone.
 
     `env` is laid over the environment of the tests; None takes a variable away. `pass_fds` are descriptors
-    that it inherits. What the processes print to standard output is seen when they flush it, and then in whole
-    lines: unbuffered, print() writes each of its arguments by itself, and others write to the same pipe.
+    that it inherits. What the processes print to standard output is seen when they flush it, and then in
+    whole lines: unbuffered, print() writes each argument by itself, and others write to the same pipe.
     """
     environment = {**os.environ, "NO_COLOR": "1"}
     environment.pop("PYTHONUNBUFFERED", None)

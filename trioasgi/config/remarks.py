@@ -3,10 +3,24 @@
 import sys
 from collections.abc import Iterator
 
-from .declaration import SUPERVISED, Declaration
+from .declaration import OPTIONS, SUPERVISED, Declaration
 
 OF_PROCESS = ("pid_file", "umask", "user", "group")
 """Options that concern the process from which all others come."""
+
+OF_WORKERS = (
+    "app_dir",
+    "reload_dirs",
+    "reload_includes",
+    "reload_excludes",
+    "reload_templates",
+    "reload_gitignore",
+    "reload_delay",
+    "reload_grace",
+    "smoke_timeout",
+    "timeout_worker",
+)
+"""Options that say how workers are started, watched and replaced, but do not ask for any."""
 
 
 def remarks_on_options(config: Declaration) -> list[str]:
@@ -21,6 +35,7 @@ def remarks_on_embedding(config: Declaration, function: str) -> list[str]:
         **{name: bool(getattr(config, name)) for name in SUPERVISED if name not in OF_PROCESS},
         "env_file": config.env_file is not None,
         "log_config": bool(config.log_config),  # an empty one leaves logging alone, as serve() does
+        **{name: _is_changed(config, name) for name in OF_WORKERS},
     }
     return [
         *_without_effect(
@@ -34,6 +49,10 @@ def remarks_on_supervising(config: Declaration, function: str = "trioasgi.superv
     """The warnings about these values in a program that supervises workers."""
     given = {name: getattr(config, name) is not None for name in OF_PROCESS}
     return _without_effect(config, given, function, "trioasgi.run() is for that")
+
+
+def _is_changed(config: Declaration, name: str) -> bool:
+    return bool(getattr(config, name) != OPTIONS[name].default)
 
 
 def _without_effect(config: Declaration, given: dict[str, bool], function: str, advice: str) -> list[str]:
@@ -54,6 +73,11 @@ def remarks_on_given(config: Declaration, *, accepts: bool = True) -> list[str]:
         said.append(
             f"defer_accept = {config.defer_accept!r} has no effect: the program has opened the sockets "
             "itself; set TCP_DEFER_ACCEPT on them there"
+        )
+    if _is_changed(config, "backlog"):
+        said.append(
+            f"backlog = {config.backlog!r} has no effect: the program has opened the sockets itself; give it "
+            "to listen() there"
         )
     if config.limit_connections and not accepts:
         said.append(

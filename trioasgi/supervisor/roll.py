@@ -1,7 +1,7 @@
 """A roll replaces all workers, one slot after the other, and loses no request.
 
 The first one is the canary: it starts beside its predecessor, and must become ready, and answer the probes if
-there are any, before anything else happens. If it fails, it is removed, and every old worker stays. Only then
+there are any, before anything else happens. If it fails, it is removed, and no worker is replaced. Only then
 does its predecessor drain, and the roll goes on with the next slot.
 
 ::
@@ -123,7 +123,7 @@ class Roll:
     def take_failure(self, reason: str) -> None:
         """The awaited worker has failed before it was ready."""
         which = "its first worker" if self.state is RollState.CANARY else "a worker"
-        rest = "every old worker stays" if self.state is RollState.CANARY else "those not yet replaced stay"
+        rest = "no worker was replaced" if self.state is RollState.CANARY else "those not yet replaced stay"
         logger.error("The roll has failed, as %s could not start: %s", which, rest)
         self._enter(RollState.FAILED)
         self._end(reason)
