@@ -158,7 +158,7 @@ def test_under_reload_it_waits_for_the_end_too(tmp_path: Path) -> None:
 
 
 def test_a_roll_that_ends_the_server_says_why_it_has_failed(tmp_path: Path) -> None:
-    """Its canary has taken the place of a worker that was killed, and then cannot start."""
+    """Its canary cannot start, and the worker was killed meanwhile, so that none is left."""
     with serving(tmp_path, workers=1) as server:
         (old,) = server.worker_pids()
         write_app(tmp_path, "broken", extra=textwrap.dedent(IMPORTS_UNTIL_GO) + "1 / 0\n")
@@ -170,7 +170,7 @@ def test_a_roll_that_ends_the_server_says_why_it_has_failed(tmp_path: Path) -> N
         )
         server.wait_for("importing")
         os.kill(old, signal.SIGKILL)
-        server.wait_for("its successor starts already")
+        server.wait_for("was ended by SIGKILL; its successor starts$")
         (tmp_path / "go").touch()
         _, said = roll.communicate(timeout=PATIENCE)
         assert roll.returncode == 1

@@ -14,14 +14,14 @@ ALLOWED = [(before, after) for before in SlotState for after in SLOT_TRANSITIONS
 
 @pytest.mark.parametrize(("before", "after"), ALLOWED)
 def test_a_slot_follows_its_table(before: SlotState, after: SlotState) -> None:
-    slot = Slot(state=before)
+    slot = Slot(1, state=before)
     slot.enter(after)
     assert slot.state is after
 
 
 @pytest.mark.parametrize(("before", "after"), [pair for pair in ALL if pair not in ALLOWED])
 def test_a_transition_that_is_not_in_the_table_is_an_error(before: SlotState, after: SlotState) -> None:
-    slot = Slot(state=before)
+    slot = Slot(1, state=before)
     with pytest.raises(AssertionError):
         slot.enter(after)
     assert slot.state is before

@@ -30,9 +30,9 @@ def worker_statuses(workers: Workers) -> list[WorkerStatus]:
 
 
 def _vacancies(slots: list[Slot]) -> Iterator[WorkerStatus]:
-    for number, slot in enumerate(slots, 1):
+    for slot in slots:
         if slot.worker is None and slot.successor is None:
-            yield WorkerStatus(slot=number, state=slot.state.value)
+            yield WorkerStatus(slot=slot.number, state=slot.state.value)
 
 
 def _of_worker(worker: WorkerProcess, slot: int | None) -> WorkerStatus:

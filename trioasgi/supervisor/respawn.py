@@ -52,9 +52,8 @@ class Respawn:
 
     def take_end(self, slot: Slot, worker: WorkerProcess) -> None:
         """Follow up on the end of a slot's worker, whose reason was shown. The slot has none now."""
-        if slot.successor is not None:
+        if self._workers.promote(slot):
             logger.error("%s %s; its successor starts already", name_of(worker), worker.end)
-            self._workers.promote(slot)
         elif worker.ready_at is None:
             self._take_false_start(slot, worker)
         elif worker.end.failure is None and worker.end.exit_status == 0:
@@ -69,8 +68,8 @@ class Respawn:
             logger.error("%s %s; the next starts in %g s", name_of(worker), worker.end, delay)
 
     def take_end_of_successor(self, slot: Slot, worker: WorkerProcess) -> str:
-        """Follow up on the end of a successor that was not ready. The slot's worker serves on. Return the
-        reason.
+        """Follow up on the end of a successor that was not ready. The slot goes on as if there had been none.
+        Return the reason.
         """
         reason = f"{worker} {worker.end} before it was ready"
         if worker.end.failure is not None:
@@ -78,7 +77,7 @@ class Respawn:
             self._reasons.show(reason)
         else:
             logger.error("%s %s before it was ready", name_of(worker), worker.end)
-        if slot.is_due:
+        if slot.is_due and worker.config is self._workers.config:
             delay = self._workers.delay(slot)
             logger.error("%s could not take over; %g s until the next attempt", name_of(worker), delay)
         return reason
@@ -91,10 +90,13 @@ class Respawn:
             logger.error("A worker could not be started; %g s until the next attempt", delay)
         elif slot.is_outdated or worker.config is not self._workers.config:
             self._workers.start(slot)  # of these files, or options, it says nothing
-        elif slot.leaving:
+        elif any(leaver.ready_at is not None for leaver in slot.leaving):
             slot.enter(SlotState.WAITING)
             self._workers.drain_leaving(slot)
             logger.info("It is tried again when its predecessor has stopped")
+        elif slot.leaving:  # they may hold what it needs, but were no predecessors, and may take long
+            delay = self._workers.start_later(slot)
+            logger.error("A worker could not start beside others; %g s until the next attempt", delay)
         else:
             slot.false_starts += 1
             self._decide_after_false_start(slot, worker)
@@ -105,7 +107,7 @@ class Respawn:
             slot.enter(SlotState.VACANT)
             if workers.are_all_vacant:
                 logger.warning("Nothing serves; waiting for a file to change")
-        elif workers.is_any_serving:
+        elif workers.is_any_serving or workers.is_any_succeeding:
             delay = workers.start_later(slot)
             logger.error("A worker could not start; %g s until the next attempt", delay)
         elif worker.end.failure is not None and worker.end.failure.permanent:

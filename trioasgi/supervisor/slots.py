@@ -101,12 +101,14 @@ SUPERVISOR_TRANSITIONS: Mapping[SupervisorState, Mapping[SupervisorState, str]] 
 class Slot(msgspec.Struct, eq=False):
     """What the supervisor keeps for one worker and its successors."""
 
+    number: int
+    """From 1 on, for users."""
     state: SlotState = SlotState.VACANT
     worker: WorkerProcess | None = None
     successor: WorkerProcess | None = None
     """It starts beside the worker, and takes its place when it is ready."""
-    is_due: bool = False
-    """Is the worker to be replaced, because it has reached a limit?"""
+    due: WorkerProcess | None = None
+    """The last worker that has reached a limit, and was to be replaced."""
     leaving: list[WorkerProcess] = msgspec.field(default_factory=list)
     """Earlier workers that are still draining, the oldest first."""
     crashes: int = 0
@@ -119,6 +121,11 @@ class Slot(msgspec.Struct, eq=False):
     """Have files changed since the worker was started, which may still become ready?"""
     delay: trio.CancelScope | None = None
     """The scope of the delay before the next worker or successor. If it is cancelled, no DelayOver comes."""
+
+    @property
+    def is_due(self) -> bool:
+        """Is the worker to be replaced, because it has reached a limit?"""
+        return self.worker is not None and self.worker is self.due
 
     @property
     def wants_successor(self) -> bool:

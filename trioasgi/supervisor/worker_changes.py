@@ -101,7 +101,7 @@ class WorkerChanges:
         slot = self._workers.slot_of(worker)
         if slot is None or not self._course.is_running:
             return
-        slot.is_due = True
+        slot.due = worker
         if is_too_large and not has_been_stable(worker):
             delay = self._workers.delay(slot)
             logger.warning("%s is due soon: %s; its successor starts in %g s", name_of(worker), reason, delay)
@@ -116,9 +116,8 @@ class WorkerChanges:
         if slot is None or not self._course.is_running:
             return
         self._workers.let_go(slot)
-        if slot.successor is not None:
+        if self._workers.promote(slot):
             logger.info("%s is leaving (%s); its successor starts already", name_of(worker), reason)
-            self._workers.promote(slot)
         else:
             self._respawn.follow(slot, worker, f"is leaving ({reason})", is_planned=is_planned)
 

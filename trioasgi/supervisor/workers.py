@@ -48,7 +48,7 @@ class Workers:
         terminal: int | None,
     ) -> None:
         self.config = config
-        self.slots = [Slot() for _ in range(config.workers)]
+        self.slots = [Slot(number) for number in range(1, config.workers + 1)]
         self.living: set[WorkerProcess] = set()
         """All whose process has not ended, a standby included."""
         self.standby: WorkerProcess | None = None
@@ -88,6 +88,11 @@ class Workers:
         """Has no slot a worker, nor the prospect of one?"""
         return all(slot.state is SlotState.VACANT for slot in self.slots)
 
+    @property
+    def is_any_succeeding(self) -> bool:
+        """Does a successor start in any slot?"""
+        return any(slot.successor is not None for slot in self.slots)
+
     # Starting
 
     def start(self, slot: Slot) -> WorkerProcess:
@@ -95,7 +100,7 @@ class Workers:
         self.cancel_delay(slot)
         slot.worker = worker = self._obtain(self.config, self._name(slot))
         slot.enter(SlotState.STARTING)
-        slot.is_outdated = slot.is_due = False
+        slot.is_outdated = False
         return worker
 
     def start_later(self, slot: Slot) -> float:
@@ -129,7 +134,7 @@ class Workers:
 
     def _name(self, slot: Slot) -> str:
         """What a worker of the slot is called in the title of its process."""
-        return f"worker {self.slots.index(slot) + 1}"
+        return f"worker {slot.number}"
 
     def _obtain(
         self,
@@ -244,23 +249,29 @@ class Workers:
             slot.worker.drain()
             self.let_go(slot)
         slot.worker = successor
-        slot.is_due = slot.is_outdated = False
+        slot.is_outdated = False
         slot.enter(SlotState.SERVING)
 
-    def promote(self, slot: Slot) -> None:
-        """Let the slot's successor, which still starts, take the place of a worker that is gone."""
-        assert slot.worker is None
-        slot.worker, slot.successor = slot.successor, None
-        slot.is_due = False
-        slot.enter(SlotState.STARTING)
+    def promote(self, slot: Slot) -> bool:
+        """Let the slot's successor, which still starts, take the place of a worker that is gone.
 
-    def give_up(self, canary: WorkerProcess) -> None:
-        """End a canary, which was started as a successor. If it has been promoted, another worker starts."""
-        slot = self.slot_of_successor(canary)
+        False if there is none, or it is the canary of a roll: what its options do is not known yet, so the
+        slot goes on as if it had none.
+        """
+        assert slot.worker is None
+        if slot.successor is None or slot.successor.config is not self.config:
+            return False
+        slot.worker, slot.successor = slot.successor, None
+        slot.enter(SlotState.STARTING)
+        return True
+
+    def give_up(self, successor: WorkerProcess) -> None:
+        """End a worker that a roll has started as a successor. If it was promoted, another one starts."""
+        slot = self.slot_of_successor(successor)
         if slot is not None:
             self.drop_successor(slot)
             return
-        slot = self.slot_of(canary)
+        slot = self.slot_of(successor)
         if slot is not None and slot.state is SlotState.STARTING:
             self.retire(slot)
             self.start(slot)
@@ -275,17 +286,34 @@ class Workers:
     # All together
 
     def scale(self, count: int) -> None:
-        """Add slots, or remove the last ones, whose workers drain."""
+        """Add slots, or remove those that are needed least, whose workers drain."""
         while len(self.slots) < count:
-            slot = Slot()
+            slot = Slot(self._free_number())
             self.slots.append(slot)
             self.start(slot)
         while len(self.slots) > count:
-            slot = self.slots.pop()
+            slot = self._least_needed()
+            self.slots.remove(slot)
             self.cancel_delay(slot)
             self.retire(slot)
             self._removed.append(slot)
         self.forget_removed()
+
+    def _free_number(self) -> int:
+        taken = {slot.number for slot in self.slots}
+        return next(number for number in range(1, len(taken) + 2) if number not in taken)
+
+    def _least_needed(self) -> Slot:
+        """The last slot that does not serve; else the last one with other options than new workers get; else
+        the last one.
+        """
+
+        def need(slot: Slot) -> tuple[bool, bool]:
+            if slot.worker is None or slot.state is not SlotState.SERVING:
+                return False, False
+            return True, slot.worker.config is self.config
+
+        return min(reversed(self.slots), key=need)
 
     def forget_removed(self) -> None:
         """Forget the removed slots whose workers have ended."""
@@ -314,7 +342,7 @@ def name_of(worker: WorkerProcess) -> str:
 
 def iter_workers(workers: Workers) -> Iterator[tuple[int, WorkerProcess]]:
     """Each worker with the number of its slot, from 1 on; the successors behind their predecessors."""
-    for number, slot in enumerate(workers.slots, 1):
+    for slot in workers.slots:
         for worker in (*slot.leaving, slot.worker, slot.successor):
             if worker is not None:
-                yield number, worker
+                yield slot.number, worker
