@@ -107,6 +107,49 @@ def test_many_pieces_that_wait_for_a_peer_that_resets_are_counted_as_unsent() ->
     run(main)
 
 
+def test_bytes_are_being_sent_also_while_no_task_waits_for_room() -> None:
+    """One was woken, or was cancelled, and the next has not run yet: nobody may take that for the end."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            taken = clog(stream)
+            assert not stream.is_sending
+            stream.send_nowait(b"x" * 100_000)
+            scope = trio.CancelScope()
+
+            async def flush() -> None:
+                with scope:
+                    await stream.flush()
+
+            nursery.start_soon(flush)
+            await wait_all_tasks_blocked()
+            nursery.start_soon(stream.flush)
+            await wait_all_tasks_blocked()
+            scope.cancel()
+            assert not stream.is_writing
+            assert stream.is_sending
+            await read_exactly(peer, taken + 100_000)
+            await wait_all_tasks_blocked()
+            assert not stream.is_sending
+
+    run(main)
+
+
+def test_a_send_that_has_failed_goes_on_no_more() -> None:
+    async def main() -> None:
+        async with hub_pair() as (stream, peer):
+            clog(stream)
+            stream.send_nowait(b"x")
+            assert stream.is_sending
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            peer.socket.close()
+            with pytest.raises(ConnectionError):
+                await stream.flush()
+            assert not stream.is_sending
+
+    run(main)
+
+
 def test_several_tasks_that_flush_at_once_all_end() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, peer):

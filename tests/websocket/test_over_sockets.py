@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import trio
 
 from tests.support import late
 from tests.support.certificates import Certificates
+from tests.support.compiled import interpreted
 from tests.support.sockets import SOON, connected, logged, open_stream, port_of, run, secured, served
 from tests.support.websocket import (
     PING,
@@ -27,10 +29,12 @@ from tests.support.websocket import (
     frame,
     handshake,
 )
-from trioasgi import ConfigError
+from trioasgi import ConfigError, serving
 from trioasgi.server.assembly import websocket_codec_factory
 from trioasgi.types import Receive, Scope, Send
+from trioasgi.websocket import sending, session
 from trioasgi.websocket.sending import LINGER_SECONDS
+from trioasgi.websocket.session import WebSocketSession
 
 both_codecs = pytest.mark.parametrize("codec", WEBSOCKET_CODECS)
 
@@ -393,6 +397,55 @@ def test_a_client_that_has_closed_and_reads_slowly_gets_all_that_was_sent_before
                 assert piece
                 data += piece
                 if trio.current_time() < end:
+                    await trio.sleep(0.1)
+            assert len(data) > size
+
+    run(main)
+
+
+@interpreted(WebSocketSession)
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_client_on_a_unix_socket_that_has_closed_and_reads_now_and_then_gets_all(
+    secure: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In between as much is sent as the client has read. So the same number of bytes is undelivered."""
+    monkeypatch.setattr(sending, "LINGER_SECONDS", 0.1)
+    monkeypatch.setattr(session, "_PATIENCE", 0.5)
+    monkeypatch.setattr(session, "_LOOK", 0.025)
+    size, burst = 8_000_000, 200_000
+    waits = trio.Event()
+
+    async def send_much(send: Send) -> None:
+        waits.set()
+        await send({"type": "websocket.send", "bytes": bytes(size)})
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_much, send)
+            assert (await receive())["code"] == 1000
+
+    options: dict[str, Any] = certificates.options if secure else {}
+    path = str(tmp_path / "sock")
+
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                serving(app, uds=path, lifespan="off", websocket_deflate=False, **options)
+            )
+            stream: trio.abc.Stream = await stack.enter_async_context(await trio.open_unix_socket(path))
+            if secure:
+                stream = trio.SSLStream(stream, certificates.context(), server_hostname="localhost")
+            await stream.send_all(handshake())
+            await waits.wait()
+            await stream.send_all(close())
+            data, looked = b"", 0
+            while not data.endswith(b"\x88\x02" + close_payload(1000)):
+                piece = await stream.receive_some(min(1 << 16, looked + burst - len(data)))
+                assert piece
+                data += piece
+                if len(data) == looked + burst:
+                    looked = len(data)
                     await trio.sleep(0.1)
             assert len(data) > size
 

@@ -24,7 +24,7 @@ class Scripted(ByteChannel):
 
     read_deadline = math.inf
     write_timeout = math.inf
-    is_writing = False
+    is_sending = False
     progress = None
 
     def __init__(self, pieces: list[bytes]) -> None:

@@ -129,8 +129,8 @@ class ByteChannel:
 
     @property
     @abstractmethod
-    def is_writing(self) -> bool:
-        """Does a task wait until the peer takes what was given?"""
+    def is_sending(self) -> bool:
+        """Were bytes given that the kernel has not taken yet, and may still take?"""
 
     @property
     def is_cut(self) -> bool:
@@ -141,8 +141,10 @@ class ByteChannel:
 
     @property
     @abstractmethod
-    def progress(self) -> int | None:
-        """A number that changes when the peer takes bytes (`kernel.progress`); None if nobody knows."""
+    def progress(self) -> tuple[int, int] | None:
+        """What changes when the peer takes bytes, as long as nobody sends more: `kernel.progress`, and how
+        many bytes are unsent. None if nobody knows.
+        """
 
     def limit_read(self, deadline: float) -> None:
         """Set `read_deadline`, also for a `receive()` that is under way."""

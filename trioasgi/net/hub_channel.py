@@ -103,8 +103,8 @@ class HubChannel(WritingHalf):
             pass  # the peer has closed first
 
     @property
-    def progress(self) -> int:
-        return progress(self._sock)
+    def progress(self) -> tuple[int, int]:
+        return progress(self._sock), self.unsent
 
     @property
     def _sends_no_more(self) -> bool:
@@ -115,7 +115,12 @@ class HubChannel(WritingHalf):
         return 0 if self._write_state is _CLOSED else undelivered(self._fd)
 
     @property
+    def is_sending(self) -> bool:
+        return self._unsent is not None and self._failure is None
+
+    @property
     def is_writing(self) -> bool:
+        """Does a task wait for room?"""
         return self._writer is not None
 
     @property

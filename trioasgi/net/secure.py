@@ -130,12 +130,13 @@ class TLSChannel(CorkingChannel):
             await self._transport.wait_hung_up()
 
     @property
-    def is_writing(self) -> bool:
-        return self._transport.is_writing
+    def is_sending(self) -> bool:
+        transport = self._transport
+        return transport.is_sending or (bool(self._unsent) and transport.has_sent_all and not self._lost)
 
     @property
-    def progress(self) -> int:
-        return self._transport.progress
+    def progress(self) -> tuple[int, int]:
+        return self._transport.progress[0], self.unsent
 
     def release_watchers(self) -> None:
         self._transport.release_watchers()
@@ -367,7 +368,7 @@ class TLSChannel(CorkingChannel):
         self._transport.close()
 
     async def aclose(self) -> None:
-        if self.is_writing:
+        if self._transport.is_writing:
             self._transport.abort()  # as `HubChannel.aclose`: the other task's send must end at once
             await trio.lowlevel.checkpoint()
             return

@@ -199,7 +199,7 @@ class StreamChannel(Channel):
         return self._unsent_size + self._file_left
 
     @property
-    def is_writing(self) -> bool:
+    def is_sending(self) -> bool:
         return self._writing.locked()
 
     @property
@@ -207,10 +207,10 @@ class StreamChannel(Channel):
         return self._aborted
 
     @property
-    def progress(self) -> int | None:
+    def progress(self) -> tuple[int, int] | None:
         if self._socket is None or sys.platform != "linux":
             return None  # only there the kernel tells
-        return progress(self._socket)
+        return progress(self._socket), self._unsent_size
 
     async def flush(self) -> None:
         async with self._writing:

@@ -432,7 +432,7 @@ class WebSocketSession(SendingSide):
         """
         channel = self._channel
         taken, since = channel.progress, trio.current_time()
-        while channel.is_writing and taken is not None:
+        while channel.is_sending and taken is not None:
             await trio.sleep(_LOOK)
             if (progress := channel.progress) != taken:
                 taken, since = progress, trio.current_time()
