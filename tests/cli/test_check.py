@@ -186,6 +186,11 @@ def test_a_name_that_names_nothing(app: str, said: str, check: Check) -> None:
     assert "MODULE:ATTRIBUTE" in found["fix"]
 
 
+def test_an_import_that_calls_asyncio(check: Check, folder: Path) -> None:
+    (folder / "wrong.py").write_text("import asyncio; asyncio.get_running_loop()")
+    assert "calls asyncio directly" in check("wrong:app").one("application.import", "failed")["fix"]
+
+
 def test_an_import_that_hangs(check: Check, folder: Path) -> None:
     (folder / "wrong.py").write_text("import time; time.sleep(600)")
     found = check("wrong:app", "--check-timeout", "2").one("application.import", "failed")

@@ -151,6 +151,15 @@ def test_a_start_up_that_raises_has_the_hint_too(tmp_path: Path) -> None:
     assert result.stderr.count("calls asyncio directly") == 1
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_an_import_that_calls_asyncio_has_the_hint_too(workers: str, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("import asyncio\nasyncio.get_running_loop()\n")
+    result = run("app:app", "--workers", workers, cwd=tmp_path)
+    assert result.returncode == 3
+    assert result.stderr.count("Traceback (most recent call last)") == 1
+    assert result.stderr.count("calls asyncio directly") == 1
+
+
 def test_a_start_up_that_fails_otherwise_has_no_hint(tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(STARLETTE.replace("FAIL", "raise ValueError('boom')"))
     result = run("app:app", cwd=tmp_path)

@@ -11,6 +11,7 @@ from trio.lowlevel import current_trio_token, enable_ki_protection
 from tests.support.sockets import run
 from trioasgi import Server
 from trioasgi.server.block import for_block
+from trioasgi.server.grace import Grace
 from trioasgi.server.progress import Listening, Progress
 
 
@@ -19,7 +20,7 @@ def test_a_ctrl_c_in_that_moment_ends_also_a_server_that_outlives_cancellation()
 
     @enable_ki_protection  # so that the main task is interrupted
     async def serve(task_status: trio.TaskStatus[Server]) -> None:
-        server = Server._create((), Progress(Listening.FOR_CALLER, grace=0))
+        server = Server._create((), Progress(Listening.FOR_CALLER, Grace(0, {})))
         signal.raise_signal(signal.SIGINT)
         current_trio_token().run_sync_soon(task_status.started, server)  # behind the interruption
         await trio.sleep(3)

@@ -193,7 +193,7 @@ async def test_a_drain_may_have_a_grace_of_its_own(given: float | None, taken: f
         async with busy(30) as hosted:
             assert await seconds_of(functools.partial(hosted.drain, given)) == pytest.approx(taken)
             assert hosted.has_cut
-    origin = "--timeout-graceful-shutdown" if given is None else "the grace that the program has set"
+    origin = "--timeout-graceful-shutdown" if given is None else "the grace that was set for this stop"
     when = f"{taken} seconds after the server was told to stop ({origin})"
     if given == 0:
         when = "when the server was told to end at once"

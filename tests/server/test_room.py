@@ -22,6 +22,7 @@ from tests.support.sockets import FREE, Client, Log, connected, logged, open_str
 from tests.support.transports import certificates
 from trioasgi import Server, ServerPhase, application, serve, serve_listeners
 from trioasgi.server import room
+from trioasgi.server.grace import Grace
 from trioasgi.server.hosted_application import GivenStreams
 from trioasgi.server.progress import Listening, Progress
 from trioasgi.tls.context import server_context
@@ -477,7 +478,7 @@ def test_a_drain_waits_for_those_that_have_come_before() -> None:
 
 @on_trio
 async def test_streams_are_drained_when_none_can_come_any_more() -> None:
-    streams = GivenStreams(Progress(Listening.FOR_CALLER, 1.0), 0)
+    streams = GivenStreams(Progress(Listening.FOR_CALLER, Grace(1.0, {})), 0)
     drained = trio.Event()
 
     async def wait() -> None:

@@ -40,7 +40,17 @@ from tests.support.sockets import (
     served,
 )
 from tests.support.transports import certificates
-from trioasgi import BindError, Config, ConfigError, LifespanError, LoadError, Server, serve, serve_stream
+from trioasgi import (
+    BindError,
+    Config,
+    ConfigError,
+    LifespanError,
+    LoadError,
+    Server,
+    serve,
+    serve_listeners,
+    serve_stream,
+)
 from trioasgi.http1.connection import HTTP1Connection
 from trioasgi.net.hub import Hub
 from trioasgi.net.hub_channel import HubChannel
@@ -162,8 +172,15 @@ def test_under_asyncio_the_error_says_what_to_do() -> None:
 
     with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError, match="this is not a Trio run")):
         anyio.run(in_an_anyio_task_group, backend="asyncio")
-    with pytest.raises(RuntimeError, match=r"trioasgi\.serve_stream runs on Trio"):
-        asyncio.run(serve_stream(hello, memory_stream_pair()[0]))
+    with logged() as log:
+        with pytest.raises(RuntimeError, match=r"trioasgi\.serve_stream runs on Trio"):
+            asyncio.run(serve_stream(hello, memory_stream_pair()[0]))
+        with (
+            socket.create_server(("127.0.0.1", 0)) as sock,
+            pytest.raises(RuntimeError, match=r"trioasgi\.serve_listeners runs on Trio"),
+        ):
+            asyncio.run(serve_listeners(hello, trio.SocketListener(trio.socket.from_stdlib_socket(sock))))
+    assert log.text == ""
 
 
 def test_a_stream_of_ones_own() -> None:
@@ -881,6 +898,7 @@ def test_options_of_processes_have_no_effect_on_serve() -> None:
         ({"log_config": "log.json"}, ["log_config = 'log.json'"]),
         ({"umask": "077", "pid_file": "x"}, ["pid_file = 'x'", "umask = '077'"]),
         ({"reload_dirs": ("d",), "app_dir": "a"}, ["app_dir = 'a'", "reload_dirs = ('d',)"]),
+        ({"factory": True, "use_colors": False}, ["factory = True", "use_colors = False"]),
         ({"smoke_timeout": 3.0, "timeout_worker": 9.0}, ["smoke_timeout = 3.0", "timeout_worker = 9.0"]),
         ({"smoke_timeout": 10.0, "backlog": 7}, []),  # as it is anyway; and serve() opens the sockets itself
         ({"log_config": None}, []),  # logging is left alone, as it is here anyway

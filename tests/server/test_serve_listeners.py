@@ -576,6 +576,20 @@ async def test_a_handler_nursery_that_is_cancelled_ends_its_connections_and_no_m
 
 
 @on_trio
+async def test_a_handler_nursery_that_has_ended_is_named_at_the_next_connection() -> None:
+    app, listener = Lived(), InMemory()
+    with pytest.RaisesGroup(pytest.RaisesExc(TrioasgiError, match="must be open for as long as")):
+        async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as handlers:
+                server = await nursery.start(of(app, [listener], handler_nursery=handlers))
+            client = listener.connect()
+            await client.send(request())
+            await trio.sleep_forever()
+    assert app.events == ["startup", "shutdown"]
+    assert server.phase is ServerPhase.CLOSED
+
+
+@on_trio
 async def test_a_connection_that_was_just_accepted_is_served_though_the_accepting_ends() -> None:
     app, listener = Lived(), InMemory()
 
@@ -633,7 +647,7 @@ async def test_a_handler_nursery_that_takes_no_tasks_is_an_error_and_holds_nothi
     async with trio.open_nursery() as closed:
         pass
     client = listener.connect()
-    with pytest.raises(RuntimeError, match=r"[Nn]ursery is closed"), trio.fail_after(SOON):
+    with pytest.raises(TrioasgiError, match=r"handler_nursery: [Nn]ursery is closed"), trio.fail_after(SOON):
         await serve_listeners(app, [listener], handler_nursery=closed)
     assert await client.is_closed()
     assert app.events == ["startup", "shutdown"]

@@ -116,6 +116,7 @@ def test_streams_end_within_the_grace_whole_if_the_application_looks(tmp_path: P
         assert thread.body == b"end 1"
         assert not held["/endless"].is_whole  # a visible cut
         assert not held["/idle"].is_whole
+        server.wait_for(r"1 seconds after the server was told to stop \(--reload-grace\) were cut")
         server.stop()
 
 

@@ -9,6 +9,7 @@ OF_PROCESS = ("pid_file", "umask", "user", "group")
 """Options that concern the process from which all others come."""
 
 OF_WORKERS = (
+    "factory",
     "app_dir",
     "reload_dirs",
     "reload_includes",
@@ -19,8 +20,11 @@ OF_WORKERS = (
     "reload_grace",
     "smoke_timeout",
     "timeout_worker",
+    "use_colors",
 )
-"""Options that say how workers are started, watched and replaced, but do not ask for any."""
+"""Options that say how the application is loaded, how workers are watched and replaced, and how the log
+looks, but do not ask for workers.
+"""
 
 
 def remarks_on_options(config: Declaration) -> list[str]:

@@ -344,11 +344,9 @@ def _without_room(error: BaseException) -> TrioasgiError | None:
 
 
 def _message(error: TrioasgiError) -> str:
-    text = tidy(cut(str(error)))
-    if not isinstance(error, LifespanError):
-        return text
-    # Either the user's code has raised, or its framework has sent the traceback as the reason.
-    cause = error.__cause__
-    hint = None if cause is None else asyncio_hint(cause)
-    parts = (text, None if cause is None else tidy(user_traceback(cause)), hint)
+    parts: list[str | None] = [tidy(cut(str(error)))]
+    if error.__cause__ is not None:
+        if isinstance(error, LifespanError):  # else the text has the traceback
+            parts.append(tidy(user_traceback(error.__cause__)))
+        parts.append(asyncio_hint(error.__cause__))
     return "\n\n".join(part for part in parts if part)

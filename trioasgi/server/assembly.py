@@ -31,6 +31,7 @@ from trioasgi.net.trust import Trusted
 from trioasgi.observe.access import AccessLog
 from trioasgi.observe.logs import LogSettings
 from trioasgi.server.codecs import PACKAGES
+from trioasgi.server.grace import Grace
 from trioasgi.server.protocols import Protocols
 from trioasgi.server.settings import ConnectionSettings, LiveTLS, ProxyProtocol
 from trioasgi.websocket.keepalive import Keepalive
@@ -49,6 +50,16 @@ if TYPE_CHECKING:
     from trioasgi.server.handshakes import FailedHandshakes
     from trioasgi.server.protocols import ConnectionFactory, ServerServices
     from trioasgi.websocket.codec import FrameCodec
+
+
+def grace(config: Config) -> Grace:
+    """The time that running requests have when the server drains. At a change of files the supervisor sets
+    `reload_grace`, which is also the default for a stop then.
+    """
+    options = {config.timeout_graceful_shutdown: "--timeout-graceful-shutdown"}
+    if config.reload:
+        options[config.reload_grace] = "--reload-grace"
+    return Grace(config.timeout_graceful_shutdown, options)
 
 
 def connection_settings(

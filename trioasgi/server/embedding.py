@@ -10,7 +10,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.server.block import for_block
 from trioasgi.server.hosted_application import check_stream, close_stream, host
-from trioasgi.server.serve import prepare, serve_on
+from trioasgi.server.serve import prepare, require_trio, serve_on
 from trioasgi.tasks import protected_context, report_started
 
 if TYPE_CHECKING:
@@ -123,6 +123,7 @@ async def serve_stream(
       ConfigError, LoadError, TLSError, LifespanError, RuntimeError: As `serve`.
       TypeError: `stream` is no stream.
     """
+    require_trio("trioasgi.serve_stream")  # without it the stream cannot be closed either
     check_stream(stream)
     try:
         prepared = prepare("trioasgi.serve_stream", app, config, options, state, on_connection)
@@ -160,7 +161,8 @@ async def serve_listeners(
     stops accepting, and drains: connections under way have the grace, then the lifespan is shut down, and
     only then this function ends. So the application outlives its connections, and the nursery in which this
     runs has to outlive the `handler_nursery`'s calls. If the `handler_nursery` is cancelled, its connections
-    end at once. Without one, all of them end at once when this is cancelled.
+    end at once; when it has ended, the next connection ends this function. Without one, all of them end at
+    once when this is cancelled.
 
     Args:
       listeners: One `trio.abc.Listener` or several: `trio.SocketListener`, `trio.SSLListener`, or others.
@@ -179,10 +181,11 @@ async def serve_listeners(
           another file or connection (EMFILE, ENFILE, ENOBUFS, ENOMEM), that is logged, and accepting goes on
           a moment later.
       TrioasgiError: The socket of a `trio.SocketListener`, also below TLS, was closed or shut down, or
-          another task accepts from it. The message names its URL.
+          another task accepts from it. The message names its URL. Or the `handler_nursery` takes no tasks.
     """
     from trioasgi.server.given_listeners import Listeners  # few programs need it
 
+    require_trio("trioasgi.serve_listeners")  # without it the listeners cannot be closed either
     async with Listeners(listeners) as opened:
         prepared = prepare("trioasgi.serve_listeners", app, config, options, state, on_connection)
         opened.check(prepared.config, handler_nursery)

@@ -275,6 +275,12 @@ class _Source:
             return False
         try:
             start_soon(nursery, given.serve)
+        except RuntimeError as exc:
+            await close_stream(stream)
+            raise TrioasgiError(
+                f"the server cannot serve a connection in the handler_nursery: {exc}. The nursery must be "
+                "open for as long as the server accepts; to end both, cancel or drain the server too"
+            ) from exc
         except BaseException:
             await close_stream(stream)
             raise

@@ -18,7 +18,7 @@ from trioasgi.config.remarks import remarks_on_given
 from trioasgi.net.peers import stream_peers
 from trioasgi.nurseries import LAST_MOMENTS
 from trioasgi.observe.startup import log_remarks
-from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.assembly import grace, resolve_certificate
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import report_shielded
 from trioasgi.server.flat_errors import FlatErrors
@@ -362,7 +362,7 @@ class HostedTree:
     def __init__(
         self, app: ASGIApp, config: Config, given: Given, listens_on: Sequence[ListensOn] = ()
     ) -> None:
-        self._progress = Progress(Listening.FOR_CALLER, config.timeout_graceful_shutdown)
+        self._progress = Progress(Listening.FOR_CALLER, grace(config))
         self._streams = GivenStreams(self._progress, config.limit_connections)
         self._server = HostedApplication._create(listens_on, self._progress, self._streams)
         self._hosting = Hosting(app, config, given, self._server, self._progress)

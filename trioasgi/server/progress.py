@@ -90,9 +90,9 @@ class _Counted:
 
 
 class Progress:
-    """The state of one server. `grace` are the seconds that requests have when it drains."""
+    """The state of one server. Requests have the `grace` when it drains."""
 
-    def __init__(self, listening: Listening, grace: float) -> None:
+    def __init__(self, listening: Listening, grace: Grace) -> None:
         self.phase = ServerPhase.STARTING
         self.error: BaseException | None = None
         """What has ended it."""
@@ -100,7 +100,7 @@ class Progress:
         """What ends it, if it comes from outside of its nurseries."""
         self.listening = listening
         """Who accepts from the sockets. It may change until the server drains."""
-        self.grace = Grace(grace)
+        self.grace = grace
         self.nurseries: WeakSet[trio.Nursery] = WeakSet()
         """The nurseries in which calls of the application run."""
         self.counts: Counts = _Counted(0)

@@ -19,7 +19,7 @@ from trioasgi.net.address import is_inherited
 from trioasgi.net.hub import Hub, supported
 from trioasgi.net.redirecting import is_redirecting, redirecting_urls
 from trioasgi.server.acceptor import Acceptor
-from trioasgi.server.assembly import codec_factory, forwarding, redirecting_settings
+from trioasgi.server.assembly import codec_factory, forwarding, grace, redirecting_settings
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import abort_when_cancelled
 from trioasgi.server.gate import UnderSupervisor
@@ -61,7 +61,7 @@ class NurseryTree:
         self._on_done_accepting = supervised.on_done_accepting
         self._stop_hint = stop_hint
         self._announces = listening is Listening.ALONE
-        self._progress = Progress(listening, config.timeout_graceful_shutdown)
+        self._progress = Progress(listening, grace(config))
         tls = config.has_tls
         served = [sock for sock in sockets if not is_redirecting(sock)]
         redirecting = redirecting_urls(sockets)

@@ -16,6 +16,7 @@ import trio
 from trioasgi.config import Config
 from trioasgi.config.env_file import load_env_file
 from trioasgi.errors import LifespanError, TLSError, TrioasgiError, leaves_of
+from trioasgi.observe.errors import asyncio_hint
 from trioasgi.observe.tracebacks import has_users_frames
 from trioasgi.process.lifecycle import explain
 from trioasgi.process.loading import declare_worker, load_app
@@ -109,7 +110,7 @@ def _carry_out(order: Rehearsal, notes: Notes) -> None:
 def _import_fix(error: TrioasgiError) -> str:
     cause = error.__cause__
     if cause is not None and (isinstance(cause, SyntaxError) or has_users_frames(cause)):
-        return "correct it; the end of its traceback is shown"
+        return asyncio_hint(cause) or "correct it; the end of its traceback is shown"
     return "name the application as MODULE:ATTRIBUTE, and its directory with --app-dir"
 
 
