@@ -169,7 +169,8 @@ HANDLING = """
     import signal
 
     def say(number, frame):
-        print("the application has", signal.Signals(number).name, flush=True)
+        # print() raises if the next signal comes before it has returned.
+        os.write(1, f"the application has {{signal.Signals(number).name}}\\n".encode())
 
     {where_imported}
 
@@ -205,11 +206,12 @@ def test_run_leaves_the_handlers_of_the_program(options: str, tmp_path: Path) ->
     write_app(tmp_path, "yes")
     (tmp_path / "program.py").write_text(
         textwrap.dedent(f"""
+            import os
             import signal
             import trioasgi
 
             def say(number, frame):
-                print("the program has", signal.Signals(number).name, flush=True)
+                os.write(1, f"the program has {{signal.Signals(number).name}}\\n".encode())
 
             signal.signal(signal.SIGHUP, say)
             signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -589,6 +589,33 @@ async def test_a_handler_nursery_that_has_ended_is_named_at_the_next_connection(
     assert server.phase is ServerPhase.CLOSED
 
 
+@pytest.mark.parametrize("way", ["cancelled", "drained"])
+def test_a_handler_nursery_may_end_right_after_the_server_though_clients_wait(way: str) -> None:
+    async def main() -> None:
+        (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listener.socket.getsockname()[1]
+        scope = trio.CancelScope()
+
+        async def serve_within(handlers: trio.Nursery, *, task_status: trio.TaskStatus[Server]) -> None:
+            with scope:
+                await serve_listeners(Lived(), [listener], handler_nursery=handlers, task_status=task_status)
+
+        async with trio.open_nursery() as nursery:
+            with socket.socket() as client:
+                async with trio.open_nursery() as handlers:
+                    server = await nursery.start(serve_within, handlers)
+                    client.connect(("127.0.0.1", port))
+                    if way == "cancelled":
+                        scope.cancel()
+                    else:
+                        server.begin_drain()
+        assert server.phase is ServerPhase.CLOSED
+
+    with logged() as log:
+        run(main)
+    assert log.count("are not served: the server cannot serve a connection in the handler_nursery") == 1
+
+
 @on_trio
 async def test_a_connection_that_was_just_accepted_is_served_though_the_accepting_ends() -> None:
     app, listener = Lived(), InMemory()

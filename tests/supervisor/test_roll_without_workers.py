@@ -247,6 +247,50 @@ def test_a_canary_that_fails_does_not_put_off_the_worker_that_follows_a_crash(tm
         assert "could not take over" not in server.output.text
 
 
+def test_a_canary_that_serves_has_not_the_crashes_of_the_code_before_it(tmp_path: Path) -> None:
+    app = textwrap.dedent(CRASHES)
+    write(tmp_path, app)
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        url = server.url()
+        (old,) = wait_for_workers(server, 1)
+        write(tmp_path, textwrap.dedent(IMPORTS_UNTIL_GO) + app)
+        server.send(signal.SIGHUP)
+        server.wait_for("importing")
+        write(tmp_path, "1 / 0\n")
+        os.kill(old, signal.SIGKILL)
+        server.wait_for("A worker could not start; 1 s until the next attempt")
+        write(tmp_path, app)
+        (tmp_path / "go").touch()
+        server.wait_for("Rolled: every worker is new")
+        with contextlib.suppress(httpx.HTTPError):
+            httpx.get(f"{url}/crash")
+        server.wait_for("the next starts in 0.25 s")
+        assert server.stop() == 0
+
+
+def test_where_the_last_slot_with_a_prospect_would_be_removed_the_vacant_one_is(tmp_path: Path) -> None:
+    """Else the server would go on without a worker, for good."""
+    write_app(tmp_path, "yes")
+    with start_server("app:app", "--workers", "2", "--control", PATH, cwd=tmp_path) as server:
+        wait_for_workers(server, 2)
+        (_, first), (_, last) = slots(tmp_path)
+        assert first is not None
+        assert last is not None
+        write(tmp_path, textwrap.dedent(EACH_WAITS))
+        for number, pid in enumerate((first, last), 1):
+            os.kill(pid, signal.SIGKILL)
+            server.wait_for(f"importing until go{number}")
+        (tmp_path / "go1").touch()
+        server.wait_for("ZeroDivisionError")
+        wait_until(lambda: slots(tmp_path)[0] == (1, None), "slot 1 is vacant")
+        server.send(signal.SIGTTOU)
+        server.wait_for("Scaling from 2 to 1 workers")
+        assert [number for number, _ in slots(tmp_path)] == [2]
+        (tmp_path / "go2").touch()
+        server.wait_for("Stopping: no worker is left, and none can start")
+        assert server.wait() == 3
+
+
 def test_a_slot_that_does_not_serve_is_removed_first(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     options = ("--workers", "2", "--control", PATH)

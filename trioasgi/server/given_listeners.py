@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Coroutine, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,7 +20,7 @@ from trioasgi.server.block import for_block
 from trioasgi.server.flat_errors import FlatErrors, flatten
 from trioasgi.server.handle import note_failure
 from trioasgi.server.hosted_application import close_stream, host, streams_of, take
-from trioasgi.server.progress import Listening
+from trioasgi.server.progress import Listening, ServerPhase
 from trioasgi.server.serve import serve_on
 from trioasgi.tasks import StartsSoon, report_started, start_soon
 
@@ -201,6 +202,7 @@ def _iterable(listeners: object) -> Iterable[Any]:
 
 
 _AT_ONCE: Final = 0.001
+_NOT_SERVED: Final = "clients that waited for the server when it stopped are not served: %s"
 
 
 class _Source:
@@ -255,15 +257,17 @@ class _Source:
             fd = -1 if self._sock is None else self._sock.fileno()
             if fd != -1 and not is_readable(fd):
                 return
-            stream: trio.abc.Stream | None = None
+            has_begun = False
             try:
                 # What waits is accepted before Trio looks at the clock again. (0 would cancel at once.)
                 with trio.move_on_after(_AT_ONCE):
                     stream = await self._listener.accept()
+                    has_begun = await self._begin(stream, hosted, nursery)
+            except TrioasgiError as exc:
+                logger.log(logging.WARNING, _NOT_SERVED, exc)
             except Exception as exc:  # noqa: BLE001 - a listener of the program's own may raise anything
-                text = "clients that waited for the server when it stopped are not served: %r"
-                logger.log(logging.WARNING, text, exc)
-            if stream is None or not await self._begin(stream, hosted, nursery):
+                logger.log(logging.WARNING, _NOT_SERVED, repr(exc))
+            if not has_begun:
                 return
 
     async def _begin(self, stream: trio.abc.Stream, hosted: HostedApplication, nursery: StartsSoon) -> bool:
@@ -275,15 +279,19 @@ class _Source:
             return False
         try:
             start_soon(nursery, given.serve)
-        except RuntimeError as exc:
+        except BaseException as exc:
+            given.discard()  # else the application would wait for it
             await close_stream(stream)
-            raise TrioasgiError(
+            if not isinstance(exc, RuntimeError):
+                raise
+            failure = TrioasgiError(
                 f"the server cannot serve a connection in the handler_nursery: {exc}. The nursery must be "
                 "open for as long as the server accepts; to end both, cancel or drain the server too"
-            ) from exc
-        except BaseException:
-            await close_stream(stream)
-            raise
+            )
+            if hosted.phase is ServerPhase.SERVING and trio.current_effective_deadline() != -math.inf:
+                raise failure from exc
+            logger.log(logging.WARNING, _NOT_SERVED, failure)  # accepting ends anyway
+            return False
         return True
 
     async def _accept_one(self, room: Room | None) -> trio.abc.Stream:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -30,6 +30,15 @@ _FIRST_DELAY = 0.25
 _LONGEST_DELAY = 30.0
 _STABLE = 10.0
 """Seconds after which a worker that was ready is no longer counted as having crashed at once."""
+
+_NEED: Final[Mapping[SlotState, int]] = {
+    SlotState.VACANT: 0,  # first of all: nothing would come of it, if it were left alone
+    SlotState.DELAYED: 1,
+    SlotState.WAITING: 1,
+    SlotState.STARTING: 2,
+    SlotState.SERVING: 3,
+}
+"""How near the slots of a state are to serving: fewer workers first means those that are far from it."""
 
 
 class Workers:
@@ -245,6 +254,8 @@ class Workers:
         assert slot.successor is not None
         self.cancel_delay(slot)
         successor, slot.successor = slot.successor, None
+        if slot.worker is None or slot.worker.config is not successor.config:
+            slot.crashes = 0  # of a roll, which may have mended what has crashed
         if slot.worker is not None:
             slot.worker.drain()
             self.let_go(slot)
@@ -290,6 +301,7 @@ class Workers:
         while len(self.slots) < count:
             slot = Slot(self._free_number())
             self.slots.append(slot)
+            self.slots.sort(key=lambda slot: slot.number)
             self.start(slot)
         while len(self.slots) > count:
             slot = self._least_needed()
@@ -304,14 +316,13 @@ class Workers:
         return next(number for number in range(1, len(taken) + 2) if number not in taken)
 
     def _least_needed(self) -> Slot:
-        """The last slot that does not serve; else the last one with other options than new workers get; else
-        the last one.
+        """The last of those that are furthest from serving; while all serve, of those with other options than
+        new workers get, if there are any.
         """
 
-        def need(slot: Slot) -> tuple[bool, bool]:
-            if slot.worker is None or slot.state is not SlotState.SERVING:
-                return False, False
-            return True, slot.worker.config is self.config
+        def need(slot: Slot) -> tuple[int, bool]:
+            is_of_config = slot.worker is not None and slot.worker.config is self.config
+            return _NEED[slot.state], slot.state is SlotState.SERVING and is_of_config
 
         return min(reversed(self.slots), key=need)
 
