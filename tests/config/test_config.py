@@ -92,7 +92,7 @@ def test_every_option_refuses_another_type_and_says_so(option: Option) -> None:
     [
         (
             {"workers": 0},
-            "bad value for workers: 0 (from keyword workers); expected an integer of at least 1",
+            "bad value for workers: 0 (from keyword workers); expected an integer from 1 to 1000, or auto",
         ),
         ({"workers": True}, "expected an integer"),
         (

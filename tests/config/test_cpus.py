@@ -80,5 +80,10 @@ def test_the_number_is_settled_when_the_config_is_made(tmp_path: Path) -> None:
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="expected an integer of at least 1, or auto"):
+    with pytest.raises(ConfigError, match="expected an integer from 1 to 1000, or auto"):
         Config.from_dict({"workers": "many"})
+
+
+def test_a_mistake_in_typing_does_not_fill_the_machine(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="expected an integer from 1 to 1000, or auto"):
+        read_config({}, environ={"WEB_CONCURRENCY": "100000000"}, directory=tmp_path)

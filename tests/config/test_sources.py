@@ -241,7 +241,9 @@ def test_a_named_file_must_have_something_to_say(tmp_path: Path) -> None:
     assert "cannot read the configuration file no.toml" in error_of(tmp_path, config_file="no.toml")
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe")
     assert "is not valid TOML" in error_of(tmp_path, config_file="binary.toml")
-    assert "'a\\x00b': no path has a NUL character" in error_of(tmp_path, config_file="a\0b")
+    assert "'a\\x00b' (from flag --config): no path has a NUL character" in error_of(
+        tmp_path, config_file="a\0b"
+    )
 
 
 @pytest.mark.parametrize("line", ["TRIOASGI_WORKERS=2", "TRIOASGI_RELOAD=1"])
@@ -359,3 +361,43 @@ def test_an_env_file_that_is_no_good_is_named_with_who_names_it(
     monkeypatch.chdir(tmp_path)
     Path(".env").write_text(content)
     assert said in error_of(tmp_path, {"TRIOASGI_ENV_FILE": name})
+
+
+def test_a_found_file_that_is_gone_at_a_roll_is_not_taken_for_one_without_options(tmp_path: Path) -> None:
+    """A deployment may remove it, and then write it anew."""
+    path = tmp_path / "trioasgi.toml"
+    path.write_text("workers = 3\n")
+    before = config_of(tmp_path)
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"trioasgi\.toml, .* at the start, is gone; put it back"):
+        read_config({}, environ={}, directory=tmp_path, before=before)
+    path.write_text("workers = 2\n")
+    assert read_config({}, environ={}, directory=tmp_path, before=before).workers == 2
+    path.unlink()
+    assert read_config({"workers": "4"}, environ={}, directory=tmp_path, before=Config()).workers == 4
+
+
+@pytest.mark.parametrize("name", ["trioasgi.toml", "pyproject.toml"])
+@pytest.mark.parametrize("kind", ["directory", "link"])
+def test_what_has_the_name_of_the_file_and_is_none_is_refused(name: str, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if kind == "directory":
+        path.mkdir()
+    else:
+        path.symlink_to(tmp_path / "nowhere")
+    assert f"{name} is no file that can be read" in error_of(tmp_path)
+
+
+def test_whoever_has_named_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    assert "no.toml (from flag --config): No such file" in error_of(tmp_path, config_file="no.toml")
+    environ = {"TRIOASGI_CONFIG": "no.toml"}
+    assert "no.toml (from environment TRIOASGI_CONFIG): No such" in error_of(tmp_path, environ)
+    assert config_of(tmp_path, {"TRIOASGI_CONFIG": ""}).workers == 1
+
+
+def test_an_env_file_cannot_name_the_file(tmp_path: Path) -> None:
+    (tmp_path / "e").write_text("TRIOASGI_CONFIG=my.toml\n")
+    (tmp_path / "my.toml").write_text("workers = 2\n")
+    said = "TRIOASGI_CONFIG cannot be set in env_file"
+    assert said in error_of(tmp_path, env_file=str(tmp_path / "e"))
+    assert config_of(tmp_path, config_file="my.toml", env_file=str(tmp_path / "e")).workers == 2

@@ -193,6 +193,11 @@ def test_a_roll_reads_the_options_anew(tmp_path: Path) -> None:
         server.send(signal.SIGHUP)
         server.wait_for("Nothing is replaced: bad value for workers: -3")
         wait_until(lambda: len(workers_that_serve(server)) == 3, "three workers")
+        config.unlink()
+        server.send(signal.SIGHUP)
+        server.wait_for(
+            "Nothing is replaced: trioasgi.toml, from which .* at the start, is gone; put it back"
+        )
         assert server.stop() == 0
 
 

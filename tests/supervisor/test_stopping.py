@@ -466,11 +466,13 @@ def test_no_client_takes_what_a_second_signal_has_cut_for_whole(
         assert server.output.count(r"0 5B [\d.]+ms cut") == len(clients)
 
 
-def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_stop_ends_a_supervisor_whose_log_nobody_reads(signals: int, tmp_path: Path) -> None:
     telling = "import os, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\n"
     write(tmp_path, telling + "os.write(2, b'x' * 1_000_000)\n")
     reader, writer = os.pipe()
-    command = [sys.executable, "-m", "trioasgi", "app:app", "--uds", "app.sock", "--reload"]
+    times = ("--timeout-graceful-shutdown", "1", "--timeout-shutdown", "1")
+    command = [sys.executable, "-m", "trioasgi", "app:app", "--uds", "app.sock", "--reload", *times]
     with subprocess.Popen(command, cwd=tmp_path, stdout=writer, stderr=writer) as supervisor:
         try:
             wait_until(
@@ -478,9 +480,11 @@ def test_a_second_signal_ends_a_supervisor_whose_log_nobody_reads(tmp_path: Path
             )
             wait_until(lambda: _is_full(writer), "a full pipe")
             supervisor.send_signal(signal.SIGTERM)
-            time.sleep(AGAIN_AFTER + 0.1)
-            supervisor.send_signal(signal.SIGTERM)
-            assert supervisor.wait(10) == 1
+            if signals == 2:
+                time.sleep(AGAIN_AFTER + 0.1)
+                supervisor.send_signal(signal.SIGTERM)
+            # One: the deadlines, three seconds, and three more to be sure that the loop is blocked.
+            assert supervisor.wait(15 if signals == 1 else 10) == 1
             assert not (tmp_path / "app.sock").exists()
             worker = int((tmp_path / "pid").read_text())
             wait_until(lambda: not is_alive(worker), "the worker's end")

@@ -47,7 +47,7 @@ def start(
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
-        status = run_config(config, remarks_on(os.environ, config.env_file), read)
+        status = run_config(config, remarks_on(os.environ, config.env_file), partial(read, before=config))
     except TrioasgiError as error:
         fail(str(error), error.exit_status)
     except KeyboardInterrupt:  # not of a signal: the application has raised it

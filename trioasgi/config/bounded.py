@@ -27,6 +27,8 @@ NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
+Processes = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+"""A mistake in typing must not fill the machine."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
 WholeSeconds = Annotated[int, msgspec.Meta(ge=0, le=_YEAR)]
 SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]

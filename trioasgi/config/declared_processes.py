@@ -3,7 +3,7 @@
 import os
 from typing import Annotated
 
-from .bounded import Count, NonEmpty, Positive, Seconds, SomeSeconds
+from .bounded import Count, NonEmpty, Processes, Seconds, SomeSeconds
 from .declared_tls import TLSToo
 from .option import Group, option
 
@@ -18,7 +18,7 @@ class ProcessesToo(TLSToo, frozen=True, kw_only=True):
     """These, and the processes."""
 
     workers: Annotated[
-        Positive,
+        Processes,
         option(
             "Worker processes; auto: one for each CPU.",
             Group.PROCESSES,
@@ -26,7 +26,7 @@ class ProcessesToo(TLSToo, frozen=True, kw_only=True):
             environment_aliases=("WEB_CONCURRENCY",),
             metavar="N",
             computed={"auto": _usable_cpus},
-            expected="an integer of at least 1, or auto",
+            expected="an integer from 1 to 1000, or auto",
         ),
     ] = 1
     reload: Annotated[bool, option("Restart the workers when a file changes.", Group.PROCESSES)] = False

@@ -67,8 +67,10 @@ def read_config(
     defaults: Mapping[str, object] | None = None,
     environ: MutableMapping[str, str] | None = None,
     directory: Path | None = None,
+    before: Config | None = None,
 ) -> Config:
-    """Merge all sources into a Config. Raises ConfigError.
+    """Merge all sources into a Config. Raises ConfigError, also if a file that was found for the config
+    `before` is gone: a deployment may be about to write it anew.
 
     `flags` are the values of the command line by option: a text, a list of texts, or a bool. `typed` has the
     flag that was used, if it is not the one that is shown. All sources override `defaults`. If a source names
@@ -78,8 +80,12 @@ def read_config(
     environ = os.environ if environ is None else environ
     directory = Path() if directory is None else directory
     flag_layer = read_flags(flags, typed or {})
-    named = config_file or environ.get(CONFIG_VARIABLE)
-    file_layer = read_file(named, directory)
+    named, named_by = config_file, "flag --config"
+    if not named:
+        named, named_by = environ.get(CONFIG_VARIABLE) or None, f"{ENVIRONMENT} {CONFIG_VARIABLE}"
+    if named is None and before is not None:
+        _refuse_lost(before, directory)
+    file_layer = read_file(named, directory, Origin(named_by, "config"))
     default_layer = {
         name: Setting(value, Origin("default", name)) for name, value in (defaults or {}).items()
     }
@@ -95,6 +101,11 @@ def read_config(
         settled_environ = dict(environ)
         load_env_file(path, settled_environ, env_file.origin)
         added = dict.fromkeys(settled_environ.keys() - environ.keys(), f"env_file {path}")
+        if CONFIG_VARIABLE in added and named is None:
+            raise ConfigError(
+                f"{CONFIG_VARIABLE} cannot be set in env_file {path}, which is read after the configuration "
+                "file; set it in the environment, or use --config"
+            )
         environment = read_environment(settled_environ, added)
 
     settings = merge((*lower, *environment, flag_layer))
@@ -265,14 +276,27 @@ def _is_link(variable: str, text: str) -> bool:
     return re.fullmatch(_LINK, variable) is not None
 
 
-def read_file(named: str | None, directory: Path) -> Layer:
-    """The layer of the file `named`, or of the one found in `directory`, if any."""
+def _refuse_lost(before: Config, directory: Path) -> None:
+    """Raise ConfigError if the found file from which options of `before` came is not there any more."""
+    for name in _FOUND:
+        was_read = any(origin.place.startswith(f"{name} ") for origin in before.origins.values())
+        if was_read and not os.path.lexists(directory / name):
+            raise ConfigError(
+                f"{name}, from which options were read at the start, is gone; put it back, or restart to go "
+                "on without it"
+            )
+
+
+def read_file(named: str | None, directory: Path, origin: Origin | None = None) -> Layer:
+    """The layer of the file `named`, by `origin`, or of the one found in `directory`, if any."""
     if named is not None:
         path = directory / named
-        return _file_layer(path, named, _read_bytes(path, named))
+        return _file_layer(path, named, _read_bytes(path, named, origin))
     for name in _FOUND:
         path = directory / name
-        if os.path.isfile(path):  # False also if this user may not look into the directory
+        if os.path.lexists(path):  # False also if this user may not look into the directory
+            if not os.path.isfile(path):
+                raise ConfigError(f"{name} is no file that can be read; remove it, or use --config")
             content = _read_bytes(path, name)
             # A pyproject.toml without our table is not parsed: that takes time, and its errors are not ours.
             if name == "trioasgi.toml" or _may_have_table(content):
@@ -282,10 +306,10 @@ def read_file(named: str | None, directory: Path) -> Layer:
     return {}
 
 
-def _read_bytes(path: Path, shown: str) -> bytes:
+def _read_bytes(path: Path, shown: str, origin: Origin | None = None) -> bytes:
     from .env_file import read_bytes  # most starts read no file
 
-    return read_bytes(path, shown, "the configuration file")
+    return read_bytes(path, shown, "the configuration file", origin)
 
 
 def _may_have_table(content: bytes) -> bool:

@@ -32,7 +32,7 @@ from trioasgi.net.listeners import (
 )
 from trioasgi.net.redirecting import is_redirecting, open_all_listeners, redirecting_urls
 from trioasgi.observe import STOP_HINT, announce
-from trioasgi.process.ending import Guards, end_now
+from trioasgi.process.ending import MARGIN, Guards, end_now
 from trioasgi.process.hang_up import watched_terminal
 from trioasgi.process.imports import working_directory
 from trioasgi.process.privileges import become, made_files, wanted_identity
@@ -242,8 +242,9 @@ def _signals(config: Config, *, owns_process: bool) -> Iterator[SteadySignals | 
         for number in STEERING
         if is_free(number, even_if_ignored=owns_process) and not (config.reload and _is_of_terminal(number))
     ]
-    second = _ended_by_a_second_signal(owns_process=owns_process)
-    with trio.open_signal_receiver(*STOPPING, *steering) as signals, second:
+    limit = config.timeout_graceful_shutdown + config.timeout_shutdown + MARGIN
+    ended = _ended_though_blocked(limit, owns_process=owns_process)
+    with trio.open_signal_receiver(*STOPPING, *steering) as signals, ended:
         steady = SteadySignals(signals, session)
         try:
             yield steady
@@ -260,13 +261,22 @@ def _is_of_terminal(number: signal.Signals) -> bool:
 
 
 @contextlib.contextmanager
-def _ended_by_a_second_signal(*, owns_process: bool) -> Iterator[None]:
-    """End this process at a second signal even if the loop is blocked, for example by a log that nobody
-    reads. The workers end when this process is gone.
+def _ended_though_blocked(limit: float, *, owns_process: bool) -> Iterator[None]:
+    """End this process even if the loop is blocked, for example by a log that nobody reads: at a second
+    signal, and `limit` seconds after the first. The workers end when this process is gone.
     """
     receivers = {number: signal.getsignal(number) for number in STOPPING}
     guards = Guards()
+    token = trio.lowlevel.current_trio_token()
     first_at = math.inf
+
+    def end_if_blocked() -> None:
+        while not guards.over.wait(limit):
+            answered = threading.Event()
+            with contextlib.suppress(trio.RunFinishedError):
+                token.run_sync_soon(answered.set)
+            if not answered.wait(MARGIN) and not guards.over.is_set():
+                end_now(ExitStatus.FAILED)
 
     def end_soon() -> None:
         if not guards.over.wait(_LAST_MOMENTS):
@@ -277,6 +287,7 @@ def _ended_by_a_second_signal(*, owns_process: bool) -> Iterator[None]:
         now = time.monotonic()
         if first_at == math.inf:
             first_at = now
+            guards.start(end_if_blocked, "trioasgi stop")
         elif now >= first_at + AGAIN_AFTER:
             guards.start(end_soon, "trioasgi end")
         receiver = receivers[signal.Signals(number)]
