@@ -369,23 +369,28 @@ def test_a_found_file_that_is_gone_at_a_roll_is_not_taken_for_one_without_option
     path.write_text("workers = 3\n")
     before = config_of(tmp_path)
     path.unlink()
-    with pytest.raises(ConfigError, match=r"trioasgi\.toml, .* at the start, is gone; put it back"):
+    with pytest.raises(ConfigError, match=r"trioasgi\.toml, from which options were read before, is gone"):
         read_config({}, environ={}, directory=tmp_path, before=before)
     path.write_text("workers = 2\n")
     assert read_config({}, environ={}, directory=tmp_path, before=before).workers == 2
     path.unlink()
+    (tmp_path / "pyproject.toml").write_text("[tool.trioasgi]\nworkers = 5\n")
+    assert read_config({}, environ={}, directory=tmp_path, before=before).workers == 5
+    (tmp_path / "pyproject.toml").unlink()
     assert read_config({"workers": "4"}, environ={}, directory=tmp_path, before=Config()).workers == 4
 
 
-@pytest.mark.parametrize("name", ["trioasgi.toml", "pyproject.toml"])
 @pytest.mark.parametrize("kind", ["directory", "link"])
-def test_what_has_the_name_of_the_file_and_is_none_is_refused(name: str, kind: str, tmp_path: Path) -> None:
-    path = tmp_path / name
-    if kind == "directory":
-        path.mkdir()
-    else:
-        path.symlink_to(tmp_path / "nowhere")
-    assert f"{name} is no file that can be read" in error_of(tmp_path)
+def test_what_has_the_name_of_the_file_and_is_none_is_refused(kind: str, tmp_path: Path) -> None:
+    for name in ("pyproject.toml", "trioasgi.toml"):
+        path = tmp_path / name
+        if kind == "directory":
+            path.mkdir()
+        else:
+            path.symlink_to(tmp_path / "nowhere")
+        if name == "pyproject.toml":
+            assert config_of(tmp_path).workers == 1  # it need not be for us
+    assert "trioasgi.toml is no file that can be read" in error_of(tmp_path)
 
 
 def test_whoever_has_named_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -42,12 +42,18 @@ def start(
         read_config, {**flags, **(fixed or {})}, typed=typed, config_file=config_file, defaults=defaults
     )
     try:
-        config = read()
+        config = last = read()
         require_app(config)
+
+        def reread() -> Config:
+            nonlocal last
+            last = read(before=last)
+            return last
+
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need
 
-        status = run_config(config, remarks_on(os.environ, config.env_file), partial(read, before=config))
+        status = run_config(config, remarks_on(os.environ, config.env_file), reread)
     except TrioasgiError as error:
         fail(str(error), error.exit_status)
     except KeyboardInterrupt:  # not of a signal: the application has raised it

@@ -83,9 +83,9 @@ def read_config(
     named, named_by = config_file, "flag --config"
     if not named:
         named, named_by = environ.get(CONFIG_VARIABLE) or None, f"{ENVIRONMENT} {CONFIG_VARIABLE}"
-    if named is None and before is not None:
-        _refuse_lost(before, directory)
     file_layer = read_file(named, directory, Origin(named_by, "config"))
+    if named is None and before is not None and not file_layer:
+        _refuse_lost(before, directory)
     default_layer = {
         name: Setting(value, Origin("default", name)) for name, value in (defaults or {}).items()
     }
@@ -282,8 +282,8 @@ def _refuse_lost(before: Config, directory: Path) -> None:
         was_read = any(origin.place.startswith(f"{name} ") for origin in before.origins.values())
         if was_read and not os.path.lexists(directory / name):
             raise ConfigError(
-                f"{name}, from which options were read at the start, is gone; put it back, or restart to go "
-                "on without it"
+                f"{name}, from which options were read before, is gone; put it back, or restart to go on "
+                "without it"
             )
 
 
@@ -296,6 +296,8 @@ def read_file(named: str | None, directory: Path, origin: Origin | None = None) 
         path = directory / name
         if os.path.lexists(path):  # False also if this user may not look into the directory
             if not os.path.isfile(path):
+                if name == "pyproject.toml":
+                    continue  # it need not be for us
                 raise ConfigError(f"{name} is no file that can be read; remove it, or use --config")
             content = _read_bytes(path, name)
             # A pyproject.toml without our table is not parsed: that takes time, and its errors are not ours.
