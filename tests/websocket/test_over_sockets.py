@@ -31,7 +31,7 @@ from tests.support.websocket import (
 )
 from trioasgi import ConfigError, serving
 from trioasgi.server.assembly import websocket_codec_factory
-from trioasgi.types import Receive, Scope, Send
+from trioasgi.types import ASGIApp, Receive, Scope, Send
 from trioasgi.websocket import sending, session
 from trioasgi.websocket.sending import LINGER_SECONDS
 from trioasgi.websocket.session import WebSocketSession
@@ -362,11 +362,10 @@ def test_whoever_sends_or_receives_learns_soon_that_a_client_that_takes_nothing_
     assert log.count("cut, as it has closed, and its system took nothing") == 1
 
 
-@pytest.mark.parametrize(("scheme", "way"), [("tcp", "served"), ("tls", "served"), ("tcp", "hosted")])
-def test_a_client_that_has_closed_and_reads_slowly_gets_all_that_was_sent_before(
-    scheme: str, way: str, certificates: Certificates
-) -> None:
-    size = 1 << 23
+def sends_much(size: int) -> tuple[ASGIApp, trio.Event]:
+    """An application that sends `size` bytes in one message while it waits for the client's Close, and an
+    event that tells of it.
+    """
     waits = trio.Event()
 
     async def send_much(send: Send) -> None:
@@ -379,6 +378,15 @@ def test_a_client_that_has_closed_and_reads_slowly_gets_all_that_was_sent_before
             nursery.start_soon(send_much, send)
             assert (await receive())["code"] == 1000
 
+    return app, waits
+
+
+@pytest.mark.parametrize(("scheme", "way"), [("tcp", "served"), ("tls", "served"), ("tcp", "hosted")])
+def test_a_client_that_has_closed_and_reads_slowly_gets_all_that_was_sent_before(
+    scheme: str, way: str, certificates: Certificates
+) -> None:
+    size = 1 << 23
+    app, waits = sends_much(size)
     options: dict[str, Any] = certificates.options if scheme == "tls" else {}
     options["websocket_deflate"] = False
 
@@ -413,18 +421,7 @@ def test_a_client_on_a_unix_socket_that_has_closed_and_reads_now_and_then_gets_a
     monkeypatch.setattr(session, "_PATIENCE", 0.5)
     monkeypatch.setattr(session, "_LOOK", 0.025)
     size, burst = 8_000_000, 200_000
-    waits = trio.Event()
-
-    async def send_much(send: Send) -> None:
-        waits.set()
-        await send({"type": "websocket.send", "bytes": bytes(size)})
-
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await accept(receive, send)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(send_much, send)
-            assert (await receive())["code"] == 1000
-
+    app, waits = sends_much(size)
     options: dict[str, Any] = certificates.options if secure else {}
     path = str(tmp_path / "sock")
 
