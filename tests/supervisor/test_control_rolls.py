@@ -45,7 +45,8 @@ def test_roll_waits_for_the_end_and_says_why_it_has_failed(tmp_path: Path) -> No
         done = command("roll", cwd=tmp_path)
         assert (done.status, done.out, done.err) == (0, "every worker is new\n", "")
         assert get(url).body == "mended"
-        assert len(workers_that_serve(server)) == 2
+        # Each worker logs its own stop, and that may be read a moment later.
+        wait_until(lambda: len(workers_that_serve(server)) == 2, "two workers are left")
         assert "The last roll was done" in command("status", cwd=tmp_path).out
         assert server.stop() == 0
 

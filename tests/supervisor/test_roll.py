@@ -57,7 +57,7 @@ def test_a_roll_replaces_every_worker_and_loses_no_request(tmp_path: Path) -> No
             wait_until(lambda: "renewed" in hammer.bodies, "the new answer")
         assert hammer.errors == []
         assert set(hammer.bodies) == {"old", "renewed"}
-        assert len(workers_that_serve(server)) == 3
+        wait_until(lambda: len(workers_that_serve(server)) == 3, "three workers are left")
         assert server.output.count("Traceback") == 0
         assert server.stop() == 0
 
