@@ -376,6 +376,16 @@ def test_a_found_file_that_is_gone_at_a_roll_is_not_taken_for_one_without_option
     path.unlink()
     (tmp_path / "pyproject.toml").write_text("[tool.trioasgi]\nworkers = 5\n")
     assert read_config({}, environ={}, directory=tmp_path, before=before).workers == 5
+    before = read_config({}, environ={}, directory=tmp_path)
+    (tmp_path / "pyproject.toml").unlink()
+    (tmp_path / "pyproject.toml").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"pyproject\.toml, from which options were read before, is gone"):
+        read_config({}, environ={}, directory=tmp_path, before=before)
+    path.write_text("")
+    (tmp_path / "pyproject.toml").unlink()
+    (tmp_path / "pyproject.toml").write_text("")
+    assert read_config({}, environ={}, directory=tmp_path, before=before).workers == 1
+    path.unlink()
     (tmp_path / "pyproject.toml").unlink()
     assert read_config({"workers": "4"}, environ={}, directory=tmp_path, before=Config()).workers == 4
 

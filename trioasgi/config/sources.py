@@ -280,10 +280,10 @@ def _refuse_lost(before: Config, directory: Path) -> None:
     """Raise ConfigError if the found file from which options of `before` came is not there any more."""
     for name in _FOUND:
         was_read = any(origin.place.startswith(f"{name} ") for origin in before.origins.values())
-        if was_read and not os.path.lexists(directory / name):
+        if was_read and not os.path.isfile(directory / name):
             raise ConfigError(
-                f"{name}, from which options were read before, is gone; put it back, or restart to go on "
-                "without it"
+                f"{name}, from which options were read before, is gone; put it back, or an empty one to go "
+                "on without its options"
             )
 
 
