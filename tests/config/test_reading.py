@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -33,6 +34,26 @@ def test_a_pipe_into_which_nobody_writes_is_not_waited_for(
     monkeypatch.setattr(reading, "_PATIENCE", 0.1)
     with pytest.raises(ConfigError, match="it is a pipe whose end has not come"):
         load_env_file(pipe, {})
+
+
+@pytest.mark.timeout(30)
+def test_what_has_no_end_is_not_read_until_the_memory_is_used_up(
+    pipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_MOST", 100_000)
+    with pytest.raises(ConfigError, match="cannot read env_file /dev/zero: it has more than"):
+        load_env_file("/dev/zero", {})
+    writer = threading.Thread(target=_write_all, args=(pipe, bytes(300_000)))
+    writer.start()
+    with pytest.raises(OSError, match="it has more than"):
+        read_file(pipe)
+    writer.join(10)
+    assert not writer.is_alive()
+
+
+def _write_all(pipe: Path, content: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        pipe.write_bytes(content)
 
 
 def test_a_pipe_is_read_to_its_end(pipe: Path) -> None:

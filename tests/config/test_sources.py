@@ -363,6 +363,12 @@ def test_an_env_file_that_is_no_good_is_named_with_who_names_it(
     assert said in error_of(tmp_path, {"TRIOASGI_ENV_FILE": name})
 
 
+def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
+    """As editors on Windows write it."""
+    (tmp_path / "trioasgi.toml").write_bytes(b"\xef\xbb\xbfworkers = 3\r\n")
+    assert config_of(tmp_path).workers == 3
+
+
 def test_a_found_file_that_is_gone_at_a_roll_is_not_taken_for_one_without_options(tmp_path: Path) -> None:
     """A deployment may remove it, and then write it anew."""
     path = tmp_path / "trioasgi.toml"

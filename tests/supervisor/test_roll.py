@@ -213,6 +213,22 @@ def test_a_file_that_came_after_the_start_and_is_gone_is_missed_too(tmp_path: Pa
         assert server.stop() == 0
 
 
+def test_a_file_of_which_nothing_is_in_use_may_be_removed(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes")
+    config = tmp_path / "trioasgi.toml"
+    with start_server("app:app", *ONE_WORKER, cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        config.write_text('header = ["x-a: 1"]\n')
+        write_app(tmp_path, "yes", extra="1 / 0")
+        server.send(signal.SIGHUP)
+        server.wait_for("The roll has failed")
+        config.unlink()
+        write_app(tmp_path, "yes")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        assert server.stop() == 0
+
+
 def test_what_only_a_restart_can_change_stays(tmp_path: Path) -> None:
     write_app(tmp_path, "yes")
     config = tmp_path / "trioasgi.toml"

@@ -13,7 +13,7 @@ import pytest
 from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, children, is_alive, start_server, wait_until
 
-from .apps import write, write_app
+from .apps import IMPORTS_UNTIL_GO, write, write_app
 from .test_workers import wait_for_workers
 
 if sys.platform == "win32":
@@ -46,9 +46,29 @@ def test_a_canary_that_hangs_while_it_is_imported_ends_the_roll(tmp_path: Path) 
 
 def test_without_another_that_serves_the_import_may_take_any_time(tmp_path: Path) -> None:
     write_app(tmp_path, "yes", extra="import time; time.sleep(1)")
-    with start_server("app:app", "--workers", "2", "--timeout-startup", "0.2", cwd=tmp_path) as server:
+    with start_server("app:app", *ONE_WORKER, "--timeout-startup", "0.2", cwd=tmp_path) as server:
         wait_for_workers(server, 1)
         assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+
+
+def test_an_import_has_a_limit_from_when_another_serves(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra=NTH_WAITS.format(number=2))
+    with start_server("app:app", "--workers", "2", "--timeout-startup", "1", cwd=tmp_path) as server:
+        wait_for_workers(server, 1)
+        server.wait_for("did not load the application within 1 s .--timeout-startup.: killed")
+        wait_for_workers(server, 2)
+        assert server.stop() == 0
+
+
+def test_as_many_workers_are_announced_as_there_are_by_then(tmp_path: Path) -> None:
+    write_app(tmp_path, "yes", extra=IMPORTS_UNTIL_GO)
+    with start_server("app:app", "--workers", "2", cwd=tmp_path) as server:
+        server.wait_for("importing")
+        server.send(signal.SIGTTIN)
+        server.wait_for("Scaling from 2 to 3 workers")
+        (tmp_path / "go").touch()
+        server.wait_for("3 workers under supervisor")
         assert server.stop() == 0
 
 

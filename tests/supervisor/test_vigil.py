@@ -47,12 +47,36 @@ def test_a_worker_that_reports_nothing_is_silent_after_the_time_out() -> None:
     trio.run(main, clock=MockClock(autojump_threshold=0))
 
 
+def importing(timeout: float) -> Vigil:
+    """A worker whose import has this limit."""
+    vigil = Vigil(Config(timeout_startup=timeout))
+    vigil.import_limited.set()
+    return vigil
+
+
+def test_the_time_of_an_import_runs_from_when_it_was_limited() -> None:
+    killed: list[str] = []
+
+    async def main() -> None:
+        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(vigil.watch_import, killed.append)
+            await trio.sleep(3 * TIMEOUT)
+            vigil.import_limited.set()
+            await trio.sleep(0.9 * TIMEOUT)
+            assert not killed
+            await trio.sleep(0.2 * TIMEOUT)
+            assert killed
+
+    trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
 def test_an_import_is_not_too_long_because_the_supervisor_was_suspended() -> None:
     clock = MockClock()
     killed: list[str] = []
 
     async def main() -> None:
-        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        vigil = importing(TIMEOUT)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vigil.watch_import, killed.append)
             await wait_all_tasks_blocked()
@@ -70,7 +94,7 @@ def test_a_supervisor_that_is_suspended_again_and_again_ends_an_import_all_the_s
     killed: list[str] = []
 
     async def main() -> None:
-        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        vigil = importing(TIMEOUT)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vigil.watch_import, killed.append)
             await wait_all_tasks_blocked()
@@ -87,7 +111,7 @@ def test_an_import_that_takes_too_long_is_ended_in_time() -> None:
     killed: list[str] = []
 
     async def main() -> None:
-        vigil = Vigil(Config(timeout_startup=TIMEOUT))
+        vigil = importing(TIMEOUT)
         began = trio.current_time()
         await vigil.watch_import(killed.append)
         assert TIMEOUT <= trio.current_time() - began <= TIMEOUT + 0.01
@@ -122,7 +146,7 @@ def test_a_supervisor_that_gets_little_time_ends_an_import_all_the_same() -> Non
     killed: list[str] = []
 
     async def main() -> None:
-        vigil = Vigil(Config(timeout_startup=0.1))
+        vigil = importing(0.1)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(vigil.watch_import, killed.append)
             await wait_all_tasks_blocked()

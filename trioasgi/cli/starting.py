@@ -42,13 +42,11 @@ def start(
         read_config, {**flags, **(fixed or {})}, typed=typed, config_file=config_file, defaults=defaults
     )
     try:
-        config = last = read()
+        config = read()
         require_app(config)
 
-        def reread() -> Config:
-            nonlocal last
-            last = read(before=last)
-            return last
+        def reread(in_use: Config) -> Config:
+            return read(before=in_use)
 
         with uncollected_imports():
             from trioasgi.process.run import run_config  # brings trio, which --help and errors do not need

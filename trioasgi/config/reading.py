@@ -16,13 +16,25 @@ from typing import Final
 _PATIENCE: Final = 2.0
 """Seconds in which whoever writes into a pipe must do it. A worker must answer its supervisor meanwhile."""
 _CHUNK: Final = 1 << 16
+_MOST: Final = 16 << 20
+"""Bytes. No file that an option names is larger, but a device such as /dev/zero has no end."""
 
 
 def read_file(path: str | Path) -> bytes:
-    """What is in the file. Raises OSError: ETIMEDOUT if it is a pipe whose end does not come."""
+    """What is in the file. Raises OSError: ETIMEDOUT if it is a pipe whose end does not come, EFBIG if it has
+    more than 16 MiB.
+    """
     if sys.platform != "win32" and stat.S_ISFIFO(os.stat(path).st_mode):
         return _read_pipe(path)
-    return Path(path).read_bytes()
+    with open(path, "rb") as file:
+        content = file.read(_MOST + 1)
+    _refuse_larger(len(content))
+    return content
+
+
+def _refuse_larger(size: int) -> None:
+    if size > _MOST:
+        raise OSError(errno.EFBIG, f"it has more than {_MOST >> 20} MiB")
 
 
 if sys.platform != "win32":
@@ -41,6 +53,7 @@ if sys.platform != "win32":
                 if not data:
                     return bytes(content)
                 content += data
+                _refuse_larger(len(content))
             raise OSError(errno.ETIMEDOUT, f"it is a pipe whose end has not come within {_PATIENCE:g} s")
         finally:
             os.close(pipe)

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -58,6 +58,9 @@ class Setting(msgspec.Struct, frozen=True):
 Layer = dict[str, Setting]
 """Options by name, from one source."""
 
+Reread = Callable[[Config], Config]
+"""Reads the options anew, for a roll, given those in use. Raises ConfigError."""
+
 
 def read_config(
     flags: Mapping[str, object],
@@ -70,7 +73,7 @@ def read_config(
     before: Config | None = None,
 ) -> Config:
     """Merge all sources into a Config. Raises ConfigError, also if a file that was found for the config
-    `before` is gone: a deployment may be about to write it anew.
+    `before`, which is in use, is gone: a deployment may be about to write it anew.
 
     `flags` are the values of the command line by option: a text, a list of texts, or a bool. `typed` has the
     flag that was used, if it is not the one that is shown. All sources override `defaults`. If a source names
@@ -359,7 +362,7 @@ def _option_table(
     import tomllib  # most starts read no file
 
     try:
-        document = tomllib.loads(content.decode())
+        document = tomllib.loads(content.decode("utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{shown} is not valid TOML: {error}") from error
     tool = document.pop("tool", {})

@@ -82,7 +82,7 @@ def _importing_from(directory: str) -> Iterator[None]:
 
 
 def _read_table(path: str) -> dict[str, Any]:
-    text = read_file(path).decode()
+    text = read_file(path).decode("utf-8-sig")
     table = json.loads(text) if path.endswith(".json") else _load_yaml(text)
     if not isinstance(table, dict):
         raise TypeError("expected a table at the top of the file")
@@ -142,7 +142,7 @@ def _translated_formatter(formatter: dict[str, Any], use_colors: bool | None) ->
 
 def _read_ini(path: str) -> configparser.RawConfigParser:
     parser = configparser.ConfigParser()
-    parser.read_string(read_file(path).decode(), path)
+    parser.read_string(read_file(path).decode("utf-8-sig"), path)
     for name in parser.sections():
         section = parser[name]
         if name.startswith("logger_") and (ours := _LOGGERS.get(section.get("qualname", ""))):

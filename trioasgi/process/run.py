@@ -35,6 +35,7 @@ from trioasgi.server.assembly import log_settings, resolve_certificate
 
 if TYPE_CHECKING:
     from trioasgi.config.keywords import Options
+    from trioasgi.config.sources import Reread
     from trioasgi.process.notify import Notifier
     from trioasgi.types import App, ASGIApp
 
@@ -80,9 +81,7 @@ def run(app: App | str | None = None, config: Config | None = None, **options: U
         sys.exit(status)
 
 
-def run_config(
-    config: Config, remarks: Sequence[str] = (), reread: Callable[[], Config] | None = None
-) -> ExitStatus:
+def run_config(config: Config, remarks: Sequence[str] = (), reread: Reread | None = None) -> ExitStatus:
     """Serve `config.app` until it is told to stop. Return the status, or raise as `run` does.
 
     `remarks` are warnings to log first. `reread` reads the options anew, for a roll. The process must belong
@@ -107,7 +106,7 @@ def _signals_of_program() -> Iterator[StopSignals]:
 def _settled_surroundings(
     config: Config,
     remarks: Sequence[str] = (),
-    reread: Callable[[], Config] | None = None,
+    reread: Reread | None = None,
     *,
     until_exit: bool = False,
 ) -> Iterator[Surroundings]:

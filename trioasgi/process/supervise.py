@@ -165,7 +165,7 @@ class _Supervision:
             del error
 
     def _begin_serving(self) -> None:
-        self._announce()
+        self._announce(self._supervisor.workers)
         report_started(self._task_status, self._handle)
 
     @enable_ki_protection

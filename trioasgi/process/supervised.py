@@ -51,6 +51,7 @@ from trioasgi.tasks import start_soon
 if TYPE_CHECKING:
     from trioasgi.config import Config
     from trioasgi.process.surroundings import Surroundings
+    from trioasgi.supervisor.workers import Workers
 
 
 logger = logging.getLogger("trioasgi")
@@ -91,7 +92,7 @@ async def supervise_as_process(
 async def _bind_and_supervise(
     around: Surroundings, is_stopped: Callable[[], bool], owns_process: bool
 ) -> ExitStatus:
-    config, reread = around.config, around.reread or around.config.replace
+    config, reread = around.config, around.reread or (lambda _: around.config.replace())
     identity = wanted_identity(config)
     with (
         _children_are_waited_for(),
@@ -112,7 +113,7 @@ async def _bind_and_supervise(
         announce_serving = announcing(resolved, sockets, STOP_HINT)
 
         def begin_serving() -> None:
-            announce_serving()
+            announce_serving(supervisor.workers)
             signals.begin_serving()
 
         def stop() -> None:
@@ -129,7 +130,7 @@ async def _bind_and_supervise(
             directory=working_directory(),
             terminal=terminal,
             on_serving=begin_serving,
-            reread=lambda: _settled(reread(), config, resolved),
+            reread=lambda in_use: _settled(reread(in_use), config, resolved),
         )
         async with trio.open_nursery() as nursery:
             start_soon(nursery, around.notifier.feed_watchdog)
@@ -143,13 +144,14 @@ def urls_of(config: Config, sockets: Sequence[socket.socket]) -> list[str]:
     return [socket_url(sock, config.has_tls) for sock in sockets if not is_redirecting(sock)]
 
 
-def announcing(config: Config, sockets: Sequence[socket.socket], stop_hint: str | None) -> Callable[[], None]:
-    """A function that logs that the server serves. `stop_hint` is as for `announce`."""
-    return partial(
+def announcing(
+    config: Config, sockets: Sequence[socket.socket], stop_hint: str | None
+) -> Callable[[Workers], None]:
+    """A function that logs that the server serves with these workers. `stop_hint` is as for `announce`."""
+    announce_with = partial(
         announce,
         urls_of(config, sockets),
         redirecting=redirecting_urls(sockets),
-        workers=config.workers,
         codec=http_codec_name(config.http),
         websocket=websocket_codec_name(config),
         certificates=describe_certificates(config),
@@ -158,6 +160,7 @@ def announcing(config: Config, sockets: Sequence[socket.socket], stop_hint: str 
         reload=config.reload,
         stop_hint=stop_hint,
     )
+    return lambda workers: announce_with(workers=len(workers.slots))
 
 
 async def supervise_controlled(

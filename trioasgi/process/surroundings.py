@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +25,7 @@ from trioasgi.process.pid_file import PidFile, pid_file
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.config.sources import Reread
 
 logger = logging.getLogger("trioasgi")
 
@@ -35,14 +36,12 @@ class Surroundings(msgspec.Struct, frozen=True):
     config: Config
     notifier: Notifier
     pid_file: PidFile | None
-    reread: Callable[[], Config] | None
+    reread: Reread | None
     """As it was given, for a config with the same sockets."""
 
 
 @contextlib.contextmanager
-def surroundings(
-    config: Config, reread: Callable[[], Config] | None = None, *, until_exit: bool
-) -> Iterator[Surroundings]:
+def surroundings(config: Config, reread: Reread | None = None, *, until_exit: bool) -> Iterator[Surroundings]:
     """Take what was given to this process. No child inherits systemd's variables within the block.
 
     `until_exit`: the process ends after the block. Otherwise it gets its variables back.
@@ -54,7 +53,7 @@ def surroundings(
     _warn_of_unused(activated, passed)
     notifier = Notifier(os.environ)
     with _without_variables(until_exit=until_exit), pid_file(config.pid_file) as file:
-        again = None if reread is None else lambda: activate(reread(), passed)
+        again = None if reread is None else lambda in_use: activate(reread(in_use), passed)
         yield Surroundings(activated, notifier, file, again)
 
 

@@ -15,13 +15,14 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.config.sources import Reread
 
 logger = logging.getLogger("trioasgi")
 
 
 class Options:
-    """`reread` reads them anew, or raises ConfigError. `scale` changes the number of workers, and `replace`
-    replaces all of them (`--reload`), as files have changed.
+    """`reread` reads them anew. `scale` changes the number of workers, and `replace` replaces all of them
+    (`--reload`), as files have changed.
     """
 
     def __init__(
@@ -30,7 +31,7 @@ class Options:
         workers: Workers,
         reasons: Reasons,
         *,
-        reread: Callable[[], Config],
+        reread: Reread,
         scale: Callable[[int], None],
         replace: Callable[[tuple[str, ...]], None],
     ) -> None:
@@ -57,7 +58,7 @@ class Options:
         self._reasons.forget()
         self._was_refused = False
         try:
-            return self._reread()
+            return self._reread(self.current)
         except (ConfigError, TLSError) as error:
             self._was_refused = True
             logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user

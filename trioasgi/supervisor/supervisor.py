@@ -70,6 +70,7 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
+    from trioasgi.config.sources import Reread
 
     from .roll import Roll
 
@@ -82,7 +83,7 @@ class Supervisor:
     `signals` yields the numbers of signals. The first that stops asks to stop, the others to end at once.
     `directory` is the working directory of the workers. `on_serving` is called once, when the first worker is
     ready, and `on_event` after each event. `terminal` is the descriptor of a terminal for a worker's stdin,
-    or None. `reread` reads the options anew for a roll, or raises ConfigError.
+    or None. `reread` reads the options anew for a roll.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class Supervisor:
         terminal: int | None = None,
         on_serving: Callable[[], None] = lambda: None,
         on_event: Callable[[SupervisorEvent], None] = lambda _: None,
-        reread: Callable[[], Config] | None = None,
+        reread: Reread | None = None,
     ) -> None:
         self._sockets = sockets
         self._signals = signals
@@ -110,7 +111,7 @@ class Supervisor:
             config,
             self.workers,
             self._reasons,
-            reread=reread or config.replace,
+            reread=reread or (lambda in_use: in_use.replace()),
             scale=self._scale,
             replace=self._take_changed_files,
         )

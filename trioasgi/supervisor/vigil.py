@@ -36,6 +36,8 @@ class Vigil:
         self._silence = 0.0
         self.last_sign = trio.current_time()
         """When the worker has reported last, in seconds of `trio.current_time()`."""
+        self.import_limited = trio.Event()
+        """Loading the application has a deadline: other workers serve."""
         self.starting = trio.Event()
         """The application is loaded."""
         self.started = trio.Event()
@@ -65,9 +67,10 @@ class Vigil:
             self._silence += min(step, self._step)  # a standby may have got its order meanwhile
 
     async def watch_import(self, kill: Callable[[str], None]) -> None:
-        """Call `kill`, with the reason, for a worker that does not load its application in time. The caller
-        decides whether it has a limit.
+        """Call `kill`, with the reason, for a worker that does not load its application in time, from when
+        that was limited.
         """
+        await self.import_limited.wait()
         timeout = self.config.timeout_startup
         async with trio.open_nursery() as nursery:
             start_soon(nursery, cancel_after, nursery.cancel_scope, timeout)

@@ -88,6 +88,7 @@ class WorkerChanges:
         for other in self._workers.slots:
             if other.state is SlotState.VACANT:  # a worker can start, so the failure may have been chance
                 self._workers.start_later(other)
+        self._workers.limit_imports()
         self._rolls.tell(worker, None)
         self._workers.keep_standby()
 
@@ -177,9 +178,7 @@ class WorkerChanges:
         if not self._course.is_running and worker.ready_at is not None:
             self._course.note_end(worker)
         _log_end(worker)
-        if (
-            not self._course.is_running or slot not in self._workers.slots
-        ):  # it was removed, and needs no worker
+        if not self._course.is_running or slot not in self._workers.slots:  # it was removed
             return
         if slot.state is SlotState.WAITING and not slot.leaving:
             self._workers.start(slot)

@@ -158,7 +158,6 @@ class WorkerProcess:
         self._located = trio.Event()
         self._stack = ""
         self._is_due = False
-        self._is_timed = False
         self._lifetime = 0.0
         self._private: list[socket.socket] = []
 
@@ -189,10 +188,15 @@ class WorkerProcess:
         self.config = self._vigil.config = config
         self._lifetime = config.worker_lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - no secret
         self.begun_at = trio.current_time()
-        self._is_timed = is_timed
+        if is_timed:
+            self.limit_import()
         self._dialogue.order(
             partial(Endowment.order, config=config, gated=gated, name=name, breakage=breakage)
         )
+
+    def limit_import(self) -> None:
+        """From now on loading the application has a deadline too. Nothing if it is loaded."""
+        self._vigil.import_limited.set()
 
     def accept(self, name: str = "") -> None:
         """Let it accept connections, if its order was gated. `name`: a new one for its process's title."""
@@ -296,8 +300,7 @@ class WorkerProcess:
         try:
             async with trio.open_nursery() as nursery:
                 start_soon(nursery, self._dialogue.speak, process, endowment)
-                if self._is_timed:
-                    start_soon(nursery, self._vigil.watch_import, self._end_startup)
+                start_soon(nursery, self._vigil.watch_import, self._end_startup)
                 start_soon(nursery, self._vigil.count_silence)
                 start_soon(nursery, self._vigil.watch_startup, self._end_startup)
                 start_soon(nursery, self._watch_heart, process)

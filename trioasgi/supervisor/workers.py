@@ -186,6 +186,12 @@ class Workers:
         is_timed = (is_successor or self.is_any_serving) and not config.reload
         worker.instruct(config, gated=gated, is_timed=is_timed, name=name, breakage=breakage)
 
+    def limit_imports(self) -> None:
+        """A worker serves: from now on the others must load the application in time too."""
+        for worker in self.living:
+            if worker.state is WorkerState.STARTING and not worker.config.reload:
+                worker.limit_import()
+
     def _make(self, config: Config) -> WorkerProcess:
         worker = WorkerProcess(
             config, self._sockets, self._post, terminal=self._terminal, directory=self._directory
@@ -242,9 +248,8 @@ class Workers:
         """
         self.drop_successor(slot)
         if slot.state is SlotState.VACANT:
-            self.start_later(
-                slot
-            )  # else all could be vacant, and everything stop, while the successor starts
+            # Else all could be vacant, and everything stop, while the successor starts.
+            self.start_later(slot)
         config = self.config if config is None else config
         slot.successor = self._obtain(config, self._name(slot), gated=gated, is_successor=True)
         return slot.successor
