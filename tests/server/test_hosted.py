@@ -172,6 +172,17 @@ async def test_another_scheme_is_an_error_and_the_stream_is_closed() -> None:
     assert await ours.receive_some() == b""
 
 
+@pytest.mark.parametrize("peer", ["192.0.2.7", ("::1", 4711, 0, 0), ("192.0.2.7", "4711"), ()])
+@pytest.mark.parametrize("which", ["client", "server"])
+@on_trio
+async def test_what_is_no_address_is_an_error_and_the_stream_is_closed(which: str, peer: Any) -> None:
+    ours, theirs = memory_stream_pair()
+    async with application(echo, lifespan="off") as hosted:
+        with pytest.raises(TypeError, match=rf"{which} must be a tuple \(host, port\), not"):
+            await hosted.serve_stream(theirs, **{which: peer})
+    assert await ours.receive_some() == b""
+
+
 def test_with_a_certificate_it_speaks_tls(tmp_path: Path) -> None:
     async def main() -> None:
         both, calls = certificates(tmp_path), Calls(echo)

@@ -85,7 +85,7 @@ class HostedApplication(Server):
           trio.ClosedResourceError: The application has ended.
           RuntimeError: The application has not started yet, or this is another Trio run.
           ValueError: `scheme` is something else.
-          TypeError: `stream` is no stream.
+          TypeError: `stream` is no stream, or `client` or `server` no address.
         """
         check_stream(stream)
         if not self._progress.is_of_this_run:
@@ -100,6 +100,13 @@ class HostedApplication(Server):
             await close_stream(stream)
             raise
         await given.serve()
+
+
+def _check_peer(name: str, peer: object) -> None:
+    match peer:
+        case None | (str(), int() | None):
+            return
+    raise TypeError(f"{name} must be a tuple (host, port), not {peer!r}")
 
 
 def check_stream(stream: object) -> None:
@@ -158,6 +165,8 @@ class GivenStreams:
         scheme: str | None = None,
     ) -> GivenStream:
         """Take a stream, which is to be served. What is raised is as of `HostedApplication.serve_stream`."""
+        _check_peer("client", client)
+        _check_peer("server", server)
         if scheme is not None and scheme not in _SCHEMES:
             raise ValueError(f"scheme must be 'http' or 'https', not {scheme!r}")
         if self._shared is None:
