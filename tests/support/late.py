@@ -22,13 +22,15 @@ ROOM = 8192
 
 @asynccontextmanager
 async def connected(
-    way: str, app: ASGIApp, context: ssl.SSLContext | None = None, **options: Any
+    way: str, app: ASGIApp, context: ssl.SSLContext | None = None, send_room: int = 0, **options: Any
 ) -> AsyncIterator[tuple[socket.socket, Client]]:
     """A client of a server ("served"), or of a program that serves its own connection ("hosted"), to which it
     has added TLS if there is a `context`: the client's socket, which can send without a step of the loop, and
-    what reads from it.
+    what reads from it. `send_room`: bytes that the server's kernel takes about, if the client reads nothing.
     """
     listener = socket.create_server(("127.0.0.1", 0))
+    if send_room:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_room)
     address = listener.getsockname()
     with listener:
         async with trio.open_nursery() as nursery:

@@ -205,7 +205,7 @@ def test_a_task_that_waits_in_send_learns_of_it_while_an_earlier_response_is_on_
     options: dict[str, Any] = certificates.options | {"cancel_on_disconnect": "never"}
 
     async def main() -> None:
-        async with connected("served", app, **options) as (_, client):
+        async with connected("served", app, send_room=2 * size, **options) as (_, client):
             tls = trio.SSLStream(client.stream, certificates.context(), server_hostname="localhost")
             first = request("/first") if earlier else b""
             await tls.send_all(first + request("/second", body=bytes(100))[:-50])

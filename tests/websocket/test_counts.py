@@ -10,6 +10,7 @@ import contextlib
 import os
 import signal
 import socket
+import statistics
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -207,9 +208,11 @@ OF_THE_HUB = (hub.__file__, looking.__file__)
 @pytest.mark.parametrize(("size", "most"), [(SIZES[0], 22.5), (SIZES[1], 23.5)])
 def test_calls(size: int, most: float) -> None:
     """Calls and resumptions of the server's functions: 21, and one for the header of a long frame. The hub's
-    are not counted, as it also looks when the client has waited.
+    are not counted, as it also looks when the client has waited. The median of the rounds counts: on a busy
+    machine a tick may come within one.
     """
     calls: Counter[str] = Counter()
+    totals: list[int] = []
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
@@ -221,9 +224,11 @@ def test_calls(size: int, most: float) -> None:
             sys.setprofile(note)
             try:
                 for _ in range(ROUNDS):
+                    before = calls.total()
                     await exchange(opened, size)
+                    totals.append(calls.total() - before)
             finally:
                 sys.setprofile(None)
 
     run(main)
-    assert calls.total() <= most * BUSY * ROUNDS, calls
+    assert statistics.median(totals) <= most * BUSY, calls
