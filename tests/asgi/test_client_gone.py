@@ -205,6 +205,47 @@ def test_a_call_whose_response_the_server_has_ended_is_cancelled_when_its_client
     run(main)
 
 
+WITHOUT_CONTENT = {
+    "head": ("HEAD", START, b"x"),
+    "204": ("GET", START | {"status": 204}, b"x"),
+    "304": ("GET", START | {"status": 304}, b"x"),
+    "whole": ("GET", START | {"headers": [(b"content-length", b"1")]}, b""),
+    "empty": ("GET", START, b""),
+}
+"""Method, start, and the pieces with which the application goes on. Nothing of these leaves."""
+
+
+@pytest.mark.parametrize("way", ["served", "hosted"])
+@pytest.mark.parametrize("what", WITHOUT_CONTENT)
+def test_pieces_of_which_nothing_leaves_do_not_put_off_the_end_of_a_call_whose_client_has_gone(
+    what: str, way: str
+) -> None:
+    method, start, piece = WITHOUT_CONTENT[what]
+    begun, ended = trio.Event(), trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(start)
+            await send({"type": "http.response.body", "body": b"1", "more_body": True})
+            begun.set()
+            while True:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await trio.sleep(GRACE / 4)
+        finally:
+            ended.set()
+
+    async def main() -> None:
+        async with late.connected(way, app, disconnect_grace=GRACE) as (_, client):
+            await client.send(request(method=method))
+            await begun.wait()
+            assert await client.stream.receive_some()
+            await client.stream.aclose()
+            with trio.fail_after(SOON):
+                await ended.wait()
+
+    run(main)
+
+
 # A client that sends no more, but still reads
 
 

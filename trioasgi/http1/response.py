@@ -204,16 +204,17 @@ class HTTP1Response(Exchange):
             head, self._head = self._head, b""
             if not data and more:
                 self._recallable = head
-                return self._send_soon(head)
             if len(data) <= JOIN_BELOW:
                 data, head = head + data, b""
         connection = self._connection
         if more:
+            if not data:
+                return False  # nothing leaves: a client that has gone stays gone
             if connection.attends:
                 connection.attend()
             if head:
                 return self._send_two(head, data)
-            return self._send_soon(data) if data else False
+            return self._send_soon(data)
         try:  # as `_send`, without a call for each response
             channel = connection.channel
             if not (channel.send_two_nowait(head, data) if head else channel.send_nowait(data)):
@@ -229,11 +230,11 @@ class HTTP1Response(Exchange):
         """Send a chunk that is not the last. Empty data makes no chunk, as an empty chunk would end the body
         (RFC 9112, 7.1).
         """
+        if not data:
+            return False
         connection = self._connection
         if connection.attends:
             connection.attend()
-        if not data:
-            return False
         try:
             return not connection.channel.send_soon(b"%x\r\n" % len(data), data, b"\r\n")
         except OSError as exc:
