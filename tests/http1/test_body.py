@@ -92,6 +92,28 @@ def test_a_chunked_body_is_decoded(codec: str, name: str) -> None:
     assert reading.requests[1].target == b"/next"
 
 
+@interpreted(ChunkedBody)
+def test_a_small_chunk_takes_few_bytecodes() -> None:
+    """Clients decide how small they are. Looked at line by line, each would take 400."""
+    counter = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal counter
+        frame.f_trace_opcodes = True
+        counter += event == "opcode"
+        return trace
+
+    body, chunks, position = ChunkedBody(LIMITS), 320, 0
+    data = b"a\r\n0123456789\r\n" * chunks
+    sys.settrace(trace)
+    try:
+        while position < len(data):
+            _, position = body.take(data, position)
+    finally:
+        sys.settrace(None)
+    assert counter < 90 * chunks
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_chunked_body_gets_its_answer(codec: str, name: str) -> None:
     coded, rule = WRONG[name]

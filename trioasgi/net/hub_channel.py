@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import reschedule
 
 from trioasgi.net.channel import wait_delivered
+from trioasgi.net.forks import end_for_all
 from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
 from trioasgi.net.waiting import WAKE
@@ -171,13 +172,18 @@ class HubChannel(WritingHalf):
             try:
                 reset_on_close(self._sock)
             except OSError:
-                self.hub.disown(self._fd)  # it is no socket; `close` tells of it
-        self.close()
+                self.hub.disown(self._fd)  # it is no socket; `_close` tells of it
+        self._close()
 
     def close(self) -> None:
         """Close the socket at once. Waits that are under way end with an error."""
         if self._write_state is _CLOSED:
             return
+        if self.hub.has(self._fd, self):
+            end_for_all(self._sock)
+        self._close()
+
+    def _close(self) -> None:
         if self.reader is not None or self._writer is not None:
             self.hub.check_home()
         try:
@@ -192,4 +198,5 @@ class HubChannel(WritingHalf):
         self._close_writing()
 
 
-protect(HubChannel.close)  # else a second close of what is half closed would fail in the place of Ctrl-C
+protect(HubChannel.close)
+protect(HubChannel._close)  # else a second close of what is half closed would fail in the place of Ctrl-C
