@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support import late
+from tests.support import late, slow_client
 from tests.support.certificates import Certificates
 from tests.support.compiled import interpreted
 from tests.support.sockets import SOON, connected, logged, open_stream, port_of, run, secured, served
 from tests.support.websocket import (
+    CLOSE,
     PING,
     PONG,
     TEXT,
@@ -155,6 +156,37 @@ def test_pings(secure: bool, certificates: Certificates) -> None:
                     await client.send(frame(PONG))
                 assert await client.frame() == ServerFrame(PING, b"")
                 assert await client.close_code() == 1011
+
+    run(main)
+
+
+@pytest.mark.parametrize("secure", [False, True])
+def test_a_ping_behind_a_long_message_to_a_slow_client(secure: bool, certificates: Certificates) -> None:
+    size = 3_000_000
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        await send({"type": "websocket.send", "bytes": bytes(size)})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({**message, "type": "websocket.send"})
+
+    options = certificates.options if secure else {}
+    pings = {"websocket_ping_interval": 0.2, "websocket_ping_timeout": 0.6}
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **pings, **options) as server:
+            context = certificates.context() if secure else None
+            async with slow_client.connect(server, context) as stream:
+                await stream.send_all(handshake())
+                got = 0
+                while got < size:
+                    got += len(await stream.receive_some(65536))
+                    await trio.sleep(0.04)
+                await stream.send_all(frame(PONG) + frame(TEXT, b"still here"))
+                end = b""
+                while b"still here" not in end:
+                    end += await stream.receive_some(65536)
+                assert bytes((CLOSE | 0x80,)) not in end
 
     run(main)
 

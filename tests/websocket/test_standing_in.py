@@ -285,6 +285,33 @@ async def test_a_pong_behind_messages_that_are_taken_slowly_is_in_time(codec: st
 
 
 @on_trio
+async def test_a_pong_behind_a_long_message_on_a_slow_line_is_in_time(codec: str) -> None:
+    """Nothing can come within a frame."""
+    async with websocket(echo, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        sent = frame(BINARY, bytes(1000))
+        for start in range(0, len(sent), 50):
+            await client.send(sent[start : start + 50])
+            await trio.sleep(4)
+        assert await client.frame() == ServerFrame(PING, b"")
+        await client.send(frame(PONG))
+        assert (await client.frame()).payload == bytes(1000)
+        await client.send(close())
+        assert await client.close_code() == 1000
+
+
+@on_trio
+async def test_a_message_that_comes_no_further_does_not_take_the_place_of_a_pong(codec: str) -> None:
+    async with websocket(echo, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        start = trio.current_time()
+        await client.send(frame(BINARY, bytes(1000))[:500])
+        await trio.sleep(22)
+        await client.send(bytes(100))
+        assert await client.frame() == ServerFrame(PING, b"")
+        assert await client.close_code() == 1011
+        assert trio.current_time() - start == pytest.approx(30, abs=1)
+
+
+@on_trio
 async def test_an_application_that_only_looks_in_notices_that_no_pong_comes(codec: str) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await accept(receive, send)

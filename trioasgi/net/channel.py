@@ -146,6 +146,13 @@ class ByteChannel:
         many bytes are unsent. None if nobody knows.
         """
 
+    @property
+    def undelivered(self) -> int:
+        """Bytes that the kernel has taken and the peer has not acknowledged; 0 if that cannot be known. Once
+        the connection is dead, they stay so.
+        """
+        return 0
+
     def limit_read(self, deadline: float) -> None:
         """Set `read_deadline`, also for a `receive()` that is under way."""
         self.read_deadline = deadline
@@ -224,13 +231,6 @@ class Channel(ByteChannel):
         """Bytes that were given, also those of a file, but not taken by the kernel. After a failed send: the
         bytes that were lost.
         """
-
-    @property
-    def undelivered(self) -> int:
-        """Bytes that the kernel has taken and the peer has not acknowledged; 0 if that cannot be known. Once
-        the connection `is_dead`, they stay so.
-        """
-        return 0
 
     @property
     def is_dead(self) -> bool:

@@ -44,6 +44,10 @@ class PingSchedule:
         """When something will be due next; in the past while a pong is late."""
         return min(self._ping_at, self._pong_by)
 
+    def extend(self, now: float) -> None:
+        """The pong that is late may still be on its way: give it as much time again."""
+        self._pong_by = now + self._timeout
+
     def note_pong(self, now: float) -> None:
         """A pong has come."""
         self._pong_by = math.inf

@@ -126,6 +126,7 @@ class MessageReader:
         "_next",
         "_room",
         "effort",
+        "fed",
         "is_idle",
         "read_message",
     )
@@ -148,10 +149,18 @@ class MessageReader:
         self._frames = 0  # frames without an event since the last PAUSE
         self.effort = 0
         """The work since this was last set to 0, counted in short messages."""
+        self.fed = 0
+        """How often `feed` was called."""
+
+    @property
+    def is_within_message(self) -> bool:
+        """Has a part of a message come, and not all of it?"""
+        return self._message is not None
 
     def feed(self, data: bytes) -> None:
         """Take bytes off the wire."""
         self.is_idle = False
+        self.fed += 1
         self._codec.feed(data)
 
     def next_event(self) -> Event | None:

@@ -22,6 +22,7 @@ from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_clos
 from trioasgi.websocket.pings import PingEvent, PingSchedule
 from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
 from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
+from trioasgi.websocket.signs import SignsOfLife
 from trioasgi.websocket.state import ReadBy, SessionState
 
 if TYPE_CHECKING:
@@ -71,7 +72,16 @@ class WebSocketSession(SendingSide):
     One task at a time may receive. Any number of tasks may send.
     """
 
-    __slots__ = ("_caught_up", "_pings", "_queue", "_queued_size", "_read_by", "_reader", "_stood_in")
+    __slots__ = (
+        "_caught_up",
+        "_pings",
+        "_queue",
+        "_queued_size",
+        "_read_by",
+        "_reader",
+        "_signs",
+        "_stood_in",
+    )
 
     def __init__(
         self,
@@ -95,6 +105,7 @@ class WebSocketSession(SendingSide):
         self._stood_in: Happening | None = None  # set when the last task that stood in has ended
         self._caught_up = False  # had everything been handled when bytes were last read?
         self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
+        self._signs = SignsOfLife()
         settings.keepalive.add(self)
 
     # Receiving
@@ -382,9 +393,13 @@ class WebSocketSession(SendingSide):
         if self.state is _OPEN:
             match self._pings.due(now):
                 case PingEvent.PING:
+                    self._signs.look(self._reader, self._channel)
                     self._put(encode_control(Opcode.PING))
                 case PingEvent.NO_PONG if self._caught_up:
-                    if self._is_overdue_again():
+                    if self._signs.look(self._reader, self._channel):
+                        self._pings.extend(now)
+                        self._overdue = False
+                    elif self._is_overdue_again():
                         self._fail(CloseCode.INTERNAL_ERROR, "no pong in time")
                         self._channel.interrupt_read()
                 case PingEvent.NO_PONG:
