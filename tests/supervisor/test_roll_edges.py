@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.support.client import Background, get
@@ -58,6 +60,27 @@ def test_an_import_has_a_limit_from_when_another_serves(tmp_path: Path) -> None:
         wait_for_workers(server, 1)
         server.wait_for("did not load the application within 1 s .--timeout-startup.: killed")
         wait_for_workers(server, 2)
+        assert server.stop() == 0
+
+
+def test_a_roll_follows_a_link_to_the_next_release(tmp_path: Path) -> None:
+    """With its options, and though the release before is removed."""
+    current, new = tmp_path / "current", tmp_path / "new"
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        write_app(tmp_path / name, name)
+        (tmp_path / name / "trioasgi.toml").write_text(f'header = ["x-release: {name}"]\n')
+    current.symlink_to("first")
+    with start_server("app:app", *ONE_WORKER, cwd=current, env={"PWD": str(current)}) as server:
+        wait_for_workers(server, 1)
+        assert get(server.url()).body == "first"
+        new.symlink_to("second")
+        new.replace(current)
+        shutil.rmtree(tmp_path / "first")
+        server.send(signal.SIGHUP)
+        server.wait_for("Rolled: every worker is new")
+        answer = httpx.get(server.url())
+        assert (answer.text, answer.headers["x-release"]) == ("second", "second")
         assert server.stop() == 0
 
 

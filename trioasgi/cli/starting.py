@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from trioasgi.config.sources import read_config, remarks_on
 from trioasgi.errors import ExitStatus, TrioasgiError
-from trioasgi.process.imports import uncollected_imports
+from trioasgi.process.imports import lasting_directory, uncollected_imports
 
 if TYPE_CHECKING:
     from trioasgi.config import Config
@@ -45,7 +46,11 @@ def start(
         config = read()
         require_app(config)
 
+        directory = lasting_directory()
+
         def reread(in_use: Config) -> Config:
+            with contextlib.suppress(OSError):  # it was removed: what follows says what is missing
+                os.chdir(directory)  # a link to it may lead to the next release by now
             return read(before=in_use)
 
         with uncollected_imports():

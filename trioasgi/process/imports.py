@@ -35,3 +35,16 @@ def working_directory() -> str:
         raise LoadError(
             "the working directory was removed: change to one that is there, and start again"
         ) from error
+
+
+def lasting_directory() -> str:
+    """The current directory by the name that the shell gives it (`PWD`, POSIX). A deployment may let a link
+    lead to its next release, which a new worker should run; one that runs should import nothing of it.
+
+    Raises LoadError if it was removed.
+    """
+    current, named = working_directory(), os.environ.get("PWD", "")
+    with contextlib.suppress(OSError, ValueError):
+        if os.path.isabs(named) and os.path.samefile(named, current):
+            return named
+    return current

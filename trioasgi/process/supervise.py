@@ -17,7 +17,7 @@ from trioasgi.errors import ConfigError, ExitStatus, WorkerError
 from trioasgi.net.listeners import close_listeners, defer_accept
 from trioasgi.net.redirecting import open_all_listeners_in_loop
 from trioasgi.observe import log_remarks
-from trioasgi.process.imports import working_directory
+from trioasgi.process.imports import lasting_directory
 from trioasgi.process.loading import refuse_in_worker, refuse_while_loading
 from trioasgi.process.supervised import announcing, supervise_controlled, urls_of
 from trioasgi.process.supervisor_handle import SupervisorHandle, note_end
@@ -137,7 +137,7 @@ class _Supervision:
             config,
             sockets,
             signals=_no_signals(),
-            directory=working_directory(),
+            directory=lasting_directory(),
             on_serving=self._begin_serving,
         )
         self._handle = SupervisorHandle._create(self._supervisor, sockets, self._urls)

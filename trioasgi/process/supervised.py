@@ -34,7 +34,7 @@ from trioasgi.net.redirecting import is_redirecting, open_all_listeners, redirec
 from trioasgi.observe import STOP_HINT, announce
 from trioasgi.process.ending import MARGIN, Guards, end_now
 from trioasgi.process.hang_up import watched_terminal
-from trioasgi.process.imports import working_directory
+from trioasgi.process.imports import lasting_directory
 from trioasgi.process.privileges import become, made_files, wanted_identity
 from trioasgi.process.service_status import ServiceStatus
 from trioasgi.process.signals import AGAIN_AFTER, STEERING, STOPPING, is_free, outlast_repeats, wake_no_loop
@@ -127,7 +127,7 @@ async def _bind_and_supervise(
             sockets,
             signals=signals.bring(stop),
             on_event=lambda event: status.take(supervisor, event),
-            directory=working_directory(),
+            directory=lasting_directory(),
             terminal=terminal,
             on_serving=begin_serving,
             reread=lambda in_use: _settled(reread(in_use), config, resolved),
