@@ -35,6 +35,24 @@ def test_the_first_signal_lets_a_request_finish(number: signal.Signals, tmp_path
         assert "Traceback" not in server.output.text
 
 
+BLOCKING = """
+import os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+os.execv(sys.executable, [sys.executable, "-m", "trioasgi", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize("options", [(), ONE_WORKER])
+def test_signals_that_the_parent_process_has_blocked_are_received(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    write_app(tmp_path, "yes")
+    command = [sys.executable, "-c", BLOCKING, "app:app", "--bind", "127.0.0.1:0", *options]
+    with start(command, cwd=tmp_path) as server:
+        assert get(server.url()).body == "yes"
+        assert server.stop() == 0
+
+
 @pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
 def test_the_second_signal_ends_at_once(options: tuple[str, ...], tmp_path: Path) -> None:
     write_app(tmp_path, "yes")

@@ -27,6 +27,7 @@ from trioasgi.process.early import surviving_early_signals
 from trioasgi.process.ending import LOOP_ANSWERS, MARGIN, Guards, end_process
 from trioasgi.process.lifecycle import Failure, Lifecycle, Stage, explain
 from trioasgi.process.loading import load_app, refuse_in_worker, refuse_while_loading
+from trioasgi.process.signals import unblock_signals
 from trioasgi.process.steering import Steering
 from trioasgi.process.stop_signals import StopSignals
 from trioasgi.process.surroundings import Surroundings, surroundings, umask
@@ -92,6 +93,7 @@ def run_config(config: Config, remarks: Sequence[str] = (), reread: Reread | Non
         _settled_surroundings(config, remarks, reread, until_exit=True) as around,
     ):
         signals.keep_until_exit()
+        unblock_signals()
         return _run_named(around, signals)
 
 

@@ -34,6 +34,14 @@ may both send one to stop the server.
 """
 
 
+def unblock_signals() -> None:
+    """Receive the signals above also if the parent process has blocked them, as a child inherits that. For a
+    process that belongs to the server.
+    """
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (*STOPPING, *STEERING))
+
+
 def outlast_repeats(first_at: float) -> None:
     """Wait until a signal would not count any more as the one that came `first_at`, by the monotonic clock.
     Call this before a program gets its handlers back: by its default action such a signal would end a program
