@@ -330,6 +330,8 @@ BYTECODES = {
     ("PROXIED_API", "httptools"): (2565, 2375),
 }
 """Of the package, for a request and a response that are new (`tests/support/bytecodes.py`)."""
+PART = (190, 180)
+"""The same for a part of a streamed response."""
 
 
 @interpreted(HeadReader)
@@ -340,6 +342,16 @@ def test_bytecodes_of_a_new_request(mix: str, codec: str) -> None:
     command = [sys.executable, "-m", "tests.support.bytecodes", mix, codec]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     expected = BYTECODES[mix, codec][sys.version_info >= (3, 12)]
+    assert 0.9 * expected < float(done.stdout) < 1.05 * expected
+
+
+@interpreted(HeadReader)
+@on_the_hub
+def test_bytecodes_of_a_part_of_a_response() -> None:
+    """If this fails, and the new code is worth it, change the numbers."""
+    command = [sys.executable, "-m", "tests.support.bytecodes", "parts"]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
+    expected = PART[sys.version_info >= (3, 12)]
     assert 0.9 * expected < float(done.stdout) < 1.05 * expected
 
 

@@ -1,7 +1,9 @@
-"""How many bytecodes of the package a request takes, none like another: `python -m tests.support.bytecodes`.
+"""How many bytecodes of the package a request takes, none like another, or a part of a response:
+`python -m tests.support.bytecodes`.
 
-The requests are those of the benchmark. Prints the average of `REQUESTS`. It depends on Python's version, and
-hardly on the machine: what is done once a second, or at a deadline, is a fraction of a percent.
+The requests are those of the benchmark. Prints the average of `REQUESTS`, or of as many parts. It depends on
+Python's version, and hardly on the machine: what is done once a second, or at a deadline, is a fraction of a
+percent.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import trio
 import trioasgi
 from benchmarks.apps import app
 from benchmarks.traffic import Mix
+from tests.support.sockets import port_of
+from trioasgi.types import Receive, Scope, Send
 
 WARM_UP = 200
 REQUESTS = 100
@@ -92,8 +96,31 @@ async def main(mix: Mix, codec: Literal["h1c", "httptools"], counter: Counter) -
             nursery.cancel_scope.cancel()
 
 
+async def count_parts(counter: Counter) -> None:
+    """Send a response in parts, to a client that takes all."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        for number in range(WARM_UP + REQUESTS):
+            counter.on = number >= WARM_UP
+            await send({"type": "http.response.body", "body": b"%d" % number * 30, "more_body": True})
+        counter.on = False
+        await send({"type": "http.response.body", "body": b""})
+
+    async with trio.open_nursery() as nursery:
+        server = await nursery.start(partial(trioasgi.serve, app, bind=["127.0.0.1:0"], lifespan="off"))
+        async with await trio.open_tcp_stream("127.0.0.1", port_of(server)) as client:
+            await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            async for _ in client:
+                pass
+        nursery.cancel_scope.cancel()
+
+
 if __name__ == "__main__":
     counter = Counter()
     counter.begin()
-    trio.run(main, Mix[sys.argv[1]], "h1c" if sys.argv[2] == "h1c" else "httptools", counter)
+    if sys.argv[1] == "parts":
+        trio.run(count_parts, counter)
+    else:
+        trio.run(main, Mix[sys.argv[1]], "h1c" if sys.argv[2] == "h1c" else "httptools", counter)
     print(counter.count / REQUESTS)

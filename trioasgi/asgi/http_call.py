@@ -108,10 +108,14 @@ class HTTPCall:
             if type(body) is not bytes:
                 body = check_body(body)
             done = not message.get("more_body")
-            # As `_send_body`, without another coroutine for each message.
-            waits = exchange.send_body(body, not done)
-            if waits or not done:
-                await self._flush(waits)
+            # As `_send_body`, without other coroutines for each message.
+            if exchange.send_body(body, not done):
+                await exchange.flush()
+            elif not done:
+                self._unyielded += 1
+                if self._unyielded == YIELD_EVERY:
+                    self._unyielded = 0
+                    await trio.lowlevel.checkpoint()
         elif phase is _NOT_STARTED and kind == "http.response.start":
             status = message.get("status")
             if type(status) is not int or not 200 <= status <= 999:

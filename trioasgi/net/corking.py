@@ -54,14 +54,16 @@ class CorkingChannel(Channel):
 
         They are joined only when they leave, so that each byte is copied once.
         """
-        self._corked_size += sum(map(len, pieces))
-        if self._corked is None:
+        size = self._corked_size + (len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces)))
+        self._corked_size = size
+        corked = self._corked
+        if corked is None:
             self._corked = list(pieces)
-            if self._corked_size < CORK:
+            if size < CORK:
                 hub.flush_soon(self)
         else:
-            self._corked += pieces
-        return self._corked_size < CORK or self.send_nowait(b"")
+            corked += pieces
+        return size < CORK or self.send_nowait(b"")
 
     def _take_corked(self, data: bytes) -> bytes:
         """The held-back pieces with `data` behind them. They are not held back any more."""
