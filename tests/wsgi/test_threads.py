@@ -16,6 +16,7 @@ from tests.support.sockets import connected, logged, run, served
 from tests.support.wsgi import PATIENCE, Closing, Environ, StartResponse, respond
 from trioasgi.types import ASGIApp, Message
 from trioasgi.wsgi.middleware import WSGIMiddleware
+from trioasgi.wsgi.outbox import ROOM
 
 
 def test_pieces_reach_the_client_one_by_one() -> None:
@@ -35,6 +36,109 @@ def test_pieces_reach_the_client_one_by_one() -> None:
             await client.until(b"second\r\n0\r\n\r\n")
 
     run(main)
+
+
+class Failing:
+    """An iterable whose last step, or whose close(), raises."""
+
+    def __init__(self, *pieces: bytes, at: str) -> None:
+        self._pieces, self._at = iter(pieces), at
+
+    def __iter__(self) -> Failing:
+        return self
+
+    def __next__(self) -> bytes:
+        piece = next(self._pieces, None)
+        if piece is not None:
+            return piece
+        if self._at == "next":
+            raise ValueError("made up")
+        raise StopIteration
+
+    def close(self) -> None:
+        if self._at == "close":
+            raise ValueError("made up")
+
+
+@pytest.mark.parametrize("at", ["next", "close"])
+def test_what_was_given_before_a_failure_reaches_the_client(at: str) -> None:
+    size = 30_000  # as many pieces wait together
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", str(size))])
+        return Failing(*[b"x" * 10_000] * 3, at=at)
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            await client.send(request())
+            assert (await client.until(b"x" * size)).startswith(b"HTTP/1.1 200 ")
+
+    with logged():
+        run(main)
+
+
+def test_a_response_does_not_wait_for_close() -> None:
+    seen = threading.Event()
+    pieces = Slow(seen)
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        return pieces
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            await client.send(request())
+            await client.until(b"whole")
+            seen.set()
+
+    run(main)
+    assert pieces.waited
+
+
+class Slow(list[bytes]):
+    """Its close() waits until the client has what it holds."""
+
+    def __init__(self, seen: threading.Event) -> None:
+        super().__init__([b"whole"])
+        self._seen = seen
+        self.waited = False
+
+    def close(self) -> None:
+        self.waited = self._seen.wait(PATIENCE)
+
+
+class Spawned(trio.abc.Instrument):
+    """Counts tasks."""
+
+    count = 0
+
+    def task_spawned(self, task: trio.lowlevel.Task) -> None:
+        self.count += 1
+
+
+@pytest.mark.parametrize(("pieces", "most"), [([b"x"], 0), ([b"x"] * 200, 20)])
+def test_a_response_takes_few_tasks(pieces: list[bytes], most: int) -> None:
+    """None for a list of one piece; for a fast stream, far fewer than pieces."""
+
+    def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [("Content-Length", str(len(pieces)))])
+        return pieces
+
+    async def main() -> None:
+        async with served(WSGIMiddleware(app)) as server, connected(server) as client:
+            for _ in range(2):
+                instrument.count = 0
+                await client.send(request())
+                await client.until(b"x" * len(pieces))
+        assert instrument.count <= most
+
+    instrument = Spawned()
+
+    async def counted() -> None:
+        trio.lowlevel.add_instrument(instrument)
+        await main()
+
+    run(counted)
 
 
 def test_request_and_response_stream_at_once() -> None:
@@ -78,8 +182,9 @@ def test_a_client_that_does_not_read_holds_the_application_up() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("size", [1000, 2 * ROOM])
 @pytest.mark.parametrize("how", ["close", "reset"])
-def test_a_client_that_goes_ends_the_stream_with_an_oserror(how: str) -> None:
+def test_a_client_that_goes_ends_the_stream_with_an_oserror(how: str, size: int) -> None:
     errors: list[BaseException] = []
     pieces = Closing()
 
@@ -87,7 +192,7 @@ def test_a_client_that_goes_ends_the_stream_with_an_oserror(how: str) -> None:
         write = start_response("200 OK", [])
         try:
             while True:
-                write(b"x" * 1000)
+                write(b"x" * size)
         except OSError as error:
             errors.append(error)
             raise

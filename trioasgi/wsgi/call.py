@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIApplication
 
-    from trioasgi.types import Message, Send
+    from trioasgi.types import Message
 
-    from .bridge import Bridge
     from .environ import Environ
+    from .outbox import Outbox
 
     _ExcInfo = tuple[type[BaseException], BaseException, TracebackType] | tuple[None, None, None]
 
@@ -25,14 +25,14 @@ _BODILESS: Final = frozenset({204, 205, 304})
 class Call:
     """One call of the application, in its thread: `start_response`, `write` and the iterable."""
 
-    def __init__(self, app: WSGIApplication, environ: Environ, bridge: Bridge, send: Send) -> None:
+    def __init__(self, app: WSGIApplication, environ: Environ, outbox: Outbox) -> None:
         self._app = app
         self._environ = environ
-        self._bridge = bridge
-        self._send = send
+        self._outbox = outbox
         self._start: dict[str, Any] | None = None
         self._head_sent = False
         self._complete = False
+        self._is_last = False  # will the thread end behind the next piece?
         self._left: int | None = None
 
     def respond(self) -> BaseException | None:
@@ -55,6 +55,7 @@ class Call:
     def _send_all(self, result: Iterable[bytes]) -> None:
         if isinstance(result, list | tuple) and len(result) == 1:
             self._deduce_length(result[0])
+            self._is_last = not hasattr(result, "close")  # which may take long
         for piece in result:
             self._write(piece)
         if not self._complete:
@@ -109,11 +110,10 @@ class Call:
             messages.insert(0, self._start)
             self._head_sent = True
         self._complete = not more
-        self._bridge.await_in_loop(self._deliver, messages)
-
-    async def _deliver(self, messages: list[Message]) -> None:
-        for message in messages:
-            await self._send(message)
+        if self._is_last and not more:
+            self._outbox.put_last(messages)
+        else:
+            self._outbox.put(messages)
 
 
 def _encode_fields(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:

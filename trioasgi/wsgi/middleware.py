@@ -1,8 +1,9 @@
 """Makes ASGI applications of WSGI applications (PEP 3333). Each request runs in a worker thread, and streams
 in both directions.
 
-When the application reads the body, the thread asks the loop for the next piece. For each piece of the
-response it waits until the loop has sent that. So memory holds one piece in each direction.
+When the application reads the body, the thread asks the loop for the next piece. The pieces of the response
+it puts into an `Outbox`, and waits if the client takes them too slowly. So memory holds one piece in each
+direction, and `outbox.ROOM` bytes.
 
 A thread cannot be cancelled. If its request is cancelled, for example at the end of the grace, the thread
 goes on. Each of its calls to the loop then raises ClientDisconnected, an OSError, as if the client had gone.
@@ -17,6 +18,7 @@ import trio
 from .bridge import BodyReader, Bridge
 from .call import Call
 from .environ import make_environ
+from .outbox import Outbox
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -58,14 +60,18 @@ class WSGIMiddleware:
                 raise ValueError(f"a WSGI application cannot be called for {other!r}")
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        bridge = Bridge()
+        bridge, outbox = Bridge(), Outbox(send)
         environ = make_environ(scope, BodyReader(bridge, receive), multiprocess=self._multiprocess)
-        call = Call(self.app, environ, bridge, send)
+        call = Call(self.app, environ, outbox)
         try:
             failure = await trio.to_thread.run_sync(
                 call.respond, abandon_on_cancel=True, limiter=self._limiter
             )
+            unsent = await outbox.finish()
         finally:
             bridge.close()
+            outbox.close()
         if failure is not None:
             raise failure
+        if unsent is not None:
+            raise unsent
