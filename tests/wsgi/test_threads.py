@@ -92,7 +92,7 @@ def test_a_response_does_not_wait_for_close() -> None:
             seen.set()
 
     run(main)
-    assert pieces.waited
+    assert pieces.closed.wait(PATIENCE)
 
 
 class Slow(list[bytes]):
@@ -101,10 +101,11 @@ class Slow(list[bytes]):
     def __init__(self, seen: threading.Event) -> None:
         super().__init__([b"whole"])
         self._seen = seen
-        self.waited = False
+        self.closed = threading.Event()
 
     def close(self) -> None:
-        self.waited = self._seen.wait(PATIENCE)
+        if self._seen.wait(PATIENCE):
+            self.closed.set()
 
 
 class Spawned(trio.abc.Instrument):
