@@ -24,6 +24,7 @@ from types import FrameType
 import pytest
 import trio
 
+from tests.support import slow_client
 from tests.support.compiled import interpreted
 from tests.support.http import CODECS, respond
 from tests.support.processes import PATIENCE, start
@@ -318,6 +319,42 @@ def test_steps_of_new_connections(codec: str) -> None:
         assert await steps_of_new(codec, 1, ALONE) <= 3.2
 
     run(main)
+
+
+class StepsOf(trio.abc.Instrument):
+    """Counts the steps of one task."""
+
+    taken = 0
+
+    def __init__(self, task: trio.lowlevel.Task) -> None:
+        self._task = task
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.taken += task is self._task
+
+
+@on_the_hub
+def test_steps_of_a_task_that_sends_to_a_slow_client() -> None:
+    """One, when all has left: the hub sends what there is room for."""
+    size = 8_000_000
+    taken: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        instrument = StepsOf(trio.lowlevel.current_task())
+        trio.lowlevel.add_instrument(instrument)
+        await respond(send, bytes(size))
+        trio.lowlevel.remove_instrument(instrument)
+        taken.append(instrument.taken)
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server, slow_client.connect(server, None) as client:
+            await client.send_all(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            got = 0
+            while got < size:
+                got += len(await client.receive_some(65536))
+
+    run(main)
+    assert taken == [1]
 
 
 # Bytecodes

@@ -137,15 +137,21 @@ class WritingHalf(ReadingHalf):
             self.hub.watch_room(self._fd)
 
     def _note_room(self) -> None:
-        """There is room again."""
+        """There is room again. Unsent bytes leave here: to wake the writer for each part of a long body would
+        take longer than the send.
+        """
         self._write_state = _ROOM
+        if self._unsent is not None:
+            with suppress(OSError):  # the writer is told, or the next send tells
+                self._send_unsent()
+            if self._unsent is not None and self._failure is None:
+                if self._writer is not None:
+                    self._begin_patience()
+                return
         if self._writer is not None:
             self._wake_writer(WAKE)
-        elif self._unsent is not None:
-            with suppress(OSError):  # the next send tells
-                self._send_unsent()
-                if self._unsent is None and self.on_emptied is not None:
-                    self.on_emptied()
+        elif self._unsent is None and self.on_emptied is not None:
+            self.on_emptied()
 
     def _note_late_write(self, now: float) -> None:
         """The write deadline has passed: fail the waits of all writing tasks, unless the peer has taken some
@@ -346,12 +352,7 @@ class WritingHalf(ReadingHalf):
         if self._write_state is _CLOSED:
             raise ConnectionAbortedError(CLOSED)
         self.hub.check_home()
-        if self.write_timeout != math.inf:
-            deadline = trio.current_time() + self.write_timeout
-            self._undelivered = undelivered(self._fd)
-            if deadline < self.hub.ticker.earliest:
-                self.hub.ticker.note(deadline)
-            self.write_deadline = deadline
+        self._begin_patience()
         told = tell(self._abort_write)
         interrupts = self._interrupts
         self._writer = current_task()
@@ -359,6 +360,15 @@ class WritingHalf(ReadingHalf):
         if self._interrupts != interrupts:
             # An event had woken us before.
             raise ConnectionResetError(INTERRUPTED)
+
+    def _begin_patience(self) -> None:
+        """From now on the peer has `write_timeout` seconds until it has taken something."""
+        if self.write_timeout != math.inf:
+            deadline = trio.current_time() + self.write_timeout
+            self._undelivered = undelivered(self._fd)
+            if deadline < self.hub.ticker.earliest:
+                self.hub.ticker.note(deadline)
+            self.write_deadline = deadline
 
     def interrupt_writes(self) -> None:
         if self._writer is not None:
