@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 import trio
@@ -28,7 +29,9 @@ from tests.support import slow_client
 from tests.support.compiled import interpreted
 from tests.support.http import CODECS, respond
 from tests.support.processes import PATIENCE, start
+from tests.support.reading import LIMITS
 from tests.support.sockets import port_of, run, served
+from trioasgi.http1.body import ChunkedBody
 from trioasgi.http1.rules import HeadReader
 from trioasgi.types import Receive, Scope, Send
 
@@ -390,6 +393,28 @@ def test_bytecodes_of_a_part_of_a_response() -> None:
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=PATIENCE)
     expected = PART[sys.version_info >= (3, 12)]
     assert 0.9 * expected < float(done.stdout) < 1.05 * expected
+
+
+@interpreted(ChunkedBody)
+def test_a_small_chunk_takes_few_bytecodes() -> None:
+    """Clients decide how small they are. Looked at line by line, each would take 400."""
+    counter = 0
+
+    def trace(frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal counter
+        frame.f_trace_opcodes = True
+        counter += event == "opcode"
+        return trace
+
+    body, chunks, position = ChunkedBody(LIMITS), 320, 0
+    data = b"a\r\n0123456789\r\n" * chunks
+    sys.settrace(trace)
+    try:
+        while position < len(data):
+            _, position = body.take(data, position)
+    finally:
+        sys.settrace(None)
+    assert counter < 100 * chunks
 
 
 # What a request makes

@@ -583,6 +583,21 @@ def test_a_dict_that_workers_cannot_be_told_is_refused() -> None:
             Config.from_dict({"log_config": table, **options})
 
 
+RAISES = """
+[loggers]
+keys=root
+[handlers]
+keys=h
+[formatters]
+keys=
+[logger_root]
+handlers=h
+[handler_h]
+class=StreamHandler
+args=(1/0,)
+"""
+
+
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
@@ -593,6 +608,11 @@ def test_a_dict_that_workers_cannot_be_told_is_refused() -> None:
         ("bad.yaml", "a: [", "not valid YAML"),
         ("bad.ini", "[loggers]\n", "cannot configure logging by bad.ini"),
         ("text.ini", "nothing", "cannot configure logging by text.ini"),
+        (
+            "raises.ini",
+            RAISES,
+            "cannot configure logging by raises.ini (log_config, from flag --log-config)",
+        ),
     ],
 )
 def test_a_log_config_that_cannot_be_used_is_one_message(

@@ -363,6 +363,30 @@ def test_an_env_file_that_is_no_good_is_named_with_who_names_it(
     assert said in error_of(tmp_path, {"TRIOASGI_ENV_FILE": name})
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "workers = " + "9" * 5000,
+        "header = " + "[" * 5000,
+        "header = " + "{a=" * 5000,
+        "limit-body = 0x" + "9" * 5000,
+        "keyfile-password = 0x" + "9" * 5000,
+        "limit-body = 9223372036854775808",
+    ],
+    ids=["digits", "lists", "tables", "hexadecimal", "password", "64 bits"],
+)
+def test_what_is_too_long_or_too_deep_in_a_file_is_a_bad_value(content: str, tmp_path: Path) -> None:
+    (tmp_path / "trioasgi.toml").write_text(content)
+    assert "trioasgi.toml" in error_of(tmp_path)
+
+
+def test_an_env_file_cannot_name_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.env").write_text("TRIOASGI_ENV_FILE=b.env\n")
+    said = error_of(tmp_path, {"UVICORN_ENV_FILE": "a.env"})
+    assert said == "env_file cannot be set in an env_file (from env_file a.env TRIOASGI_ENV_FILE)"
+
+
 def test_a_file_may_begin_with_the_mark_of_its_encoding(tmp_path: Path) -> None:
     """As editors on Windows write it."""
     (tmp_path / "trioasgi.toml").write_bytes(b"\xef\xbb\xbfworkers = 3\r\n")

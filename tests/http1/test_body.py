@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from types import FrameType
-from typing import Any
-
 import msgspec.structs
 import pytest
 
-from tests.support.compiled import interpreted
 from tests.support.http import request
 from tests.support.reading import LIMITS, Reading, bytewise, read_all
 from trioasgi.http.limits import Limits
-from trioasgi.http1.body import MAX_CHUNK_LINE, ChunkedBody
+from trioasgi.http1.body import MAX_CHUNK_LINE
 from trioasgi.http1.rule import Rule
 
 HEAD = request("/", "Transfer-Encoding: chunked", method="POST")
@@ -95,28 +90,6 @@ def test_a_chunked_body_is_decoded(codec: str, name: str) -> None:
     assert reading.status == 0
     assert [each.body for each in reading.requests] == [body, b""]
     assert reading.requests[1].target == b"/next"
-
-
-@interpreted(ChunkedBody)
-def test_a_small_chunk_takes_few_bytecodes() -> None:
-    """Clients decide how small they are. Looked at line by line, each would take 400."""
-    counter = 0
-
-    def trace(frame: FrameType, event: str, _argument: object) -> Any:
-        nonlocal counter
-        frame.f_trace_opcodes = True
-        counter += event == "opcode"
-        return trace
-
-    body, chunks, position = ChunkedBody(LIMITS), 320, 0
-    data = b"a\r\n0123456789\r\n" * chunks
-    sys.settrace(trace)
-    try:
-        while position < len(data):
-            _, position = body.take(data, position)
-    finally:
-        sys.settrace(None)
-    assert counter < 100 * chunks
 
 
 @pytest.mark.parametrize("name", WRONG)

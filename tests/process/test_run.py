@@ -15,6 +15,8 @@ from tests.supervisor.apps import write, write_app
 from tests.support.certificates import make_certificates
 from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, start, start_server
+from trioasgi.config import DEVELOPMENT, Config
+from trioasgi.process.supervised import _settled
 
 
 async def application(scope: object, receive: object, send: object) -> None: ...
@@ -220,3 +222,14 @@ def test_every_public_name_is_there() -> None:
 def test_importing_the_package_brings_nothing_along() -> None:
     code = "import sys, trioasgi; print([name for name in ('trio', 'msgspec', 'ssl') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_roll_to_a_development_certificate_keeps_all_of_the_one_in_use(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Else it would have no password for its key."""
+    in_use = Config("main:app", certfile=("c.pem",), keyfile="k.pem", keyfile_password="secret")
+    settled = _settled(Config("main:app", certfile=DEVELOPMENT), in_use, in_use)
+    assert "certfile asks for a development certificate: that needs a restart" in caplog.text
+    assert (settled.certfile, settled.keyfile) == (in_use.certfile, in_use.keyfile)
+    assert settled.keyfile_password == "secret"

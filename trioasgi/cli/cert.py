@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec
 
 import typer
 
+from trioasgi.cli.output import say
 from trioasgi.cli.serving import COMMAND_SETTINGS, commands
 from trioasgi.cli.starting import fail
 from trioasgi.errors import ConfigError, ExitStatus, TLSError, TrioasgiError
@@ -81,7 +82,7 @@ def ca(
         raise ConfigError("what a CA may sign is settled when it is made: give --new with --permit")
     authority = _renewed(permit or []) if new else _authority()
     if path:
-        print(authority.cafile)
+        say(authority.cafile)
     else:
         _describe(authority)
 
@@ -96,13 +97,13 @@ def trust(store: _Store = _Choice.ALL) -> None:
     from trioasgi.tls.trust_stores import trust as trust_in
 
     authority = _authority()
-    print(f"CA: {authority.cafile}")
+    say(f"CA: {authority.cafile}")
     if user := os.environ.get("SUDO_USER"):
-        print(f"sudo: this is the CA of {Path.home()}. For that of {user}, run it without sudo.")
+        say(f"sudo: this is the CA of {Path.home()}. For that of {user}, run it without sudo.")
     reports = [trust_in(each, _trusted(authority)) for each in _stores(store)]
     for report in reports:
-        print(report)
-    print("A browser that runs has to be started again.")
+        say(report)
+    say("A browser that runs has to be started again.")
     if all(report.outcome is Outcome.FAILED for report in reports):
         raise typer.Exit(ExitStatus.FAILED)
 
@@ -117,13 +118,13 @@ def untrust(store: _Store = _Choice.ALL) -> None:
 
     cas = _existing()
     if not cas:
-        print("There is no CA.")
+        say("There is no CA.")
     reports = []
     for ca in cas:
-        print(f"CA: {ca.cafile}")
+        say(f"CA: {ca.cafile}")
         for each in _stores(store):
             reports.append(distrust(each, ca))
-            print(reports[-1])
+            say(reports[-1])
     if any(report.outcome is Outcome.FAILED for report in reports):
         raise typer.Exit(ExitStatus.FAILED)
 
@@ -159,7 +160,7 @@ def issue(
     stem = wanted[0].replace("*", "_wildcard").replace(":", "_")
     certfile, keyfile = out / f"{stem}.pem", out / f"{stem}-key.pem"
     _write([(keyfile, pair.key, 0o600), (certfile, pair.certificate, 0o644)], force=force)
-    print(f"Certificate: {certfile}\nKey: {keyfile}\nSigned by: {authority.cafile}")
+    say(f"Certificate: {certfile}\nKey: {keyfile}\nSigned by: {authority.cafile}")
 
 
 def _authority() -> Authority:
@@ -216,16 +217,16 @@ def _describe(authority: Authority) -> None:
 
     names = permitted(authority.certificate)
     is_own = authority.kind is Kind.OWN
-    print(f"Certificate: {authority.cafile}")
-    print(f"Key: {key_file() if is_own else key_file_beside(authority.cafile)}")
-    print(f"Made by: {'trioasgi' if is_own else 'mkcert'}")
-    print(f"SHA-256: {authority.fingerprint}")
-    print(f"Valid until: {authority.certificate.not_valid_after_utc:%Y-%m-%d}")
-    print(f"May sign for: {'any name' if names is None else ', '.join(names)}")
+    say(f"Certificate: {authority.cafile}")
+    say(f"Key: {key_file() if is_own else key_file_beside(authority.cafile)}")
+    say(f"Made by: {'trioasgi' if is_own else 'mkcert'}")
+    say(f"SHA-256: {authority.fingerprint}")
+    say(f"Valid until: {authority.certificate.not_valid_after_utc:%Y-%m-%d}")
+    say(f"May sign for: {'any name' if names is None else ', '.join(names)}")
     trusting, unread = _trusting(_trusted(authority))
-    print(f"Trusted by: {', '.join(trusting) or 'nobody (trioasgi cert trust)'}")
+    say(f"Trusted by: {', '.join(trusting) or 'nobody (trioasgi cert trust)'}")
     if unread:
-        print(f"Cannot be read now: {', '.join(unread)}")
+        say(f"Cannot be read now: {', '.join(unread)}")
 
 
 def _trusting(ca: TrustedCA) -> tuple[list[str], list[str]]:

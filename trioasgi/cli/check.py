@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
 import msgspec
 import typer
 
 import trioasgi
+from trioasgi.cli.output import say
 from trioasgi.cli.serving import (
     APP,
     COMMAND_SETTINGS,
@@ -88,7 +87,7 @@ def check(
     report = _report(settled, findings)
     # Every terminal can show ASCII, and JSON has escapes for bytes of a path that are not UTF-8.
     text = json.dumps(msgspec.to_builtins(report), indent=2) if as_json else _as_text(report)
-    _print(text)
+    say(text)
     sys.exit(ExitStatus.OK if report.ok else ExitStatus.FAILED)
 
 
@@ -105,18 +104,6 @@ def _make_checks(config: Config, plan: Plan) -> list[Finding] | signal.Signals:
         if not all(map(is_want_of_room, leaves_of(error))):
             raise
         raise TrioasgiError(explain(error, has_served=False).message) from error
-
-
-def _print(text: str) -> None:
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:  # who reads has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes once more when it ends
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        fail(f"the report cannot be written: {error}", ExitStatus.FAILED)
 
 
 class _Report(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from trioasgi.cli.control_client import Connection
+from trioasgi.cli.output import say
 from trioasgi.cli.serving import (
     COMMAND_SETTINGS,
     CONFIG_FILE,
@@ -68,12 +69,9 @@ def status(control: str | None = None, config: str | None = None, as_json: bool 
         answer = connection.ask(StatusRequest())
     if not isinstance(answer, Shown):
         raise connection.surprise()
-    from trioasgi.cli.status import as_json_text, print_status  # brings Rich
+    from trioasgi.cli.status import as_json_text, as_text  # brings Rich
 
-    if as_json:
-        print(as_json_text(answer.status))
-    else:
-        print_status(answer.status)
+    say(as_json_text(answer.status) if as_json else as_text(answer.status))
 
 
 @_command("roll")
@@ -127,7 +125,7 @@ def _do(
         answer = connection.ask(request, patience=patience)
     if not isinstance(answer, Done):
         raise connection.surprise()
-    print(answer.said or said)
+    say(answer.said or said)
 
 
 def _connect(control: str | None, config_file: str | None) -> Connection:

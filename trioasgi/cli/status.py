@@ -21,23 +21,22 @@ def as_json_text(status: Status) -> str:
     return msgspec.json.format(msgspec.json.encode(status), indent=2).decode()
 
 
-def print_status(status: Status) -> None:
-    """Print the status to standard output."""
+def as_text(status: Status) -> str:
+    """The status as a table, for standard output."""
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE
     version = f"trioasgi {status.version}" if status.version else "trioasgi"
     count = "1 worker" if status.slots == 1 else f"{status.slots} workers"
-    console.print(
-        Text.assemble(
-            (version, "bold"), f": {status.app or '?'} is {status.state}, {count}, supervisor {status.pid}"
-        )
-    )
-    for url in status.urls:
-        console.print(Text(f"  {url}"))
-    if status.roll is not None:
-        console.print(_roll_text(status.roll))
-    console.print(_table(status.workers))
+    title = f": {status.app or '?'} is {status.state}, {count}, supervisor {status.pid}"
+    with console.capture() as captured:
+        console.print(Text.assemble((version, "bold"), title))
+        for url in status.urls:
+            console.print(Text(f"  {url}"))
+        if status.roll is not None:
+            console.print(_roll_text(status.roll))
+        console.print(_table(status.workers))
+    return captured.get().removesuffix("\n")
 
 
 def _table(workers: list[WorkerStatus]) -> Table:

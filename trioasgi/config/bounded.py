@@ -29,6 +29,8 @@ Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Processes = Annotated[int, msgspec.Meta(ge=1, le=1000)]
 """A mistake in typing must not fill the machine."""
+Backlog = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
+"""As listen(2) takes it."""
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=_YEAR)]
 WholeSeconds = Annotated[int, msgspec.Meta(ge=0, le=_YEAR)]
 SomeSeconds = Annotated[float, msgspec.Meta(gt=0, le=_YEAR)]

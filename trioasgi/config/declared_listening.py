@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from .bounded import DEFAULT_HOST, DEFAULT_PORT, Count, NonEmpty, Port, Positive, WholeSeconds
+from .bounded import DEFAULT_HOST, DEFAULT_PORT, Backlog, Count, NonEmpty, Port, WholeSeconds
 from .option import Group, option
 
 
@@ -65,7 +65,7 @@ class ApplicationAndListening(Application, frozen=True, kw_only=True):
         Count | None, option("Listen on an inherited file descriptor.", Group.LISTENING, metavar="N")
     ] = None
     backlog: Annotated[
-        Positive, option("Connections waiting to be accepted.", Group.LISTENING, metavar="N")
+        Backlog, option("Connections waiting to be accepted.", Group.LISTENING, metavar="N")
     ] = 2048
     defer_accept: Annotated[
         WholeSeconds,

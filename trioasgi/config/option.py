@@ -84,6 +84,9 @@ _KINDS: dict[object, Kind] = {
     tuple: Kind.LIST,
 }
 
+_MOST_BITS = 63
+"""Of an integer, without its sign. Systems take no larger ones."""
+
 SWITCH_WORDS = {
     **dict.fromkeys(("1", "true", "t", "yes", "y", "on"), True),
     **dict.fromkeys(("0", "false", "f", "no", "n", "off"), False),
@@ -154,7 +157,7 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
 
     def show(self, value: object) -> str:
         """`value` for a message or a representation."""
-        return "'***'" if self.secret else repr(value)
+        return "'***'" if self.secret else _represented(value)
 
     def quote(self, value: object) -> str:
         """`value` for an error. A list is shown as its entries, as they were written."""
@@ -194,6 +197,8 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
         """
         if value is None and not self.nullable:
             return self.none
+        if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+            self.refuse(value, origin, f"{self.expected}, and less than 2 ** {_MOST_BITS}")
         try:
             checked: object = msgspec.convert(self._plain(value), self.type)
         # UnicodeEncodeError: bytes that are not UTF-8 (PEP 383). AttributeError: a range where a dict may be.
@@ -248,6 +253,13 @@ class Option(msgspec.Struct, frozen=True, kw_only=True):
             f"bad value for {called}: {self.quote(value)} (from {origin}); "
             f"expected {self.expected if expected is None else expected}"
         )
+
+
+def _represented(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # an integer of thousands of digits, which Python does not write
+        return f"a {type(value).__name__} that is too long to be shown"
 
 
 def option(

@@ -112,6 +112,8 @@ def read_config(
         environment = read_environment(settled_environ, added)
 
     settings = merge((*lower, *environment, flag_layer))
+    if settings.get("env_file") != env_file:
+        raise ConfigError(f"env_file cannot be set in an env_file (from {settings['env_file'].origin})")
     config = Config.from_dict(
         {name: setting.value for name, setting in settings.items()},
         {name: setting.origin for name, setting in settings.items()},
@@ -363,7 +365,7 @@ def _option_table(
 
     try:
         document = tomllib.loads(content.decode("utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also for numbers without end, and lists in lists
         raise ConfigError(f"{shown} is not valid TOML: {error}") from error
     tool = document.pop("tool", {})
     table = tool.get("trioasgi") if isinstance(tool, dict) else None

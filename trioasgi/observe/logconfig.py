@@ -50,10 +50,10 @@ def apply_log_config(
                 logging.config.dictConfig(_translated(table, use_colors))
     except OSError as error:
         raise _unusable(shown, f"{error.strerror or error}") from error
-    except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:
-        raise _unusable(shown, _because(error)) from error
     except (ImportError, configparser.Error) as error:
         raise _unusable(shown, str(error)) from error
+    except Exception as error:  # logging evaluates what is in the file, and calls what it names
+        raise _unusable(shown, _because(error)) from error
 
 
 def _unusable(shown: str, why: str) -> ConfigError:

@@ -63,6 +63,8 @@ _SETTLED = (
     "reload_delay",
 )
 """The options that only a restart changes."""
+_CERTIFICATE = ("certfile", "keyfile", "keyfile_password", "keyfile_password_file")
+"""Those that belong together."""
 _LAST_MOMENTS = 1.0
 """Seconds in which this process must end after the second signal."""
 
@@ -197,11 +199,11 @@ def _settled(new: Config, given: Config, resolved: Config) -> Config:
         if getattr(new, name) != getattr(given, name):
             logger.warning("%s has changed: that needs a restart", name)
             kept[name] = getattr(given, name)
-    if new.certfile == (DEVELOPMENT,) != given.certfile:
+    wants_development = new.certfile == (DEVELOPMENT,) != given.certfile
+    if wants_development:
         logger.warning("certfile asks for a development certificate: that needs a restart")
-        kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
-    if new.certfile == given.certfile and new.certfile != resolved.certfile:
-        kept |= {"certfile": resolved.certfile, "keyfile": resolved.keyfile}
+    if wants_development or (new.certfile == given.certfile and new.certfile != resolved.certfile):
+        kept |= {name: getattr(resolved, name) for name in _CERTIFICATE}
     config = _for_development(new.replace(**kept))
     if config.reload:
         # A certificate that cannot be used would end the workers that serve. The factory of contexts is the

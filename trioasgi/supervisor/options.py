@@ -63,6 +63,10 @@ class Options:
             self._was_refused = True
             logger.error("Nothing is replaced: %s", error)  # noqa: TRY400 - the message is for the user
             return str(error)
+        except Exception as error:  # the workers serve on, whatever is wrong with what is read
+            self._was_refused = True
+            logger.exception("Nothing is replaced: the options cannot be read")
+            return repr(error)
 
     def take_changed_sources(self, paths: tuple[str, ...]) -> None:
         """Files of options have changed (`--reload`). One that holds many other things, as pyproject.toml
