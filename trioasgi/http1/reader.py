@@ -197,7 +197,8 @@ class RequestReader:
         body, data = self.body, self._data
         if body is None:
             return b""
-        if not data:
+        if self._pos == len(data):
+            self._let_go()
             return None
         piece, self._pos = body.take(data, self._pos)
         if body.done:
