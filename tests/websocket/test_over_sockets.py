@@ -191,6 +191,36 @@ def test_a_ping_behind_a_long_message_to_a_slow_client(secure: bool, certificate
     run(main)
 
 
+@pytest.mark.parametrize("pause", [0.002, 0.02, 0.05])
+def test_what_is_sent_behind_a_ping_is_no_reason_to_wait_for_its_pong(pause: float) -> None:
+    """The clients read nothing, and only their systems take what is sent."""
+    clients = 6
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await accept(receive, send)
+        with contextlib.suppress(OSError):
+            while True:
+                await send({"type": "websocket.send", "bytes": bytes(20)})
+                await trio.sleep(pause)
+        ended.append(scope)
+        if len(ended) == clients:
+            all_ended.set()
+
+    pings = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.5, "websocket_close_timeout": 0.3}
+
+    async def main() -> None:
+        async with served(app, lifespan="off", **pings) as server, contextlib.AsyncExitStack() as stack:
+            for _ in range(clients):
+                stream = await stack.enter_async_context(slow_client.connect(server, None))
+                await stream.send_all(handshake())
+            with trio.fail_after(SOON):
+                await all_ended.wait()
+
+    ended: list[Scope] = []
+    all_ended = trio.Event()
+    run(main)
+
+
 def test_a_client_that_is_reset() -> None:
     codes: list[int] = []
     told = trio.Event()

@@ -9,6 +9,7 @@ import trio.testing
 from tests.support.http import Calls, on_trio
 from tests.support.websocket import (
     BINARY,
+    CLOSE,
     PING,
     PONG,
     TEXT,
@@ -309,6 +310,23 @@ async def test_a_message_that_comes_no_further_does_not_take_the_place_of_a_pong
         assert await client.frame() == ServerFrame(PING, b"")
         assert await client.close_code() == 1011
         assert trio.current_time() - start == pytest.approx(30, abs=1)
+
+
+@on_trio
+async def test_a_pong_that_could_come_between_two_messages_is_late(codec: str) -> None:
+    """Though a part of a message has come each time that the server looks."""
+    async with websocket(echo, codec, websocket_ping_interval=20, websocket_ping_timeout=5) as client:
+        whole = frame(BINARY, bytes(200))
+        await client.send(whole[:100])
+        began = trio.current_time()
+        code = None
+        while code is None and trio.current_time() - began < 60:
+            await trio.sleep(1)
+            await client.send(whole[100:] + whole[:100])
+            received = await client.frame()
+            code = received.code if received.opcode == CLOSE else None
+        assert code == 1011
+        assert trio.current_time() - began <= 35
 
 
 @on_trio

@@ -11,6 +11,7 @@ import trio
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from tests.support import late
 from tests.support.http import request
 from tests.support.sockets import connected, logged, run, served
 from tests.support.wsgi import PATIENCE, Closing, Environ, StartResponse, respond
@@ -74,6 +75,22 @@ def test_what_was_given_before_a_failure_reaches_the_client(at: str) -> None:
             assert (await client.until(b"x" * size)).startswith(b"HTTP/1.1 200 ")
 
     with logged():
+        run(main)
+
+
+def test_an_exception_is_logged_though_the_request_was_cancelled_meanwhile() -> None:
+    def app(environ: Environ, start_response: StartResponse) -> list[bytes]:
+        size = ROOM - 1
+        start_response("200 OK", [("Content-Length", str(size))])(b"x" * size)
+        raise ValueError("made up")
+
+    async def main() -> None:
+        wsgi = WSGIMiddleware(app)
+        async with late.connected("served", wsgi, send_room=4096, request_timeout=0.5) as (sock, _):
+            sock.sendall(request())  # and it reads nothing
+            await log.wait_for("The application failed")
+
+    with logged() as log:
         run(main)
 
 

@@ -153,6 +153,11 @@ class ByteChannel:
         """
         return 0
 
+    @property
+    def acknowledged(self) -> int | None:
+        """All bytes that the peer's system has acknowledged; None if that cannot be known."""
+        return None
+
     def limit_read(self, deadline: float) -> None:
         """Set `read_deadline`, also for a `receive()` that is under way."""
         self.read_deadline = deadline

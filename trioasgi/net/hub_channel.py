@@ -20,7 +20,7 @@ from trio.lowlevel import reschedule
 
 from trioasgi.net.channel import wait_delivered
 from trioasgi.net.forks import end_for_all
-from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
+from trioasgi.net.kernel import acknowledged, drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.reading import HANG_UP_EVENTS, READ_EVENTS, ReadState
 from trioasgi.net.waiting import WAKE
 from trioasgi.net.writing import WRITE_EVENTS, WriteState, WritingHalf
@@ -106,6 +106,10 @@ class HubChannel(WritingHalf):
     @property
     def progress(self) -> tuple[int, int]:
         return progress(self._sock), self.unsent
+
+    @property
+    def acknowledged(self) -> int | None:
+        return acknowledged(self._sock)
 
     @property
     def _sends_no_more(self) -> bool:

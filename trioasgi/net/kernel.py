@@ -49,17 +49,19 @@ def progress(sock: socket.SocketType | trio.socket.SocketType) -> int:
     the peer has acknowledged (`tcpi_bytes_acked` of tcp(7)). Elsewhere it is what is undelivered, which may
     come to the same number again when more is sent.
     """
-    fd = sock.fileno()
-    if fd < 0:
-        return 0  # it is closed
+    exact = acknowledged(sock)
+    return undelivered(sock.fileno()) if exact is None else exact
+
+
+def acknowledged(sock: socket.SocketType | trio.socket.SocketType) -> int | None:
+    """All bytes that the peer's system has acknowledged; None if that cannot be known."""
     if sys.platform == "linux":
         try:
             info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
         except OSError:
-            pass  # no TCP
-        else:
-            return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
-    return undelivered(fd)
+            return None  # it is no TCP, or closed
+        return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
+    return None
 
 
 def drop_received(fd: int, most: int) -> None:

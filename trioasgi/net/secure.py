@@ -138,6 +138,10 @@ class TLSChannel(CorkingChannel):
     def progress(self) -> tuple[int, int]:
         return self._transport.progress[0], self.unsent
 
+    @property
+    def acknowledged(self) -> int | None:
+        return self._transport.acknowledged
+
     def release_watchers(self) -> None:
         self._transport.release_watchers()
 

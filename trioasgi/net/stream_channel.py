@@ -25,7 +25,7 @@ from trioasgi.net.channel import (
     Channel,
     wait_delivered,
 )
-from trioasgi.net.kernel import drop_received, is_dead, progress, reset_on_close, undelivered
+from trioasgi.net.kernel import acknowledged, drop_received, is_dead, progress, reset_on_close, undelivered
 from trioasgi.net.peers import socket_of
 from trioasgi.net.tick_clock import tick_clock
 from trioasgi.net.ticker import TICK
@@ -211,6 +211,10 @@ class StreamChannel(Channel):
         if self._socket is None or sys.platform != "linux":
             return None  # only there the kernel tells
         return progress(self._socket), self._unsent_size
+
+    @property
+    def acknowledged(self) -> int | None:
+        return None if self._socket is None else acknowledged(self._socket)
 
     async def flush(self) -> None:
         async with self._writing:

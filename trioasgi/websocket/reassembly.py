@@ -125,6 +125,7 @@ class MessageReader:
         "_message",
         "_next",
         "_room",
+        "begun",
         "effort",
         "fed",
         "is_idle",
@@ -149,6 +150,8 @@ class MessageReader:
         self._frames = 0  # frames without an event since the last PAUSE
         self.effort = 0
         """The work since this was last set to 0, counted in short messages."""
+        self.begun = 0
+        """How many messages have come in more than one piece, the last one not always whole."""
         self.fed = 0
         """How often `feed` was called."""
 
@@ -207,6 +210,7 @@ class MessageReader:
             raise FrameError(CloseCode.PROTOCOL_ERROR, "a message begins within another")
         else:
             message = self._message = _Text() if opcode == _TEXT else _Binary()
+            self.begun += 1
             self._inflating = compressed
         inflater = self._inflater
         if self._inflating and inflater is not None:

@@ -393,7 +393,7 @@ class WebSocketSession(SendingSide):
         if self.state is _OPEN:
             match self._pings.due(now):
                 case PingEvent.PING:
-                    self._signs.look(self._reader, self._channel)
+                    self._signs.note_ping(self._reader, self._channel)
                     self._put(encode_control(Opcode.PING))
                 case PingEvent.NO_PONG if self._caught_up:
                     if self._signs.look(self._reader, self._channel):

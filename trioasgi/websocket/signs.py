@@ -2,7 +2,7 @@
 
 A pong cannot come within a frame, nor before what was sent ahead of its ping has arrived. On a slow line a
 long message takes longer than the time for a pong, in either direction. As long as its bytes move, the peer
-is there.
+is there. What is sent behind the ping, and what begins long after it, is no reason to wait.
 """
 
 from __future__ import annotations
@@ -15,23 +15,45 @@ if TYPE_CHECKING:
 
 
 class SignsOfLife:
-    """Compares one look with the next. The first look is when the ping is sent, before it is."""
+    """Compares what has come and gone with the last look, of which the first is `note_ping`."""
 
-    __slots__ = ("_arrived", "_is_arriving", "_leaving")
+    __slots__ = ("_acknowledged", "_begun", "_fed", "_ping_at", "_was_within")
 
     def __init__(self) -> None:
-        self._arrived = 0
-        self._is_arriving = False
-        self._leaving: tuple[int, int] | None = None
+        self._begun = self._fed = 0
+        self._was_within = False
+        self._acknowledged = 0
+        self._ping_at = 0
+        """What the peer has to acknowledge until it has the ping."""
+
+    def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
+        """A ping is about to be sent."""
+        self._look_at(reader)
+        self._ping_at = self._acknowledged = 0
+        acknowledged, progress = channel.acknowledged, channel.progress
+        if acknowledged is not None and progress is not None:
+            _, unsent = progress
+            self._acknowledged = acknowledged
+            self._ping_at = acknowledged + channel.undelivered + unsent
 
     def look(self, reader: MessageReader, channel: ByteChannel) -> bool:
-        """Since the last look, has a part of a message come, or has the peer taken a part of what was on its
-        way to it?
+        """Since the last look, has a part of a message come behind which the pong may be, or has the peer
+        taken a part of what is ahead of the ping?
         """
-        arrived, was_arriving, leaving = self._arrived, self._is_arriving, self._leaving
-        self._arrived = reader.fed
-        self._is_arriving = reader.is_within_message
-        self._leaving = channel.progress if channel.is_sending or channel.undelivered else None
-        if leaving is not None and leaving != self._leaving:
-            return True
-        return self._arrived != arrived and (was_arriving or self._is_arriving)
+        is_arriving = (
+            reader.fed != self._fed
+            and (reader.is_within_message or self._was_within)
+            and reader.begun <= self._begun + 1  # else the pong could have come between two messages
+        )
+        self._look_at(reader)
+        return self._is_leaving(channel) or is_arriving
+
+    def _look_at(self, reader: MessageReader) -> None:
+        self._begun, self._fed, self._was_within = reader.begun, reader.fed, reader.is_within_message
+
+    def _is_leaving(self, channel: ByteChannel) -> bool:
+        before = self._acknowledged
+        if before >= self._ping_at:
+            return False  # the peer had it at the last look
+        self._acknowledged = channel.acknowledged or before
+        return self._acknowledged > before

@@ -67,7 +67,12 @@ class WSGIMiddleware:
             failure = await trio.to_thread.run_sync(
                 call.respond, abandon_on_cancel=True, limiter=self._limiter
             )
-            unsent = await outbox.finish()
+            try:
+                unsent = await outbox.finish()
+            except trio.Cancelled:
+                if failure is not None:  # else nobody would see it
+                    raise failure from None
+                raise
         finally:
             bridge.close()
             outbox.close()

@@ -109,6 +109,7 @@ class Outbox:
         while (message := self._take()) is not None:
             try:
                 await self._send(message)
+                self._note_sent(message)
             except trio.Cancelled:
                 raise
             except BaseException as exc:  # noqa: BLE001 - the thread and `finish` raise it
@@ -119,10 +120,12 @@ class Outbox:
             if not self._messages or self._failure is not None:
                 self._is_sending = False
                 return None
-            message = self._messages.popleft()
+            return self._messages.popleft()
+
+    def _note_sent(self, message: Message) -> None:
+        with self._changed:
             self._size -= len(message.get("body", b""))
             self._changed.notify_all()
-            return message
 
     def _fail(self, failure: BaseException) -> None:
         with self._changed:
