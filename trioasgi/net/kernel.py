@@ -49,6 +49,8 @@ def progress(sock: socket.SocketType | trio.socket.SocketType) -> int:
     the peer has acknowledged (`tcpi_bytes_acked` of tcp(7)). Elsewhere it is what is undelivered, which may
     come to the same number again when more is sent.
     """
+    if sock.fileno() < 0:
+        return 0  # it is closed
     exact = acknowledged(sock)
     return undelivered(sock.fileno()) if exact is None else exact
 
