@@ -76,7 +76,9 @@ class WSGIMiddleware:
         finally:
             bridge.close()
             outbox.close()
-        if failure is not None:
-            raise failure
-        if unsent is not None:
-            raise unsent
+        error = unsent if failure is None else failure
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, failure, unsent  # they refer to this very frame

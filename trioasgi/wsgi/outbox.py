@@ -88,7 +88,10 @@ class Outbox:
 
     def close(self) -> None:
         """The request is over: whoever puts more gets ClientDisconnected."""
-        self._fail(ClientDisconnected("the server has ended the request"))
+        with self._changed:
+            # In place of another one, which refers to this by its traceback.
+            self._failure = ClientDisconnected("the server has ended the request")
+            self._changed.notify_all()
         if self._scope is not None:
             self._scope.cancel()
 
