@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from tests.support.http import Calls, on_trio, request, respond, serving
-from tests.support.sockets import connected, run, served
+from tests.support.sockets import connected, logged, run, served
 from trioasgi.errors import ASGIMessageError
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
@@ -42,6 +42,27 @@ async def test_a_body_without_a_length_is_chunked(codec: str) -> None:
             response = await client.get(request("/"))
             assert response.body == b"ab" + b"c" * 70_000 + b"d"
             assert (response["transfer-encoding"], response["content-length"]) == (b"chunked", None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_head_that_an_empty_piece_has_sent_is_taken_back_if_the_application_fails_at_once(
+    codec: str, method: str
+) -> None:
+    """It has not left before other tasks have run."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": b"", "more_body": True})
+        raise ValueError("made up")
+
+    async def main() -> None:
+        async with served(app, http=codec, lifespan="off") as server, connected(server) as client:
+            await client.send(request(method=method))
+            assert (await client.until(b"\r\n")).startswith(b"HTTP/1.1 500 ")
+
+    with logged():
+        run(main)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the readiness hub needs epoll")

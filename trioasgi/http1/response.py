@@ -212,8 +212,9 @@ class HTTP1Response(Exchange):
         if self._head:
             head, self._head = self._head, b""
             if not data and more:
-                self._recallable = head
-            if len(data) <= JOIN_BELOW:
+                self._recallable = data = head  # one object: `take_back` asks for it
+                head = b""
+            elif len(data) <= JOIN_BELOW:
                 data, head = head + data, b""
         connection = self._connection
         if more:
