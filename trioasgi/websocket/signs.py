@@ -20,7 +20,9 @@ class SignsOfLife:
     __slots__ = ("_acknowledged", "_begun", "_fed", "_ping_at", "_was_within")
 
     def __init__(self) -> None:
-        self._begun = self._fed = 0
+        self._begun = 0
+        """How many messages had begun when the ping was sent."""
+        self._fed = 0
         self._was_within = False
         self._acknowledged = 0
         self._ping_at = 0
@@ -28,6 +30,7 @@ class SignsOfLife:
 
     def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
         """A ping is about to be sent."""
+        self._begun = reader.begun
         self._look_at(reader)
         self._ping_at = self._acknowledged = 0
         acknowledged, progress = channel.acknowledged, channel.progress
@@ -43,13 +46,13 @@ class SignsOfLife:
         is_arriving = (
             reader.fed != self._fed
             and (reader.is_within_message or self._was_within)
-            and reader.begun <= self._begun + 1  # else the pong could have come between two messages
+            and reader.begun <= self._begun + 1  # else the pong could have come between two of them
         )
         self._look_at(reader)
         return self._is_leaving(channel) or is_arriving
 
     def _look_at(self, reader: MessageReader) -> None:
-        self._begun, self._fed, self._was_within = reader.begun, reader.fed, reader.is_within_message
+        self._fed, self._was_within = reader.fed, reader.is_within_message
 
     def _is_leaving(self, channel: ByteChannel) -> bool:
         before = self._acknowledged
