@@ -200,8 +200,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Connections]:
     """The connections of each server that the test starts."""
     made: list[Connections] = []
 
-    def make(*args: Any) -> Connections:
-        made.append(Connections(*args))
+    def make(*args: Any, **options: Any) -> Connections:
+        made.append(Connections(*args, **options))
         return made[-1]
 
     monkeypatch.setattr("trioasgi.server.tree.Connections", make)

@@ -8,8 +8,8 @@ things make another task take over (`on_handover`):
   task stays with the application.
 - A call leaves a nursery or a cancel scope open. The old task can serve nothing more.
 
-The calls of a task share one cancel scope, so that a request need not make one. After a call that was
-cancelled, or that has asked for the scope, the task goes on with a new one.
+The calls of a task share one cancel scope, which its caller has made, so that a request need not make one.
+After a call that was cancelled, or that has asked for the scope, the connection asks for a new one.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from trio.lowlevel import current_task
 
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import PARTIAL, ResponsePhase
+from trioasgi.http.served import Served
 from trioasgi.http1.closing import end_now, linger, skip_body
 from trioasgi.http1.exchange import HTTP1Exchange
 from trioasgi.http1.giving_up import GivingUp
@@ -54,6 +55,9 @@ _BUSY: Final = ConnectionPhase.BUSY
 _CLOSING: Final = ConnectionPhase.CLOSING
 _COMPLETE: Final = ResponsePhase.COMPLETE
 
+_NO_SCOPE: Final = trio.CancelScope()
+"""What a connection has that is over. No task is in its block."""
+
 
 class HTTP1Connection(ConnectionState):
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
@@ -83,7 +87,7 @@ class HTTP1Connection(ConnectionState):
         handler: Handler,
         context: Context,
         start_task: StartTask,
-        on_handover: Callable[[HTTP1Connection], None] | None = None,
+        on_handover: Callable[[HTTP1Connection], None],
     ) -> None:
         super().__init__(channel, info, settings, start_task)
         self.phase = _NEW
@@ -97,79 +101,68 @@ class HTTP1Connection(ConnectionState):
         self._turn = 0
         self._on_handover = on_handover
         channel.write_timeout = settings.timeout_write
-        if on_handover is not None:
-            channel.on_unattended(self._hand_over)
+        channel.on_unattended(self._hand_over)
         if settings.gives_up is not GivesUp.NEVER:
             channel.on_hung_up(self._note_gone)
 
-    async def run(self) -> bool:
+    async def run(self, scope: trio.CancelScope) -> Served:
         """Serve requests until the connection has to be closed. The caller closes it.
 
-        False if another task serves the connection now: `on_handover` was called. The caller must leave it
-        alone.
+        The caller runs this in the block of `scope`. If that is cancelled, it calls `end_cancelled`. Then,
+        and if this returns `NEEDS_SCOPE`, it calls this again in the block of a new one.
         """
         task, base, handler = current_task(), self._context, self._handler
         turn = self._turn
         keep_alive = self.settings.timeout_keep_alive
         # The first byte of a new connection has the time-out of a head.
         patience = self.settings.timeout_headers if self.phase is _NEW else keep_alive
+        self.scope = scope
+        self.lends_scope = False
+        innermost = task._cancel_status
+        if self._exchange is not None and not await self._finish(self._exchange):
+            return Served.OVER
         while True:
-            if self._exchange is not None and not await self._finish(self._exchange):
-                return True
-            self.scope = scope = trio.CancelScope()
-            self.lends_scope = False
+            request = await self._read_request(task, patience)
+            if request is None:
+                if self.phase is not _CLOSING and self._may_lose_response():
+                    self.phase = _CLOSING
+                    await linger(self.channel)
+                return Served.OVER
+            patience = keep_alive
+            self.phase = _BUSY
+            self._exchange = exchange = HTTP1Exchange(self, request)
+            if self.sets_deadlines:
+                self._set_deadline()
             try:
-                with scope:
-                    innermost = task._cancel_status
-                    while True:
-                        request = await self._read_request(task, patience)
-                        if request is None:
-                            if self.phase is not _CLOSING and self._may_lose_response():
-                                self.phase = _CLOSING
-                                await linger(self.channel)
-                            return True
-                        patience = keep_alive
-                        self.phase = _BUSY
-                        self._exchange = exchange = HTTP1Exchange(self, request)
-                        if self.sets_deadlines:
-                            self._set_deadline()
-                        try:
-                            await handler(exchange)
-                        finally:
-                            # Later calls must not see this call's context variables, nor this call their
-                            # scope. Trio uses the new context from the task's next step on: `_read_request`
-                            # makes one.
-                            exchange.scope = None
-                            task.context = base.copy()
-                            # If the call left a nursery open, the cancel status may still be ours: look at
-                            # both.
-                            if task._cancel_status is not innermost or task._child_nurseries:
-                                self._leave_task(task, exchange, ours=turn == self._turn)
-                        if turn != self._turn:
-                            return False
-                        if self.sets_deadlines:
-                            self.response_over()
-                            if self.lends_scope or scope.cancel_called:
-                                break
-                        if (
-                            exchange.phase is not _COMPLETE
-                            or exchange.close_after
-                            or self.reader.body is not None
-                        ) and not await self._can_go_on(exchange):
-                            self._exchange = None  # else a circle, which only the garbage collector frees
-                            return True
-                        # An idle connection must not hold the memory of its last request.
-                        self._exchange = None
-                        del exchange, request
-                        self.phase = _IDLE
-            except RuntimeError:
-                # The call left a scope open: Trio raises, as ours ends before that one.
-                if turn == self._turn:
-                    raise
+                await handler(exchange)
+            finally:
+                # Later calls must not see this call's context variables, nor this call their scope. Trio uses
+                # the new context from the task's next step on: `_read_request` makes one, and so does the
+                # wait for the next connection.
+                exchange.scope = None
+                task.context = base.copy()
+                # If the call left a nursery open, the cancel status may still be ours: look at both.
+                if task._cancel_status is not innermost or task._child_nurseries:
+                    self._leave_task(task, exchange, ours=turn == self._turn)
             if turn != self._turn:
-                return False
-            if scope.cancelled_caught:
-                self._end_cancelled(late=trio.current_time() >= scope.deadline)
+                return Served.TAKEN_OVER
+            if self.sets_deadlines:
+                self.response_over()
+                if self.lends_scope or scope.cancel_called:
+                    return Served.NEEDS_SCOPE
+            if (
+                exchange.phase is not _COMPLETE or exchange.close_after or self.reader.body is not None
+            ) and not await self._can_go_on(exchange):
+                self._exchange = None  # else a circle, which only the garbage collector frees
+                return Served.OVER
+            # An idle connection must not hold the memory of its last request.
+            self._exchange = None
+            del exchange, request
+            self.phase = _IDLE
+
+    def leave_scope(self) -> None:
+        """Leave the cancel scope alone from now on, as another connection is served in its block."""
+        self.scope = _NO_SCOPE
 
     async def _read_request(self, task: trio.lowlevel.Task, patience: float) -> HTTP1Request | None:
         """Wait for the next request, up to `patience` seconds for its first byte. None: no more will come,
@@ -226,10 +219,7 @@ class HTTP1Connection(ConnectionState):
             exchange.fail(500, "Internal Server Error")
         exchange.close_after = True
         self._turn += 1
-        if self._on_handover is None:
-            self.channel.abort()
-        else:
-            self._on_handover(self)
+        self._on_handover(self)
 
     def _hand_over(self) -> None:
         """Bytes have arrived that no task waits for. If the response is complete, another task takes over.
@@ -238,7 +228,7 @@ class HTTP1Connection(ConnectionState):
         with it. Another task serves the next request, or closes the connection, so the client need not wait.
         """
         exchange = self._exchange
-        if self.phase is not _BUSY or exchange is None or self._on_handover is None:
+        if self.phase is not _BUSY or exchange is None:
             return
         if exchange.scope is None:  # the call is over: its task reads the next request
             return
@@ -321,12 +311,13 @@ class HTTP1Connection(ConnectionState):
             self._giving_up = GivingUp()
         return self._giving_up
 
-    def _end_cancelled(self, *, late: bool) -> None:
-        """The call was cancelled, by its deadline or by the application: answer in its place, or cut."""
+    def end_cancelled(self) -> None:
+        """The scope was cancelled, by the deadline of a call or by the application: answer in place of the
+        call, or cut.
+        """
         exchange = self._exchange
-        if exchange is None:
-            return
-        if exchange.can_fail:
+        if exchange is not None and exchange.can_fail:
+            late = trio.current_time() >= self.scope.deadline
             refuse_cancelled(exchange, self.info.peer, self._why_cancelled(late=late))
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:

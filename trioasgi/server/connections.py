@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import trio
 from trio.lowlevel import current_task, enable_ki_protection
 
+from trioasgi.http.served import Served
 from trioasgi.net.stream import HubStream
 from trioasgi.net.stream_channel import StreamChannel
 from trioasgi.server.entry import ConnectionPreparer, as_channel
@@ -19,6 +20,7 @@ from trioasgi.server.naming import ConnectionName
 from trioasgi.server.preparing import Preparation
 from trioasgi.server.protocols import Connection, Protocols, ServerServices
 from trioasgi.server.room import Room
+from trioasgi.server.task_pool import TaskPool
 from trioasgi.tasks import start_named, start_soon
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("trioasgi")
 
+_OVER: Final = Served.OVER
+
 
 class _Way(NamedTuple):
     """How a connection is served: its protocols, and the steps before."""
@@ -40,13 +44,29 @@ class _Way(NamedTuple):
     preparer: ConnectionPreparer
 
 
+class _Unprepared(NamedTuple):
+    """A connection before its protocol."""
+
+    way: _Way
+    stream: trio.abc.Stream
+    info: ConnectionInfo
+    preparation: Preparation
+
+
+_Serving: TypeAlias = "tuple[Connection, ConnectionName]"
+"""A connection, and the name of the task that serves it."""
+
+_Work: TypeAlias = "_Unprepared | _Serving"
+
+
 class Connections:
     """The connections of a worker. `begin` serves one, and `drain` drains all.
 
     `nursery` runs each connection in a task. If an application goes on after its response is complete,
     another task takes its connection over. `context` has the context variables with which each call begins.
     No other code may enter it. At most `most` connections should be open at once (0: no limit); whoever
-    accepts them asks `room`. `on_end` is called when a connection has ended.
+    accepts them asks `room`. `on_end` is called when a connection has ended. At most `most_waiting` tasks are
+    kept for further connections; `drain` ends them.
     """
 
     def __init__(
@@ -56,6 +76,7 @@ class Connections:
         context: Context,
         most: int = 0,
         on_end: Callable[[], None] | None = None,
+        most_waiting: int = 0,
     ) -> None:
         self.admission = settings.admission
         """Who may connect. Asked before `begin`."""
@@ -63,6 +84,7 @@ class Connections:
         self._redirecting_way = self._way
         self._nursery = nursery
         self._context = context
+        self._pool: TaskPool[_Work] = TaskPool(most_waiting)
         self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: dict[Connection, ConnectionName | None] = {}
         self._preparing: set[Preparation] = set()
@@ -85,7 +107,7 @@ class Connections:
         """
         if any(connection.is_busy for connection in self._live):
             return True
-        return len(self._nursery.child_tasks) > len(self)
+        return len(self._nursery.child_tasks) > len(self) + len(self._pool)
 
     def open_connections(self) -> Iterable[Connection]:
         """Those that are past the steps before their protocol."""
@@ -96,6 +118,7 @@ class Connections:
         on its way.
         """
         self._draining = True
+        self._pool.end()
         for connection in self._live:
             connection.drain()
 
@@ -134,10 +157,8 @@ class Connections:
         if is_plain and way.preparer.has_no_steps:
             self._take_over(self._connect(way, as_channel(stream), info))
         else:
-            name = f"handshake with {info.peer}"
             begun = Preparation(partial(_close_at_once, stream, info.peer))
-            function = self._prepare_and_serve
-            self._context.run(start_named, self._nursery, name, function, way, stream, info, begun)
+            self._begin_work(_Unprepared(way, stream, info, begun), f"handshake with {info.peer}")
             self._preparing.add(begun)
 
     def begin_plain(self, stream: trio.abc.Stream, client: Peer | None, server: Peer | None) -> None:
@@ -149,38 +170,28 @@ class Connections:
         """Does a connection begin with a PROXY header, or a TLS handshake? `redirects` is as for `begin`."""
         return not (self._redirecting_way if redirects else self._way).preparer.has_no_steps
 
-    async def _prepare_and_serve(
-        self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo, preparation: Preparation
-    ) -> None:
-        preparation.task = current_task()
-        try:
-            connection = await self._prepare(way, stream, info)
-        finally:
-            preparation.task = None
-            self._preparing.discard(preparation)
-            self._note_end()
-        if connection is not None:
-            del stream, info, preparation  # the connection may last long
-            # The same task goes on: another one would take a round of the scheduler to begin.
-            self._live[connection] = name = ConnectionName(connection)
-            current_task().name = name
-            await self._serve_connection(connection, name)
-
     def _note_end(self) -> None:
         if self._on_end is not None:
             self._on_end()
 
-    async def _prepare(self, way: _Way, stream: trio.abc.Stream, info: ConnectionInfo) -> Connection | None:
+    async def _prepare(self, work: _Unprepared) -> Connection | None:
         """Do what comes before the protocol. If that fails, close the stream and return None."""
+        way, stream, info, preparation = work
         connection = None
-        with _Isolation(info.peer):
-            try:
-                prepared = await way.preparer.prepare(stream, info)
-                if prepared is not None:
-                    connection = self._connect(way, prepared.channel, prepared.info, prepared.alpn)
-            finally:
-                if connection is None:
-                    await _close_at_once(stream, info.peer)
+        preparation.task = current_task()
+        try:
+            with _Isolation(info.peer):
+                try:
+                    prepared = await way.preparer.prepare(stream, info)
+                    if prepared is not None:
+                        connection = self._connect(way, prepared.channel, prepared.info, prepared.alpn)
+                finally:
+                    if connection is None:
+                        await _close_at_once(stream, info.peer)
+        finally:
+            preparation.task = None
+            self._preparing.discard(preparation)
+            self._note_end()
         return connection
 
     def _connect(
@@ -198,37 +209,90 @@ class Connections:
         if earlier is not None:
             earlier.keep()
         self._live[connection] = name = ConnectionName(connection)
-        self._context.run(start_named, self._nursery, name, self._serve_connection, connection, name)
+        self._begin_work((connection, name), name)
+
+    def _begin_work(self, work: _Work, name: str) -> None:
+        if not self._pool.give(work, name):
+            self._context.run(start_named, self._nursery, name, self._serve, work)
 
     def _start_task(self, function: Callable[[], Awaitable[None]], peer: str) -> None:
         self._context.run(start_soon, self._nursery, _run_isolated, function, peer)
 
-    async def _serve_connection(self, connection: Connection, name: ConnectionName) -> None:
-        """Serve a connection's requests, and close it, unless another task, of another `name`, has taken it
-        over.
+    async def _serve(self, work: _Work) -> None:
+        """Serve a connection and close it, unless another task, of another name, takes it over. Then serve
+        the next one that this task is given, and so on.
         """
-        ours, closes = True, False
+        connection, name = None, None
+        begun = self._ready(work)
+        del work  # the connection may last long
         try:
-            try:
-                ours = await connection.run()
-                closes = ours and not connection.channel.finish()
-                if closes:
-                    await connection.channel.aclose()
-            except BaseException:
-                ours = self._live.get(connection) is name  # also a task that has lost it may be cancelled
-                if ours:
-                    connection.cut()
+            connection, name = await begun
+            while connection is not None:
+                scope = trio.CancelScope()
+                try:
+                    with scope:
+                        while connection is not None and await connection.run(scope) is _OVER:
+                            connection.leave_scope()
+                            await self._close(connection)
+                            connection = name = None  # what waits must not hold them
+                            connection, name = await self._ready(None)
+                except RuntimeError:
+                    # A call left a scope open: Trio raises, as ours ends before that one.
+                    if connection is None or self._live.get(connection) is name:
+                        raise
+                if connection is None or self._live.get(connection) is not name:
+                    return
+                if scope.cancelled_caught:
+                    connection.end_cancelled()
+        except BaseException as exc:
+            if connection is not None:
+                await self._cut(connection, name)
+            if not isinstance(exc, Exception):
                 raise
+            _log_failure(str(current_task().name) if connection is None else connection.peer, exc)
+
+    async def _ready(self, work: _Work | None) -> _Serving | tuple[None, None]:
+        """The connection of `work`, or of what this task is given next, once its protocol can begin."""
+        while work is not None or (work := await self._pool.wait()) is not None:
+            if not isinstance(work, _Unprepared):
+                return work
+            connection = await self._prepare(work)
+            work = None
+            if connection is not None:
+                # The same task goes on: another one would take a round of the scheduler to begin.
+                self._live[connection] = name = ConnectionName(connection)
+                current_task().name = name
+                return connection, name
+        return None, None
+
+    async def _close(self, connection: Connection) -> None:
+        """Close a connection that is over."""
+        try:
+            if not connection.channel.finish():
+                await connection.channel.aclose()
+        except BaseException:
+            with _Isolation(connection.peer):
+                connection.cut()
+            raise
+        finally:
+            self._forget(connection)
+
+    async def _cut(self, connection: Connection, name: ConnectionName | None) -> None:
+        """Close a connection whose task has failed or is cancelled, unless one of another `name` has it."""
+        if self._live.get(connection) is not name:
+            return
+        with _Isolation(connection.peer):
+            try:
+                connection.cut()
             finally:
-                if ours:
-                    del self._live[connection]
-                    connection.channel.abort()
-                    self._note_end()
-                    if not closes and isinstance(connection.channel, StreamChannel):
-                        # `abort` closes only those on the hub.
-                        await _close_isolated(connection.channel.aclose, connection.peer)
-        except Exception as exc:  # noqa: BLE001 - as _Isolation, without an object for each connection
-            _log_failure(connection.peer, exc)
+                self._forget(connection)
+        if isinstance(connection.channel, StreamChannel):  # `abort` closes only those on the hub
+            await _close_isolated(connection.channel.aclose, connection.peer)
+
+    def _forget(self, connection: Connection) -> None:
+        del self._live[connection]
+        connection.channel.abort()
+        self._note_end()
 
 
 class _Isolation:

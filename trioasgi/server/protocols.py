@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
     from contextvars import Context
 
+    import trio
+
     from trioasgi.http.exchange import Exchange
+    from trioasgi.http.served import Served
     from trioasgi.net.channel import Channel
     from trioasgi.net.connection_info import ConnectionInfo
 
@@ -42,11 +45,16 @@ class Connection(Protocol):
     def exchange_under_way(self) -> Exchange | None:
         """The exchange for which the application is called now; None if there is no call."""
 
-    async def run(self) -> bool:
-        """Serve the connection until it should be closed. The caller closes it.
-
-        False if another task has taken it over. Then the caller must not close it.
+    async def run(self, scope: trio.CancelScope) -> Served:
+        """Serve requests in the block of `scope`, which no other connection uses meanwhile, until the
+        connection should be closed, needs another scope, or is served by another task.
         """
+
+    def end_cancelled(self) -> None:
+        """Note that the scope has cancelled `run`, which goes on in a new one."""
+
+    def leave_scope(self) -> None:
+        """Leave the scope alone from now on, as another connection is served in its block."""
 
     def drain(self) -> None:
         """Finish the request under way, and then serve no more."""

@@ -26,6 +26,7 @@ from trioasgi.server.gate import UnderSupervisor
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress
+from trioasgi.server.task_pool import MOST_WAITING
 from trioasgi.tasks import report_started, start_soon
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ class NurseryTree:
         application = self._hosting.application()
         settings = self._hosting.connection_settings(application)
         most = self._config.limit_connections
-        connections = Connections(settings, busy, self._hosting.context(), most)
+        connections = Connections(settings, busy, self._hosting.context(), most, most_waiting=MOST_WAITING)
         if self._redirects is not None:
             connections.redirect(redirecting_settings(self._config, settings, self._redirects.handler))
         self._progress.counts = Counting(application, connections)

@@ -1,0 +1,79 @@
+"""Tasks whose connection has ended wait here for another one.
+
+To begin and end a task, and its cancel scope, costs Trio as much as half of a request costs the server. Where
+each request comes on a connection of its own, one task serves many of them.
+
+The next connection gets the task, and a cancel scope that nothing has used. Each call has a context of its
+own (`http1.connection`). A task in which a call has left something ends instead: an open nursery or scope, or
+a lock, which Trio breaks at the end of the task that holds it.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+from outcome import Value
+from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from trio.lowlevel import RaiseCancelT, Task
+
+T = TypeVar("T")
+
+MOST_WAITING: Final = 64
+"""So many wait at most; each holds 3 KB."""
+
+WAITING_NAME: Final = "waits for a connection"
+"""What Trio's task tree shows of them."""
+
+# Trio has no public way to ask whether a task holds a lock.
+_HOLDERS: Final[Container[Task]] = getattr(
+    sys.modules.get("trio._core._parking_lot"), "GLOBAL_PARKING_LOT_BREAKER", ()
+)
+
+
+class TaskPool(Generic[T]):
+    """Tasks that wait for work, such as a connection. At most `most` wait at once."""
+
+    def __init__(self, most: int = MOST_WAITING) -> None:
+        self._most = most
+        self._waiting: list[Task] = []
+
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
+    def give(self, work: T, name: str) -> bool:
+        """Let a task that waits begin `work` in the next round of the scheduler, under this name. False if
+        none waits.
+        """
+        if not self._waiting:
+            return False
+        task = self._waiting.pop()
+        task.name = name
+        reschedule(task, Value(work))
+        return True
+
+    async def wait(self) -> T | None:
+        """Wait for work. None: the task is not needed any more."""
+        task = current_task()
+        if len(self._waiting) >= self._most or task in _HOLDERS:
+            return None
+        task.name = WAITING_NAME
+        self._waiting.append(task)
+
+        def leave(_: RaiseCancelT) -> Abort:
+            self._waiting.remove(task)
+            return Abort.SUCCEEDED
+
+        return cast("T | None", await wait_task_rescheduled(leave))
+
+    def end(self) -> None:
+        """Let all that wait end. None waits from now on."""
+        self._most = 0
+        for task in self._waiting:
+            reschedule(task, Value(None))
+        self._waiting.clear()
