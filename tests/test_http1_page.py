@@ -10,7 +10,14 @@ from trioasgi.http1.rule import Rule
 
 PAGE = Path(__file__).parent.parent / "docs" / "http1.md"
 
-NEEDS_A_CLOCK = {Rule.HEAD_TIMEOUT, Rule.BODY_TIMEOUT, Rule.REQUEST_TIMEOUT, Rule.CANCELLED, Rule.HEAD_CUT}
+NEEDS_A_CLOCK = {
+    Rule.HEAD_TIMEOUT,
+    Rule.BODY_TIMEOUT,
+    Rule.BODY_RATE,
+    Rule.REQUEST_TIMEOUT,
+    Rule.CANCELLED,
+    Rule.HEAD_CUT,
+}
 """Rules that no bytes alone can break: they have tests of their own."""
 
 

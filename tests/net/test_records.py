@@ -65,6 +65,24 @@ def test_a_record_is_read_and_then_it_is_dry(reader: RecordReader, client: Recor
     assert is_dry(reader)
 
 
+def test_bytes_of_a_record_that_is_not_whole_are_counted(reader: RecordReader, client: RecordClient) -> None:
+    assert reader.part == 0
+    for size in (1, 1000, 16_000):
+        client.write(b"x" * size)
+        client.write(b"y" * size)
+        wire = client.take()
+        half = len(wire) // 2  # the first record is whole
+        reader.feed(wire[: half + 3])
+        assert reader.part == 0  # something can be read
+        assert read_all(reader)[0] == b"x" * size
+        for end in range(half + 3, len(wire) - 2):
+            assert reader.part == end - half
+            reader.feed(wire[end : end + 1])
+        reader.feed(wire[-2:])
+        assert read_all(reader) == [b"y" * size]
+        assert reader.part == 0
+
+
 def test_a_turn_has_so_many_records_and_no_more(reader: RecordReader, client: RecordClient) -> None:
     for _ in range(2 * RECORDS_A_TURN + 1):
         client.write(b"x")

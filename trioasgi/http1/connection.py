@@ -185,6 +185,9 @@ class HTTP1Connection(ConnectionState):
                     try:
                         data = await channel.receive()
                     except TimeoutError:
+                        if self.phase is not _HEAD and channel.part:
+                            self._begin_head(now())
+                            continue
                         data = await self._receive_late()
                     if not data:
                         reader.receive_end()
@@ -255,6 +258,8 @@ class HTTP1Connection(ConnectionState):
         was told to drain.
         """
         if self.draining or self._deadline == math.inf:
+            return None
+        if self.channel.part:
             return None
         if self.phase is _NEW:
             return self._deadline - self.settings.timeout_headers
@@ -385,12 +390,21 @@ class HTTP1Connection(ConnectionState):
 
     def _limit_wait(self) -> None:
         """Set the deadline for the rest of a head, or for a new head while the server drains."""
-        now = self._now()
-        if not self.reader.holds_data:
-            self._deadline = min(self._deadline, now + self._last_patience)
-        elif self.phase is not _HEAD:
-            self.phase = _HEAD
-            self._deadline = now + self.settings.timeout_headers
+        if self.phase is _HEAD:
+            return
+        if self.reader.holds_data:
+            self._begin_head(self._now())
+        else:
+            self._deadline = min(self._deadline, self._now() + self._last_patience)
+
+    def _begin_head(self, now: float) -> None:
+        """A part of a head has come, or of a TLS record that has not come whole."""
+        self.phase = _HEAD
+        self._deadline = now + self.settings.timeout_headers
+
+    @property
+    def _has_begun_head(self) -> bool:
+        return self.phase is _HEAD or self.reader.holds_data
 
     async def _receive_late(self) -> bytes:
         """The deadline has passed. Return what has arrived at the same moment; b"" if nothing has.
@@ -402,7 +416,7 @@ class HTTP1Connection(ConnectionState):
         for _ in range(LATE_READS):
             more = await channel.receive_late()
             data += more
-            if not reader.holds_data or reader.would_end_head(data):
+            if not self._has_begun_head or reader.would_end_head(data):
                 return data
             if not more:
                 break

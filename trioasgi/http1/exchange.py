@@ -170,7 +170,7 @@ class HTTP1Exchange(HTTP1Response):
                 raise ClientDisconnected("the exchange is over") from None
             if connection.reader.body is None or self._reads != reads:
                 return  # another task of the call has received what came
-            rule = Rule.BODY_TIMEOUT
+            rule = self._limit_of_body
             connection.log_limit(refusal_text(rule))
             self.fail(rule.status, rule.reason)
             raise ClientDisconnected("the client stopped sending the body") from exc
@@ -184,35 +184,47 @@ class HTTP1Exchange(HTTP1Response):
         self._reads += 1
         connection.reader.receive_data(data)
 
+    @property
+    def _limit_of_body(self) -> Rule:
+        """The rule whose deadline ends a wait for the body now."""
+        is_paced = self._pace is not None and self._pace.patience < self._connection.settings.timeout_body
+        return Rule.BODY_RATE if is_paced else Rule.BODY_TIMEOUT
+
     async def _wait_for_body(self) -> bytes:
+        """Wait for bytes, as long as some come in time, if only a part of a TLS record."""
         connection = self._connection
         channel, settings = connection.channel, connection.settings
         self._waited_for = True
-        began = channel.now()
-        channel.read_deadline = began + settings.timeout_body
-        if not settings.body_rate:
-            return await self._receive_in_time()
-        if self._pace is None:
+        if settings.body_rate and self._pace is None:
             self._pace = Pace(settings.body_rate)
         pace = self._pace
-        deadline = channel.read_deadline = min(channel.read_deadline, began + pace.patience)
-        # A client that was too slow before is not in time, however late the server is.
-        data = await (self._receive_in_time() if pace.patience > 0 else channel.receive())
-        pace.note(len(data), began, channel.now(), deadline)
+        data = None
+        while data is None:
+            part, began = channel.part, channel.now()
+            deadline = began + settings.timeout_body
+            if pace is not None:
+                deadline = min(deadline, began + pace.patience)
+            channel.read_deadline = deadline
+            data = await self._receive_in_time(part, was_late=pace is not None and pace.patience <= 0)
+            if pace is not None:
+                pace.note(len(data or b"") + channel.part - part, began, channel.now(), deadline)
         return data
 
-    async def _receive_in_time(self) -> bytes:
-        """Wait for bytes. Those that came while the server itself was late are in time."""
+    async def _receive_in_time(self, part: int, *, was_late: bool) -> bytes | None:
+        """Wait for bytes. Those that came while the server itself was late are in time, unless the client
+        `was_late` before. None if nothing can be read, but more has come of a TLS record than `part` bytes.
+        """
         connection = self._connection
+        channel = connection.channel
         try:
-            return await connection.channel.receive()
+            return await channel.receive()
         except TimeoutError:
-            if self.over or connection.reader.body is None:
-                raise  # interrupted: the next bytes belong to the next request
-        data = await connection.channel.receive_late()
-        if not data:
+            if was_late or self.over or connection.reader.body is None:
+                raise  # or interrupted: the next bytes belong to the next request
+        data = await channel.receive_late()
+        if not data and channel.part == part:
             raise TimeoutError(STALLED_READ)
-        return data
+        return data or None
 
     # WebSockets
 

@@ -25,12 +25,12 @@ _CLOSING: Final = ConnectionPhase.CLOSING
 
 TRANSITIONS: Final[Mapping[ConnectionPhase, Mapping[ConnectionPhase, str]]] = {
     _NEW: {
-        _HEAD: "a part of a head arrives",
+        _HEAD: "a part of a head arrives, or of a TLS record",
         _BUSY: "a request arrives",
         _CLOSING: "what arrives is no request",
     },
     _IDLE: {
-        _HEAD: "a part of a head arrives",
+        _HEAD: "a part of a head arrives, or of a TLS record",
         _BUSY: "a request arrives",
         _CLOSING: "what arrives is no request, or the last response was to close",
     },

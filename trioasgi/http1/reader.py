@@ -169,8 +169,8 @@ class RequestReader:
         return True
 
     def would_end_head(self, data: bytes) -> bool:
-        """Would `data` be the end of the head of which a part has come?"""
-        return self.part is not None and b"\r\n\r\n" in self.part[-3:] + data
+        """Would `data` be the end of the head of which a part may have come?"""
+        return b"\r\n\r\n" in (self.part or b"")[-3:] + data
 
     def _skip_empty_lines(self) -> int:
         """Skip empty lines before a request line (RFC 9112, 2.2)."""

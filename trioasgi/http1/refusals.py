@@ -33,6 +33,7 @@ _OPTIONS: Final = {
     Rule.TRAILERS_SIZE: "--limit-header-bytes",
     Rule.HEAD_TIMEOUT: "--timeout-headers",
     Rule.BODY_TIMEOUT: "--timeout-body",
+    Rule.BODY_RATE: "--limit-body-rate",
 }
 """The options that set the limits of these rules."""
 

@@ -38,6 +38,7 @@ class Rule(Enum):
     EXPECTATION = (417, "unknown expectation", "RFC 9110, 10.1.1")
     HEAD_TIMEOUT = (408, "the head of the request took too long", "RFC 9110, 15.5.9")
     BODY_TIMEOUT = (408, "the body of the request took too long", "RFC 9110, 15.5.9")
+    BODY_RATE = (408, "the body of the request comes too slowly", "RFC 9110, 15.5.9")
     REQUEST_TIMEOUT = (504, "the application took too long", "RFC 9110, 15.6.5")
     CANCELLED = (503, "the application gave this request up", "RFC 9110, 15.6.4")
     HEAD_CUT = (400, "the connection ended within the head of a request", "RFC 9112, 8")

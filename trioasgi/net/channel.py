@@ -91,6 +91,11 @@ class ByteChannel:
     def now(self) -> float:
         """The time by which `read_deadline` is measured, in seconds."""
 
+    @property
+    def part(self) -> int:
+        """How many bytes have come of a TLS record that is not whole, which nobody can read yet."""
+        return 0
+
     @abstractmethod
     def receive_nowait(self) -> bytes | None:
         """Bytes that have arrived; b"" at the end of the stream; None if there are none yet."""

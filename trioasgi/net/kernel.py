@@ -20,8 +20,11 @@ MORE: Final = 0x8000 if sys.platform == "linux" else 0
 """For send(2), MSG_MORE: the bytes may wait for those behind them, or for the end of the connection."""
 
 _TIOCOUTQ: Final = 0x5411
+_FIONREAD: Final = 0x541B
 _ACKNOWLEDGED: Final = 120
 """Where `tcpi_bytes_acked` begins in the answer of TCP_INFO (Linux 4.1 and later): it has eight bytes."""
+_RECEIVED: Final = 128
+"""Where `tcpi_bytes_received` begins there, which has as many."""
 _READ: Final = 64 * 1024
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on
@@ -33,11 +36,20 @@ def undelivered(fd: int) -> int:
     """Bytes in the send queue that the peer has not acknowledged (tcp(7), unix(7): SIOCOUTQ); 0 if the
     platform cannot tell.
     """
+    return _queued(fd, _TIOCOUTQ)
+
+
+def unread(fd: int) -> int:
+    """Bytes that have come and nobody has read (tcp(7): SIOCINQ); 0 if the platform cannot tell."""
+    return _queued(fd, _FIONREAD)
+
+
+def _queued(fd: int, which: int) -> int:
     answer = bytearray(_INT.size)
     if sys.platform == "linux":
         try:
             # Into a buffer: with bytes, fcntl fills a kilobyte and makes a new object of it.
-            fcntl.ioctl(fd, _TIOCOUTQ, answer)
+            fcntl.ioctl(fd, which, answer)
         except OSError:
             return 0
     (size,) = _INT.unpack(answer)
@@ -57,12 +69,22 @@ def progress(sock: socket.SocketType | trio.socket.SocketType) -> int:
 
 def acknowledged(sock: socket.SocketType | trio.socket.SocketType) -> int | None:
     """All bytes that the peer's system has acknowledged; None if that cannot be known."""
+    return _tcp_info(sock, _ACKNOWLEDGED)
+
+
+def received(sock: socket.SocketType | trio.socket.SocketType) -> int | None:
+    """All bytes that have come from the peer, read or not; None if that cannot be known."""
+    return _tcp_info(sock, _RECEIVED)
+
+
+def _tcp_info(sock: socket.SocketType | trio.socket.SocketType, begin: int) -> int | None:
+    """The eight bytes of TCP_INFO (tcp(7)) that begin there, as a number."""
     if sys.platform == "linux":
         try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, begin + 8)
         except OSError:
             return None  # it is no TCP, or closed
-        return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
+        return int.from_bytes(info[begin:], sys.byteorder)
     return None
 
 

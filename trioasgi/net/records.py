@@ -78,7 +78,7 @@ class RecordReader:
     buffer.
     """
 
-    __slots__ = ("_empty_records", "_incoming", "_skip", "_ssl_object", "failure", "kept", "state")
+    __slots__ = ("_empty_records", "_incoming", "_last", "_skip", "_ssl_object", "failure", "kept", "state")
 
     def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
         self._ssl_object = ssl_object
@@ -88,6 +88,7 @@ class RecordReader:
         self.kept = incoming.read()
         """Bytes for the next turns. `feed_kept` passes them to OpenSSL."""
         self._skip = 0  # bytes of OpenSSL's last record that have not arrived
+        self._last = 0  # and how many it has in all
         self._empty_records = 0
         self.state = _KEPT if self.kept else _DRY
         self.failure = ""
@@ -96,6 +97,13 @@ class RecordReader:
     def is_over(self) -> bool:
         """Is the state ENDED or FAILED?"""
         return self.state is _ENDED or self.state is _FAILED
+
+    @property
+    def part(self) -> int:
+        """Bytes that have come of a record that is not whole; 0 unless the state is DRY."""
+        if self.state is not _DRY:
+            return 0
+        return self._last - self._skip if self._skip else len(self.kept)
 
     def feed(self, received: bytes) -> None:
         """Take received bytes; b"" is their end. The state is FED if `read` may return data now."""
@@ -128,7 +136,8 @@ class RecordReader:
             if end + _HEADER > size or end >= BYTES_A_TURN:
                 break
             length = kept[end + 3] << 8 | kept[end + 4]
-            end += _HEADER + length
+            self._last = _HEADER + length
+            end += self._last
             whole += end <= size or length > _MAX_RECORD
         if not end or not size:
             self.state = _DRY

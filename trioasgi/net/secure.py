@@ -125,6 +125,10 @@ class TLSChannel(CorkingChannel):
     def now(self) -> float:
         return self._transport.now()
 
+    @property
+    def part(self) -> int:
+        return self._records.part
+
     async def wait_hung_up(self) -> None:
         if not self.hung_up:
             await self._transport.wait_hung_up()

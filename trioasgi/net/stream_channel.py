@@ -25,7 +25,16 @@ from trioasgi.net.channel import (
     Channel,
     wait_delivered,
 )
-from trioasgi.net.kernel import acknowledged, drop_received, is_dead, progress, reset_on_close, undelivered
+from trioasgi.net.kernel import (
+    acknowledged,
+    drop_received,
+    is_dead,
+    progress,
+    received,
+    reset_on_close,
+    undelivered,
+    unread,
+)
 from trioasgi.net.peers import socket_of
 from trioasgi.net.tick_clock import tick_clock
 from trioasgi.net.ticker import TICK
@@ -61,10 +70,12 @@ class StreamChannel(Channel):
         "_buffered",
         "_ended",
         "_eof",
+        "_has_records",
         "_progress",
         "_read_deadline",
         "_reading",
         "_reading_scopes",
+        "_records_end",
         "_socket",
         "_stalled",
         "_stopped",
@@ -92,6 +103,9 @@ class StreamChannel(Channel):
         self._ended = False
         self._socket = socket_of(stream)
         self._eof = False
+        self._has_records = isinstance(stream, trio.SSLStream)
+        # Of the bytes that have come: behind the last record that was read. None: not known yet.
+        self._records_end: int | None = None
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
         self._stopped: tuple[type[OSError], str] = (TimeoutError, STALLED_WRITE)  # why the last write ended
@@ -122,6 +136,21 @@ class StreamChannel(Channel):
     def now(self) -> float:
         return trio.current_time()
 
+    @property
+    def part(self) -> int:
+        # The stream does not tell. What is not data, such as a key update, is taken for a part too.
+        if not self._has_records or self._socket is None:
+            return 0
+        self._note_records()
+        return (received(self._socket) or 0) - (self._records_end or 0)
+
+    def _note_records(self) -> None:
+        """All that was read from the socket so far has been received. (A part of a record behind it may have
+        been read too, but that is not known.)
+        """
+        if self._records_end is None and self._socket is not None:
+            self._records_end = (received(self._socket) or 0) - unread(self._fd)
+
     def receive_nowait(self) -> bytes | None:
         if self._buffered:
             data = bytes(self._buffered)
@@ -143,7 +172,7 @@ class StreamChannel(Channel):
                 async with self._reading:
                     data = self.receive_nowait()
                     if data is None:
-                        data = await self._read()
+                        data = await self._read_records() if self._has_records else await self._read()
                     if not scope.cancel_called:
                         return data
                     # Interrupted: keep the bytes for the next read. `_eof` remembers the end.
@@ -169,6 +198,12 @@ class StreamChannel(Channel):
             return b""
         finally:
             counting.cancel()
+
+    async def _read_records(self) -> bytes:
+        self._note_records()
+        data = await self._read()
+        self._records_end = None
+        return data
 
     async def _read(self) -> bytes:
         try:

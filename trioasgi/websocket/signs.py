@@ -17,12 +17,13 @@ if TYPE_CHECKING:
 class SignsOfLife:
     """Compares what has come and gone with the last look, of which the first is `note_ping`."""
 
-    __slots__ = ("_acknowledged", "_begun", "_fed", "_ping_at", "_was_within")
+    __slots__ = ("_acknowledged", "_begun", "_fed", "_part", "_ping_at", "_was_within")
 
     def __init__(self) -> None:
         self._begun = 0
         """How many messages had begun when the ping was sent."""
         self._fed = 0
+        self._part = 0
         self._was_within = False
         self._acknowledged = 0
         self._ping_at = 0
@@ -31,7 +32,7 @@ class SignsOfLife:
     def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
         """A ping is about to be sent."""
         self._begun = reader.begun
-        self._look_at(reader)
+        self._look_at(reader, channel)
         self._ping_at = self._acknowledged = 0
         acknowledged, progress = channel.acknowledged, channel.progress
         if acknowledged is not None and progress is not None:
@@ -43,16 +44,17 @@ class SignsOfLife:
         """Since the last look, has a part of a message come behind which the pong may be, or has the peer
         taken a part of what is ahead of the ping?
         """
+        is_within = reader.is_within_message or self._was_within
         is_arriving = (
-            reader.fed != self._fed
-            and (reader.is_within_message or self._was_within)
+            # A part of a TLS record, whatever is in it, and bytes of a message.
+            (channel.part not in (0, self._part) or (reader.fed != self._fed and is_within))
             and reader.begun <= self._begun + 1  # else the pong could have come between two of them
         )
-        self._look_at(reader)
+        self._look_at(reader, channel)
         return self._is_leaving(channel) or is_arriving
 
-    def _look_at(self, reader: MessageReader) -> None:
-        self._fed, self._was_within = reader.fed, reader.is_within_message
+    def _look_at(self, reader: MessageReader, channel: ByteChannel) -> None:
+        self._fed, self._was_within, self._part = reader.fed, reader.is_within_message, channel.part
 
     def _is_leaving(self, channel: ByteChannel) -> bool:
         before = self._acknowledged
