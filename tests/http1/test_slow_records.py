@@ -4,143 +4,28 @@ without TLS. The same bytes come at the same moments with TLS and without it.
 
 from __future__ import annotations
 
-import ssl
-from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 
 from tests.support.http import echo, request
-from tests.support.sockets import Client, Log, logged, open_stream, run, served
-from tests.support.transports import certificates
+from tests.support.sockets import Log, logged, open_stream, run
+from tests.support.ways import WAYS, Serving
 from tests.support.websocket import BINARY, frame, handshake
-from trioasgi import Config, serve_listeners
 from trioasgi.http1.pace import Pace
 from trioasgi.server.room import LOOK_EVERY
-from trioasgi.tls.context import server_context
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from trioasgi import Server
-    from trioasgi.types import ASGIApp, Receive, Scope, Send
+    from trioasgi.types import Receive, Scope, Send
 
 PAUSE = 0.25
 """Seconds between two parts."""
 
 PARTS = 6
-
-
-class Wire(trio.abc.HalfCloseableStream):
-    """A client's stream. All that is sent in one go leaves in one record, if there is TLS."""
-
-    def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext | None) -> None:
-        self._stream = stream
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls: ssl.SSLObject | None = None
-        if context is not None:
-            self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
-
-    async def start(self) -> None:
-        """Do the handshake."""
-        while self._tls is not None:
-            try:
-                self._tls.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                await self._stream.send_all(self._outgoing.read())
-                self._incoming.write(await self._stream.receive_some())
-        await self._stream.send_all(self._outgoing.read())
-
-    def wire(self, data: bytes) -> bytes:
-        """How `data` travels."""
-        if self._tls is None:
-            return data
-        self._tls.write(data)
-        return self._outgoing.read()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(self.wire(bytes(data)))
-
-    async def send_slowly(self, data: bytes) -> None:
-        """Send `data` in `PARTS` parts, with a pause behind each but the last."""
-        wire = self.wire(data)
-        size = len(wire) // PARTS + 1
-        for start in range(0, len(wire), size):
-            await self._stream.send_all(wire[start : start + size])
-            if start + size < len(wire):
-                await trio.sleep(PAUSE)
-
-    async def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        await self._stream.send_all(data)
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while self._tls is not None:
-            try:
-                return self._tls.read(65536)
-            except ssl.SSLWantReadError:
-                received = await self._stream.receive_some(max_bytes)
-                if not received:
-                    return b""
-                self._incoming.write(received)
-            except ssl.SSLZeroReturnError:
-                return b""
-        return await self._stream.receive_some(max_bytes)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
-    async def send_eof(self) -> None:
-        await self._stream.send_eof()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-WAYS = ["plain", "tls", "listener"]
-"""Without TLS, with it, and with a `trio.SSLListener` of the program's own, which is not on the hub."""
-
-
-class Serving:
-    """Serves an application in one of the `WAYS`, and connects to it."""
-
-    def __init__(self, way: str, directory: Path) -> None:
-        self._way = way
-        self._certificates = certificates(directory)
-
-    @asynccontextmanager
-    async def __call__(self, app: ASGIApp, **options: object) -> AsyncIterator[Server]:
-        options = {"lifespan": "off", **options}
-        made = self._certificates
-        if self._way != "listener":
-            async with served(app, **options, **(made.options if self._way == "tls" else {})) as server:
-                yield server
-            return
-        (plain,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        listener = trio.SSLListener(plain, server_context(made.certfile, made.keyfile))
-        async with trio.open_nursery() as nursery:
-            start = partial(serve_listeners, app, listener, Config().replace(**options))
-            yield cast("Server", await nursery.start(start))
-            nursery.cancel_scope.cancel()
-
-    @asynccontextmanager
-    async def connect(self, server: Server) -> AsyncIterator[tuple[Wire, Client]]:
-        """A connection on which one request was answered."""
-        async with self.connect_only(server) as (wire, client):
-            assert (await client.get(request())).status == 200
-            yield wire, client
-
-    @asynccontextmanager
-    async def connect_only(self, server: Server) -> AsyncIterator[tuple[Wire, Client]]:
-        """A connection whose handshake is done."""
-        async with await open_stream(server) as stream:
-            wire = Wire(stream, None if self._way == "plain" else self._certificates.context())
-            await wire.start()
-            yield wire, Client(wire)
 
 
 @pytest.fixture(params=WAYS)
@@ -158,7 +43,7 @@ def test_a_request_that_comes_slowly_is_answered_though_the_keep_alive_time_out_
     async def main() -> None:
         options = {"http": codec, "timeout_keep_alive": 0.5}
         async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
-            await wire.send_slowly(UPLOAD)
+            await wire.send_slowly(UPLOAD, PARTS, PAUSE)
             assert (await client.response()).body == b"POST / " + BODY
 
     run(main)
@@ -199,7 +84,7 @@ def test_a_server_that_drains_answers_a_request_that_comes_slowly(serving: Servi
             serving.connect(server) as (wire, client),
             trio.open_nursery() as nursery,
         ):
-            nursery.start_soon(wire.send_slowly, UPLOAD)
+            nursery.start_soon(wire.send_slowly, UPLOAD, PARTS, PAUSE)
             await trio.sleep(PAUSE / 2)
             nursery.start_soon(server.drain)
             assert (await client.response()).body == b"POST / " + BODY
@@ -228,7 +113,7 @@ def test_a_body_that_comes_slowly_is_in_time_and_one_that_stops_is_not(serving: 
         head, half = UPLOAD[: -len(BODY)], len(BODY) // 2
         async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
             await wire.send_all(head)
-            await wire.send_slowly(BODY)
+            await wire.send_slowly(BODY, PARTS, PAUSE)
             assert (await client.response()).body == b"POST / " + BODY
             await wire.send_all(head)
             await wire.send_raw(wire.wire(BODY)[:half])
@@ -247,7 +132,7 @@ def test_what_has_come_of_a_record_counts_for_the_least_rate(
         head = UPLOAD[: -len(BODY)]
         async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
             await wire.send_all(head)
-            await wire.send_slowly(BODY)  # 8,000 bytes a second
+            await wire.send_slowly(BODY, PARTS, PAUSE)  # 8,000 bytes a second
             assert (await client.response()).body == b"POST / " + BODY
             await wire.send_all(head)
             data = wire.wire(BODY)
@@ -273,7 +158,7 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
         async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
             await wire.send_all(handshake())
             await client.until(b"\r\n\r\n")
-            await wire.send_slowly(frame(BINARY, BODY))
+            await wire.send_slowly(frame(BINARY, BODY), PARTS, PAUSE)
             await client.until(b"12000")
 
     run(main)

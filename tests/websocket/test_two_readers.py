@@ -50,8 +50,9 @@ class Scripted(ByteChannel):
     def interrupt_read(self) -> None:
         pass
 
-    async def send_eof(self) -> None:
+    async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()
+        return True
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -9,7 +9,7 @@ import trio
 from trioasgi.http1.exchange import PIECE_COST, let_others_run
 from trioasgi.http1.reader import MAX_SKIP
 from trioasgi.http1.rule import RequestError
-from trioasgi.net.channel import LATE_READS, Delivery
+from trioasgi.net.channel import FIRST_CHECK, LATE_READS, LONGEST_CHECK, Delivery
 
 if TYPE_CHECKING:
     from trioasgi.http1.reader import RequestReader
@@ -81,16 +81,20 @@ async def _can_deliver(channel: Channel) -> bool:
     return True
 
 
-async def linger(channel: Channel) -> None:
+async def linger(channel: Channel, *, is_whole: bool = False) -> None:
     """Read and drop what the client sends until it closes, within the bounds. They do not end this while the
     response is being delivered: a close would destroy it. If this is cancelled, `end_now` should follow.
+
+    Off the hub TLS cannot tell the client that this is the end before it closes, and the client may wait for
+    it. If the request `is_whole`, this waits no longer there than until the response is delivered.
     """
     dropped = turn = 0
     try:
         if not await _can_deliver(channel):
             return
-        await channel.send_eof()
-        channel.read_deadline = channel.now() + LINGER_SECONDS
+        knows_end = await channel.send_eof()
+        seconds = FIRST_CHECK if is_whole and not knows_end else LINGER_SECONDS
+        channel.read_deadline = channel.now() + seconds
         delivery = Delivery(channel)
         while dropped < LINGER_BYTES:
             try:
@@ -100,7 +104,8 @@ async def linger(channel: Channel) -> None:
             except TimeoutError:
                 if not delivery.goes_on():
                     return
-                channel.read_deadline = channel.now() + LINGER_SECONDS
+                seconds = max(seconds, min(2 * seconds, LONGEST_CHECK))
+                channel.read_deadline = channel.now() + seconds
                 continue
             if not data:
                 return

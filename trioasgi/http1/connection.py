@@ -126,7 +126,7 @@ class HTTP1Connection(ConnectionState):
             if request is None:
                 if self.phase is not _CLOSING and self._may_lose_response():
                     self.phase = _CLOSING
-                    await linger(self.channel)
+                    await linger(self.channel, is_whole=True)
                 return Served.OVER
             patience = keep_alive
             self.phase = _BUSY
@@ -439,16 +439,14 @@ class HTTP1Connection(ConnectionState):
         self.phase = _CLOSING
         if exchange.phase is ResponsePhase.FAILED and exchange.ends_with_connection:
             await self.channel.cut()
-        elif self.reader.holds_data or self.reader.body is not None or self._may_lose_response():
+        elif self.reader.holds_data or self.reader.body is not None:
             await linger(self.channel)
+        elif self._may_lose_response():
+            await linger(self.channel, is_whole=True)
         return False
 
     def _may_lose_response(self) -> bool:
-        """Has the client sent more, or could it still do so before it has the response? It may pipeline.
-
-        (Off the hub only what it has sent counts: TLS cannot say there that this is the end before it closes,
-        and a client that waits for the end would wait for as long as `linger` does.)
-        """
+        """Has the client sent more, or could it still do so before it has the response? It may pipeline."""
         channel = self.channel
         try:
             if channel.receive_nowait():
@@ -456,7 +454,7 @@ class HTTP1Connection(ConnectionState):
         except OSError:
             if channel.is_dead:
                 return False  # else it has broken TLS alone
-        return channel.tells_of_hang_up and channel.undelivered > 0
+        return channel.undelivered > 0 or channel.has_unread
 
     async def _skip_body(self) -> bool:
         return await skip_body(self.reader, self.channel, self.settings.timeout_keep_alive)

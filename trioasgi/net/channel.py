@@ -179,8 +179,8 @@ class ByteChannel:
         """
 
     @abstractmethod
-    async def send_eof(self) -> None:
-        """End the sending side, if the transport can. Reading goes on."""
+    async def send_eof(self) -> bool:
+        """End the sending side. Reading goes on. False if the transport cannot do that."""
 
     @abstractmethod
     async def aclose(self) -> None:
@@ -291,6 +291,11 @@ class Channel(ByteChannel):
     @abstractmethod
     def on_hung_up(self, callback: Callable[[], None]) -> None:
         """Call `callback` once, when the peer hangs up."""
+
+    @property
+    def has_unread(self) -> bool:
+        """Has the kernel bytes that `receive_nowait()` does not see?"""
+        return False
 
     @abstractmethod
     def drop_received(self, most: int) -> None:

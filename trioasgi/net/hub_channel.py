@@ -84,9 +84,10 @@ class HubChannel(WritingHalf):
 
     # The end
 
-    async def send_eof(self) -> None:
+    async def send_eof(self) -> bool:
         await trio.lowlevel.checkpoint()
         self.end_sending()
+        return True
 
     def end_sending(self) -> None:
         """As `send_eof`, without a checkpoint."""

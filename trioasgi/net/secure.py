@@ -336,7 +336,7 @@ class TLSChannel(CorkingChannel):
 
     # The end
 
-    async def send_eof(self) -> None:
+    async def send_eof(self) -> bool:
         """Send close_notify (RFC 8446, 6.1), and then the end of TCP.
 
         Later reads return the bytes without decrypting them: the caller only drops them.
@@ -345,6 +345,7 @@ class TLSChannel(CorkingChannel):
         if not self._transport.has_sent_all:
             await self._transport.flush()
         self._transport.end_sending()
+        return True
 
     def _send_close_notify(self) -> None:
         """Send close_notify behind the data, in one segment with the end of TCP that the caller sends next.

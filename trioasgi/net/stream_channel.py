@@ -54,6 +54,9 @@ CLOSE_SECONDS: Final = 2.0
 """Seconds that the stream's own `aclose()` may take after everything was sent: TLS sends close_notify there.
 """
 
+CLOSE_DROP: Final = 1024 * 1024
+"""The most bytes that are dropped before a close, of those that nobody has read."""
+
 _GONE: Final = (trio.BrokenResourceError, trio.ClosedResourceError)
 """What a stream raises if its peer has closed first, or the program. Also the `aclose()` of an SSLStream."""
 
@@ -360,10 +363,12 @@ class StreamChannel(Channel):
     def on_hung_up(self, callback: Callable[[], None]) -> None:
         """A Trio stream does not tell when its peer hangs up: `callback` is never called."""
 
-    async def send_eof(self) -> None:
-        if isinstance(self._stream, trio.abc.HalfCloseableStream):
-            with suppress(*_GONE):
-                await self._stream.send_eof()
+    async def send_eof(self) -> bool:
+        if not isinstance(self._stream, trio.abc.HalfCloseableStream):
+            return False
+        with suppress(*_GONE):
+            await self._stream.send_eof()
+        return True
 
     async def aclose(self) -> None:
         # No `finally` with an `await`: mypyc would raise what a caller of this handles meanwhile.
@@ -379,6 +384,7 @@ class StreamChannel(Channel):
         if self._aborted:
             await self._aclose_cut()
             return
+        self.drop_received(CLOSE_DROP)
         with trio.move_on_after(CLOSE_SECONDS), suppress(*_GONE):
             await self._stream.aclose()
 
@@ -408,6 +414,10 @@ class StreamChannel(Channel):
     def _fd(self) -> int:
         """The descriptor of its socket, while that is open; -1 if it has none."""
         return -1 if self._socket is None else self._socket.fileno()
+
+    @property
+    def has_unread(self) -> bool:
+        return self._fd >= 0 and unread(self._fd) > 0
 
     def drop_received(self, most: int) -> None:
         if self._fd >= 0:
