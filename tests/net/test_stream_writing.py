@@ -574,6 +574,39 @@ def test_the_write_timeout_counts_from_the_last_byte_that_was_taken() -> None:
     run(main)
 
 
+def test_a_peer_that_has_taken_something_does_not_have_twice_the_time() -> None:
+    """When the buffer is full, the last segments are on their way, and its kernel takes them all the same."""
+
+    async def main() -> None:
+        async with hub_pair() as (stream, peer), trio.open_nursery() as nursery:
+            clog(stream)
+            assert not stream.send_nowait(b"unwanted")
+            stream.write_timeout = 800
+            given_up = trio.Event()
+
+            async def flush() -> None:
+                with pytest.raises(TimeoutError, match="took nothing in time"):
+                    await stream.flush()
+                given_up.set()
+
+            nursery.start_soon(flush)
+            await wait_all_tasks_blocked()
+            began = trio.current_time()
+            await read_exactly(peer, 200_000)
+            while stream.undelivered >= stream._undelivered:  # noqa: ASYNC110 - nothing tells
+                await trio.sleep(0.01)
+            for later in range(100, 801, 100):
+                assert stream.write_deadline == pytest.approx(began + later, abs=2 * SOON)
+                stream.on_deadline(began + later + SOON)
+                await wait_all_tasks_blocked()
+                assert not given_up.is_set()
+            stream.on_deadline(began + 900 + 2 * SOON)
+            await wait_all_tasks_blocked()
+            assert given_up.is_set()
+
+    run(main, SOON)
+
+
 def test_what_is_held_back_behind_an_abort_is_lost_and_the_flush_raises() -> None:
     async def main() -> None:
         async with hub_pair() as (stream, _):

@@ -77,6 +77,11 @@ else:
 
 _NOTHING: Final = memoryview(b"")
 
+LOOKS: Final = 8
+"""How often within `write_timeout` to look whether the peer has taken something. Its time begins again with
+the look that finds so, which may be so much later.
+"""
+
 _NO_SENDFILE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.EIO, errno.ENOSYS, errno.EOPNOTSUPP})
 """Errors of sendfile(2) that concern the file: its file system does not support sendfile, or the file cannot
 be read. An ordinary read then tells which it is.
@@ -92,6 +97,7 @@ class WritingHalf(ReadingHalf):
         "_emptied",
         "_failure",
         "_interrupts",
+        "_patience_end",
         "_queue",
         "_undelivered",
         "_unsent",
@@ -125,7 +131,8 @@ class WritingHalf(ReadingHalf):
         self._file_left = 0
         self.write_timeout = math.inf
         self.write_deadline = math.inf
-        """When the writer's wait ends with TimeoutError; `math.inf` without a writer."""
+        """When to look whether the peer takes something; `math.inf` without a writer."""
+        self._patience_end = math.inf  # when the writer's wait ends with TimeoutError, if it takes nothing
 
     # What has happened
 
@@ -154,14 +161,16 @@ class WritingHalf(ReadingHalf):
             self.on_emptied()
 
     def _note_late_write(self, now: float) -> None:
-        """The write deadline has passed: fail the waits of all writing tasks, unless the peer has taken some
-        bytes.
+        """The write deadline has passed: look whether the peer has taken some bytes. If it has taken none for
+        `write_timeout` seconds, fail the waits of all writing tasks.
 
         EPOLLOUT alone does not show that: a slow peer may take long until the buffer counts as writable.
         """
         before, self._undelivered = self._undelivered, undelivered(self._fd)
         if self._undelivered < before:
-            self.write_deadline = now + self.write_timeout
+            self._patience_end = now + self.write_timeout
+        if now < self._patience_end:
+            self.write_deadline = min(now + self.write_timeout / LOOKS, self._patience_end)
             return
         self._break(TimeoutError(STALLED_WRITE), self._unsent or _NOTHING)
         self._wake_writer(failed(self._why_broken()))
@@ -364,11 +373,12 @@ class WritingHalf(ReadingHalf):
     def _begin_patience(self) -> None:
         """From now on the peer has `write_timeout` seconds until it has taken something."""
         if self.write_timeout != math.inf:
-            deadline = trio.current_time() + self.write_timeout
+            now = trio.current_time()
+            self._patience_end = now + self.write_timeout
             self._undelivered = undelivered(self._fd)
+            self.write_deadline = deadline = now + self.write_timeout / LOOKS
             if deadline < self.hub.ticker.earliest:
                 self.hub.ticker.note(deadline)
-            self.write_deadline = deadline
 
     def interrupt_writes(self) -> None:
         if self._writer is not None:
