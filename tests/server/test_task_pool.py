@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import signal
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.support.http import request, respond
-from tests.support.sockets import SOON, connected, run, secured, served
+from tests.support.sockets import SOON, connected, logged, run, secured, served
 from tests.support.transports import certificates
 from trioasgi.server.task_pool import MOST_WAITING, WAITING_NAME, TaskPool
 
@@ -109,6 +111,31 @@ def test_nothing_of_a_call_reaches_the_next_connection_in_its_task(tls: bool, tm
 
 
 @both
+def test_nothing_of_a_connection_without_a_call_reaches_the_next_one(tls: bool, tmp_path: Path) -> None:
+    class Setting(logging.Filter):
+        def filter(self, record: logging.LogRecord) -> bool:
+            variable.set("of another client")
+            return True
+
+    async def main() -> None:
+        app = Seen()
+        async with serving(app, tls, tmp_path) as server:
+            await get(server, tmp_path, tls)
+            opened = secured(server, certificates(tmp_path).context()) if tls else connected(server)
+            with logged() as log:
+                log.addFilter(Setting())
+                async with opened as client:
+                    await client.send(b"GET / HTTP/1.1\r\n\r\n")
+                    assert (await client.response()).status == 400
+                await wait_all_tasks_blocked(0.02)
+            assert log.records
+            assert await get(server, tmp_path, tls) == b"nothing"
+            assert app.tasks[0] is app.tasks[1]
+
+    run(main)
+
+
+@both
 def test_a_request_timeout_ends_one_call_alone(tls: bool, tmp_path: Path) -> None:
     async def main() -> None:
         app = Seen()
@@ -197,7 +224,7 @@ def test_so_many_tasks_wait_at_most_and_a_drain_ends_them(tls: bool, tmp_path: P
 
 def test_work_is_given_once() -> None:
     async def main() -> None:
-        pool: TaskPool[int] = TaskPool(2)
+        pool: TaskPool[int] = TaskPool(copy_context(), 2)
         done: list[int | None] = []
 
         async def wait() -> None:
@@ -229,7 +256,7 @@ def test_work_that_was_given_is_done_though_the_task_is_cancelled() -> None:
     """Otherwise the socket of a connection would stay open."""
 
     async def main() -> None:
-        pool: TaskPool[int] = TaskPool(2)
+        pool: TaskPool[int] = TaskPool(copy_context(), 2)
         done: list[int | None] = []
 
         async def wait() -> None:
@@ -243,5 +270,29 @@ def test_work_that_was_given_is_done_though_the_task_is_cancelled() -> None:
             nursery.cancel_scope.cancel()
         assert done == [1]
         assert not len(pool)
+
+    run(main)
+
+
+class Interrupting(list[trio.lowlevel.Task]):
+    """Ctrl-C comes just when a task is noted."""
+
+    def append(self, task: trio.lowlevel.Task) -> None:
+        super().append(task)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_task_that_is_noted_waits_even_if_ctrl_c_comes_in_between() -> None:
+    """To give work to a task that has ended ends the whole run."""
+
+    async def main() -> None:
+        pool: TaskPool[int] = TaskPool(copy_context(), 2)
+        pool._waiting = Interrupting()
+        with pytest.raises(BaseException) as caught:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pool.wait)
+                await trio.sleep_forever()
+        assert caught.group_contains(KeyboardInterrupt) or caught.type is KeyboardInterrupt
+        assert not pool.give(1, "nobody waits")
 
     run(main)

@@ -137,8 +137,7 @@ class HTTP1Connection(ConnectionState):
                 await handler(exchange)
             finally:
                 # Later calls must not see this call's context variables, nor this call their scope. Trio uses
-                # the new context from the task's next step on: `_read_request` makes one, and so does the
-                # wait for the next connection.
+                # the new context from the task's next step on: `_read_request` makes one.
                 exchange.scope = None
                 task.context = base.copy()
                 # If the call left a nursery open, the cancel status may still be ours: look at both.

@@ -84,7 +84,7 @@ class Connections:
         self._redirecting_way = self._way
         self._nursery = nursery
         self._context = context
-        self._pool: TaskPool[_Work] = TaskPool(most_waiting)
+        self._pool: TaskPool[_Work] = TaskPool(context, most_waiting)
         self._services = ServerServices(context, self._start_task, self._take_over)
         self._live: dict[Connection, ConnectionName | None] = {}
         self._preparing: set[Preparation] = set()

@@ -3,9 +3,9 @@
 To begin and end a task, and its cancel scope, costs Trio as much as half of a request costs the server. Where
 each request comes on a connection of its own, one task serves many of them.
 
-The next connection gets the task, and a cancel scope that nothing has used. Each call has a context of its
-own (`http1.connection`). A task in which a call has left something ends instead: an open nursery or scope, or
-a lock, which Trio breaks at the end of the task that holds it.
+The next connection gets the task, a cancel scope that nothing has used, and a new context. A task in which a
+call has left something ends instead: an open nursery or scope, or a lock, which Trio breaks at the end of the
+task that holds it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import sys
 from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
 
 from outcome import Value
-from trio.lowlevel import Abort, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Abort, current_task, enable_ki_protection, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     from collections.abc import Container
+    from contextvars import Context
 
     from trio.lowlevel import RaiseCancelT, Task
 
@@ -36,9 +37,12 @@ _HOLDERS: Final[Container[Task]] = getattr(
 
 
 class TaskPool(Generic[T]):
-    """Tasks that wait for work, such as a connection. At most `most` wait at once."""
+    """Tasks that wait for work, such as a connection. At most `most` wait at once. Each work begins with the
+    variables of `context`.
+    """
 
-    def __init__(self, most: int = MOST_WAITING) -> None:
+    def __init__(self, context: Context, most: int = MOST_WAITING) -> None:
+        self._context = context
         self._most = most
         self._waiting: list[Task] = []
 
@@ -46,6 +50,7 @@ class TaskPool(Generic[T]):
         """How many wait."""
         return len(self._waiting)
 
+    @enable_ki_protection  # a task that is taken must be woken
     def give(self, work: T, name: str) -> bool:
         """Let a task that waits begin `work` in the next round of the scheduler, under this name. False if
         none waits.
@@ -54,9 +59,11 @@ class TaskPool(Generic[T]):
             return False
         task = self._waiting.pop()
         task.name = name
+        task.context = self._context.copy()  # from its next step on
         reschedule(task, Value(work))
         return True
 
+    @enable_ki_protection  # one that is noted must wait
     async def wait(self) -> T | None:
         """Wait for work. None: the task is not needed any more."""
         task = current_task()
