@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import trio
 
-from tests.support.http import Calls, on_trio, request, serving
-from tests.support.sockets import SOON, run
+from tests.support.http import Calls, on_trio, request, respond, serving
+from tests.support.sockets import SOON, connected, run, served
 from tests.support.transports import TRANSPORTS, serving_over
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.types import ASGIApp, Receive, Scope, Send
@@ -246,10 +246,35 @@ async def test_to_1_0_without_a_length_the_end_of_the_connection_ends_it(codec: 
         assert await client.is_closed()
 
 
+@on_trio
+async def test_a_relative_path_is_one_from_the_working_directory_on(
+    codec: str, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starlette's FileResponse sends the path that it was given."""
+    monkeypatch.chdir(file.parent)
+    async with serving(answering(pathsend(file.name)), codec) as client:
+        assert (await client.get(request())).body == CONTENT
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_it_can_be_turned_off(offered: bool) -> None:
+    """Middleware that changes bodies may not know it."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        offers = "http.response.pathsend" in scope["extensions"]
+        await respond(send, str(offers).encode())
+
+    async def main() -> None:
+        async with served(app, lifespan="off", pathsend=offered) as server, connected(server) as client:
+            assert (await client.get(request())).body == str(offered).encode()
+
+    run(main)
+
+
 # What is no file that could be sent
 
 
-@pytest.mark.parametrize("what", ["missing", "directory", "device", "NUL", "relative", "bytes", "none"])
+@pytest.mark.parametrize("what", ["missing", "directory", "device", "NUL", "bytes", "none"])
 @on_trio
 async def test_what_cannot_be_sent_is_a_clear_error(codec: str, what: str, tmp_path: Path) -> None:
     path, error = {
@@ -257,7 +282,6 @@ async def test_what_cannot_be_sent_is_a_clear_error(codec: str, what: str, tmp_p
         "directory": (str(tmp_path), IsADirectoryError),
         "device": ("/dev/null", OSError),
         "NUL": ("/\0", OSError),
-        "relative": ("file", ASGIMessageError),
         "bytes": (os.fsencode(tmp_path), ASGIMessageError),
         "none": (None, ASGIMessageError),
     }[what]

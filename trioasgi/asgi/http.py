@@ -45,7 +45,7 @@ class Application:
     `on_max_requests` is called (0: never). `forwarding` reads what proxies say of a request (None: no proxy
     is trusted). `websocket` has the settings of WebSockets (None: a request for one is answered as any
     other). `background` runs the tasks that the application starts through the extension `trio` (None: there
-    is no such extension).
+    is no such extension). `pathsend`: is a file that is sent by its path offered?
     """
 
     def __init__(
@@ -61,8 +61,10 @@ class Application:
         on_max_requests: Callable[[], None] | None = None,
         websocket: WebSocketSettings | None = None,
         background: Background | None = None,
+        pathsend: bool = True,
     ) -> None:
         self.app = app
+        self.pathsend = pathsend
         self.state = state
         self.root_path = root_path
         self.raw_root_path = quote(root_path).encode()
@@ -224,6 +226,8 @@ class HTTPHandler:
             "server": info.server,
             "extensions": extensions,
         }
+        if not application.pathsend:
+            del extensions["http.response.pathsend"]
         if not exchange.offers_informational:
             del extensions["http.response.early_hint"]
         if exchange.offers_trailers:

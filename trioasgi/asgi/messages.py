@@ -51,13 +51,15 @@ def check_links(links: object) -> list[bytes]:
 
 
 def open_file(path: object) -> int:
-    """Open the `path` of an `http.response.pathsend` message: the absolute path of a regular file. The caller
-    closes the descriptor.
+    """Open the `path` of an `http.response.pathsend` message: the path of a regular file. The caller closes
+    the descriptor.
 
-    Raises OSError, with the path, for anything else; ASGIMessageError if it is no absolute path.
+    ASGI has an absolute one. Starlette sends what its FileResponse was given, a relative one too.
+
+    Raises OSError, with the path, for anything else; ASGIMessageError if it is no str.
     """
-    if not isinstance(path, str) or not os.path.isabs(path):
-        raise ASGIMessageError(f"path must be a str, and absolute, not {path!r}")
+    if not isinstance(path, str):
+        raise ASGIMessageError(f"path must be a str, not {path!r}")
     try:
         fd = os.open(path, _OPEN_FLAGS)
     except ValueError as exc:  # a NUL: a client may have sent it

@@ -37,6 +37,8 @@ class ApplicationAndListening(Application, frozen=True, kw_only=True):
     lifespan: Annotated[
         Literal["auto", "on", "off"], option("Run the application's lifespan.", Group.APPLICATION)
     ] = "auto"
+    pathsend: Annotated[bool, option("Offer to send files by their paths.", Group.APPLICATION)] = True
+    """The extension `http.response.pathsend`. Middleware that changes or counts bodies may not know it."""
     root_path: Annotated[
         str, option("Where the application is mounted: /api.", Group.APPLICATION, metavar="PATH")
     ] = ""

@@ -24,6 +24,7 @@ class Options(TypedDict, total=False):
     interface: Literal["auto", "asgi", "asgi2", "wsgi", "asgi3"] | None
     threads: int | None
     lifespan: Literal["auto", "on", "off"] | None
+    pathsend: bool | None
     root_path: Text | None
     bind: Texts | None
     host: Text | None

@@ -209,6 +209,7 @@ class Hosting:
             self._app,
             state=self._lifespan.state,
             root_path=config.root_path,
+            pathsend=config.pathsend,
             forwarding=forwarding(config),
             access_log=self.access_log,
             door=door(config, self.latency),
