@@ -122,6 +122,10 @@ class HTTP1Connection(ConnectionState):
         if self._exchange is not None and not await self._finish(self._exchange):
             return Served.OVER
         while True:
+            if self.phase is not _NEW:
+                # Trio uses it from the task's next step on, and `_read_request` makes one. What is set
+                # before, say by a filter for the log's line of the last call, does not reach the next one.
+                task.context = base.copy()
             request = await self._read_request(task, patience)
             if request is None:
                 if self.phase is not _CLOSING and self._may_lose_response():
@@ -136,10 +140,7 @@ class HTTP1Connection(ConnectionState):
             try:
                 await handler(exchange)
             finally:
-                # Later calls must not see this call's context variables, nor this call their scope. Trio uses
-                # the new context from the task's next step on: `_read_request` makes one.
-                exchange.scope = None
-                task.context = base.copy()
+                exchange.scope = None  # the scope may be that of later calls
                 # If the call left a nursery open, the cancel status may still be ours: look at both.
                 if task._cancel_status is not innermost or task._child_nurseries:
                     self._leave_task(task, exchange, ours=turn == self._turn)

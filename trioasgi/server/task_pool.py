@@ -59,7 +59,6 @@ class TaskPool(Generic[T]):
             return False
         task = self._waiting.pop()
         task.name = name
-        task.context = self._context.copy()  # from its next step on
         reschedule(task, Value(work))
         return True
 
@@ -70,6 +69,7 @@ class TaskPool(Generic[T]):
         if len(self._waiting) >= self._most or task in _HOLDERS:
             return None
         task.name = WAITING_NAME
+        task.context = self._context.copy()  # from its next step on: what waits must not hold the last one
         self._waiting.append(task)
 
         def leave(_: RaiseCancelT) -> Abort:
