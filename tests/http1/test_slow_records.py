@@ -4,6 +4,7 @@ without TLS. The same bytes come at the same moments with TLS and without it.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ import trio
 
 from tests.support.http import echo, request
 from tests.support.sockets import Log, logged, open_stream, run
-from tests.support.ways import WAYS, Serving
-from tests.support.websocket import BINARY, frame, handshake
+from tests.support.ways import Serving
+from tests.support.websocket import BINARY, PING, frame, handshake
 from trioasgi.http1.pace import Pace
 from trioasgi.server.room import LOOK_EVERY
 
@@ -28,7 +29,7 @@ PAUSE = 0.25
 PARTS = 6
 
 
-@pytest.fixture(params=WAYS)
+@pytest.fixture(params=["plain", "tls"])  # over TLS of a program's own they are not known
 def serving(request: pytest.FixtureRequest, tmp_path: Path) -> Serving:
     return Serving(request.param, tmp_path)
 
@@ -49,30 +50,30 @@ def test_a_request_that_comes_slowly_is_answered_though_the_keep_alive_time_out_
     run(main)
 
 
-PART_OF_A_HEAD = request("/" + "x" * 1000), 500
-"""And how many of its bytes are sent."""
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_request_that_never_ends_gets_a_408(serving: Serving, codec: str, is_first: bool) -> None:
+    """Its time begins with its first byte, however long the connection was allowed to be idle."""
 
-
-def test_a_request_that_never_ends_gets_a_408(serving: Serving, codec: str) -> None:
     async def main() -> None:
-        options = {"http": codec, "timeout_headers": 0.4, "timeout_keep_alive": 0.4}
-        async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
-            head, size = PART_OF_A_HEAD
-            await wire.send_raw(wire.wire(head)[:size])
-            assert (await client.response()).status == 408
+        options = {"http": codec, "timeout_headers": 2, "timeout_keep_alive": 1}
+        connect = serving.connect_only if is_first else serving.connect
+        async with serving(echo, **options) as server, connect(server) as (wire, client):
+            data = wire.wire(request("/" + "x" * 1000))
+            began = trio.current_time()
+            response = None
+            async with trio.open_nursery() as nursery:
 
-    run(main)
+                async def drip() -> None:
+                    for byte in data[:500]:
+                        with suppress(trio.BrokenResourceError):
+                            await wire.send_raw(bytes([byte]))
+                        await trio.sleep(0.05)
 
-
-@pytest.mark.parametrize("way", ["plain", "tls"])  # a listener's stream may read it with the handshake's end
-def test_a_first_request_that_never_ends_gets_a_408(way: str, codec: str, tmp_path: Path) -> None:
-    async def main() -> None:
-        serving = Serving(way, tmp_path)
-        options = {"http": codec, "timeout_headers": 0.4}
-        async with serving(echo, **options) as server, serving.connect_only(server) as (wire, client):
-            head, size = PART_OF_A_HEAD
-            await wire.send_raw(wire.wire(head)[:size])
-            assert (await client.response()).status == 408
+                nursery.start_soon(drip)
+                response = await client.response()
+                nursery.cancel_scope.cancel()
+            assert response.status == 408
+            assert trio.current_time() - began < 3.5  # and not after two of these times
 
     run(main)
 
@@ -160,5 +161,28 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
             await client.until(b"\r\n\r\n")
             await wire.send_slowly(frame(BINARY, BODY), PARTS, PAUSE)
             await client.until(b"12000")
+
+    run(main)
+
+
+def test_a_client_that_never_pongs_does_not_live_by_parts_of_records(serving: Serving) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        with suppress(OSError):
+            await receive()
+
+    async def main() -> None:
+        options = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.4}
+        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
+            await wire.send_all(handshake())
+            await client.until(b"\r\n\r\n")
+            left = b""
+            with pytest.raises(trio.BrokenResourceError):
+                while True:  # its records begin and end anywhere
+                    left += wire.wire(frame(PING, b"ping"))
+                    await wire.send_raw(left[:7])
+                    left = left[7:]
+                    await trio.sleep(0.02)
 
     run(main)

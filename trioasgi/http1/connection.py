@@ -186,7 +186,7 @@ class HTTP1Connection(ConnectionState):
                         data = await channel.receive()
                     except TimeoutError:
                         if self.phase is not _HEAD and channel.part:
-                            self._begin_head(now())
+                            self._begin_head(min(channel.part_since, now()))
                             continue
                         data = await self._receive_late()
                     if not data:
@@ -397,10 +397,10 @@ class HTTP1Connection(ConnectionState):
         else:
             self._deadline = min(self._deadline, self._now() + self._last_patience)
 
-    def _begin_head(self, now: float) -> None:
-        """A part of a head has come, or of a TLS record that has not come whole."""
+    def _begin_head(self, began: float) -> None:
+        """A part of a head came at `began`, or of a TLS record that has not come whole."""
         self.phase = _HEAD
-        self._deadline = now + self.settings.timeout_headers
+        self._deadline = began + self.settings.timeout_headers
 
     @property
     def _has_begun_head(self) -> bool:

@@ -93,8 +93,15 @@ class ByteChannel:
 
     @property
     def part(self) -> int:
-        """How many bytes have come of a TLS record that is not whole, which nobody can read yet."""
+        """How many bytes have come of a TLS record that is not whole, which nobody can read yet. Off the hub
+        that is not known, and this is 0.
+        """
         return 0
+
+    @property
+    def part_since(self) -> float:
+        """When a read found the beginning of that record, and no more; infinity if none has."""
+        return math.inf
 
     @abstractmethod
     def receive_nowait(self) -> bytes | None:

@@ -23,8 +23,6 @@ _TIOCOUTQ: Final = 0x5411
 _FIONREAD: Final = 0x541B
 _ACKNOWLEDGED: Final = 120
 """Where `tcpi_bytes_acked` begins in the answer of TCP_INFO (Linux 4.1 and later): it has eight bytes."""
-_RECEIVED: Final = 128
-"""Where `tcpi_bytes_received` begins there, which has as many."""
 _READ: Final = 64 * 1024
 _INT: Final = struct.Struct("i")
 _BIND_TO_INDEX: Final = 62  # SO_BINDTOIFINDEX, from Linux 5.0 on
@@ -69,22 +67,12 @@ def progress(sock: socket.SocketType | trio.socket.SocketType) -> int:
 
 def acknowledged(sock: socket.SocketType | trio.socket.SocketType) -> int | None:
     """All bytes that the peer's system has acknowledged; None if that cannot be known."""
-    return _tcp_info(sock, _ACKNOWLEDGED)
-
-
-def received(sock: socket.SocketType | trio.socket.SocketType) -> int | None:
-    """All bytes that have come from the peer, read or not; None if that cannot be known."""
-    return _tcp_info(sock, _RECEIVED)
-
-
-def _tcp_info(sock: socket.SocketType | trio.socket.SocketType, begin: int) -> int | None:
-    """The eight bytes of TCP_INFO (tcp(7)) that begin there, as a number."""
     if sys.platform == "linux":
         try:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, begin + 8)
+            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ACKNOWLEDGED + 8)
         except OSError:
             return None  # it is no TCP, or closed
-        return int.from_bytes(info[begin:], sys.byteorder)
+        return int.from_bytes(info[_ACKNOWLEDGED:], sys.byteorder)
     return None
 
 

@@ -7,6 +7,7 @@ none. `net.handshake` does the handshake, and `net.records` reads the records. T
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections import deque
 from contextlib import suppress
@@ -73,6 +74,7 @@ class TLSChannel(CorkingChannel):
         "_handshake",
         "_is_new",
         "_outgoing",
+        "_part_since",
         "_records",
         "_sent_close_notify",
         "_transport",
@@ -86,6 +88,7 @@ class TLSChannel(CorkingChannel):
         self.ssl_object = handshake.ssl_object
         self._outgoing = handshake.outgoing
         self._records = RecordReader(handshake.ssl_object, handshake.incoming)
+        self._part_since = math.inf
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
         self._lost = 0
@@ -128,6 +131,10 @@ class TLSChannel(CorkingChannel):
     @property
     def part(self) -> int:
         return self._records.part
+
+    @property
+    def part_since(self) -> float:
+        return self._part_since
 
     async def wait_hung_up(self) -> None:
         if not self.hung_up:
@@ -192,6 +199,7 @@ class TLSChannel(CorkingChannel):
             if self._outgoing.pending:
                 self._answer()
             self._is_new = False
+            self._part_since = math.inf
             if data is not None:
                 return data
         if not records.is_over:
@@ -215,6 +223,8 @@ class TLSChannel(CorkingChannel):
         while True:
             if self._records.state is _DRY:
                 self._records.feed(await transport.receive())
+                if self._records.state is _DRY and self._part_since == math.inf:
+                    self._part_since = self.now()
             if task._schedule_points == steps and not self._is_new:
                 # Before the read: another task may read meanwhile, and the bytes must keep their order.
                 await trio.lowlevel.cancel_shielded_checkpoint()

@@ -30,7 +30,6 @@ from trioasgi.net.kernel import (
     drop_received,
     is_dead,
     progress,
-    received,
     reset_on_close,
     undelivered,
     unread,
@@ -73,12 +72,10 @@ class StreamChannel(Channel):
         "_buffered",
         "_ended",
         "_eof",
-        "_has_records",
         "_progress",
         "_read_deadline",
         "_reading",
         "_reading_scopes",
-        "_records_end",
         "_socket",
         "_stalled",
         "_stopped",
@@ -106,9 +103,6 @@ class StreamChannel(Channel):
         self._ended = False
         self._socket = socket_of(stream)
         self._eof = False
-        self._has_records = isinstance(stream, trio.SSLStream)
-        # Of the bytes that have come: behind the last record that was read. None: not known yet.
-        self._records_end: int | None = None
         self._reading_scopes: set[trio.CancelScope] = set()
         self._writing_scope: trio.CancelScope | None = None
         self._stopped: tuple[type[OSError], str] = (TimeoutError, STALLED_WRITE)  # why the last write ended
@@ -139,21 +133,6 @@ class StreamChannel(Channel):
     def now(self) -> float:
         return trio.current_time()
 
-    @property
-    def part(self) -> int:
-        # The stream does not tell. What is not data, such as a key update, is taken for a part too.
-        if not self._has_records or self._socket is None:
-            return 0
-        self._note_records()
-        return (received(self._socket) or 0) - (self._records_end or 0)
-
-    def _note_records(self) -> None:
-        """All that was read from the socket so far has been received. (A part of a record behind it may have
-        been read too, but that is not known.)
-        """
-        if self._records_end is None and self._socket is not None:
-            self._records_end = (received(self._socket) or 0) - unread(self._fd)
-
     def receive_nowait(self) -> bytes | None:
         if self._buffered:
             data = bytes(self._buffered)
@@ -175,7 +154,7 @@ class StreamChannel(Channel):
                 async with self._reading:
                     data = self.receive_nowait()
                     if data is None:
-                        data = await self._read_records() if self._has_records else await self._read()
+                        data = await self._read()
                     if not scope.cancel_called:
                         return data
                     # Interrupted: keep the bytes for the next read. `_eof` remembers the end.
@@ -201,12 +180,6 @@ class StreamChannel(Channel):
             return b""
         finally:
             counting.cancel()
-
-    async def _read_records(self) -> bytes:
-        self._note_records()
-        data = await self._read()
-        self._records_end = None
-        return data
 
     async def _read(self) -> bytes:
         try:

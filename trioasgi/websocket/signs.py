@@ -7,6 +7,7 @@ is there. What is sent behind the ping, and what begins long after it, is no rea
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,13 +18,25 @@ if TYPE_CHECKING:
 class SignsOfLife:
     """Compares what has come and gone with the last look, of which the first is `note_ping`."""
 
-    __slots__ = ("_acknowledged", "_begun", "_fed", "_part", "_ping_at", "_was_within")
+    __slots__ = (
+        "_acknowledged",
+        "_begun",
+        "_fed",
+        "_part",
+        "_part_since",
+        "_ping_at",
+        "_records",
+        "_was_within",
+    )
 
     def __init__(self) -> None:
         self._begun = 0
         """How many messages had begun when the ping was sent."""
         self._fed = 0
         self._part = 0
+        self._part_since = math.inf
+        self._records = 0
+        """How many records have begun since the ping was sent, as far as the looks tell."""
         self._was_within = False
         self._acknowledged = 0
         self._ping_at = 0
@@ -32,6 +45,7 @@ class SignsOfLife:
     def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
         """A ping is about to be sent."""
         self._begun = reader.begun
+        self._records = 0
         self._look_at(reader, channel)
         self._ping_at = self._acknowledged = 0
         acknowledged, progress = channel.acknowledged, channel.progress
@@ -46,15 +60,23 @@ class SignsOfLife:
         """
         is_within = reader.is_within_message or self._was_within
         is_arriving = (
-            # A part of a TLS record, whatever is in it, and bytes of a message.
-            (channel.part not in (0, self._part) or (reader.fed != self._fed and is_within))
+            reader.fed != self._fed
+            and is_within
             and reader.begun <= self._begun + 1  # else the pong could have come between two of them
         )
+        is_in_record = self._is_in_record(channel)
         self._look_at(reader, channel)
-        return self._is_leaving(channel) or is_arriving
+        return self._is_leaving(channel) or is_arriving or is_in_record
+
+    def _is_in_record(self, channel: ByteChannel) -> bool:
+        """Has more come of the TLS record in the midst of which the ping was sent, or of the next one?"""
+        if channel.part and channel.part_since != self._part_since:
+            self._records += 1
+        return channel.part not in (0, self._part) and self._records <= 1
 
     def _look_at(self, reader: MessageReader, channel: ByteChannel) -> None:
-        self._fed, self._was_within, self._part = reader.fed, reader.is_within_message, channel.part
+        self._fed, self._was_within = reader.fed, reader.is_within_message
+        self._part, self._part_since = channel.part, channel.part_since
 
     def _is_leaving(self, channel: ByteChannel) -> bool:
         before = self._acknowledged
