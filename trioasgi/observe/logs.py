@@ -1,4 +1,4 @@
-"""Sets up the standard library's logging for the server's own two loggers only."""
+"""Sets up the standard library's logging for the server's own two loggers, and for uvicorn's."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import msgspec
 
 from .lines import LineFormatter, Style
 from .text import cut, tidy
+from .uvicorn_loggers import forget_uvicorn_records, print_uvicorn_records
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -154,11 +155,11 @@ def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
     """Send the server's log to stderr and its access log to stdout; or configure logging as
     `settings.log_config` says.
 
-    Without `log_config` this changes only the loggers "trioasgi" and "trioasgi.access". It does not change
-    the root logger, the application's loggers, or other handlers of these two. A second call replaces what
-    the first one did. `show_pid` puts the process's id on each line, for workers that share a terminal. With
-    an empty dict as `log_config` records go to the program's own handlers. Raises ConfigError for an unusable
-    `log_config`.
+    Without `log_config` this changes only the loggers "trioasgi" and "trioasgi.access", and uvicorn's if no
+    handler of the program gets their records. It does not change the root logger, the application's loggers,
+    or other handlers of the server's two. A second call replaces what the first one did. `show_pid` puts the
+    process's id on each line, for workers that share a terminal. With an empty dict as `log_config` records
+    go to the program's own handlers. Raises ConfigError for an unusable `log_config`.
     """
     logging.addLevelName(TRACE, "TRACE")
     server, access = own_logger(SERVER), own_logger(ACCESS)
@@ -166,10 +167,12 @@ def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
         for handler in [*logger.handlers]:
             if isinstance(handler, LineHandler):
                 logger.removeHandler(handler)
+    forget_uvicorn_records(server.level)
     level = None if settings.level is None else _LEVELS[settings.level]
     if settings.log_config == "":
         level = logging.INFO if level is None else level
         _use_own_handlers(server, access, settings.use_colors, show_pid=show_pid)
+        print_uvicorn_records(_own_handler(server), _own_handler(access), level)
     else:
         _use_log_config(server, access, settings)
     if level is not None:
@@ -188,6 +191,10 @@ def _use_own_handlers(
             logger.addHandler(handler)
         # Else the application's own root handler would print each line a second time.
         logger.propagate = False
+
+
+def _own_handler(logger: logging.Logger) -> LineHandler | None:
+    return next((handler for handler in logger.handlers if isinstance(handler, LineHandler)), None)
 
 
 def _use_log_config(server: logging.Logger, access: logging.Logger, settings: LogSettings) -> None:
