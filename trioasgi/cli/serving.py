@@ -14,6 +14,7 @@ import msgspec
 import typer
 from typer.core import TyperCommand
 
+from trioasgi.cli.output import accept_all_characters
 from trioasgi.cli.starting import PROGRAM, start
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Kind, Option
@@ -65,6 +66,7 @@ class ServingCommand(TyperCommand):
         """Print the help, in panels."""
         from trioasgi.cli.help import Entry, print_help  # brings Rich, which serving does not need
 
+        accept_all_characters()
         params = [param for param in self.get_params(ctx) if param.param_type_name == "option"]
         arguments = [param for param in self.get_params(ctx) if param.param_type_name == "argument"]
         shown = {param.name for param in params}

@@ -58,9 +58,9 @@ class ProcessesToo(TLSToo, frozen=True, kw_only=True):
             metavar="GLOB",
         ),
     ] = ()
-    reload_templates: Annotated[bool, option("Watch templates too: *.html, *.jinja2 …", Group.PROCESSES)] = (
-        False
-    )
+    reload_templates: Annotated[
+        bool, option("Watch templates too: *.html, *.jinja2 ...", Group.PROCESSES)
+    ] = False
     reload_gitignore: Annotated[bool, option("Do not watch what git ignores.", Group.PROCESSES)] = True
     reload_delay: Annotated[
         Seconds, option("Seconds to wait for further changes.", Group.PROCESSES, metavar="S")

@@ -84,7 +84,7 @@ class TLSToo(ApplicationAndListening, frozen=True, kw_only=True):
     ] = "auto"
     curves: Annotated[
         NonEmpty | None,
-        option("For the key exchange: X25519, P-256 …", Group.TLS, metavar="LIST"),
+        option("For the key exchange: X25519, P-256 ...", Group.TLS, metavar="LIST"),
     ] = None
     hsts: Annotated[Count, option("Browsers use HTTPS only for so long.", Group.TLS, metavar="SECONDS")] = 0
     redirect_plain_http: Annotated[bool, option("Send plain HTTP on this port to https.", Group.TLS)] = False

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from .lines import LineFormatter, Style
-from .text import cut, tidy
+from .text import cut, tidy, writable
 from .uvicorn_loggers import forget_uvicorn_records, print_uvicorn_records
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _tell_failure(error: BaseException, what: str) -> None:
     frames = "".join(traceback.format_tb(error.__traceback__))
     text = f"{frames}{type(error).__name__}: {said}\nthe logging of this program failed; {what}\n"
     with suppress(OSError, ValueError, AttributeError):  # there may be no stderr, or nobody who reads it
-        sys.stderr.write(tidy(cut(text)))
+        sys.stderr.write(writable(tidy(cut(text)), sys.stderr))
 
 
 def _message(record: logging.LogRecord) -> str:
@@ -278,6 +278,10 @@ class LineHandler(logging.StreamHandler[TextIO]):
         for name in (SERVER, ACCESS):
             own_logger(name).spare()
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's entry, with nothing that the stream's encoding lacks."""
+        return writable(super().format(record), self.stream)
+
     def hold(self, line: str) -> int:
         """Keep a line for `write_held`, and return how many there are; from any thread."""
         self._held.append(line)
@@ -338,4 +342,5 @@ class LineHandler(logging.StreamHandler[TextIO]):
     def _report_failures(self) -> None:
         failed, self._failed = self._failed, 0
         text = f"lines may be missing above: {failed} attempts to write to the log failed: {self._fault}"
-        self._write_lines([self.line_formatter.format_line(time.time(), logging.WARNING, text)])
+        line = self.line_formatter.format_line(time.time(), logging.WARNING, text)
+        self._write_lines([writable(line, self.stream)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import TextIO
 
 # Most servers never need these three: `re` compiles them when they are first used, and keeps them.
 _UNSAFE = r"[^\x20-\x7e]"
@@ -67,3 +68,11 @@ def cut(text: str, longest: int = LONGEST_ENTRY) -> str:
     note = f"\n    [... {len(text):,} characters, shortened ...]\n"
     half = (longest - len(note)) // 2
     return f"{text[:half]}{note}{text[-half:]}"
+
+
+def writable(text: str, stream: TextIO) -> str:
+    """Return `text`, with what the encoding of `stream` lacks escaped as in Python."""
+    encoding = getattr(stream, "encoding", None)
+    if text.isascii() or encoding is None:
+        return text
+    return text.encode(encoding, "backslashreplace").decode(encoding)

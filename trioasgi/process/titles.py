@@ -9,4 +9,5 @@ def set_title(title: str) -> None:
         from setproctitle import setproctitle
     except ImportError:
         return
-    setproctitle(title)
+    # An argument that is no UTF-8 has surrogates here.
+    setproctitle(title.encode("utf-8", "backslashreplace").decode("utf-8"))
