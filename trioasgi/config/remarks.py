@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 
 from .declaration import OPTIONS, SUPERVISED, Declaration
+from .needs import remarks_on_needs
 
 OF_PROCESS = ("pid_file", "umask", "user", "group")
 """Options that concern the process from which all others come."""
@@ -29,7 +30,7 @@ looks, but do not ask for workers.
 
 def remarks_on_options(config: Declaration) -> list[str]:
     """The warnings about these values."""
-    return [remark for given, remark in _remarks(config) if given]
+    return [*(remark for given, remark in _remarks(config) if given), *remarks_on_needs(config)]
 
 
 def remarks_on_embedding(config: Declaration, function: str) -> list[str]:

@@ -60,6 +60,9 @@ UVICORN_NAMES = frozenset(
 )
 """uvicorn's options, by its own names. It reads a variable for each."""
 
+DEFAULTS: Mapping[str, object] = {"ciphers": "TLSv1", "reload_delay": 0.25, "timeout_worker": 5.0}
+"""uvicorn's defaults that are not ours, of options that need others, by our names."""
+
 CERT_REQS: Mapping[str, str] = {"0": "none", "1": "optional", "2": "required"}
 """The numbers of `ssl.CERT_NONE`, `CERT_OPTIONAL` and `CERT_REQUIRED`."""
 

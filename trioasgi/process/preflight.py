@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import trio
 
+from trioasgi.config.needs import remarks_on_workers
 from trioasgi.config.sources import is_supervised, remarks_on
 from trioasgi.errors import ConfigError, LoadError, TLSError, TrioasgiError
 from trioasgi.findings import Finding, Outcome
@@ -199,7 +200,11 @@ def _can_load(findings: Sequence[Finding]) -> bool:
 
 
 def _check_options(config: Config) -> list[Finding]:
-    remarks = [*config.remarks(), *remarks_on(os.environ, config.env_file)]
+    remarks = [
+        *config.remarks(),
+        *remarks_on_workers(config, supervised=is_supervised(config)),
+        *remarks_on(os.environ, config.env_file),
+    ]
     if not remarks:
         return [Finding(check="options", outcome=Outcome.OK, about="options", reason="valid")]
     return [

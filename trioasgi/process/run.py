@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, Unpack
 import trio
 
 from trioasgi.config import Config
+from trioasgi.config.needs import remarks_on_workers
 from trioasgi.config.sources import is_supervised
 from trioasgi.errors import (
     ConfigError,
@@ -114,8 +115,9 @@ def _settled_surroundings(
 ) -> Iterator[Surroundings]:
     """Configure logging, and take what the process was given."""
     with umask(config, until_exit=until_exit):  # log files are new files too
-        configure_logging(log_settings(config), show_pid=is_supervised(config))
-        log_remarks(remarks)
+        supervised = is_supervised(config)
+        configure_logging(log_settings(config), show_pid=supervised)
+        log_remarks((*remarks, *remarks_on_workers(config, supervised=supervised)))
         with surroundings(config, reread, until_exit=until_exit) as around:
             yield around
 

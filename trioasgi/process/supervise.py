@@ -12,6 +12,7 @@ from trio.lowlevel import enable_ki_protection
 
 from trioasgi.config import Config
 from trioasgi.config.checks import refuse_function
+from trioasgi.config.needs import remarks_on_workers
 from trioasgi.config.remarks import remarks_on_supervising
 from trioasgi.errors import ConfigError, ExitStatus, WorkerError
 from trioasgi.net.listeners import close_listeners, defer_accept
@@ -83,7 +84,8 @@ async def supervise(
     refuse_while_loading("trioasgi.supervise()")
     refuse_in_worker("trioasgi.supervise()")
     settled = _settle(app, config, options)
-    log_remarks((*settled.remarks(), *remarks_on_supervising(settled)))
+    log_remarks(settled.remarks())
+    log_remarks((*remarks_on_workers(settled, supervised=True), *remarks_on_supervising(settled)))
     with FlatErrors(), resolve_certificate(settled) as resolved:
         sockets = await open_all_listeners_in_loop(resolved.binds, resolved.redirect_bind, resolved.backlog)
         try:
