@@ -15,6 +15,7 @@ import pytest
 
 from tests.config.test_config import company
 from tests.config.test_sources import as_text
+from tests.support.processes import start_server
 from trioasgi import __version__
 from trioasgi.cli import serving, typed
 from trioasgi.cli.arguments import complete_certfile, read_plain, spell_switches
@@ -429,7 +430,24 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
         (("a:b", "--keyfile", "k"), "keyfile = 'k' (from flag --keyfile) without certfile"),
         (("a:b", "--config", "no.toml"), "cannot read the configuration file no.toml"),
         (("a:b", "--env-file", "no.env"), "cannot read env_file no.env (from flag --env-file)"),
-        (("--reload", "demo"), "demo is a command; write it first"),
+        (("--reload", "demo"), "demo is a command; write it first: trioasgi demo ..."),
+        (("--log-level", "debug", "check", "a:b"), "check is a command; write it first: trioasgi check ..."),
+        (("statsu",), "no command 'statsu'; did you mean trioasgi status, or the application statsu:app?\n"),
+        (("rol",), "there is no command 'rol'; did you mean trioasgi roll, or the application rol:app?\n"),
+        (("Status",), "did you mean trioasgi status, or"),
+        (("statsu", "--json"), "did you mean trioasgi status, or"),
+        (("stauts", "--control", "p"), "did you mean trioasgi status, or"),
+        (("--control", "p", "stauts"), "did you mean trioasgi status, or"),
+        (("scle", "3"), "did you mean trioasgi scale, or"),
+        (("--control", "p", "scle", "3"), "did you mean trioasgi scale, or"),
+        (("chek", "a:b"), "there is no command 'chek'; did you mean trioasgi check?\n"),
+        (("chek", "a:b", "--check-days", "3"), "there is no command 'chek'; did you mean trioasgi check?\n"),
+        (("run", "a:b"), "there is no command 'run': to serve, write trioasgi a:b\n"),
+        (("serve", "a:b", "--reload"), "there is no command 'serve': to serve, write trioasgi a:b\n"),
+        (("start",), "there is no command 'start': to serve, write trioasgi package.module:app\n"),
+        (("help",), "there is no command 'help'; did you mean trioasgi --help?\n"),
+        (("help", "check"), "there is no command 'help'; did you mean trioasgi check --help?\n"),
+        (("version",), "there is no command 'version'; did you mean trioasgi --version?\n"),
     ],
 )
 def test_bad_usage(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
@@ -448,6 +466,22 @@ def test_bad_syntax(arguments: tuple[str, ...], tmp_path: Path) -> None:
     assert (result.returncode, result.stdout) == (2, "")
     assert "Error" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("name", ["statsu", "run", "help", "status"])
+def test_an_application_whose_module_is_called_so_starts(name: str, tmp_path: Path) -> None:
+    (tmp_path / f"{name}.py").write_text("async def app(scope, receive, send): raise RuntimeError\n")
+    for options in ((), ("--control", "c.sock")):
+        with start_server(f"{name}:app", *options, cwd=tmp_path) as server:
+            server.url()
+            assert server.stop() == 0
+
+
+def test_a_name_that_is_no_command_s_lacks_its_attribute(tmp_path: Path) -> None:
+    for name in ("main", "st.py", "src/status", "stop.app"):
+        result = run(name, cwd=tmp_path)
+        assert result.returncode == 3
+        assert "command" not in result.stderr
 
 
 def test_origins_from_a_real_command_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from trioasgi.cli.output import accept_all_characters
-from trioasgi.cli.starting import PROGRAM, start
+from trioasgi.cli.starting import PROGRAM, refuse_mistaken_command, start
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Kind, Option
 from trioasgi.config.sources import read_config
@@ -54,6 +54,8 @@ class ServingCommand(TyperCommand):
         """Parse without converting values: Config checks them. So Typer need not import its converters."""
         given, extra, _ = self.make_parser(ctx).parse_args(args=list(args))
         eager = any(param.is_eager and given.get(param.name) for param in self.get_params(ctx))
+        if extra and ctx.parent is None:
+            refuse_mistaken_command(str(given.get("app")), extra)
         if eager or extra:
             return super().parse_args(ctx, args)
         ctx.params = {

@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -68,8 +68,19 @@ def require_app(config: Config, command: str = PROGRAM) -> None:
     """Fail unless the config names an application."""
     if config.app is None:
         fail(f"no application; say which one to serve, as in: {command} package.module:app", ExitStatus.USAGE)
-    if config.app in COMMANDS:
-        fail(f"{config.app} is a command; write it first: trioasgi {config.app} ...", ExitStatus.USAGE)
+    if config.app in COMMANDS or (command == PROGRAM and ":" not in config.app):
+        refuse_mistaken_command(config.app)
+
+
+def refuse_mistaken_command(word: str, following: Sequence[str] = ()) -> None:
+    """Fail if `word`, which should be an application, looks like a command. `following` are the arguments
+    after it.
+    """
+    from trioasgi.cli.mistakes import what_was_meant  # only a mistake pays for it
+
+    meant = what_was_meant(word, following, COMMANDS)
+    if meant is not None:
+        fail(meant, ExitStatus.USAGE)
 
 
 def fail(message: str, status: ExitStatus) -> NoReturn:

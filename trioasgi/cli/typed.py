@@ -25,14 +25,18 @@ from trioasgi.cli.serving import (
     serve_typed,
     takes,
 )
-from trioasgi.cli.starting import COMMANDS, PROGRAM
+from trioasgi.cli.starting import COMMANDS, PROGRAM, refuse_mistaken_command
 from trioasgi.errors import ExitStatus
 
 
 def run(arguments: Sequence[str]) -> NoReturn:
     """Run the command of these arguments and exit with an ExitStatus."""
+    chosen = serving
+    if arguments and arguments[0] in COMMANDS:
+        chosen = commands
+    elif arguments:
+        refuse_mistaken_command(arguments[0], arguments[1:])
     declare(options_for(arguments), typed_flags(arguments))
-    chosen = commands if arguments and arguments[0] in COMMANDS else serving
     chosen(args=arguments, prog_name=PROGRAM)
     sys.exit(ExitStatus.OK)  # not reached: a Typer exits by itself
 
