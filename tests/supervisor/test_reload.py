@@ -338,3 +338,18 @@ def test_a_directory_that_cannot_be_watched_from_the_start_is_an_error_with_advi
     with start_server("app:app", "--reload", cwd=tmp_path, env=POLLING) as server:
         assert server.wait() == 1
         server.wait_for("File system loop found: .*; a smaller directory given as --reload-dir may help")
+
+
+def test_what_watching_lacks_is_named_without_advice_on_watching(tmp_path: Path) -> None:
+    """As where `--user` may not read the interpreter's files."""
+    write_app(tmp_path, "never")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "watchfiles.py").write_text("import a_module_that_is_missing\n")
+    path = os.pathsep.join([str(broken), os.environ.get("PYTHONPATH", "")])
+    with start_server("app:app", "--reload", cwd=tmp_path, env={"PYTHONPATH": path}) as server:
+        assert server.wait() == 1
+        server.wait_for(
+            "^trioasgi: files cannot be watched for changes: No module named 'a_module_that_is_missing'; "
+            "perhaps this user may not read the files of Python and of its packages$"
+        )

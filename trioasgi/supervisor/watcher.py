@@ -101,7 +101,8 @@ async def watch(
                     returned = tuple(str(root) for root in roots)
                 continue
             if not _gone(roots):
-                raise TrioasgiError(f"files cannot be watched for changes: {error}; {_advice()}") from error
+                advice = _likely_reason(config) if isinstance(error, ImportError) else _advice()
+                raise TrioasgiError(f"files cannot be watched for changes: {error}; {advice}") from error
         await _until_there(roots, here)
         returned = tuple(str(root) for root in roots)
 
@@ -121,6 +122,12 @@ class _Attempts:
         if str(error) != self._said:
             self._said = str(error)
             logger.warning("Files cannot be watched now: %s%s", error, advice)
+
+
+def _likely_reason(config: Config) -> str:
+    """Why an import fails: where Python can start, all that it needs is there."""
+    user = "this user" if config.user is None else f"the user {config.user}"
+    return f"perhaps {user} may not read the files of Python and of its packages"
 
 
 def _advice() -> str:
