@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import unquote
 
 import pytest
@@ -386,6 +387,14 @@ def test_trust(
 def test_what_is_no_address_is_refused(option: str, entry: str) -> None:
     with pytest.raises(ConfigError, match=f"bad value for {option}.*expected IP addresses, networks"):
         Config.from_dict({option: entry})
+
+
+@pytest.mark.parametrize("option", ["forwarded_allow_ips", "proxy_protocol_trusted"])
+@pytest.mark.parametrize("path", ["/run/x.sock", "unix:/run/x.sock"])
+def test_for_the_path_of_a_socket_it_is_said_what_to_write(option: str, path: str) -> None:
+    said = re.escape(f"'{path}' is a path; unix means all clients of a Unix socket")
+    with pytest.raises(ConfigError, match=f"bad value for {option}.*: {said}$"):
+        Config.from_dict({option: f"127.0.0.1,{path}"})
 
 
 def test_a_header_that_is_not_known_is_refused() -> None:

@@ -31,5 +31,14 @@ def read_trust_list(entries: Iterable[str]) -> TrustList:
     """Parse these texts. Raises ValueError for an invalid entry."""
     names = [name for entry in entries for part in entry.split(",") if (name := part.strip())]
     everybody = _EVERYBODY in names
-    networks = [ipaddress.ip_network(name) for name in names if name not in (_EVERYBODY, _UNIX)]
+    networks = [_network(name) for name in names if name not in (_EVERYBODY, _UNIX)]
     return TrustList(everybody, everybody or _UNIX in names, networks)
+
+
+def _network(name: str) -> Network:
+    try:
+        return ipaddress.ip_network(name)
+    except ValueError:
+        if name.startswith(("/", f"{_UNIX}:")):  # uvicorn compares it with a client's path, and few have one
+            raise ValueError(f"{name!r} is a path; {_UNIX} means all clients of a Unix socket") from None
+        raise
