@@ -227,6 +227,7 @@ class Connections:
         del work  # the connection may last long
         try:
             connection, name = await begun
+            del begun
             while connection is not None:
                 scope = trio.CancelScope()
                 try:
