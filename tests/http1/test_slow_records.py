@@ -78,6 +78,46 @@ def test_a_request_that_never_ends_gets_a_408(serving: Serving, codec: str, is_f
     run(main)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_part_behind_what_could_be_read_counts_from_then(
+    serving: Serving, codec: str, is_first: bool
+) -> None:
+    """It comes in one segment with the end of the handshake, or with a whole request."""
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 2, "timeout_keep_alive": 2.5}
+        async with (
+            serving(echo, **options) as server,
+            serving.connect_only(server, finish=not is_first) as (
+                wire,
+                client,
+            ),
+        ):
+            began = trio.current_time()
+            ahead = b"" if is_first else wire.wire(request("/whole"))
+            await wire.send_raw(wire.unsent + ahead + wire.wire(request("/part"))[:30])
+            if not is_first:
+                assert (await client.response()).body == b"GET /whole "
+            assert (await client.response()).status == 408
+            assert trio.current_time() - began < 3.7
+
+    run(main)
+
+
+def test_a_body_that_stops_within_a_record_has_the_time_out_once(serving: Serving, codec: str) -> None:
+    async def main() -> None:
+        options = {"http": codec, "timeout_body": 2}
+        async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
+            await wire.send_all(UPLOAD[: -len(BODY)])
+            await trio.sleep(0.3)
+            began = trio.current_time()
+            await wire.send_raw(wire.wire(BODY)[:10])
+            assert (await client.response()).status == 408
+            assert 1.9 < trio.current_time() - began < 3.4
+
+    run(main)
+
+
 def test_a_server_that_drains_answers_a_request_that_comes_slowly(serving: Serving, codec: str) -> None:
     async def main() -> None:
         async with (
@@ -161,6 +201,30 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
             await client.until(b"\r\n\r\n")
             await wire.send_slowly(frame(BINARY, BODY), PARTS, PAUSE)
             await client.until(b"12000")
+
+    run(main)
+
+
+def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(serving: Serving) -> None:
+    """The second begins in the segment in which the first ends."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert (await receive())["type"] == "websocket.connect"
+        await send({"type": "websocket.accept"})
+        size = len((await receive())["bytes"])
+        await send({"type": "websocket.send", "text": str(size)})
+
+    async def main() -> None:
+        options = {"websocket_ping_interval": 0.4, "websocket_ping_timeout": 0.7}
+        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
+            await wire.send_all(handshake())
+            await client.until(b"\r\n\r\n")
+            message = frame(BINARY, bytes(25_000))
+            data = wire.wire(message[:16_000]) + wire.wire(message[16_000:])
+            for start in range(0, len(data), 1600):
+                await wire.send_raw(data[start : start + 1600])
+                await trio.sleep(0.3)
+            await client.until(b"25000")
 
     run(main)
 

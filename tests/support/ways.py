@@ -28,14 +28,15 @@ class Wire(trio.abc.HalfCloseableStream):
     """A client's stream. All that is sent in one go leaves in one record, if there is TLS."""
 
     def __init__(self, stream: trio.SocketStream, context: ssl.SSLContext | None) -> None:
+        self.unsent = b""
         self._stream = stream
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls: ssl.SSLObject | None = None
         if context is not None:
             self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname="localhost")
 
-    async def start(self) -> None:
-        """Do the handshake."""
+    async def start(self, *, finish: bool = True) -> None:
+        """Do the handshake. Without `finish`, its last message is left `unsent`."""
         while self._tls is not None:
             try:
                 self._tls.do_handshake()
@@ -43,7 +44,10 @@ class Wire(trio.abc.HalfCloseableStream):
             except ssl.SSLWantReadError:
                 await self._stream.send_all(self._outgoing.read())
                 self._incoming.write(await self._stream.receive_some())
-        await self._stream.send_all(self._outgoing.read())
+        self.unsent = self._outgoing.read()
+        if finish:
+            await self._stream.send_all(self.unsent)
+            self.unsent = b""
 
     def wire(self, data: bytes) -> bytes:
         """How `data` travels."""
@@ -138,9 +142,9 @@ class Serving:
 
     @asynccontextmanager
     async def connect_only(
-        self, server: Server, receive_buffer: int = 0
+        self, server: Server, receive_buffer: int = 0, *, finish: bool = True
     ) -> AsyncIterator[tuple[Wire, Client]]:
-        """A connection whose handshake is done."""
+        """A connection whose handshake is done, or but for its last message."""
         made = socket.socket()
         if receive_buffer:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -148,5 +152,5 @@ class Serving:
         made.setblocking(False)
         async with trio.SocketStream(trio.socket.from_stdlib_socket(made)) as stream:
             wire = Wire(stream, None if "plain" in self._way else self._certificates.context())
-            await wire.start()
+            await wire.start(finish=finish)
             yield wire, Client(wire)

@@ -259,8 +259,8 @@ class HTTP1Connection(ConnectionState):
         """
         if self.draining or self._deadline == math.inf:
             return None
-        if self.channel.part:
-            return None
+        if self.channel.part and self._now() < self.channel.part_since + self.settings.timeout_headers:
+            return None  # a request is coming
         if self.phase is _NEW:
             return self._deadline - self.settings.timeout_headers
         return self._deadline - self.settings.timeout_keep_alive if self.phase is _IDLE else None

@@ -199,9 +199,11 @@ class HTTP1Exchange(HTTP1Response):
             self._pace = Pace(settings.body_rate)
         pace = self._pace
         data = None
+        came = channel.now()
         while data is None:
             part, began = channel.part, channel.now()
-            deadline = began + settings.timeout_body
+            came = max(came, channel.part_at)
+            deadline = came + settings.timeout_body
             if pace is not None:
                 deadline = min(deadline, began + pace.patience)
             channel.read_deadline = deadline

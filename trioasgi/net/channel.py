@@ -100,8 +100,13 @@ class ByteChannel:
 
     @property
     def part_since(self) -> float:
-        """When a read found the beginning of that record, and no more; infinity if none has."""
+        """When a read found the beginning of that record; infinity if there is none."""
         return math.inf
+
+    @property
+    def part_at(self) -> float:
+        """When the last bytes of such a record were read."""
+        return -math.inf
 
     @abstractmethod
     def receive_nowait(self) -> bytes | None:

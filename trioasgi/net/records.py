@@ -78,7 +78,17 @@ class RecordReader:
     buffer.
     """
 
-    __slots__ = ("_empty_records", "_incoming", "_last", "_skip", "_ssl_object", "failure", "kept", "state")
+    __slots__ = (
+        "_empty_records",
+        "_incoming",
+        "_last",
+        "_skip",
+        "_ssl_object",
+        "failure",
+        "kept",
+        "splits",
+        "state",
+    )
 
     def __init__(self, ssl_object: ssl.SSLObject, incoming: ssl.MemoryBIO) -> None:
         self._ssl_object = ssl_object
@@ -90,6 +100,8 @@ class RecordReader:
         self._skip = 0  # bytes of OpenSSL's last record that have not arrived
         self._last = 0  # and how many it has in all
         self._empty_records = 0
+        self.splits = False
+        """Have bytes come behind the records that OpenSSL has whole?"""
         self.state = _KEPT if self.kept else _DRY
         self.failure = ""
 
@@ -117,6 +129,7 @@ class RecordReader:
             # The usual case: one whole record.
             self._incoming.write(received)
             self._empty_records += 1
+            self.splits = False
             self.state = _FED
         elif received:
             self.kept += received
@@ -151,6 +164,7 @@ class RecordReader:
             self.kept = b""
             self._skip = end - size
         self._empty_records += whole
+        self.splits = bool(self._skip or self.kept)
         self.state = _FED if whole else _DRY
 
     def read(self) -> bytes | None:

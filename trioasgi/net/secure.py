@@ -74,6 +74,7 @@ class TLSChannel(CorkingChannel):
         "_handshake",
         "_is_new",
         "_outgoing",
+        "_part_at",
         "_part_since",
         "_records",
         "_sent_close_notify",
@@ -89,6 +90,7 @@ class TLSChannel(CorkingChannel):
         self._outgoing = handshake.outgoing
         self._records = RecordReader(handshake.ssl_object, handshake.incoming)
         self._part_since = math.inf
+        self._part_at = -math.inf
         self._answers = 0  # bytes of TLS's own answers since the transport had sent everything
         self._unsent: deque[memoryview] = deque()
         self._lost = 0
@@ -135,6 +137,15 @@ class TLSChannel(CorkingChannel):
     @property
     def part_since(self) -> float:
         return self._part_since
+
+    @property
+    def part_at(self) -> float:
+        return self._part_at
+
+    def _note_part(self) -> None:
+        """Bytes have come, and none of them is the end of a record."""
+        self._part_at = self.now()
+        self._part_since = min(self._part_since, self._part_at)
 
     async def wait_hung_up(self) -> None:
         if not self.hung_up:
@@ -187,6 +198,8 @@ class TLSChannel(CorkingChannel):
             if received is None:
                 return None
             self._records.feed(received)
+            if self._records.state is _DRY:
+                self._note_part()
         return self._read()
 
     def _read(self) -> bytes | None:
@@ -194,12 +207,16 @@ class TLSChannel(CorkingChannel):
         records = self._records
         if records.state is _KEPT:
             records.feed_kept()
+            if self._records.state is _DRY:
+                self._note_part()
         if records.state is _FED:
             data = records.read()
             if self._outgoing.pending:
                 self._answer()
             self._is_new = False
             self._part_since = math.inf
+            if records.splits:
+                self._note_part()
             if data is not None:
                 return data
         if not records.is_over:
@@ -223,8 +240,8 @@ class TLSChannel(CorkingChannel):
         while True:
             if self._records.state is _DRY:
                 self._records.feed(await transport.receive())
-                if self._records.state is _DRY and self._part_since == math.inf:
-                    self._part_since = self.now()
+                if self._records.state is _DRY:
+                    self._note_part()
             if task._schedule_points == steps and not self._is_new:
                 # Before the read: another task may read meanwhile, and the bytes must keep their order.
                 await trio.lowlevel.cancel_shielded_checkpoint()
