@@ -431,6 +431,7 @@ def test_what_does_not_serve_does_not_pay_for_it(arguments: tuple[str, ...], tmp
         (("a:b", "--config", "no.toml"), "cannot read the configuration file no.toml"),
         (("a:b", "--env-file", "no.env"), "cannot read env_file no.env (from flag --env-file)"),
         (("--reload", "demo"), "demo is a command; write it first: trioasgi demo ..."),
+        (("a:b", "check"), "check is a command; write it first: trioasgi check ..."),
         (("--log-level", "debug", "check", "a:b"), "check is a command; write it first: trioasgi check ..."),
         (("statsu",), "no command 'statsu'; did you mean trioasgi status, or the application statsu:app?\n"),
         (("rol",), "there is no command 'rol'; did you mean trioasgi roll, or the application rol:app?\n"),

@@ -55,6 +55,15 @@ def test_the_level_is_the_servers(tmp_path: Path) -> None:
         process.wait_for(f"(?m)^{STAMP}DEBUG    unimportant$")
 
 
+def test_without_an_access_log_there_is_none_of_uvicorns_either(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(textwrap.dedent(APPLICATION))
+    with start_server("app:app", "--no-access-log", cwd=tmp_path) as process:
+        assert httpx.get(process.url(), trust_env=False).status_code == 204
+        process.wait_for("from uvicorn.error")
+        process.stop()
+        assert process.output.count("from uvicorn.access") == 0
+
+
 CONFIGURE = "from trioasgi.observe import LogSettings, configure_logging\n"
 LOG = """
 for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):

@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand
 
 from trioasgi.cli.output import accept_all_characters
-from trioasgi.cli.starting import PROGRAM, refuse_mistaken_command, start
+from trioasgi.cli.starting import COMMANDS, PROGRAM, refuse_mistaken_command, start
 from trioasgi.config import OPTIONS, Config
 from trioasgi.config.option import Kind, Option
 from trioasgi.config.sources import read_config
@@ -56,6 +56,8 @@ class ServingCommand(TyperCommand):
         eager = any(param.is_eager and given.get(param.name) for param in self.get_params(ctx))
         if extra and ctx.parent is None:
             refuse_mistaken_command(str(given.get("app")), extra)
+            if extra[0] in COMMANDS:
+                refuse_mistaken_command(extra[0])
         if eager or extra:
             return super().parse_args(ctx, args)
         ctx.params = {

@@ -149,6 +149,8 @@ class LogSettings(msgspec.Struct, frozen=True):
     """Where `log_config` was given, for messages."""
     directory: str = ""
     """Where classes that `log_config` names are imported from, besides `sys.path`."""
+    access_log: bool = True
+    """Are lines that the application logs to uvicorn's access log printed?"""
 
 
 def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
@@ -172,7 +174,8 @@ def configure_logging(settings: LogSettings, *, show_pid: bool = False) -> None:
     if settings.log_config == "":
         level = logging.INFO if level is None else level
         _use_own_handlers(server, access, settings.use_colors, show_pid=show_pid)
-        print_uvicorn_records(_own_handler(server), _own_handler(access), level)
+        of_access = _own_handler(access) if settings.access_log else logging.NullHandler()
+        print_uvicorn_records(_own_handler(server), of_access, level)
     else:
         _use_log_config(server, access, settings)
     if level is not None:

@@ -264,6 +264,7 @@ def log_settings(config: Config) -> LogSettings:
         log_config=config.log_config,
         origin=str(origin_of("log_config", config.origins)),
         directory=config.app_dir,
+        access_log=config.access_log,
     )
 
 
