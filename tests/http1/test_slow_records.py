@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from tests.support.http import echo, request
+from tests.support.http import echo, request, respond
 from tests.support.sockets import Log, logged, open_stream, run
 from tests.support.ways import Serving
 from tests.support.websocket import BINARY, PING, frame, handshake
@@ -100,6 +100,27 @@ def test_a_part_behind_what_could_be_read_counts_from_then(
                 assert (await client.response()).body == b"GET /whole "
             assert (await client.response()).status == 408
             assert trio.current_time() - began < 3.7
+
+    run(main)
+
+
+def test_the_time_of_the_application_is_not_the_clients(serving: Serving, codec: str) -> None:
+    """A part of the next request has come with the one before, whose call takes long."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/slow":
+            await trio.sleep(2)
+        await respond(send, scope["path"].encode())
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 1.5, "timeout_keep_alive": 0.5}
+        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
+            ahead, behind = wire.wire(request("/slow")), wire.wire(request("/next"))
+            await wire.send_raw(ahead + behind[:30])
+            assert (await client.response()).body == b"/slow"
+            await trio.sleep(0.8)
+            await wire.send_raw(behind[30:])
+            assert (await client.response()).body == b"/next"
 
     run(main)
 
@@ -219,12 +240,12 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(serving: 
         async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
             await wire.send_all(handshake())
             await client.until(b"\r\n\r\n")
-            message = frame(BINARY, bytes(25_000))
-            data = wire.wire(message[:16_000]) + wire.wire(message[16_000:])
-            for start in range(0, len(data), 1600):
-                await wire.send_raw(data[start : start + 1600])
-                await trio.sleep(0.3)
-            await client.until(b"25000")
+            message = frame(BINARY, bytes(60_000))
+            data = b"".join(wire.wire(message[start : start + 16_000]) for start in range(0, 61_000, 16_000))
+            for start in range(0, len(data), 2000):
+                await wire.send_raw(data[start : start + 2000])
+                await trio.sleep(0.2)  # a record takes longer than the time for a pong
+            await client.until(b"60000")
 
     run(main)
 

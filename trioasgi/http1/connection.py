@@ -173,7 +173,8 @@ class HTTP1Connection(ConnectionState):
         reader = self.reader
         channel = self.channel
         now = self._now  # CPython 3.11 calls a local function faster than an attribute
-        self._deadline = now() + patience
+        began = now()
+        self._deadline = began + patience
         has_data = reader.has_more
         try:
             while True:
@@ -186,7 +187,7 @@ class HTTP1Connection(ConnectionState):
                         data = await channel.receive()
                     except TimeoutError:
                         if self.phase is not _HEAD and channel.part:
-                            self._begin_head(min(channel.part_since, now()))
+                            self._begin_head(max(began, min(channel.part_since, now())))
                             continue
                         data = await self._receive_late()
                     if not data:
@@ -259,11 +260,15 @@ class HTTP1Connection(ConnectionState):
         """
         if self.draining or self._deadline == math.inf:
             return None
-        if self.channel.part and self._now() < self.channel.part_since + self.settings.timeout_headers:
-            return None  # a request is coming
+        settings, channel = self.settings, self.channel
         if self.phase is _NEW:
-            return self._deadline - self.settings.timeout_headers
-        return self._deadline - self.settings.timeout_keep_alive if self.phase is _IDLE else None
+            began = self._deadline - settings.timeout_headers
+        elif self.phase is _IDLE:
+            began = self._deadline - settings.timeout_keep_alive
+        else:
+            return None
+        is_coming = channel.part and self._now() < max(channel.part_since, began) + settings.timeout_headers
+        return None if is_coming else began
 
     def response_over(self) -> None:
         scope, exchange = self.scope, self._exchange

@@ -59,20 +59,15 @@ class SignsOfLife:
         taken a part of what is ahead of the ping?
         """
         is_within = reader.is_within_message or self._was_within
-        is_arriving = (
-            reader.fed != self._fed
-            and is_within
-            and reader.begun <= self._begun + 1  # else the pong could have come between two of them
-        )
-        is_in_record = self._is_in_record(channel)
-        self._look_at(reader, channel)
-        return self._is_leaving(channel) or is_arriving or is_in_record
-
-    def _is_in_record(self, channel: ByteChannel) -> bool:
-        """Has more come of the TLS record in the midst of which the ping was sent, or of the next one?"""
+        is_ahead = is_within and reader.begun <= self._begun + 1  # else the pong could have come in between
         if channel.part and channel.part_since != self._part_since:
             self._records += 1
-        return channel.part not in (0, self._part) and self._records <= 1
+        # A part of a TLS record may be of that message. If there is none, the pong could have come in between
+        # two records.
+        has_part = channel.part not in (0, self._part) and (is_ahead or self._records <= 1)
+        is_arriving = has_part or (is_ahead and reader.fed != self._fed)
+        self._look_at(reader, channel)
+        return self._is_leaving(channel) or is_arriving
 
     def _look_at(self, reader: MessageReader, channel: ByteChannel) -> None:
         self._fed, self._was_within = reader.fed, reader.is_within_message
