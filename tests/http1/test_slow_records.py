@@ -4,7 +4,7 @@ without TLS. The same bytes come at the same moments with TLS and without it.
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,13 +12,14 @@ import pytest
 import trio
 
 from tests.support.http import echo, request, respond
-from tests.support.sockets import Log, logged, open_stream, run
-from tests.support.ways import Serving
+from tests.support.sockets import Client, Log, logged, open_stream, run
+from tests.support.ways import Serving, Wire
 from tests.support.websocket import BINARY, PING, frame, handshake
 from trioasgi.http1.pace import Pace
 from trioasgi.server.room import LOOK_EVERY
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from trioasgi.types import Receive, Scope, Send
@@ -208,18 +209,28 @@ def test_what_has_come_of_a_record_counts_for_the_least_rate(
         run(partial(main, log))
 
 
-def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Serving) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        size = len((await receive())["bytes"])
-        await send({"type": "websocket.send", "text": str(size)})
+async def measure(scope: Scope, receive: Receive, send: Send) -> None:
+    """A WebSocket that answers a message with its length."""
+    assert (await receive())["type"] == "websocket.connect"
+    await send({"type": "websocket.accept"})
+    message = await receive()
+    if message["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": str(len(message["bytes"]))})
 
+
+@asynccontextmanager
+async def websocket(serving: Serving, interval: float, timeout: float) -> AsyncIterator[tuple[Wire, Client]]:
+    """A client of `measure`, which is sent pings."""
+    options = {"websocket_ping_interval": interval, "websocket_ping_timeout": timeout}
+    async with serving(measure, **options) as server, serving.connect_only(server) as (wire, client):
+        await wire.send_all(handshake())
+        await client.until(b"\r\n\r\n")
+        yield wire, client
+
+
+def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Serving) -> None:
     async def main() -> None:
-        options = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.4}
-        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
-            await wire.send_all(handshake())
-            await client.until(b"\r\n\r\n")
+        async with websocket(serving, 0.3, 0.4) as (wire, client):
             await wire.send_slowly(frame(BINARY, BODY), PARTS, PAUSE)
             await client.until(b"12000")
 
@@ -229,17 +240,8 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
 def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(serving: Serving) -> None:
     """The second begins in the segment in which the first ends."""
 
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        size = len((await receive())["bytes"])
-        await send({"type": "websocket.send", "text": str(size)})
-
     async def main() -> None:
-        options = {"websocket_ping_interval": 0.4, "websocket_ping_timeout": 0.7}
-        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
-            await wire.send_all(handshake())
-            await client.until(b"\r\n\r\n")
+        async with websocket(serving, 0.4, 0.7) as (wire, client):
             message = frame(BINARY, bytes(60_000))
             data = b"".join(wire.wire(message[start : start + 16_000]) for start in range(0, 61_000, 16_000))
             for start in range(0, len(data), 2000):
@@ -251,17 +253,8 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(serving: 
 
 
 def test_a_client_that_never_pongs_does_not_live_by_parts_of_records(serving: Serving) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        assert (await receive())["type"] == "websocket.connect"
-        await send({"type": "websocket.accept"})
-        with suppress(OSError):
-            await receive()
-
     async def main() -> None:
-        options = {"websocket_ping_interval": 0.3, "websocket_ping_timeout": 0.4}
-        async with serving(app, **options) as server, serving.connect_only(server) as (wire, client):
-            await wire.send_all(handshake())
-            await client.until(b"\r\n\r\n")
+        async with websocket(serving, 0.3, 0.4) as (wire, _):
             left = b""
             with pytest.raises(trio.BrokenResourceError):
                 while True:  # its records begin and end anywhere
