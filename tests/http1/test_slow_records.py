@@ -210,12 +210,11 @@ def test_what_has_come_of_a_record_counts_for_the_least_rate(
 
 
 async def measure(scope: Scope, receive: Receive, send: Send) -> None:
-    """A WebSocket that answers a message with its length."""
+    """A WebSocket that answers each message with its length."""
     assert (await receive())["type"] == "websocket.connect"
     await send({"type": "websocket.accept"})
-    message = await receive()
-    if message["type"] == "websocket.receive":
-        await send({"type": "websocket.send", "text": str(len(message["bytes"]))})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({"type": "websocket.send", "text": f"{len(message['bytes'])},"})
 
 
 @asynccontextmanager
@@ -237,17 +236,24 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
     run(main)
 
 
-def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(serving: Serving) -> None:
-    """The second begins in the segment in which the first ends."""
+@pytest.mark.parametrize("sizes", [(60_000,), (30_000, 30_000)], ids=["one", "and the next one"])
+def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(
+    serving: Serving, sizes: tuple[int, ...]
+) -> None:
+    """A record takes longer than the time for a pong, and begins in the segment in which another ends."""
 
     async def main() -> None:
         async with websocket(serving, 0.4, 0.7) as (wire, client):
-            message = frame(BINARY, bytes(60_000))
-            data = b"".join(wire.wire(message[start : start + 16_000]) for start in range(0, 61_000, 16_000))
+            data = b""
+            for size in sizes:
+                message = frame(BINARY, bytes(size))
+                for start in range(0, len(message), 16_000):
+                    data += wire.wire(message[start : start + 16_000])
             for start in range(0, len(data), 2000):
                 await wire.send_raw(data[start : start + 2000])
-                await trio.sleep(0.2)  # a record takes longer than the time for a pong
-            await client.until(b"60000")
+                await trio.sleep(0.2)
+            for size in sizes:
+                await client.until(f"{size},".encode())
 
     run(main)
 

@@ -36,7 +36,9 @@ class SignsOfLife:
         self._part = 0
         self._part_since = math.inf
         self._records = 0
-        """How many records have begun since the ping was sent, as far as the looks tell."""
+        """How many TLS records have begun behind such a message, as far as the looks tell. What is in the
+        first of them is not known; the pong could have come before the next.
+        """
         self._was_within = False
         self._acknowledged = 0
         self._ping_at = 0
@@ -60,11 +62,11 @@ class SignsOfLife:
         """
         is_within = reader.is_within_message or self._was_within
         is_ahead = is_within and reader.begun <= self._begun + 1  # else the pong could have come in between
-        if channel.part and channel.part_since != self._part_since:
-            self._records += 1
-        # A part of a TLS record may be of that message. If there is none, the pong could have come in between
-        # two records.
-        has_part = channel.part not in (0, self._part) and (is_ahead or self._records <= 1)
+        if is_ahead:
+            self._records = 0
+        elif channel.part and channel.part_since != self._part_since:
+            self._records += 1  # behind that message, or where there is none
+        has_part = channel.part not in (0, self._part) and self._records <= 1
         is_arriving = has_part or (is_ahead and reader.fed != self._fed)
         self._look_at(reader, channel)
         return self._is_leaving(channel) or is_arriving
