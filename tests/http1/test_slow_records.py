@@ -237,13 +237,17 @@ def test_a_pong_is_not_missed_while_a_message_comes_in_one_record(serving: Servi
 
 
 @pytest.mark.parametrize("sizes", [(60_000,), (30_000, 30_000)], ids=["one", "and the next one"])
+@pytest.mark.parametrize("lead", [0.0, 0.7])
 def test_a_pong_is_not_missed_while_a_message_comes_in_several_records(
-    serving: Serving, sizes: tuple[int, ...]
+    serving: Serving, sizes: tuple[int, ...], lead: float
 ) -> None:
-    """A record takes longer than the time for a pong, and begins in the segment in which another ends."""
+    """A record takes longer than the time for a pong, and begins in the segment in which another ends. The
+    ping is sent within the first record, of which nothing could be read, or in the midst of the message.
+    """
 
     async def main() -> None:
-        async with websocket(serving, 0.4, 0.7) as (wire, client):
+        async with websocket(serving, 0.8 if lead else 0.4, 0.7) as (wire, client):
+            await trio.sleep(lead)
             data = b""
             for size in sizes:
                 message = frame(BINARY, bytes(size))

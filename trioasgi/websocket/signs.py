@@ -46,7 +46,8 @@ class SignsOfLife:
 
     def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
         """A ping is about to be sent."""
-        self._begun = reader.begun
+        # One that begins in a part of a TLS record has begun, as far as can be known.
+        self._begun = reader.begun + (channel.part > 0)
         self._records = 0
         self._look_at(reader, channel)
         self._ping_at = self._acknowledged = 0
