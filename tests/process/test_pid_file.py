@@ -18,6 +18,7 @@ from tests.supervisor.apps import write, write_app
 from tests.support.client import Background, get
 from tests.support.processes import ONE_WORKER, start, start_server, wait_until
 from trioasgi.errors import TrioasgiError
+from trioasgi.process import pid_file as pid_files
 from trioasgi.process.pid_file import pid_file
 from trioasgi.process.signals import AGAIN_AFTER
 
@@ -288,3 +289,21 @@ def test_run_removes_it_too(tmp_path: Path) -> None:
         wait_until((tmp_path / "p").exists, "the file")
         assert server.stop() == 0
         server.wait_for("after False")
+
+
+def test_an_end_at_once_in_the_midst_of_the_removal_removes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A further signal may come there."""
+    left: list[bool] = []
+    real = pid_files._is_at
+
+    def interrupted(fd: int, path: str) -> bool:
+        monkeypatch.setattr(pid_files, "_is_at", real)
+        pid_files.remove_pid_files()
+        left.append(Path(path).exists())
+        return False
+
+    with pid_files.pid_file(str(tmp_path / "server.pid")):
+        monkeypatch.setattr(pid_files, "_is_at", interrupted)
+    assert left == [False]

@@ -58,7 +58,6 @@ class PidFile:
         """
         if self not in _files or os.getpid() != self._pid:  # a fork of this process
             return
-        _files.discard(self)
         try:
             if _is_at(self._fd, self._path):
                 os.unlink(self._path)
@@ -69,7 +68,9 @@ class PidFile:
         except OSError as error:
             logger.warning("the pid file %s cannot be removed: %s", self._path, error)
         finally:
-            os.close(self._fd)
+            if self in _files:  # else a signal has ended this at once, in between
+                _files.discard(self)
+                os.close(self._fd)
 
 
 @contextlib.contextmanager
