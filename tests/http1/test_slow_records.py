@@ -4,7 +4,7 @@ without TLS. The same bytes come at the same moments with TLS and without it.
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,9 @@ import pytest
 import trio
 
 from tests.support.http import echo, request, respond
-from tests.support.sockets import Client, Log, logged, open_stream, run
+from tests.support.openssl import Peer, RecordClient
+from tests.support.sockets import Client, Log, logged, open_stream, run, served
+from tests.support.transports import certificates
 from tests.support.ways import Serving, Wire
 from tests.support.websocket import BINARY, PING, frame, handshake
 from trioasgi.http1.pace import Pace
@@ -51,12 +53,14 @@ def test_a_request_that_comes_slowly_is_answered_though_the_keep_alive_time_out_
     run(main)
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-def test_a_request_that_never_ends_gets_a_408(serving: Serving, codec: str, is_first: bool) -> None:
-    """Its time begins with its first byte, however long the connection was allowed to be idle."""
+@pytest.mark.parametrize(("is_first", "keep_alive"), [(True, 1), (False, 1), (False, 20)])
+def test_a_request_that_never_ends_gets_a_408(
+    serving: Serving, codec: str, is_first: bool, keep_alive: float
+) -> None:
+    """Its time begins with its first byte, however long the connection may be idle."""
 
     async def main() -> None:
-        options = {"http": codec, "timeout_headers": 2, "timeout_keep_alive": 1}
+        options = {"http": codec, "timeout_headers": 2, "timeout_keep_alive": keep_alive}
         connect = serving.connect_only if is_first else serving.connect
         async with serving(echo, **options) as server, connect(server) as (wire, client):
             data = wire.wire(request("/" + "x" * 1000))
@@ -101,6 +105,45 @@ def test_a_part_behind_what_could_be_read_counts_from_then(
                 assert (await client.response()).body == b"GET /whole "
             assert (await client.response()).status == 408
             assert trio.current_time() - began < 3.7
+
+    run(main)
+
+
+def test_an_idle_connection_is_kept_for_longer_than_a_head_may_take(serving: Serving, codec: str) -> None:
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 0.4, "timeout_keep_alive": 2}
+        async with serving(echo, **options) as server, serving.connect(server) as (wire, client):
+            await trio.sleep(1.2)
+            await wire.send_all(request("/behind"))
+            assert (await client.response()).body == b"GET /behind "
+            answered = trio.current_time()
+            assert await client.is_closed()
+            assert 1.9 < trio.current_time() - answered < 3.5
+
+    run(main)
+
+
+def test_a_record_that_holds_nothing_is_no_part_of_a_head(tmp_path: Path, codec: str) -> None:
+    """A key update comes in two parts, before and behind the end of the keep-alive time-out."""
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 1.5, "timeout_keep_alive": 0.5, "lifespan": "off"}
+        with closing(RecordClient()) as records:
+            async with (
+                served(echo, **options, **certificates(tmp_path).options) as server,
+                await open_stream(server) as stream,
+            ):
+                peer = Peer(stream, records)
+                await peer.do_handshake()
+                records.write(request("/"))
+                await peer.flush()
+                assert b"GET / " in await peer.read()
+                records.update_keys()
+                update = records.take()
+                await stream.send_all(update[:10])
+                await trio.sleep(1)
+                await stream.send_all(update[10:])
+                assert await peer.read() == b""  # and no 408
 
     run(main)
 

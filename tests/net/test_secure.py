@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from tests.net.pairs import arrival, clog, hub_pair, read_exactly
-from tests.support.openssl import RecordClient
+from tests.support.openssl import Peer, RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
 from tests.support.turns import BusyTask, counted_turns
@@ -34,32 +34,6 @@ def server_context(directory: Path) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(made.certfile, made.keyfile)
     return context
-
-
-class Peer:
-    """The client: its records, and its stream."""
-
-    def __init__(self, stream: trio.abc.HalfCloseableStream, records: RecordClient) -> None:
-        self.stream = stream
-        self.records = records
-
-    async def do_handshake(self) -> None:
-        while not self.records.do_handshake():
-            await self.flush()
-            self.records.feed(bytes(await self.stream.receive_some(65536)))
-        await self.flush()
-
-    async def flush(self) -> None:
-        await self.stream.send_all(self.records.take())
-
-    async def read(self) -> bytes:
-        """The next bytes of the application; b"" at the end."""
-        while not (data := self.records.read()):
-            received = bytes(await self.stream.receive_some(65536))
-            if not received:
-                return b""
-            self.records.feed(received)
-        return data
 
 
 @contextlib.asynccontextmanager

@@ -17,10 +17,10 @@ import trio
 import trio.testing
 
 from tests.net.pairs import clog, hub_pair
-from tests.net.test_secure import PATIENCE, Peer, secured_pair, server_context
+from tests.net.test_secure import PATIENCE, secured_pair, server_context
 from tests.support.freeing import server_ssl_objects, uncollected
 from tests.support.http import request, respond
-from tests.support.openssl import RecordClient
+from tests.support.openssl import Peer, RecordClient
 from tests.support.sockets import run
 from tests.support.transports import certificates
 from trioasgi import serve_stream

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from tests.net.pairs import clog, hub_pair
-from tests.net.test_secure import PATIENCE, Peer, secured_pair, server_context
-from tests.support.openssl import RecordClient
+from tests.net.test_secure import PATIENCE, secured_pair, server_context
+from tests.support.openssl import Peer, RecordClient
 from tests.support.sockets import run
 from tests.support.turns import BusyTask
 from trioasgi.net.handshake import HANDSHAKE_READ_SIZE, LATE_SECONDS, HubHandshake, TLSStream

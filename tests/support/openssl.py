@@ -7,6 +7,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
+import trio
+
 _SET_GROUPS = 92  # SSL_CTRL_SET_GROUPS_LIST
 
 UPDATE_REQUESTED = 1
@@ -89,3 +91,29 @@ class RecordClient:
         buffer = ctypes.create_string_buffer(65536)
         size = self._read(self._ssl, buffer, len(buffer))
         return buffer.raw[:size] if size > 0 else b""
+
+
+class Peer:
+    """The client: its records, and its stream."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, records: RecordClient) -> None:
+        self.stream = stream
+        self.records = records
+
+    async def do_handshake(self) -> None:
+        while not self.records.do_handshake():
+            await self.flush()
+            self.records.feed(bytes(await self.stream.receive_some(65536)))
+        await self.flush()
+
+    async def flush(self) -> None:
+        await self.stream.send_all(self.records.take())
+
+    async def read(self) -> bytes:
+        """The next bytes of the application; b"" at the end."""
+        while not (data := self.records.read()):
+            received = bytes(await self.stream.receive_some(65536))
+            if not received:
+                return b""
+            self.records.feed(received)
+        return data

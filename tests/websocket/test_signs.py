@@ -78,6 +78,35 @@ def test_records_ahead_of_a_message_do_not_count_behind_it() -> None:
     watch = Watch(Peer())
     assert watch.sees(begun=0, fed=0, within=False, record=1, part=100)
     assert watch.sees(begun=1, fed=1, within=True, record=2, part=50)
-    assert watch.sees(begun=1, fed=2, within=False, record=3, part=500)
-    assert watch.sees(begun=1, fed=2, within=False, record=4, part=600)
-    assert not watch.sees(begun=1, fed=2, within=False, record=5, part=500)
+    assert watch.sees(begun=1, fed=2, within=False, record=3, part=500)  # the pong may be in it
+    assert not watch.sees(begun=1, fed=2, within=False, record=4, part=600)
+
+
+def test_short_messages_in_long_records_some_of_which_are_split_are_no_reason_for_long() -> None:
+    """Each record ends within a message. What is whole in it does not count as begun."""
+    watch = Watch(Peer(part=100, part_since=1))
+    seen = [watch.sees(begun=n, fed=n, within=True, record=n + 1, part=10 * n) for n in range(1, 6)]
+    assert seen == [True, True, False, False, False]
+
+
+def test_short_messages_in_long_records_every_other_of_which_is_split_are_no_reason_for_long() -> None:
+    watch = Watch(Peer(part=100, part_since=1))
+    seen = [
+        watch.sees(begun=(n + 1) // 2, fed=n, within=n % 2 == 1, record=n + 1, part=10 * n)
+        for n in range(1, 9)
+    ]
+    assert seen == [True, True, True, True, False, False, False, False]
+
+
+def test_a_record_that_has_come_whole_since_the_last_look_is_a_sign() -> None:
+    """On plain TCP the same bytes would have been a part of a message at the last look."""
+    watch = Watch(Peer(part=100, part_since=1))
+    assert watch.sees(begun=0, fed=0, within=False, record=1, part=400)
+    # A message that has come whole, and waited for, is not fed.
+    assert watch.sees(begun=0, fed=0, within=False, record=math.inf, part=0)
+    assert not watch.sees(begun=0, fed=0, within=False, record=math.inf, part=0)
+
+
+def test_a_record_that_came_whole_between_two_looks_is_none() -> None:
+    watch = Watch(Peer())
+    assert not watch.sees(begun=0, fed=1, within=False, record=math.inf, part=0)

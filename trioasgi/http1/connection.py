@@ -67,6 +67,7 @@ class HTTP1Connection(ConnectionState):
     """
 
     __slots__ = (
+        "_began",
         "_context",
         "_deadline",
         "_exchange",
@@ -91,6 +92,7 @@ class HTTP1Connection(ConnectionState):
     ) -> None:
         super().__init__(channel, info, settings, start_task)
         self.phase = _NEW
+        self._began = math.inf  # when it began to wait for a request
         self._deadline = math.inf  # `drain` may be called before `run`
         self._giving_up: GivingUp | None = None
         self._request_deadline = math.inf  # what `--request-timeout` sets for the call that is under way
@@ -113,9 +115,12 @@ class HTTP1Connection(ConnectionState):
         """
         task, base, handler = current_task(), self._context, self._handler
         turn = self._turn
-        keep_alive = self.settings.timeout_keep_alive
+        settings = self.settings
+        keep_alive = settings.timeout_keep_alive
+        if self.info.tls is not None:
+            keep_alive = min(keep_alive, settings.timeout_headers)  # then `_waits_on` looks at what has come
         # The first byte of a new connection has the time-out of a head.
-        patience = self.settings.timeout_headers if self.phase is _NEW else keep_alive
+        patience = settings.timeout_headers if self.phase is _NEW else keep_alive
         self.scope = scope
         self.lends_scope = False
         innermost = task._cancel_status
@@ -172,8 +177,7 @@ class HTTP1Connection(ConnectionState):
         """
         reader = self.reader
         channel = self.channel
-        now = self._now  # CPython 3.11 calls a local function faster than an attribute
-        began = now()
+        self._began = began = self._now()
         self._deadline = began + patience
         has_data = reader.has_more
         try:
@@ -186,8 +190,7 @@ class HTTP1Connection(ConnectionState):
                     try:
                         data = await channel.receive()
                     except TimeoutError:
-                        if self.phase is not _HEAD and channel.part:
-                            self._begin_head(max(began, min(channel.part_since, now())))
+                        if self._waits_on():
                             continue
                         data = await self._receive_late()
                     if not data:
@@ -258,16 +261,11 @@ class HTTP1Connection(ConnectionState):
         """Since when it has waited for the first byte of a request, by Trio's clock. None if it does not, or
         was told to drain.
         """
-        if self.draining or self._deadline == math.inf:
+        began, channel = self._began, self.channel
+        if self.draining or began == math.inf or (self.phase is not _IDLE and self.phase is not _NEW):
             return None
-        settings, channel = self.settings, self.channel
-        if self.phase is _NEW:
-            began = self._deadline - settings.timeout_headers
-        elif self.phase is _IDLE:
-            began = self._deadline - settings.timeout_keep_alive
-        else:
-            return None
-        is_coming = channel.part and self._now() < max(channel.part_since, began) + settings.timeout_headers
+        since = max(channel.part_since, began)
+        is_coming = channel.part and self._now() < since + self.settings.timeout_headers
         return None if is_coming else began
 
     def response_over(self) -> None:
@@ -407,9 +405,28 @@ class HTTP1Connection(ConnectionState):
         self.phase = _HEAD
         self._deadline = began + self.settings.timeout_headers
 
+    def _waits_on(self) -> bool:
+        """The deadline for the first byte has passed. Is there a later one?
+
+        Over TLS the first bytes may be in a part of a record. Nobody tells when that begins to come, so a
+        connection that may be idle for longer than a head may take looks for it now and then.
+        """
+        settings, channel, now = self.settings, self.channel, self._now()
+        if self.phase is _HEAD:
+            return False
+        if channel.part:
+            self._begin_head(max(self._began, min(channel.part_since, now)))
+            return True
+        end = self._began + settings.timeout_keep_alive
+        if self.phase is _NEW or self.draining or self._deadline >= end:
+            return False
+        self._deadline = min(end, now + settings.timeout_headers)
+        return True
+
     @property
     def _has_begun_head(self) -> bool:
-        return self.phase is _HEAD or self.reader.holds_data
+        """A part of a TLS record may have been of one that holds no data. Then nothing has begun."""
+        return self.reader.holds_data or self.channel.part > 0
 
     async def _receive_late(self) -> bytes:
         """The deadline has passed. Return what has arrived at the same moment; b"" if nothing has.

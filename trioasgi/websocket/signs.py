@@ -22,6 +22,7 @@ class SignsOfLife:
         "_acknowledged",
         "_begun",
         "_fed",
+        "_last",
         "_part",
         "_part_since",
         "_ping_at",
@@ -32,22 +33,24 @@ class SignsOfLife:
     def __init__(self) -> None:
         self._begun = 0
         """How many messages had begun when the ping was sent."""
+        self._last = 0
+        """The number of the last message behind which the pong may be."""
         self._fed = 0
         self._part = 0
         self._part_since = math.inf
-        self._records = 0
-        """How many TLS records have begun behind such a message, as far as the looks tell. What is in the
-        first of them is not known; the pong could have come before the next.
-        """
         self._was_within = False
+        """Was a message, or a TLS record, under way at the last look?"""
+        self._records = 0
+        """How many records have begun outside of messages since the ping, as far as the looks tell."""
         self._acknowledged = 0
         self._ping_at = 0
         """What the peer has to acknowledge until it has the ping."""
 
     def note_ping(self, reader: MessageReader, channel: ByteChannel) -> None:
         """A ping is about to be sent."""
-        # One that begins in a part of a TLS record has begun, as far as can be known.
-        self._begun = reader.begun + (channel.part > 0)
+        self._begun = reader.begun
+        # A message that begins in a part of a TLS record has begun, as far as can be known.
+        self._last = reader.begun + (channel.part > 0) + 1
         self._records = 0
         self._look_at(reader, channel)
         self._ping_at = self._acknowledged = 0
@@ -61,20 +64,24 @@ class SignsOfLife:
         """Since the last look, has a part of a message come behind which the pong may be, or has the peer
         taken a part of what is ahead of the ping?
         """
-        is_within = reader.is_within_message or self._was_within
-        is_ahead = is_within and reader.begun <= self._begun + 1  # else the pong could have come in between
-        if is_ahead:
-            self._records = 0
-        elif channel.part and channel.part_since != self._part_since:
-            self._records += 1  # behind that message, or where there is none
-        has_part = channel.part not in (0, self._part) and self._records <= 1
-        is_arriving = has_part or (is_ahead and reader.fed != self._fed)
+        is_within = reader.is_within_message or channel.part > 0 or self._was_within
+        is_arriving = is_within and self._has_come(reader, channel)
+        if channel.part and channel.part_since != self._part_since and not reader.is_within_message:
+            self._records += 1
+        # What is in such a record is not known. The first may be the beginning of a message, or have the
+        # pong; behind a message, another one may have it. The pong could have come before any further one.
+        is_ahead = reader.begun <= self._last and self._records <= 1 + (reader.begun > self._begun)
         self._look_at(reader, channel)
-        return self._is_leaving(channel) or is_arriving
+        return self._is_leaving(channel) or (is_arriving and is_ahead)
+
+    def _has_come(self, reader: MessageReader, channel: ByteChannel) -> bool:
+        """Have bytes come since the last look? A record that is whole now has no part any more."""
+        now = reader.fed, channel.part, channel.part_since
+        return now != (self._fed, self._part, self._part_since)
 
     def _look_at(self, reader: MessageReader, channel: ByteChannel) -> None:
-        self._fed, self._was_within = reader.fed, reader.is_within_message
-        self._part, self._part_since = channel.part, channel.part_since
+        self._fed, self._part, self._part_since = reader.fed, channel.part, channel.part_since
+        self._was_within = reader.is_within_message or self._part > 0
 
     def _is_leaving(self, channel: ByteChannel) -> bool:
         before = self._acknowledged
