@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -87,6 +88,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # The suite starts several hundred interpreters. Where the environment forbids compiled code, each of them
     # compiles the whole server, and each worker of xdist all tests. Both inherit the variable.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell without job control starts what is in its background so. Tests that press Ctrl-C would fail.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.dont_write_bytecode = False
     config.addinivalue_line(
         "markers", "streams(*names): the test runs over these streams alone (tests/support/streams.py)"

@@ -56,6 +56,31 @@ async def app(scope, receive, send):
 """
 
 
+SLOW_SHUTDOWN = """
+import time
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    time.sleep(4.5)
+    print("all is written", flush=True)
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
+def test_a_shutdown_that_blocks_the_loop_has_its_time_though_the_grace_is_over(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    """It takes longer than the grace, and three seconds more."""
+    write(tmp_path, SLOW_SHUTDOWN)
+    with start_server("app:app", *options, "--timeout-graceful-shutdown", "0", cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        assert server.stop() == 0, server.output.text
+        assert server.output.count("all is written") == 1
+
+
 SHIELDED = """
 import trio
 

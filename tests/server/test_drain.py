@@ -257,6 +257,46 @@ def test_what_exceeds_the_grace_has_its_line_in_the_access_log(codec: str, path:
 
 
 @both_codecs
+@pytest.mark.parametrize("how", ["drain", "cancel"])
+def test_a_call_that_shields_itself_is_told_that_the_server_has_ended_its_connection(
+    codec: str, how: str
+) -> None:
+    """And not that its client has left."""
+    entered = trio.Event()
+    told: list[object] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        entered.set()
+        with trio.CancelScope(shield=True):
+            told.append((await receive()).get("reason"))
+            with pytest.raises(OSError, match="waits no longer") as caught:
+                await respond(send, b"late")
+            told.append(str(caught.value))
+
+    async def main() -> None:
+        options = {"http": codec, "lifespan": "off", "timeout_graceful_shutdown": 0.2}
+        with logged() as log:
+            async with trio.open_nursery() as nursery:
+                server = await nursery.start(
+                    functools.partial(serve, app, Config(bind=FREE).replace(**options))
+                )
+                async with await open_stream(server) as client:
+                    await client.send_all(request("/"))
+                    await entered.wait()
+                    if how == "drain":
+                        await server.drain()
+                    else:
+                        nursery.cancel_scope.cancel()
+                        with trio.CancelScope(shield=True):
+                            await server.wait_closed()
+            assert log.count(r'"GET / HTTP/1\.1" 444 0B .* cut$') == 1
+        assert told == ["ended, as the server waits no longer"] * 2
+
+    run(main)
+
+
+@both_codecs
 def test_no_grace_at_all(codec: str) -> None:
     async def main() -> None:
         app = Lived()

@@ -27,7 +27,8 @@ NonEmpty = Annotated[str, msgspec.Meta(min_length=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
-Processes = Annotated[int, msgspec.Meta(ge=1, le=1000)]
+MOST_WORKERS = 1000
+Processes = Annotated[int, msgspec.Meta(ge=1, le=MOST_WORKERS)]
 """A mistake in typing must not fill the machine."""
 Backlog = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 """As listen(2) takes it."""

@@ -340,15 +340,15 @@ class HTTP1Connection(ConnectionState):
 
     def cut(self) -> None:
         """As `server.protocols.Connection.cut`."""
-        must_reset = self._must_reset
-        exchange, self._exchange = self._exchange, None  # they refer to each other
-        if exchange is not None and self.phase is _BUSY:
-            exchange.cut_off("ended, as the server waits no longer")
-        end_now(self.channel, resets=must_reset)
+        self.abort()
+        self._exchange = None  # they refer to each other
 
     def abort(self) -> None:
-        """As `server.protocols.Connection.abort`."""
-        end_now(self.channel, resets=self._must_reset)
+        """As `server.protocols.Connection.abort`. A call that shields itself goes on, without its client."""
+        must_reset, exchange = self._must_reset, self.exchange_under_way
+        if exchange is not None:
+            exchange.cut_off("ended, as the server waits no longer")
+        end_now(self.channel, resets=must_reset)
 
     @property
     def _must_reset(self) -> bool:

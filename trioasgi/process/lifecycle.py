@@ -26,7 +26,9 @@ from trioasgi.observe.text import cut, tidy
 from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.paths import anchored, current_directory
 from trioasgi.process.signals import wake_no_loop
+from trioasgi.server.gate import WITHOUT_SUPERVISOR
 from trioasgi.server.handle import begin_last_drain, grace_of
+from trioasgi.server.progress import ServerPhase
 from trioasgi.server.serve import serve_alone, serve_copies
 from trioasgi.tasks import start_soon
 
@@ -95,7 +97,7 @@ class Lifecycle:
         on_serving: Callable[[], None] = lambda: None,
         on_draining: OnDraining = lambda _, __, ___: None,
         on_stuck: Callable[[Failure], None] | None = None,
-        supervised: UnderSupervisor | None = None,
+        supervised: UnderSupervisor = WITHOUT_SUPERVISOR,
     ) -> None:
         self.stage = Stage.LOADING
         self.has_served = False
@@ -215,7 +217,7 @@ class Lifecycle:
         """Ask the run to accept connections, if it waits for that or is about to. False as for
         `request_drain`.
         """
-        gate = None if self._supervised is None else self._supervised.gate
+        gate = self._supervised.gate
         return gate is not None and self.call_soon(gate.open)
 
     def request_drain(self, reason: str, *, final: bool = False, grace: float | None = None) -> bool:
@@ -235,6 +237,11 @@ class Lifecycle:
     def server(self) -> Server | None:
         """The server, once it is made, which is before its application starts."""
         return self._made
+
+    @property
+    def shuts_down(self) -> bool:
+        """Are all requests over, so that the application's lifespan shuts down, or is about to?"""
+        return self._made is not None and self._made.phase is ServerPhase.STOPPING
 
     def answers(self, seconds: float) -> bool:
         """Does the loop answer within `seconds`? Call it from another thread."""

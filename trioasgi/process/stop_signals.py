@@ -166,7 +166,7 @@ class StopSignals:
             )
         if self._guards.over.wait(deadline - time.monotonic()):
             return
-        if self._lifecycle.answers(LOOP_ANSWERS):
+        if self._lifecycle.shuts_down or self._lifecycle.answers(LOOP_ANSWERS):
             limit += self._config.timeout_shutdown
             if self._guards.over.wait(self._config.timeout_shutdown):
                 return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from trioasgi.config.bounded import MOST_WORKERS
 from trioasgi.errors import RollError
 from trioasgi.net.listeners import socket_address
 from trioasgi.net.redirecting import is_redirecting, redirecting_urls
@@ -130,11 +131,11 @@ class SupervisorHandle(metaclass=NoPublicConstructor):
         """Have so many workers. New ones start, or the last ones drain, after this returns. When the
         supervisor drains, it has no effect.
 
-        Raises ValueError for a number below 1, and RuntimeError in another Trio run.
+        Raises ValueError for a number below 1 or above 1000, and RuntimeError in another Trio run.
         """
         self._refuse_other_run("scale")
-        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
-            raise ValueError(f"workers must be an integer of at least 1, not {workers!r}")
+        if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
+            raise ValueError(f"workers must be an integer from 1 to {MOST_WORKERS}, not {workers!r}")
         self._supervisor.post(ScaleWanted(workers, Promise()))
 
     async def drain(self, grace: float | None = None) -> None:

@@ -8,7 +8,7 @@ gate is opened. Meanwhile it may serve private connections, whose other ends the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import trio
@@ -75,3 +75,8 @@ class UnderSupervisor(msgspec.Struct, frozen=True):
     """Called when it has served its number of requests. It goes on serving; None: it drains."""
     on_done_accepting: Callable[[], None] = lambda: None
     """Called once in the loop, when its listening sockets are closed, whether it has served or not."""
+    on_shutdown: Callable[[], None] = lambda: None
+    """Called in the loop when the lifespan of the application is about to shut down."""
+
+
+WITHOUT_SUPERVISOR: Final = UnderSupervisor()

@@ -26,6 +26,7 @@ from trioasgi.server.assembly import (
 )
 from trioasgi.server.drain import Drain
 from trioasgi.server.flat_errors import FlatErrors, with_earlier
+from trioasgi.server.gate import WITHOUT_SUPERVISOR
 from trioasgi.server.handshakes import FailedHandshakes
 from trioasgi.server.progress import ServerPhase
 from trioasgi.server.thread_limit import allowing_threads
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from trioasgi.config import Config
     from trioasgi.server.assembly_tls import Loaded
+    from trioasgi.server.gate import UnderSupervisor
     from trioasgi.server.given import Given
     from trioasgi.server.handle import Server
     from trioasgi.server.progress import Progress
@@ -55,7 +57,7 @@ logger = logging.getLogger("trioasgi")
 
 class Hosting:
     """Runs the application for `server`, from its start-up to its shutdown, and notes the `progress`.
-    `on_limit` is called when the number of requests is reached; None: the server drains then.
+    `supervised` has what it leaves to a supervisor.
 
     Raises TLSError.
     """
@@ -68,10 +70,10 @@ class Hosting:
         server: Server,
         progress: Progress,
         on_stuck: OnStuck | None = None,
-        on_limit: Callable[[], None] | None = None,
+        supervised: UnderSupervisor = WITHOUT_SUPERVISOR,
     ) -> None:
         self.config = config
-        self._on_limit = on_limit
+        self._supervised = supervised
         self.progress = progress
         self.access_log = access_log(config)
         self._lost: TrioasgiError | None = None
@@ -155,6 +157,7 @@ class Hosting:
                         try:
                             await self.drain.end_background()
                         finally:  # Ctrl-C may come anywhere
+                            self._supervised.on_shutdown()
                             await self._lifespan.shutdown()
                 except TrioasgiError as exc:
                     # Raised outside of the nursery, which would put it into a group.
@@ -231,8 +234,8 @@ class Hosting:
         )
 
     def _on_max_requests(self) -> None:
-        if self._on_limit is not None:
-            self._on_limit()
+        if self._supervised.on_limit is not None:
+            self._supervised.on_limit()
             return
         logger.info("the limit of requests for one worker is reached (--limit-max-requests); it stops")
         self.progress.has_reached_limit = True

@@ -21,6 +21,7 @@ from trioasgi.net.redirecting import open_all_listeners_in_loop
 from trioasgi.observe.startup import log_remarks
 from trioasgi.server.application import check_app
 from trioasgi.server.assembly import resolve_certificate
+from trioasgi.server.gate import WITHOUT_SUPERVISOR
 from trioasgi.server.given import NOTHING_GIVEN, Prepared, check_given
 from trioasgi.server.progress import Listening
 from trioasgi.server.tree import NurseryTree
@@ -156,7 +157,7 @@ async def serve_copies(
     *,
     on_stuck: OnStuck | None = None,
     on_made: OnMade | None = None,
-    supervised: UnderSupervisor | None = None,
+    supervised: UnderSupervisor = WITHOUT_SUPERVISOR,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """As `serve`, in a worker. `sockets` are its own copies of sockets on which other workers listen too.

@@ -22,7 +22,7 @@ from trioasgi.server.acceptor import Acceptor
 from trioasgi.server.assembly import codec_factory, forwarding, grace, redirecting_settings
 from trioasgi.server.connections import Connections
 from trioasgi.server.drain import abort_when_cancelled
-from trioasgi.server.gate import UnderSupervisor
+from trioasgi.server.gate import WITHOUT_SUPERVISOR
 from trioasgi.server.handle import Server
 from trioasgi.server.hosting import Counting, Hosting
 from trioasgi.server.progress import Listening, Progress
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from trioasgi.config import Config
+    from trioasgi.server.gate import UnderSupervisor
     from trioasgi.server.given import Given
     from trioasgi.server.hosting import OnStuck
     from trioasgi.server.redirecting import Redirects
@@ -54,10 +55,9 @@ class NurseryTree:
         given: Given,
         on_stuck: OnStuck | None = None,
         stop_hint: str | None = None,
-        supervised: UnderSupervisor | None = None,
+        supervised: UnderSupervisor = WITHOUT_SUPERVISOR,
     ) -> None:
         self._config = config
-        supervised = UnderSupervisor() if supervised is None else supervised
         self._gate = supervised.gate
         self._on_done_accepting = supervised.on_done_accepting
         self._stop_hint = stop_hint
@@ -67,9 +67,7 @@ class NurseryTree:
         served = [sock for sock in sockets if not is_redirecting(sock)]
         redirecting = redirecting_urls(sockets)
         self.server = Server._create([(sock, tls) for sock in served], self._progress, redirecting)
-        self._hosting = Hosting(
-            app, config, given, self.server, self._progress, on_stuck, supervised.on_limit
-        )
+        self._hosting = Hosting(app, config, given, self.server, self._progress, on_stuck, supervised)
         # Another server may use an inherited socket too.
         owns_sockets = not any(map(is_inherited, config.every_bind))
         self._redirects = self._make_redirects(served) if redirecting else None

@@ -2,7 +2,7 @@
 
     supervisor ─► worker   stdin    Order first, then commands; end of file: the supervisor is gone
     worker ─► supervisor   a socket of their own: Starting, Waiting, Ready, Due, Draining, DoneAccepting,
-                           Heartbeat, Dumped, Located, then Stopped or Failed
+                           ShuttingDown, Heartbeat, Dumped, Located, then Stopped or Failed
 
 A standby gets StandBy before its order, so that it knows that the order comes later.
 
@@ -128,6 +128,12 @@ class DoneAccepting(msgspec.Struct, frozen=True, tag_field="report", tag="done_a
     """
 
 
+class ShuttingDown(msgspec.Struct, frozen=True, tag_field="report", tag="shutting_down"):
+    """The application's lifespan is about to shut down, in at most `timeout_shutdown` seconds. It may block
+    the loop.
+    """
+
+
 class Heartbeat(msgspec.Struct, frozen=True, tag_field="report", tag="heartbeat"):
     """The worker's loop runs. The loop itself sends this every `heartbeat_interval` seconds."""
 
@@ -176,6 +182,7 @@ Report = (
     | Due
     | Draining
     | DoneAccepting
+    | ShuttingDown
     | Heartbeat
     | Dumped
     | Located

@@ -44,6 +44,8 @@ class Vigil:
         """The application's start-up is complete."""
         self.leaving = trio.Event()
         """The worker drains."""
+        self.shuts_down = False
+        """Has the application's lifespan begun to shut down?"""
         self.finished = trio.Event()
         """The server has ended, and the process is about to."""
         self._leaving_scope = trio.CancelScope()
@@ -126,12 +128,14 @@ class Vigil:
         await self.leaving.wait()
         with self._leaving_scope:
             await self.finished.wait()
-        if not self.finished.is_set() and self._silence < MARGIN:
-            # Its loop runs: the application shuts down, which has a deadline of its own.
+        limit = self._grace
+        if not self.finished.is_set() and (self.shuts_down or self._silence < MARGIN):
+            # If its loop runs, the application shuts down, or is about to. That has a deadline of its own.
+            limit += self.config.timeout_shutdown
             with trio.move_on_after(self.config.timeout_shutdown):
                 await self.finished.wait()
         if self.finished.is_set():
             await trio.sleep(MARGIN)
             kill("has stopped serving but does not end (is it waiting for a thread?)")
         else:
-            kill(f"did not stop within {self._grace:g} s and {MARGIN:g} s more")
+            kill(f"did not stop within {limit:g} s and {MARGIN:g} s more")

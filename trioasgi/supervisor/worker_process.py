@@ -41,6 +41,7 @@ from .messages import (
     Ready,
     ReopenLogsCommand,
     Report,
+    ShuttingDown,
     Starting,
     Stopped,
     Waiting,
@@ -348,6 +349,8 @@ class WorkerProcess:
             case DoneAccepting():
                 self.may_accept = self.has_sockets = False
                 self._post(WorkerDoneAccepting(self))
+            case ShuttingDown():
+                vigil.shuts_down = True
             case Stopped():
                 vigil.leaving.set()
                 vigil.finished.set()

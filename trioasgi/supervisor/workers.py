@@ -8,6 +8,7 @@ and it waits to be told to accept: so a crash costs milliseconds.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -303,10 +304,10 @@ class Workers:
 
     def scale(self, count: int) -> None:
         """Add slots, or remove those that are needed least, whose workers drain."""
-        while len(self.slots) < count:
-            slot = Slot(self._free_number())
-            self.slots.append(slot)
-            self.slots.sort(key=lambda slot: slot.number)
+        added = [Slot(number) for number in self._free_numbers(count - len(self.slots))]
+        self.slots += added
+        self.slots.sort(key=lambda slot: slot.number)
+        for slot in added:
             self.start(slot)
         while len(self.slots) > count:
             slot = self._least_needed()
@@ -316,9 +317,11 @@ class Workers:
             self._removed.append(slot)
         self.forget_removed()
 
-    def _free_number(self) -> int:
+    def _free_numbers(self, count: int) -> list[int]:
+        """The lowest numbers that no slot has; none if `count` is negative."""
         taken = {slot.number for slot in self.slots}
-        return next(number for number in range(1, len(taken) + 2) if number not in taken)
+        free = (number for number in itertools.count(1) if number not in taken)
+        return list(itertools.islice(free, max(0, count)))
 
     def _least_needed(self) -> Slot:
         """The last of those that are furthest from serving; while all serve, of those with other options than

@@ -43,6 +43,7 @@ from trioasgi.supervisor.messages import (
     LineBuffer,
     Order,
     Ready,
+    ShuttingDown,
     Starting,
     Stopped,
     Waiting,
@@ -192,6 +193,7 @@ def _under_supervisor(order: Order, reports: Reports) -> UnderSupervisor:
         gate,
         on_limit=partial(reports.send, due),
         on_done_accepting=partial(reports.send, DoneAccepting()),
+        on_shutdown=partial(reports.send, ShuttingDown()),
     )
 
 
