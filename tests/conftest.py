@@ -14,7 +14,7 @@ import pytest
 from tests.support.fixtures import codec as codec
 from tests.support.transitions import checked
 from trioasgi.http import response
-from trioasgi.http1 import connection, phase
+from trioasgi.http1 import call_deadlines, phase
 from trioasgi.net import reading, records, writing
 from trioasgi.observe.logs import ACCESS, SERVER
 from trioasgi.websocket import sending, session, state
@@ -26,7 +26,7 @@ checked(sending.SendingSide, "state", state.SESSION_TRANSITIONS)
 checked(session.WebSocketSession, "_read_by", state.READ_BY_TRANSITIONS)
 checked(writing.WritingHalf, "_write_state", writing.TRANSITIONS)
 checked(response.Response, "phase", response.TRANSITIONS)
-checked(connection.HTTP1Connection, "phase", phase.TRANSITIONS)
+checked(call_deadlines.CallDeadlines, "phase", phase.TRANSITIONS)
 
 
 @pytest.fixture(autouse=True)

@@ -24,14 +24,13 @@ from trio.lowlevel import current_task
 from trioasgi.errors import ClientDisconnected
 from trioasgi.http.response import PARTIAL, ResponsePhase
 from trioasgi.http.served import Served
+from trioasgi.http1.call_deadlines import CallDeadlines
 from trioasgi.http1.closing import end_now, linger, skip_body
 from trioasgi.http1.exchange import HTTP1Exchange
-from trioasgi.http1.giving_up import GivingUp
 from trioasgi.http1.phase import ConnectionPhase
-from trioasgi.http1.refusals import Cancelled, error_answer, refusal_text, refuse_cancelled
+from trioasgi.http1.refusals import error_answer, refusal_text
 from trioasgi.http1.rule import RequestError, Rule
 from trioasgi.http1.settings import GivesUp
-from trioasgi.http1.state import ConnectionState
 from trioasgi.net.channel import LATE_READS
 from trioasgi.net.turns import wait_for_long_step
 from trioasgi.nurseries import abandon_nurseries, report_left_open
@@ -59,7 +58,7 @@ _NO_SCOPE: Final = trio.CancelScope()
 """What a connection has that is over. No task is in its block."""
 
 
-class HTTP1Connection(ConnectionState):
+class HTTP1Connection(CallDeadlines):
     """Serves the requests of one connection, one after the other, in the task that calls `run`.
 
     Each call begins with the context variables of `context`. The caller starts the task in a copy of it:
@@ -70,14 +69,10 @@ class HTTP1Connection(ConnectionState):
         "_began",
         "_context",
         "_deadline",
-        "_exchange",
-        "_giving_up",
         "_handler",
         "_now",
         "_on_handover",
-        "_request_deadline",
         "_turn",
-        "phase",
     )
 
     def __init__(
@@ -94,11 +89,11 @@ class HTTP1Connection(ConnectionState):
         self.phase = _NEW
         self._began = math.inf  # when it began to wait for a request
         self._deadline = math.inf  # `drain` may be called before `run`
-        self._giving_up: GivingUp | None = None
-        self._request_deadline = math.inf  # what `--request-timeout` sets for the call that is under way
+        self._giving_up = None
+        self._request_deadline = math.inf
         self._handler = handler
         self._context = context
-        self._exchange: HTTP1Exchange | None = None
+        self._exchange = None
         self._now = trio.lowlevel.current_clock().current_time  # read for each request
         self._turn = 0
         self._on_handover = on_handover
@@ -268,29 +263,6 @@ class HTTP1Connection(ConnectionState):
         is_coming = channel.part and self._now() < since + self.settings.timeout_headers
         return None if is_coming else began
 
-    def response_over(self) -> None:
-        scope, exchange = self.scope, self._exchange
-        if scope.deadline != math.inf:
-            # The accepted handshake of a WebSocket is a response, but the call has only begun.
-            is_websocket = exchange is not None and exchange.status == 101
-            scope.deadline = self._own_deadline() if is_websocket else math.inf
-        if self._giving_up is not None:
-            self._giving_up.pending = False
-
-    def _own_deadline(self) -> float:
-        """The deadline that the application has set for the call that is under way; infinity if none."""
-        deadline = self.scope.deadline
-        if self._giving_up is not None:
-            deadline = self._giving_up.deadline_before(deadline)
-        return math.inf if deadline == self._request_deadline else deadline
-
-    def _set_deadline(self) -> None:
-        if self.settings.request_timeout:
-            self._request_deadline = trio.current_time() + self.settings.request_timeout
-            self.scope.deadline = self._request_deadline
-        if self.channel.hung_up:
-            self._note_gone()
-
     @property
     def exchange_under_way(self) -> HTTP1Exchange | None:
         return self._exchange if self.phase is _BUSY else None
@@ -299,34 +271,6 @@ class HTTP1Connection(ConnectionState):
     def call_under_way(self) -> HTTP1Exchange | None:
         exchange = self.exchange_under_way
         return None if exchange is None or exchange.scope is None else exchange
-
-    def _note_gone(self) -> None:
-        if self.phase is _CLOSING:
-            return  # no call is under way any more
-        self.attends = True
-        self._watch().begin(self)
-
-    def attend(self) -> None:
-        self._watch().attend(self)
-
-    def note_lost(self) -> None:
-        if self.settings.gives_up is not GivesUp.NEVER:
-            self._watch().begin(self, lost=True)
-
-    def _watch(self) -> GivingUp:
-        """What cancels a call after its client has gone."""
-        if self._giving_up is None:
-            self._giving_up = GivingUp()
-        return self._giving_up
-
-    def end_cancelled(self) -> None:
-        """The scope was cancelled, by the deadline of a call or by the application: answer in place of the
-        call, or cut.
-        """
-        exchange = self._exchange
-        if exchange is not None and exchange.can_fail:
-            late = trio.current_time() >= self.scope.deadline
-            refuse_cancelled(exchange, self.info.peer, self._why_cancelled(late=late))
 
     async def _finish(self, exchange: HTTP1Exchange) -> bool:
         """End an exchange whose call is over, but whose task or cancel scope could not go on. True if the
@@ -365,14 +309,6 @@ class HTTP1Connection(ConnectionState):
         channel = self.channel
         is_whole = exchange.has_its_length and not channel.unsent  # the application has not said that it is
         return not is_whole and channel.undelivered <= delivered
-
-    def _why_cancelled(self, *, late: bool) -> Cancelled:
-        deadline = self.scope.deadline
-        if not late:
-            return Cancelled.BY_APPLICATION
-        if self._giving_up is not None and self._giving_up.has_set(deadline):
-            return Cancelled.CLIENT_GONE
-        return Cancelled.REQUEST_TIMEOUT if deadline == self._request_deadline else Cancelled.OWN_DEADLINE
 
     def drain(self) -> None:
         """Finish the request that is under way, and take no more."""

@@ -1,6 +1,4 @@
-"""The response of an HTTP/1 exchange: its framing, what leaves in one send, and how it is cut (RFC 9112, 6
-and 7).
-"""
+"""The response of an HTTP/1 exchange: its framing, and what leaves in one send (RFC 9112, 6 and 7)."""
 
 from __future__ import annotations
 
@@ -10,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trioasgi.errors import BodyLengthError, ClientDisconnected
-from trioasgi.http.exchange import Exchange
 from trioasgi.http.response import BODILESS, ResponsePhase
 from trioasgi.http1.encoder import (
     CONNECTION_CLOSE,
@@ -19,6 +16,7 @@ from trioasgi.http1.encoder import (
     encode_trailers,
 )
 from trioasgi.http1.framing import Framing, choose_framing, encode_end, frame_file
+from trioasgi.http1.losing import Failure, LosableResponse
 from trioasgi.http1.refusals import error_answer
 
 if TYPE_CHECKING:
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
 
     from trioasgi.http.request import Header
     from trioasgi.http.response_fields import GivenField
-    from trioasgi.http1.state import ConnectionState
 
 JOIN_BELOW: Final = 64 * 1024
 """A body of at most so many bytes is copied behind its head, so that one send takes both. For a larger one a
@@ -37,9 +34,6 @@ SMALL_CHUNK: Final = 4096
 """The data of a chunk of at most so many bytes is copied between its size and its end: one piece costs less
 than three.
 """
-
-ALERT_SIZE: Final = 64
-"""TLS's last words are shorter."""
 
 _NOT_STARTED: Final = ResponsePhase.NOT_STARTED
 _STARTED: Final = ResponsePhase.STARTED
@@ -54,18 +48,7 @@ _CHUNKED: Final = Framing.CHUNKED
 _CLOSE: Final = Framing.CLOSE
 
 
-class _Failure:
-    """Why a response was refused or cut; `lost` counts bytes that had not left when the connection broke."""
-
-    __slots__ = ("by_server", "lost", "reason")
-
-    def __init__(self, reason: str, by_server: bool = False, lost: int | None = None) -> None:
-        self.reason = reason
-        self.by_server = by_server
-        self.lost = lost
-
-
-class HTTP1Response(Exchange):
+class HTTP1Response(LosableResponse):
     """The response of an exchange.
 
     If the length is known, or there is no body, the head waits for the first piece of body, so that one send
@@ -74,61 +57,21 @@ class HTTP1Response(Exchange):
     """
 
     __slots__ = (
-        "_connection",
-        "_failure",
-        "_framing",
-        "_head",
         "_in_file",
         "_owes_continue",
-        "_recallable",
         "_trailers",
         "_waited_for",
-        "close_after",
     )
 
-    # `HTTP1Exchange.__init__` sets all of these: an __init__ here would be one more call for each request.
-    _connection: ConnectionState
-    _framing: Framing
-    _head: bytes
-    """Waits for the first piece of body."""
+    # `HTTP1Exchange.__init__` sets all of these.
     _in_file: bool
     """Was a file begun, and not sent whole? The body cannot go on behind a part of it."""
-    _recallable: bytes
-    """A head that has been sent, and may not have left yet."""
     _trailers: bytes
-    _failure: _Failure | None
     _owes_continue: bool
     _waited_for: bool
     """May another task be waiting for the body, or for the client's disconnect?"""
-    close_after: bool
-    """Will the connection be closed after the response?"""
-
-    @property
-    def failure(self) -> str:
-        return "" if self._failure is None else self._failure.reason
-
-    @property
-    def cut_by_server(self) -> bool:
-        return self._failure is not None and self._failure.by_server
-
-    @property
-    def delivered(self) -> int | None:
-        if self.phase is _COMPLETE:
-            return self.sent
-        lost = self._unsent
-        # The bytes of the chunked coding are not counted. They are estimated: fewer than those of the head.
-        framing = len(self._recallable) - 1 if self._framing is _CHUNKED else 0
-        if self._head or not self.status or lost > self.sent + framing:
-            return None
-        return max(0, self.sent - lost)
 
     # What the application gives
-
-    @property
-    def _unsent(self) -> int:
-        """Bytes that have not left; once the connection is broken, those that had not left then."""
-        lost = None if self._failure is None else self._failure.lost
-        return self._connection.channel.unsent if lost is None else lost
 
     def send_informational(self, status: int, headers: Sequence[Header]) -> bool:
         if not self.offers_informational:
@@ -287,16 +230,6 @@ class HTTP1Response(Exchange):
         if self.offers_trailers:
             self._trailers += encode_trailers(headers)
 
-    def cut_off(self, reason: str) -> None:
-        """The connection ends now. Note what has not left yet."""
-        connection = self._connection
-        if not self.over:
-            connection.log_limit(reason)
-            self._note_lost(reason, by_server=not connection.channel.hung_up)
-        elif self.phase is _REFUSED and connection.channel.unsent:
-            self._note_lost(self.failure, by_server=not connection.channel.hung_up)
-        self.end()
-
     def _complete(self) -> None:
         self.phase = _COMPLETE
         connection = self._connection
@@ -311,12 +244,6 @@ class HTTP1Response(Exchange):
             channel.call_back_soon()
         if self._waited_for:
             self._end_waits()
-
-    def _end_waits(self) -> None:
-        """End the waits of other tasks in `receive()`: the exchange is over."""
-        connection = self._connection
-        connection.channel.release_watchers()
-        connection.channel.interrupt_read()  # from here on the connection reads
 
     def _send(self, data: bytes) -> bool:
         try:
@@ -359,56 +286,6 @@ class HTTP1Response(Exchange):
         if self.phase is _ENDING and not channel.unsent:
             self._complete()
 
-    def _stalled(self) -> ClientDisconnected:
-        """Give the response up, because the client takes nothing of it. Return the exception to raise."""
-        if self.phase is _FAILED:  # another task has noted why
-            self._lose(self.failure, by_server=self.cut_by_server)
-        else:
-            self._connection.log_limit("the client took nothing of the response for too long")
-            self._lose("the client stopped reading the response", by_server=True)
-        return ClientDisconnected(self.failure)
-
-    def _broken(self, exc: OSError) -> ClientDisconnected:
-        """Give the response up, because nothing more can be sent. Return the exception to raise."""
-        if self.phase is _FAILED:
-            pass  # another task has noted why, and the connection closes
-        elif isinstance(exc, ConnectionAbortedError):
-            # Not by the client: a piece was given up, or the program has closed the stream. An earlier
-            # response may be on its way, so the connection is left to its close.
-            self._note_lost("a part of the response was given up", by_server=True)
-        else:
-            self._note_lost("the client broke the connection", by_server=False)
-            channel = self._connection.channel
-            if self._may_follow_another():
-                channel.interrupt_writes()
-            else:
-                channel.abort()
-        return ClientDisconnected(self.failure)
-
-    def _may_follow_another(self) -> bool:
-        """May an earlier response still be on its way, which a reset would destroy? On a dead connection it
-        is not; but the client may have broken TLS alone. Off the hub a reset waits for what has left.
-        """
-        channel = self._connection.channel
-        if channel.is_dead or not channel.tells_of_hang_up:
-            return False
-        return channel.undelivered > (self.delivered or 0) + ALERT_SIZE
-
-    def _lose(self, reason: str, *, by_server: bool) -> None:
-        """The connection is broken: end all waits for it, and close it."""
-        self._note_lost(reason, by_server=by_server)
-        self._connection.channel.abort()
-
-    def _note_lost(self, reason: str, *, by_server: bool) -> None:
-        self._connection.note_lost()
-        self._give_up(_Failure(reason, by_server, self._unsent))
-
-    def _give_up(self, failure: _Failure) -> None:
-        self._failure = failure
-        self.phase = _FAILED
-        self.close_after = True
-        self._end_waits()
-
     @property
     def ends_with_connection(self) -> bool:
         """Does only the end of the connection mark the end of the body?"""
@@ -429,7 +306,7 @@ class HTTP1Response(Exchange):
         """As `Exchange.refuse`. The connection closes after the answer."""
         with_body = self.request.method != "HEAD"
         answer, size = error_answer(self._connection.heads, status, reason, with_body=with_body)
-        self._failure = _Failure(reason)
+        self._failure = Failure(reason)
         self.status = status
         self.sent = size
         self.close_after = True
@@ -440,13 +317,6 @@ class HTTP1Response(Exchange):
             return
         self.phase = _REFUSED
         self._end_waits()
-
-    def abort(self, reason: str) -> None:
-        if self.can_fail:
-            connection = self._connection
-            connection.log_limit(reason)
-            has_gone = connection.channel.hung_up or connection.channel.is_broken
-            self._give_up(_Failure(reason, by_server=not has_gone))
 
 
 class _WaitingForClient:
