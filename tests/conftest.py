@@ -17,13 +17,13 @@ from trioasgi.http import response
 from trioasgi.http1 import call_deadlines, phase
 from trioasgi.net import reading, records, writing
 from trioasgi.observe.logs import ACCESS, SERVER
-from trioasgi.websocket import sending, session, state
+from trioasgi.websocket import receiving, sending, state
 
 # Each state machine of the server, which every test in this process thus checks.
 checked(reading.ReadingHalf, "_read_state", reading.TRANSITIONS)
 checked(records.RecordReader, "state", records.TRANSITIONS)
 checked(sending.SendingSide, "state", state.SESSION_TRANSITIONS)
-checked(session.WebSocketSession, "_read_by", state.READ_BY_TRANSITIONS)
+checked(receiving.ReceivingSide, "_read_by", state.READ_BY_TRANSITIONS)
 checked(writing.WritingHalf, "_write_state", writing.TRANSITIONS)
 checked(response.Response, "phase", response.TRANSITIONS)
 checked(call_deadlines.CallDeadlines, "phase", phase.TRANSITIONS)

@@ -30,8 +30,9 @@ from trioasgi.net.stream import HubStream
 from trioasgi.types import Receive, Scope, Send
 from trioasgi.websocket.deflate import STEP_OUT, Inflater
 from trioasgi.websocket.reassembly import EFFORT_AT_ONCE, Control
+from trioasgi.websocket.receiving import READ_COST
 from trioasgi.websocket.sending import YIELD_EVERY as STEPS
-from trioasgi.websocket.session import READ_COST, WebSocketSession
+from trioasgi.websocket.session import WebSocketSession
 
 CHUNKS = 60_000
 """Of one byte each: less than are read and dropped at the most."""
@@ -236,7 +237,7 @@ def test_many_websockets_inflate_no_more_between_two_turns_of_others_than_one_do
     deflater = zlib.compressobj(9, wbits=-12)
     data = deflater.compress(bytes(size)) + deflater.flush(zlib.Z_FULL_FLUSH)
     packed = frame(BINARY, data[:-4], rsv=4)
-    monkeypatch.setattr("trioasgi.websocket.session.Inflater", Counted)
+    monkeypatch.setattr("trioasgi.websocket.receiving.Inflater", Counted)
     turns, go, sent, inflated = BusyTask(), trio.Event(), list[int](), Counter[int]()
     run(main, 60)
     assert sum(inflated.values()) == 2 * size * connections

@@ -13,8 +13,9 @@ from tests.support.http import on_trio
 from tests.support.websocket import PONG, close, frame
 from trioasgi.net.channel import ByteChannel
 from trioasgi.websocket.keepalive import Keepalive
+from trioasgi.websocket.receiving import READ_COST
 from trioasgi.websocket.sending import YIELD_EVERY
-from trioasgi.websocket.session import READ_COST, WebSocketSession
+from trioasgi.websocket.session import WebSocketSession
 from trioasgi.websocket.settings import WebSocketSettings
 from trioasgi.websocket.wsproto_codec import WsprotoCodec
 

@@ -1,27 +1,23 @@
 """`WebSocketSession`: an open WebSocket on a byte channel, from the end of its handshake to its close.
 
-The application's own task reads from the channel when it receives. Unread bytes stay with the kernel. If the
-application does not receive for longer than a tick of the clock, a task stands in for it: that answers pings,
-notices the peer's Close, and queues messages up to a bound. `state.py` has the states.
+`sending.py` and `receiving.py` have its two halves. This module closes it, and does what is due by the clock.
+`state.py` has the states.
 """
 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from trioasgi.net.channel import STALLED_READ
 from trioasgi.net.ticker import NEXT_TICK
-from trioasgi.net.turns import wait_for_long_step
 from trioasgi.net.waiting import Happening
-from trioasgi.websocket.deflate import Inflater
 from trioasgi.websocket.frames import CloseCode, FrameError, Opcode, encode_close, encode_control
-from trioasgi.websocket.pings import PingEvent, PingSchedule
-from trioasgi.websocket.reassembly import Close, Control, MessageReader, Pause, Ping, Pong
-from trioasgi.websocket.sending import LINGER_SECONDS, YIELD_EVERY, SendingSide
+from trioasgi.websocket.pings import PingEvent
+from trioasgi.websocket.receiving import ReceivingSide
+from trioasgi.websocket.sending import LINGER_SECONDS
 from trioasgi.websocket.signs import SignsOfLife
 from trioasgi.websocket.state import ReadBy, SessionState
 
@@ -41,15 +37,6 @@ _LOOK: Final = 0.25
 _PATIENCE: Final = 5.0
 """Seconds in which its kernel must take something. That may do so in steps of 128 KiB and more."""
 
-READ_COST: Final = 4
-"""A read that did not wait counts as so many steps: over TLS it may be many records with few bytes."""
-
-_OPTIONS: Final = {
-    CloseCode.TOO_BIG: " (--websocket-max-size)",
-    CloseCode.INTERNAL_ERROR: " (--websocket-ping-timeout)",
-}
-"""For the log: the option that sets the limit, by close code."""
-
 _OPEN: Final = SessionState.OPEN
 _CLOSING: Final = SessionState.CLOSING
 _FAILED: Final = SessionState.FAILED
@@ -59,29 +46,16 @@ _NOBODY: Final = ReadBy.NOBODY
 _NOBODY_STILL: Final = ReadBy.NOBODY_STILL
 _STAND_IN: Final = ReadBy.STAND_IN
 _HANDING_BACK: Final = ReadBy.HANDING_BACK
-_APPLICATION: Final = ReadBy.APPLICATION
 _FINISH: Final = ReadBy.FINISH
 
-_RECEIVING: Final = (_APPLICATION, _HANDING_BACK, _FINISH)
-"""There is a task in `receive` or `finish`."""
 
-
-class WebSocketSession(SendingSide):
+class WebSocketSession(ReceivingSide):
     """Sends and receives the messages of one WebSocket.
 
     One task at a time may receive. Any number of tasks may send.
     """
 
-    __slots__ = (
-        "_caught_up",
-        "_pings",
-        "_queue",
-        "_queued_size",
-        "_read_by",
-        "_reader",
-        "_signs",
-        "_stood_in",
-    )
+    __slots__ = ("_signs",)
 
     def __init__(
         self,
@@ -94,210 +68,9 @@ class WebSocketSession(SendingSide):
         """Begin on `channel`, after the handshake. `early` are bytes behind the handshake that were read with
         it. The log calls the client `peer`.
         """
-        super().__init__(channel, settings, deflate, peer)
-        codec = settings.codec(deflate=deflate is not None, room=settings.max_size)
-        self._reader = MessageReader(codec, settings.max_size, Inflater(deflate) if deflate else None)
-        if early:
-            self._reader.feed(early)
-        self._queue: deque[str | bytes] | None = None
-        self._queued_size = 0
-        self._read_by = _NOBODY
-        self._stood_in: Happening | None = None  # set when the last task that stood in has ended
-        self._caught_up = False  # had everything been handled when bytes were last read?
-        self._pings = PingSchedule(settings.ping_interval, settings.ping_timeout, channel.now())
+        super().__init__(channel, early, settings, deflate, peer)
         self._signs = SignsOfLife()
         settings.keepalive.add(self)
-
-    # Receiving
-
-    async def receive(self) -> str | bytes | None:
-        """The next message, or None once the session is closed. `close_code` then says why.
-
-        A message that has arrived is returned without a checkpoint, except for one after `YIELD_EVERY` steps.
-        A cancellation loses no message. Raises trio.BusyResourceError if another task waits for a message.
-        """
-        if self._queue:
-            return self._take_queued(self._queue)
-        before = self._read_by
-        if before is _NOBODY:
-            self._read_by = _APPLICATION
-        elif self.state is not _OPEN:
-            return None
-        else:
-            self._read_by = self._take_turn()
-        try:
-            if self._read_by is _HANDING_BACK:
-                await self._end_stand_in()
-                if self._queue:
-                    return self._take_queued(self._queue)
-            reader, channel = self._reader, self._channel
-            while self.state is _OPEN:
-                if not self._unyielded:  # `_yield` ignores cancellation; no message is taken now
-                    self._unyielded = 1  # the next call, if this one is cancelled, looks for what is there
-                    await trio.lowlevel.checkpoint_if_cancelled()
-                if reader.is_idle or (event := reader.next_event()) is None:
-                    data = channel.receive_nowait()
-                    if data is None:
-                        self._caught_up = True
-                        data = await channel.receive()
-                        self._caught_up = False
-                        if reader.is_idle and self.state is _OPEN:
-                            # The usual case: it was waited for, and has come whole and alone.
-                            message = reader.read_message(data)
-                            if message is not None:
-                                self._unyielded = 2
-                                return message
-                        self._unyielded = 1
-                    else:
-                        self._caught_up = False
-                        self._unyielded += READ_COST
-                    if data:
-                        reader.feed(data)
-                    else:
-                        self._lose("the connection ended without a close")
-                    if self._unyielded >= YIELD_EVERY:  # not before: `finish` may read meanwhile
-                        await self._yield()
-                elif isinstance(event, Control):
-                    await self._count_step()
-                    await self._take_control(event)
-                else:
-                    self._unyielded += 1  # as `_count_step` does, without a call for each message
-                    if reader.effort:
-                        await self._count_effort()
-                    if self._unyielded >= YIELD_EVERY:
-                        await self._yield()
-                    return event
-        except FrameError as error:
-            self._fail(error.code, error.reason)
-        except TimeoutError:
-            pass  # the read was interrupted: `state` says why
-        except OSError as exc:
-            self._broken(exc)
-        except trio.Cancelled:
-            # Nothing may have been read: a stream that is not on the hub reads only where it can wait. So an
-            # application that looks again and again must not put off the task that stands in.
-            if before is _NOBODY_STILL and self._read_by is _APPLICATION:
-                self._read_by = _NOBODY_STILL
-                self._ticker.note(NEXT_TICK)
-            raise
-        finally:
-            if self._read_by is _APPLICATION:
-                self._read_by = _NOBODY
-                if self._ticker.earliest > NEXT_TICK:
-                    self._ticker.note(NEXT_TICK)
-            elif self._read_by is _HANDING_BACK:
-                self._read_by = _STAND_IN  # we were cancelled while we waited for its end
-        return None
-
-    def _take_turn(self) -> ReadBy:
-        """Who reads, now that the application receives. Raises BusyResourceError."""
-        if self._read_by in _RECEIVING:
-            raise trio.BusyResourceError("another task is receiving from this WebSocket")
-        return _HANDING_BACK if self._read_by is _STAND_IN else _APPLICATION
-
-    def _take_queued(self, queue: deque[str | bytes]) -> str | bytes:
-        message = queue.popleft()
-        self._queued_size -= _weigh(message)
-        if self._ticker.earliest > NEXT_TICK:
-            self._ticker.note(NEXT_TICK)  # there is room: a task may stand in again
-        return message
-
-    async def _take_control(self, event: Control) -> None:
-        match event:
-            case Ping(payload):
-                if self.state is _OPEN:
-                    await self._answer(encode_control(Opcode.PONG, payload))
-            case Close(code, reason):
-                answers = self.state is _OPEN
-                self._note_end(_CLOSED, code, reason)
-                if answers:
-                    await self._answer(encode_close(code))
-            case Pause():
-                self._unyielded = 0
-                await wait_for_long_step()
-            case Pong():
-                if self.state is _OPEN:  # it is not the Close that may be overdue
-                    self._overdue = False
-                self._pings.note_pong(self._channel.now())
-                if self._pings.next < self._ticker.earliest:
-                    self._ticker.note(self._pings.next)
-
-    async def _count_effort(self) -> None:
-        """Count the work of inflating a message and of joining its pieces."""
-        reader = self._reader
-        self._unyielded += reader.effort
-        reader.effort = 0
-        if self._unyielded >= YIELD_EVERY:
-            self._unyielded = 0
-            await wait_for_long_step()
-
-    # Standing in for the application
-
-    async def _stand_in(self) -> None:
-        """Read for the application until it receives, the queue is full or the session is closed."""
-        try:
-            while self._read_by is _STAND_IN and self._wants_bytes:
-                await self._read_on()
-        except FrameError as error:
-            self._fail(error.code, error.reason)
-        except TimeoutError:
-            pass  # interrupted: the application receives, or the session is closed
-        except OSError as exc:
-            self._broken(exc)
-        finally:
-            if self._read_by is _STAND_IN:
-                self._read_by = _NOBODY_STILL
-                self._ticker.note(NEXT_TICK)
-            elif self._read_by is _HANDING_BACK:
-                self._read_by = _APPLICATION
-            if self._stood_in is not None:
-                self._stood_in.set()
-
-    @property
-    def _wants_bytes(self) -> bool:
-        if self.state is _OPEN:
-            return not self._queue_is_full
-        return self.state is _CLOSING
-
-    @property
-    def _queue_is_full(self) -> bool:
-        queue, settings = self._queue, self._settings
-        return queue is not None and (
-            len(queue) >= settings.max_queue or self._queued_size >= settings.max_size
-        )
-
-    async def _end_stand_in(self) -> None:
-        """Have the task that stands in stop, which `_read_by` tells it to do, and wait until it has."""
-        if self._stood_in is not None:
-            self._channel.interrupt_read()
-            await self._stood_in.wait()
-
-    async def _read_on(self) -> None:
-        """Handle one event, or read bytes if there is none. Messages are queued while the session is open."""
-        event = self._reader.next_event()
-        if event is None:
-            data = self._channel.receive_nowait()
-            if data is None:
-                self._caught_up = True
-                data = await self._channel.receive()
-                self._unyielded = 0
-            self._caught_up = False
-            if data:
-                self._reader.feed(data)
-            else:
-                self._lose("the connection ended without a close")
-            await self._count_step(READ_COST)
-        elif isinstance(event, Control):
-            await self._count_step()
-            await self._take_control(event)
-        else:
-            if self.state is _OPEN:
-                if self._queue is None:
-                    self._queue = deque()
-                self._queue.append(event)
-                self._queued_size += _weigh(event)
-                await self._count_effort()
-            await self._count_step()
 
     # Closing
 
@@ -310,7 +83,7 @@ class WebSocketSession(SendingSide):
             return
         self._note_end(_CLOSING, code, reason)
         self._put(encode_close(code, reason))
-        if self._read_by in _RECEIVING:
+        if self._is_received:
             # Wake the task in `receive`: no message will come.
             self._channel.interrupt_read()
 
@@ -374,15 +147,6 @@ class WebSocketSession(SendingSide):
             if not data:
                 return
             left -= len(data)
-
-    def _fail(self, code: CloseCode, reason: str) -> None:
-        """Fail the connection (RFC 6455, 7.1.7): send a Close that says why, and read no more frames."""
-        if self.state is _OPEN:
-            self._log(f"closed with {code:d}: {reason}{_OPTIONS.get(code, '')}")
-            self._note_end(_FAILED, code, reason)
-            self._put(encode_close(code, reason))
-        else:
-            self.state = _CLOSED
 
     # The clock
 
@@ -455,8 +219,3 @@ class WebSocketSession(SendingSide):
                 self._log("cut, as it has closed, and its system took nothing for five seconds")
                 channel.abort()
                 return
-
-
-def _weigh(message: str | bytes) -> int:
-    """The bytes that a message may take in memory: one emoji makes each character of a text take four."""
-    return 4 * len(message) if isinstance(message, str) and not message.isascii() else len(message)
