@@ -199,7 +199,7 @@ def test_a_default_that_a_page_names_is_the_options_own(page: str, least: int) -
         ("lifecycle", "within about a second, status 1", ending.LAST_MOMENTS == 1),
         ("lifecycle", "several within a second count as one", steady_signals.PAUSE == 1),
         ("lifecycle", "half a second, a second for those", LAST_REQUEST_SECONDS == 0.5),
-        ("lifecycle", "| {:g} s after each deadline", ending.MARGIN),
+        ("lifecycle", "| {:g} s after the grace;", ending.MARGIN),
         ("lifecycle", "Threads of the application end | {:g} s", ending.THREADS_GRACE),
         ("deployment", "bytes/s, after the first {} s", Pace.GRACE),
         ("deployment", "more than {} bytes of empty lines", MAX_EMPTY),

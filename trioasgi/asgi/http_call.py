@@ -55,11 +55,19 @@ _BODY = Due.BODY
 class HTTPCall:
     """`receive` and `send` of one call. The exchange's `phase` is the state of the response."""
 
-    __slots__ = ("_due", "_exchange", "_file_over", "_received_disconnect", "_request_done", "_unyielded")
+    __slots__ = (
+        "_due",
+        "_exchange",
+        "_file_over",
+        "_is_over",
+        "_received_disconnect",
+        "_request_done",
+        "_unyielded",
+    )
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._request_done = self._received_disconnect = False
+        self._request_done = self._received_disconnect = self._is_over = False
         self._due = _BODY
         self._unyielded = 0
 
@@ -83,9 +91,13 @@ class HTTPCall:
             self._request_done = not more
             return {"type": "http.request", "body": body, "more_body": more}
         await exchange.wait_disconnected()
+        if self._is_over:
+            # Else a call that receives in a loop would keep the worker for ever.
+            await trio.lowlevel.checkpoint()
         return self._tell_disconnect(exchange.failure or "the client has closed the connection")
 
     def _tell_disconnect(self, reason: str) -> Message:
+        self._is_over = True
         if self._exchange.phase is _COMPLETE:
             reason = "the response is complete"  # which says nothing of the client
         else:

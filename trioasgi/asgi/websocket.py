@@ -121,7 +121,16 @@ class WebSocketCall:
     After that there is a session, with a state of its own.
     """
 
-    __slots__ = ("_connect_told", "_exchange", "_has_told", "_offer", "_peer", "_session", "_settings")
+    __slots__ = (
+        "_connect_told",
+        "_exchange",
+        "_has_told",
+        "_is_over",
+        "_offer",
+        "_peer",
+        "_session",
+        "_settings",
+    )
 
     def __init__(
         self,
@@ -137,6 +146,8 @@ class WebSocketCall:
         self._connect_told = False
         self._has_told = False
         """Has the application been told, before it has accepted, that the client has gone?"""
+        self._is_over = False
+        """Has `receive()` told of the end?"""
         self._session: WebSocketSession | None = None
 
     # What the application calls
@@ -154,13 +165,19 @@ class WebSocketCall:
             session = self._session
             if session is None:  # another task may have accepted meanwhile
                 self._has_told = True
-                return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
+                return await self._tell_disconnect(int(CloseCode.ABNORMAL), "")
         message = await session.receive()
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         if message is not None:
             return {"type": "websocket.receive", "bytes": message}
-        return {"type": "websocket.disconnect", "code": session.close_code, "reason": session.close_reason}
+        return await self._tell_disconnect(session.close_code, session.close_reason)
+
+    async def _tell_disconnect(self, code: int, reason: str) -> Message:
+        if self._is_over:
+            await trio.lowlevel.checkpoint()  # as `HTTPCall.receive`
+        self._is_over = True
+        return {"type": "websocket.disconnect", "code": code, "reason": reason}
 
     async def send(self, message: Message) -> None:
         """Take `websocket.accept`, `websocket.send` and `websocket.close`, or a response in place of the
