@@ -39,6 +39,12 @@ _FAILED: Final = ResponsePhase.FAILED
 YIELD_EVERY: Final = 16
 """After so many pieces without a wait, a response lets other tasks run."""
 
+MOST_ENDS: Final = 100
+"""A call that was told of its end, or of errors, so often is in a loop, which must not keep the worker for
+ever: from then on it can be cancelled where it is told. Not at once: who looks whether the client has gone,
+as Starlette does in a scope that is cancelled, has to be told.
+"""
+
 
 class Due(Enum):
     """What may follow in a response that has begun."""
@@ -57,9 +63,9 @@ class HTTPCall:
 
     __slots__ = (
         "_due",
+        "_ends",
         "_exchange",
         "_file_over",
-        "_is_over",
         "_received_disconnect",
         "_request_done",
         "_unyielded",
@@ -67,9 +73,9 @@ class HTTPCall:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._request_done = self._received_disconnect = self._is_over = False
+        self._request_done = self._received_disconnect = False
         self._due = _BODY
-        self._unyielded = 0
+        self._unyielded = self._ends = 0
 
     @property
     def would_tell(self) -> bool:
@@ -91,13 +97,16 @@ class HTTPCall:
             self._request_done = not more
             return {"type": "http.request", "body": body, "more_body": more}
         await exchange.wait_disconnected()
-        if self._is_over:
-            # Else a call that receives in a loop would keep the worker for ever.
-            await trio.lowlevel.checkpoint()
+        await self._count_end()
         return self._tell_disconnect(exchange.failure or "the client has closed the connection")
 
+    async def _count_end(self) -> None:
+        """The application is about to be told of the end, or of an error."""
+        self._ends += 1
+        if self._ends > MOST_ENDS:
+            await trio.lowlevel.checkpoint()
+
     def _tell_disconnect(self, reason: str) -> Message:
-        self._is_over = True
         if self._exchange.phase is _COMPLETE:
             reason = "the response is complete"  # which says nothing of the client
         else:
@@ -109,37 +118,41 @@ class HTTPCall:
 
         Raises ClientDisconnected, ASGIMessageError, and OSError for files that cannot be sent.
         """
-        exchange = self._exchange
         try:
-            kind = message["type"]
-        except (KeyError, TypeError):
-            kind = check_message(message).get("type")
-        phase = exchange.phase
-        if phase is _STARTED and kind == "http.response.body" and self._due is _BODY:
-            body = message.get("body", b"")
-            if type(body) is not bytes:
-                body = check_body(body)
-            done = not message.get("more_body")
-            # As `_send_body`, without other coroutines for each message.
-            if exchange.send_body(body, not done):
-                await exchange.flush()
-            elif not done:
-                self._unyielded += 1
-                if self._unyielded == YIELD_EVERY:
-                    self._unyielded = 0
-                    await trio.lowlevel.checkpoint()
-        elif phase is _NOT_STARTED and kind == "http.response.start":
-            status = message.get("status")
-            if type(status) is not int or not 200 <= status <= 999:
-                status = check_status(status)
-            trailers = bool(message.get("trailers"))
-            waits = exchange.send_head(status, message.get("headers", ()), trailers)
-            if trailers:
-                self._due = Due.BODY_AND_TRAILERS
-            if waits:
-                await exchange.flush()
-        else:
-            await self._send_other(message)
+            exchange = self._exchange
+            try:
+                kind = message["type"]
+            except (KeyError, TypeError):
+                kind = check_message(message).get("type")
+            phase = exchange.phase
+            if phase is _STARTED and kind == "http.response.body" and self._due is _BODY:
+                body = message.get("body", b"")
+                if type(body) is not bytes:
+                    body = check_body(body)
+                done = not message.get("more_body")
+                # As `_send_body`, without other coroutines for each message.
+                if exchange.send_body(body, not done):
+                    await exchange.flush()
+                elif not done:
+                    self._unyielded += 1
+                    if self._unyielded == YIELD_EVERY:
+                        self._unyielded = 0
+                        await trio.lowlevel.checkpoint()
+            elif phase is _NOT_STARTED and kind == "http.response.start":
+                status = message.get("status")
+                if type(status) is not int or not 200 <= status <= 999:
+                    status = check_status(status)
+                trailers = bool(message.get("trailers"))
+                waits = exchange.send_head(status, message.get("headers", ()), trailers)
+                if trailers:
+                    self._due = Due.BODY_AND_TRAILERS
+                if waits:
+                    await exchange.flush()
+            else:
+                await self._send_other(message)
+        except (OSError, ASGIMessageError):
+            await self._count_end()
+            raise
 
     async def _send_body(self, body: bytes, more: bool) -> None:
         waits = self._exchange.send_body(body, more)

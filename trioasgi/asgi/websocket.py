@@ -12,6 +12,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
+from trioasgi.asgi.http_call import MOST_ENDS
 from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
 from trioasgi.errors import ASGIMessageError, ClientDisconnected, leaves_of
 from trioasgi.http.abnf import TOKEN
@@ -123,9 +124,9 @@ class WebSocketCall:
 
     __slots__ = (
         "_connect_told",
+        "_ends",
         "_exchange",
         "_has_told",
-        "_is_over",
         "_offer",
         "_peer",
         "_session",
@@ -146,8 +147,8 @@ class WebSocketCall:
         self._connect_told = False
         self._has_told = False
         """Has the application been told, before it has accepted, that the client has gone?"""
-        self._is_over = False
-        """Has `receive()` told of the end?"""
+        self._ends = 0
+        """How often the application was told of the end, or of an error."""
         self._session: WebSocketSession | None = None
 
     # What the application calls
@@ -165,19 +166,21 @@ class WebSocketCall:
             session = self._session
             if session is None:  # another task may have accepted meanwhile
                 self._has_told = True
-                return await self._tell_disconnect(int(CloseCode.ABNORMAL), "")
+                await self._count_end()
+                return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
         message = await session.receive()
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         if message is not None:
             return {"type": "websocket.receive", "bytes": message}
-        return await self._tell_disconnect(session.close_code, session.close_reason)
+        await self._count_end()
+        return {"type": "websocket.disconnect", "code": session.close_code, "reason": session.close_reason}
 
-    async def _tell_disconnect(self, code: int, reason: str) -> Message:
-        if self._is_over:
-            await trio.lowlevel.checkpoint()  # as `HTTPCall.receive`
-        self._is_over = True
-        return {"type": "websocket.disconnect", "code": code, "reason": reason}
+    async def _count_end(self) -> None:
+        """As `HTTPCall._count_end`."""
+        self._ends += 1
+        if self._ends > MOST_ENDS:
+            await trio.lowlevel.checkpoint()
 
     async def send(self, message: Message) -> None:
         """Take `websocket.accept`, `websocket.send` and `websocket.close`, or a response in place of the
@@ -185,29 +188,33 @@ class WebSocketCall:
 
         Raises ClientDisconnected, ASGIMessageError.
         """
-        if not isinstance(message, dict):
-            message = check_message(message)
-        session = self._session
-        if session is None:
-            await self._send_unaccepted(message)
-        elif message.get("type") == "websocket.send":
-            text, payload = message.get("text"), message.get("bytes")
-            # The two usual cases here, without a call; `_read_payload` has all of them.
-            if payload is None and type(text) is str:
-                payload = text
-            elif text is not None or type(payload) is not bytes:
-                payload = _read_payload(text, payload)
-            try:
-                wait = session.send(payload)
-                if wait is not None:
-                    await wait
-            except UnicodeEncodeError as exc:
-                raise ASGIMessageError(f"text must be encodable in UTF-8: {exc}") from exc
-        else:
-            check_type(message, "websocket.send", "websocket.close")
-            if session.state is not SessionState.OPEN:
-                raise ClientDisconnected("the WebSocket is closed")
-            session.close(*_read_close(message))
+        try:
+            if not isinstance(message, dict):
+                message = check_message(message)
+            session = self._session
+            if session is None:
+                await self._send_unaccepted(message)
+            elif message.get("type") == "websocket.send":
+                text, payload = message.get("text"), message.get("bytes")
+                # The two usual cases here, without a call; `_read_payload` has all of them.
+                if payload is None and type(text) is str:
+                    payload = text
+                elif text is not None or type(payload) is not bytes:
+                    payload = _read_payload(text, payload)
+                try:
+                    wait = session.send(payload)
+                    if wait is not None:
+                        await wait
+                except UnicodeEncodeError as exc:
+                    raise ASGIMessageError(f"text must be encodable in UTF-8: {exc}") from exc
+            else:
+                check_type(message, "websocket.send", "websocket.close")
+                if session.state is not SessionState.OPEN:
+                    raise ClientDisconnected("the WebSocket is closed")
+                session.close(*_read_close(message))
+        except (OSError, ASGIMessageError):
+            await self._count_end()
+            raise
 
     # Before it is accepted
 

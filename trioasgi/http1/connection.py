@@ -70,6 +70,8 @@ class HTTP1Connection(CallDeadlines):
         "_context",
         "_deadline",
         "_handler",
+        "_idle_until",
+        "_looks",
         "_now",
         "_on_handover",
         "_turn",
@@ -89,6 +91,9 @@ class HTTP1Connection(CallDeadlines):
         self.phase = _NEW
         self._began = math.inf  # when it began to wait for a request
         self._deadline = math.inf  # `drain` may be called before `run`
+        self._idle_until = -math.inf  # the deadline before a part of a TLS record came
+        self._looks = info.tls is not None and settings.timeout_keep_alive > settings.timeout_headers
+        """May it be idle for longer than a head may take? Nobody tells when a part of a record has come."""
         self._giving_up = None
         self._request_deadline = math.inf
         self._handler = handler
@@ -112,8 +117,6 @@ class HTTP1Connection(CallDeadlines):
         turn = self._turn
         settings = self.settings
         keep_alive = settings.timeout_keep_alive
-        if self.info.tls is not None:
-            keep_alive = min(keep_alive, settings.timeout_headers)  # then `_waits_on` looks at what has come
         # The first byte of a new connection has the time-out of a head.
         patience = settings.timeout_headers if self.phase is _NEW else keep_alive
         self.scope = scope
@@ -181,7 +184,7 @@ class HTTP1Connection(CallDeadlines):
                 if not has_data:
                     if reader.part is not None or self.draining:
                         self._limit_wait()
-                    channel.read_deadline = self._deadline
+                    channel.read_deadline = self._next_look() if self._looks else self._deadline
                     try:
                         data = await channel.receive()
                     except TimeoutError:
@@ -341,27 +344,28 @@ class HTTP1Connection(CallDeadlines):
         self.phase = _HEAD
         self._deadline = began + self.settings.timeout_headers
 
-    def _waits_on(self) -> bool:
-        """The deadline for the first byte has passed. Is there a later one?
-
-        Over TLS the first bytes may be in a part of a record. Nobody tells when that begins to come, so a
-        connection that may be idle for longer than a head may take looks for it now and then.
-        """
-        settings, channel, now = self.settings, self.channel, self._now()
+    def _next_look(self) -> float:
+        """When to look whether a part of a TLS record has come, which may have the first bytes of a head."""
         if self.phase is _HEAD:
-            return False
-        if channel.part:
+            return self._deadline
+        return min(self._deadline, self._now() + self.settings.timeout_headers)
+
+    def _waits_on(self) -> bool:
+        """A wait is over, and nothing that can be read has come. Is there a later deadline?"""
+        channel, now = self.channel, self._now()
+        if self.phase is not _HEAD and channel.part:
+            self._idle_until = self._deadline
             self._begin_head(max(self._began, min(channel.part_since, now)))
             return True
-        end = self._began + settings.timeout_keep_alive
-        if self.phase is _NEW or self.draining or self._deadline >= end:
-            return False
-        self._deadline = min(end, now + settings.timeout_headers)
-        return True
+        if self.phase is _HEAD and not self._has_begun_head and now < self._idle_until:
+            # The part was of a record that holds nothing, such as a key update.
+            self.phase = _IDLE
+            self._deadline = self._idle_until
+        return self.phase is not _HEAD and now < self._deadline
 
     @property
     def _has_begun_head(self) -> bool:
-        """A part of a TLS record may have been of one that holds no data. Then nothing has begun."""
+        """Not if what came was a part of a TLS record that holds nothing."""
         return self.reader.holds_data or self.channel.part > 0
 
     async def _receive_late(self) -> bytes:

@@ -34,7 +34,11 @@ TRANSITIONS: Final[Mapping[ConnectionPhase, Mapping[ConnectionPhase, str]]] = {
         _BUSY: "a request arrives",
         _CLOSING: "what arrives is no request, or the last response was to close",
     },
-    _HEAD: {_BUSY: "the head is whole", _CLOSING: "it breaks a rule, or takes too long"},
+    _HEAD: {
+        _IDLE: "the TLS record, of which a part has come, holds nothing",
+        _BUSY: "the head is whole",
+        _CLOSING: "it breaks a rule, or takes too long",
+    },
     _BUSY: {
         _IDLE: "the response is complete, and its request's body read or dropped",
         _CLOSING: "the response was the last, or was cut",

@@ -27,8 +27,7 @@ from trioasgi.observe.tracebacks import user_traceback
 from trioasgi.process.paths import anchored, current_directory
 from trioasgi.process.signals import wake_no_loop
 from trioasgi.server.gate import WITHOUT_SUPERVISOR
-from trioasgi.server.handle import begin_last_drain, grace_of
-from trioasgi.server.progress import ServerPhase
+from trioasgi.server.handle import begin_last_drain, grace_of, shuts_down
 from trioasgi.server.serve import serve_alone, serve_copies
 from trioasgi.tasks import start_soon
 
@@ -240,8 +239,8 @@ class Lifecycle:
 
     @property
     def shuts_down(self) -> bool:
-        """Are all requests over, so that the application's lifespan shuts down, or is about to?"""
-        return self._made is not None and self._made.phase is ServerPhase.STOPPING
+        """Has the application's lifespan begun to shut down?"""
+        return self._made is not None and shuts_down(self._made)
 
     def answers(self, seconds: float) -> bool:
         """Does the loop answer within `seconds`? Call it from another thread."""

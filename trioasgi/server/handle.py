@@ -235,6 +235,11 @@ def note_failure(server: Server, error: Exception) -> None:
     server._progress.failure = error
 
 
+def shuts_down(server: Server) -> bool:
+    """Has the lifespan of the server's application begun to shut down? It may block the loop."""
+    return server._progress.shuts_down
+
+
 def grace_of(server: Server) -> float:
     """Seconds that the requests of a server that drains have, from the call that has set them."""
     return server._progress.grace.seconds

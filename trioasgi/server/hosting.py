@@ -157,6 +157,7 @@ class Hosting:
                         try:
                             await self.drain.end_background()
                         finally:  # Ctrl-C may come anywhere
+                            self.progress.shuts_down = True
                             self._supervised.on_shutdown()
                             await self._lifespan.shutdown()
                 except TrioasgiError as exc:

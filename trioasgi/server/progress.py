@@ -105,6 +105,8 @@ class Progress:
         """The nurseries in which calls of the application run."""
         self.counts: Counts = _Counted(0)
         self.has_drained = False
+        self.shuts_down = False
+        """Has the application's lifespan begun to shut down?"""
         self.has_cut = False
         self.has_reached_limit = False
         self.renew_certificate: Callable[[Report], None] = _have_none

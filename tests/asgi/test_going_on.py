@@ -1,4 +1,4 @@
-"""A call that receives in a loop, whatever it is told, keeps nobody waiting, and can be cancelled."""
+"""A call that goes on in a loop, whatever it is told, keeps nobody waiting, and can be cancelled."""
 
 from __future__ import annotations
 
@@ -10,52 +10,67 @@ import trio
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import handshake
+from trioasgi.asgi.http_call import MOST_ENDS
 
 if TYPE_CHECKING:
     from trioasgi.types import Receive, Scope, Send
 
-TIMES = 5
+TIMES = 2 * MOST_ENDS
 MANY = 100_000
 """More than a call can receive until the others are served, unless it keeps them waiting."""
 
 HANDSHAKE = handshake(target="/looping")
 
 
+GONE, COMPLETE, ENDED = "the client has gone", "the response is complete", "the session has ended"
+
+
+@pytest.mark.parametrize("action", ["receive", "send"])
 @pytest.mark.parametrize(
     ("how", "first"),
-    [
-        ("the client has gone", request("/looping")),
-        ("the response is complete", request("/looping")),
-        ("the client has gone", HANDSHAKE),
-        ("the session has ended", HANDSHAKE),
-    ],
+    [(GONE, request("/looping")), (COMPLETE, request("/looping")), (GONE, HANDSHAKE), (ENDED, HANDSHAKE)],
     ids=["gone", "complete", "gone before the handshake", "websocket"],
 )
-def test_a_call_that_receives_after_the_end_lets_others_run(how: str, first: bytes) -> None:
-    told: list[str] = []
+def test_a_call_that_goes_on_after_its_end_lets_others_run(how: str, first: bytes, action: str) -> None:
+    told: list[object] = []
     loops = trio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/well":
             await respond(send, b"well")
             return
-        if how == "the response is complete":
+        if how == COMPLETE:
             await respond(send, b"first")
-        elif how == "the session has ended":
+        elif how == ENDED:
             await receive()
             await send({"type": "websocket.accept"})
+        if action == "send":
+            while not (await receive())["type"].endswith("disconnect"):
+                pass
         for _ in range(MANY):
-            message = await receive()
-            if message["type"].endswith("disconnect"):
-                told.append(message["type"])
+            if await is_told(scope, receive, send):
+                told.append(None)
                 if len(told) == TIMES:
                     loops.set()
+
+    async def is_told(scope: Scope, receive: Receive, send: Send) -> bool:
+        if action == "receive":
+            return bool((await receive())["type"].endswith("disconnect"))
+        try:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.send", "text": "a"})
+            else:
+                await send({"type": "http.response.start", "status": 200})
+                await send({"type": "http.response.body", "body": b"a", "more_body": True})
+        except Exception:  # noqa: BLE001 - as applications do, so that "nothing can stop them"
+            return True
+        return False
 
     async def main() -> None:
         async with served(app, lifespan="off", timeout_graceful_shutdown=0) as server:
             async with connected(server) as client:
                 await client.send(first)
-                if how != "the client has gone":
+                if how != GONE:
                     await client.until(b"\r\n\r\n")
             await loops.wait()
             async with connected(server) as other:
