@@ -148,6 +148,58 @@ def test_a_record_that_holds_nothing_is_no_part_of_a_head(tmp_path: Path, codec:
     run(main)
 
 
+def test_a_record_that_holds_nothing_takes_nothing_of_the_keep_alive_time(tmp_path: Path, codec: str) -> None:
+    """Its parts come before and behind a moment at which the server looks for parts of a head."""
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 0.4, "timeout_keep_alive": 60, "lifespan": "off"}
+        with closing(RecordClient()) as records:
+            async with (
+                served(echo, **options, **certificates(tmp_path).options) as server,
+                await open_stream(server) as stream,
+            ):
+                peer = Peer(stream, records)
+                await peer.do_handshake()
+                records.write(request("/"))
+                await peer.flush()
+                assert b"GET / " in await peer.read()
+                records.update_keys()
+                update = records.take()
+                await trio.sleep(0.2)
+                await stream.send_all(update[:10])
+                await trio.sleep(0.4)
+                await stream.send_all(update[10:])
+                await trio.sleep(1)
+                records.write(request("/behind"))
+                await peer.flush()
+                assert b"GET /behind " in await peer.read()
+
+    run(main)
+
+
+def test_a_server_that_drains_answers_what_an_idle_connection_sends_then(
+    serving: Serving, codec: str
+) -> None:
+    """Also if it is just about to look for a part of a head."""
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 1, "timeout_keep_alive": 60}
+        async with (
+            serving(echo, **options) as server,
+            serving.connect(server) as (wire, client),
+            trio.open_nursery() as nursery,
+        ):
+            await trio.sleep(0.9)
+            nursery.start_soon(server.drain)
+            await trio.sleep(0.3)
+            await wire.send_all(request("/late"))
+            response = await client.response()
+            assert response.body == b"GET /late "
+            assert (b"connection", b"close") in response.headers
+
+    run(main)
+
+
 def test_the_time_of_the_application_is_not_the_clients(serving: Serving, codec: str) -> None:
     """A part of the next request has come with the one before, whose call takes long."""
 

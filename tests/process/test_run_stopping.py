@@ -81,6 +81,38 @@ def test_a_shutdown_that_blocks_the_loop_has_its_time_though_the_grace_is_over(
         assert server.output.count("all is written") == 1
 
 
+BLOCKING_TASK = """
+import time
+import trio
+
+async def block(draining):
+    await draining.wait()
+    await trio.sleep(0.1)  # no connection is left
+    time.sleep(60)
+
+async def app(scope, receive, send):
+    extension = scope["extensions"]["trio"]
+    await receive()
+    extension["nursery"].start_soon(block, extension["draining"])
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+"""
+
+
+@pytest.mark.parametrize("options", [(), ONE_WORKER], ids=["one process", "worker"])
+def test_a_task_that_blocks_the_loop_has_no_time_of_the_shutdown(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
+    write(tmp_path, BLOCKING_TASK)
+    limits = ("--timeout-graceful-shutdown", "0.5", "--timeout-shutdown", "60")
+    with start_server("app:app", *options, *limits, cwd=tmp_path) as server:
+        server.wait_for("Serving on")
+        assert server.stop() == 1
+        assert server.output.count(r"did not stop within (3\.5 s|0\.5 s and 3 s more)") == 1, (
+            server.output.text
+        )
+
+
 SHIELDED = """
 import trio
 
