@@ -123,27 +123,35 @@ def test_an_idle_connection_is_kept_for_longer_than_a_head_may_take(serving: Ser
     run(main)
 
 
+@asynccontextmanager
+async def answered(directory: Path, **options: object) -> AsyncIterator[Peer]:
+    """A client over TLS that makes its own records. One of its requests was answered."""
+    made = certificates(directory).options
+    with closing(RecordClient()) as records:
+        async with (
+            served(echo, lifespan="off", **options, **made) as server,
+            await open_stream(server) as stream,
+        ):
+            peer = Peer(stream, records)
+            await peer.do_handshake()
+            records.write(request("/"))
+            await peer.flush()
+            assert b"GET / " in await peer.read()
+            yield peer
+
+
 def test_a_record_that_holds_nothing_is_no_part_of_a_head(tmp_path: Path, codec: str) -> None:
     """A key update comes in two parts, before and behind the end of the keep-alive time-out."""
 
     async def main() -> None:
-        options = {"http": codec, "timeout_headers": 1.5, "timeout_keep_alive": 0.5, "lifespan": "off"}
-        with closing(RecordClient()) as records:
-            async with (
-                served(echo, **options, **certificates(tmp_path).options) as server,
-                await open_stream(server) as stream,
-            ):
-                peer = Peer(stream, records)
-                await peer.do_handshake()
-                records.write(request("/"))
-                await peer.flush()
-                assert b"GET / " in await peer.read()
-                records.update_keys()
-                update = records.take()
-                await stream.send_all(update[:10])
-                await trio.sleep(1)
-                await stream.send_all(update[10:])
-                assert await peer.read() == b""  # and no 408
+        options = {"http": codec, "timeout_headers": 1.5, "timeout_keep_alive": 0.5}
+        async with answered(tmp_path, **options) as peer:
+            peer.records.update_keys()
+            update = peer.records.take()
+            await peer.stream.send_all(update[:10])
+            await trio.sleep(1)
+            await peer.stream.send_all(update[10:])
+            assert await peer.read() == b""  # and no 408
 
     run(main)
 
@@ -152,27 +160,18 @@ def test_a_record_that_holds_nothing_takes_nothing_of_the_keep_alive_time(tmp_pa
     """Its parts come before and behind a moment at which the server looks for parts of a head."""
 
     async def main() -> None:
-        options = {"http": codec, "timeout_headers": 0.4, "timeout_keep_alive": 60, "lifespan": "off"}
-        with closing(RecordClient()) as records:
-            async with (
-                served(echo, **options, **certificates(tmp_path).options) as server,
-                await open_stream(server) as stream,
-            ):
-                peer = Peer(stream, records)
-                await peer.do_handshake()
-                records.write(request("/"))
-                await peer.flush()
-                assert b"GET / " in await peer.read()
-                records.update_keys()
-                update = records.take()
-                await trio.sleep(0.2)
-                await stream.send_all(update[:10])
-                await trio.sleep(0.4)
-                await stream.send_all(update[10:])
-                await trio.sleep(1)
-                records.write(request("/behind"))
-                await peer.flush()
-                assert b"GET /behind " in await peer.read()
+        options = {"http": codec, "timeout_headers": 0.4, "timeout_keep_alive": 60}
+        async with answered(tmp_path, **options) as peer:
+            peer.records.update_keys()
+            update = peer.records.take()
+            await trio.sleep(0.2)
+            await peer.stream.send_all(update[:10])
+            await trio.sleep(0.4)
+            await peer.stream.send_all(update[10:])
+            await trio.sleep(1)
+            peer.records.write(request("/behind"))
+            await peer.flush()
+            assert b"GET /behind " in await peer.read()
 
     run(main)
 
