@@ -10,12 +10,12 @@ import trio
 from tests.support.http import request, respond
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.websocket import handshake
-from trioasgi.asgi.http_call import MOST_ENDS
+from trioasgi.asgi.resting import CANCEL_FROM, REST_FROM
 
 if TYPE_CHECKING:
     from trioasgi.types import Receive, Scope, Send
 
-TIMES = 2 * MOST_ENDS
+TIMES = CANCEL_FROM + 100
 MANY = 100_000
 """More than a call can receive until the others are served, unless it keeps them waiting."""
 
@@ -81,3 +81,43 @@ def test_a_call_that_goes_on_after_its_end_lets_others_run(how: str, first: byte
 
     run(main)
     assert TIMES < len(told) < MANY - TIMES
+
+
+@pytest.mark.parametrize("first", [request("/"), HANDSHAKE], ids=["HTTP", "WebSocket"])
+def test_who_looks_whether_the_client_has_gone_is_always_told_at_once(first: bytes) -> None:
+    """As Starlette looks, in a scope that is cancelled; and before that it has ignored many errors."""
+    told = 0
+    done = trio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal told
+        if scope["type"] == "websocket":
+            await receive()
+            await send({"type": "websocket.accept"})
+        else:
+            await respond(send, b"first")
+        for _ in range(5 * REST_FROM):
+            with pytest.raises((OSError, RuntimeError)):
+                await send({"type": "nothing"})
+        left.set()
+        await gone.wait()
+        for _ in range(5 * REST_FROM):
+            with trio.CancelScope() as poll:
+                poll.cancel()
+                told += (await receive())["type"].endswith("disconnect")
+        done.set()
+
+    left, gone = trio.Event(), trio.Event()
+
+    async def main() -> None:
+        async with served(app, lifespan="off") as server:
+            async with connected(server) as client:
+                await client.send(first)
+                await left.wait()
+            await trio.sleep(0.1)  # the kernel tells of the end
+            gone.set()
+            with trio.fail_after(SOON):
+                await done.wait()
+
+    run(main)
+    assert told == 5 * REST_FROM

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from trioasgi import Server
     from trioasgi.types import Receive, Scope, Send
 
 PAUSE = 0.25
@@ -123,8 +124,16 @@ def test_an_idle_connection_is_kept_for_longer_than_a_head_may_take(serving: Ser
     run(main)
 
 
+class Answered(Peer):
+    """A client of `server`."""
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, records: RecordClient, server: Server) -> None:
+        super().__init__(stream, records)
+        self.server = server
+
+
 @asynccontextmanager
-async def answered(directory: Path, **options: object) -> AsyncIterator[Peer]:
+async def answered(directory: Path, **options: object) -> AsyncIterator[Answered]:
     """A client over TLS that makes its own records. One of its requests was answered."""
     made = certificates(directory).options
     with closing(RecordClient()) as records:
@@ -132,7 +141,7 @@ async def answered(directory: Path, **options: object) -> AsyncIterator[Peer]:
             served(echo, lifespan="off", **options, **made) as server,
             await open_stream(server) as stream,
         ):
-            peer = Peer(stream, records)
+            peer = Answered(stream, records, server)
             await peer.do_handshake()
             records.write(request("/"))
             await peer.flush()
@@ -172,6 +181,29 @@ def test_a_record_that_holds_nothing_takes_nothing_of_the_keep_alive_time(tmp_pa
             peer.records.write(request("/behind"))
             await peer.flush()
             assert b"GET /behind " in await peer.read()
+
+    run(main)
+
+
+def test_a_server_that_drains_waits_no_longer_for_a_record_that_holds_nothing(
+    tmp_path: Path, codec: str
+) -> None:
+    """It has looked while a part of that was there, and waits for a head until it is told of the drain."""
+
+    async def main() -> None:
+        options = {"http": codec, "timeout_headers": 4, "timeout_keep_alive": 60}
+        async with answered(tmp_path, **options) as peer, trio.open_nursery() as nursery:
+            peer.records.update_keys()
+            update = peer.records.take()
+            await trio.sleep(3.8)
+            await peer.stream.send_all(update[:10])
+            await trio.sleep(0.6)
+            await peer.stream.send_all(update[10:])
+            await trio.sleep(0.1)
+            began = trio.current_time()
+            nursery.start_soon(peer.server.drain)
+            assert await peer.read() == b""
+            assert trio.current_time() - began < 2
 
     run(main)
 

@@ -20,6 +20,7 @@ from trioasgi.asgi.messages import (
     check_type,
     open_file,
 )
+from trioasgi.asgi.resting import rest
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.http.response import ResponsePhase
 from trioasgi.http.response_fields import check_fields
@@ -38,12 +39,6 @@ _FAILED: Final = ResponsePhase.FAILED
 
 YIELD_EVERY: Final = 16
 """After so many pieces without a wait, a response lets other tasks run."""
-
-MOST_ENDS: Final = 100
-"""A call that was told of its end, or of errors, so often is in a loop, which must not keep the worker for
-ever: from then on it can be cancelled where it is told. Not at once: who looks whether the client has gone,
-as Starlette does in a scope that is cancelled, has to be told.
-"""
 
 
 class Due(Enum):
@@ -64,6 +59,7 @@ class HTTPCall:
     __slots__ = (
         "_due",
         "_ends",
+        "_errors",
         "_exchange",
         "_file_over",
         "_received_disconnect",
@@ -75,7 +71,7 @@ class HTTPCall:
         self._exchange = exchange
         self._request_done = self._received_disconnect = False
         self._due = _BODY
-        self._unyielded = self._ends = 0
+        self._unyielded = self._ends = self._errors = 0
 
     @property
     def would_tell(self) -> bool:
@@ -88,23 +84,23 @@ class HTTPCall:
         has gone or the response is over.
         """
         exchange = self._exchange
-        if not self._request_done:
-            try:
-                body, more = await exchange.receive_body()
-            except ClientDisconnected as exc:
-                self._request_done = True
-                return self._tell_disconnect(str(exc))
-            self._request_done = not more
-            return {"type": "http.request", "body": body, "more_body": more}
-        await exchange.wait_disconnected()
-        await self._count_end()
-        return self._tell_disconnect(exchange.failure or "the client has closed the connection")
-
-    async def _count_end(self) -> None:
-        """The application is about to be told of the end, or of an error."""
+        try:
+            if not self._request_done:
+                try:
+                    body, more = await exchange.receive_body()
+                except ClientDisconnected as exc:
+                    self._request_done = True
+                    return self._tell_disconnect(str(exc))
+                self._request_done = not more
+                return {"type": "http.request", "body": body, "more_body": more}
+            await exchange.wait_disconnected()
+        except trio.BusyResourceError:
+            self._errors += 1
+            await rest(self._errors)
+            raise
         self._ends += 1
-        if self._ends > MOST_ENDS:
-            await trio.lowlevel.checkpoint()
+        await rest(self._ends)
+        return self._tell_disconnect(exchange.failure or "the client has closed the connection")
 
     def _tell_disconnect(self, reason: str) -> Message:
         if self._exchange.phase is _COMPLETE:
@@ -151,7 +147,8 @@ class HTTPCall:
             else:
                 await self._send_other(message)
         except (OSError, ASGIMessageError):
-            await self._count_end()
+            self._errors += 1
+            await rest(self._errors)
             raise
 
     async def _send_body(self, body: bytes, more: bool) -> None:
@@ -193,8 +190,7 @@ class HTTPCall:
     async def _send_early_hint(self, message: Message) -> None:
         """`http.response.early_hint`: send 103 (RFC 8297), unless the head of the response has left."""
         links = check_links(message.get("links", ()))
-        if self._exchange.send_informational(103, [(b"link", link) for link in links]):
-            await self._exchange.flush()
+        await self._flush(self._exchange.send_informational(103, [(b"link", link) for link in links]))
 
     async def _send_content(self, message: Message) -> None:
         kind = check_type(
@@ -252,6 +248,7 @@ class HTTPCall:
         finally:
             self._due = due
             self._file_over.set()
+        await self._flush(waits=False)
         return count
 
     async def _send_trailers(self, message: Message) -> None:
@@ -260,6 +257,7 @@ class HTTPCall:
         """
         self._exchange.add_trailers(check_fields(message.get("headers", ())))
         if message.get("more_trailers"):
+            await self._flush(waits=False)
             return
         waits = self._exchange.send_body(b"", more=False)
         if waits:

@@ -12,8 +12,8 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
-from trioasgi.asgi.http_call import MOST_ENDS
 from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
+from trioasgi.asgi.resting import rest
 from trioasgi.errors import ASGIMessageError, ClientDisconnected, leaves_of
 from trioasgi.http.abnf import TOKEN
 from trioasgi.http.exchange import Refusal
@@ -125,6 +125,7 @@ class WebSocketCall:
     __slots__ = (
         "_connect_told",
         "_ends",
+        "_errors",
         "_exchange",
         "_has_told",
         "_offer",
@@ -147,8 +148,8 @@ class WebSocketCall:
         self._connect_told = False
         self._has_told = False
         """Has the application been told, before it has accepted, that the client has gone?"""
-        self._ends = 0
-        """How often the application was told of the end, or of an error."""
+        self._ends = self._errors = 0
+        """How often the application was told of the end, and how often of an error."""
         self._session: WebSocketSession | None = None
 
     # What the application calls
@@ -168,7 +169,11 @@ class WebSocketCall:
                 self._has_told = True
                 await self._count_end()
                 return {"type": "websocket.disconnect", "code": int(CloseCode.ABNORMAL), "reason": ""}
-        message = await session.receive()
+        try:
+            message = await session.receive()
+        except trio.BusyResourceError:
+            await self._count_error()
+            raise
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message}
         if message is not None:
@@ -177,10 +182,12 @@ class WebSocketCall:
         return {"type": "websocket.disconnect", "code": session.close_code, "reason": session.close_reason}
 
     async def _count_end(self) -> None:
-        """As `HTTPCall._count_end`."""
         self._ends += 1
-        if self._ends > MOST_ENDS:
-            await trio.lowlevel.checkpoint()
+        await rest(self._ends)
+
+    async def _count_error(self) -> None:
+        self._errors += 1
+        await rest(self._errors)
 
     async def send(self, message: Message) -> None:
         """Take `websocket.accept`, `websocket.send` and `websocket.close`, or a response in place of the
@@ -213,7 +220,7 @@ class WebSocketCall:
                     raise ClientDisconnected("the WebSocket is closed")
                 session.close(*_read_close(message))
         except (OSError, ASGIMessageError):
-            await self._count_end()
+            await self._count_error()
             raise
 
     # Before it is accepted
@@ -280,8 +287,11 @@ class WebSocketCall:
 
     async def _continue_response(self, message: Message) -> None:
         exchange = self._exchange
-        exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
+        more = bool(message.get("more_body"))
+        exchange.send_body(check_body(message.get("body", b"")), more)
         await exchange.flush()
+        if more:
+            await trio.lowlevel.checkpoint()  # a piece may be empty
 
     # The end
 

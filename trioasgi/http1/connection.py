@@ -260,7 +260,9 @@ class HTTP1Connection(CallDeadlines):
         was told to drain.
         """
         began, channel = self._began, self.channel
-        if self.draining or began == math.inf or (self.phase is not _IDLE and self.phase is not _NEW):
+        if self.draining or began == math.inf:
+            return None
+        if self.phase is not _IDLE and self.phase is not _NEW and not self._holds_nothing:
             return None
         since = max(channel.part_since, began)
         is_coming = channel.part and self._now() < since + self.settings.timeout_headers
@@ -316,6 +318,8 @@ class HTTP1Connection(CallDeadlines):
     def drain(self) -> None:
         """Finish the request that is under way, and take no more."""
         self.draining = True
+        if self._holds_nothing:
+            self.phase = _IDLE
         if self.phase is _IDLE or self.phase is _NEW:
             self._deadline = min(self._deadline, self._now() + self._last_patience)
             self.channel.limit_read(self._deadline)
@@ -357,11 +361,15 @@ class HTTP1Connection(CallDeadlines):
             self._idle_until = self._deadline
             self._begin_head(max(self._began, min(channel.part_since, now)))
             return True
-        if self.phase is _HEAD and not self._has_begun_head and now < self._idle_until:
-            # The part was of a record that holds nothing, such as a key update.
+        if self._holds_nothing and now < self._idle_until:
             self.phase = _IDLE
             self._deadline = self._idle_until
         return self.phase is not _HEAD and now < self._deadline
+
+    @property
+    def _holds_nothing(self) -> bool:
+        """Was the part, which could be one of a head, one of a TLS record that holds nothing?"""
+        return self.phase is _HEAD and not self._has_begun_head
 
     @property
     def _has_begun_head(self) -> bool:
