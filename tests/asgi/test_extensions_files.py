@@ -501,3 +501,30 @@ def test_over_tls_a_file_is_read_as_fast_as_the_client_takes_it(
 
     app: Calls | ASGIApp = answering(pathsend(str(big)), size)
     run(main, 50)
+
+
+@on_trio
+async def test_tasks_that_send_pieces_of_one_file_in_turn_send_each_once(codec: str, tmp_path: Path) -> None:
+    """Each takes the next piece, from the file's position, also where a task lets the others run."""
+    content = bytes(range(256)) * 2
+    size, tasks = 8, 3
+    (tmp_path / "file").write_bytes(content)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        length = (b"content-length", b"%d" % len(content))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        pieces = iter(range(len(content) // size))
+        with (tmp_path / "file").open("rb", buffering=0) as file:
+
+            async def send_pieces() -> None:
+                for _ in pieces:
+                    message = {"type": "http.response.zerocopysend", "file": file, "count": size}
+                    await send({**message, "more_body": True})
+
+            async with trio.open_nursery() as nursery:
+                for _ in range(tasks):
+                    nursery.start_soon(send_pieces)
+        await send({"type": "http.response.body"})
+
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).body == content

@@ -169,6 +169,7 @@ class HTTPCall:
     # Messages of the extensions, and messages that are not allowed now
 
     async def _send_other(self, message: Message) -> None:
+        await self._flush(waits=False)  # before anything is taken, as some of these messages send nothing
         while self._due is Due.FILE:
             await self._file_over.wait()
         phase = self._exchange.phase
@@ -190,7 +191,8 @@ class HTTPCall:
     async def _send_early_hint(self, message: Message) -> None:
         """`http.response.early_hint`: send 103 (RFC 8297), unless the head of the response has left."""
         links = check_links(message.get("links", ()))
-        await self._flush(self._exchange.send_informational(103, [(b"link", link) for link in links]))
+        if self._exchange.send_informational(103, [(b"link", link) for link in links]):
+            await self._exchange.flush()
 
     async def _send_content(self, message: Message) -> None:
         kind = check_type(
@@ -248,7 +250,6 @@ class HTTPCall:
         finally:
             self._due = due
             self._file_over.set()
-        await self._flush(waits=False)
         return count
 
     async def _send_trailers(self, message: Message) -> None:
@@ -257,7 +258,6 @@ class HTTPCall:
         """
         self._exchange.add_trailers(check_fields(message.get("headers", ())))
         if message.get("more_trailers"):
-            await self._flush(waits=False)
             return
         waits = self._exchange.send_body(b"", more=False)
         if waits:

@@ -12,6 +12,7 @@ import trio
 from trio.lowlevel import current_task
 
 from trioasgi.asgi.failures import is_disconnect, split_failure
+from trioasgi.asgi.http_call import YIELD_EVERY
 from trioasgi.asgi.messages import check_body, check_message, check_status, check_type
 from trioasgi.asgi.resting import rest
 from trioasgi.errors import ASGIMessageError, ClientDisconnected, leaves_of
@@ -130,6 +131,7 @@ class WebSocketCall:
         "_has_told",
         "_offer",
         "_peer",
+        "_pieces",
         "_session",
         "_settings",
     )
@@ -150,6 +152,8 @@ class WebSocketCall:
         """Has the application been told, before it has accepted, that the client has gone?"""
         self._ends = self._errors = 0
         """How often the application was told of the end, and how often of an error."""
+        self._pieces = 0
+        """How many pieces a denial has."""
         self._session: WebSocketSession | None = None
 
     # What the application calls
@@ -287,11 +291,11 @@ class WebSocketCall:
 
     async def _continue_response(self, message: Message) -> None:
         exchange = self._exchange
-        more = bool(message.get("more_body"))
-        exchange.send_body(check_body(message.get("body", b"")), more)
+        self._pieces += 1
+        if self._pieces % YIELD_EVERY == 0:
+            await trio.lowlevel.checkpoint()  # they may be empty
+        exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
         await exchange.flush()
-        if more:
-            await trio.lowlevel.checkpoint()  # a piece may be empty
 
     # The end
 

@@ -66,6 +66,7 @@ class HTTP1Connection(CallDeadlines):
     """
 
     __slots__ = (
+        "_before_part",
         "_began",
         "_context",
         "_deadline",
@@ -91,7 +92,8 @@ class HTTP1Connection(CallDeadlines):
         self.phase = _NEW
         self._began = math.inf  # when it began to wait for a request
         self._deadline = math.inf  # `drain` may be called before `run`
-        self._idle_until = -math.inf  # the deadline before a part of a TLS record came
+        self._idle_until = -math.inf  # the deadline and the phase before a part of a TLS record came
+        self._before_part = _NEW
         self._looks = info.tls is not None and settings.timeout_keep_alive > settings.timeout_headers
         """May it be idle for longer than a head may take? Nobody tells when a part of a record has come."""
         self._giving_up = None
@@ -262,7 +264,8 @@ class HTTP1Connection(CallDeadlines):
         began, channel = self._began, self.channel
         if self.draining or began == math.inf:
             return None
-        if self.phase is not _IDLE and self.phase is not _NEW and not self._holds_nothing:
+        self._forget_empty_part()
+        if self.phase is not _IDLE and self.phase is not _NEW:
             return None
         since = max(channel.part_since, began)
         is_coming = channel.part and self._now() < since + self.settings.timeout_headers
@@ -318,11 +321,13 @@ class HTTP1Connection(CallDeadlines):
     def drain(self) -> None:
         """Finish the request that is under way, and take no more."""
         self.draining = True
-        if self._holds_nothing:
-            self.phase = _IDLE
+        self._forget_empty_part()
         if self.phase is _IDLE or self.phase is _NEW:
             self._deadline = min(self._deadline, self._now() + self._last_patience)
             self.channel.limit_read(self._deadline)
+        elif self._has_part_alone:
+            self._looks = True  # what has come may turn out to be nothing
+            self.channel.limit_read(self._next_look())
         elif self._on_drain is not None:
             self._on_drain()
 
@@ -348,28 +353,41 @@ class HTTP1Connection(CallDeadlines):
         self.phase = _HEAD
         self._deadline = began + self.settings.timeout_headers
 
+    # Over TLS, the first bytes of a head may be in a part of a record, which nobody can read yet. Nobody
+    # tells when it begins to come, or that it held nothing. So a connection looks for it now and then.
+
     def _next_look(self) -> float:
-        """When to look whether a part of a TLS record has come, which may have the first bytes of a head."""
-        if self.phase is _HEAD:
-            return self._deadline
-        return min(self._deadline, self._now() + self.settings.timeout_headers)
+        """When the wait is to end, so that `_waits_on` looks what has come, or is over."""
+        if self.phase is not _HEAD:
+            return min(self._deadline, self._now() + self.settings.timeout_headers)
+        if self.draining and self._has_part_alone:
+            return min(self._deadline, self._now() + self.settings.last_request)
+        return self._deadline
 
     def _waits_on(self) -> bool:
         """A wait is over, and nothing that can be read has come. Is there a later deadline?"""
         channel, now = self.channel, self._now()
         if self.phase is not _HEAD and channel.part:
-            self._idle_until = self._deadline
+            self._before_part, self._idle_until = self.phase, self._deadline
             self._begin_head(max(self._began, min(channel.part_since, now)))
             return True
-        if self._holds_nothing and now < self._idle_until:
-            self.phase = _IDLE
-            self._deadline = self._idle_until
-        return self.phase is not _HEAD and now < self._deadline
+        if self._forget_empty_part():
+            self._deadline = now if self.draining else self._idle_until
+        return now < self._deadline
+
+    def _forget_empty_part(self) -> bool:
+        """Was the part, which could be one of a head, one of a record that holds nothing? Then no head has
+        begun.
+        """
+        if self.phase is not _HEAD or self._has_begun_head:
+            return False
+        self.phase = self._before_part
+        return True
 
     @property
-    def _holds_nothing(self) -> bool:
-        """Was the part, which could be one of a head, one of a TLS record that holds nothing?"""
-        return self.phase is _HEAD and not self._has_begun_head
+    def _has_part_alone(self) -> bool:
+        """Is a part of a record all that has come of a head?"""
+        return self.phase is _HEAD and not self.reader.holds_data
 
     @property
     def _has_begun_head(self) -> bool:

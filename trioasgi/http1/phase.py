@@ -35,6 +35,7 @@ TRANSITIONS: Final[Mapping[ConnectionPhase, Mapping[ConnectionPhase, str]]] = {
         _CLOSING: "what arrives is no request, or the last response was to close",
     },
     _HEAD: {
+        _NEW: "the TLS record, of which a part has come, holds nothing",
         _IDLE: "the TLS record, of which a part has come, holds nothing",
         _BUSY: "the head is whole",
         _CLOSING: "it breaks a rule, or takes too long",
