@@ -264,8 +264,7 @@ class HTTP1Connection(CallDeadlines):
         began, channel = self._began, self.channel
         if self.draining or began == math.inf:
             return None
-        self._forget_empty_part()
-        if self.phase is not _IDLE and self.phase is not _NEW:
+        if self.phase is not _IDLE and self.phase is not _NEW and not self._holds_nothing:
             return None
         since = max(channel.part_since, began)
         is_coming = channel.part and self._now() < since + self.settings.timeout_headers
@@ -371,17 +370,20 @@ class HTTP1Connection(CallDeadlines):
             self._before_part, self._idle_until = self.phase, self._deadline
             self._begin_head(max(self._began, min(channel.part_since, now)))
             return True
-        if self._forget_empty_part():
-            self._deadline = now if self.draining else self._idle_until
+        if self._forget_empty_part() and self.draining:
+            return False
         return now < self._deadline
 
+    @property
+    def _holds_nothing(self) -> bool:
+        """Was the part, which could be one of a head, one of a record that holds nothing?"""
+        return self.phase is _HEAD and not self._has_begun_head
+
     def _forget_empty_part(self) -> bool:
-        """Was the part, which could be one of a head, one of a record that holds nothing? Then no head has
-        begun.
-        """
-        if self.phase is not _HEAD or self._has_begun_head:
+        """Go back to the wait before that part. False if there is none."""
+        if not self._holds_nothing:
             return False
-        self.phase = self._before_part
+        self.phase, self._deadline = self._before_part, self._idle_until
         return True
 
     @property
