@@ -16,6 +16,7 @@ import trio
 from tests.support.http import Calls, on_trio, request, respond, serving
 from tests.support.sockets import SOON, connected, run, served
 from tests.support.transports import TRANSPORTS, serving_over
+from trioasgi.asgi.http_call import YIELD_EVERY
 from trioasgi.errors import ASGIMessageError, ClientDisconnected
 from trioasgi.types import ASGIApp, Receive, Scope, Send
 
@@ -528,3 +529,35 @@ async def test_tasks_that_send_pieces_of_one_file_in_turn_send_each_once(codec: 
 
     async with serving(app, codec) as client:
         assert (await client.get(request())).body == content
+
+
+@on_trio
+@pytest.mark.parametrize("before", range(YIELD_EVERY - 2, YIELD_EVERY + 2))
+async def test_what_another_task_sends_comes_behind_the_file_that_was_begun(
+    codec: str, tmp_path: Path, before: int
+) -> None:
+    """However many pieces came before: some of them let other tasks run."""
+    (tmp_path / "file").write_bytes(b"x" * 100)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_file() -> None:
+            sends.set()
+            await send({"type": "http.response.zerocopysend", "file": file, "count": 1, "more_body": True})
+
+        async def send_last() -> None:
+            await sends.wait()
+            await send({"type": "http.response.body", "body": b"y"})
+
+        length = (b"content-length", b"%d" % (before + 2))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        sends = trio.Event()
+        with (tmp_path / "file").open("rb", buffering=0) as file:
+            for _ in range(before):
+                await send_file()
+            sends = trio.Event()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send_last)
+                nursery.start_soon(send_file)
+
+    async with serving(app, codec) as client:
+        assert (await client.get(request())).body == b"x" * (before + 1) + b"y"

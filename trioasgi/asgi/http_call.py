@@ -146,6 +146,7 @@ class HTTPCall:
                     await exchange.flush()
             else:
                 await self._send_other(message)
+                await self._flush(waits=False)  # it may have sent nothing
         except (OSError, ASGIMessageError):
             self._errors += 1
             await rest(self._errors)
@@ -169,7 +170,6 @@ class HTTPCall:
     # Messages of the extensions, and messages that are not allowed now
 
     async def _send_other(self, message: Message) -> None:
-        await self._flush(waits=False)  # before anything is taken, as some of these messages send nothing
         while self._due is Due.FILE:
             await self._file_over.wait()
         phase = self._exchange.phase

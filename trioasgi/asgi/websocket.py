@@ -291,11 +291,11 @@ class WebSocketCall:
 
     async def _continue_response(self, message: Message) -> None:
         exchange = self._exchange
+        exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
+        await exchange.flush()
         self._pieces += 1
         if self._pieces % YIELD_EVERY == 0:
             await trio.lowlevel.checkpoint()  # they may be empty
-        exchange.send_body(check_body(message.get("body", b"")), bool(message.get("more_body")))
-        await exchange.flush()
 
     # The end
 

@@ -75,6 +75,7 @@ class HTTP1Connection(CallDeadlines):
         "_looks",
         "_now",
         "_on_handover",
+        "_part_since",
         "_turn",
     )
 
@@ -94,6 +95,7 @@ class HTTP1Connection(CallDeadlines):
         self._deadline = math.inf  # `drain` may be called before `run`
         self._idle_until = -math.inf  # the deadline and the phase before a part of a TLS record came
         self._before_part = _NEW
+        self._part_since = math.inf
         self._looks = info.tls is not None and settings.timeout_keep_alive > settings.timeout_headers
         """May it be idle for longer than a head may take? Nobody tells when a part of a record has come."""
         self._giving_up = None
@@ -368,11 +370,18 @@ class HTTP1Connection(CallDeadlines):
         channel, now = self.channel, self._now()
         if self.phase is not _HEAD and channel.part:
             self._before_part, self._idle_until = self.phase, self._deadline
-            self._begin_head(max(self._began, min(channel.part_since, now)))
+            self._begin_part(now)
+            return True
+        if self._has_part_alone and self._part_since < channel.part_since <= self._idle_until:
+            self._begin_part(now)  # the one before held nothing
             return True
         if self._forget_empty_part() and self.draining:
             return False
         return now < self._deadline
+
+    def _begin_part(self, now: float) -> None:
+        self._part_since = self.channel.part_since
+        self._begin_head(max(self._began, min(self._part_since, now)))
 
     @property
     def _holds_nothing(self) -> bool:
