@@ -96,8 +96,8 @@ def work(commands: int, on_interrupt: SignalHandler, on_commanded: Callable[[], 
 
         prepare()
         first = next(lines, b"")
-        if not first:
-            return ExitStatus.OK  # the supervisor is gone, and this worker was not needed
+    if not first:
+        return ExitStatus.OK  # the supervisor is gone, and this worker was not needed
     try:
         order = decode_order(first)
         reports = Reports(handover.take(order.reports))
